@@ -1,0 +1,1 @@
+//! accuracy (to be written).

@@ -1,0 +1,1 @@
+//! chrf (to be written).

@@ -1,0 +1,1 @@
+//! off_target (to be written).

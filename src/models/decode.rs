@@ -1,0 +1,1 @@
+//! Inference forward (to be written).

@@ -1,0 +1,1 @@
+//! lora (to be written).

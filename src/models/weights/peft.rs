@@ -1,0 +1,1 @@
+//! peft (to be written).

@@ -1,0 +1,1 @@
+//! self_translate (to be written).

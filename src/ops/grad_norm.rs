@@ -1,0 +1,1 @@
+//! grad_norm (to be written).

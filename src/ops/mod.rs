@@ -1,0 +1,15 @@
+//! One file per op: shape checks, the CPU arm, and `mod reference`, the naive oracle it is held to.
+//!
+//! `&mut` arguments are written, `&` arguments are read; outputs come first, then what is saved for backward, inputs,
+//! weights, scalars. Letters: N rows (tokens), C hidden size, V vocabulary, NH heads, NKV key/value heads, HS head size,
+//! F intermediate size, R rank.
+pub mod adamw;
+pub mod attention;
+pub mod cross_entropy;
+pub mod decode_attention;
+pub mod embedding;
+pub mod gemm;
+pub mod grad_norm;
+pub mod rmsnorm;
+pub mod rope;
+pub mod swiglu;

@@ -1,0 +1,1 @@
+//! rmsnorm (to be written).

@@ -1,0 +1,1 @@
+//! code_switch (to be written).

@@ -1,0 +1,1 @@
+//! parallel (to be written).

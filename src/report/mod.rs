@@ -1,0 +1,5 @@
+//! What people look at: tables on the terminal, the HTML report and its plots.
+pub mod html;
+pub mod plots;
+pub mod progress;
+pub mod table;

@@ -1,0 +1,1 @@
+//! early_stopping (to be written).

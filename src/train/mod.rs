@@ -1,0 +1,8 @@
+//! The trainer: optimizer, schedule, early stopping, checkpoints, logs.
+pub mod checkpoint;
+pub mod early_stopping;
+pub mod log;
+pub mod optimizer;
+pub mod schedule;
+pub mod tensorboard;
+pub mod trainer;

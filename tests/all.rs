@@ -1,0 +1,16 @@
+//! One integration binary: a file an op, a stage, a model.
+mod cli;
+mod common;
+mod data_formats;
+mod data_stages;
+mod gemm;
+mod generation;
+mod layers;
+mod metrics;
+mod models;
+mod ops;
+mod report;
+mod row_shard;
+mod tokenizer;
+mod training;
+mod translate_score;

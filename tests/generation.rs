@@ -1,0 +1,1 @@
+//! generation (to be written).

@@ -1,0 +1,1 @@
+//! translate_score (to be written).
