@@ -5,6 +5,7 @@
 //! F intermediate size, R rank.
 pub mod adamw;
 pub mod attention;
+pub(crate) mod checks;
 pub mod cross_entropy;
 pub mod decode_attention;
 pub mod embedding;

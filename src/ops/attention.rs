@@ -1,1 +1,0 @@
-//! attention (to be written).
