@@ -1,4 +1,7 @@
 //! Where memory lives and work runs.
+#![allow(unsafe_code)]
+
+use cudarc::driver::{CudaContext, sys};
 
 /// The device that a tensor lives on and an op runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -6,4 +9,64 @@ pub enum Device {
     /// The host processor: rayon threads, vector instructions chosen at run time.
     #[default]
     Cpu,
+}
+
+/// One NVIDIA GPU as the driver describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuInfo {
+    /// Marketing name.
+    pub name: String,
+    /// Compute capability, e.g. (9, 0).
+    pub compute_capability: (i32, i32),
+    /// Device memory, bytes.
+    pub memory: usize,
+}
+
+/// The NVIDIA GPUs of this machine, or in words why there are none to list. Never panics without a driver.
+pub fn gpus() -> Result<Vec<GpuInfo>, String> {
+    // SAFETY: only tries to open libcuda; cudarc's other calls panic without it, hence this check first.
+    if !unsafe { sys::is_culib_present() } {
+        return Err("no CUDA driver library (libcuda) on this machine".into());
+    }
+    let count = CudaContext::device_count().map_err(|e| format!("the CUDA driver lists no device: {e:?}"))?;
+    (0..count as usize)
+        .map(|ordinal| {
+            let context = CudaContext::new(ordinal).map_err(|e| format!("open CUDA device {ordinal}: {e:?}"))?;
+            Ok(GpuInfo {
+                name: context.name().map_err(|e| format!("{e:?}"))?,
+                compute_capability: context.compute_capability().map_err(|e| format!("{e:?}"))?,
+                memory: context.total_mem().map_err(|e| format!("{e:?}"))?,
+            })
+        })
+        .collect()
+}
+
+/// Vector extensions that the CPU kernels may choose from, those present on this machine.
+pub fn cpu_features() -> Vec<&'static str> {
+    #[allow(unused_mut)]
+    let mut found = vec![];
+    #[cfg(target_arch = "x86_64")]
+    for (name, present) in [
+        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("fma", std::arch::is_x86_feature_detected!("fma")),
+        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
+    ] {
+        if present {
+            found.push(name);
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    found.push("neon");
+    found
+}
+
+/// (total, available) bytes of main memory, from /proc/meminfo; `None` where there is no such file.
+pub fn host_memory() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| -> Option<u64> {
+        let line = text.lines().find(|l| l.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    Some((field("MemTotal:")?, field("MemAvailable:")?))
 }

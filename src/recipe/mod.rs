@@ -7,5 +7,6 @@ pub mod generate;
 pub mod pack;
 pub mod parallel;
 pub mod score;
+pub mod source;
 pub mod train;
 pub mod translate;

@@ -1,1 +1,46 @@
-//! doctor (to be written).
+//! `sdrrl doctor`: what this machine offers and what this build can use of it.
+use anyhow::Result;
+
+use crate::device;
+
+/// Arguments of `doctor`: none.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {}
+
+/// Prints devices, kernels, memory and threads.
+pub fn run(_args: &Args) -> Result<()> {
+    println!("sdrrl      {} ({}-{})", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS);
+    println!("processor  {}", processor().unwrap_or_else(|| "unknown".into()));
+    println!("vectors    {}", list_or_none(&device::cpu_features()));
+    println!("threads    {} (set RAYON_NUM_THREADS to change)", rayon::current_num_threads());
+    match device::host_memory() {
+        Some((total, free)) => println!("memory     {:.1} GiB, {:.1} GiB available", gib(total), gib(free)),
+        None => println!("memory     unknown: no /proc/meminfo"),
+    }
+    match device::gpus() {
+        Ok(gpus) if gpus.is_empty() => println!("GPUs       none"),
+        Ok(gpus) => {
+            for (i, gpu) in gpus.iter().enumerate() {
+                let (major, minor) = gpu.compute_capability;
+                println!("GPU {i}      {}, sm_{major}{minor}, {:.1} GiB", gpu.name, gib(gpu.memory as u64));
+            }
+        }
+        Err(why) => println!("GPUs       none: {why}"),
+    }
+    println!("kernels    CPU only in this version; the CUDA kernels are not part of it yet");
+    Ok(())
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
+
+fn list_or_none(items: &[&str]) -> String {
+    if items.is_empty() { "none known".into() } else { items.join(" ") }
+}
+
+fn processor() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("model name"))?;
+    Some(line.split(':').nth(1)?.trim().to_string())
+}

@@ -1,0 +1,117 @@
+//! Reading a recipe's text: TOML with `--set key=value` on top, and errors that name the file, the line and the nearest known key.
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+/// Reads `path`, applies each override (`section.key=value`) in order, and checks the result against `T`.
+pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("read recipe {}: give the path of a recipe, e.g. recipes/quickstart.toml", path.display()))?;
+    parse(&text, &path.display().to_string(), overrides)
+}
+
+/// As [`read`], for text that came from `origin`.
+pub fn parse<T: DeserializeOwned>(text: &str, origin: &str, overrides: &[String]) -> Result<T> {
+    // First without the overrides: only then do errors carry the line of the file.
+    let plain: Result<T, _> = toml::from_str(text);
+    if overrides.is_empty() {
+        return plain.map_err(|e| explain(&e.to_string(), origin));
+    }
+    let mut table: Table = toml::from_str(text).map_err(|e| explain(&e.to_string(), origin))?;
+    for spec in overrides {
+        apply(&mut table, spec)?;
+    }
+    let merged = format!("{origin} with {}", overrides.join(", "));
+    table.try_into().map_err(|e: toml::de::Error| explain(&e.to_string(), &merged))
+}
+
+/// Sets `a.b.c=value` in `root`; the value is TOML (`0.8`, `true`, `["es"]`), anything else is taken as a string.
+pub fn apply(root: &mut Table, spec: &str) -> Result<()> {
+    let (path, raw) = spec.split_once('=').with_context(|| format!("--set {spec}: expected key=value"))?;
+    let value = match toml::from_str::<Table>(&format!("v = {raw}")) {
+        Ok(mut t) => t.remove("v").unwrap_or_else(|| Value::String(raw.into())),
+        Err(_) => Value::String(raw.into()),
+    };
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    ensure!(keys.iter().all(|k| !k.is_empty()), "--set {spec}: the key has an empty part");
+    let last = keys.pop().with_context(|| format!("--set {spec}: no key"))?;
+    let mut table = root;
+    for key in keys {
+        let entry = table.entry(key).or_insert_with(|| Value::Table(Table::new()));
+        match entry {
+            Value::Table(t) => table = t,
+            other => bail!("--set {spec}: {key} is a {}, not a section", other.type_str()),
+        }
+    }
+    table.insert(last.to_string(), value);
+    Ok(())
+}
+
+/// Adds the file's name, and for an unknown key the nearest known one.
+fn explain(message: &str, origin: &str) -> anyhow::Error {
+    let hint = suggestion(message).map(|s| format!("\ndid you mean `{s}`?")).unwrap_or_default();
+    anyhow!("recipe {origin}: {}{hint}", message.trim_end())
+}
+
+/// From serde's "unknown field `x`, expected one of `a`, `b`": the known name nearest to `x`, if any is near.
+fn suggestion(message: &str) -> Option<String> {
+    let start = message.find("unknown field").or_else(|| message.find("unknown variant"))?;
+    let mut quoted = message[start..].split('`').skip(1).step_by(2);
+    let unknown = quoted.next()?;
+    let score = |known: &str| strsim::jaro_winkler(unknown, known);
+    quoted.map(|k| (score(k), k)).filter(|(s, _)| *s > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, k)| k.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    #[derive(Deserialize, Debug, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Filter {
+        tau: f64,
+    }
+    #[derive(Deserialize, Debug, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Small {
+        work: String,
+        filter: Filter,
+    }
+    const TEXT: &str = "work = \"w\"\n[filter]\ntau = 0.8\n";
+
+    #[test]
+    fn overrides_replace_values_and_keep_types() {
+        let set = ["filter.tau=0.7".to_string(), "work=a b".to_string()];
+        let small: Small = parse(TEXT, "r.toml", &set).unwrap();
+        assert_eq!(small, Small { work: "a b".into(), filter: Filter { tau: 0.7 } });
+    }
+
+    #[test]
+    fn unknown_keys_name_file_line_and_the_nearest_known_key() {
+        let error = parse::<Small>(&TEXT.replace("tau", "taw"), "r.toml", &[]).unwrap_err().to_string();
+        for part in ["r.toml", "line 3", "taw", "did you mean `tau`?"] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+        let error = parse::<Small>(TEXT, "r.toml", &["filtre.tau=1".into()]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `filter`?"), "{error}");
+    }
+
+    #[test]
+    fn malformed_overrides_are_refused() {
+        for spec in ["tau", ".=1", "work.x=1", "=3"] {
+            assert!(parse::<Small>(TEXT, "r.toml", &[spec.to_string()]).is_err(), "{spec}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_and_override_give_a_value_or_an_error(text in "\\PC{0,80}", spec in "\\PC{0,30}") {
+            let _ = parse::<Small>(&text, "r.toml", &[]);
+            let _ = parse::<Small>(TEXT, "r.toml", &[spec]);
+        }
+    }
+}
