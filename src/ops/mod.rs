@@ -11,6 +11,8 @@ pub mod decode_attention;
 pub mod embedding;
 pub mod gemm;
 pub mod grad_norm;
+pub(crate) mod parallel;
 pub mod rmsnorm;
 pub mod rope;
+pub(crate) mod simd;
 pub mod swiglu;

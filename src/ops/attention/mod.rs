@@ -3,9 +3,17 @@ use anyhow::Result;
 
 use crate::tensor::{Tensor, refuse_overlap};
 
-use super::checks::{check, check_documents};
+use self::backward::Inputs;
+use super::{
+    checks::{check, check_documents},
+    simd::Level,
+};
+
+mod backward;
+mod forward;
 
 pub mod reference;
+mod tile;
 
 /// What the shapes of the tensors do not say.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,10 +75,9 @@ pub fn attention_forward(
     )?;
     refuse_overlap(&[out, lse], &[q, k, v, cu_seqlens])?;
     let cu = check_documents("attention_forward", cu_seqlens, n)?;
-    let (mut o, mut l) = (vec![0.0; n * qrow], vec![0.0; shape.heads * n]);
-    reference::forward(&mut o, &mut l, &wide(q)?, &wide(k)?, &wide(v)?, cu, shape);
-    narrow(out, &o)?;
-    narrow(lse, &l)
+    let level = Level::best();
+    forward::forward(level, out.f32_mut()?, lse.f32_mut()?, [q.f32()?, k.f32()?, v.f32()?], cu, shape);
+    Ok(())
 }
 
 /// dq (N, NH*HS) =, dk (N, NKV*HS) =, dv (N, NKV*HS) = the gradients of [`attention_forward`] for dout (N, NH*HS), from its
@@ -101,29 +108,51 @@ pub fn attention_backward(
     )?;
     refuse_overlap(&[dq, dk, dv], &[dout, out, lse, q, k, v, cu_seqlens])?;
     let cu = check_documents("attention_backward", cu_seqlens, n)?;
-    let (mut a, mut b, mut c) = (vec![0.0; dq.len()], vec![0.0; dk.len()], vec![0.0; dv.len()]);
-    reference::backward(
-        &mut a,
-        &mut b,
-        &mut c,
-        &wide(dout)?,
-        &wide(out)?,
-        &wide(lse)?,
-        &wide(q)?,
-        &wide(k)?,
-        &wide(v)?,
-        cu,
-        shape,
-    );
-    narrow(dq, &a)?;
-    narrow(dk, &b)?;
-    narrow(dv, &c)
+    let inputs =
+        Inputs { dout: dout.f32()?, out: out.f32()?, lse: lse.f32()?, q: q.f32()?, k: k.f32()?, v: v.f32()? };
+    backward::backward(Level::best(), [dq.f32_mut()?, dk.f32_mut()?, dv.f32_mut()?], inputs, cu, shape);
+    Ok(())
 }
 
-fn wide(t: &Tensor) -> Result<Vec<f64>> {
-    Ok(t.f32()?.iter().map(|&x| x as f64).collect())
-}
-fn narrow(t: &mut Tensor, x: &[f64]) -> Result<()> {
-    t.f32_mut()?.iter_mut().zip(x).for_each(|(a, &b)| *a = b as f32);
-    Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_equals_the_oracle() {
+        let cu = [0u32, 1, 1, 71, 354];
+        for (head_size, window) in [(64, None), (20, Some(33))] {
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_size, scale: 0.3, window };
+            // A linear congruential generator: `data::random` stands above `ops`.
+            let random = |seed: u32, n: usize| -> Vec<f32> {
+                let next = |x: &mut u32| {
+                    *x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    Some((*x >> 8) as f32 / (1 << 22) as f32 - 2.0)
+                };
+                (0..n).scan(seed, |x, _| next(x)).collect()
+            };
+            let (nq, nk) = (354 * shape.q_row(), 354 * shape.kv_row());
+            let (q, k, v, dout) = (random(1, nq), random(2, nk), random(3, nk), random(4, nq));
+            let wide = |x: &[f32]| x.iter().map(|&x| x as f64).collect::<Vec<_>>();
+            let (mut out, mut lse) = (vec![0.0; nq], vec![0.0; 354 * 4]);
+            let (mut dq, mut dk, mut dv) = (vec![0.0; nq], vec![0.0; nk], vec![0.0; nk]);
+            let (wq, wk, wv, wdout) = (wide(&q), wide(&k), wide(&v), wide(&dout));
+            reference::forward(&mut out, &mut lse, &wq, &wk, &wv, &cu, shape);
+            reference::backward(&mut dq, &mut dk, &mut dv, &wdout, &out, &lse, &wq, &wk, &wv, &cu, shape);
+            for level in Level::available() {
+                let (mut o, mut l) = (vec![f32::NAN; nq], vec![f32::NAN; 354 * 4]);
+                forward::forward(level, &mut o, &mut l, [&q, &k, &v], &cu, shape);
+                let (mut a, mut b, mut c) = (vec![f32::NAN; nq], vec![f32::NAN; nk], vec![f32::NAN; nk]);
+                let inputs = Inputs { dout: &dout, out: &o, lse: &l, q: &q, k: &k, v: &v };
+                backward::backward(level, [&mut a, &mut b, &mut c], inputs, &cu, shape);
+                for (name, got, want) in
+                    [("out", &o, &out), ("lse", &l, &lse), ("dq", &a, &dq), ("dk", &b, &dk), ("dv", &c, &dv)]
+                {
+                    let error: f64 = got.iter().zip(want).map(|(&g, w)| (g as f64 - w).powi(2)).sum();
+                    let norm: f64 = want.iter().map(|w| w * w).sum();
+                    assert!((error / norm).sqrt() < 3e-6, "{level:?} {name}: {:e}", (error / norm).sqrt());
+                }
+            }
+        }
+    }
 }

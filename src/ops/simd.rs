@@ -1,0 +1,365 @@
+//! Vector arithmetic chosen at run time: AVX-512, AVX2 with FMA, or four-lane code that the compiler vectorises for any target.
+//!
+//! A piece of work is a [`Kernel`], generic over [`Simd`]; [`run`] compiles it once a level and calls the best this processor
+//! has. Everything below `Kernel::run` must be `#[inline(always)]`, so that it is compiled with the level's instructions; so may no
+//! closure that is handed to a function that is not (`with_scratch`, rayon).
+#![allow(unsafe_code)]
+
+/// f32 vectors of one instruction set. A value of the type is the proof that the processor has it.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// One register of `LANES` floats.
+    type V: Copy;
+    const LANES: usize;
+    /// Rows of a matrix tile, two registers wide, whose sums stay in registers.
+    const TILE_ROWS: usize;
+    fn splat(self, x: f32) -> Self::V;
+    /// # Safety
+    /// `LANES` floats from `p` on are readable.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// # Safety
+    /// `LANES` floats from `p` on are writable.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a * b + c
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` if either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` if either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// 2^n for integral n in -127..=127, where 2^-127 is given as 0.
+    fn pow2(self, n: Self::V) -> Self::V;
+    /// Sum over the lanes, in an order that only depends on the type.
+    fn sum(self, v: Self::V) -> f32;
+
+    #[inline(always)]
+    fn read(self, s: &[f32]) -> Self::V {
+        assert!(s.len() >= Self::LANES);
+        // SAFETY: checked.
+        unsafe { self.load(s.as_ptr()) }
+    }
+    #[inline(always)]
+    fn write(self, s: &mut [f32], v: Self::V) {
+        assert!(s.len() >= Self::LANES);
+        // SAFETY: checked.
+        unsafe { self.store(s.as_mut_ptr(), v) }
+    }
+
+    /// exp(x), relative error below 2e-7 where the result is normal; 0 below -87.7, at most 2^127.5; NaN stays NaN.
+    /// Cody and Waite's reduction x = n ln2 + r, then 1 + r + r^2 q(r) with q fitted over |r| <= ln2 / 2 (error 1.1e-8).
+    #[inline(always)]
+    fn exp(self, x: Self::V) -> Self::V {
+        const Q: [f32; 5] = [0.5, 0.166_665_76, 0.041_666_552, 0.008_363_233, 0.001_392_625];
+        // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+        const ROUND: f32 = 12_582_912.0;
+        let x = self.min(self.splat(88.3), self.max(self.splat(-88.02), x));
+        let magic = self.splat(ROUND);
+        let n = self.sub(self.fma(x, self.splat(std::f32::consts::LOG2_E), magic), magic);
+        let r = self.fma(n, self.splat(-0.693_359_4), x);
+        let r = self.fma(n, self.splat(2.121_944_4e-4), r);
+        let mut q = self.splat(Q[4]);
+        for &c in Q[..4].iter().rev() {
+            q = self.fma(q, r, self.splat(c));
+        }
+        let p = self.add(self.fma(self.mul(r, r), q, r), self.splat(1.0));
+        self.mul(p, self.pow2(n))
+    }
+}
+
+/// The widest register, floats.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// Work that is compiled for each instruction set.
+pub(crate) trait Kernel {
+    type Output;
+    /// Must be `#[inline(always)]`.
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// The instruction sets that [`run_at`] can choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Level {
+    /// The best that this processor has.
+    pub(crate) fn best() -> Level {
+        Level::available().next().unwrap_or(Level::Portable)
+    }
+
+    /// What this processor has, best first.
+    pub(crate) fn available() -> impl Iterator<Item = Level> {
+        #[cfg(target_arch = "x86_64")]
+        let wide = [
+            is_x86_feature_detected!("avx512f").then_some(Level::Avx512),
+            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Level::Avx2),
+        ];
+        #[cfg(not(target_arch = "x86_64"))]
+        let wide: [Option<Level>; 0] = [];
+        wide.into_iter().flatten().chain([Level::Portable])
+    }
+}
+
+/// Runs `kernel` with the best instructions of this processor.
+pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
+    run_at(Level::best(), kernel)
+}
+
+/// Runs `kernel` at a level that [`Level::available`] gave.
+pub(crate) fn run_at<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    match level {
+        // SAFETY: the level is only made where the processor has it.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::run_avx2(kernel) },
+        Level::Portable => kernel.run(Portable),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Portable;
+
+impl Portable {
+    #[inline(always)]
+    fn map(a: [f32; 4], b: [f32; 4], f: impl Fn(f32, f32) -> f32) -> [f32; 4] {
+        [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
+    }
+}
+
+impl Simd for Portable {
+    type V = [f32; 4];
+    const LANES: usize = 4;
+    const TILE_ROWS: usize = 4;
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; 4] {
+        [x; 4]
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> [f32; 4] {
+        // SAFETY: the caller's promise; f32 alignment is enough for [f32; 4].
+        unsafe { *p.cast() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: [f32; 4]) {
+        // SAFETY: as in `load`.
+        unsafe { *p.cast() = v }
+    }
+    #[inline(always)]
+    fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Self::map(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Self::map(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Self::map(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Self::map(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn fma(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        // Without the instruction `mul_add` is a library call.
+        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+            [
+                a[0].mul_add(b[0], c[0]),
+                a[1].mul_add(b[1], c[1]),
+                a[2].mul_add(b[2], c[2]),
+                a[3].mul_add(b[3], c[3]),
+            ]
+        } else {
+            self.add(self.mul(a, b), c)
+        }
+    }
+    #[inline(always)]
+    fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Self::map(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        Self::map(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn pow2(self, n: [f32; 4]) -> [f32; 4] {
+        n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn sum(self, v: [f32; 4]) -> f32 {
+        (v[0] + v[2]) + (v[1] + v[3])
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Kernel, Simd};
+
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx512(());
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx2(());
+
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx512(()))
+    }
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx2(()))
+    }
+
+    /// Methods that are one intrinsic each.
+    macro_rules! intrinsics {
+        ($v:ty; $($name:ident($($arg:ident),*) = $intrinsic:ident;)*) => {$(
+            #[inline(always)]
+            fn $name(self, $($arg: $v),*) -> $v {
+                // SAFETY: a value of this type exists only where the processor has the instruction.
+                unsafe { $intrinsic($($arg),*) }
+            }
+        )*};
+    }
+
+    impl Simd for Avx512 {
+        type V = __m512;
+        const LANES: usize = 16;
+        const TILE_ROWS: usize = 8;
+        intrinsics! { __m512;
+            add(a, b) = _mm512_add_ps;
+            sub(a, b) = _mm512_sub_ps;
+            mul(a, b) = _mm512_mul_ps;
+            div(a, b) = _mm512_div_ps;
+            max(a, b) = _mm512_max_ps;
+            min(a, b) = _mm512_min_ps;
+            fma(a, b, c) = _mm512_fmadd_ps;
+        }
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m512 {
+            // SAFETY: the type proves AVX-512F.
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(self, p: *const f32) -> __m512 {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32, v: __m512) {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        fn pow2(self, n: __m512) -> __m512 {
+            // SAFETY: the type proves AVX-512F.
+            unsafe {
+                let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+            }
+        }
+        #[inline(always)]
+        fn sum(self, v: __m512) -> f32 {
+            // SAFETY: the type proves AVX-512F.
+            unsafe { _mm512_reduce_add_ps(v) }
+        }
+    }
+
+    impl Simd for Avx2 {
+        type V = __m256;
+        const LANES: usize = 8;
+        const TILE_ROWS: usize = 4;
+        intrinsics! { __m256;
+            add(a, b) = _mm256_add_ps;
+            sub(a, b) = _mm256_sub_ps;
+            mul(a, b) = _mm256_mul_ps;
+            div(a, b) = _mm256_div_ps;
+            max(a, b) = _mm256_max_ps;
+            min(a, b) = _mm256_min_ps;
+            fma(a, b, c) = _mm256_fmadd_ps;
+        }
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m256 {
+            // SAFETY: the type proves AVX.
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(self, p: *const f32) -> __m256 {
+            // SAFETY: the caller's promise.
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32, v: __m256) {
+            // SAFETY: the caller's promise.
+            unsafe { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        fn pow2(self, n: __m256) -> __m256 {
+            // SAFETY: the type proves AVX2.
+            unsafe {
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            }
+        }
+        #[inline(always)]
+        fn sum(self, v: __m256) -> f32 {
+            // SAFETY: the type proves AVX.
+            unsafe {
+                let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+                _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Exp<'a>(&'a mut [f32]);
+    impl Kernel for Exp<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            for x in self.0.chunks_exact_mut(S::LANES) {
+                s.write(x, s.exp(s.read(x)));
+            }
+        }
+    }
+
+    #[test]
+    fn exp_is_exact_to_2e_7_at_every_level() {
+        for level in Level::available() {
+            let x: Vec<f32> = (0..1 << 20).map(|i| -87.0 + i as f32 * (175.0 / (1 << 20) as f32)).collect();
+            let mut y = x.clone();
+            run_at(level, Exp(&mut y));
+            for (x, y) in x.iter().zip(&y) {
+                let want = (*x as f64).exp();
+                let error = (*y as f64 / want - 1.0).abs();
+                assert!(error < 2e-7, "{level:?}: exp({x}) = {y}, off by {error:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn exp_of_the_extremes() {
+        for level in Level::available() {
+            let mut x = [0.0; 16];
+            x[..6].copy_from_slice(&[f32::NEG_INFINITY, -1e30, -100.0, f32::NAN, f32::INFINITY, 0.0]);
+            run_at(level, Exp(&mut x));
+            assert_eq!(x[..3], [0.0; 3], "{level:?}");
+            assert!(x[3].is_nan() && x[4] > 1e38 && x[4].is_finite() && x[5] == 1.0, "{level:?}: {x:?}");
+        }
+    }
+}
