@@ -1,9 +1,13 @@
 //! Token embedding: rows of a table, gathered; and its gradient, scattered in a fixed order.
-use anyhow::Result;
+#![allow(unsafe_code)]
+use anyhow::{Result, bail};
 
 use crate::tensor::{DType, Tensor, refuse_overlap};
 
-use super::checks::{check, check_ids};
+use super::{
+    checks::{check, check_ids},
+    parallel::{Shared, for_each_rows, for_each_task},
+};
 
 /// out (N, C) = weight (V, C) `[tokens (N)]`. The weight may be F32 or Bf16; errors name the first token that is not below V.
 pub fn embedding_forward(out: &mut Tensor, tokens: &Tensor, weight: &Tensor) -> Result<()> {
@@ -13,10 +17,30 @@ pub fn embedding_forward(out: &mut Tensor, tokens: &Tensor, weight: &Tensor) -> 
     refuse_overlap(&[out], &[tokens, weight])?;
     let ids = tokens.u32()?;
     check_ids("embedding_forward", tokens, ids, v, weight)?;
-    let table: Vec<f64> = weight.to_f32_vec()?.iter().map(|&x| x as f64).collect();
-    let mut o = vec![0.0; n * c];
-    reference::forward(&mut o, ids, &table, c);
-    out.f32_mut()?.iter_mut().zip(o).for_each(|(a, b)| *a = b as f32);
+    match weight.dtype() {
+        DType::F32 => gather(out, ids, weight.f32()?, |to, from| to.copy_from_slice(from)),
+        DType::Bf16 => gather(out, ids, weight.bf16()?, |to, from| {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
+        }),
+        DType::U32 => bail!("embedding_forward: {weight:?} holds integers"),
+    }
+}
+
+fn gather<T: Sync>(
+    out: &mut Tensor,
+    ids: &[u32],
+    table: &[T],
+    copy: impl Fn(&mut [f32], &[T]) + Sync + Send,
+) -> Result<()> {
+    let (n, c) = out.rows_cols();
+    let out = Shared::new(out.f32_mut()?);
+    for_each_rows(n, c, |block| {
+        for i in block {
+            // SAFETY: each row belongs to one block.
+            let row = unsafe { out.part(i * c, c) };
+            copy(row, &table[ids[i] as usize * c..][..c]);
+        }
+    });
     Ok(())
 }
 
@@ -28,11 +52,18 @@ pub fn embedding_backward(dweight: &mut Tensor, dout: &Tensor, tokens: &Tensor) 
     refuse_overlap(&[dweight], &[dout, tokens])?;
     let ids = tokens.u32()?;
     check_ids("embedding_backward", tokens, ids, v, dweight)?;
-    debug_assert_eq!(dweight.dtype(), DType::F32);
-    let (dw, dout) = (dweight.f32_mut()?, dout.f32()?);
-    for (row, &id) in dout.chunks_exact(c.max(1)).zip(ids) {
-        dw[id as usize * c..][..c].iter_mut().zip(row).for_each(|(a, b)| *a += b);
-    }
+    let (dweight, dout) = (Shared::new(dweight.f32_mut()?), dout.f32()?);
+    // Strips of columns: each adds its rows in order, and no two strips share an element.
+    const STRIP: usize = 64;
+    for_each_task(c.div_ceil(STRIP), n * c, |strip| {
+        let first = strip * STRIP;
+        let width = STRIP.min(c - first);
+        for (i, &id) in ids.iter().enumerate() {
+            // SAFETY: these columns belong to this strip.
+            let to = unsafe { dweight.part(id as usize * c + first, width) };
+            to.iter_mut().zip(&dout[i * c + first..]).for_each(|(to, x)| *to += x);
+        }
+    });
     Ok(())
 }
 

@@ -1,9 +1,17 @@
 //! RMSNorm over the last dimension (Zhang and Sennrich 2019), with the residual addition before it as a fused variant.
+#![allow(unsafe_code)]
 use anyhow::Result;
 
 use crate::tensor::{Tensor, refuse_overlap};
 
-use super::checks::check;
+use super::{
+    checks::check,
+    parallel::{Shared, for_each_rows, for_each_task},
+    simd::{Kernel, Simd, run},
+};
+
+/// Rows whose part of dweight is summed before it joins the others': fixed, so that the bits never depend on the threads.
+const BLOCK: usize = 32;
 
 /// out (N, C) = inp (N, C) * rstd (N) * weight (C), rstd = 1 / sqrt(mean(inp^2) + eps). `rstd` is saved for the backward.
 pub fn rmsnorm_forward(
@@ -20,16 +28,15 @@ pub fn rmsnorm_forward(
         &[out, rstd, inp, weight],
     )?;
     refuse_overlap(&[out, rstd], &[inp, weight])?;
-    let w = weight.f32()?;
-    let (out, rstd, inp) = (out.f32_mut()?, rstd.f32_mut()?, inp.f32()?);
-    for i in 0..n {
-        let x = &inp[i * c..][..c];
-        let r = 1.0 / (x.iter().map(|x| x * x).sum::<f32>() / c as f32 + eps).sqrt();
-        rstd[i] = r;
-        for j in 0..c {
-            out[i * c + j] = x[j] * r * w[j];
-        }
-    }
+    let (out, rstd) = (Shared::new(out.f32_mut()?), Shared::new(rstd.f32_mut()?));
+    let (inp, weight) = (inp.f32()?, weight.f32()?);
+    for_each_rows(n, c, |block| {
+        let x = &inp[block.start * c..block.end * c];
+        // SAFETY: blocks of rows do not overlap.
+        let (out, rstd) =
+            unsafe { (out.part(block.start * c, x.len()), rstd.part(block.start, block.len())) };
+        run(Forward { out, rstd, sum: None, inp: x, weight, eps });
+    });
     Ok(())
 }
 
@@ -54,9 +61,58 @@ pub fn add_rmsnorm_forward(
         &[out, rstd, resid_out, inp, resid, weight],
     )?;
     refuse_overlap(&[out, rstd, resid_out], &[inp, resid, weight])?;
-    let (a, b) = (inp.f32()?, resid.f32()?);
-    resid_out.f32_mut()?.iter_mut().zip(a.iter().zip(b)).for_each(|(o, (a, b))| *o = a + b);
-    rmsnorm_forward(out, rstd, resid_out, weight, eps)
+    let (out, rstd) = (Shared::new(out.f32_mut()?), Shared::new(rstd.f32_mut()?));
+    let resid_out = Shared::new(resid_out.f32_mut()?);
+    let (inp, resid, weight) = (inp.f32()?, resid.f32()?, weight.f32()?);
+    for_each_rows(n, c, |block| {
+        let rows = block.start * c..block.end * c;
+        // SAFETY: blocks of rows do not overlap.
+        let (out, rstd, sum) = unsafe {
+            (
+                out.part(rows.start, rows.len()),
+                rstd.part(block.start, block.len()),
+                resid_out.part(rows.start, rows.len()),
+            )
+        };
+        run(Forward { out, rstd, sum: Some((sum, &resid[rows.clone()])), inp: &inp[rows], weight, eps });
+    });
+    Ok(())
+}
+
+struct Forward<'a> {
+    out: &'a mut [f32],
+    rstd: &'a mut [f32],
+    /// (resid_out, resid), if there is an addition first.
+    sum: Option<(&'a mut [f32], &'a [f32])>,
+    inp: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let c = self.weight.len();
+        for (n, rstd) in self.rstd.iter_mut().enumerate() {
+            let row = n * c..(n + 1) * c;
+            let mut x = &self.inp[row.clone()];
+            if let Some((sum, resid)) = &mut self.sum {
+                let (sum, resid) = (&mut sum[row.clone()], &resid[row.clone()]);
+                for i in (0..c).step_by(S::LANES) {
+                    let total = s.add(s.read_some(&x[i..]), s.read_some(&resid[i..]));
+                    s.write_some(&mut sum[i..], total);
+                }
+                x = sum;
+            }
+            *rstd = 1.0 / (s.dot(x, x) / c as f32 + self.eps).sqrt();
+            let (out, r) = (&mut self.out[row], s.splat(*rstd));
+            for i in (0..c).step_by(S::LANES) {
+                let scaled = s.mul(s.read_some(&x[i..]), r);
+                s.write_some(&mut out[i..], s.mul(scaled, s.read_some(&self.weight[i..])));
+            }
+        }
+    }
 }
 
 /// dinp (N, C) += and dweight (C) += the gradient of [`rmsnorm_forward`] for dout (N, C). Without `dweight` only dinp is made.
@@ -75,28 +131,69 @@ pub fn rmsnorm_backward(
         &[dinp, dout, inp, rstd, weight],
     )?;
     refuse_overlap(&[dinp], &[dout, inp, rstd, weight])?;
-    let (dy, x, r, w) = (dout.f32()?, inp.f32()?, rstd.f32()?, weight.f32()?);
-    if let Some(dweight) = dweight {
+    let blocks = n.div_ceil(BLOCK);
+    let mut partial = vec![];
+    if let Some(dweight) = &dweight {
         check(dweight.shape() == [c], "rmsnorm_backward", &[dweight, dout, inp, rstd, weight])?;
         refuse_overlap(&[dweight], &[dinp, dout, inp, rstd, weight])?;
-        let dw = dweight.f32_mut()?;
-        for i in 0..n {
-            for j in 0..c {
-                dw[j] += dy[i * c + j] * x[i * c + j] * r[i];
-            }
-        }
+        partial = vec![0.0; blocks * c];
     }
-    let dx = dinp.f32_mut()?;
-    for i in 0..n {
-        let row = i * c..(i + 1) * c;
-        let (x, dy, dx) = (&x[row.clone()], &dy[row.clone()], &mut dx[row]);
-        let dot: f32 = (0..c).map(|j| dy[j] * w[j] * x[j]).sum();
-        let k = dot * r[i] * r[i] / c as f32;
-        for j in 0..c {
-            dx[j] += r[i] * (dy[j] * w[j] - x[j] * k);
+    let (dout, inp, rstd, weight) = (dout.f32()?, inp.f32()?, rstd.f32()?, weight.f32()?);
+    let (width, shared) = (partial.len() / blocks.max(1), Shared::new(&mut partial));
+    let dinp = Shared::new(dinp.f32_mut()?);
+    for_each_task(blocks, n * c * 2, |b| {
+        let rows = b * BLOCK..((b + 1) * BLOCK).min(n);
+        let all = rows.start * c..rows.end * c;
+        // SAFETY: blocks of rows do not overlap, nor do their sums.
+        let (dinp, dweight) = unsafe { (dinp.part(all.start, all.len()), shared.part(b * width, width)) };
+        run(Backward { dinp, dweight, dout: &dout[all.clone()], inp: &inp[all], rstd: &rstd[rows], weight });
+    });
+    if let Some(dweight) = dweight {
+        let dweight = dweight.f32_mut()?;
+        for sums in partial.chunks_exact(c.max(1)) {
+            dweight.iter_mut().zip(sums).for_each(|(d, x)| *d += x);
         }
     }
     Ok(())
+}
+
+struct Backward<'a> {
+    dinp: &'a mut [f32],
+    /// Empty if not wanted.
+    dweight: &'a mut [f32],
+    dout: &'a [f32],
+    inp: &'a [f32],
+    rstd: &'a [f32],
+    weight: &'a [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let c = self.weight.len();
+        for (n, &r) in self.rstd.iter().enumerate() {
+            let (x, dy) = (&self.inp[n * c..][..c], &self.dout[n * c..][..c]);
+            let dx = &mut self.dinp[n * c..][..c];
+            let mut sum = s.splat(0.0);
+            for i in (0..c).step_by(S::LANES) {
+                let wdy = s.mul(s.read_some(&dy[i..]), s.read_some(&self.weight[i..]));
+                sum = s.fma(wdy, s.read_some(&x[i..]), sum);
+            }
+            // dx = rstd (w dy) - x rstd^3 / C sum(w dy x)
+            let (r, k) = (s.splat(r), s.splat(-r * r * r * (s.sum(sum) / c as f32)));
+            for i in (0..c).step_by(S::LANES) {
+                let (x, dy) = (s.read_some(&x[i..]), s.read_some(&dy[i..]));
+                let g = s.fma(x, k, s.mul(s.mul(dy, s.read_some(&self.weight[i..])), r));
+                let total = s.add(s.read_some(&dx[i..]), g);
+                s.write_some(&mut dx[i..], total);
+                if !self.dweight.is_empty() {
+                    let dw = s.fma(s.mul(dy, x), r, s.read_some(&self.dweight[i..]));
+                    s.write_some(&mut self.dweight[i..], dw);
+                }
+            }
+        }
+    }
 }
 
 /// The naive oracle, in f64.

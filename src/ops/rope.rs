@@ -1,9 +1,14 @@
 //! Rotary position embedding, Hugging Face's `rotate_half` layout: element i of a head is paired with element i + HS/2.
+#![allow(unsafe_code)]
 use anyhow::Result;
 
 use crate::tensor::{Tensor, refuse_overlap};
 
-use super::checks::{check, check_ids};
+use super::{
+    checks::{check, check_ids},
+    parallel::{Shared, for_each_rows},
+    simd::{Kernel, Simd, run},
+};
 
 /// x (N, NH*HS), in place: each head's pair (x_i, x_{i+HS/2}) turns by the angle of `positions` (N), whose cosines and sines
 /// are rows of `cos`, `sin` (T, HS/2). Errors name a position that is not below T.
@@ -53,18 +58,44 @@ fn rotate(
     let ids = positions.u32()?;
     check_ids(op, positions, ids, t, cos)?;
     let (cos, sin, x) = (cos.f32()?, sin.f32()?, x.f32_mut()?);
-    for (row, &p) in x.chunks_exact_mut(c.max(1)).zip(ids) {
-        let (cos, sin) = (&cos[p as usize * half..][..half], &sin[p as usize * half..][..half]);
-        for head in row.chunks_exact_mut(head_size) {
-            let (a, b) = head.split_at_mut(half);
-            for i in 0..half {
-                let (u, v, s) = (a[i], b[i], sign * sin[i]);
-                a[i] = u * cos[i] - v * s;
-                b[i] = v * cos[i] + u * s;
+    let x = Shared::new(x);
+    for_each_rows(n, c, |block| {
+        // SAFETY: blocks of rows do not overlap.
+        let x = unsafe { x.part(block.start * c, block.len() * c) };
+        run(Rotate { x, row: c, positions: &ids[block], cos, sin, half, sign })
+    });
+    Ok(())
+}
+
+struct Rotate<'a> {
+    x: &'a mut [f32],
+    row: usize,
+    positions: &'a [u32],
+    cos: &'a [f32],
+    sin: &'a [f32],
+    half: usize,
+    sign: f32,
+}
+
+impl Kernel for Rotate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let half = self.half;
+        for (n, &p) in self.positions.iter().enumerate() {
+            let table = p as usize * half;
+            for head in self.x[n * self.row..][..self.row].chunks_exact_mut(2 * half) {
+                let (a, b) = head.split_at_mut(half);
+                for i in (0..half).step_by(S::LANES) {
+                    let cos = s.read_some(&self.cos[table + i..table + half]);
+                    let sin = s.mul(s.read_some(&self.sin[table + i..table + half]), s.splat(self.sign));
+                    let (u, v) = (s.read_some(&a[i..]), s.read_some(&b[i..]));
+                    s.write_some(&mut a[i..], s.sub(s.mul(u, cos), s.mul(v, sin)));
+                    s.write_some(&mut b[i..], s.fma(v, cos, s.mul(u, sin)));
+                }
             }
         }
     }
-    Ok(())
 }
 
 /// The naive oracle, in f64.

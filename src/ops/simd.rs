@@ -31,8 +31,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// 2^n for integral n in -127..=127, where 2^-127 is given as 0.
     fn pow2(self, n: Self::V) -> Self::V;
+    /// Four sums over the lanes, each in an order that only depends on the type.
+    fn sum4(self, v: [Self::V; 4]) -> [f32; 4];
+
     /// Sum over the lanes, in an order that only depends on the type.
-    fn sum(self, v: Self::V) -> f32;
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        let zero = self.splat(0.0);
+        self.sum4([v, zero, zero, zero])[0]
+    }
 
     #[inline(always)]
     fn read(self, s: &[f32]) -> Self::V {
@@ -45,6 +52,46 @@ pub(crate) trait Simd: Copy + Send + Sync {
         assert!(s.len() >= Self::LANES);
         // SAFETY: checked.
         unsafe { self.store(s.as_mut_ptr(), v) }
+    }
+
+    /// As many of the first `LANES` floats as there are, then zeros.
+    #[inline(always)]
+    fn read_some(self, from: &[f32]) -> Self::V {
+        if from.len() >= Self::LANES {
+            return self.read(from);
+        }
+        let mut lanes = [0.0; MAX_LANES];
+        lanes[..from.len()].copy_from_slice(from);
+        self.read(&lanes)
+    }
+    /// As many of the lanes as there is room for.
+    #[inline(always)]
+    fn write_some(self, to: &mut [f32], v: Self::V) {
+        if to.len() >= Self::LANES {
+            return self.write(to, v);
+        }
+        let mut lanes = [0.0; MAX_LANES];
+        self.write(&mut lanes, v);
+        to.copy_from_slice(&lanes[..to.len()]);
+    }
+    /// sum of a * b, in an order that depends only on the length.
+    #[inline(always)]
+    fn dot(self, a: &[f32], b: &[f32]) -> f32 {
+        let n = a.len().min(b.len());
+        let mut sums = [self.splat(0.0); 4];
+        let mut i = 0;
+        while i + 4 * Self::LANES <= n {
+            for (x, sum) in sums.iter_mut().enumerate() {
+                let at = i + x * Self::LANES;
+                *sum = self.fma(self.read(&a[at..]), self.read(&b[at..]), *sum);
+            }
+            i += 4 * Self::LANES;
+        }
+        while i < n {
+            sums[0] = self.fma(self.read_some(&a[i..n]), self.read_some(&b[i..n]), sums[0]);
+            i += Self::LANES;
+        }
+        self.sum(self.add(self.add(sums[0], sums[1]), self.add(sums[2], sums[3])))
     }
 
     /// exp(x), relative error below 2e-7 where the result is normal; 0 below -87.7, at most 2^127.5; NaN stays NaN.
@@ -196,8 +243,8 @@ impl Simd for Portable {
         n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
-    fn sum(self, v: [f32; 4]) -> f32 {
-        (v[0] + v[2]) + (v[1] + v[3])
+    fn sum4(self, v: [[f32; 4]; 4]) -> [f32; 4] {
+        v.map(|v| (v[0] + v[1]) + (v[2] + v[3]))
     }
 }
 
@@ -269,9 +316,18 @@ mod x86 {
             }
         }
         #[inline(always)]
-        fn sum(self, v: __m512) -> f32 {
-            // SAFETY: the type proves AVX-512F.
-            unsafe { _mm512_reduce_add_ps(v) }
+        fn sum4(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+            // SAFETY: the type proves AVX-512F; __m128 and [f32; 4] have the same size.
+            unsafe {
+                // Each quarter of the register then holds its part of a, b, c, d.
+                let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+                let all = _mm512_add_ps(low, _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd));
+                let all = _mm512_add_ps(all, _mm512_shuffle_f32x4::<0b01_00_11_10>(all, all));
+                let all = _mm512_add_ps(all, _mm512_shuffle_f32x4::<0b10_11_00_01>(all, all));
+                std::mem::transmute(_mm512_castps512_ps128(all))
+            }
         }
     }
 
@@ -312,12 +368,11 @@ mod x86 {
             }
         }
         #[inline(always)]
-        fn sum(self, v: __m256) -> f32 {
-            // SAFETY: the type proves AVX.
+        fn sum4(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+            // SAFETY: the type proves AVX; __m128 and [f32; 4] have the same size.
             unsafe {
-                let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-                let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
-                _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+                let all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+                std::mem::transmute(_mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all)))
             }
         }
     }
@@ -348,6 +403,30 @@ mod tests {
                 let want = (*x as f64).exp();
                 let error = (*y as f64 / want - 1.0).abs();
                 assert!(error < 2e-7, "{level:?}: exp({x}) = {y}, off by {error:e}");
+            }
+        }
+    }
+
+    struct Dots<'a>(&'a [f32], &'a [f32], [f32; 2], &'a mut [f32; 4]);
+    impl Kernel for Dots<'_> {
+        type Output = f32;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> f32 {
+            let v = [self.2[0], self.2[1], 2.0, -1.0].map(|x| s.mul(s.read(self.0), s.splat(x)));
+            *self.3 = s.sum4(v).map(|x| x / S::LANES as f32);
+            s.dot(self.0, self.1)
+        }
+    }
+
+    #[test]
+    fn sums_over_lanes() {
+        for level in Level::available() {
+            for n in [16, 17, 64, 83, 255] {
+                let (a, b) = (vec![1.0; n], (0..n).map(|i| i as f32).collect::<Vec<_>>());
+                let mut sums = [0.0; 4];
+                let dot = run_at(level, Dots(&a, &b, [3.0, 4.0], &mut sums));
+                assert_eq!(dot, (n * (n - 1) / 2) as f32, "{level:?} {n}");
+                assert_eq!(sums, [3.0, 4.0, 2.0, -1.0], "{level:?}");
             }
         }
     }

@@ -1,20 +1,54 @@
 //! SwiGLU (Shazeer 2020): the gated activation between the two halves of the MLP.
+#![allow(unsafe_code)]
 use anyhow::Result;
 
 use crate::tensor::{Tensor, refuse_overlap};
 
-use super::checks::check;
+use super::{
+    checks::check,
+    parallel::{Shared, for_each_rows},
+    simd::{Kernel, Simd, run},
+};
 
 /// out (N, F) = silu(gate) * up, silu(x) = x / (1 + exp(-x)).
 pub fn swiglu_forward(out: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()> {
     let shape = out.rows_cols();
     check(gate.rows_cols() == shape && up.rows_cols() == shape, "swiglu_forward", &[out, gate, up])?;
     refuse_overlap(&[out], &[gate, up])?;
-    let (o, g, u) = (out.f32_mut()?, gate.f32()?, up.f32()?);
-    for i in 0..o.len() {
-        o[i] = g[i] / (1.0 + (-g[i]).exp()) * u[i];
-    }
+    let (rows, cols) = shape;
+    let (gate, up) = (gate.f32()?, up.f32()?);
+    let out = Shared::new(out.f32_mut()?);
+    for_each_rows(rows, cols, |block| {
+        let (start, end) = (block.start * cols, block.end * cols);
+        // SAFETY: blocks of rows do not overlap.
+        let out = unsafe { out.part(start, end - start) };
+        run(Forward { out, gate: &gate[start..end], up: &up[start..end] })
+    });
     Ok(())
+}
+
+struct Forward<'a> {
+    out: &'a mut [f32],
+    gate: &'a [f32],
+    up: &'a [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for i in (0..self.out.len()).step_by(S::LANES) {
+            let (g, u) = (s.read_some(&self.gate[i..]), s.read_some(&self.up[i..]));
+            s.write_some(&mut self.out[i..], s.mul(s.mul(g, sigmoid(s, g)), u));
+        }
+    }
+}
+
+/// 1 / (1 + exp(-x))
+#[inline(always)]
+fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
+    let one = s.splat(1.0);
+    s.div(one, s.add(one, s.exp(s.sub(s.splat(0.0), x))))
 }
 
 /// dgate (N, F) = and dup (N, F) = the gradient of [`swiglu_forward`] for dout (N, F).
@@ -32,13 +66,40 @@ pub fn swiglu_backward(
         &[dgate, dup, dout, gate, up],
     )?;
     refuse_overlap(&[dgate, dup], &[dout, gate, up])?;
-    let (dg, du, d, g, u) = (dgate.f32_mut()?, dup.f32_mut()?, dout.f32()?, gate.f32()?, up.f32()?);
-    for i in 0..d.len() {
-        let s = 1.0 / (1.0 + (-g[i]).exp());
-        dg[i] = d[i] * u[i] * s * (1.0 + g[i] * (1.0 - s));
-        du[i] = d[i] * g[i] * s;
-    }
+    let (rows, cols) = shape;
+    let (dout, gate, up) = (dout.f32()?, gate.f32()?, up.f32()?);
+    let (dgate, dup) = (Shared::new(dgate.f32_mut()?), Shared::new(dup.f32_mut()?));
+    for_each_rows(rows, cols, |block| {
+        let (start, end) = (block.start * cols, block.end * cols);
+        // SAFETY: blocks of rows do not overlap.
+        let (dgate, dup) = unsafe { (dgate.part(start, end - start), dup.part(start, end - start)) };
+        run(Backward { dgate, dup, dout: &dout[start..end], gate: &gate[start..end], up: &up[start..end] })
+    });
     Ok(())
+}
+
+struct Backward<'a> {
+    dgate: &'a mut [f32],
+    dup: &'a mut [f32],
+    dout: &'a [f32],
+    gate: &'a [f32],
+    up: &'a [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for i in (0..self.dout.len()).step_by(S::LANES) {
+            let (g, u) = (s.read_some(&self.gate[i..]), s.read_some(&self.up[i..]));
+            let (d, sig) = (s.read_some(&self.dout[i..]), sigmoid(s, g));
+            // silu' = sig * (1 + g * (1 - sig))
+            let one = s.splat(1.0);
+            let slope = s.mul(sig, s.fma(g, s.sub(one, sig), one));
+            s.write_some(&mut self.dgate[i..], s.mul(s.mul(d, u), slope));
+            s.write_some(&mut self.dup[i..], s.mul(s.mul(d, g), sig));
+        }
+    }
 }
 
 /// The naive oracle, in f64.

@@ -9,7 +9,7 @@ use crate::ops::{
 
 use super::{
     AttentionShape,
-    tile::{KEYS, Left, QUERIES, Rows, dot, gather_rows, mask, matmul, transpose},
+    tile::{KEYS, Left, QUERIES, Rows, gather_rows, mask, matmul, transpose},
 };
 
 /// Queries and keys of one task.
@@ -219,7 +219,7 @@ impl Task<'_> {
         lse[..nq].copy_from_slice(&self.inputs.lse[head * self.n + self.start + i..][..nq]);
         for x in 0..nq {
             let at = self.q_at(i + x, head);
-            delta[x] = dot(s, &self.inputs.dout[at..at + hs], &self.inputs.out[at..at + hs]);
+            delta[x] = s.dot(&self.inputs.dout[at..at + hs], &self.inputs.out[at..at + hs]);
         }
         let (q_t, dout_t) = (Rows { data: m.q_t, stride: QUERIES }, Rows { data: m.dout_t, stride: QUERIES });
         while j < end {

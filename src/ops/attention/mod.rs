@@ -13,7 +13,7 @@ mod backward;
 mod forward;
 
 pub mod reference;
-mod tile;
+pub(crate) mod tile;
 
 /// What the shapes of the tensors do not say.
 #[derive(Clone, Copy, Debug, PartialEq)]

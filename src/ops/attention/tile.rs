@@ -3,13 +3,13 @@
 use crate::ops::simd::Simd;
 
 /// Queries of one tile: the vector lanes of the scores, which are held transposed, (keys, queries).
-pub(super) const QUERIES: usize = 32;
+pub(crate) const QUERIES: usize = 32;
 /// Keys of one tile.
-pub(super) const KEYS: usize = 64;
+pub(crate) const KEYS: usize = 64;
 
 /// Rows of some matrix: row i is `data[i * stride..]`.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     pub data: &'a [f32],
     pub stride: usize,
 }
@@ -17,14 +17,14 @@ pub(super) struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// Without the first `n` rows.
     #[inline(always)]
-    pub(super) fn skip(self, n: usize) -> Rows<'a> {
+    pub(crate) fn skip(self, n: usize) -> Rows<'a> {
         Rows { data: &self.data[n * self.stride..], stride: self.stride }
     }
 }
 
 /// The left operand of [`matmul`].
 #[derive(Clone, Copy)]
-pub(super) enum Left<'a> {
+pub(crate) enum Left<'a> {
     /// As it stands, (m, k).
     Plain(Rows<'a>),
     /// Its transpose, (k, m).
@@ -34,7 +34,7 @@ pub(super) enum Left<'a> {
 /// c (m, n) = or, with `accumulate`, += a (m, k) b (k, n), n a multiple of `LANES`. Every element is summed over k in order, so
 /// that its bits depend on nothing but its row of a and its column of b.
 #[inline(always)]
-pub(super) fn matmul<S: Simd>(
+pub(crate) fn matmul<S: Simd>(
     s: S,
     [m, n, k]: [usize; 3],
     a: Left,
@@ -112,9 +112,11 @@ impl<S: Simd> Tiles<S> {
                 self.tile::<4, C, T>(a, stride, i, j);
                 i += 4;
             }
-            while self.m - i >= 1 {
-                self.tile::<1, C, T>(a, stride, i, j);
-                i += 1;
+            match self.m - i {
+                3 => self.tile::<3, C, T>(a, stride, i, j),
+                2 => self.tile::<2, C, T>(a, stride, i, j),
+                1 => self.tile::<1, C, T>(a, stride, i, j),
+                _ => {}
             }
         }
     }
@@ -168,7 +170,7 @@ impl<S: Simd> Tiles<S> {
 /// `n` rows of `hs` floats at `start`, `start + stride`, ... of `data`, ready to be a right operand: where `hs` is not a multiple
 /// of the lanes they are copied to `padded`, with zeros up to `width`.
 #[inline(always)]
-pub(super) fn gather_rows<'a>(
+pub(crate) fn gather_rows<'a>(
     data: &'a [f32],
     start: usize,
     stride: usize,
@@ -189,7 +191,7 @@ pub(super) fn gather_rows<'a>(
 
 /// out (hs, QUERIES) = `factor` times the transpose of `n` rows of `hs` floats; the lanes from `n` on are 0.
 #[inline(always)]
-pub(super) fn transpose(out: &mut [f32], rows: Rows, n: usize, hs: usize, factor: f32) {
+pub(crate) fn transpose(out: &mut [f32], rows: Rows, n: usize, hs: usize, factor: f32) {
     let out = &mut out[..hs * QUERIES];
     let whole = hs / 4 * 4;
     if n < QUERIES {
@@ -200,11 +202,8 @@ pub(super) fn transpose(out: &mut [f32], rows: Rows, n: usize, hs: usize, factor
         let row = |r: usize| &rows.data[(i + r) * rows.stride..][..hs];
         let r = [row(0), row(1), row(2), row(3)];
         for d in (0..whole).step_by(4) {
-            for x in 0..4 {
-                for y in 0..4 {
-                    out[(d + x) * QUERIES + i + y] = r[y][d + x] * factor;
-                }
-            }
+            let column = &mut out[d * QUERIES + i..][..3 * QUERIES + 4];
+            transpose_4x4([&r[0][d..], &r[1][d..], &r[2][d..], &r[3][d..]], factor, column);
         }
         for d in whole..hs {
             for y in 0..4 {
@@ -220,27 +219,45 @@ pub(super) fn transpose(out: &mut [f32], rows: Rows, n: usize, hs: usize, factor
     }
 }
 
+/// Columns, QUERIES apart, = `factor` times the first four elements of four rows.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn transpose_4x4(rows: [&[f32]; 4], factor: f32, columns: &mut [f32]) {
+    use std::arch::x86_64::*;
+    assert!(rows.iter().all(|r| r.len() >= 4) && columns.len() >= 3 * QUERIES + 4);
+    // SAFETY: SSE belongs to every x86-64 processor; the extents are checked.
+    unsafe {
+        let factor = _mm_set1_ps(factor);
+        let a = _mm_mul_ps(_mm_loadu_ps(rows[0].as_ptr()), factor);
+        let b = _mm_mul_ps(_mm_loadu_ps(rows[1].as_ptr()), factor);
+        let c = _mm_mul_ps(_mm_loadu_ps(rows[2].as_ptr()), factor);
+        let d = _mm_mul_ps(_mm_loadu_ps(rows[3].as_ptr()), factor);
+        let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
+        let (ab_high, cd_high) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d));
+        let to = columns.as_mut_ptr();
+        _mm_storeu_ps(to, _mm_movelh_ps(ab, cd));
+        _mm_storeu_ps(to.add(QUERIES), _mm_movehl_ps(cd, ab));
+        _mm_storeu_ps(to.add(2 * QUERIES), _mm_movelh_ps(ab_high, cd_high));
+        _mm_storeu_ps(to.add(3 * QUERIES), _mm_movehl_ps(cd_high, ab_high));
+    }
+}
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn transpose_4x4(rows: [&[f32]; 4], factor: f32, columns: &mut [f32]) {
+    for x in 0..4 {
+        for (y, row) in rows.iter().enumerate() {
+            columns[x * QUERIES + y] = row[x] * factor;
+        }
+    }
+}
+
 /// Sets the scores (keys, QUERIES) that are not to be seen to minus infinity: query i sees key j if 0 <= i - j < window. Keys and
 /// queries are counted from their document's start; the tile's first ones are `first_key` and `first_query`.
 #[inline(always)]
-pub(super) fn mask(scores: &mut [f32], first_key: usize, first_query: usize, window: usize) {
+pub(crate) fn mask(scores: &mut [f32], first_key: usize, first_query: usize, window: usize) {
     for (j, row) in scores.chunks_exact_mut(QUERIES).enumerate() {
         let key = first_key + j;
         row[..key.saturating_sub(first_query).min(QUERIES)].fill(f32::NEG_INFINITY);
         row[key.saturating_add(window).saturating_sub(first_query).min(QUERIES)..].fill(f32::NEG_INFINITY);
     }
-}
-
-/// sum of a * b in an order that depends only on the length.
-#[inline(always)]
-pub(crate) fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
-    let n = a.len().min(b.len());
-    let mut sum = s.splat(0.0);
-    let mut i = 0;
-    while i + S::LANES <= n {
-        sum = s.fma(s.read(&a[i..]), s.read(&b[i..]), sum);
-        i += S::LANES;
-    }
-    let rest: f32 = (i..n).map(|i| a[i] * b[i]).sum();
-    s.sum(sum) + rest
 }
