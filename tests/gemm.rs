@@ -1,1 +1,145 @@
-//! gemm (to be written).
+//! Matrix products against the naive sum, and the invariances that inference and resuming rely on.
+use half::bf16;
+use sdrrl::{
+    ops::gemm::{self, Layout},
+    tensor::{DType, Tensor},
+};
+
+use crate::common::{assert_close, uniform, with_threads};
+
+const SIZES: &[[usize; 3]] = &[
+    [1, 1, 1],
+    [1, 5, 16],
+    [2, 33, 17],
+    [7, 31, 65],
+    [8, 64, 256],
+    [65, 40, 300],
+    [130, 97, 513],
+    [3, 1, 1000],
+];
+
+fn operands([n, m, k]: [usize; 3], layout: Layout) -> (Tensor, Tensor) {
+    let (a, b) = match layout {
+        Layout::NT => ([n, k], [m, k]),
+        Layout::NN => ([n, k], [k, m]),
+        Layout::TN => ([k, n], [k, m]),
+    };
+    let make = |name: &str, d: [usize; 2]| Tensor::from_f32(name, &d, &uniform(name, d[0] * d[1])).unwrap();
+    (make("a", a), make("b", b))
+}
+
+fn to_bf16(t: &Tensor) -> Tensor {
+    let mut out = Tensor::zeros(t.name(), DType::Bf16, t.shape()).unwrap();
+    let values = t.f32().unwrap();
+    out.bf16_mut().unwrap().iter_mut().zip(values).for_each(|(o, x)| *o = bf16::from_f32(*x));
+    out
+}
+
+#[test]
+fn products_agree_with_the_naive_sum() {
+    for &size in SIZES {
+        for layout in [Layout::NT, Layout::NN, Layout::TN] {
+            for (alpha, accumulate) in [(1.0, false), (0.5, true)] {
+                let (a, b) = operands(size, layout);
+                for b in [b.clone(), to_bf16(&b)] {
+                    let [n, m, _] = size;
+                    let mut out = Tensor::from_f32("out", &[n, m], &uniform("out", n * m)).unwrap();
+                    let mut want = out.to_f32_vec().unwrap();
+                    let b_values = b.to_f32_vec().unwrap();
+                    gemm::reference::gemm(
+                        &mut want,
+                        a.f32().unwrap(),
+                        &b_values,
+                        size,
+                        layout,
+                        alpha,
+                        accumulate,
+                    );
+                    gemm::gemm(&mut out, &a, &b, layout, alpha, accumulate).unwrap();
+                    assert_close(
+                        &format!("{layout:?} {size:?} {:?}", b.dtype()),
+                        out.f32().unwrap(),
+                        &want,
+                        1e-6,
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_batch() {
+    let (m, k) = (70, 321);
+    let (a, w) = operands([300, m, k], Layout::NT);
+    for w in [w.clone(), to_bf16(&w)] {
+        let run = |rows: usize| {
+            let mut out = Tensor::zeros("out", DType::F32, &[rows, m]).unwrap();
+            gemm::linear_forward(&mut out, &a.rows(0..rows).unwrap(), &w, None).unwrap();
+            out.f32().unwrap()[..m].to_vec()
+        };
+        let alone = run(1);
+        for rows in [2, 3, 7, 8, 64, 65, 300] {
+            assert_eq!(alone, run(rows), "{:?} in a batch of {rows}", w.dtype());
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    for layout in [Layout::NT, Layout::NN, Layout::TN] {
+        let (a, b) = operands([150, 200, 310], layout);
+        let run = || {
+            let mut out = Tensor::zeros("out", DType::F32, &[150, 200]).unwrap();
+            gemm::gemm(&mut out, &a, &b, layout, 1.0, false).unwrap();
+            out.to_f32_vec().unwrap()
+        };
+        let alone = with_threads(1, run);
+        for threads in [2, 3, 5] {
+            assert_eq!(alone, with_threads(threads, run), "{layout:?} on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn layers_with_bias_and_their_gradients() {
+    let (n, m, k) = (9, 13, 21);
+    let (x, w) = operands([n, m, k], Layout::NT);
+    let bias = Tensor::from_f32("bias", &[m], &uniform("bias", m)).unwrap();
+    let mut out = Tensor::zeros("out", DType::F32, &[n, m]).unwrap();
+    gemm::linear_forward(&mut out, &x, &w, Some(&bias)).unwrap();
+    let mut plain = Tensor::zeros("plain", DType::F32, &[n, m]).unwrap();
+    gemm::linear_forward_many(&mut [&mut plain], &x, &[&w]).unwrap();
+    for (i, (a, b)) in out.f32().unwrap().iter().zip(plain.f32().unwrap()).enumerate() {
+        assert_eq!(*a, b + bias.f32().unwrap()[i % m]);
+    }
+    let mut dbias = Tensor::zeros("dbias", DType::F32, &[m]).unwrap();
+    let mut dw = Tensor::zeros("dw", DType::F32, &[m, k]).unwrap();
+    gemm::linear_backward_weight(&mut dw, Some(&mut dbias), &out, &x).unwrap();
+    let want: Vec<f32> = (0..m).map(|j| (0..n).map(|i| out.f32().unwrap()[i * m + j]).sum()).collect();
+    assert_close("dbias", dbias.f32().unwrap(), &want, 1e-6);
+}
+
+#[test]
+fn misfits_name_the_tensors() {
+    let (a, _) = operands([2, 3, 4], Layout::NT);
+    let (_, w) = operands([2, 3, 5], Layout::NT);
+    let mut out = Tensor::zeros("out", DType::F32, &[2, 3]).unwrap();
+    let error = gemm::linear_forward(&mut out, &a, &w, None).unwrap_err().to_string();
+    assert!(error.contains("a F32 [2, 4]") && error.contains("b F32 [3, 5]"), "{error}");
+    let mut alias = a.clone();
+    let (_, square) = operands([2, 4, 4], Layout::NT);
+    assert!(
+        gemm::linear_forward(&mut alias, &a, &square, None).unwrap_err().to_string().contains("overlaps")
+    );
+}
+
+#[test]
+fn a_nan_is_never_hidden() {
+    let (mut a, w) = operands([4, 8, 40], Layout::NT);
+    a.f32_mut().unwrap()[45] = f32::NAN;
+    let mut out = Tensor::zeros("out", DType::F32, &[4, 8]).unwrap();
+    gemm::linear_forward(&mut out, &a, &w, None).unwrap();
+    let out = out.f32().unwrap();
+    assert!(out[8..16].iter().all(|x| x.is_nan()) && out[..8].iter().all(|x| x.is_finite()));
+}

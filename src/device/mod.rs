@@ -31,7 +31,8 @@ pub fn gpus() -> Result<Vec<GpuInfo>, String> {
     let count = CudaContext::device_count().map_err(|e| format!("the CUDA driver lists no device: {e:?}"))?;
     (0..count as usize)
         .map(|ordinal| {
-            let context = CudaContext::new(ordinal).map_err(|e| format!("open CUDA device {ordinal}: {e:?}"))?;
+            let context =
+                CudaContext::new(ordinal).map_err(|e| format!("open CUDA device {ordinal}: {e:?}"))?;
             Ok(GpuInfo {
                 name: context.name().map_err(|e| format!("{e:?}"))?,
                 compute_capability: context.compute_capability().map_err(|e| format!("{e:?}"))?,

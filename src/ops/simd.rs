@@ -41,6 +41,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.sum4([v, zero, zero, zero])[0]
     }
 
+    /// `LANES` bfloat16 numbers, widened.
+    ///
+    /// # Safety
+    /// `LANES` elements from `p` on are readable.
+    unsafe fn load_bf16(self, p: *const half::bf16) -> Self::V;
+
     #[inline(always)]
     fn read(self, s: &[f32]) -> Self::V {
         assert!(s.len() >= Self::LANES);
@@ -246,6 +252,12 @@ impl Simd for Portable {
     fn sum4(self, v: [[f32; 4]; 4]) -> [f32; 4] {
         v.map(|v| (v[0] + v[1]) + (v[2] + v[3]))
     }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const half::bf16) -> [f32; 4] {
+        // SAFETY: the caller's promise.
+        let x: [half::bf16; 4] = unsafe { *p.cast() };
+        x.map(|x| f32::from_bits((x.to_bits() as u32) << 16))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -329,6 +341,14 @@ mod x86 {
                 std::mem::transmute(_mm512_castps512_ps128(all))
             }
         }
+        #[inline(always)]
+        unsafe fn load_bf16(self, p: *const half::bf16) -> __m512 {
+            // SAFETY: the caller's promise; the type proves AVX-512F.
+            unsafe {
+                let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
+            }
+        }
     }
 
     impl Simd for Avx2 {
@@ -373,6 +393,14 @@ mod x86 {
             unsafe {
                 let all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
                 std::mem::transmute(_mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(self, p: *const half::bf16) -> __m256 {
+            // SAFETY: the caller's promise; the type proves AVX2.
+            unsafe {
+                let x = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))
             }
         }
     }

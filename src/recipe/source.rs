@@ -7,8 +7,9 @@ use toml::{Table, Value};
 
 /// Reads `path`, applies each override (`section.key=value`) in order, and checks the result against `T`.
 pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("read recipe {}: give the path of a recipe, e.g. recipes/quickstart.toml", path.display()))?;
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!("read recipe {}: give the path of a recipe, e.g. recipes/quickstart.toml", path.display())
+    })?;
     parse(&text, &path.display().to_string(), overrides)
 }
 
@@ -61,7 +62,11 @@ fn suggestion(message: &str) -> Option<String> {
     let mut quoted = message[start..].split('`').skip(1).step_by(2);
     let unknown = quoted.next()?;
     let score = |known: &str| strsim::jaro_winkler(unknown, known);
-    quoted.map(|k| (score(k), k)).filter(|(s, _)| *s > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, k)| k.to_string())
+    quoted
+        .map(|k| (score(k), k))
+        .filter(|(s, _)| *s > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| k.to_string())
 }
 
 #[cfg(test)]

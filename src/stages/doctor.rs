@@ -9,7 +9,12 @@ pub struct Args {}
 
 /// Prints devices, kernels, memory and threads.
 pub fn run(_args: &Args) -> Result<()> {
-    println!("sdrrl      {} ({}-{})", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS);
+    println!(
+        "sdrrl      {} ({}-{})",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::ARCH,
+        std::env::consts::OS
+    );
     println!("processor  {}", processor().unwrap_or_else(|| "unknown".into()));
     println!("vectors    {}", list_or_none(&device::cpu_features()));
     println!("threads    {} (set RAYON_NUM_THREADS to change)", rayon::current_num_threads());

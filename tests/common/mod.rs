@@ -1,1 +1,30 @@
 //! Helpers that several test files share.
+use sdrrl::data::random::RowRandom;
+
+/// Uniform numbers in -1..1, the same for the same name.
+pub fn uniform(name: &str, n: usize) -> Vec<f32> {
+    let mut random = RowRandom::new(1, "test", name);
+    (0..n).map(|_| (random.uniform() * 2.0 - 1.0) as f32).collect()
+}
+
+/// |got - want| / |want| in the Euclidean norm; NaN counts as infinite.
+pub fn relative_error(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let square = |x: f64| x * x;
+    let diff: f64 = got.iter().zip(want).map(|(g, w)| square(*g as f64 - *w as f64)).sum();
+    let norm: f64 = want.iter().map(|w| square(*w as f64)).sum();
+    let error = diff.sqrt() / norm.sqrt().max(1e-30);
+    if error.is_nan() { f64::INFINITY } else { error }
+}
+
+/// Asserts [`relative_error`] below `tolerance`.
+#[track_caller]
+pub fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f64) {
+    let error = relative_error(got, want);
+    assert!(error < tolerance, "{what}: relative error {error:e}, allowed {tolerance:e}");
+}
+
+/// Runs `f` on a rayon pool of `threads`.
+pub fn with_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+}

@@ -1,1 +1,0 @@
-//! gemm (to be written).

@@ -1,0 +1,176 @@
+//! Matrix products: out = alpha a b [+ bias] [+ out], activations f32, weights f32 or bf16 (widened, so that activations are never
+//! rounded). Results depend neither on the thread count nor, for [`Layout::NT`], on how many rows there are.
+mod dot;
+mod outer;
+pub mod reference;
+
+use anyhow::Result;
+
+use crate::{
+    ops::{
+        checks::check,
+        parallel::{Shared, for_each_task},
+        simd,
+    },
+    tensor::{DType, Tensor, refuse_overlap},
+};
+use dot::{DotBlock, Epilogue, Weight};
+use outer::{OuterBlock, STRIP};
+
+/// How the operands of [`gemm`] lie in memory; out is (N, M) always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// a (N, K), b (M, K): the forward pass of a linear layer.
+    NT,
+    /// a (N, K), b (K, M): the gradient of its input.
+    NN,
+    /// a (K, N), b (K, M): the gradient of its weight.
+    TN,
+}
+
+/// Rows of `a` that one task takes; a block of 64 rows of K = 1536 stays in the second-level cache.
+const ROW_BLOCK: usize = 64;
+/// Elements of the weight that one task takes.
+const WEIGHT_BLOCK: usize = 1 << 15;
+
+/// out (N, M) = alpha * a b, `+=` with `accumulate`; see [`Layout`]. a and out F32; b F32 or Bf16.
+pub fn gemm(
+    out: &mut Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    layout: Layout,
+    alpha: f32,
+    accumulate: bool,
+) -> Result<()> {
+    match layout {
+        Layout::NT => dot_product(&mut [out], a, &[b], Epilogue { alpha, accumulate, bias: None }),
+        Layout::NN | Layout::TN => outer_product(out, a, b, layout == Layout::TN, alpha, accumulate),
+    }
+}
+
+/// out (N, M) = inp (N, K) weightᵀ (M, K) [+ bias (M)]
+pub fn linear_forward(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+    let bias = match bias {
+        Some(t) => {
+            check(t.len() == weight.shape()[0], "linear_forward", &[out, inp, weight, t])?;
+            Some(t.f32()?)
+        }
+        None => None,
+    };
+    dot_product(&mut [out], inp, &[weight], Epilogue { alpha: 1.0, accumulate: false, bias })
+}
+
+/// Several layers of one input, in one dispatch: outs[i] (N, M_i) = inp (N, K) weights[i]ᵀ (M_i, K)
+pub fn linear_forward_many(outs: &mut [&mut Tensor], inp: &Tensor, weights: &[&Tensor]) -> Result<()> {
+    dot_product(outs, inp, weights, Epilogue { alpha: 1.0, accumulate: false, bias: None })
+}
+
+/// dinp (N, K) = (or, with `accumulate`, +=) dout (N, M) weight (M, K)
+pub fn linear_backward_input(
+    dinp: &mut Tensor,
+    dout: &Tensor,
+    weight: &Tensor,
+    accumulate: bool,
+) -> Result<()> {
+    outer_product(dinp, dout, weight, false, 1.0, accumulate)
+}
+
+/// dweight (M, K) += doutᵀ (M, N) inp (N, K); dbias (M) += the column sums of dout
+pub fn linear_backward_weight(
+    dweight: &mut Tensor,
+    dbias: Option<&mut Tensor>,
+    dout: &Tensor,
+    inp: &Tensor,
+) -> Result<()> {
+    outer_product(dweight, dout, inp, true, 1.0, true)?;
+    let Some(dbias) = dbias else { return Ok(()) };
+    let (_, m) = dout.rows_cols();
+    check(dbias.len() == m, "linear_backward_weight", &[dbias, dout])?;
+    refuse_overlap(&[dbias], &[dout])?;
+    let (sums, dout) = (dbias.f32_mut()?, dout.f32()?);
+    for row in dout.chunks_exact(m.max(1)) {
+        sums.iter_mut().zip(row).for_each(|(s, x)| *s += x);
+    }
+    Ok(())
+}
+
+fn weight(t: &Tensor) -> Result<Weight<'_>> {
+    Ok(if t.dtype() == DType::Bf16 { Weight::Bf16(t.bf16()?) } else { Weight::F32(t.f32()?) })
+}
+
+fn dot_product(outs: &mut [&mut Tensor], a: &Tensor, weights: &[&Tensor], epilogue: Epilogue) -> Result<()> {
+    let (n, k) = a.rows_cols();
+    let mut tasks = vec![];
+    for (out, w) in outs.iter().zip(weights) {
+        let fits = w.shape().len() == 2 && w.shape()[1] == k && out.rows_cols() == (n, w.shape()[0]);
+        check(fits && outs.len() == weights.len(), "linear_forward", &[out, a, w])?;
+        refuse_overlap(&[out], &[a, w])?;
+    }
+    if n == 0 {
+        return Ok(());
+    }
+    let cols = (WEIGHT_BLOCK / k.max(1)).max(4).next_multiple_of(4);
+    let mut parts = Vec::with_capacity(outs.len());
+    for (which, (out, w)) in outs.iter_mut().zip(weights).enumerate() {
+        let m = w.shape()[0];
+        for j in (0..m).step_by(cols) {
+            for i in (0..n).step_by(ROW_BLOCK) {
+                tasks.push((which, i..(i + ROW_BLOCK).min(n), j..(j + cols).min(m)));
+            }
+        }
+        parts.push((Shared::new(out.f32_mut()?), weight(w)?, m));
+    }
+    let a = a.f32()?;
+    let work = n * k * parts.iter().map(|p| p.2).sum::<usize>();
+    for_each_task(tasks.len(), work, |t| {
+        let (which, rows, cols) = tasks[t].clone();
+        let (out, w, m) = parts[which];
+        simd::run(DotBlock { out, a, w, rows, cols, k, m, epilogue });
+    });
+    Ok(())
+}
+
+fn outer_product(
+    out: &mut Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    transposed: bool,
+    alpha: f32,
+    accumulate: bool,
+) -> Result<()> {
+    let (rows, cols) = a.rows_cols();
+    let (n, k) = if transposed { (cols, rows) } else { (rows, cols) };
+    let (depth, m) = b.rows_cols();
+    check(depth == k && out.rows_cols() == (n, m), "gemm", &[out, a, b])?;
+    refuse_overlap(&[out], &[a, b])?;
+    if k == 0 {
+        if !accumulate {
+            out.f32_mut()?.fill(0.0);
+        }
+        return Ok(());
+    }
+    let (a, b) = (a.f32()?, weight(b)?);
+    let a_strides = if transposed { (1, n) } else { (k, 1) };
+    let out = Shared::new(out.f32_mut()?);
+    // A strip is packed once a task: few, tall tasks, but enough of them for the threads.
+    let strips = m.div_ceil(STRIP);
+    let block =
+        if strips >= 8 { n.max(1) } else { n.div_ceil(8usize.div_ceil(strips.max(1))).next_multiple_of(8) };
+    let blocks = n.div_ceil(block);
+    for_each_task(strips * blocks, n * m * k, |t| {
+        let (strip, i) = (t / blocks, t % blocks * block);
+        simd::run(OuterBlock {
+            out,
+            a,
+            a_strides,
+            b,
+            rows: i..(i + block).min(n),
+            strip,
+            k,
+            m,
+            alpha,
+            accumulate,
+        });
+    });
+    Ok(())
+}
