@@ -13,4 +13,5 @@ mod report;
 mod row_shard;
 mod tokenizer;
 mod training;
+mod training_ops;
 mod translate_score;

@@ -1,1 +1,226 @@
-//! cross_entropy (to be written).
+//! Fused LM head and sentence-level distillation loss: nll_i = ln Σ_v exp(h_i w_v) - h_i w_{target_i}, weighted per token.
+//!
+//! Sequence-level knowledge distillation (Kim & Rush 2016, equation 4 with the teacher's decoded text as the only mode) is the
+//! negative log-likelihood of that text. Rows of weight 0 (prompts) are dropped first, the rest go through the head in chunks that
+//! fit the scratch: all logits never exist at once.
+#![allow(unsafe_code)]
+
+use anyhow::Result;
+
+use crate::{
+    ops::{
+        checks::{check, check_ids},
+        gemm::{linear_backward_input, linear_backward_weight, linear_forward},
+        parallel::{Shared, for_each_task},
+        simd::{self, Kernel, Simd},
+    },
+    tensor::{Arena, DType, Tensor, refuse_overlap},
+};
+
+/// Scratch of the loss: one chunk of rows.
+pub struct Scratch {
+    logits: Tensor,
+    hidden: Tensor,
+    dhidden: Tensor,
+}
+
+impl Scratch {
+    /// Room for as many rows as keep the logits (rows, vocab) below `bytes`, at least 16 and at most `max_rows`.
+    pub fn lay_out(arena: &mut Arena, max_rows: usize, vocab: usize, hidden: usize, bytes: usize) -> Scratch {
+        let rows = (bytes / (4 * vocab.max(1))).clamp(16, 1024).min(max_rows.max(1));
+        Scratch {
+            logits: arena.tensor("logits", DType::F32, &[rows, vocab]),
+            hidden: arena.tensor("loss_hidden", DType::F32, &[rows, hidden]),
+            dhidden: arena.tensor("loss_dhidden", DType::F32, &[rows, hidden]),
+        }
+    }
+}
+
+/// losses (N) = nll of each row with a weight, 0 elsewhere. hidden (N, C), weight (V, C) F32 or Bf16, targets U32 (N).
+pub fn linear_cross_entropy_forward(
+    losses: &mut Tensor,
+    scratch: &mut Scratch,
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &Tensor,
+    token_weights: &Tensor,
+) -> Result<()> {
+    run(losses, None, scratch, hidden, weight, targets, token_weights, 0.0)
+}
+
+/// As the forward, and: dhidden (N, C) = d(grad_scale Σ_i weight_i nll_i) / d hidden, dweight (V, C) += the same for the head.
+pub fn linear_cross_entropy_forward_backward(
+    losses: &mut Tensor,
+    dhidden: &mut Tensor,
+    dweight: Option<&mut Tensor>,
+    scratch: &mut Scratch,
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &Tensor,
+    token_weights: &Tensor,
+    grad_scale: f32,
+) -> Result<()> {
+    run(losses, Some((dhidden, dweight)), scratch, hidden, weight, targets, token_weights, grad_scale)
+}
+
+fn run(
+    losses: &mut Tensor,
+    mut grads: Option<(&mut Tensor, Option<&mut Tensor>)>,
+    scratch: &mut Scratch,
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &Tensor,
+    token_weights: &Tensor,
+    grad_scale: f32,
+) -> Result<()> {
+    const OP: &str = "linear_cross_entropy";
+    let (n, c) = hidden.rows_cols();
+    let (vocab, wc) = weight.rows_cols();
+    let chunk = scratch.logits.shape()[0];
+    let fits = wc == c && losses.len() == n && targets.len() == n && token_weights.len() == n;
+    let scratch_fits = scratch.logits.shape() == [chunk, vocab] && scratch.hidden.shape() == [chunk, c];
+    check(fits && scratch_fits, OP, &[losses, hidden, weight, targets, token_weights, &scratch.logits])?;
+    refuse_overlap(&[losses], &[hidden, weight, targets, token_weights])?;
+    let (targets_t, targets) = (targets, targets.u32()?);
+    check_ids(OP, targets_t, targets, vocab, weight)?;
+    losses.f32_mut()?.fill(0.0);
+    if let Some((dhidden, _)) = &mut grads {
+        check(dhidden.shape() == hidden.shape(), OP, &[dhidden, hidden])?;
+        refuse_overlap(&[dhidden, losses], &[hidden, weight])?;
+        dhidden.f32_mut()?.fill(0.0);
+    }
+    let weights = token_weights.f32()?;
+    let rows: Vec<usize> = (0..n).filter(|&i| weights[i] != 0.0).collect();
+    for rows in rows.chunks(chunk) {
+        let mut logits = scratch.logits.rows(0..rows.len())?;
+        let mut compact = scratch.hidden.rows(0..rows.len())?;
+        gather(compact.f32_mut()?, hidden.f32()?, rows, c);
+        linear_forward(&mut logits, &compact, weight, None)?;
+        let scale = grads.is_some().then_some(grad_scale);
+        let nll = softmax_rows(logits.f32_mut()?, vocab, rows, targets, weights, scale);
+        let losses = losses.f32_mut()?;
+        rows.iter().zip(nll).for_each(|(&i, x)| losses[i] = x);
+        if let Some((dhidden, dweight)) = &mut grads {
+            let mut dcompact = scratch.dhidden.rows(0..rows.len())?;
+            linear_backward_input(&mut dcompact, &logits, weight, false)?;
+            scatter(dhidden.f32_mut()?, dcompact.f32()?, rows, c);
+            if let Some(dweight) = dweight {
+                linear_backward_weight(dweight, None, &logits, &compact)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn gather(out: &mut [f32], inp: &[f32], rows: &[usize], c: usize) {
+    for (out, &i) in out.chunks_exact_mut(c).zip(rows) {
+        out.copy_from_slice(&inp[i * c..][..c]);
+    }
+}
+
+fn scatter(out: &mut [f32], inp: &[f32], rows: &[usize], c: usize) {
+    for (inp, &i) in inp.chunks_exact(c).zip(rows) {
+        out[i * c..][..c].copy_from_slice(inp);
+    }
+}
+
+/// The nll of each row of logits; with `scale`, the logits become scale * weight * (softmax - onehot).
+fn softmax_rows(
+    logits: &mut [f32],
+    vocab: usize,
+    rows: &[usize],
+    targets: &[u32],
+    weights: &[f32],
+    scale: Option<f32>,
+) -> Vec<f32> {
+    let mut nll = vec![0.0; rows.len()];
+    let (logits, out) = (Shared::new(logits), Shared::new(&mut nll));
+    for_each_task(rows.len(), rows.len() * vocab * 16, |r| {
+        // SAFETY: row r belongs to task r alone.
+        let (row, out) = unsafe { (logits.part(r * vocab, vocab), out.part(r, 1)) };
+        let i = rows[r];
+        out[0] =
+            simd::run(SoftmaxRow { row, target: targets[i] as usize, scale: scale.map(|s| s * weights[i]) });
+    });
+    nll
+}
+
+struct SoftmaxRow<'a> {
+    row: &'a mut [f32],
+    target: usize,
+    scale: Option<f32>,
+}
+
+impl Kernel for SoftmaxRow<'_> {
+    type Output = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let (body, tail) = self.row.split_at_mut(self.row.len() / S::LANES * S::LANES);
+        let mut top = s.splat(f32::NEG_INFINITY);
+        for x in body.chunks_exact(S::LANES) {
+            top = s.max(top, s.read(x));
+        }
+        let mut lanes = [f32::NEG_INFINITY; simd::MAX_LANES];
+        s.write(&mut lanes, top);
+        let top = lanes.iter().chain(tail.iter()).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let shift = s.splat(-top);
+        // Partial sums in f64: with 256k terms of one size an f32 sum would lose 3 digits.
+        let mut total = 0.0f64;
+        for block in body.chunks(S::LANES * 64) {
+            let mut sum = s.splat(0.0);
+            for x in block.chunks_exact(S::LANES) {
+                sum = s.add(sum, s.exp(s.add(s.read(x), shift)));
+            }
+            total += s.sum(sum) as f64;
+        }
+        total += tail.iter().map(|&x| ((x - top) as f64).exp()).sum::<f64>();
+        let target =
+            if self.target < body.len() { body[self.target] } else { tail[self.target - body.len()] };
+        let log_sum = total.ln();
+        let nll = (log_sum - (target - top) as f64) as f32;
+        if let Some(scale) = self.scale {
+            let offset = s.splat(-(top as f64 + log_sum) as f32);
+            let factor = s.splat(scale);
+            for x in body.chunks_exact_mut(S::LANES) {
+                s.write(x, s.mul(factor, s.exp(s.add(s.read(x), offset))));
+            }
+            for x in tail.iter_mut() {
+                *x = scale * (((*x - top) as f64 - log_sum).exp() as f32);
+            }
+            self.row[self.target] -= scale;
+        }
+        nll
+    }
+}
+
+/// The naive loss, summed in f64.
+pub mod reference {
+    /// (losses (N), dhidden (N, C), dweight (V, C)) of grad_scale Σ weight_i nll_i.
+    pub fn forward_backward(
+        hidden: &[f32],
+        weight: &[f32],
+        targets: &[u32],
+        token_weights: &[f32],
+        [n, c, v]: [usize; 3],
+        grad_scale: f64,
+    ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        let (mut losses, mut dhidden, mut dweight) = (vec![0.0; n], vec![0.0; n * c], vec![0.0; v * c]);
+        for i in (0..n).filter(|&i| token_weights[i] != 0.0) {
+            let dot =
+                |j: usize| (0..c).map(|k| hidden[i * c + k] as f64 * weight[j * c + k] as f64).sum::<f64>();
+            let logits: Vec<f64> = (0..v).map(dot).collect();
+            let top = logits.iter().cloned().fold(f64::NEG_INFINITY, f64::max);
+            let log_sum = top + logits.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
+            losses[i] = log_sum - logits[targets[i] as usize];
+            for j in 0..v {
+                let hot = if j == targets[i] as usize { 1.0 } else { 0.0 };
+                let d = grad_scale * token_weights[i] as f64 * ((logits[j] - log_sum).exp() - hot);
+                for k in 0..c {
+                    dhidden[i * c + k] += d * weight[j * c + k] as f64;
+                    dweight[j * c + k] += d * hidden[i * c + k] as f64;
+                }
+            }
+        }
+        (losses, dhidden, dweight)
+    }
+}
