@@ -1,10 +1,14 @@
 //! The ops other than GEMM: each against its oracle over awkward shapes, the oracles against finite differences and PyTorch,
 //! and the invariances that training and generation rely on, bit for bit.
-use sdrrl::{
-    data::random::RowRandom,
-    ops::attention::{self, AttentionShape, attention_backward, attention_forward},
-    tensor::{DType, Tensor},
-};
+use safetensors::SafeTensors;
+use sdrrl::{data::random::RowRandom, tensor::Tensor};
+
+mod attention;
+mod decode_attention;
+mod rowwise;
+
+/// Relative L2 tolerance of f32 results against f64 oracles, for sums of up to some hundred terms.
+const F32: f64 = 2e-6;
 
 /// Uniform in -1..1, a pure function of `name` and the index.
 fn values(name: &str, n: usize) -> Vec<f32> {
@@ -12,8 +16,10 @@ fn values(name: &str, n: usize) -> Vec<f32> {
     (0..n).map(|_| (random.uniform() * 2.0 - 1.0) as f32).collect()
 }
 
+/// Uniform in -3..3.
 fn tensor(name: &str, dims: &[usize]) -> Tensor {
-    Tensor::from_f32(name, dims, &values(name, dims.iter().product())).unwrap()
+    let v: Vec<f32> = values(name, dims.iter().product()).iter().map(|x| x * 3.0).collect();
+    Tensor::from_f32(name, dims, &v).unwrap()
 }
 
 /// An output full of NaN: what an op does not write is seen.
@@ -46,87 +52,65 @@ fn close(what: &str, got: &Tensor, want: &[f64], tolerance: f64) {
     );
 }
 
-/// Relative L2 tolerance of f32 results against f64 oracles.
-const F32: f64 = 2e-6;
-
-struct Attention {
-    shape: AttentionShape,
-    cu: Vec<u32>,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dout: Tensor,
+/// The same bits, NaN included.
+fn same_bits(what: &str, a: &[f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    if let Some(i) = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()) {
+        panic!("{what}: element {i} is {:e} and {:e}", a[i], b[i]);
+    }
 }
 
-struct AttentionResult {
-    out: Tensor,
-    lse: Tensor,
-    dq: Tensor,
-    dk: Tensor,
-    dv: Tensor,
+/// Runs `f` with a pool of so many threads.
+fn with_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
 
-impl Attention {
-    fn new(
-        lengths: &[usize],
-        heads: usize,
-        kv_heads: usize,
-        head_size: usize,
-        window: Option<usize>,
-    ) -> Self {
-        let shape =
-            AttentionShape { heads, kv_heads, head_size, scale: (head_size as f32).powf(-0.5), window };
-        let mut cu = vec![0];
-        lengths.iter().for_each(|l| cu.push(cu[cu.len() - 1] + *l as u32));
-        let n = cu[cu.len() - 1] as usize;
-        let (row, kv_row) = (heads * head_size, kv_heads * head_size);
-        let t = |name, row| {
-            let mut t = tensor(name, &[n, row]);
-            t.f32_mut().unwrap().iter_mut().for_each(|x| *x *= 3.0);
-            t
+/// Central differences of `loss` at `x` equal `grad`, both in f64.
+fn finite_differences(what: &str, x: &[f64], grad: &[f64], mut loss: impl FnMut(&[f64]) -> f64) {
+    assert_eq!(x.len(), grad.len(), "{what}");
+    const H: f64 = 1e-5;
+    for i in 0..x.len() {
+        let mut at = |h: f64| {
+            let mut x = x.to_vec();
+            x[i] += h;
+            loss(&x)
         };
-        Attention { shape, cu, q: t("q", row), k: t("k", kv_row), v: t("v", kv_row), dout: t("dout", row) }
-    }
-
-    fn run(&self) -> AttentionResult {
-        let Attention { shape, q, k, v, dout, .. } = self;
-        let cu = u32s("cu_seqlens", &self.cu);
-        let (mut out, mut lse) = (poisoned("out", q.shape()), poisoned("lse", &[shape.heads, q.shape()[0]]));
-        let (mut dq, mut dk, mut dv) =
-            (poisoned("dq", q.shape()), poisoned("dk", k.shape()), poisoned("dv", v.shape()));
-        attention_forward(&mut out, &mut lse, q, k, v, &cu, *shape).unwrap();
-        attention_backward(&mut dq, &mut dk, &mut dv, dout, &out, &lse, q, k, v, &cu, *shape).unwrap();
-        AttentionResult { out, lse, dq, dk, dv }
+        let slope = (at(H) - at(-H)) / (2.0 * H);
+        let error = (slope - grad[i]).abs();
+        assert!(error <= 1e-7 * (1.0 + slope.abs()), "{what}[{i}]: slope {slope}, gradient {}", grad[i]);
     }
 }
 
-#[test]
-fn attention_equals_its_oracle_over_awkward_shapes() {
-    let documents: [&[usize]; 6] = [&[1], &[2, 0, 1, 37], &[31, 33], &[64, 65, 7], &[129], &[300]];
-    let heads = [(1, 1, 16), (3, 1, 64), (4, 1, 80), (4, 4, 20), (6, 2, 128), (9, 3, 64), (2, 1, 2)];
-    for (d, lengths) in documents.iter().enumerate() {
-        for (h, &(nh, nkv, hs)) in heads.iter().enumerate() {
-            let window = [None, Some(1), Some(5), Some(64), Some(100), Some(1000)][(d + h) % 6];
-            let case = Attention::new(lengths, nh, nkv, hs, window);
-            let Attention { shape, cu, q, k, v, dout } = &case;
-            let r = case.run();
-            let (mut out, mut lse) = (vec![0.0; r.out.len()], vec![0.0; r.lse.len()]);
-            let (q, k, v, dout) = (wide(q), wide(k), wide(v), wide(dout));
-            attention::reference::forward(&mut out, &mut lse, &q, &k, &v, cu, *shape);
-            let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-            attention::reference::backward(
-                &mut dq, &mut dk, &mut dv, &dout, &out, &lse, &q, &k, &v, cu, *shape,
-            );
-            let at = format!("{lengths:?} {shape:?}");
-            close(&format!("out {at}"), &r.out, &out, F32);
-            close(&format!("lse {at}"), &r.lse, &lse, F32);
-            close(&format!("dv {at}"), &r.dv, &dv, F32);
-            // Where only a query's own key is seen, dq and dk are 0 but for rounding: the scale of the others holds.
-            if window != Some(1) && lengths.iter().any(|&l| l > 1) {
-                close(&format!("dq {at}"), &r.dq, &dq, 1e-5);
-                close(&format!("dk {at}"), &r.dk, &dk, 1e-5);
-            }
-        }
+fn inner(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The error's message names each of these.
+fn refused<T>(result: anyhow::Result<T>, names: &[&str]) {
+    let message = format!("{:#}", result.err().expect("an error"));
+    names.iter().for_each(|n| assert!(message.contains(n), "{n} is missing in: {message}"));
+}
+
+/// Tensors that PyTorch made (`scripts/golden_ops.py`).
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn open() -> Golden {
+        Golden(std::fs::read("tests/golden/ops.safetensors").unwrap())
     }
-    let _ = DType::F32;
+    fn view<T>(&self, name: &str, parse: fn([u8; 4]) -> T) -> (Vec<usize>, Vec<T>) {
+        let all = SafeTensors::deserialize(&self.0).unwrap();
+        let view = all.tensor(name).unwrap();
+        let values = view.data().chunks_exact(4).map(|b| parse(b.try_into().unwrap())).collect();
+        (view.shape().to_vec(), values)
+    }
+    /// As it is stored, or with all but the first dimension as one: heads lie side by side.
+    fn tensor(&self, name: &str) -> Tensor {
+        let (shape, values) = self.view(name, f32::from_le_bytes);
+        let dims = if shape.len() > 1 { vec![shape[0], shape[1..].iter().product()] } else { shape };
+        Tensor::from_f32(name, &dims, &values).unwrap()
+    }
+    fn u32s(&self, name: &str) -> Vec<u32> {
+        self.view(name, u32::from_le_bytes).1
+    }
 }
