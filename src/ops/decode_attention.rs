@@ -48,72 +48,100 @@ pub fn decode_attention_forward(
              ({starts:?}, {lengths:?})"
         );
     }
+    let mut chunks = vec![];
+    let mut of_row = vec![0];
+    for (row, (&start, &length)) in starts_.iter().zip(lengths_).enumerate() {
+        let end = start as usize + length as usize;
+        let first = end - (length as usize).min(shape.window.unwrap_or(usize::MAX));
+        chunks.extend((first..end).step_by(CHUNK).map(|first| (row, first, CHUNK.min(end - first))));
+        of_row.push(chunks.len());
+    }
+    let part = shape.heads * (shape.head_size + 2);
+    let mut parts = vec![0.0; chunks.len() * part];
     let (q, k, v) = (q.f32()?, k_cache.f32()?, v_cache.f32()?);
-    let out = Shared::new(out.f32_mut()?);
-    let keys = |row: usize| (lengths_[row] as usize).min(shape.window.unwrap_or(usize::MAX));
-    let work = (0..b).map(keys).sum::<usize>().saturating_mul(qrow);
-    for_each_task(b * shape.kv_heads, work, |i| {
-        let (row, group, keys) = (i / shape.kv_heads, i % shape.kv_heads, keys(i / shape.kv_heads));
-        let first = (starts_[row] + lengths_[row]) as usize - keys;
-        let width = shape.head_size.next_multiple_of(MAX_LANES);
-        let per_group = shape.heads / shape.kv_heads;
-        with_scratch(per_group * (keys.next_multiple_of(MAX_LANES) + width) + KEYS * width, |scratch| {
-            run(Row { shape, out, q, k, v, row, group, first, keys, scratch })
-        });
+    let work = chunks.iter().map(|c| c.2).sum::<usize>().saturating_mul(qrow);
+    let shared = Shared::new(&mut parts);
+    let scratch = scratch_len(shape, shape.head_size.next_multiple_of(MAX_LANES));
+    for_each_task(chunks.len(), work, |i| {
+        let (row, first, keys) = chunks[i];
+        // SAFETY: each chunk has a part of its own.
+        let part = unsafe { shared.part(i * part, part) };
+        with_scratch(scratch, |scratch| run(Chunk { shape, part, q, k, v, row, first, keys, scratch }));
     });
+    let out = out.f32_mut()?;
+    for (row, out) in out.chunks_exact_mut(qrow).enumerate() {
+        join(out, &parts[of_row[row] * part..of_row[row + 1] * part], shape.head_size);
+    }
     Ok(())
 }
 
-/// Keys whose values are copied at a time where HS is not a multiple of the vector's lanes.
-const KEYS: usize = 64;
+/// Keys of one task, counted from the first that the row reads: a long row keeps several threads busy, and a chunk of its keys is
+/// in the cache for all heads. Fixed, so that a row's bits do not depend on the threads.
+const CHUNK: usize = 256;
 
-/// The query heads of one row that share a key head.
-struct Row<'a> {
+/// One row's attention over some of its keys, all heads.
+struct Chunk<'a> {
     shape: AttentionShape,
-    out: Shared<'a>,
+    /// For each head: sum of exp(score - max) v (HS), max, sum of exp(score - max).
+    part: &'a mut [f32],
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
     row: usize,
-    group: usize,
     /// The first slot that is read, and how many are.
     first: usize,
     keys: usize,
     scratch: &'a mut [f32],
 }
 
-impl Kernel for Row<'_> {
+fn scratch_len(shape: AttentionShape, width: usize) -> usize {
+    let copies = if width == shape.head_size { 0 } else { CHUNK };
+    shape.heads / shape.kv_heads * (CHUNK + width) + copies * width
+}
+
+impl Kernel for Chunk<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (hs, kv_row, keys) = (self.shape.head_size, self.shape.kv_row(), self.keys);
         let (per_group, width) = (self.shape.heads / self.shape.kv_heads, hs.next_multiple_of(S::LANES));
-        let stride = keys.next_multiple_of(S::LANES);
-        let (scores, rest) = self.scratch.split_at_mut(per_group * stride);
+        let (scores, rest) = self.scratch.split_at_mut(per_group * CHUNK);
         let (sums, padded) = rest.split_at_mut(per_group * width);
-        let q_at = self.row * self.shape.q_row() + self.group * per_group * hs;
-        let kv_at = self.first * kv_row + self.group * hs;
-        for h in 0..per_group {
-            let (q, scores) = (&self.q[q_at + h * hs..][..hs], &mut scores[h * stride..][..keys]);
-            for (j, four) in scores.chunks_mut(4).enumerate() {
-                let dots = four_dots(s, q, &self.k[kv_at + j * 4 * kv_row..], kv_row, four.len());
-                four.iter_mut().zip(dots).for_each(|(x, dot)| *x = dot * self.shape.scale);
+        for group in 0..self.shape.kv_heads {
+            let kv_at = self.first * kv_row + group * hs;
+            let q = &self.q[self.row * self.shape.q_row() + group * per_group * hs..][..per_group * hs];
+            let part = &mut self.part[group * per_group * (hs + 2)..][..per_group * (hs + 2)];
+            for h in 0..per_group {
+                let (q, scores) = (&q[h * hs..][..hs], &mut scores[h * CHUNK..][..CHUNK]);
+                for (j, four) in scores[..keys].chunks_mut(4).enumerate() {
+                    let dots = four_dots(s, q, &self.k[kv_at + j * 4 * kv_row..], kv_row, four.len());
+                    four.iter_mut().zip(dots).for_each(|(x, dot)| *x = dot * self.shape.scale);
+                }
+                let [max, sum] = softmax(s, scores, keys);
+                part[h * (hs + 2) + hs] = max;
+                part[h * (hs + 2) + hs + 1] = sum;
+            }
+            let v = gather_rows(self.v, kv_at, kv_row, keys, hs, width, padded);
+            let p = Left::Plain(Rows { data: scores, stride: CHUNK });
+            matmul(s, [per_group, width, keys], p, v, sums, width, false);
+            for (part, sums) in part.chunks_exact_mut(hs + 2).zip(sums.chunks_exact(width)) {
+                part[..hs].copy_from_slice(&sums[..hs]);
             }
         }
-        // SAFETY: no other task has this row and these heads.
-        let out = unsafe { self.out.part(q_at, per_group * hs) };
-        for scores in scores.chunks_exact_mut(stride) {
-            softmax(s, scores, keys);
-        }
-        let block = if width == hs { keys } else { KEYS };
-        for j in (0..keys).step_by(block) {
-            let n = block.min(keys - j);
-            let v = gather_rows(self.v, kv_at + j * kv_row, kv_row, n, hs, width, padded);
-            let p = Left::Plain(Rows { data: &scores[j..], stride });
-            matmul(s, [per_group, width, n], p, v, sums, width, j > 0);
-        }
-        for (out, sums) in out.chunks_exact_mut(hs).zip(sums.chunks_exact(width)) {
-            out.copy_from_slice(&sums[..hs]);
+    }
+}
+
+/// out (NH*HS) = the attention over all of a row's chunks, each of them as in [`Chunk::part`], joined in order.
+fn join(out: &mut [f32], parts: &[f32], hs: usize) {
+    let stride = out.len() / hs * (hs + 2);
+    for (h, out) in out.chunks_exact_mut(hs).enumerate() {
+        let parts = || parts.chunks_exact(stride).map(|part| &part[h * (hs + 2)..][..hs + 2]);
+        let max = parts().map(|p| p[hs]).fold(f32::NEG_INFINITY, f32::max);
+        let total: f32 = parts().map(|p| (p[hs] - max).exp() * p[hs + 1]).sum();
+        out.fill(0.0);
+        for part in parts() {
+            let factor = (part[hs] - max).exp() / total;
+            out.iter_mut().zip(part).for_each(|(o, x)| *o += x * factor);
         }
     }
 }
@@ -134,21 +162,19 @@ fn four_dots<S: Simd>(s: S, q: &[f32], k: &[f32], stride: usize, n: usize) -> [f
     s.sum4(sums)
 }
 
-/// The first `n` scores become their softmax; those after them, up to whole registers, are ignored.
+/// The first `n` scores become exp(score - max); returns the maximum and the sum. Those after them, up to whole registers, are lost.
 #[inline(always)]
-fn softmax<S: Simd>(s: S, scores: &mut [f32], n: usize) {
-    scores[n..].fill(f32::NEG_INFINITY);
+fn softmax<S: Simd>(s: S, scores: &mut [f32], n: usize) -> [f32; 2] {
+    let scores = &mut scores[..n.next_multiple_of(S::LANES)];
     let max = scores[..n].iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let (max, mut sum) = (s.splat(max), s.splat(0.0));
+    scores[n..].fill(f32::NEG_INFINITY);
+    let (shift, mut sum) = (s.splat(max), s.splat(0.0));
     for x in scores.chunks_exact_mut(S::LANES) {
-        let p = s.exp(s.sub(s.read(x), max));
+        let p = s.exp(s.sub(s.read(x), shift));
         sum = s.add(sum, p);
         s.write(x, p);
     }
-    let inverse = s.splat(1.0 / s.sum(sum));
-    for x in scores.chunks_exact_mut(S::LANES) {
-        s.write(x, s.mul(s.read(x), inverse));
-    }
+    [max, s.sum(sum)]
 }
 
 /// The naive oracle, in f64.

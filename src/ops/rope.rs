@@ -46,8 +46,8 @@ fn rotate(
     let (t, half) = cos.rows_cols();
     check(
         head_size > 0
-            && head_size % 2 == 0
-            && c % head_size == 0
+            && head_size.is_multiple_of(2)
+            && c.is_multiple_of(head_size)
             && half == head_size / 2
             && sin.shape() == cos.shape()
             && positions.len() == n,

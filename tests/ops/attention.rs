@@ -94,7 +94,7 @@ fn oracle(q: &[f64], k: &[f64], v: &[f64], dout: &[f64], cu: &[u32], shape: Atte
 
 #[test]
 fn attention_equals_its_oracle_over_awkward_shapes() {
-    let documents: [&[usize]; 6] = [&[1], &[2, 0, 1, 37], &[31, 33], &[64, 65, 7], &[129], &[300]];
+    let documents: [&[usize]; 7] = [&[0], &[1], &[2, 0, 1, 37], &[31, 33], &[64, 65, 7], &[129], &[300]];
     let heads = [(1, 1, 16), (3, 1, 64), (4, 1, 80), (4, 4, 20), (6, 2, 128), (9, 3, 64), (2, 1, 2)];
     for (d, lengths) in documents.iter().enumerate() {
         for (h, &(nh, nkv, hs)) in heads.iter().enumerate() {

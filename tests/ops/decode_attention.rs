@@ -47,7 +47,7 @@ fn decode_attention_equals_its_oracle_and_reads_only_its_slots() {
         [(1, 1, 16), (3, 1, 64), (4, 1, 80), (4, 4, 20), (6, 2, 128), (9, 3, 64), (2, 1, 2)]
     {
         for window in [None, Some(1), Some(37), Some(usize::MAX)] {
-            let mut case = Case::new(&[1, 2, 37, 130, 64], heads, kv_heads, hs, window);
+            let mut case = Case::new(&[1, 2, 37, 530, 256], heads, kv_heads, hs, window);
             let mut want = vec![0.0; case.q.len()];
             let (q, k, v) = (wide(&case.q), wide(&case.k), wide(&case.v));
             reference::forward(&mut want, &q, &k, &v, &case.starts, &case.lengths, case.shape);

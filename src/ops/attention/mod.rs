@@ -36,7 +36,7 @@ impl AttentionShape {
         self.head_size > 0
             && self.kv_heads > 0
             && self.heads > 0
-            && self.heads % self.kv_heads == 0
+            && self.heads.is_multiple_of(self.kv_heads)
             && self.window != Some(0)
     }
     /// NH * HS, the width of a query row.
