@@ -5,6 +5,7 @@ pub mod gguf;
 pub mod language_id;
 pub mod loader;
 pub mod manifest;
+pub mod map;
 pub mod parallel;
 pub mod random;
 pub mod record;

@@ -3,4 +3,5 @@ pub mod config;
 pub mod decode;
 pub mod llama;
 pub mod lora;
+pub mod rope_table;
 pub mod weights;

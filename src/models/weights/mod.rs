@@ -2,4 +2,92 @@
 pub mod export;
 pub mod gguf;
 pub mod peft;
+pub mod quantized;
 pub mod safetensors;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    device::host_memory,
+    models::config::Config,
+    tensor::{DType, Tensor},
+};
+
+/// Where a model's tensors are read from, by their Hugging Face names.
+pub enum Source {
+    /// A directory with model.safetensors or shards and their index.
+    Safetensors(safetensors::Checkpoint),
+    /// One .gguf file.
+    Gguf(gguf::Checkpoint),
+}
+
+impl Source {
+    /// Opens a Hugging Face directory or a `.gguf` file and reads its configuration.
+    pub fn open(path: &Path) -> Result<(Config, Source)> {
+        if path.is_dir() {
+            let config = Config::from_dir(path)?;
+            return Ok((config, Source::Safetensors(safetensors::Checkpoint::open(path)?)));
+        }
+        ensure!(
+            path.exists(),
+            "model {} does not exist: give a Hugging Face directory, a .gguf file, or the name of a model in the local Hugging Face cache",
+            path.display()
+        );
+        let file = crate::data::gguf::Gguf::open(path)?;
+        let config = Config::from_gguf(&file)?;
+        let checkpoint = gguf::Checkpoint::new(file, &config);
+        Ok((config, Source::Gguf(checkpoint)))
+    }
+
+    /// True if the checkpoint has a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Source::Safetensors(c) => c.has(name),
+            Source::Gguf(c) => c.has(name),
+        }
+    }
+
+    /// The tensor `name` of shape `dims` as `dtype`: in place in the mapped file where it stands there in that type, else converted.
+    pub fn tensor(&self, name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
+        match self {
+            Source::Safetensors(c) => c.tensor(name, dims, dtype),
+            Source::Gguf(c) => c.tensor(name, dims, dtype),
+        }
+    }
+}
+
+/// Refuses to start what cannot fit: `bytes` against what the machine has free.
+pub fn check_memory(what: &str, bytes: usize) -> Result<()> {
+    let Some((_, available)) = host_memory() else { return Ok(()) };
+    ensure!(
+        bytes as u64 <= available,
+        "{what} needs {:.2} GiB, but only {:.2} GiB of memory are available: use --dtype bf16, a smaller model or a smaller batch",
+        bytes as f64 / (1u64 << 30) as f64,
+        available as f64 / (1u64 << 30) as f64
+    );
+    Ok(())
+}
+
+/// The directory or file that `model` names: a path, or a model of the local Hugging Face cache (`org/name`).
+pub fn resolve(model: &str) -> Result<std::path::PathBuf> {
+    let path = Path::new(model);
+    if path.exists() || model.split('/').count() != 2 || model.starts_with(['.', '/']) {
+        return Ok(path.into());
+    }
+    let home = std::env::var_os("HF_HOME").map(Into::into).or_else(|| {
+        std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache/huggingface"))
+    });
+    let cache: std::path::PathBuf = home.context("neither HF_HOME nor HOME is set")?;
+    let snapshots = cache.join("hub").join(format!("models--{}", model.replace('/', "--"))).join("snapshots");
+    let mut found: Vec<_> =
+        std::fs::read_dir(&snapshots).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.join("config.json").exists()).collect();
+    found.sort();
+    found.pop().with_context(|| {
+        format!(
+            "model {model} is neither a path nor in the local cache {}; fetch it once with `huggingface-cli download {model}`",
+            snapshots.display()
+        )
+    })
+}

@@ -1,1 +1,167 @@
-//! safetensors (to be written).
+//! Safetensors checkpoints: one file, or shards with `model.safetensors.index.json`; mapped, never read whole.
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use crate::{
+    data::map::map_path,
+    tensor::{DType, Tensor},
+};
+
+struct Entry {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// From the start of the file, bytes.
+    offset: usize,
+    bytes: usize,
+}
+
+/// The tensors of a directory.
+pub struct Checkpoint {
+    dir: PathBuf,
+    files: Vec<(PathBuf, Arc<Mmap>)>,
+    entries: HashMap<String, Entry>,
+}
+
+impl Checkpoint {
+    /// Opens every weight file of `dir` and reads their headers.
+    pub fn open(dir: &Path) -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint { dir: dir.into(), files: vec![], entries: HashMap::new() };
+        let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+        if single.exists() {
+            checkpoint.add_file(&single)?;
+        } else if index.exists() {
+            for name in shard_names(&index)? {
+                checkpoint.add_file(&dir.join(name))?;
+            }
+        } else {
+            return Err(anyhow!(
+                "{} has no model.safetensors and no model.safetensors.index.json: download the model's safetensors files",
+                dir.display()
+            ));
+        }
+        Ok(checkpoint)
+    }
+
+    /// Opens one file, e.g. adapter_model.safetensors.
+    pub fn open_file(path: &Path) -> Result<Checkpoint> {
+        let dir = path.parent().unwrap_or(Path::new(".")).into();
+        let mut checkpoint = Checkpoint { dir, files: vec![], entries: HashMap::new() };
+        checkpoint.add_file(path)?;
+        Ok(checkpoint)
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<()> {
+        let map = map_path(path)?;
+        let broken = || format!("{} is not a usable safetensors file: it may be truncated; fetch it again", path.display());
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| anyhow!("{e:?}")).with_context(broken)?;
+        let data = header + 8;
+        for (name, info) in metadata.tensors() {
+            let (start, end) = info.data_offsets;
+            ensure!(start <= end && data + end <= map.len(), "{}: tensor {name} leaves the file", broken());
+            let entry = Entry {
+                file: self.files.len(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                offset: data + start,
+                bytes: end - start,
+            };
+            self.entries.insert(canonical(&name).to_string(), entry);
+        }
+        self.files.push((path.into(), Arc::new(map)));
+        Ok(())
+    }
+
+    /// True if there is a tensor of this name, with or without the `model.` in front.
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(canonical(name))
+    }
+
+    /// All names, sorted, without a leading `model.`.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.entries.keys().map(String::as_str).collect();
+        names.sort();
+        names
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(canonical(name)).map(|e| e.shape.as_slice())
+    }
+
+    /// See [`super::Source::tensor`].
+    pub fn tensor(&self, name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
+        let entry = self
+            .entries
+            .get(canonical(name))
+            .with_context(|| format!("{} has no tensor {name}: does config.json belong to these weights?", self.dir.display()))?;
+        let (path, map) = &self.files[entry.file];
+        ensure!(
+            entry.shape == dims,
+            "{}: tensor {name} has shape {:?}, expected {dims:?}: does config.json belong to these weights?",
+            path.display(),
+            entry.shape
+        );
+        let bytes = &map[entry.offset..entry.offset + entry.bytes];
+        let same = matches!((entry.dtype, dtype), (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16));
+        if same && bytes.as_ptr() as usize % dtype.bytes() == 0 {
+            return Tensor::mapped(name, map.clone(), entry.offset, dtype, dims);
+        }
+        let mut out = Tensor::zeros(name, dtype, dims)?;
+        convert(&mut out, entry.dtype, bytes).with_context(|| format!("{}: tensor {name}", path.display()))?;
+        Ok(out)
+    }
+}
+
+/// `model.layers...` and `layers...` are one.
+fn canonical(name: &str) -> &str {
+    name.strip_prefix("model.").unwrap_or(name)
+}
+
+fn shard_names(index: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(index).with_context(|| format!("read {}", index.display()))?;
+    let json: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
+    let map = json["weight_map"].as_object().with_context(|| format!("{} has no `weight_map`", index.display()))?;
+    let mut names: Vec<String> = map.values().filter_map(|v| v.as_str().map(String::from)).collect();
+    names.sort();
+    names.dedup();
+    ensure!(!names.is_empty(), "{}: `weight_map` is empty", index.display());
+    if let Some(bad) = names.iter().find(|n| n.contains('/') || n.contains('\\')) {
+        return Err(anyhow!("{}: shard {bad} is not a plain file name", index.display()));
+    }
+    Ok(names)
+}
+
+const BLOCK: usize = 1 << 16;
+
+/// out = bytes, element by element through f32.
+fn convert(out: &mut Tensor, from: Dtype, bytes: &[u8]) -> Result<()> {
+    let widen: fn(&[u8]) -> f32 = match from {
+        Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+        Dtype::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
+        Dtype::BF16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+        other => return Err(anyhow!("element type {other:?} is not supported (F32, F16, BF16 are)")),
+    };
+    let size = if from == Dtype::F32 { 4 } else { 2 };
+    ensure!(bytes.len() == out.len() * size, "{} bytes for {} elements", bytes.len(), out.len());
+    match out.dtype() {
+        DType::F32 => out.f32_mut()?.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * size)).for_each(|(o, b)| {
+            o.iter_mut().zip(b.chunks_exact(size)).for_each(|(o, b)| *o = widen(b));
+        }),
+        DType::Bf16 => out.bf16_mut()?.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * size)).for_each(|(o, b)| {
+            o.iter_mut().zip(b.chunks_exact(size)).for_each(|(o, b)| *o = bf16::from_f32(widen(b)));
+        }),
+        DType::U32 => return Err(anyhow!("weights are not integers")),
+    }
+    Ok(())
+}
