@@ -289,13 +289,20 @@ impl Arena {
         _device: Device,
         mut lay_out: impl FnMut(&mut Arena) -> T,
     ) -> Result<(T, usize)> {
-        let mut measure = Arena { mem: Arc::new(Memory::Unplaced), top: 0 };
-        lay_out(&mut measure);
-        let bytes = measure.top;
+        let bytes = Arena::measure(|a| {
+            lay_out(a);
+        });
         let mut place = Arena { mem: Arc::new(Memory::Host(HostBytes::zeroed(bytes, what)?)), top: 0 };
         let laid = lay_out(&mut place);
         ensure!(place.top == bytes, "{what}: the layout differs between measuring and placing");
         Ok((laid, bytes))
+    }
+
+    /// Bytes that `lay_out` would take.
+    pub fn measure(lay_out: impl FnOnce(&mut Arena)) -> usize {
+        let mut measure = Arena { mem: Arc::new(Memory::Unplaced), top: 0 };
+        lay_out(&mut measure);
+        measure.top
     }
 
     /// The next tensor, aligned to [`ALIGN`] bytes.

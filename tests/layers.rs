@@ -64,8 +64,7 @@ fn data_and_metrics_know_no_tensors() {
 
 #[test]
 fn unsafe_code_stays_in_its_rooms() {
-    let allowed =
-        ["src/device/", "src/tensor.rs", "src/ops/", "src/data/map.rs"];
+    let allowed = ["src/device/", "src/tensor.rs", "src/ops/", "src/data/map.rs"];
     let mut files = vec![];
     collect(Path::new("src"), &mut files);
     for file in files {

@@ -1,1 +1,268 @@
-//! models (to be written).
+//! Llama and Mistral against transformers and peft: logits, gradients, losses (tests/golden/models, scripts/golden_models.py).
+use std::path::PathBuf;
+
+use sdrrl::{
+    models::{
+        llama::Llama,
+        lora::{Lora, LoraConfig},
+        train_step::{PackedBatch, TrainStep, Trainable},
+        weights::safetensors::Checkpoint,
+    },
+    ops::{
+        adamw::{AdamW, adamw_update},
+        gemm::linear_forward,
+        grad_norm::global_norm,
+    },
+    tensor::{DType, Tensor},
+};
+
+use crate::common::{assert_close, with_threads};
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from("tests/golden/models").join(name)
+}
+
+struct Golden(Checkpoint);
+
+impl Golden {
+    fn open(name: &str) -> Golden {
+        Golden(Checkpoint::open_file(&folder(name).join("golden.safetensors")).unwrap())
+    }
+    fn get(&self, name: &str) -> Vec<f32> {
+        let shape = self.0.shape(name).unwrap_or_else(|| panic!("no golden {name}")).to_vec();
+        self.0.tensor(name, &shape, DType::F32).unwrap().to_f32_vec().unwrap()
+    }
+    fn integers(&self, name: &str) -> Vec<u32> {
+        self.0.integers(name).unwrap()
+    }
+    fn batch(&self) -> PackedBatch {
+        let (tokens, cu, weights) =
+            (self.integers("tokens"), self.integers("cu_seqlens"), self.get("weights"));
+        let mut batch = PackedBatch::default();
+        for d in cu.windows(2) {
+            let (start, end) = (d[0] as usize, d[1] as usize);
+            // `push` takes the weight of a token, the golden that of predicting the next one.
+            let mut of_token = vec![0.0; end - start];
+            of_token[1..].copy_from_slice(&weights[start..end - 1]);
+            batch.push(&tokens[start..end], &of_token);
+        }
+        batch
+    }
+}
+
+fn weight_sum(batch: &PackedBatch) -> f32 {
+    batch.weights.iter().sum()
+}
+
+#[test]
+fn logits_equal_transformers() {
+    let names = [
+        "llama-tied",
+        "mistral-window",
+        "llama-bias",
+        "llama-rope-llama3",
+        "llama-rope-linear",
+        "llama-rope-yarn",
+    ];
+    for name in names {
+        let golden = Golden::open(name);
+        let model = Llama::load(&folder(name), DType::F32).unwrap();
+        let batch = golden.batch();
+        let lora = Lora::init(&model, LoraConfig::default(), 1).unwrap();
+        let mut step = TrainStep::new(&model, Trainable::Lora(lora), 32).unwrap();
+        step.forward(&model, &batch).unwrap();
+        let n = batch.tokens.len();
+        let mut logits = Tensor::zeros("logits", DType::F32, &[n, model.config.vocab_size]).unwrap();
+        linear_forward(&mut logits, &step.hidden(n).unwrap(), &model.weights.lm_head, None).unwrap();
+        assert_close(name, logits.f32().unwrap(), &golden.get("logits"), 1e-5);
+    }
+}
+
+#[test]
+fn full_gradients_equal_pytorch() {
+    for name in ["llama-tied", "mistral-window", "llama-bias"] {
+        let golden = Golden::open(name);
+        let mut model = Llama::load(&folder(name), DType::F32).unwrap();
+        model.make_trainable().unwrap();
+        let batch = golden.batch();
+        let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
+        let loss = step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap();
+        assert_close(&format!("{name} loss"), &[loss.mean() as f32], &golden.get("full.loss"), 1e-5);
+        for p in step.params(&model) {
+            let want = golden.get(&format!("full.grad.{}", p.name));
+            assert_close(&format!("{name} {}", p.name), p.grad.f32().unwrap(), &want, 2e-5);
+        }
+    }
+}
+
+/// A step whose adapters hold the golden's parameters.
+fn lora_step(golden: &Golden, model: &Llama, variant: &str) -> TrainStep {
+    let config = LoraConfig {
+        r: 4,
+        alpha: 8.0,
+        use_rslora: variant == "rslora",
+        use_dora: variant == "dora",
+        ..LoraConfig::default()
+    };
+    let lora = Lora::init(model, config, 1).unwrap();
+    let step = TrainStep::new(model, Trainable::Lora(lora), 24).unwrap();
+    for mut p in step.params(model) {
+        let values = golden.get(&format!("lora.{variant}.param.base_model.model.{}", p.name));
+        p.value.f32_mut().unwrap().copy_from_slice(&values);
+    }
+    step
+}
+
+#[test]
+fn adapter_gradients_equal_peft() {
+    for name in ["llama-tied", "mistral-window", "llama-bias"] {
+        for variant in ["plain", "rslora", "dora"] {
+            let golden = Golden::open(name);
+            let mut model = Llama::load(&folder(name), DType::F32).unwrap();
+            let mut step = lora_step(&golden, &model, variant);
+            let batch = golden.batch();
+            let loss = step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap();
+            let want = golden.get(&format!("lora.{variant}.loss"));
+            assert_close(&format!("{name} {variant} loss"), &[loss.mean() as f32], &want, 1e-5);
+            for p in step.params(&model) {
+                let want = golden.get(&format!("lora.{variant}.grad.base_model.model.{}", p.name));
+                assert_close(&format!("{name} {variant} {}", p.name), p.grad.f32().unwrap(), &want, 5e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_training_steps_have_pytorchs_losses() {
+    for name in ["llama-tied", "mistral-window", "llama-bias"] {
+        for variant in ["plain", "rslora", "dora"] {
+            let golden = Golden::open(name);
+            let mut model = Llama::load(&folder(name), DType::F32).unwrap();
+            let mut step = lora_step(&golden, &model, variant);
+            let batch = golden.batch();
+            let mut moments: Vec<(Tensor, Tensor)> = vec![];
+            for p in step.params(&model) {
+                let zeros = || Tensor::zeros("moment", DType::F32, p.value.shape()).unwrap();
+                moments.push((zeros(), zeros()));
+            }
+            let mut losses = vec![];
+            for t in 1..=10 {
+                step.zero_grads(&model).unwrap();
+                losses.push(
+                    step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap().mean()
+                        as f32,
+                );
+                let params = step.params(&model);
+                let norm = global_norm(&params.iter().map(|p| &p.grad).collect::<Vec<_>>()).unwrap();
+                let grad_scale = (1.0 / (norm + 1e-6)).min(1.0) as f32;
+                let hyper = AdamW {
+                    lr: 0.01,
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    eps: 1e-8,
+                    weight_decay: 0.0,
+                    step: t,
+                    grad_scale,
+                };
+                for (mut p, (m, v)) in params.into_iter().zip(&mut moments) {
+                    adamw_update(&mut p.value, m, v, &p.grad, &hyper).unwrap();
+                }
+            }
+            assert_close(
+                &format!("{name} {variant}"),
+                &losses,
+                &golden.get(&format!("lora.{variant}.losses")),
+                1e-4,
+            );
+        }
+    }
+}
+
+#[test]
+fn a_document_does_not_see_its_neighbours() {
+    let golden = Golden::open("llama-tied");
+    let mut model = Llama::load(&folder("llama-tied"), DType::F32).unwrap();
+    model.make_trainable().unwrap();
+    let batch = golden.batch();
+    let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
+    let together = step.forward(&model, &batch).unwrap();
+    let mut apart = 0.0;
+    for d in batch.cu_seqlens.windows(2) {
+        let (start, end) = (d[0] as usize, d[1] as usize);
+        let one = PackedBatch {
+            tokens: batch.tokens[start..end].to_vec(),
+            positions: batch.positions[start..end].to_vec(),
+            cu_seqlens: vec![0, (end - start) as u32],
+            targets: batch.targets[start..end].to_vec(),
+            weights: batch.weights[start..end].to_vec(),
+        };
+        apart += step.forward(&model, &one).unwrap().weighted_nll;
+    }
+    assert!((together.weighted_nll - apart).abs() < 1e-12, "{} {apart}", together.weighted_nll);
+}
+
+#[test]
+fn gradients_do_not_depend_on_the_thread_count() {
+    let run = || {
+        let golden = Golden::open("mistral-window");
+        let mut model = Llama::load(&folder("mistral-window"), DType::F32).unwrap();
+        let mut step = lora_step(&golden, &model, "dora");
+        step.forward_backward(&mut model, &golden.batch(), 1.0).unwrap();
+        step.params(&model).iter().flat_map(|p| p.grad.to_f32_vec().unwrap()).collect::<Vec<f32>>()
+    };
+    assert_eq!(with_threads(1, run), with_threads(3, run));
+}
+
+#[test]
+fn merged_weights_answer_as_the_adapter_does() {
+    for variant in ["plain", "dora"] {
+        let golden = Golden::open("llama-bias");
+        let mut model = Llama::load(&folder("llama-bias"), DType::F32).unwrap();
+        let mut step = lora_step(&golden, &model, variant);
+        let batch = golden.batch();
+        let with_adapter = step.forward(&model, &batch).unwrap().mean();
+        let lora = step.adapter().unwrap().clone();
+        let dir = tempfile::tempdir().unwrap();
+        lora.save(dir.path(), "base").unwrap();
+        model.apply_adapter(&Lora::load(dir.path(), &model).unwrap()).unwrap();
+        let mut plain = TrainStep::new(
+            &model,
+            Trainable::Lora(Lora::init(&model, LoraConfig::default(), 1).unwrap()),
+            24,
+        )
+        .unwrap();
+        let merged = plain.forward(&model, &batch).unwrap().mean();
+        assert!((merged - with_adapter).abs() < 1e-5, "{variant}: {merged} {with_adapter}");
+        model.save_pretrained(&dir.path().join("merged"), DType::F32, None).unwrap();
+        let again = Llama::load(&dir.path().join("merged"), DType::F32).unwrap();
+        assert_eq!(plain.forward(&again, &batch).unwrap().mean(), merged);
+    }
+}
+
+#[test]
+fn broken_checkpoints_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder("llama-tied");
+    let error = |what: &str| {
+        let error = format!("{:#}", Llama::load(dir.path(), DType::F32).unwrap_err());
+        assert!(error.contains(what), "{what} is not in: {error}");
+    };
+    error("config.json");
+    std::fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+    error("model.safetensors");
+    let whole = std::fs::read(source.join("model.safetensors")).unwrap();
+    for keep in [0, 7, 100, whole.len() - 1] {
+        std::fs::write(dir.path().join("model.safetensors"), &whole[..keep]).unwrap();
+        error("model.safetensors");
+    }
+    std::fs::write(dir.path().join("model.safetensors"), &whole).unwrap();
+    let config = std::fs::read_to_string(source.join("config.json")).unwrap();
+    std::fs::write(
+        dir.path().join("config.json"),
+        config.replace("\"hidden_size\": 32", "\"hidden_size\": 64"),
+    )
+    .unwrap();
+    error("expected [96, 64]");
+    std::fs::write(dir.path().join("config.json"), config.replace("\"llama\"", "\"gemma\"")).unwrap();
+    error("gemma");
+}

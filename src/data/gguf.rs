@@ -57,7 +57,8 @@ impl Gguf {
     /// Opens and checks the header of `path`.
     pub fn open(path: &Path) -> Result<Gguf> {
         let map = map_path(path)?;
-        let (metadata, tensors) = parse(&map).with_context(|| format!("{} is not a usable GGUF file", path.display()))?;
+        let (metadata, tensors) =
+            parse(&map).with_context(|| format!("{} is not a usable GGUF file", path.display()))?;
         Ok(Gguf { path: path.into(), metadata, tensors, map: Arc::new(map) })
     }
 
@@ -92,7 +93,9 @@ impl Gguf {
     }
     /// An integer that the model cannot do without.
     pub fn required(&self, key: &str) -> Result<usize> {
-        let value = self.integer(key).with_context(|| format!("{}: no integer `{key}` in its metadata", self.path.display()))?;
+        let value = self
+            .integer(key)
+            .with_context(|| format!("{}: no integer `{key}` in its metadata", self.path.display()))?;
         Ok(value.try_into()?)
     }
 }
@@ -102,7 +105,10 @@ pub fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, GgufValue>, Vec<GgufTenso
     let mut r = Reader { bytes, at: 0 };
     ensure!(r.take(4)? == b"GGUF", "it does not begin with the letters GGUF");
     let version = r.u32()?;
-    ensure!(version == 2 || version == 3, "GGUF version {version}; versions 2 and 3 can be read: convert the file anew");
+    ensure!(
+        version == 2 || version == 3,
+        "GGUF version {version}; versions 2 and 3 can be read: convert the file anew"
+    );
     let tensor_count = r.count(8 + 4 + 8 + 4 + 8)?;
     let metadata_count = r.count(8 + 4 + 1)?;
     let mut metadata = BTreeMap::new();
@@ -147,7 +153,9 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn take(&mut self, n: usize) -> Result<&'a [u8]> {
         let end = self.at.checked_add(n).filter(|&e| e <= self.bytes.len());
-        let end = end.with_context(|| format!("the file ends within its header, at byte {}: it is truncated", self.bytes.len()))?;
+        let end = end.with_context(|| {
+            format!("the file ends within its header, at byte {}: it is truncated", self.bytes.len())
+        })?;
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
@@ -165,13 +173,18 @@ impl<'a> Reader<'a> {
     fn count(&mut self, least: usize) -> Result<usize> {
         let n = self.u64()?;
         let room = (self.bytes.len() - self.at) / least.max(1);
-        ensure!(n <= room as u64, "a count of {n} at byte {} does not fit the file: it is corrupt or truncated", self.at - 8);
+        ensure!(
+            n <= room as u64,
+            "a count of {n} at byte {} does not fit the file: it is corrupt or truncated",
+            self.at - 8
+        );
         Ok(n as usize)
     }
     fn text(&mut self) -> Result<String> {
         let n = self.count(1)?;
         let at = self.at;
-        String::from_utf8(self.take(n)?.to_vec()).with_context(|| format!("the text at byte {at} is not UTF-8"))
+        String::from_utf8(self.take(n)?.to_vec())
+            .with_context(|| format!("the text at byte {at} is not UTF-8"))
     }
     fn value(&mut self, kind: u32, depth: u32) -> Result<GgufValue> {
         use GgufValue::*;

@@ -104,7 +104,10 @@ impl Config {
     pub fn from_dir(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).with_context(|| {
-            format!("read {}: a model is a Hugging Face directory with config.json, or a .gguf file", path.display())
+            format!(
+                "read {}: a model is a Hugging Face directory with config.json, or a .gguf file",
+                path.display()
+            )
         })?;
         Config::from_json(&text).with_context(|| format!("{}", path.display()))
     }
@@ -114,7 +117,9 @@ impl Config {
         let value: Value = serde_json::from_str(text).context("not valid JSON")?;
         let model_type = value["model_type"].as_str().unwrap_or("absent").to_string();
         if model_type != "llama" && model_type != "mistral" {
-            bail!("model_type is {model_type}; `llama` and `mistral` can be read (LLaMA-2, SeaLLM v1 and v2, SmolLM2, ...)");
+            bail!(
+                "model_type is {model_type}; `llama` and `mistral` can be read (LLaMA-2, SeaLLM v1 and v2, SmolLM2, ...)"
+            );
         }
         let config: Config = serde_json::from_value(value)?;
         config.check()?;
@@ -124,7 +129,11 @@ impl Config {
     /// From a GGUF file's metadata (architecture `llama`).
     pub fn from_gguf(gguf: &Gguf) -> Result<Config> {
         let arch = gguf.text("general.architecture").unwrap_or("absent");
-        ensure!(arch == "llama", "{}: its architecture is {arch}; only `llama` can be read", gguf.path.display());
+        ensure!(
+            arch == "llama",
+            "{}: its architecture is {arch}; only `llama` can be read",
+            gguf.path.display()
+        );
         let key = |k: &str| format!("llama.{k}");
         let vocab = gguf.array("tokenizer.ggml.tokens").map(|t| t.len());
         let tied = !gguf.tensors.iter().any(|t| t.name == "output.weight");
@@ -136,7 +145,11 @@ impl Config {
             num_attention_heads: gguf.required(&key("attention.head_count"))?,
             num_key_value_heads: gguf.integer(&key("attention.head_count_kv")).map(|x| x as usize),
             head_dim: gguf.integer(&key("attention.key_length")).map(|x| x as usize),
-            vocab_size: gguf.integer(&key("vocab_size")).map(|x| x as usize).or(vocab).context("no vocabulary size")?,
+            vocab_size: gguf
+                .integer(&key("vocab_size"))
+                .map(|x| x as usize)
+                .or(vocab)
+                .context("no vocabulary size")?,
             max_position_embeddings: gguf.integer(&key("context_length")).unwrap_or(2048) as usize,
             rms_norm_eps: gguf.float(&key("attention.layer_norm_rms_epsilon")).map_or(1e-5, shortest),
             rope_theta: Some(gguf.float(&key("rope.freq_base")).unwrap_or(10000.0)),
@@ -157,9 +170,19 @@ impl Config {
 
     fn check(&self) -> Result<()> {
         let (nh, nkv, hs) = (self.num_attention_heads, self.kv_heads(), self.num_attention_heads.max(1));
-        ensure!(nh > 0 && nkv > 0 && nh % nkv == 0, "{nh} attention heads do not share {nkv} key/value heads evenly");
-        ensure!(self.head_dim.is_some() || self.hidden_size % hs == 0, "hidden_size is not a multiple of the heads");
-        ensure!(self.head_size() > 0 && self.head_size() % 2 == 0, "the head size {} is not even", self.head_size());
+        ensure!(
+            nh > 0 && nkv > 0 && nh % nkv == 0,
+            "{nh} attention heads do not share {nkv} key/value heads evenly"
+        );
+        ensure!(
+            self.head_dim.is_some() || self.hidden_size % hs == 0,
+            "hidden_size is not a multiple of the heads"
+        );
+        ensure!(
+            self.head_size() > 0 && self.head_size() % 2 == 0,
+            "the head size {} is not even",
+            self.head_size()
+        );
         let sizes = [self.hidden_size, self.intermediate_size, self.num_hidden_layers, self.vocab_size];
         ensure!(sizes.iter().all(|&x| x > 0 && x < 1 << 24), "a size is 0 or absurd: {sizes:?}");
         ensure!(self.hidden_act == "silu", "hidden_act {} is not supported, only silu", self.hidden_act);

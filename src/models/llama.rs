@@ -58,7 +58,15 @@ pub struct LayerWeights {
 impl LayerWeights {
     /// The seven linears, in the order of [`LINEARS`].
     pub fn linears(&self) -> [&Linear; 7] {
-        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
+        [
+            &self.q_proj,
+            &self.k_proj,
+            &self.v_proj,
+            &self.o_proj,
+            &self.gate_proj,
+            &self.up_proj,
+            &self.down_proj,
+        ]
     }
     /// The same for writing.
     pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
@@ -166,8 +174,11 @@ impl LlamaWeights {
                 Ok(Linear { weight, bias })
             };
             let (ab, mb) = (config.attention_bias, config.mlp_bias);
-            let [q_proj, k_proj, v_proj] =
-                [linear(LINEARS[0], q, c, ab)?, linear(LINEARS[1], kv, c, ab)?, linear(LINEARS[2], kv, c, ab)?];
+            let [q_proj, k_proj, v_proj] = [
+                linear(LINEARS[0], q, c, ab)?,
+                linear(LINEARS[1], kv, c, ab)?,
+                linear(LINEARS[2], kv, c, ab)?,
+            ];
             let o_proj = linear(LINEARS[3], c, q, ab)?;
             let (gate_proj, up_proj) = (linear(LINEARS[4], f, c, mb)?, linear(LINEARS[5], f, c, mb)?);
             let down_proj = linear(LINEARS[6], c, f, mb)?;
@@ -186,8 +197,11 @@ impl LlamaWeights {
             });
         }
         let norm = make("model.norm.weight", &[c], false)?;
-        let lm_head =
-            if config.tie_word_embeddings { embed_tokens.clone() } else { make("lm_head.weight", &[v, c], true)? };
+        let lm_head = if config.tie_word_embeddings {
+            embed_tokens.clone()
+        } else {
+            make("lm_head.weight", &[v, c], true)?
+        };
         Ok(LlamaWeights { embed_tokens, layers, norm, lm_head })
     }
 

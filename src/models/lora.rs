@@ -1,1 +1,198 @@
-//! lora (to be written).
+//! Low-rank adapters (LoRA, Hu et al. 2021; rsLoRA, Kalajdzievski 2023; DoRA, Liu et al. 2024) in PEFT's conventions.
+use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::llama::{LINEARS, Linear, Llama};
+use crate::{
+    data::random::RowRandom,
+    tensor::{Arena, DType, Tensor},
+};
+
+/// What is adapted, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    /// R.
+    pub r: usize,
+    /// The update is scaled by alpha / r, or alpha / sqrt(r) with rsLoRA.
+    pub alpha: f64,
+    /// Module names (`q_proj`, ...), matched as suffixes.
+    pub target_modules: Vec<String>,
+    /// alpha / sqrt(r).
+    pub use_rslora: bool,
+    /// Learn each output row's magnitude apart from its direction.
+    pub use_dora: bool,
+}
+
+impl Default for LoraConfig {
+    fn default() -> LoraConfig {
+        let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        let target_modules = targets.map(String::from).to_vec();
+        LoraConfig { r: 8, alpha: 16.0, target_modules, use_rslora: false, use_dora: false }
+    }
+}
+
+impl LoraConfig {
+    /// Factor on B A for rank `r` and numerator `alpha`.
+    pub fn scale(&self, r: usize, alpha: f64) -> f32 {
+        (alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 }) as f32
+    }
+    /// True if the module (e.g. `self_attn.q_proj`) is adapted.
+    pub fn targets(&self, module: &str) -> bool {
+        self.target_modules.iter().any(|t| module == t || module.ends_with(&format!(".{t}")))
+    }
+}
+
+/// The adapter of one linear: weight + scale * B A, with DoRA each row rescaled to `magnitude`. All F32.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// (R, in)
+    pub a: Tensor,
+    /// (out, R)
+    pub b: Tensor,
+    /// (out), DoRA only.
+    pub magnitude: Option<Tensor>,
+    /// alpha / r, or its rsLoRA form.
+    pub scale: f32,
+}
+
+/// The adapters of a model: by layer, in the order of [`LINEARS`].
+#[derive(Clone, Debug)]
+pub struct Lora {
+    /// Settings.
+    pub config: LoraConfig,
+    /// `None` where a linear is not adapted.
+    pub layers: Vec<[Option<Adapter>; 7]>,
+}
+
+impl Lora {
+    /// Fresh adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming uniform, a = sqrt 5, as in PEFT), B = 0, magnitude = row norms.
+    pub fn init(model: &Llama, config: LoraConfig, seed: u64) -> Result<Lora> {
+        ensure!(config.r > 0, "the LoRA rank must be at least 1");
+        let unknown = config.target_modules.iter().find(|t| !LINEARS.iter().any(|l| l.ends_with(t.as_str())));
+        if let Some(t) = unknown {
+            anyhow::bail!(
+                "LoRA target `{t}` is no module of this model; known are q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
+            );
+        }
+        let lora = Lora::lay_out(model, config)?;
+        for (i, layer) in lora.layers.iter().enumerate() {
+            for (j, adapter) in layer.iter().enumerate() {
+                let Some(adapter) = adapter else { continue };
+                let mut a = adapter.a.clone();
+                let bound = 1.0 / (a.shape()[1] as f64).sqrt();
+                let mut random =
+                    RowRandom::new(seed, "lora_init", &format!("model.layers.{i}.{}", LINEARS[j]));
+                a.f32_mut()?.iter_mut().for_each(|x| *x = ((random.uniform() * 2.0 - 1.0) * bound) as f32);
+                if let Some(m) = &adapter.magnitude {
+                    let norms = row_norms(model.weights.layers[i].linears()[j], adapter)?;
+                    m.clone().f32_mut()?.copy_from_slice(&norms);
+                }
+            }
+        }
+        Ok(lora)
+    }
+
+    /// Zeroed adapters in one allocation.
+    pub fn lay_out(model: &Llama, config: LoraConfig) -> Result<Lora> {
+        let (layers, _) = Arena::build("adapters", Default::default(), |arena| {
+            let layer = |i: usize, arena: &mut Arena| {
+                let linears = model.weights.layers[i].linears();
+                std::array::from_fn(|j| {
+                    config.targets(LINEARS[j]).then(|| {
+                        let (out, inp) = linears[j].weight.rows_cols();
+                        let name = |part: &str| format!("model.layers.{i}.{}.{part}", LINEARS[j]);
+                        Adapter {
+                            a: arena.tensor(&name("lora_A"), DType::F32, &[config.r, inp]),
+                            b: arena.tensor(&name("lora_B"), DType::F32, &[out, config.r]),
+                            magnitude: config
+                                .use_dora
+                                .then(|| arena.tensor(&name("lora_magnitude_vector"), DType::F32, &[out])),
+                            scale: config.scale(config.r, config.alpha),
+                        }
+                    })
+                })
+            };
+            (0..model.weights.layers.len()).map(|i| layer(i, arena)).collect::<Vec<_>>()
+        })?;
+        Ok(Lora { config, layers })
+    }
+
+    /// Trained parameters.
+    pub fn parameters(&self) -> usize {
+        let size = |a: &Adapter| a.a.len() + a.b.len() + a.magnitude.as_ref().map_or(0, |m| m.len());
+        self.layers.iter().flatten().flatten().map(size).sum()
+    }
+}
+
+/// Row o of W + scale B A.
+fn merged_row(weight: &[f32], a: &[f32], b: &[f32], scale: f32, out: &mut [f32]) {
+    out.copy_from_slice(weight);
+    for (a, b) in a.chunks_exact(weight.len()).zip(b) {
+        let factor = scale * b;
+        out.iter_mut().zip(a).for_each(|(o, a)| *o += factor * a);
+    }
+}
+
+/// ‖row o of W + scale B A‖ for each o.
+pub fn row_norms(linear: &Linear, adapter: &Adapter) -> Result<Vec<f32>> {
+    let (out, inp) = linear.weight.rows_cols();
+    let r = adapter.a.shape()[0];
+    let (a, b) = (adapter.a.f32()?, adapter.b.f32()?);
+    let row = |o: usize| -> Result<f32> {
+        let w = linear.weight.rows(o..o + 1)?.to_f32_vec()?;
+        let mut merged = vec![0.0; inp];
+        merged_row(&w, a, &b[o * r..][..r], adapter.scale, &mut merged);
+        Ok(merged.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt() as f32)
+    };
+    (0..out).into_par_iter().map(row).collect()
+}
+
+impl Llama {
+    /// Merges an adapter into the weights: W + scale B A (DoRA: rows rescaled to the magnitude) in F32, cast once to W's type.
+    pub fn apply_adapter(&mut self, lora: &Lora) -> Result<()> {
+        ensure!(
+            lora.layers.len() == self.weights.layers.len(),
+            "the adapter has {} layers, the model {}",
+            lora.layers.len(),
+            self.weights.layers.len()
+        );
+        for (layer, adapters) in self.weights.layers.iter_mut().zip(&lora.layers) {
+            for (linear, adapter) in layer.linears_mut().into_iter().zip(adapters) {
+                let Some(adapter) = adapter else { continue };
+                linear.weight =
+                    merge(linear, adapter).with_context(|| format!("merge {}", linear.weight.name()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn merge(linear: &Linear, adapter: &Adapter) -> Result<Tensor> {
+    let (out, inp) = linear.weight.rows_cols();
+    let r = adapter.a.shape()[0];
+    ensure!(
+        adapter.a.shape() == [r, inp] && adapter.b.shape() == [out, r],
+        "adapter {:?} {:?} does not fit {:?}",
+        adapter.a,
+        adapter.b,
+        linear.weight
+    );
+    let (a, b) = (adapter.a.f32()?, adapter.b.f32()?);
+    let magnitude = adapter.magnitude.as_ref().map(|m| m.f32()).transpose()?;
+    let source = linear.weight.to_f32_vec()?;
+    let mut merged = vec![0.0; out * inp];
+    merged.par_chunks_mut(inp).enumerate().for_each(|(o, row)| {
+        merged_row(&source[o * inp..][..inp], a, &b[o * r..][..r], adapter.scale, row);
+        if let Some(m) = magnitude {
+            let norm = row.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt() as f32;
+            row.iter_mut().for_each(|x| *x *= m[o] / norm);
+        }
+    });
+    let mut weight = Tensor::zeros(linear.weight.name(), linear.weight.dtype(), &[out, inp])?;
+    match weight.dtype() {
+        DType::F32 => weight.f32_mut()?.copy_from_slice(&merged),
+        _ => weight.bf16_mut()?.iter_mut().zip(&merged).for_each(|(o, x)| *o = half::bf16::from_f32(*x)),
+    }
+    Ok(weight)
+}

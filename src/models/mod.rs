@@ -1,7 +1,10 @@
 //! Model graphs with explicit forward and backward, their configuration, adapters and weights.
 pub mod config;
 pub mod decode;
+pub mod linear;
 pub mod llama;
 pub mod lora;
 pub mod rope_table;
+mod train_buffers;
+pub mod train_step;
 pub mod weights;

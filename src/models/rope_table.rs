@@ -19,7 +19,9 @@ impl RopeTable {
         let (inv_freq, factor) = frequencies(config, positions).context("rope_scaling")?;
         let angle = |t: usize, f: &f64| t as f64 * f;
         let table = |f: fn(f64) -> f64| -> Vec<f32> {
-            (0..positions).flat_map(|t| inv_freq.iter().map(move |w| (f(angle(t, w)) * factor) as f32)).collect()
+            (0..positions)
+                .flat_map(|t| inv_freq.iter().map(move |w| (f(angle(t, w)) * factor) as f32))
+                .collect()
         };
         let dims = [positions, inv_freq.len()];
         Ok(RopeTable {
@@ -32,7 +34,11 @@ impl RopeTable {
 /// (inverse frequencies, attention factor) for sequences of up to `length`.
 pub fn frequencies(config: &Config, length: usize) -> Result<(Vec<f64>, f64)> {
     let nested = config.rope_parameters.as_ref();
-    let theta = nested.and_then(|p| p.get("rope_theta")).and_then(Value::as_f64).or(config.rope_theta).unwrap_or(10000.0);
+    let theta = nested
+        .and_then(|p| p.get("rope_theta"))
+        .and_then(Value::as_f64)
+        .or(config.rope_theta)
+        .unwrap_or(10000.0);
     let dim = config.head_size();
     // transformers computes these in f32.
     let plain = |theta: f64| -> Vec<f64> {
@@ -50,7 +56,8 @@ pub fn frequencies(config: &Config, length: usize) -> Result<(Vec<f64>, f64)> {
         "dynamic" => {
             let (factor, most) = (number(scaling, "factor")?, config.max_position_embeddings as f64);
             let length = (length as f64).max(most);
-            let base = theta * (factor * length / most - (factor - 1.0)).powf(dim as f64 / (dim as f64 - 2.0));
+            let base =
+                theta * (factor * length / most - (factor - 1.0)).powf(dim as f64 / (dim as f64 - 2.0));
             (plain(base), 1.0)
         }
         "llama3" => (llama3(scaling, inv_freq)?, 1.0),
@@ -83,13 +90,19 @@ fn llama3(scaling: &Map<String, Value>, inv_freq: Vec<f64>) -> Result<Vec<f64>> 
 }
 
 /// YaRN (Peng et al. 2023): a linear ramp between interpolated and kept frequencies, and a temperature on attention.
-fn yarn(scaling: &Map<String, Value>, config: &Config, theta: f64, inv_freq: Vec<f64>) -> Result<(Vec<f64>, f64)> {
+fn yarn(
+    scaling: &Map<String, Value>,
+    config: &Config,
+    theta: f64,
+    inv_freq: Vec<f64>,
+) -> Result<(Vec<f64>, f64)> {
     let factor = number(scaling, "factor")?;
     let dim = config.head_size() as f64;
     let context =
         number(scaling, "original_max_position_embeddings").unwrap_or(config.max_position_embeddings as f64);
     let or = |key: &str, default: f64| scaling.get(key).and_then(Value::as_f64).unwrap_or(default);
-    let turns = |rotations: f64| dim * (context / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln());
+    let turns =
+        |rotations: f64| dim * (context / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln());
     let truncate = scaling.get("truncate").and_then(Value::as_bool).unwrap_or(true);
     let (mut low, mut high) = (turns(or("beta_fast", 32.0)), turns(or("beta_slow", 1.0)));
     if truncate {
@@ -104,7 +117,11 @@ fn yarn(scaling: &Map<String, Value>, config: &Config, theta: f64, inv_freq: Vec
         f / factor * ramp + f * (1.0 - ramp)
     });
     let mscale = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
-    let attention = match (scaling.get("attention_factor").and_then(Value::as_f64), number(scaling, "mscale"), number(scaling, "mscale_all_dim")) {
+    let attention = match (
+        scaling.get("attention_factor").and_then(Value::as_f64),
+        number(scaling, "mscale"),
+        number(scaling, "mscale_all_dim"),
+    ) {
         (Some(x), ..) => x,
         (None, Ok(m), Ok(all)) if m != 0.0 && all != 0.0 => mscale(factor, m) / mscale(factor, all),
         _ => mscale(factor, 1.0),

@@ -98,7 +98,9 @@ fn hugging_face_name(ggml: &str) -> String {
         "output.weight" => return "lm_head.weight".into(),
         _ => {}
     }
-    let Some((layer, rest)) = ggml.strip_prefix("blk.").and_then(|s| s.split_once('.')) else { return ggml.into() };
+    let Some((layer, rest)) = ggml.strip_prefix("blk.").and_then(|s| s.split_once('.')) else {
+        return ggml.into();
+    };
     let (stem, kind) = rest.rsplit_once('.').unwrap_or((rest, "weight"));
     let module = match stem {
         "attn_q" => "self_attn.q_proj",

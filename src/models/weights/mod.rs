@@ -76,13 +76,18 @@ pub fn resolve(model: &str) -> Result<std::path::PathBuf> {
     if path.exists() || model.split('/').count() != 2 || model.starts_with(['.', '/']) {
         return Ok(path.into());
     }
-    let home = std::env::var_os("HF_HOME").map(Into::into).or_else(|| {
-        std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache/huggingface"))
-    });
+    let home = std::env::var_os("HF_HOME")
+        .map(Into::into)
+        .or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache/huggingface")));
     let cache: std::path::PathBuf = home.context("neither HF_HOME nor HOME is set")?;
     let snapshots = cache.join("hub").join(format!("models--{}", model.replace('/', "--"))).join("snapshots");
-    let mut found: Vec<_> =
-        std::fs::read_dir(&snapshots).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.join("config.json").exists()).collect();
+    let mut found: Vec<_> = std::fs::read_dir(&snapshots)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.join("config.json").exists())
+        .collect();
     found.sort();
     found.pop().with_context(|| {
         format!(

@@ -63,7 +63,9 @@ impl GgmlType {
                 GgmlType::Bf16 => o[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32(),
                 GgmlType::Q4_0 => nibbles(&b[2..], o, half_at(b, 0), -8.0 * half_at(b, 0)),
                 GgmlType::Q4_1 => nibbles(&b[4..], o, half_at(b, 0), half_at(b, 2)),
-                GgmlType::Q8_0 => o.iter_mut().zip(&b[2..]).for_each(|(o, &q)| *o = half_at(b, 0) * (q as i8) as f32),
+                GgmlType::Q8_0 => {
+                    o.iter_mut().zip(&b[2..]).for_each(|(o, &q)| *o = half_at(b, 0) * (q as i8) as f32)
+                }
                 GgmlType::Q4K => q4_k(b, o),
                 GgmlType::Q6K => q6_k(b, o),
             }
@@ -114,7 +116,8 @@ fn q6_k(b: &[u8], out: &mut [f32]) {
         let (low, high, scales) = (&b[half * 64..], &b[128 + half * 32..], &b[192 + half * 8..]);
         let out = &mut out[half * 128..][..128];
         for i in 0..32 {
-            let value = |low: u8, shift: u32| ((low & 15) | (((high[i] >> shift) & 3) << 4)) as i8 as f32 - 32.0;
+            let value =
+                |low: u8, shift: u32| ((low & 15) | (((high[i] >> shift) & 3) << 4)) as i8 as f32 - 32.0;
             let scale = |k: usize| d * scales[i / 16 + k] as i8 as f32;
             out[i] = scale(0) * value(low[i], 0);
             out[i + 32] = scale(2) * value(low[i + 32], 2);

@@ -63,8 +63,14 @@ impl Checkpoint {
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
         let map = map_path(path)?;
-        let broken = || format!("{} is not a usable safetensors file: it may be truncated; fetch it again", path.display());
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| anyhow!("{e:?}")).with_context(broken)?;
+        let broken = || {
+            format!(
+                "{} is not a usable safetensors file: it may be truncated; fetch it again",
+                path.display()
+            )
+        };
+        let (header, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|e| anyhow!("{e:?}")).with_context(broken)?;
         let data = header + 8;
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
@@ -99,12 +105,19 @@ impl Checkpoint {
         self.entries.get(canonical(name)).map(|e| e.shape.as_slice())
     }
 
+    /// A tensor of 32-bit integers.
+    pub fn integers(&self, name: &str) -> Result<Vec<u32>> {
+        let entry = self.entries.get(canonical(name)).with_context(|| format!("no tensor {name}"))?;
+        ensure!(matches!(entry.dtype, Dtype::I32 | Dtype::U32), "tensor {name} holds {:?}", entry.dtype);
+        let bytes = &self.files[entry.file].1[entry.offset..entry.offset + entry.bytes];
+        Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
     /// See [`super::Source::tensor`].
     pub fn tensor(&self, name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
-        let entry = self
-            .entries
-            .get(canonical(name))
-            .with_context(|| format!("{} has no tensor {name}: does config.json belong to these weights?", self.dir.display()))?;
+        let entry = self.entries.get(canonical(name)).with_context(|| {
+            format!("{} has no tensor {name}: does config.json belong to these weights?", self.dir.display())
+        })?;
         let (path, map) = &self.files[entry.file];
         ensure!(
             entry.shape == dims,
@@ -118,7 +131,8 @@ impl Checkpoint {
             return Tensor::mapped(name, map.clone(), entry.offset, dtype, dims);
         }
         let mut out = Tensor::zeros(name, dtype, dims)?;
-        convert(&mut out, entry.dtype, bytes).with_context(|| format!("{}: tensor {name}", path.display()))?;
+        convert(&mut out, entry.dtype, bytes)
+            .with_context(|| format!("{}: tensor {name}", path.display()))?;
         Ok(out)
     }
 }
@@ -130,8 +144,10 @@ fn canonical(name: &str) -> &str {
 
 fn shard_names(index: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(index).with_context(|| format!("read {}", index.display()))?;
-    let json: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
-    let map = json["weight_map"].as_object().with_context(|| format!("{} has no `weight_map`", index.display()))?;
+    let json: Value =
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
+    let map =
+        json["weight_map"].as_object().with_context(|| format!("{} has no `weight_map`", index.display()))?;
     let mut names: Vec<String> = map.values().filter_map(|v| v.as_str().map(String::from)).collect();
     names.sort();
     names.dedup();
@@ -155,12 +171,16 @@ fn convert(out: &mut Tensor, from: Dtype, bytes: &[u8]) -> Result<()> {
     let size = if from == Dtype::F32 { 4 } else { 2 };
     ensure!(bytes.len() == out.len() * size, "{} bytes for {} elements", bytes.len(), out.len());
     match out.dtype() {
-        DType::F32 => out.f32_mut()?.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * size)).for_each(|(o, b)| {
-            o.iter_mut().zip(b.chunks_exact(size)).for_each(|(o, b)| *o = widen(b));
-        }),
-        DType::Bf16 => out.bf16_mut()?.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * size)).for_each(|(o, b)| {
-            o.iter_mut().zip(b.chunks_exact(size)).for_each(|(o, b)| *o = bf16::from_f32(widen(b)));
-        }),
+        DType::F32 => {
+            out.f32_mut()?.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * size)).for_each(|(o, b)| {
+                o.iter_mut().zip(b.chunks_exact(size)).for_each(|(o, b)| *o = widen(b));
+            })
+        }
+        DType::Bf16 => {
+            out.bf16_mut()?.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * size)).for_each(|(o, b)| {
+                o.iter_mut().zip(b.chunks_exact(size)).for_each(|(o, b)| *o = bf16::from_f32(widen(b)));
+            })
+        }
         DType::U32 => return Err(anyhow!("weights are not integers")),
     }
     Ok(())

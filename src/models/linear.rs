@@ -1,0 +1,141 @@
+//! A linear layer with its adapter, forward and backward.
+//!
+//! LoRA: y = x Wᵀ + s u Bᵀ + bias with u = x Aᵀ. DoRA: y = g ∘ (x Wᵀ + s u Bᵀ) + bias with g = magnitude / ‖W + s B A‖ by rows, the
+//! norm held constant in backward (Liu et al. 2024, section 4.3), as in PEFT.
+use anyhow::Result;
+
+use super::{
+    llama::Linear,
+    lora::{Adapter, row_norms},
+};
+use crate::{
+    ops::gemm::{Layout, gemm, linear_backward_input, linear_backward_weight, linear_forward},
+    tensor::Tensor,
+};
+
+/// Gradients of an adapter, shaped like it.
+#[derive(Clone, Debug)]
+pub struct AdapterGrads {
+    /// (R, in)
+    pub a: Tensor,
+    /// (out, R)
+    pub b: Tensor,
+    /// (out), DoRA only.
+    pub magnitude: Option<Tensor>,
+}
+
+/// Gradients of a linear's own weights (full training).
+#[derive(Clone, Debug)]
+pub struct LinearGrads {
+    /// (out, in)
+    pub weight: Tensor,
+    /// (out)
+    pub bias: Option<Tensor>,
+}
+
+/// What is trained of a linear.
+pub struct Trained<'a> {
+    /// The adapter and its gradients.
+    pub adapter: Option<(&'a Adapter, &'a mut AdapterGrads)>,
+    /// The weights' own gradients.
+    pub full: Option<&'a mut LinearGrads>,
+}
+
+/// out (N, out) = linear(inp (N, in)); u (N, R) is saved for backward where there is an adapter.
+pub fn forward(
+    out: &mut Tensor,
+    u: &mut Option<Tensor>,
+    inp: &Tensor,
+    linear: &Linear,
+    adapter: Option<&Adapter>,
+) -> Result<()> {
+    let (Some(adapter), Some(u)) = (adapter, u) else {
+        return linear_forward(out, inp, &linear.weight, linear.bias.as_ref());
+    };
+    linear_forward(u, inp, &adapter.a, None)?;
+    let Some(gain) = dora_gain(linear, adapter)? else {
+        linear_forward(out, inp, &linear.weight, linear.bias.as_ref())?;
+        return gemm(out, u, &adapter.b, Layout::NT, adapter.scale, true);
+    };
+    unscaled(out, u, inp, linear, adapter)?;
+    scale_columns(out, &gain)?;
+    if let Some(bias) = &linear.bias {
+        let bias = bias.f32()?;
+        out.f32_mut()?
+            .chunks_exact_mut(bias.len())
+            .for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
+    }
+    Ok(())
+}
+
+/// out = x Wᵀ + s u Bᵀ
+fn unscaled(out: &mut Tensor, u: &Tensor, inp: &Tensor, linear: &Linear, adapter: &Adapter) -> Result<()> {
+    linear_forward(out, inp, &linear.weight, None)?;
+    gemm(out, u, &adapter.b, Layout::NT, adapter.scale, true)
+}
+
+/// dinp (N, in) = or += dout · d linear; the trained parts' gradients +=. `du` (N * R or more) and, for DoRA, `spare` (N * out or more) are scratch;
+/// with DoRA dout is overwritten.
+pub fn backward(
+    dinp: Option<(&mut Tensor, bool)>,
+    dout: &mut Tensor,
+    du: &mut Option<Tensor>,
+    spare: &mut Option<Tensor>,
+    u: &Option<Tensor>,
+    inp: &Tensor,
+    linear: &Linear,
+    trained: Trained,
+) -> Result<()> {
+    if let Some(full) = trained.full {
+        linear_backward_weight(&mut full.weight, full.bias.as_mut(), dout, inp)?;
+    }
+    let mut low_rank = None;
+    if let (Some((adapter, grads)), Some(u), Some(du)) = (trained.adapter, u, du) {
+        let (n, out) = dout.rows_cols();
+        if let (Some(gain), Some(dmagnitude), Some(spare)) =
+            (dora_gain(linear, adapter)?, &mut grads.magnitude, spare)
+        {
+            let mut z = spare.rows(0..n * out)?.view(&[n, out])?;
+            unscaled(&mut z, u, inp, linear, adapter)?;
+            let norms = row_norms(linear, adapter)?;
+            magnitude_gradient(dmagnitude.f32_mut()?, dout.f32()?, z.f32()?, &norms);
+            scale_columns(dout, &gain)?;
+        }
+        let r = adapter.a.shape()[0];
+        let mut du = du.rows(0..n * r)?.view(&[n, r])?;
+        gemm(&mut grads.b, dout, u, Layout::TN, adapter.scale, true)?;
+        gemm(&mut du, dout, &adapter.b, Layout::NN, adapter.scale, false)?;
+        gemm(&mut grads.a, &du, inp, Layout::TN, 1.0, true)?;
+        low_rank = Some((&adapter.a, du));
+    }
+    if let Some((dinp, accumulate)) = dinp {
+        linear_backward_input(dinp, dout, &linear.weight, accumulate)?;
+        if let Some((a, du)) = low_rank {
+            gemm(dinp, &du, a, Layout::NN, 1.0, true)?;
+        }
+    }
+    Ok(())
+}
+
+fn dora_gain(linear: &Linear, adapter: &Adapter) -> Result<Option<Vec<f32>>> {
+    let Some(magnitude) = &adapter.magnitude else { return Ok(None) };
+    let norms = row_norms(linear, adapter)?;
+    Ok(Some(magnitude.f32()?.iter().zip(norms).map(|(m, n)| m / n).collect()))
+}
+
+fn scale_columns(x: &mut Tensor, gain: &[f32]) -> Result<()> {
+    x.f32_mut()?
+        .chunks_exact_mut(gain.len())
+        .for_each(|row| row.iter_mut().zip(gain).for_each(|(x, g)| *x *= g));
+    Ok(())
+}
+
+/// dmagnitude_o += Σ_n dout_no z_no / norm_o
+fn magnitude_gradient(dmagnitude: &mut [f32], dout: &[f32], z: &[f32], norms: &[f32]) {
+    let m = norms.len();
+    for (dout, z) in dout.chunks_exact(m).zip(z.chunks_exact(m)) {
+        for o in 0..m {
+            dmagnitude[o] += dout[o] * z[o] / norms[o];
+        }
+    }
+}
