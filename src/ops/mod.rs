@@ -9,6 +9,7 @@ pub(crate) mod checks;
 pub mod cross_entropy;
 pub mod decode_attention;
 pub mod embedding;
+pub(crate) mod fork_join;
 pub mod gemm;
 pub mod grad_norm;
 pub(crate) mod parallel;

@@ -2,14 +2,18 @@
 #![allow(unsafe_code)]
 use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
-use rayon::prelude::*;
+use crate::ops::fork_join::fork_join;
 
-/// Below this many elementary operations a call stays on its own thread: waking the pool costs some ten microseconds.
+/// Below this many elementary operations a call stays on its own thread: waking the pool costs a microsecond to some ten.
 const MIN_WORK: usize = 1 << 17;
 
 /// Calls `f(0..tasks)`, in parallel if `work` (about one per float touched or multiplied) pays for it.
 pub(crate) fn for_each_task(tasks: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
-    if tasks < 2 || work < MIN_WORK { (0..tasks).for_each(f) } else { (0..tasks).into_par_iter().for_each(f) }
+    if tasks < 2 || work < MIN_WORK {
+        (0..tasks).for_each(f)
+    } else {
+        fork_join(tasks, rayon::current_num_threads(), &f)
+    }
 }
 
 /// Calls `f` on blocks of `0..rows`, of a size that gives each enough work at `work_per_row`.

@@ -122,7 +122,10 @@ impl DotBlock<'_> {
             // SAFETY: rows i..i + R of a and rows of w below `cols` exist, as asserted.
             unsafe {
                 let a = self.a.as_ptr().add(i * k);
-                if S::TILE_ROWS == 8 && self.rows.end - i >= 4 {
+                if S::TILE_ROWS == 8 && self.rows.end - i >= 6 {
+                    self.columns::<S, W, 6>(s, a, w, i);
+                    i += 6;
+                } else if S::TILE_ROWS == 8 && self.rows.end - i >= 4 {
                     self.columns::<S, W, 4>(s, a, w, i);
                     i += 4;
                 } else if self.rows.end - i >= 2 {

@@ -29,7 +29,7 @@ pub enum Layout {
 }
 
 /// Rows of `a` that one task takes; a block of 64 rows of K = 1536 stays in the second-level cache.
-const ROW_BLOCK: usize = 64;
+const ROW_BLOCK: usize = 60;
 /// Elements of the weight that one task takes.
 const WEIGHT_BLOCK: usize = 1 << 15;
 
