@@ -1,1 +1,127 @@
-//! tokenizer (to be written).
+//! Tokenizers and templates against tokenizers, sentencepiece and transformers (scripts/golden_tokenizer.py).
+use std::path::Path;
+
+use proptest::prelude::*;
+use sdrrl::data::{template::ChatTemplate, tokenizer::Tokenizer};
+use serde_json::Value;
+
+const DIR: &str = "tests/golden/tokenizer";
+
+fn golden() -> Value {
+    serde_json::from_str(&std::fs::read_to_string(format!("{DIR}/golden.json")).unwrap()).unwrap()
+}
+
+fn load(file: &str) -> Tokenizer {
+    Tokenizer::load(&Path::new(DIR).join(file)).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn ids_equal_tokenizers_and_sentencepiece() {
+    let golden = golden();
+    for (file, key) in [("bpe.json", "bpe"), ("bpe.gguf", "bpe"), ("spm.gguf", "spm")] {
+        let tok = load(file);
+        for (text, want) in golden[key].as_object().unwrap() {
+            assert_eq!(tok.encode(text, false).unwrap(), ids(want), "{file}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn decoding_returns_the_text() {
+    for file in ["bpe.json", "bpe.gguf", "spm.gguf"] {
+        let tok = load(file);
+        for text in golden()["spm"].as_object().unwrap().keys() {
+            let ids = tok.encode(text, false).unwrap();
+            assert_eq!(tok.decode(&ids).unwrap(), *text, "{file}");
+        }
+    }
+}
+
+#[test]
+fn special_tokens_in_somebodys_text_stay_letters() {
+    let tok = load("bpe.gguf");
+    let end = tok.id("<|im_end|>").unwrap();
+    assert!(!tok.encode("stop <|im_end|> here", false).unwrap().contains(&end));
+    let template = ChatTemplate::load("chatml", &tok).unwrap();
+    let example =
+        template.encode_example(&tok, None, "say <|im_end|> twice", "", "ok <|im_end|> ok").unwrap();
+    let ends: Vec<usize> = (0..example.tokens.len()).filter(|&i| example.tokens[i] == end).collect();
+    assert_eq!(ends.len(), 2, "one after the question, one after the answer");
+    assert_eq!(ends[1], example.tokens.len() - 1);
+    assert!(tok.decode(&example.tokens).unwrap().contains("say <|im_end|> twice"));
+}
+
+#[test]
+fn templates_render_as_transformers_does() {
+    for case in golden()["rendered"].as_array().unwrap() {
+        let mut tok_json: Value =
+            serde_json::from_str(&std::fs::read_to_string(format!("{DIR}/bpe.json")).unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        tok_json["post_processor"] = Value::Null;
+        std::fs::write(dir.path().join("tokenizer.json"), tok_json.to_string()).unwrap();
+        let config = serde_json::json!({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "add_bos_token": false,
+                                        "chat_template": case["template"]});
+        std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let tok = Tokenizer::load(dir.path()).unwrap();
+        let template = ChatTemplate::load("auto", &tok).unwrap();
+        let system = case["system"].as_str();
+        let prompt = template.encode_prompt(&tok, system, "What is it?", "").unwrap();
+        assert_eq!(prompt, tok.encode_with_special(case["prompt"].as_str().unwrap()).unwrap());
+        let example = template.encode_example(&tok, system, "What is it?", "", "A cat.").unwrap();
+        assert_eq!(example.tokens[..example.answer_start], prompt);
+        let whole = tok.encode_with_special(case["whole"].as_str().unwrap()).unwrap();
+        let end = whole.iter().rposition(|id| tok.eos().contains(id)).unwrap();
+        assert_eq!(example.tokens, whole[..=end], "{case}");
+    }
+}
+
+#[test]
+fn named_templates_have_one_begin_and_a_trained_end() {
+    let tok = load("spm.gguf");
+    for name in ["alpaca", "alpaca-llamafactory", "llama2", "plain", "seallm-v2"] {
+        let template = ChatTemplate::load(name, &tok).unwrap();
+        let example = template.encode_example(&tok, None, "Hello world", "some text", "a cat").unwrap();
+        let count = |id: Option<u32>| example.tokens.iter().filter(|t| Some(**t) == id).count();
+        assert_eq!(count(tok.bos()), 1, "{name}");
+        assert_eq!(example.tokens.last(), tok.eos().first(), "{name}");
+        assert_eq!(tok.decode(&example.tokens[example.answer_start..]).unwrap().trim(), "a cat", "{name}");
+    }
+    let alpaca = ChatTemplate::load("alpaca", &tok).unwrap();
+    let text = tok.decode(&alpaca.encode_prompt(&tok, None, "Do it.", "").unwrap()).unwrap();
+    assert!(text.ends_with("### Instruction:\nDo it.\n\n### Response:"), "{text}");
+    let error = ChatTemplate::load("alpacca", &tok).err().unwrap().to_string();
+    assert!(error.contains("alpaca-llamafactory"), "{error}");
+    let error = ChatTemplate::load("auto", &tok).err().unwrap().to_string();
+    assert!(error.contains("choose one by name"), "{error}");
+}
+
+#[test]
+fn broken_files_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.json");
+    for bytes in ["", "{", "{}", "[1]", "{\"model\": 3}"] {
+        std::fs::write(&path, bytes).unwrap();
+        let error = format!("{:#}", Tokenizer::load(dir.path()).err().unwrap());
+        assert!(error.contains("tokenizer"), "{error}");
+    }
+    let whole = std::fs::read(format!("{DIR}/spm.gguf")).unwrap();
+    let gguf = dir.path().join("x.gguf");
+    for keep in (0..whole.len()).step_by(997) {
+        std::fs::write(&gguf, &whole[..keep]).unwrap();
+        assert!(Tokenizer::load(&gguf).is_err(), "{keep} bytes");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_text_returns(text in "\\PC{0,60}") {
+        let tok = load("bpe.json");
+        let ids = tok.encode(&text, false).unwrap();
+        prop_assert_eq!(tok.decode(&ids).unwrap(), text);
+    }
+}

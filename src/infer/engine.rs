@@ -1,1 +1,303 @@
-//! engine (to be written).
+//! Batched generation and scoring: rows of any lengths run together without padding; a row that ends makes room for the next.
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    kv_cache::KvCache,
+    sampler::{SamplingParams, choose},
+};
+use crate::{
+    data::random::RowRandom,
+    models::{decode::Decoder, llama::Llama},
+    ops::cross_entropy::{Scratch, linear_cross_entropy_forward},
+    tensor::{Arena, DType, Tensor},
+};
+
+/// How much runs at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Rows that decode together.
+    pub batch_rows: usize,
+    /// Tokens of prompts (or of texts to score) in one call.
+    pub batch_tokens: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions { batch_rows: 16, batch_tokens: 2048 }
+    }
+}
+
+/// A prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Seeds the row's draws.
+    pub id: String,
+    /// The prompt's ids.
+    pub tokens: Vec<u32>,
+}
+
+/// Why a row ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// An end token.
+    Stop,
+    /// `max_new_tokens`, or the model's context.
+    Length,
+}
+
+impl Finish {
+    /// `stop` or `length`.
+    pub fn name(self) -> &'static str {
+        if self == Finish::Stop { "stop" } else { "length" }
+    }
+}
+
+/// A finished row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// The new ids, without the end token.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// A text to score.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScoreRequest {
+    /// All ids.
+    pub tokens: Vec<u32>,
+    /// The first that is scored (at least 1).
+    pub start: usize,
+}
+
+/// Runs one model.
+pub struct Engine<'m> {
+    model: &'m Llama,
+    options: EngineOptions,
+}
+
+struct Row {
+    request: usize,
+    seen: Vec<u32>,
+    prompt: usize,
+    start: usize,
+    reserved: usize,
+    random: RowRandom,
+}
+
+impl<'m> Engine<'m> {
+    /// An engine over `model`.
+    pub fn new(model: &'m Llama, options: EngineOptions) -> Result<Engine<'m>> {
+        ensure!(options.batch_rows > 0 && options.batch_tokens > 0, "batch sizes must be at least 1");
+        Ok(Engine { model, options })
+    }
+
+    /// The longest sequence that the model takes.
+    pub fn context(&self) -> usize {
+        self.model.config.max_position_embeddings
+    }
+
+    /// Continues every prompt; `on_done(i, row)` is told of each as it ends. Results are in the requests' order.
+    pub fn generate(
+        &mut self,
+        requests: &[Request],
+        params: &SamplingParams,
+        on_done: &mut dyn FnMut(usize, &Generated),
+    ) -> Result<Vec<Generated>> {
+        params.check()?;
+        let context = self.context();
+        for r in requests {
+            ensure!(!r.tokens.is_empty(), "row {}: the prompt is empty", r.id);
+            ensure!(
+                r.tokens.len() < context,
+                "row {}: the prompt has {} tokens, the model takes {context}: shorten it",
+                r.id,
+                r.tokens.len()
+            );
+            let vocab = self.model.config.vocab_size;
+            ensure!(
+                r.tokens.iter().all(|&t| (t as usize) < vocab),
+                "row {}: a token is beyond the model's vocabulary of {vocab}: does the tokenizer belong to the model?",
+                r.id
+            );
+        }
+        let reserve = |r: &Request| (r.tokens.len() + params.max_new_tokens).min(context);
+        let longest = requests.iter().map(reserve).max().unwrap_or(0);
+        if longest == 0 {
+            return Ok(vec![]);
+        }
+        let rows = self.options.batch_rows.min(requests.len());
+        let config = &self.model.config;
+        let mut cache = KvCache::new(config.num_hidden_layers, config.kv_size(), longest * rows)?;
+        let prompt_tokens =
+            requests.iter().map(|r| r.tokens.len()).max().unwrap_or(1).max(self.options.batch_tokens);
+        let most = requests.iter().map(|r| r.tokens.len()).sum::<usize>().min(prompt_tokens).max(rows);
+        let mut decoder = Decoder::new(self.model, most, longest)?;
+        let mut logits = Tensor::zeros("logits", DType::F32, &[rows, config.vocab_size])?;
+        let mut last = Tensor::zeros("last_hidden", DType::F32, &[rows, config.hidden_size])?;
+        let mut done: Vec<Option<Generated>> = vec![None; requests.len()];
+        let (mut active, mut next): (Vec<Row>, usize) = (vec![], 0);
+        while next < requests.len() || !active.is_empty() {
+            let mut joining = vec![];
+            let mut tokens = 0;
+            while next < requests.len() && active.len() + joining.len() < rows {
+                let r = &requests[next];
+                if !joining.is_empty() && tokens + r.tokens.len() > most {
+                    break;
+                }
+                let reserved = reserve(r);
+                let Some(start) = cache.allocate(reserved) else { break };
+                tokens += r.tokens.len();
+                let random = RowRandom::new(params.seed, "generate", &r.id);
+                joining.push(Row {
+                    request: next,
+                    seen: r.tokens.clone(),
+                    prompt: r.tokens.len(),
+                    start,
+                    reserved,
+                    random,
+                });
+                next += 1;
+            }
+            let hidden = if joining.is_empty() {
+                let step: Vec<_> =
+                    active.iter().map(|r| (r.seen[r.seen.len() - 1], r.start, r.seen.len() - 1)).collect();
+                decoder.step(self.model, &step, &mut cache.layers)?
+            } else {
+                let prompts: Vec<&[u32]> = joining.iter().map(|r| r.seen.as_slice()).collect();
+                let slots: Vec<usize> = joining.iter().map(|r| r.start).collect();
+                let hidden = decoder.prompts(self.model, &prompts, Some(&mut cache.layers), &slots)?;
+                gather_last(&mut last, &hidden, &prompts)?;
+                last.rows(0..prompts.len())?
+            };
+            // Rows that just joined take their first token now; the others wait for the next step.
+            let turn: &mut Vec<Row> = if joining.is_empty() { &mut active } else { &mut joining };
+            let mut logits = logits.rows(0..turn.len())?;
+            decoder.logits(self.model, &mut logits, &hidden)?;
+            let vocab = config.vocab_size;
+            let values = logits.f32_mut()?;
+            let mut kept = vec![];
+            for (i, mut row) in turn.drain(..).enumerate() {
+                let own = &mut values[i * vocab..][..vocab];
+                ensure!(
+                    own[0].is_finite(),
+                    "row {}: the model's logits are not finite: are its weights sound?",
+                    requests[row.request].id
+                );
+                let token = choose(own, &row.seen, row.seen.len() - row.prompt, params, &mut row.random);
+                let stop = params.eos.contains(&token);
+                if !stop {
+                    row.seen.push(token);
+                }
+                if stop || row.seen.len() >= row.reserved {
+                    cache.release(row.start, row.reserved);
+                    let finish = if stop { Finish::Stop } else { Finish::Length };
+                    let generated = Generated { tokens: row.seen.split_off(row.prompt), finish };
+                    on_done(row.request, &generated);
+                    done[row.request] = Some(generated);
+                } else {
+                    kept.push(row);
+                }
+            }
+            active.extend(kept);
+        }
+        done.into_iter().map(|d| d.context("a row was lost")).collect()
+    }
+
+    /// ln p(tokens[i] | tokens[..i]) for i in start.. of each request.
+    pub fn log_probs(
+        &mut self,
+        requests: &[ScoreRequest],
+        on_done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Vec<f32>>> {
+        let context = self.context();
+        let vocab = self.model.config.vocab_size;
+        for (i, r) in requests.iter().enumerate() {
+            ensure!(
+                r.start >= 1 && r.start <= r.tokens.len(),
+                "text {i}: nothing stands before its first scored token"
+            );
+            if r.tokens.len() > context {
+                bail!("text {i} has {} tokens, the model takes {context}: shorten it", r.tokens.len());
+            }
+            ensure!(
+                r.tokens.iter().all(|&t| (t as usize) < vocab),
+                "text {i}: a token is beyond the vocabulary of {vocab}"
+            );
+        }
+        let longest = requests.iter().map(|r| r.tokens.len()).max().unwrap_or(0);
+        let total: usize = requests.iter().map(|r| r.tokens.len()).sum();
+        let budget = self.options.batch_tokens.max(longest).min(total);
+        if budget == 0 {
+            return Ok(vec![]);
+        }
+        let mut decoder = Decoder::new(self.model, budget, longest)?;
+        let (mut scratch, _) = Arena::build("loss scratch", Default::default(), |a| {
+            Scratch::lay_out(a, budget, vocab, self.model.config.hidden_size, 48 << 20)
+        })?;
+        let mut out = vec![];
+        let mut from = 0;
+        while from < requests.len() {
+            let (mut to, mut tokens) = (from, 0);
+            while to < requests.len() && (to == from || tokens + requests[to].tokens.len() <= budget) {
+                tokens += requests[to].tokens.len();
+                to += 1;
+            }
+            let batch = &requests[from..to];
+            out.extend(self.score_batch(&mut decoder, &mut scratch, batch)?);
+            on_done(batch.len());
+            from = to;
+        }
+        Ok(out)
+    }
+
+    fn score_batch(
+        &self,
+        decoder: &mut Decoder,
+        scratch: &mut Scratch,
+        batch: &[ScoreRequest],
+    ) -> Result<Vec<Vec<f32>>> {
+        let texts: Vec<&[u32]> = batch.iter().map(|r| r.tokens.as_slice()).collect();
+        let n: usize = texts.iter().map(|t| t.len()).sum();
+        let hidden = decoder.prompts(self.model, &texts, None, &[])?;
+        let (mut targets, mut weights) = (vec![], vec![]);
+        for r in batch {
+            for i in 0..r.tokens.len() {
+                targets.push(r.tokens.get(i + 1).copied().unwrap_or(0));
+                weights.push(if i + 1 >= r.start && i + 1 < r.tokens.len() { 1.0 } else { 0.0 });
+            }
+        }
+        let targets = Tensor::from_u32("targets", &[n], &targets)?;
+        let token_weights = Tensor::from_f32("token_weights", &[n], &weights)?;
+        let mut losses = Tensor::zeros("losses", DType::F32, &[n])?;
+        linear_cross_entropy_forward(
+            &mut losses,
+            scratch,
+            &hidden,
+            &self.model.weights.lm_head,
+            &targets,
+            &token_weights,
+        )?;
+        let losses = losses.f32()?;
+        let mut at = 0;
+        Ok(batch
+            .iter()
+            .map(|r| {
+                let own = losses[at + r.start - 1..at + r.tokens.len() - 1].iter().map(|x| -x).collect();
+                at += r.tokens.len();
+                own
+            })
+            .collect())
+    }
+}
+
+fn gather_last(last: &mut Tensor, hidden: &Tensor, prompts: &[&[u32]]) -> Result<()> {
+    let (_, c) = hidden.rows_cols();
+    let (out, hidden) = (last.f32_mut()?, hidden.f32()?);
+    let mut at = 0;
+    for (r, p) in prompts.iter().enumerate() {
+        at += p.len();
+        out[r * c..][..c].copy_from_slice(&hidden[(at - 1) * c..][..c]);
+    }
+    Ok(())
+}

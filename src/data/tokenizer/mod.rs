@@ -1,0 +1,227 @@
+//! Text to token ids and back: Hugging Face's tokenizer.json, or the tokenizer inside a GGUF file (rebuilt as the same JSON).
+mod from_gguf;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::{Value, json};
+use tokenizers::Tokenizer as Inner;
+
+use super::{gguf::Gguf, manifest::write_atomic};
+
+/// A tokenizer with its begin and end tokens.
+pub struct Tokenizer {
+    /// Recognises special tokens in text.
+    full: Inner,
+    /// Takes the letters of special tokens for plain text.
+    plain: Inner,
+    /// (text, id) of every special token.
+    specials: Vec<(String, u32)>,
+    json: Value,
+    config: Value,
+    bos: Option<u32>,
+    add_bos: bool,
+    eos: Vec<u32>,
+    /// SentencePiece-like: a space is put before the first word.
+    prefix_space: bool,
+}
+
+impl Tokenizer {
+    /// Loads the tokenizer of a Hugging Face directory, a tokenizer.json, or a `.gguf` file.
+    pub fn load(path: &Path) -> Result<Tokenizer> {
+        let context = || format!("load the tokenizer of {}", path.display());
+        if path.extension().is_some_and(|e| e == "gguf") {
+            return from_gguf::load(&Gguf::open(path)?).with_context(context);
+        }
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+        let text = std::fs::read_to_string(&file).with_context(|| {
+            format!("read {}: the model's tokenizer.json must stand beside its weights", file.display())
+        })?;
+        let json: Value =
+            serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
+        let dir = file.parent().unwrap_or(Path::new("."));
+        let read = |name: &str| -> Result<Value> {
+            let path = dir.join(name);
+            if !path.exists() {
+                return Ok(Value::Null);
+            }
+            let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
+        };
+        let mut config = read("tokenizer_config.json")?;
+        if config.get("chat_template").is_none() {
+            if let Ok(template) = std::fs::read_to_string(dir.join("chat_template.jinja")) {
+                if config.is_null() {
+                    config = json!({});
+                }
+                config["chat_template"] = json!(template);
+            }
+        }
+        let mut tokenizer = Tokenizer::new(json, config).with_context(context)?;
+        tokenizer.add_eos(&read("generation_config.json")?["eos_token_id"]);
+        tokenizer.add_eos(&read("config.json")?["eos_token_id"]);
+        if tokenizer.bos.is_none() {
+            tokenizer.bos = read("config.json")?["bos_token_id"].as_u64().map(|x| x as u32);
+        }
+        ensure!(
+            tokenizer.eos.iter().all(|&id| (id as usize) < tokenizer.vocab_size()),
+            "an end token of {:?} is beyond the vocabulary of {}",
+            tokenizer.eos,
+            tokenizer.vocab_size()
+        );
+        Ok(tokenizer)
+    }
+
+    /// From the JSON of tokenizer.json and of tokenizer_config.json (null if there is none).
+    fn new(json: Value, config: Value) -> Result<Tokenizer> {
+        let full: Inner =
+            serde_json::from_value(json.clone()).map_err(|e| anyhow!("not a tokenizer: {e}"))?;
+        let mut plain = full.clone();
+        plain.set_encode_special_tokens(true);
+        let mut specials: Vec<(String, u32)> = full
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, t)| t.special && !t.content.is_empty())
+            .map(|(id, t)| (t.content, id))
+            .collect();
+        specials.sort_by_key(|s| s.1);
+        let named = |key: &str| -> Option<u32> {
+            let value = &config[key];
+            full.token_to_id(value.as_str().or(value["content"].as_str())?)
+        };
+        let (bos, eos) = (named("bos_token"), named("eos_token"));
+        // What an empty text becomes shows whether the post-processor adds a begin token.
+        let empty = full.encode("", true).map_err(|e| anyhow!("{e}"))?;
+        let processed = empty.get_ids().first().copied();
+        let add_bos = config["add_bos_token"]
+            .as_bool()
+            .unwrap_or(processed.is_some() && processed == bos.or(processed));
+        let first = full.encode("a", false).map_err(|e| anyhow!("{e}"))?;
+        let prefix_space = first.get_tokens().first().is_some_and(|t| t.starts_with('▁'));
+        let bos = bos.or(processed.filter(|_| add_bos));
+        let eos = eos.into_iter().collect();
+        Ok(Tokenizer { full, plain, specials, json, config, bos, add_bos, eos, prefix_space })
+    }
+
+    fn add_eos(&mut self, value: &Value) {
+        let ids = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+        for id in ids.iter().filter_map(|v| v.as_u64()) {
+            if !self.eos.contains(&(id as u32)) {
+                self.eos.push(id as u32);
+            }
+        }
+    }
+
+    /// The ids of plain text: nothing in it is taken for a special token. With `add_bos` the begin token stands first, if any.
+    pub fn encode(&self, text: &str, add_bos: bool) -> Result<Vec<u32>> {
+        let mut ids: Vec<u32> = self.bos.filter(|_| add_bos && self.add_bos).into_iter().collect();
+        ids.extend(run(&self.plain, text)?);
+        Ok(ids)
+    }
+
+    /// The ids of text in which special tokens count as such (templates).
+    pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>> {
+        run(&self.full, text)
+    }
+
+    /// As [`Tokenizer::encode_with_special`], but special tokens inside `contents`, parts of the text that somebody else wrote, are
+    /// taken for plain letters.
+    pub fn encode_template(&self, text: &str, contents: &[&str]) -> Result<Vec<u32>> {
+        let suspicious = contents.iter().any(|c| self.specials.iter().any(|(s, _)| c.contains(s.as_str())));
+        if !suspicious {
+            return self.encode_with_special(text);
+        }
+        let guarded: Vec<(usize, usize)> = contents
+            .iter()
+            .filter(|c| !c.trim().is_empty())
+            .flat_map(|c| text.match_indices(c.trim()).map(|(at, m)| (at, at + m.len())).collect::<Vec<_>>())
+            .collect();
+        let (mut ids, mut start, mut at) = (vec![], 0, 0);
+        while at < text.len() {
+            let inside = guarded.iter().any(|&(from, to)| from <= at && at < to);
+            let special = self
+                .specials
+                .iter()
+                .filter(|(s, _)| text[at..].starts_with(s.as_str()))
+                .max_by_key(|(s, _)| s.len());
+            if let (false, Some((s, id))) = (inside, special) {
+                ids.extend(run(&self.plain, &text[start..at])?);
+                ids.push(*id);
+                at += s.len();
+                start = at;
+            } else {
+                at += text[at..].chars().next().map_or(1, char::len_utf8);
+            }
+        }
+        ids.extend(run(&self.plain, &text[start..])?);
+        Ok(ids)
+    }
+
+    /// The text of ids; special tokens are left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.full.decode(ids, true).map_err(|e| anyhow!("decode: {e}"))
+    }
+
+    /// One token as people read it: its decoded text, or its entry in the vocabulary where that is not text of its own.
+    pub fn token_text(&self, id: u32) -> String {
+        let decoded = self.full.decode(&[id], false).unwrap_or_default();
+        let odd = decoded.is_empty() || decoded.contains('\u{fffd}');
+        if odd { self.full.id_to_token(id).unwrap_or_else(|| format!("<{id}?>")) } else { decoded }
+    }
+
+    /// Begin-of-sequence id.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+    /// True if plain prompts begin with the begin token.
+    pub fn adds_bos(&self) -> bool {
+        self.add_bos
+    }
+    /// End-of-sequence ids; the first is the tokenizer's own.
+    pub fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+    /// The text of the begin and the first end token.
+    pub fn bos_eos_text(&self) -> (String, String) {
+        let text = |id: Option<u32>| id.and_then(|id| self.full.id_to_token(id)).unwrap_or_default();
+        (text(self.bos), text(self.eos.first().copied()))
+    }
+    /// SentencePiece-like: encoding puts a space before the text.
+    pub fn prefix_space(&self) -> bool {
+        self.prefix_space
+    }
+    /// Number of ids, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.full.get_vocab_size(true)
+    }
+    /// The id of a token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.full.token_to_id(token)
+    }
+    /// tokenizer_config.json, or null.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// Writes tokenizer.json and tokenizer_config.json into `dir`.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        write_atomic(&dir.join("tokenizer.json"), self.json.to_string().as_bytes())?;
+        if self.config.is_null() {
+            return Ok(());
+        }
+        write_atomic(&dir.join("tokenizer_config.json"), format!("{:#}\n", self.config).as_bytes())
+    }
+}
+
+fn run(tokenizer: &Inner, text: &str) -> Result<Vec<u32>> {
+    if text.is_empty() {
+        return Ok(vec![]);
+    }
+    let encoding =
+        tokenizer.encode_fast(text, false).map_err(|e| anyhow!("tokenize {:?}...: {e}", head(text)))?;
+    Ok(encoding.get_ids().to_vec())
+}
+
+fn head(text: &str) -> String {
+    text.chars().take(40).collect()
+}
