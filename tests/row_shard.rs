@@ -1,1 +1,85 @@
-//! row_shard (to be written).
+//! Rows on disk survive kills, stale indexes and damaged files.
+use std::{fs, path::Path};
+
+use proptest::prelude::*;
+use sdrrl::{
+    data::{
+        manifest::{MANIFEST, Manifest, PENDING, State, hash_path, write_atomic},
+        record::Row,
+        row_shard::{RowSet, RowShard, ShardWriter, shard_name, write_rows},
+    },
+    stages::rows::{Part, RowsJob, RowsSummary, map_rows},
+};
+use serde_json::{Value, json};
+
+fn rows(n: usize) -> Vec<Row> {
+    (0..n)
+        .map(|i| Row { id: format!("r{i}"), instruction: format!("Question {i}\n\u{1f600}"), ..Row::default() })
+        .collect()
+}
+
+fn job<'a>(input: &'a Path, out: &'a Path, tau: f64) -> RowsJob<'a> {
+    let settings = json!({ "tau": tau });
+    RowsJob { stage: "test", input, out, part: Part::default(), settings, extra_inputs: vec![], quiet: true }
+}
+
+fn upper(mut rows: Vec<Row>) -> anyhow::Result<Vec<Row>> {
+    for row in &mut rows {
+        row.output = row.instruction.to_uppercase();
+    }
+    Ok(rows)
+}
+
+/// The bytes of every file of a folder.
+fn snapshot(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap())
+        .map(|e| (e.file_name().to_string_lossy().to_string(), fs::read(e.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+fn run(input: &Path, out: &Path, tau: f64) -> RowsSummary {
+    map_rows::<Row, Row>(&job(input, out, tau), 4, &mut upper).unwrap()
+}
+
+#[test]
+fn rows_come_back_as_written_over_several_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = rows(25);
+    assert_eq!(write_rows(dir.path(), &all, 10).unwrap(), 25);
+    let set = RowSet::open(dir.path()).unwrap();
+    assert_eq!((set.len(), set.shards().len()), (25, 3));
+    assert!(set.shards().iter().all(RowShard::is_indexed));
+    assert_eq!(set.iter::<Row>().collect::<anyhow::Result<Vec<_>>>().unwrap(), all);
+    assert_eq!(set.get::<Row>(10).unwrap(), all[10]);
+    assert!(set.get::<Row>(25).is_err());
+    write_rows(dir.path(), &all[..3], 10).unwrap();
+    assert_eq!(RowSet::open(dir.path()).unwrap().len(), 3, "shards of the longer run must go");
+}
+
+#[test]
+fn a_stage_is_skipped_only_while_nothing_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    write_rows(&input, &rows(9), 4).unwrap();
+    assert!(!run(&input, &out, 0.8).skipped);
+    let first = snapshot(&out);
+    assert!(run(&input, &out, 0.8).skipped);
+    let state = |tau: f64| {
+        Manifest::expected("test", &[("rows", &input)], &json!({ "tau": tau })).unwrap().state(&out).unwrap()
+    };
+    assert_eq!(state(0.8), State::Done);
+    assert_eq!(state(0.75), State::Changed(vec!["settings.tau: 0.8 -> 0.75".into()]));
+    assert!(!run(&input, &out, 0.75).skipped);
+    assert!(!run(&input, &out, 0.8).skipped);
+    assert_eq!(snapshot(&out), first, "same inputs and settings, same bytes");
+    fs::remove_file(out.join(shard_name(1))).unwrap();
+    assert!(!run(&input, &out, 0.8).skipped, "an output is gone");
+    write_rows(&input, &rows(8), 4).unwrap();
+    assert!(!run(&input, &out, 0.8).skipped, "the input changed");
+    assert_eq!(RowSet::open(&out).unwrap().len(), 8);
+    assert!(!out.join(shard_name(2)).exists());
+}

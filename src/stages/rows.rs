@@ -1,1 +1,230 @@
-//! rows (to be written).
+//! The driver of every stage that maps rows to rows: skip what is finished, resume in the middle of a shard, work on a part of the shards.
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use anyhow::{Result, anyhow, bail, ensure};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::data::{
+    manifest::{MANIFEST, Manifest, PENDING, State, remove_if_there, write_error},
+    row_shard::{RowSet, RowShard, ShardWriter, partials_of, shard_name, shard_paths},
+};
+
+/// Set on Ctrl-C; stages end their current chunk, write their state and stop.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the user asked to stop.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// A share of the shards, for job arrays: `3/8` works on the third, eleventh, ... shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// 1-based.
+    pub index: usize,
+    /// Number of parts.
+    pub of: usize,
+}
+
+impl Default for Part {
+    fn default() -> Part {
+        Part { index: 1, of: 1 }
+    }
+}
+
+impl Part {
+    /// Whether the shard with this number belongs to the part.
+    pub fn has(&self, shard: usize) -> bool {
+        shard % self.of == self.index - 1
+    }
+}
+
+impl FromStr for Part {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Part> {
+        let parse = || -> Option<Part> {
+            let (index, of) = text.split_once('/')?;
+            let part = Part { index: index.parse().ok()?, of: of.parse().ok()? };
+            (part.index >= 1 && part.index <= part.of).then_some(part)
+        };
+        parse().ok_or_else(|| anyhow!("`{text}` is not a part: write I/N with 1 <= I <= N, such as 3/8"))
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+/// One run of a row stage.
+pub struct RowsJob<'a> {
+    /// The stage's name.
+    pub stage: &'a str,
+    /// A folder of row shards, or one JSONL file.
+    pub input: &'a Path,
+    /// The stage's own folder.
+    pub out: &'a Path,
+    /// The share of the shards to work on.
+    pub part: Part,
+    /// The resolved settings.
+    pub settings: Value,
+    /// Further inputs (model, dictionary ...) whose content decides the result.
+    pub extra_inputs: Vec<(String, PathBuf)>,
+    /// Print nothing.
+    pub quiet: bool,
+}
+
+/// What `map_rows` did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RowsSummary {
+    /// Rows in the part that was worked on.
+    pub rows: usize,
+    /// The stage was already finished with the same inputs and settings.
+    pub skipped: bool,
+    /// All shards, not only this part's, are finished.
+    pub complete: bool,
+    /// Wall-clock time.
+    pub seconds: f64,
+}
+
+/// Maps each input row to one output row, `chunk` rows at a time, into shards of the same names.
+///
+/// Killed at any moment, the same call goes on after the last complete row and ends with the same bytes, provided that `f` gives a row the
+/// same result in whatever chunk it stands. Results of other inputs or settings are replaced, never continued.
+pub fn map_rows<I: DeserializeOwned, O: Serialize>(
+    job: &RowsJob,
+    chunk: usize,
+    f: &mut dyn FnMut(Vec<I>) -> Result<Vec<O>>,
+) -> Result<RowsSummary> {
+    let begun = Instant::now();
+    let mut inputs: Vec<(&str, &Path)> = vec![("rows", job.input)];
+    inputs.extend(job.extra_inputs.iter().map(|(name, path)| (name.as_str(), path.as_path())));
+    let manifest = Manifest::expected(job.stage, &inputs, &job.settings)?;
+    let set = RowSet::open(job.input)?;
+    if let State::Done = prepare(job, &manifest)? {
+        return Ok(RowsSummary { rows: set.len(), skipped: true, complete: true, seconds: 0.0 });
+    }
+    let number = manifest.job();
+    // Shards keep their names; a single file of rows, whatever its name, becomes the first shard.
+    let single = job.input.is_file();
+    let names: Vec<String> =
+        set.shards().iter().map(|shard| if single { shard_name(0) } else { shard.name() }).collect();
+    remove_surplus(job.out, &names)?;
+    let mut rows = 0;
+    for (i, shard) in set.shards().iter().enumerate().filter(|(i, _)| job.part.has(*i)) {
+        let path = job.out.join(&names[i]);
+        if !is_complete(&path, number, shard.len())? {
+            map_shard(job, shard, &path, number, chunk.max(1), f)?;
+        }
+        rows += shard.len();
+    }
+    let mut complete = true;
+    for (shard, name) in set.shards().iter().zip(&names) {
+        complete &= is_complete(&job.out.join(name), number, shard.len())?;
+    }
+    if complete {
+        manifest.finish(job.out, json!({ "rows": set.len(), "shards": set.shards().len() }))?;
+    }
+    Ok(RowsSummary { rows, skipped: false, complete, seconds: begun.elapsed().as_secs_f64() })
+}
+
+/// Says what will happen to the output folder, and makes it ready.
+fn prepare(job: &RowsJob, manifest: &Manifest) -> Result<State> {
+    if let (Ok(a), Ok(b)) = (fs::canonicalize(job.input), fs::canonicalize(job.out)) {
+        ensure!(
+            a != b && !(a.is_file() && a.starts_with(&b)),
+            "{}: the output folder holds the input: choose another",
+            b.display()
+        );
+    }
+    let state = manifest.state(job.out)?;
+    match &state {
+        State::Done => return Ok(state),
+        State::Changed(why) if !job.quiet => {
+            eprintln!("{}: made again, since {} changed: {}", job.stage, job.out.display(), why.join("; "));
+        }
+        State::Changed(_) => {}
+        State::Absent => {
+            let ours = job.out.join(PENDING).exists() || !job.out.exists();
+            if !ours && !shard_paths(job.out)?.is_empty() {
+                bail!(
+                    "{} holds rows but no {MANIFEST}, so no stage wrote them: choose another --out, or move them away",
+                    job.out.display()
+                );
+            }
+        }
+    }
+    fs::create_dir_all(job.out).map_err(|e| write_error(job.out, e))?;
+    manifest.begin(job.out)?;
+    Ok(state)
+}
+
+/// Removes the shards of an earlier, longer run.
+fn remove_surplus(out: &Path, names: &[String]) -> Result<()> {
+    for path in shard_paths(out)? {
+        let name = path.file_name().map(|n| n.to_string_lossy().to_string()).unwrap_or_default();
+        if !names.contains(&name) {
+            remove_if_there(&path.with_extension("idx"))?;
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_complete(path: &Path, job: u64, rows: usize) -> Result<bool> {
+    if !path.exists()
+        || partials_of(path)?.iter().any(|p| p.to_string_lossy().contains(&format!("{job:016x}")))
+    {
+        return Ok(false);
+    }
+    let shard = RowShard::open(path)?;
+    Ok(shard.job() == job && shard.len() == rows)
+}
+
+fn map_shard<I: DeserializeOwned, O: Serialize>(
+    job: &RowsJob,
+    shard: &RowShard,
+    path: &Path,
+    number: u64,
+    chunk: usize,
+    f: &mut dyn FnMut(Vec<I>) -> Result<Vec<O>>,
+) -> Result<()> {
+    let (mut writer, done) = ShardWriter::open_or_resume(path, number)?;
+    ensure!(
+        done <= shard.len(),
+        "{} has more rows than {}: delete it",
+        path.display(),
+        shard.path().display()
+    );
+    let mut at = done;
+    while at < shard.len() {
+        if interrupted() {
+            bail!(
+                "stopped at row {at} of {} in {}: the same command goes on from there",
+                shard.len(),
+                shard.name()
+            );
+        }
+        let end = shard.len().min(at + chunk);
+        let rows = (at..end).map(|i| shard.get(i)).collect::<Result<Vec<I>>>()?;
+        let out = f(rows).map_err(|e| {
+            e.context(format!("{}: rows {at}..{end} of {}", job.stage, shard.path().display()))
+        })?;
+        ensure!(out.len() == end - at, "stage {} gave {} rows for {}", job.stage, out.len(), end - at);
+        for row in &out {
+            writer.push(row)?;
+        }
+        writer.flush()?;
+        at = end;
+    }
+    writer.finish()
+}
