@@ -14,7 +14,11 @@ use serde_json::{Value, json};
 
 fn rows(n: usize) -> Vec<Row> {
     (0..n)
-        .map(|i| Row { id: format!("r{i}"), instruction: format!("Question {i}\n\u{1f600}"), ..Row::default() })
+        .map(|i| Row {
+            id: format!("r{i}"),
+            instruction: format!("Question {i}\n\u{1f600}"),
+            ..Row::default()
+        })
         .collect()
 }
 

@@ -7,6 +7,7 @@ pub mod loader;
 pub mod manifest;
 pub mod map;
 pub mod parallel;
+pub mod questions;
 pub mod random;
 pub mod record;
 pub mod row_shard;

@@ -1,1 +1,63 @@
-//! generate (to be written).
+//! Settings of `generate`.
+use serde::{Deserialize, Serialize};
+
+/// How the base model answers.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GenerateSettings {
+    /// Chat template: auto (the model's own), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2, plain, or a .jinja file
+    #[arg(long, default_value = "auto")]
+    pub template: String,
+    /// System prompt
+    #[arg(long)]
+    pub system: Option<String>,
+    /// New tokens at most
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: usize,
+    /// End tokens are not chosen before this many
+    #[arg(long, default_value_t = 0)]
+    pub min_new_tokens: usize,
+    /// 0 is greedy; absent: what the model's generation_config.json says, else greedy
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Sample among the k likeliest tokens (0: all)
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Sample among the likeliest tokens that reach this probability together
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// Above 1: tokens that occurred before become less likely
+    #[arg(long)]
+    pub repetition_penalty: Option<f32>,
+    /// No n-gram of this length may occur twice (0: off)
+    #[arg(long)]
+    pub no_repeat_ngram_size: Option<usize>,
+    /// Use at most so many questions (0: all)
+    #[arg(long, default_value_t = 0)]
+    pub limit: usize,
+    /// Rows that are generated together; no row's greedy answer depends on it
+    #[arg(long, default_value_t = 16)]
+    pub batch_rows: usize,
+    /// Of every draw
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+impl Default for GenerateSettings {
+    fn default() -> GenerateSettings {
+        GenerateSettings {
+            template: "auto".into(),
+            system: None,
+            max_new_tokens: 256,
+            min_new_tokens: 0,
+            temperature: None,
+            top_k: None,
+            top_p: None,
+            repetition_penalty: None,
+            no_repeat_ngram_size: None,
+            limit: 0,
+            batch_rows: 16,
+            seed: 42,
+        }
+    }
+}

@@ -1,1 +1,121 @@
-//! progress (to be written).
+//! Progress of anything longer than a second: a bar with rate and ETA on a terminal, plain lines otherwise.
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Not on a terminal, a line at most this often.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// One bar. Nothing is shown for work that ends within a second.
+pub struct Progress {
+    label: String,
+    total: usize,
+    done: usize,
+    /// Found finished at the start: not part of the rate.
+    skipped: usize,
+    started: Instant,
+    last_line: Instant,
+    bar: Option<ProgressBar>,
+    message: String,
+}
+
+impl Progress {
+    /// A bar over `total` units.
+    pub fn new(label: &str, total: usize) -> Progress {
+        let now = Instant::now();
+        let label = label.to_string();
+        Progress {
+            label,
+            total,
+            done: 0,
+            skipped: 0,
+            started: now,
+            last_line: now,
+            bar: None,
+            message: String::new(),
+        }
+    }
+
+    /// `n` units were found done.
+    pub fn skip(&mut self, n: usize) {
+        self.skipped += n;
+        self.advance(n);
+    }
+
+    /// `n` more units are done.
+    pub fn advance(&mut self, n: usize) {
+        self.done += n;
+        if self.started.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        if std::io::stderr().is_terminal() {
+            self.draw();
+        } else if self.last_line.elapsed() > LINE_EVERY {
+            self.last_line = Instant::now();
+            eprintln!("{}", self.line());
+        }
+    }
+
+    /// Words behind the bar.
+    pub fn message(&mut self, text: &str) {
+        self.message = text.into();
+    }
+
+    /// The bar is removed; the caller prints what came of it.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Units a second since the start.
+    pub fn rate(&self) -> f64 {
+        (self.done - self.skipped.min(self.done)) as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    fn line(&self) -> String {
+        let left = self.total.saturating_sub(self.done) as f64 / self.rate().max(1e-9);
+        format!(
+            "{}: {}/{}, {:.1}/s, {} left {}",
+            self.label,
+            self.done,
+            self.total,
+            self.rate(),
+            duration(left),
+            self.message
+        )
+        .trim_end()
+        .to_string()
+    }
+
+    fn draw(&mut self) {
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar =
+                ProgressBar::with_draw_target(Some(self.total as u64), ProgressDrawTarget::stderr_with_hz(5));
+            let plain = std::env::var_os("NO_COLOR").is_some();
+            let bar_key = if plain { "{bar:30}" } else { "{bar:30.cyan/blue}" };
+            let style =
+                ProgressStyle::with_template(&format!("{{prefix:14}} {bar_key} {{pos}}/{{len}} {{msg}}"));
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                .with_prefix(self.label.clone())
+        });
+        bar.set_position(self.done as u64);
+        let left = self.total.saturating_sub(self.done) as f64;
+        let rate =
+            (self.done - self.skipped.min(self.done)) as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        bar.set_message(format!("{rate:.1}/s, {} left {}", duration(left / rate.max(1e-9)), self.message));
+    }
+}
+
+/// `42s`, `3m10s`, `2h05m`.
+pub fn duration(seconds: f64) -> String {
+    let s = seconds.clamp(0.0, 1e8) as u64;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        _ => format!("{}h{:02}m", s / 3600, s / 60 % 60),
+    }
+}

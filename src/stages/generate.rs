@@ -1,1 +1,262 @@
-//! generate (to be written).
+//! `sdrrl generate`: the frozen base model answers questions in the language it is strong in (SDRRL, step 1).
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::rows::{Part, RowsJob, map_rows};
+use crate::{
+    data::{
+        alarms::answer_alarms,
+        manifest::{Manifest, write_atomic},
+        questions,
+        record::{Answer, Row},
+        row_shard::write_rows,
+        template::ChatTemplate,
+        tokenizer::Tokenizer,
+    },
+    infer::{
+        engine::{Engine, EngineOptions, Request},
+        sampler::{GenerationConfig, SamplingParams},
+    },
+    models::{llama::Llama, lora::Lora, weights::resolve},
+    recipe::generate::GenerateSettings,
+    tensor::DType,
+};
+
+/// Arguments of `generate`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Model: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache
+    #[arg(long)]
+    pub model: String,
+    /// Adapter directory (PEFT), merged on load
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+    /// Questions: JSONL files (Alpaca, messages, ShareGPT, question/answer)
+    #[arg(long, required = true, num_args = 1..)]
+    pub prompts: Vec<PathBuf>,
+    /// A .jsonl file for the answers, or a directory for row shards with their manifest
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Language of the questions
+    #[arg(long, default_value = "en")]
+    pub source_language: String,
+    /// Weights in memory: f32 or bf16
+    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
+    pub dtype: DType,
+    /// A part of the shards, e.g. 3/8 (directory output)
+    #[arg(long, default_value = "1/1")]
+    pub part: Part,
+    /// Rows of a shard (directory output)
+    #[arg(long, default_value_t = 1000)]
+    pub rows_per_shard: usize,
+    /// How to answer
+    #[command(flatten)]
+    pub settings: GenerateSettings,
+}
+
+/// `f32` or `bf16`.
+pub fn parse_dtype(s: &str) -> Result<DType, String> {
+    match s {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::Bf16),
+        other => Err(format!("`{other}` is neither f32 nor bf16")),
+    }
+}
+
+/// A model with everything that turns questions into answers.
+pub struct Answerer {
+    /// The model, with its adapter merged.
+    pub model: Llama,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How prompts are rendered.
+    pub template: ChatTemplate,
+    /// Its generation_config.json.
+    pub generation: GenerationConfig,
+}
+
+impl Answerer {
+    /// Loads a model by path or name, merges the adapter if any.
+    pub fn load(model: &str, adapter: Option<&Path>, dtype: DType, template: &str) -> Result<Answerer> {
+        let path = resolve(model)?;
+        let tokenizer = Tokenizer::load(&path)?;
+        let template = ChatTemplate::load(template, &tokenizer)?;
+        let mut llama = Llama::load(&path, dtype)?;
+        if let Some(dir) = adapter {
+            llama.apply_adapter(&Lora::load(dir, &llama)?)?;
+        }
+        ensure!(
+            tokenizer.vocab_size() <= llama.config.vocab_size,
+            "the tokenizer has {} tokens, the model {}: do they belong together?",
+            tokenizer.vocab_size(),
+            llama.config.vocab_size
+        );
+        let generation = GenerationConfig::from_model(&path)?;
+        Ok(Answerer { model: llama, tokenizer, template, generation })
+    }
+
+    /// The settings with what they leave open taken from generation_config.json.
+    pub fn sampling(&self, s: &GenerateSettings) -> SamplingParams {
+        let g = &self.generation;
+        let default = SamplingParams::default();
+        let mut eos = self.tokenizer.eos().to_vec();
+        eos.extend(self.model.config.eos().into_iter().filter(|id| !self.tokenizer.eos().contains(id)));
+        SamplingParams {
+            max_new_tokens: s.max_new_tokens,
+            min_new_tokens: s.min_new_tokens,
+            temperature: s.temperature.or(g.temperature).unwrap_or(default.temperature),
+            top_k: s.top_k.or(g.top_k).unwrap_or(default.top_k),
+            top_p: s.top_p.or(g.top_p).unwrap_or(default.top_p),
+            repetition_penalty: s
+                .repetition_penalty
+                .or(g.repetition_penalty)
+                .unwrap_or(default.repetition_penalty),
+            no_repeat_ngram_size: s.no_repeat_ngram_size.or(g.no_repeat_ngram_size).unwrap_or(0),
+            eos,
+            seed: s.seed,
+        }
+    }
+
+    /// Answers (id, instruction, input): texts, trimmed, with why each ended and its number of tokens.
+    pub fn answer(
+        &self,
+        questions: &[(&str, &str, &str)],
+        settings: &GenerateSettings,
+        on_done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<(String, &'static str, usize)>> {
+        let mut requests = vec![];
+        for (id, instruction, input) in questions {
+            let tokens = self
+                .template
+                .encode_prompt(&self.tokenizer, settings.system.as_deref(), instruction, input)
+                .with_context(|| format!("row {id}"))?;
+            requests.push(Request { id: id.to_string(), tokens });
+        }
+        let options = EngineOptions { batch_rows: settings.batch_rows, ..EngineOptions::default() };
+        let mut engine = Engine::new(&self.model, options)?;
+        let done = engine.generate(&requests, &self.sampling(settings), &mut |_, _| on_done(1))?;
+        done.into_iter()
+            .map(|g| {
+                Ok((self.tokenizer.decode(&g.tokens)?.trim().to_string(), g.finish.name(), g.tokens.len()))
+            })
+            .collect()
+    }
+}
+
+/// Runs the stage.
+pub fn run(args: &Args) -> Result<()> {
+    let rows = read_questions(&args.prompts, &args.source_language, args.settings.limit)?;
+    if args.out.extension().is_some_and(|e| e == "jsonl") {
+        return run_to_file(args, rows);
+    }
+    let questions = args.out.join("questions");
+    write_question_shards(&questions, &rows, args.rows_per_shard)?;
+    run_shards(args, &questions, &args.out)
+}
+
+/// Reads question files; ids must be unique.
+pub fn read_questions(files: &[PathBuf], language: &str, limit: usize) -> Result<Vec<Row>> {
+    let mut rows = vec![];
+    for file in files {
+        rows.extend(
+            questions::read(file, language).with_context(|| format!("read questions {}", file.display()))?,
+        );
+    }
+    ensure!(!rows.is_empty(), "there are no questions in {files:?}");
+    if limit > 0 {
+        rows.truncate(limit);
+    }
+    let mut seen = std::collections::HashSet::new();
+    for row in &rows {
+        let place = row.origin.as_ref().map(|o| format!("{}:{}", o.file, o.line)).unwrap_or_default();
+        ensure!(seen.insert(&row.id), "{place}: the id `{}` occurred before; ids must be unique", row.id);
+    }
+    Ok(rows)
+}
+
+/// Writes question shards unless the very same are there.
+pub fn write_question_shards(dir: &Path, rows: &[Row], rows_per_shard: usize) -> Result<()> {
+    let text: String =
+        rows.iter().map(|r| serde_json::to_string(r).map(|s| s + "\n")).collect::<Result<_, _>>()?;
+    let settings = json!({"hash": format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())), "rows-per-shard": rows_per_shard});
+    let manifest = Manifest::expected("questions", &[], &settings)?;
+    if dir.exists() && manifest.is_done(dir)? {
+        return Ok(());
+    }
+    write_rows(dir, rows, rows_per_shard)?;
+    manifest.finish(dir, json!({"rows": rows.len()}))
+}
+
+/// Answers the rows of `questions` into shards in `out`.
+pub fn run_shards(args: &Args, questions: &Path, out: &Path) -> Result<()> {
+    let model_path = resolve(&args.model)?;
+    let mut extra_inputs = vec![("model".to_string(), model_path)];
+    extra_inputs.extend(args.adapter.iter().map(|a| ("adapter".to_string(), a.clone())));
+    // What only decides how fast it goes is no setting of the result.
+    let mut settings = serde_json::to_value(&args.settings)?;
+    if let Some(map) = settings.as_object_mut() {
+        map.remove("batch-rows");
+        map.insert("dtype".into(), json!(args.dtype.suffix()));
+    }
+    let job = RowsJob {
+        stage: "generate",
+        input: questions,
+        out,
+        part: args.part,
+        settings,
+        extra_inputs,
+        quiet: false,
+    };
+    // Loaded only if there is anything to do.
+    let mut answerer = None;
+    let chunk = args.settings.batch_rows.max(1) * 4;
+    map_rows(&job, chunk, &mut |rows: Vec<Row>| {
+        if answerer.is_none() {
+            answerer = Some(Answerer::load(
+                &args.model,
+                args.adapter.as_deref(),
+                args.dtype,
+                &args.settings.template,
+            )?);
+        }
+        answerer.as_ref().map_or(Ok(vec![]), |a| answer_rows(a, rows, args))
+    })?;
+    Ok(())
+}
+
+fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<Vec<Row>> {
+    let questions: Vec<_> =
+        rows.iter().map(|r| (r.id.as_str(), r.instruction.as_str(), r.input.as_str())).collect();
+    let answers = answerer.answer(&questions, &args.settings, &mut |_| {})?;
+    let name = Path::new(&args.model).file_name().map(|n| n.to_string_lossy().into_owned());
+    for (row, (text, finish, tokens)) in rows.iter_mut().zip(answers) {
+        let alarms = answer_alarms(&row.instruction, &text, finish, &row.language);
+        let model = name.clone().unwrap_or_else(|| args.model.clone());
+        row.answer = Some(Answer { text, model, finish: finish.into(), tokens, alarms });
+    }
+    Ok(rows)
+}
+
+fn run_to_file(args: &Args, rows: Vec<Row>) -> Result<()> {
+    let answerer = Answerer::load(&args.model, args.adapter.as_deref(), args.dtype, &args.settings.template)?;
+    if let Some(dir) = args.out.parent().filter(|d| !d.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    }
+    let mut progress = crate::report::progress::Progress::new("generate", rows.len());
+    let mut text = String::new();
+    for chunk in rows.chunks(args.settings.batch_rows.max(1) * 4) {
+        ensure!(!super::rows::interrupted(), "interrupted; {} holds the answers so far", args.out.display());
+        for row in answer_rows(&answerer, chunk.to_vec(), args)? {
+            text.push_str(&serde_json::to_string(&row)?);
+            text.push('\n');
+        }
+        progress.advance(chunk.len());
+        // After each chunk, so that an interrupted run leaves what it has.
+        write_atomic(&args.out, text.as_bytes())?;
+    }
+    progress.finish();
+    println!("{} answers in {}", rows.len(), args.out.display());
+    Ok(())
+}
