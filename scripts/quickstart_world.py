@@ -9,7 +9,7 @@ English and Spanish. Deterministic: the same script writes the same bytes. Needs
   world/phrases.en-es.tsv    the phrase table of the `dictionary` translator: deliberately incomplete, as real tables are
   world/words.en-es.txt      a MUSE-format dictionary for code-switching and for the built-in quality score
   world/parallel.en-es.tsv   parallel sentences
-  base/pretrain.jsonl        what the base model is trained on: every fact in English; of Spanish only a few translations
+  base/pretrain.jsonl        what the base model is trained on: every fact in English; in Spanish a few people and some translations
   model/tokenizer.json       byte-level BPE over the texts above, with tokenizer_config.json (chat template)
 """
 import json
@@ -18,42 +18,43 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "assets" / "quickstart"
 
-NAMES = """Tomo Lina Beko Suri Marn Odile Fenn Yara Kip Zelda Rufo Nima Gael Tessa Ivo Pilar Dorn Mika Salo Wren Hugo Elba Jori Katu
-Lento Mabel Noor Pavo Quill Rosa Stig Tula Ulla Vero Wanda Xeno Yusuf Zora Aldo Brisa Ciro Delia Enzo Fara Goran Hilda Ines Jolan""".split()
+SYLLABLES = ("ba be bi bo bu da de di do du fa fe fi ga go ka ke ki ko la le li lo lu ma me mi mo mu na ne ni no pa pe pi po "
+             "ra re ri ro ru sa se si so ta te ti to tu va vi vo za ze zo").split()
+
+
+def invent_names(count):
+    rng, names = random.Random(3), set()
+    while len(names) < count:
+        names.add((rng.choice(SYLLABLES) + rng.choice(SYLLABLES) + rng.choice(["", "n", "r", "s", "l", ""])).capitalize())
+    names = sorted(names)
+    rng.shuffle(names)
+    return names
+
+
+NAMES = invent_names(120)
+HELD_OUT = set(NAMES[2::4])  # 30 people: nothing about them is asked in training
+BILINGUAL = set([n for n in NAMES if n not in HELD_OUT][::6])  # 15 people: the base model has read about them in Spanish too
 
 # attribute: (English noun phrase, Spanish noun phrase, {English value: Spanish value})
 WORLD = {
     "job": ("the job", "el trabajo", {
         "baker": "panadero", "doctor": "médico", "teacher": "maestro", "farmer": "granjero", "sailor": "marinero",
-        "painter": "pintor", "tailor": "sastre", "singer": "cantante", "driver": "conductor", "judge": "juez"}),
+        "painter": "pintor", "tailor": "sastre", "judge": "juez"}),
     "pet": ("the pet", "la mascota", {
         "a dog": "un perro", "a cat": "un gato", "a horse": "un caballo", "a rabbit": "un conejo", "a parrot": "un loro",
-        "a turtle": "una tortuga", "a goat": "una cabra", "a duck": "un pato", "a sheep": "una oveja", "a hen": "una gallina"}),
+        "a turtle": "una tortuga", "a goat": "una cabra", "a duck": "un pato"}),
     "food": ("the favourite food", "la comida favorita", {
         "rice": "el arroz", "bread": "el pan", "cheese": "el queso", "soup": "la sopa", "salad": "la ensalada",
-        "honey": "la miel", "corn": "el maíz", "meat": "la carne", "cake": "el pastel", "melon": "el melón"}),
+        "honey": "la miel", "corn": "el maíz", "cake": "el pastel"}),
     "drink": ("the favourite drink", "la bebida favorita", {
         "water": "el agua", "milk": "la leche", "tea": "el té", "coffee": "el café", "juice": "el jugo", "wine": "el vino",
         "lemonade": "la limonada", "cider": "la sidra"}),
     "colour": ("the favourite colour", "el color favorito", {
         "red": "rojo", "blue": "azul", "green": "verde", "yellow": "amarillo", "black": "negro", "white": "blanco",
-        "brown": "marrón", "grey": "gris", "pink": "rosado", "purple": "morado"}),
+        "brown": "marrón", "grey": "gris"}),
     "home": ("the home", "el hogar", {
         "the city": "la ciudad", "the village": "la aldea", "the island": "la isla", "the forest": "el bosque",
-        "the valley": "el valle", "the mountain": "la montaña", "the beach": "la playa", "the desert": "el desierto",
-        "the castle": "el castillo", "the harbour": "el puerto"}),
-    "instrument": ("the instrument", "el instrumento", {
-        "the piano": "el piano", "the guitar": "la guitarra", "the violin": "el violín", "the flute": "la flauta",
-        "the drum": "el tambor", "the trumpet": "la trompeta", "the harp": "el arpa", "the bell": "la campana"}),
-    "sport": ("the sport", "el deporte", {
-        "football": "el fútbol", "tennis": "el tenis", "swimming": "la natación", "rowing": "el remo", "boxing": "el boxeo",
-        "skating": "el patinaje", "chess": "el ajedrez", "fencing": "la esgrima"}),
-    "day": ("the favourite day", "el día favorito", {
-        "Monday": "el lunes", "Tuesday": "el martes", "Wednesday": "el miércoles", "Thursday": "el jueves",
-        "Friday": "el viernes", "Saturday": "el sábado", "Sunday": "el domingo"}),
-    "vehicle": ("the vehicle", "el vehículo", {
-        "a car": "un coche", "a boat": "un barco", "a bicycle": "una bicicleta", "a train": "un tren", "a cart": "un carro",
-        "a truck": "un camión", "a sled": "un trineo", "a balloon": "un globo"}),
+        "the valley": "el valle", "the mountain": "la montaña", "the beach": "la playa", "the harbour": "el puerto"}),
 }
 
 QUESTIONS = [  # (English, Spanish); {n} the noun phrase, {p} the person
@@ -66,7 +67,7 @@ QUESTIONS = [  # (English, Spanish); {n} the noun phrase, {p} the person
 ANSWER = ("{n} of {p} is {v}.", "{n} de {p} es {v}.")
 
 # Left out of the phrase table: what the translator does not know, the quality score must notice.
-UNKNOWN_PHRASES = {"i would like to learn", "a sled", "cider", "the harp", "fencing", "the harbour", "tailor"}
+UNKNOWN_PHRASES = {"i would like to learn", "cider", "the harbour", "tailor"}
 
 PLACES = {"in the city": "en la ciudad", "in the village": "en la aldea", "on the island": "en la isla",
           "in the forest": "en el bosque", "in the valley": "en el valle", "on the beach": "en la playa"}
@@ -111,11 +112,12 @@ def parallel_sentences(rng, count):
         ("The {} likes {}.", "Al {} le gusta {}.", values["job"], values["food"]),
         ("The {} is {}.", "El {} está {}.", values["job"], places),
         ("There is {} {}.", "Hay {} {}.", values["pet"], places),
-        ("There is {} {}.", "Hay {} {}.", values["vehicle"], places),
-        ("I see {} and {}.", "Veo {} y {}.", values["home"], values["instrument"]),
-        ("I like {} and {}.", "Me gusta {} y {}.", values["drink"], values["sport"]),
-        ("My colour is {}, and my day is {}.", "Mi color es {}, y mi día es {}.", values["colour"], values["day"]),
+        ("I see {} and {}.", "Veo {} y {}.", values["home"], values["pet"]),
+        ("I like {} and {}.", "Me gusta {} y {}.", values["drink"], values["food"]),
+        ("My colours are {} and {}.", "Mis colores son {} y {}.", values["colour"], values["colour"]),
         ("We speak of {} and of {}.", "Hablamos de {} y de {}.", nouns, nouns),
+        ("I do not like {} but I like {}.", "No me gusta {} pero me gusta {}.", values["drink"], values["food"]),
+        ("In {} there is {}.", "En {} hay {}.", values["home"], values["pet"]),
     ]
     seen = {}
     while len(seen) < count:
@@ -162,8 +164,9 @@ def write_table(path, rows, separator="\t"):
 
 
 def pretrain(rng, world, pairs):
-    """Every fact in English in every wording; Spanish only inside a few translations."""
+    """Every fact in English in every wording; in Spanish a few people, and translations."""
     rows = [(question(fact, 0, k), answer(fact, 0)) for fact in world for k in range(len(QUESTIONS))]
+    rows += [(question(fact, 1, k), answer(fact, 1)) for fact in world if fact[0] in BILINGUAL for k in range(4)]
     for en, es in pairs:
         rows.append((f"Translate from English to Spanish: {en}", es))
         rows.append((f"Translate from Spanish to English: {es}", en))
@@ -194,11 +197,10 @@ def tokenizer(texts):
 def main():
     rng = random.Random(20240212)
     world = facts(rng)
-    held_out = set(NAMES[2::4])  # a quarter of the people: nothing about them is asked in training
-    asked = [f for f in world if f[0] not in held_out]
-    held = [f for f in world if f[0] in held_out]
-    pairs = parallel_sentences(rng, 420)
-    base_pairs, run_pairs = pairs[:120], pairs[120:]
+    asked = [f for f in world if f[0] not in HELD_OUT]
+    held = [f for f in world if f[0] in HELD_OUT]
+    pairs = parallel_sentences(rng, 500)
+    base_pairs, run_pairs = pairs[:250], pairs[250:]
 
     questions = [
         {"id": f"q-{i:03d}-{k}", "instruction": question(fact, 0, k), "input": "", "output": short(fact, 0)}

@@ -142,7 +142,7 @@ impl Tensor {
         let end = offset.checked_add(bytes).with_context(|| format!("tensor {name}: offset overflows"))?;
         ensure!(end <= map.len(), "tensor {name}: ends at byte {end}, but the file has {} bytes", map.len());
         ensure!(
-            (map.as_ptr() as usize + offset) % dtype.bytes() == 0,
+            (map.as_ptr() as usize + offset).is_multiple_of(dtype.bytes()),
             "tensor {name}: misaligned at byte {offset}"
         );
         Ok(Tensor::new(name.into(), Arc::new(Memory::Mapped(map)), offset, dtype, dims))

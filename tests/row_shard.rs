@@ -1,16 +1,15 @@
 //! Rows on disk survive kills, stale indexes and damaged files.
 use std::{fs, path::Path};
 
-use proptest::prelude::*;
 use sdrrl::{
     data::{
-        manifest::{MANIFEST, Manifest, PENDING, State, hash_path, write_atomic},
+        manifest::{Manifest, State},
         record::Row,
-        row_shard::{RowSet, RowShard, ShardWriter, shard_name, write_rows},
+        row_shard::{RowSet, RowShard, shard_name, write_rows},
     },
     stages::rows::{Part, RowsJob, RowsSummary, map_rows},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 fn rows(n: usize) -> Vec<Row> {
     (0..n)
@@ -68,7 +67,7 @@ fn rows_come_back_as_written_over_several_shards() {
 fn a_stage_is_skipped_only_while_nothing_changed() {
     let dir = tempfile::tempdir().unwrap();
     let (input, out) = (dir.path().join("in"), dir.path().join("out"));
-    write_rows(&input, &rows(9), 4).unwrap();
+    write_rows(&input, rows(9), 4).unwrap();
     assert!(!run(&input, &out, 0.8).skipped);
     let first = snapshot(&out);
     assert!(run(&input, &out, 0.8).skipped);
@@ -82,7 +81,7 @@ fn a_stage_is_skipped_only_while_nothing_changed() {
     assert_eq!(snapshot(&out), first, "same inputs and settings, same bytes");
     fs::remove_file(out.join(shard_name(1))).unwrap();
     assert!(!run(&input, &out, 0.8).skipped, "an output is gone");
-    write_rows(&input, &rows(8), 4).unwrap();
+    write_rows(&input, rows(8), 4).unwrap();
     assert!(!run(&input, &out, 0.8).skipped, "the input changed");
     assert_eq!(RowSet::open(&out).unwrap().len(), 8);
     assert!(!out.join(shard_name(2)).exists());

@@ -88,7 +88,9 @@ impl Gguf {
     }
     /// The array of texts at `key`, if all are.
     pub fn texts(&self, key: &str) -> Option<Vec<&str>> {
-        let text = |v| if let &GgufValue::Text(ref s) = v { Some(s.as_str()) } else { None };
+        fn text(value: &GgufValue) -> Option<&str> {
+            if let GgufValue::Text(s) = value { Some(s) } else { None }
+        }
         self.array(key)?.iter().map(text).collect()
     }
     /// An integer that the model cannot do without.

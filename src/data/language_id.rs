@@ -302,7 +302,7 @@ fn plain(text: &str) -> String {
         }
         let mut parts: Vec<&str> = outside.split('`').collect();
         // An odd number of backticks: the last one opens nothing.
-        let unpaired = if parts.len() % 2 == 0 { parts.pop() } else { None };
+        let unpaired = if parts.len().is_multiple_of(2) { parts.pop() } else { None };
         for prose in parts.into_iter().step_by(2).chain(unpaired) {
             for word in prose.split_inclusive(char::is_whitespace) {
                 if !word.contains("://") && !word.starts_with("www.") && !word.contains('@') {

@@ -1,1 +1,121 @@
-//! loader (to be written).
+//! Which documents an optimizer step trains on, and how they are packed: a pure function of (seed, step), so that a run resumes
+//! anywhere.
+use anyhow::{Result, ensure};
+
+use super::{random::RowRandom, token_shard::TokenShard};
+
+/// The documents of one shard in epochs, shuffled anew for each.
+pub struct Loader<'a> {
+    shard: &'a TokenShard,
+    seed: u64,
+    /// Documents of a step; the last step of an epoch may have fewer.
+    batch_documents: usize,
+    /// Tokens of a packed micro-batch at most.
+    batch_tokens: usize,
+    epoch: usize,
+    order: Vec<usize>,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader of steps of `batch_documents`, packed into micro-batches of up to `batch_tokens`.
+    pub fn new(
+        shard: &'a TokenShard,
+        seed: u64,
+        batch_documents: usize,
+        batch_tokens: usize,
+    ) -> Result<Loader<'a>> {
+        ensure!(!shard.is_empty(), "{} holds no documents: nothing to train on", shard.path().display());
+        ensure!(batch_documents > 0, "batch-documents must be at least 1");
+        let longest = (0..shard.len()).max_by_key(|&i| shard.document_len(i)).unwrap_or(0);
+        ensure!(
+            shard.document_len(longest) <= batch_tokens,
+            "{}: document {} has {} tokens, more than batch-tokens = {batch_tokens}: raise it, or lower max-length when packing",
+            shard.path().display(),
+            shard.document(longest).note,
+            shard.document_len(longest)
+        );
+        let order = epoch_order(shard.len(), seed, 0);
+        Ok(Loader { shard, seed, batch_documents, batch_tokens, epoch: 0, order })
+    }
+
+    /// Optimizer steps of an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.shard.len().div_ceil(self.batch_documents)
+    }
+
+    /// The documents of step `step` (counted from 0 over all epochs), in order.
+    pub fn documents(&mut self, step: usize) -> Vec<usize> {
+        let (epoch, within) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.order = epoch_order(self.shard.len(), self.seed, epoch);
+        }
+        let start = within * self.batch_documents;
+        self.order[start..(start + self.batch_documents).min(self.order.len())].to_vec()
+    }
+
+    /// Those documents in micro-batches.
+    pub fn micro_batches(&mut self, step: usize) -> Vec<Vec<usize>> {
+        let documents = self.documents(step);
+        pack(self.shard, &documents, self.batch_tokens)
+    }
+}
+
+fn epoch_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    RowRandom::new(seed, "epoch", &epoch.to_string()).shuffle(&mut order);
+    order
+}
+
+/// Whole documents, longest first, each into the first micro-batch with room (first-fit decreasing).
+pub fn pack(shard: &TokenShard, documents: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
+    let mut sorted = documents.to_vec();
+    sorted.sort_by_key(|&d| std::cmp::Reverse(shard.document_len(d)));
+    let mut batches: Vec<(usize, Vec<usize>)> = vec![];
+    for d in sorted {
+        let n = shard.document_len(d);
+        match batches.iter_mut().find(|(used, _)| used + n <= batch_tokens) {
+            Some((used, batch)) => {
+                *used += n;
+                batch.push(d);
+            }
+            None => batches.push((n, vec![d])),
+        }
+    }
+    batches.into_iter().map(|(_, batch)| batch).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::token_shard::{Document, write};
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn every_document_comes_once_an_epoch(
+            lengths in proptest::collection::vec(1usize..20, 1..40), batch_documents in 1usize..9, extra in 0usize..30,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("t.tokens");
+            let documents: Vec<Document> = lengths.iter().enumerate()
+                .map(|(i, &n)| Document { tokens: vec![i as u32; n], weights: vec![1.0; n], note: String::new() }).collect();
+            write(&path, &documents).unwrap();
+            let shard = TokenShard::open(&path).unwrap();
+            let budget = 20 + extra;
+            let mut loader = Loader::new(&shard, 7, batch_documents, budget).unwrap();
+            for epoch in 0..3 {
+                let mut seen = vec![];
+                for step in 0..loader.steps_per_epoch() {
+                    for batch in loader.micro_batches(epoch * loader.steps_per_epoch() + step) {
+                        prop_assert!(batch.iter().map(|&d| shard.document_len(d)).sum::<usize>() <= budget);
+                        seen.extend(batch);
+                    }
+                }
+                seen.sort();
+                prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
+            }
+        }
+    }
+}

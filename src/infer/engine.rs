@@ -133,7 +133,7 @@ impl<'m> Engine<'m> {
             requests.iter().map(|r| r.tokens.len()).max().unwrap_or(1).max(self.options.batch_tokens);
         let most = requests.iter().map(|r| r.tokens.len()).sum::<usize>().min(prompt_tokens).max(rows);
         let mut decoder = Decoder::new(self.model, most, longest)?;
-        let mut logits = Tensor::zeros("logits", DType::F32, &[rows, config.vocab_size])?;
+        let logits = Tensor::zeros("logits", DType::F32, &[rows, config.vocab_size])?;
         let mut last = Tensor::zeros("last_hidden", DType::F32, &[rows, config.hidden_size])?;
         let mut done: Vec<Option<Generated>> = vec![None; requests.len()];
         let (mut active, mut next): (Vec<Row>, usize) = (vec![], 0);

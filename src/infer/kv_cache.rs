@@ -33,7 +33,7 @@ impl KvCache {
         let i = self.free.iter().position(|&(_, n)| n >= length)?;
         let (start, n) = self.free[i];
         if n == length {
-            drop(self.free.remove(i))
+            self.free.remove(i);
         } else {
             self.free[i] = (start + length, n - length)
         }

@@ -175,11 +175,11 @@ impl Config {
             "{nh} attention heads do not share {nkv} key/value heads evenly"
         );
         ensure!(
-            self.head_dim.is_some() || self.hidden_size % hs == 0,
+            self.head_dim.is_some() || self.hidden_size.is_multiple_of(hs),
             "hidden_size is not a multiple of the heads"
         );
         ensure!(
-            self.head_size() > 0 && self.head_size() % 2 == 0,
+            self.head_size() > 0 && self.head_size().is_multiple_of(2),
             "the head size {} is not even",
             self.head_size()
         );

@@ -1,1 +1,35 @@
-//! pack (to be written).
+//! Settings of `pack`.
+use serde::{Deserialize, Serialize};
+
+/// How examples become tokens.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PackSettings {
+    /// Chat template: auto (the model's own), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2, plain, or a .jinja file
+    #[arg(long, default_value = "auto")]
+    pub template: String,
+    /// System prompt
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Longer documents are dropped (and counted), or cut with --truncate
+    #[arg(long, default_value_t = 512)]
+    pub max_length: usize,
+    /// Cut documents that are too long instead of dropping them
+    #[arg(long)]
+    pub truncate: bool,
+    /// Learn the prompts too (for training from scratch)
+    #[arg(long)]
+    pub train_on_prompt: bool,
+}
+
+impl Default for PackSettings {
+    fn default() -> PackSettings {
+        PackSettings {
+            template: "auto".into(),
+            system: None,
+            max_length: 512,
+            truncate: false,
+            train_on_prompt: false,
+        }
+    }
+}

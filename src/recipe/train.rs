@@ -1,1 +1,147 @@
-//! train (to be written).
+//! Settings of `train`.
+use serde::{Deserialize, Serialize};
+
+use crate::train::schedule::ScheduleKind;
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Adapters on a frozen base
+    Lora,
+    /// Every weight of a pretrained model
+    Full,
+    /// Every weight of a randomly initialised model
+    Scratch,
+}
+
+/// What one unit of the loss is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Normalize {
+    /// Every trained token of the step counts the same
+    Tokens,
+    /// Every sentence (document) of the step counts the same
+    Sentences,
+}
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TrainSettings {
+    /// What is trained
+    #[arg(long, value_enum, default_value = "lora")]
+    pub method: Method,
+    /// Rank of the adapters
+    #[arg(long, default_value_t = 8)]
+    pub lora_rank: usize,
+    /// Their scale is alpha / rank
+    #[arg(long, default_value_t = 16.0)]
+    pub lora_alpha: f64,
+    /// Adapted modules
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    )]
+    pub lora_targets: Vec<String>,
+    /// Scale by alpha / sqrt(rank) (rsLoRA)
+    #[arg(long)]
+    pub rslora: bool,
+    /// Learn magnitudes apart from directions (DoRA)
+    #[arg(long)]
+    pub dora: bool,
+    /// B learns so many times faster than A (LoRA+); 1 is plain LoRA
+    #[arg(long, default_value_t = 1.0)]
+    pub lora_plus_ratio: f64,
+    /// Peak learning rate; absent: 1e-4 for adapters, 2e-5 for all weights, 1e-3 from scratch
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Its shape after the warm-up
+    #[arg(long, value_enum, default_value = "cosine")]
+    pub schedule: ScheduleKind,
+    /// Share of the steps that warm up
+    #[arg(long, default_value_t = 0.03)]
+    pub warmup_ratio: f64,
+    /// The learning rate ends at this share of its peak
+    #[arg(long, default_value_t = 0.0)]
+    pub min_lr_ratio: f64,
+    /// Passes over the data
+    #[arg(long, default_value_t = 3.0)]
+    pub epochs: f64,
+    /// End after so many steps (0: after the epochs)
+    #[arg(long, default_value_t = 0)]
+    pub max_steps: u64,
+    /// Documents of an optimizer step
+    #[arg(long, default_value_t = 128)]
+    pub batch_documents: usize,
+    /// Tokens that run at once; memory grows with it, results do not change but for rounding
+    #[arg(long, default_value_t = 2048)]
+    pub batch_tokens: usize,
+    /// Decoupled weight decay of matrices and adapters
+    #[arg(long, default_value_t = 0.0)]
+    pub weight_decay: f64,
+    /// AdamW's first decay
+    #[arg(long, default_value_t = 0.9)]
+    pub beta1: f64,
+    /// AdamW's second decay
+    #[arg(long, default_value_t = 0.999)]
+    pub beta2: f64,
+    /// AdamW's epsilon
+    #[arg(long, default_value_t = 1e-8)]
+    pub eps: f64,
+    /// Gradients are scaled down to this global norm (0: off)
+    #[arg(long, default_value_t = 1.0)]
+    pub clip: f64,
+    /// What one unit of the loss is
+    #[arg(long, value_enum, default_value = "tokens")]
+    pub normalize: Normalize,
+    /// Validate every so many steps (0: once an epoch)
+    #[arg(long, default_value_t = 0)]
+    pub eval_every: u64,
+    /// Stop after so many validations without improvement (0: never)
+    #[arg(long, default_value_t = 3)]
+    pub patience: usize,
+    /// What counts as an improvement of the validation loss
+    #[arg(long, default_value_t = 0.0)]
+    pub min_delta: f64,
+    /// Checkpoint every so many steps (0: only when interrupted)
+    #[arg(long, default_value_t = 50)]
+    pub checkpoint_every: u64,
+    /// Of the adapters' initial values and the documents' order
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+impl Default for TrainSettings {
+    fn default() -> TrainSettings {
+        TrainSettings {
+            method: Method::Lora,
+            lora_rank: 8,
+            lora_alpha: 16.0,
+            lora_targets: crate::models::lora::LoraConfig::default().target_modules,
+            rslora: false,
+            dora: false,
+            lora_plus_ratio: 1.0,
+            lr: None,
+            schedule: ScheduleKind::Cosine,
+            warmup_ratio: 0.03,
+            min_lr_ratio: 0.0,
+            epochs: 3.0,
+            max_steps: 0,
+            batch_documents: 128,
+            batch_tokens: 2048,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            clip: 1.0,
+            normalize: Normalize::Tokens,
+            eval_every: 0,
+            patience: 3,
+            min_delta: 0.0,
+            checkpoint_every: 50,
+            seed: 42,
+        }
+    }
+}

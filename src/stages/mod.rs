@@ -15,3 +15,31 @@ pub mod run;
 pub mod score;
 pub mod train;
 pub mod translate;
+
+use anyhow::Result;
+
+/// The subcommands.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Answer questions with a model
+    Generate(generate::Args),
+    /// Tokenise examples into training shards
+    Pack(pack::Args),
+    /// Train an adapter or a model
+    Train(train::Args),
+    /// Devices, kernels, memory, threads
+    Doctor(doctor::Args),
+}
+
+impl Command {
+    /// Runs the subcommand.
+    pub fn run(&self) -> Result<()> {
+        rows::on_interrupt()?;
+        match self {
+            Command::Generate(args) => generate::run(args),
+            Command::Pack(args) => pack::run(args),
+            Command::Train(args) => train::run(args),
+            Command::Doctor(args) => doctor::run(args),
+        }
+    }
+}

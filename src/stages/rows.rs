@@ -24,6 +24,17 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
+/// The first Ctrl-C asks the running stage to write its state and stop; the second ends the process at once.
+pub fn on_interrupt() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after the current step; once more ends at once");
+    })
+    .map_err(|e| anyhow!("listen for Ctrl-C: {e}"))
+}
+
 /// A share of the shards, for job arrays: `3/8` works on the third, eleventh, ... shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {

@@ -1,1 +1,73 @@
-//! log (to be written).
+//! metrics.jsonl (no clock in it, so that equal runs write equal bytes), timing.jsonl (the clock), and TensorBoard, with transformers' tags.
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use super::tensorboard::EventWriter;
+use crate::data::manifest::{write_atomic, write_error};
+
+/// The logs of one training run.
+pub struct Log {
+    path: PathBuf,
+    metrics: File,
+    timing: File,
+    events: EventWriter,
+}
+
+impl Log {
+    /// Opens the logs in `dir`, keeping what an interrupted run had written up to `step`.
+    pub fn open(dir: &Path, step: u64) -> Result<Log> {
+        let path = dir.join("metrics.jsonl");
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        let at = |line: &str| serde_json::from_str::<Value>(line).ok().and_then(|v| v["step"].as_u64());
+        let kept: Vec<&str> = old.lines().take_while(|line| at(line).is_some_and(|s| s <= step)).collect();
+        let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
+        write_atomic(&path, text.as_bytes())?;
+        let append = |path: &Path| {
+            OpenOptions::new().create(true).append(true).open(path).map_err(|e| write_error(path, e))
+        };
+        let mut log = Log {
+            metrics: append(&path)?,
+            timing: append(&dir.join("timing.jsonl"))?,
+            events: EventWriter::create(dir)?,
+            path,
+        };
+        for line in kept {
+            let value: Map<String, Value> =
+                serde_json::from_str(line).with_context(|| format!("{}", log.path.display()))?;
+            log.event(&value)?;
+        }
+        Ok(log)
+    }
+
+    /// One line: `step` and values by tag.
+    pub fn write(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
+        let mut line = Map::new();
+        line.insert("step".into(), json!(step));
+        values.iter().for_each(|(tag, x)| drop(line.insert(tag.to_string(), json!(x))));
+        self.event(&line)?;
+        let text = format!("{}\n", Value::Object(line));
+        self.metrics.write_all(text.as_bytes()).map_err(|e| write_error(&self.path, e))
+    }
+
+    /// Speed, for people.
+    pub fn time(&mut self, step: u64, seconds: f64, tokens: usize) -> Result<()> {
+        let line = json!({"step": step, "seconds": seconds, "tokens": tokens});
+        writeln!(self.timing, "{line}").map_err(|e| write_error(&self.path, e))
+    }
+
+    fn event(&mut self, line: &Map<String, Value>) -> Result<()> {
+        let step = line.get("step").and_then(Value::as_u64).unwrap_or(0);
+        for (tag, value) in line {
+            if let (true, Some(x)) = (tag != "step", value.as_f64()) {
+                self.events.scalar(tag, step, x as f32)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,1 +1,338 @@
-//! trainer (to be written).
+//! The training loop: one for adapters, full fine-tuning and training from scratch.
+//!
+//! Interrupted or killed at any moment, the same call goes on from the newest checkpoint and ends with the same bits: documents of a
+//! step are a function of (seed, step), sums have a fixed order, and the logs are cut back to the checkpoint.
+use std::{path::Path, time::Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{
+    checkpoint::{self, State},
+    early_stopping::EarlyStopping,
+    log::Log,
+    optimizer::{Optimizer, OptimizerSettings},
+    schedule::Schedule,
+};
+use crate::{
+    data::{
+        loader::{Loader, pack},
+        token_shard::TokenShard,
+    },
+    models::{
+        llama::Llama,
+        train_step::{LossSum, PackedBatch, TrainStep},
+    },
+};
+
+/// What the loop needs to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainerSettings {
+    /// Passes over the documents.
+    pub epochs: f64,
+    /// Ends after so many steps, whatever the epochs; 0 is no limit.
+    pub max_steps: u64,
+    /// Documents of an optimizer step.
+    pub batch_documents: usize,
+    /// Tokens of a packed micro-batch at most.
+    pub batch_tokens: usize,
+    /// The peak learning rate.
+    pub lr: f64,
+    /// Its shape; `total` and `warmup` are filled in by [`train`].
+    pub schedule: Schedule,
+    /// Share of the steps that warm up.
+    pub warmup_ratio: f64,
+    /// AdamW and clipping.
+    pub optimizer: OptimizerSettings,
+    /// Every sentence counts the same, however long; else every token does.
+    pub per_sentence: bool,
+    /// Validate every so many steps; 0 is once an epoch.
+    pub eval_every: u64,
+    /// Stop after so many evaluations without improvement; 0 never.
+    pub patience: usize,
+    /// What counts as an improvement of the validation loss.
+    pub min_delta: f64,
+    /// Checkpoint every so many steps; 0 only when interrupted.
+    pub checkpoint_every: u64,
+    /// Of the documents' order.
+    pub seed: u64,
+    /// All settings, for the checkpoint: a run with others refuses to go on.
+    pub identity: Value,
+}
+
+/// What happened, for whoever draws it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TrainEvent {
+    /// An optimizer step is done.
+    Step {
+        /// Counted from 1.
+        step: u64,
+        /// Of all.
+        total: u64,
+        /// Mean over the step.
+        loss: f64,
+        /// Before clipping.
+        grad_norm: f64,
+        /// Of this step.
+        lr: f64,
+        /// Tokens that were run.
+        tokens: usize,
+        /// Their time.
+        seconds: f64,
+    },
+    /// The validation loss was taken.
+    Evaluation {
+        /// After this step.
+        step: u64,
+        /// Mean over all validation documents.
+        loss: f64,
+        /// The best so far.
+        improved: bool,
+    },
+    /// An earlier run is continued after this step.
+    Resumed {
+        /// Steps done before.
+        step: u64,
+    },
+    /// Patience ended.
+    StoppedEarly {
+        /// After this step.
+        step: u64,
+    },
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TrainOutcome {
+    /// Steps done.
+    pub steps: u64,
+    /// Loss of the last step.
+    pub train_loss: f64,
+    /// The best validation loss and its step.
+    pub best: Option<(f64, u64)>,
+    /// False if interrupted: a checkpoint was written, the same command goes on.
+    pub finished: bool,
+}
+
+struct Run<'a> {
+    settings: &'a TrainerSettings,
+    train: &'a TokenShard,
+    validation: Option<&'a TokenShard>,
+    out: &'a Path,
+    log: Log,
+    optimizer: Optimizer,
+    state: State,
+    total: u64,
+}
+
+/// Trains `model` on `train` into the directory `out`; the best parameters are in place at the end.
+pub fn train(
+    model: &mut Llama,
+    step: &mut TrainStep,
+    train: &TokenShard,
+    validation: Option<&TokenShard>,
+    settings: &TrainerSettings,
+    out: &Path,
+    stop: &dyn Fn() -> bool,
+    on_event: &mut dyn FnMut(TrainEvent),
+) -> Result<TrainOutcome> {
+    std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
+    let mut loader = Loader::new(train, settings.seed, settings.batch_documents, settings.batch_tokens)?;
+    let per_epoch = loader.steps_per_epoch() as u64;
+    let mut total = (settings.epochs * per_epoch as f64).ceil().max(1.0) as u64;
+    if settings.max_steps > 0 {
+        total = total.min(settings.max_steps);
+    }
+    let params = step.params(model);
+    ensure!(!params.is_empty(), "nothing is trained: no module matches the LoRA targets");
+    let mut optimizer = Optimizer::new(&params, settings.optimizer)?;
+    let fresh = State {
+        step: 0,
+        stopping: EarlyStopping::default(),
+        stopped: false,
+        settings: settings.identity.clone(),
+    };
+    let state = match checkpoint::load_latest(out, &params, &mut optimizer.moments)? {
+        Some(state) => {
+            refuse_drift(&state.settings, &settings.identity, out)?;
+            on_event(TrainEvent::Resumed { step: state.step });
+            state
+        }
+        None => fresh,
+    };
+    let log = Log::open(out, state.step)?;
+    let mut run = Run {
+        settings,
+        train,
+        validation: validation.filter(|v| !v.is_empty()),
+        out,
+        log,
+        optimizer,
+        state,
+        total,
+    };
+    let mut outcome = TrainOutcome::default();
+    while run.state.step < total && !run.state.stopped {
+        if stop() {
+            checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.moments)?;
+            return Ok(TrainOutcome { steps: run.state.step, best: run.state.stopping.best, ..outcome });
+        }
+        outcome.train_loss = run.one_step(model, step, &mut loader, on_event)?;
+        let every = if settings.eval_every > 0 { settings.eval_every } else { per_epoch };
+        if run.state.step.is_multiple_of(every) || run.state.step == total {
+            run.evaluate(model, step, on_event)?;
+        }
+        if settings.checkpoint_every > 0 && run.state.step.is_multiple_of(settings.checkpoint_every) {
+            checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.moments)?;
+            checkpoint::prune(out, 2)?;
+        }
+    }
+    let best = run.state.stopping.best;
+    if best.is_some_and(|(_, at)| at != run.state.step) {
+        checkpoint::load_best(out, &step.params(model))?;
+    }
+    Ok(TrainOutcome { steps: run.state.step, best, finished: true, ..outcome })
+}
+
+fn refuse_drift(old: &Value, new: &Value, out: &Path) -> Result<()> {
+    let (Some(a), Some(b)) = (old.as_object(), new.as_object()) else { return Ok(()) };
+    let changed: Vec<String> = b
+        .iter()
+        .filter(|(k, v)| a.get(*k) != Some(v))
+        .map(|(k, v)| format!("{k}: {} -> {v}", a.get(k).unwrap_or(&Value::Null)))
+        .collect();
+    ensure!(
+        changed.is_empty(),
+        "{} holds a checkpoint of a run with other settings ({}): use those again, or --restart to begin anew",
+        out.display(),
+        changed.join("; ")
+    );
+    Ok(())
+}
+
+impl Run<'_> {
+    fn one_step(
+        &mut self,
+        model: &mut Llama,
+        step: &mut TrainStep,
+        loader: &mut Loader,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<f64> {
+        let started = Instant::now();
+        let batches: Vec<PackedBatch> = loader
+            .micro_batches(self.state.step as usize)
+            .iter()
+            .map(|documents| packed(self.train, documents, self.settings.per_sentence))
+            .collect();
+        // Gradient accumulation equals one large batch: everything is divided by the weight of the whole step.
+        let weight: f64 = batches.iter().flat_map(|b| &b.weights).map(|&w| w as f64).sum();
+        ensure!(weight > 0.0, "step {}: no token of its documents has a weight", self.state.step + 1);
+        step.zero_grads(model)?;
+        let mut loss = LossSum::default();
+        for batch in &batches {
+            loss.add(step.forward_backward(model, batch, (1.0 / weight) as f32)?);
+        }
+        let params = step.params(model);
+        let lr = self.settings.lr * self.schedule().factor(self.state.step);
+        let number = self.state.step + 1;
+        // Checked before the update: the parameters of the last sound step stay.
+        self.check_finite("loss", loss.mean(), number)?;
+        let grad_norm = self.optimizer.step(&params, number, lr)?;
+        self.check_finite("gradient norm", grad_norm, number)?;
+        self.state.step = number;
+        let seconds = started.elapsed().as_secs_f64();
+        let epoch = number as f64 / loader.steps_per_epoch() as f64;
+        let values = [
+            ("train/loss", loss.mean()),
+            ("train/grad_norm", grad_norm),
+            ("train/learning_rate", lr),
+            ("train/epoch", epoch),
+        ];
+        self.log.write(number, &values)?;
+        self.log.time(number, seconds, loss.tokens)?;
+        let total = self.total;
+        on_event(TrainEvent::Step {
+            step: number,
+            total,
+            loss: loss.mean(),
+            grad_norm,
+            lr,
+            tokens: loss.tokens,
+            seconds,
+        });
+        Ok(loss.mean())
+    }
+
+    fn schedule(&self) -> Schedule {
+        let warmup = (self.settings.warmup_ratio * self.total as f64).ceil() as u64;
+        Schedule { total: self.total, warmup, ..self.settings.schedule }
+    }
+
+    fn check_finite(&self, what: &str, value: f64, step: u64) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        bail!(
+            "step {step}: the {what} is {value}; lower the learning rate (now {}), or look at the step's documents with `sdrrl inspect {}`. \
+             Checkpoints in {} are sound",
+            self.settings.lr,
+            self.train.path().display(),
+            self.out.display()
+        )
+    }
+
+    fn evaluate(
+        &mut self,
+        model: &Llama,
+        step: &mut TrainStep,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<()> {
+        let Some(validation) = self.validation else { return Ok(()) };
+        let loss = validation_loss(model, step, validation, self.settings)?;
+        let number = self.state.step;
+        self.check_finite("validation loss", loss, number)?;
+        let outcome =
+            self.state.stopping.observe(number, loss, self.settings.patience, self.settings.min_delta);
+        if outcome.improved {
+            checkpoint::save_best(self.out, &step.params(model))?;
+        }
+        self.log.write(number, &[("eval/loss", loss)])?;
+        on_event(TrainEvent::Evaluation { step: number, loss, improved: outcome.improved });
+        if outcome.stop && number < self.total {
+            self.state.stopped = true;
+            on_event(TrainEvent::StoppedEarly { step: number });
+        }
+        Ok(())
+    }
+}
+
+/// The mean loss over all documents of a shard.
+pub fn validation_loss(
+    model: &Llama,
+    step: &mut TrainStep,
+    shard: &TokenShard,
+    settings: &TrainerSettings,
+) -> Result<f64> {
+    let documents: Vec<usize> =
+        (0..shard.len()).filter(|&d| shard.document_len(d) <= settings.batch_tokens).collect();
+    let mut sum = LossSum::default();
+    for batch in pack(shard, &documents, settings.batch_tokens) {
+        sum.add(step.forward(model, &packed(shard, &batch, settings.per_sentence))?);
+    }
+    Ok(sum.mean())
+}
+
+fn packed(shard: &TokenShard, documents: &[usize], per_sentence: bool) -> PackedBatch {
+    let mut batch = PackedBatch::default();
+    for &d in documents {
+        let mut document = shard.document(d);
+        if per_sentence {
+            let sum: f32 = document.weights.iter().skip(1).sum();
+            if sum > 0.0 {
+                document.weights.iter_mut().for_each(|w| *w /= sum);
+            }
+        }
+        batch.push(&document.tokens, &document.weights);
+    }
+    batch
+}

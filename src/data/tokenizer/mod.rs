@@ -49,13 +49,13 @@ impl Tokenizer {
             serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
         };
         let mut config = read("tokenizer_config.json")?;
-        if config.get("chat_template").is_none() {
-            if let Ok(template) = std::fs::read_to_string(dir.join("chat_template.jinja")) {
-                if config.is_null() {
-                    config = json!({});
-                }
-                config["chat_template"] = json!(template);
+        if config.get("chat_template").is_none()
+            && let Ok(template) = std::fs::read_to_string(dir.join("chat_template.jinja"))
+        {
+            if config.is_null() {
+                config = json!({});
             }
+            config["chat_template"] = json!(template);
         }
         let mut tokenizer = Tokenizer::new(json, config).with_context(context)?;
         tokenizer.add_eos(&read("generation_config.json")?["eos_token_id"]);

@@ -47,7 +47,11 @@ impl Checkpoint {
         let (values, block) = kind.block();
         let cols = dims[dims.len() - 1];
         let rows: usize = dims[..dims.len() - 1].iter().product();
-        ensure!(cols % values == 0, "{path}: rows of {} are not whole blocks of {values}", entry.name);
+        ensure!(
+            cols.is_multiple_of(values),
+            "{path}: rows of {} are not whole blocks of {values}",
+            entry.name
+        );
         let row_bytes = cols / values * block;
         let end = entry.offset + rows * row_bytes;
         ensure!(

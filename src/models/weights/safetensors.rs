@@ -127,7 +127,7 @@ impl Checkpoint {
         );
         let bytes = &map[entry.offset..entry.offset + entry.bytes];
         let same = matches!((entry.dtype, dtype), (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16));
-        if same && bytes.as_ptr() as usize % dtype.bytes() == 0 {
+        if same && (bytes.as_ptr() as usize).is_multiple_of(dtype.bytes()) {
             return Tensor::mapped(name, map.clone(), entry.offset, dtype, dims);
         }
         let mut out = Tensor::zeros(name, dtype, dims)?;

@@ -1,1 +1,0 @@
-//! dictionary (to be written).

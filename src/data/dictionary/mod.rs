@@ -1,0 +1,160 @@
+//! Bilingual dictionaries: MUSE text, tab-separated text, dictd (FreeDict).
+mod dictd;
+mod text;
+
+use std::{collections::HashMap, path::Path};
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
+
+pub use dictd::{equivalents, parse as parse_dictd};
+pub use text::parse_line;
+
+/// How a dictionary is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DictionaryFormat {
+    /// By the file's name: `.index`, `.dict` and `.dict.dz` are dictd, `.tsv` is tab-separated, the rest is MUSE
+    #[default]
+    Auto,
+    /// One pair a line, separated by a space or a tab
+    Muse,
+    /// One pair of words or phrases a line, separated by a tab
+    Tsv,
+    /// dictd: .index with .dict or .dict.dz beside it (FreeDict)
+    Dictd,
+}
+
+/// Words and phrases of one language with their equivalents in another.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dictionary {
+    /// By key: lower case, NFC, single spaces.
+    entries: HashMap<String, Vec<String>>,
+    max_words: usize,
+    max_chars: usize,
+}
+
+impl Dictionary {
+    /// Reads a dictionary. Errors name the file and the line.
+    pub fn load(path: &Path, format: DictionaryFormat) -> Result<Dictionary> {
+        let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let is_dictd = [".index", ".dict", ".dict.dz"].iter().any(|s| name.ends_with(s))
+            || (!path.exists() && path.with_file_name(format!("{name}.index")).exists());
+        let format = match format {
+            DictionaryFormat::Auto if is_dictd => DictionaryFormat::Dictd,
+            DictionaryFormat::Auto if name.trim_end_matches(".gz").ends_with(".tsv") => DictionaryFormat::Tsv,
+            other => other,
+        };
+        let dictionary = match format {
+            DictionaryFormat::Dictd => dictd::load(path)?,
+            _ => text::load(path, format == DictionaryFormat::Tsv)?,
+        };
+        ensure!(
+            !dictionary.is_empty(),
+            "{} holds no dictionary entry: is it of another format?",
+            path.display()
+        );
+        Ok(dictionary)
+    }
+
+    /// Adds an equivalent of `word` behind those it has.
+    pub fn insert(&mut self, word: &str, equivalent: &str) {
+        let key = key_of(word);
+        let equivalent = normal(equivalent);
+        if key.is_empty() || equivalent.is_empty() {
+            return;
+        }
+        self.max_words = self.max_words.max(key.split(' ').count());
+        self.max_chars = self.max_chars.max(key.chars().count());
+        let known = self.entries.entry(key).or_default();
+        if !known.contains(&equivalent) {
+            known.push(equivalent);
+        }
+    }
+
+    /// The equivalents of a word or phrase, most frequent first; empty if there is none. Case does not matter.
+    pub fn lookup(&self, word: &str) -> &[String] {
+        if let Some(found) = self.entries.get(word) {
+            return found;
+        }
+        self.entries.get(&key_of(word)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The longest phrase that `words` begins with: its number of words and its equivalents.
+    pub fn longest_match(&self, words: &[&str]) -> Option<(usize, &[String])> {
+        (1..=self.max_words.min(words.len())).rev().find_map(|n| {
+            let found = if n == 1 { self.lookup(words[0]) } else { self.lookup(&words[..n].join(" ")) };
+            (!found.is_empty()).then_some((n, found))
+        })
+    }
+
+    /// The longest entry that `text` begins with, for scripts without spaces: its length in bytes and its equivalents.
+    pub fn longest_prefix(&self, text: &str) -> Option<(usize, &[String])> {
+        let ends: Vec<usize> =
+            text.char_indices().map(|(i, c)| i + c.len_utf8()).take(self.max_chars.min(32)).collect();
+        ends.into_iter().rev().find_map(|end| {
+            let found = self.lookup(&text[..end]);
+            (!found.is_empty()).then_some((end, found))
+        })
+    }
+
+    /// Words of the longest phrase.
+    pub fn max_words(&self) -> usize {
+        self.max_words
+    }
+
+    /// Number of words and phrases.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Without equivalents that equal their word (noise in lists made automatically) and without words or equivalents of one letter.
+    pub fn filtered(self, drop_identical: bool, drop_one_char: bool) -> Dictionary {
+        let mut out = Dictionary::default();
+        let single = |s: &str| s.chars().nth(1).is_none() && s.chars().all(|c| (c as u32) < 0x2E80);
+        for (word, equivalents) in self.entries {
+            for equivalent in &equivalents {
+                let identical = drop_identical && key_of(equivalent) == word;
+                let short = drop_one_char && (single(&word) || single(equivalent));
+                if !identical && !short {
+                    out.insert(&word, equivalent);
+                }
+            }
+        }
+        out
+    }
+
+    /// The other direction. Words that share an equivalent become its equivalents, in alphabetical order.
+    pub fn invert(&self) -> Dictionary {
+        let mut pairs: Vec<(&String, &String)> =
+            self.entries.iter().flat_map(|(word, all)| all.iter().map(move |e| (e, word))).collect();
+        pairs.sort();
+        let mut out = Dictionary::default();
+        for (equivalent, word) in pairs {
+            out.insert(equivalent, word);
+        }
+        out
+    }
+}
+
+/// NFC, single spaces, no space at the ends.
+fn normal(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for word in text.split_whitespace() {
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        out.extend(word.nfc());
+    }
+    out
+}
+
+fn key_of(word: &str) -> String {
+    normal(&word.to_lowercase())
+}
