@@ -1,1 +1,134 @@
-//! parallel (to be written).
+//! Parallel corpora: a Moses pair of files with equal numbers of lines, or one tab-separated file; `.gz` by suffix.
+use std::{collections::HashSet, path::Path};
+
+use anyhow::{Result, bail, ensure};
+
+use super::{
+    alarms::translation_alarms, language_id::is_unspaced, random::RowRandom, record::ParallelPair,
+    text_file::lines,
+};
+
+/// Which pairs are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// Pairs at most (0: all), drawn at random.
+    pub limit: usize,
+    /// Words of either side at least (characters / 3 where words are not separated).
+    pub min_words: usize,
+    /// Words of either side at most.
+    pub max_words: usize,
+    /// Of the draw.
+    pub seed: u64,
+}
+
+/// What happened to the lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Lines read.
+    pub lines: usize,
+    /// A side was empty or the pair occurred before.
+    pub duplicates: usize,
+    /// Too short or too long.
+    pub length: usize,
+    /// An alarm (length ratio, wrong language, copied, loop).
+    pub alarms: usize,
+    /// Chosen.
+    pub kept: usize,
+}
+
+/// Reads `source` and `target` line by line; without `target`, `source` is tab-separated (further columns are ignored). The draw depends on
+/// the pair and the seed alone, so that a larger limit keeps every pair of a smaller one.
+pub fn read(
+    source: &Path,
+    target: Option<&Path>,
+    languages: (&str, &str),
+    selection: &Selection,
+) -> Result<(Vec<ParallelPair>, Counts)> {
+    let mut counts = Counts::default();
+    let mut seen = HashSet::new();
+    let mut found: Vec<(u64, ParallelPair)> = vec![];
+    let corpus = source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    each_pair(source, target, &mut |number, a, b| {
+        counts.lines += 1;
+        let (a, b) = (clean(a), clean(b));
+        let key = xxhash_rust::xxh3::xxh3_128(format!("{a}\t{b}").as_bytes());
+        if a.is_empty() || b.is_empty() || !seen.insert(key) {
+            counts.duplicates += 1;
+            return;
+        }
+        let lengths = [length(&a, languages.0), length(&b, languages.1)];
+        if lengths.iter().any(|n| !(selection.min_words..=selection.max_words).contains(n)) {
+            counts.length += 1;
+            return;
+        }
+        if !translation_alarms(&a, &b, languages.0, languages.1).is_empty() {
+            counts.alarms += 1;
+            return;
+        }
+        let draw = RowRandom::new(selection.seed, "parallel", &format!("{a}\t{b}")).next_u64();
+        let pair = ParallelPair {
+            id: format!("{corpus}:{number}"),
+            source_language: languages.0.into(),
+            target_language: languages.1.into(),
+            source: a,
+            target: b,
+        };
+        found.push((draw, pair));
+    })?;
+    found.sort_by(|a, b| (a.0, &a.1.id).cmp(&(b.0, &b.1.id)));
+    if selection.limit > 0 {
+        found.truncate(selection.limit);
+    }
+    counts.kept = found.len();
+    Ok((found.into_iter().map(|(_, pair)| pair).collect(), counts))
+}
+
+fn each_pair(source: &Path, target: Option<&Path>, f: &mut dyn FnMut(usize, &str, &str)) -> Result<()> {
+    let mut left = lines(source)?;
+    let Some(target) = target else {
+        while let Some(line) = left.next() {
+            let line = line?;
+            if line.is_empty() {
+                continue;
+            }
+            let mut fields = line.split('\t');
+            match (fields.next(), fields.next()) {
+                (Some(a), Some(b)) => f(left.number(), a, b),
+                _ => bail!(
+                    "{}:{}: no tab in the line: expected source, tab, target (or give the target file too)",
+                    source.display(),
+                    left.number()
+                ),
+            }
+        }
+        ensure!(left.number() > 0, "{} is empty", source.display());
+        return Ok(());
+    };
+    let mut right = lines(target)?;
+    loop {
+        match (left.next().transpose()?, right.next().transpose()?) {
+            (Some(a), Some(b)) => f(left.number(), &a, &b),
+            (None, None) => break,
+            (a, _) => {
+                let (short, long) = if a.is_some() { (target, source) } else { (source, target) };
+                let n = left.number().min(right.number());
+                bail!(
+                    "{} has {n} lines and {} has more: line {} has no counterpart, so the files are no pair",
+                    short.display(),
+                    long.display(),
+                    n + 1
+                )
+            }
+        }
+    }
+    ensure!(left.number() > 0, "{} is empty", source.display());
+    Ok(())
+}
+
+fn clean(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn length(text: &str, language: &str) -> usize {
+    if is_unspaced(language) { text.chars().count().div_ceil(3) } else { text.split(' ').count() }
+}

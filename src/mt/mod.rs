@@ -1,6 +1,17 @@
-//! Translators, behind one small trait.
+//! Translators, each behind one small trait: sentences in, sentences out.
 pub mod command;
 pub mod dictionary;
 pub mod file;
 pub mod segment;
 pub mod self_translate;
+
+use anyhow::Result;
+
+/// Translates sentences in one direction.
+pub trait Translator {
+    /// The engine and its settings, in words (kept with each translation).
+    fn name(&self) -> String;
+
+    /// The translation of each sentence, in order: exactly as many as there are sentences.
+    fn translate(&mut self, sentences: &[String]) -> Result<Vec<String>>;
+}

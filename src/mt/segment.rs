@@ -1,1 +1,66 @@
-//! segment (to be written).
+//! Whole texts through a sentence translator: split, translate every sentence of a batch at once, put together.
+use anyhow::{Result, ensure};
+
+use super::Translator;
+use crate::data::sentences::{Piece, join, split};
+
+/// Translates texts of any length; white space, lists and code between sentences survive.
+pub fn translate_texts(translator: &mut dyn Translator, texts: &[&str]) -> Result<Vec<String>> {
+    let pieces: Vec<Vec<Piece>> = texts.iter().map(|t| split(t)).collect();
+    let sentences: Vec<String> = pieces
+        .iter()
+        .flatten()
+        .filter_map(|p| if let Piece::Sentence(s) = p { Some(s.to_string()) } else { None })
+        .collect();
+    let translated = translator.translate(&sentences)?;
+    ensure!(
+        translated.len() == sentences.len(),
+        "{} gave {} sentences for {}",
+        translator.name(),
+        translated.len(),
+        sentences.len()
+    );
+    let mut rest = &translated[..];
+    Ok(pieces
+        .iter()
+        .map(|p| {
+            let n = p.iter().filter(|x| matches!(x, Piece::Sentence(_))).count();
+            let (own, others) = rest.split_at(n);
+            rest = others;
+            join(p, own)
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Upper;
+    impl Translator for Upper {
+        fn name(&self) -> String {
+            "upper".into()
+        }
+        fn translate(&mut self, s: &[String]) -> Result<Vec<String>> {
+            Ok(s.iter().map(|x| x.to_uppercase()).collect())
+        }
+    }
+
+    struct Lossy;
+    impl Translator for Lossy {
+        fn name(&self) -> String {
+            "lossy".into()
+        }
+        fn translate(&mut self, s: &[String]) -> Result<Vec<String>> {
+            Ok(s[1..].to_vec())
+        }
+    }
+
+    #[test]
+    fn texts_come_back_in_order_with_their_layout() {
+        let out = translate_texts(&mut Upper, &["- a b. C d.\n- e", "", "```x```", "f"]).unwrap();
+        assert_eq!(out, ["- A B. C D.\n- E", "", "```x```", "F"]);
+        let error = translate_texts(&mut Lossy, &["One. Two."]).unwrap_err().to_string();
+        assert!(error.contains("lossy gave 1 sentences for 2"), "{error}");
+    }
+}

@@ -1,4 +1,15 @@
-//! Quality scorers, behind one small trait.
+//! Quality scorers, each behind one small trait: pairs of sentences in, numbers out.
 pub mod builtin;
 pub mod command;
 pub mod file;
+
+use anyhow::Result;
+
+/// Scores translations without a reference.
+pub trait Scorer {
+    /// The scorer and its settings, in words (kept with each score).
+    fn name(&self) -> String;
+
+    /// The score of each (source, translation), in order; higher is better.
+    fn score(&mut self, pairs: &[(String, String)]) -> Result<Vec<f64>>;
+}

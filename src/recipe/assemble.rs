@@ -1,1 +1,132 @@
-//! assemble (to be written).
+//! Settings of `assemble`.
+use serde::{Deserialize, Serialize};
+
+use crate::mt::self_translate::TRANSLATION_PROMPT;
+
+/// Which training set is made of the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// The method: the model's own answers, their translations, code-switched questions, parallel sentences
+    Sdrrl,
+    /// Baseline: source questions with the data set's answers
+    Sft,
+    /// Baseline: translated questions with the data set's answers, translated
+    TranslateThenSft,
+}
+
+impl Variant {
+    /// As it is written in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Variant::Sdrrl => "sdrrl",
+            Variant::Sft => "sft",
+            Variant::TranslateThenSft => "translate-then-sft",
+        }
+    }
+}
+
+/// Question language > answer language; S is the source, T the target, CS the code-switched source question, CT the code-switched target question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[allow(missing_docs)]
+pub enum PairType {
+    #[serde(rename = "S>S")]
+    #[value(name = "S>S")]
+    SourceSource,
+    #[serde(rename = "T>T")]
+    #[value(name = "T>T")]
+    TargetTarget,
+    #[serde(rename = "S>T")]
+    #[value(name = "S>T")]
+    SourceTarget,
+    #[serde(rename = "T>S")]
+    #[value(name = "T>S")]
+    TargetSource,
+    #[serde(rename = "CS>S")]
+    #[value(name = "CS>S")]
+    SwitchedSource,
+    #[serde(rename = "CS>T")]
+    #[value(name = "CS>T")]
+    SwitchedTarget,
+    #[serde(rename = "CT>T")]
+    #[value(name = "CT>T")]
+    SwitchedTargetTarget,
+    #[serde(rename = "CT>S")]
+    #[value(name = "CT>S")]
+    SwitchedTargetSource,
+}
+
+impl PairType {
+    /// As it is written in recipes and examples.
+    pub fn name(self) -> &'static str {
+        match self {
+            PairType::SourceSource => "S>S",
+            PairType::TargetTarget => "T>T",
+            PairType::SourceTarget => "S>T",
+            PairType::TargetSource => "T>S",
+            PairType::SwitchedSource => "CS>S",
+            PairType::SwitchedTarget => "CS>T",
+            PairType::SwitchedTargetTarget => "CT>T",
+            PairType::SwitchedTargetSource => "CT>S",
+        }
+    }
+}
+
+/// How rows become examples.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AssembleSettings {
+    /// Which training set
+    #[arg(long, value_enum, default_value = "sdrrl")]
+    pub variant: Variant,
+    /// Pair types of variant `sdrrl`
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "S>S,T>T,T>S,S>T,CS>S,CS>T")]
+    pub pairs: Vec<PairType>,
+    /// Ask for the answer's language in cross-language pairs ("Answer in Spanish.")
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub answer_in: bool,
+    /// Share of the source rows that are held out for the validation loss
+    #[arg(long, default_value_t = 0.05)]
+    pub validation: f64,
+    /// Translation instructions, drawn by row; {source}, {target} stand for the languages' names, {text} for the sentence
+    #[arg(long, default_values_t = translation_prompts())]
+    pub translation_prompts: Vec<String>,
+    /// Loss weight of parallel sentences
+    #[arg(long, default_value_t = 1.0)]
+    pub parallel_weight: f32,
+    /// Of the split and of every draw
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+fn translation_prompts() -> Vec<String> {
+    let all = [
+        TRANSLATION_PROMPT,
+        "Translate the following {source} text to {target}.\n{text}",
+        "{text}\n\nTranslate this text from {source} to {target}.",
+        "How do you say this in {target}? {text}",
+    ];
+    all.iter().map(|s| s.to_string()).collect()
+}
+
+impl Default for AssembleSettings {
+    fn default() -> AssembleSettings {
+        use PairType::*;
+        AssembleSettings {
+            variant: Variant::Sdrrl,
+            pairs: vec![
+                SourceSource,
+                TargetTarget,
+                TargetSource,
+                SourceTarget,
+                SwitchedSource,
+                SwitchedTarget,
+            ],
+            answer_in: true,
+            validation: 0.05,
+            translation_prompts: translation_prompts(),
+            parallel_weight: 1.0,
+            seed: 42,
+        }
+    }
+}

@@ -1,1 +1,57 @@
-//! code_switch (to be written).
+//! Settings of `code-switch`.
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::dictionary::DictionaryFormat;
+
+/// What the rate is a share of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum RateBasis {
+    /// All words of a text: words that the dictionary has are drawn more often, so that the share of all words is met
+    Token,
+    /// The words that the dictionary has (CoSDA-ML, whichever of its gate and its look-up comes first)
+    Translatable,
+}
+
+/// How questions are mixed.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CodeSwitchSettings {
+    /// Probability that a word is replaced
+    #[arg(long, default_value_t = 0.15)]
+    pub rate: f64,
+    /// What the rate is a share of
+    #[arg(long, value_enum, default_value = "translatable")]
+    pub basis: RateBasis,
+    /// Source-to-target dictionary; {source}, {target} stand for the languages
+    #[arg(long)]
+    pub dictionary: Option<PathBuf>,
+    /// Its format
+    #[arg(long, value_enum, default_value = "auto")]
+    pub format: DictionaryFormat,
+    /// The file is target-to-source: invert it
+    #[arg(long)]
+    pub invert: bool,
+    /// Mix source words into the translated questions too (with the inverted dictionary)
+    #[arg(long)]
+    pub both_sides: bool,
+    /// Of every draw
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+impl Default for CodeSwitchSettings {
+    fn default() -> CodeSwitchSettings {
+        CodeSwitchSettings {
+            rate: 0.15,
+            basis: RateBasis::Translatable,
+            dictionary: None,
+            format: DictionaryFormat::Auto,
+            invert: false,
+            both_sides: false,
+            seed: 42,
+        }
+    }
+}

@@ -1,1 +1,69 @@
-//! score (to be written).
+//! Settings of `score`.
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{dictionary::DictionaryFormat, line_process::Protocol};
+
+/// Who scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScoreEngine {
+    /// Dictionary coverage, untranslated words, numbers, lengths: sees gross errors only
+    Builtin,
+    /// Any program that reads `source TAB translation` and writes a number
+    Command,
+    /// Scores made elsewhere (source TAB translation TAB score)
+    File,
+}
+
+/// How sentence scores become the score of a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aggregate {
+    /// Their mean
+    Mean,
+    /// The worst sentence
+    Min,
+}
+
+/// How translations are scored.
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ScoreSettings {
+    /// Who scores
+    #[arg(long, value_enum, default_value = "builtin")]
+    pub engine: ScoreEngine,
+    /// Dictionary of engine `builtin`, or scores of engine `file`; {source}, {target} stand for the languages
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+    /// Format of the dictionary
+    #[arg(long, value_enum, default_value = "auto")]
+    pub format: DictionaryFormat,
+    /// Command of engine `command`
+    #[arg(long)]
+    pub command: Option<String>,
+    /// How the command is spoken to
+    #[arg(long, value_enum, default_value = "lines")]
+    pub protocol: Protocol,
+    /// Seconds without a reply after which the command counts as hanging
+    #[arg(long, default_value_t = 120.0)]
+    pub timeout: f64,
+    /// How sentence scores become the score of a side
+    #[arg(long, value_enum, default_value = "mean")]
+    pub aggregate: Aggregate,
+}
+
+impl Default for ScoreSettings {
+    fn default() -> ScoreSettings {
+        ScoreSettings {
+            engine: ScoreEngine::Builtin,
+            file: None,
+            format: DictionaryFormat::Auto,
+            command: None,
+            protocol: Protocol::Lines,
+            timeout: 120.0,
+            aggregate: Aggregate::Mean,
+        }
+    }
+}

@@ -1,1 +1,225 @@
-//! assemble (to be written).
+//! `sdrrl assemble`: rows and parallel pairs become training examples (SDRRL, step 6); also the paper's two baselines.
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, bail, ensure};
+use serde_json::json;
+
+use crate::{
+    data::{
+        alarms::has_content,
+        language_id,
+        manifest::Manifest,
+        random::RowRandom,
+        record::{CodeSwitched, Example, ParallelPair, Row},
+        row_shard::{RowSet, write_rows},
+    },
+    mt::self_translate::translation_prompt,
+    recipe::assemble::{AssembleSettings, PairType, Variant},
+};
+
+/// Arguments of `assemble`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Rows that `code-switch` (or `filter`) wrote
+    #[arg(long)]
+    pub input: PathBuf,
+    /// Folder that `parallel` wrote; absent: no parallel sentences
+    #[arg(long)]
+    pub parallel: Option<PathBuf>,
+    /// Folder for the examples
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Language of the questions
+    #[arg(long, default_value = "en")]
+    pub source_language: String,
+    /// Languages to teach
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub target_languages: Vec<String>,
+    /// How
+    #[command(flatten)]
+    pub settings: AssembleSettings,
+}
+
+/// Runs the stage.
+pub fn run(args: &Args) -> Result<()> {
+    let s = &args.settings;
+    ensure!(
+        (0.0..1.0).contains(&s.validation),
+        "assemble.validation is {}: a share below 1 was expected",
+        s.validation
+    );
+    ensure!(
+        !s.translation_prompts.is_empty() && s.translation_prompts.iter().all(|p| p.contains("{text}")),
+        "assemble.translation-prompts: every prompt needs {{text}}"
+    );
+    let source = language_id::require(&args.source_language)?.code;
+    let targets: Vec<&str> =
+        args.target_languages.iter().map(|l| Ok(language_id::require(l)?.code)).collect::<Result<_>>()?;
+    let parallel = args.parallel.as_deref().filter(|_| s.variant == Variant::Sdrrl);
+    let mut inputs: Vec<(&str, &Path)> = vec![("rows", &args.input)];
+    inputs.extend(parallel.map(|p| ("parallel", p)));
+    let mut settings = serde_json::to_value(s)?;
+    settings["languages"] = json!([source, targets]);
+    let manifest = Manifest::expected("assemble", &inputs, &settings)?;
+    if manifest.is_done(&args.out)? {
+        println!("assemble {}: unchanged, skipped", s.variant.name());
+        return Ok(());
+    }
+    let mut examples = vec![];
+    for row in RowSet::open(&args.input)?.iter() {
+        from_row(&row?, &targets, s, &mut examples)?;
+    }
+    if let Some(dir) = parallel {
+        for pair in RowSet::open(dir)?.iter() {
+            from_pair(&pair?, s, &mut examples);
+        }
+    }
+    ensure!(
+        !examples.is_empty(),
+        "assemble {}: no example is left: {}",
+        s.variant.name(),
+        match s.variant {
+            Variant::Sdrrl => "lower filter.tau, or look at the verdicts' reasons",
+            _ => "the data set has no answers (`output`) of its own",
+        }
+    );
+    let counts = count(&examples);
+    let listed: Vec<String> = counts.iter().map(|(k, n)| format!("{k} {n}")).collect();
+    println!("assemble {}: {} examples: {}", s.variant.name(), examples.len(), listed.join(", "));
+    manifest.begin(&args.out)?;
+    write_rows(&args.out, &examples, 10_000)?;
+    manifest.finish(&args.out, json!({"examples": examples.len(), "pairs": counts}))
+}
+
+fn count(examples: &[Example]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for e in examples {
+        let key = if e.split == "validation" { "validation".to_string() } else { e.pair.clone() };
+        *counts.entry(key).or_default() += 1;
+    }
+    counts
+}
+
+/// By source row, so that no sibling of a held-out row is trained on; the same rows in every variant.
+fn split(row: &str, s: &AssembleSettings) -> String {
+    let held_out = RowRandom::new(s.seed, "split", row).uniform() < s.validation;
+    if held_out { "validation".into() } else { "train".into() }
+}
+
+/// One side of an example.
+struct Side<'a> {
+    language: &'a str,
+    instruction: &'a str,
+    input: &'a str,
+}
+
+fn from_row(row: &Row, targets: &[&str], s: &AssembleSettings, out: &mut Vec<Example>) -> Result<()> {
+    let source = Side { language: &row.language, instruction: &row.instruction, input: &row.input };
+    let mut push = |pair: &str, target: &str, question: &Side, language: &str, answer: &str| {
+        if !has_content(question.instruction) || !has_content(answer) {
+            return;
+        }
+        let crossing = s.answer_in && question.language != language;
+        let ask = format!(" Answer in {}.", language_id::name(language));
+        // The request stands at the very end of the question.
+        let (mut instruction, mut input) = (question.instruction.to_string(), question.input.to_string());
+        if crossing {
+            if input.is_empty() { instruction.push_str(&ask) } else { input.push_str(&ask) }
+        }
+        out.push(Example {
+            id: format!("{}/{pair}/{target}", row.id),
+            row: row.id.clone(),
+            pair: pair.into(),
+            split: split(&row.id, s),
+            question_language: question.language.into(),
+            answer_language: language.into(),
+            instruction,
+            input,
+            output: answer.into(),
+            weight: 1.0,
+        });
+    };
+    if s.variant == Variant::Sft {
+        push("sft", &row.language, &source, &row.language, &row.output);
+        return Ok(());
+    }
+    let answer = row.answer.as_ref();
+    let sound = answer.is_some_and(|a| a.alarms.is_empty());
+    if s.variant == Variant::Sdrrl && sound && s.pairs.contains(&PairType::SourceSource) {
+        push("S>S", &row.language, &source, &row.language, answer.map_or("", |a| &a.text));
+    }
+    for target in targets {
+        let (Some(t), Some(verdict)) = (row.translations.get(*target), row.verdicts.get(*target)) else {
+            bail!("row {} has no verdict for {target}: run `filter` for it first", row.id)
+        };
+        let translated = Side { language: target, instruction: &t.instruction, input: &t.input };
+        if s.variant == Variant::TranslateThenSft {
+            if verdict.keep_output {
+                push("translate-then-sft", target, &translated, target, &t.output);
+            }
+            continue;
+        }
+        if !verdict.keep {
+            continue;
+        }
+        let own = answer.map_or("", |a| &a.text);
+        let mixed = row.code_switched.get(*target);
+        for pair in s.pairs.iter().filter(|p| **p != PairType::SourceSource) {
+            let question = match pair {
+                PairType::SourceSource | PairType::SourceTarget => Some(&source),
+                PairType::TargetTarget | PairType::TargetSource => Some(&translated),
+                _ => None,
+            };
+            let switched = mixed.and_then(|m| switched_side(*pair, m, &source, &translated));
+            let Some(question) = question.or(switched.as_ref()) else { continue };
+            let to_target = pair.name().ends_with(">T");
+            let (language, text) =
+                if to_target { (*target, t.answer.as_str()) } else { (row.language.as_str(), own) };
+            push(pair.name(), target, question, language, text);
+        }
+    }
+    Ok(())
+}
+
+/// The code-switched question of a pair type, if it differs from the question that it was made from.
+fn switched_side<'a>(
+    pair: PairType,
+    m: &'a CodeSwitched,
+    source: &Side<'a>,
+    translated: &Side<'a>,
+) -> Option<Side<'a>> {
+    let (instruction, input, from) = match pair {
+        PairType::SwitchedSource | PairType::SwitchedTarget => (&m.instruction, &m.input, source),
+        _ => (&m.translated_instruction, &m.translated_input, translated),
+    };
+    let changed =
+        !instruction.is_empty() && (instruction.as_str(), input.as_str()) != (from.instruction, from.input);
+    changed.then_some(Side { language: from.language, instruction, input })
+}
+
+/// A parallel pair as two translation instructions.
+fn from_pair(pair: &ParallelPair, s: &AssembleSettings, out: &mut Vec<Example>) {
+    let directions = [
+        (&pair.source_language, &pair.target_language, &pair.source, &pair.target),
+        (&pair.target_language, &pair.source_language, &pair.target, &pair.source),
+    ];
+    for (from, to, text, translation) in directions {
+        let mut random = RowRandom::new(s.seed, "translation-prompt", &format!("{}\t{from}", pair.id));
+        let prompt = &s.translation_prompts[random.below(s.translation_prompts.len())];
+        out.push(Example {
+            id: format!("{}/{from}-{to}", pair.id),
+            row: pair.id.clone(),
+            pair: "parallel".into(),
+            split: split(&pair.id, s),
+            question_language: from.clone(),
+            answer_language: to.clone(),
+            instruction: translation_prompt(prompt, from, to, text),
+            input: String::new(),
+            output: translation.clone(),
+            weight: s.parallel_weight,
+        });
+    }
+}

@@ -1,1 +1,224 @@
-//! code_switch (to be written).
+//! `sdrrl code-switch`: questions in which some words are replaced by dictionary equivalents (SDRRL, step 5; CoSDA-ML, Qin et al. 2020).
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+
+use super::rows::{RowArgs, dictionary_files, path_for, say};
+use crate::{
+    data::{
+        dictionary::Dictionary,
+        random::RowRandom,
+        record::{CodeSwitched, Row},
+        words::{Token, tokens, with_case_of},
+    },
+    recipe::code_switch::{CodeSwitchSettings, RateBasis},
+};
+
+/// Arguments of `code-switch`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Rows
+    #[command(flatten)]
+    pub rows: RowArgs,
+    /// How
+    #[command(flatten)]
+    pub settings: CodeSwitchSettings,
+}
+
+/// Runs the stage.
+pub fn run(args: &Args) -> Result<()> {
+    let s = &args.settings;
+    let (source, targets) = args.rows.languages()?;
+    ensure!((0.0..=1.0).contains(&s.rate), "code-switch.rate is {}: a probability was expected", s.rate);
+    let mut inputs: Vec<(String, PathBuf)> = vec![];
+    for target in &targets {
+        let path = path_for(&s.dictionary, "code-switch.dictionary", source, target)?;
+        inputs.extend(dictionary_files(&format!("dictionary-{target}"), &path));
+    }
+    let mut dictionaries: Vec<(Dictionary, Dictionary)> = vec![];
+    let (mut words, mut replaced) = (0, 0);
+    let summary = args.rows.map("code-switch", s, inputs, 4096, &mut |mut rows| {
+        if dictionaries.is_empty() {
+            dictionaries = targets.iter().map(|t| load(s, source, t)).collect::<Result<_>>()?;
+        }
+        for (target, (forth, back)) in targets.iter().zip(&dictionaries) {
+            for row in &mut rows {
+                let mixed = mix_row(row, target, forth, back, s);
+                words += mixed.tokens;
+                replaced += mixed.replaced;
+                row.code_switched.insert(target.to_string(), mixed);
+            }
+        }
+        Ok(rows)
+    })?;
+    let share = 100.0 * replaced as f64 / f64::max(1.0, words as f64);
+    say("code-switch", &summary, &format!("{replaced} of {words} words replaced ({share:.1} %)"));
+    Ok(())
+}
+
+fn load(s: &CodeSwitchSettings, source: &str, target: &str) -> Result<(Dictionary, Dictionary)> {
+    let path = path_for(&s.dictionary, "code-switch.dictionary", source, target)?;
+    let read = Dictionary::load(&path, s.format)?.filtered(true, true);
+    let other = read.invert();
+    Ok(if s.invert { (other, read) } else { (read, other) })
+}
+
+fn mix_row(
+    row: &Row,
+    target: &str,
+    forth: &Dictionary,
+    back: &Dictionary,
+    s: &CodeSwitchSettings,
+) -> CodeSwitched {
+    let mut random = RowRandom::new(s.seed, "code-switch", &format!("{}\t{target}", row.id));
+    let mut out = CodeSwitched::default();
+    let mut mix = |text: &str, dictionary: &Dictionary, counted: bool| {
+        let mixed = mix_text(text, dictionary, s, &mut random);
+        if counted {
+            out.tokens += mixed.1;
+            out.translatable += mixed.2;
+            out.replaced += mixed.3;
+        }
+        mixed.0
+    };
+    let instruction = mix(&row.instruction, forth, true);
+    let input = mix(&row.input, forth, true);
+    let translated = row.translations.get(target).filter(|_| s.both_sides);
+    let translated_instruction = translated.map_or(String::new(), |t| mix(&t.instruction, back, false));
+    let translated_input = translated.map_or(String::new(), |t| mix(&t.input, back, false));
+    CodeSwitched { instruction, input, translated_instruction, translated_input, ..out }
+}
+
+/// The mixed text; words, words in the dictionary, words replaced. Code, addresses, numbers and all white space stay.
+fn mix_text(
+    text: &str,
+    dictionary: &Dictionary,
+    s: &CodeSwitchSettings,
+    random: &mut RowRandom,
+) -> (String, usize, usize, usize) {
+    let parts: Vec<(bool, Token)> = protect(text)
+        .into_iter()
+        .flat_map(
+            |(kept, part)| {
+                if kept { vec![(false, Token { text: part, is_word: false })] } else { open(part) }
+            },
+        )
+        .collect();
+    let words = parts.iter().filter(|p| p.0).count();
+    let known = parts.iter().filter(|p| p.0 && !dictionary.lookup(p.1.text).is_empty()).count();
+    let rate = match s.basis {
+        RateBasis::Translatable => s.rate,
+        RateBasis::Token => s.rate * words as f64 / known.max(1) as f64,
+    };
+    let mut replaced = 0;
+    let mut out = String::with_capacity(text.len());
+    for (is_open, Token { text: word, .. }) in parts {
+        if !is_open {
+            out.push_str(word);
+            continue;
+        }
+        // Two draws a word, used or not: another dictionary then changes only the words that it knows.
+        let (gate, which) = (random.uniform(), random.next_u64());
+        let equivalents = dictionary.lookup(word);
+        if !equivalents.is_empty() && gate < rate {
+            let choice = ((which as u128 * equivalents.len() as u128) >> 64) as usize;
+            out.push_str(&with_case_of(word, &equivalents[choice]));
+            replaced += 1;
+        } else {
+            out.push_str(word);
+        }
+    }
+    (out, words, known, replaced)
+}
+
+/// The tokens of an unprotected part; true: a word with letters, which may be replaced.
+fn open(part: &str) -> Vec<(bool, Token<'_>)> {
+    tokens(part).into_iter().map(|t| (t.is_word && t.text.chars().any(char::is_alphabetic), t)).collect()
+}
+
+/// Parts of a text; true: code (``` or `), addresses, mail addresses, placeholders in braces.
+fn protect(text: &str) -> Vec<(bool, &str)> {
+    let mut out = vec![];
+    let mut rest = text;
+    while let Some(i) = rest.find('`') {
+        let fence = if rest[i..].starts_with("```") { "```" } else { "`" };
+        let after = i + fence.len();
+        let end = rest[after..].find(fence).map_or(rest.len(), |j| after + j + fence.len());
+        protect_words(&rest[..i], &mut out);
+        out.push((true, &rest[i..end]));
+        rest = &rest[end..];
+    }
+    protect_words(rest, &mut out);
+    out
+}
+
+fn protect_words<'a>(text: &'a str, out: &mut Vec<(bool, &'a str)>) {
+    for word in text.split_inclusive(char::is_whitespace) {
+        let odd = word.contains("://")
+            || word.starts_with("www.")
+            || word.contains(['@', '{', '}', '\\', '_', '<', '>']);
+        out.push((odd, word));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn dictionary() -> Dictionary {
+        let mut d = Dictionary::default();
+        for (a, b) in
+            [("house", "casa"), ("house", "hogar"), ("green", "verde"), ("the", "la"), ("test", "prueba")]
+        {
+            d.insert(a, b);
+        }
+        d
+    }
+
+    fn mixed(text: &str, rate: f64) -> (String, usize, usize, usize) {
+        let s = CodeSwitchSettings { rate, ..Default::default() };
+        mix_text(text, &dictionary(), &s, &mut RowRandom::new(1, "t", "r"))
+    }
+
+    #[test]
+    fn at_rate_1_every_known_word_is_replaced_and_the_rest_stays() {
+        let (text, words, known, replaced) =
+            mixed("The GREEN house: `test the` x_test https://a.b/test test@x.y 3 tests,\n  test!", 1.0);
+        assert!(
+            text == "La VERDE casa: `test the` x_test https://a.b/test test@x.y 3 tests,\n  prueba!"
+                || text == "La VERDE hogar: `test the` x_test https://a.b/test test@x.y 3 tests,\n  prueba!",
+            "{text}"
+        );
+        assert_eq!((words, known, replaced), (5, 4, 4));
+        assert_eq!(mixed("The green house", 0.0).0, "The green house");
+    }
+
+    #[test]
+    fn the_rate_is_met() {
+        let text = "house ".repeat(20_000);
+        let share = |text: &str, basis| {
+            let s = CodeSwitchSettings { rate: 0.15, basis, ..Default::default() };
+            let (_, words, _, replaced) = mix_text(text, &dictionary(), &s, &mut RowRandom::new(1, "t", "r"));
+            replaced as f64 / words as f64
+        };
+        let half = "house unknown ".repeat(20_000);
+        for (text, basis, expected) in [
+            (&text, RateBasis::Translatable, 0.15),
+            (&half, RateBasis::Translatable, 0.075),
+            (&half, RateBasis::Token, 0.15),
+        ] {
+            let rate = share(text, basis);
+            assert!((rate - expected).abs() < 0.01, "{rate} is not {expected}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_empty_dictionary_changes_nothing(text in "\\PC{0,60}") {
+            let s = CodeSwitchSettings { rate: 1.0, ..Default::default() };
+            let out = mix_text(&text, &Dictionary::default(), &s, &mut RowRandom::new(1, "t", "r"));
+            prop_assert_eq!(out.0, text);
+        }
+    }
+}

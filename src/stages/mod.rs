@@ -1,6 +1,5 @@
 //! One file a subcommand: `struct Args` and `fn run`.
 pub mod assemble;
-pub mod bench;
 pub mod code_switch;
 pub mod doctor;
 pub mod eval;
@@ -23,6 +22,18 @@ use anyhow::Result;
 pub enum Command {
     /// Answer questions with a model
     Generate(generate::Args),
+    /// Translate questions and answers
+    Translate(translate::Args),
+    /// Score the translations
+    Score(score::Args),
+    /// Decide which translations to keep
+    Filter(filter::Args),
+    /// Mix dictionary equivalents into questions
+    CodeSwitch(code_switch::Args),
+    /// Select parallel sentences
+    Parallel(parallel::Args),
+    /// Make training examples
+    Assemble(assemble::Args),
     /// Tokenise examples into training shards
     Pack(pack::Args),
     /// Train an adapter or a model
@@ -37,6 +48,12 @@ impl Command {
         rows::on_interrupt()?;
         match self {
             Command::Generate(args) => generate::run(args),
+            Command::Translate(args) => translate::run(args),
+            Command::Score(args) => score::run(args),
+            Command::Filter(args) => filter::run(args),
+            Command::CodeSwitch(args) => code_switch::run(args),
+            Command::Parallel(args) => parallel::run(args),
+            Command::Assemble(args) => assemble::run(args),
             Command::Pack(args) => pack::run(args),
             Command::Train(args) => train::run(args),
             Command::Doctor(args) => doctor::run(args),

@@ -7,12 +7,14 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::data::{
+    language_id,
     manifest::{MANIFEST, Manifest, PENDING, State, remove_if_there, write_error},
+    record::Row,
     row_shard::{RowSet, RowShard, ShardWriter, partials_of, shard_name, shard_paths},
 };
 
@@ -74,6 +76,107 @@ impl std::fmt::Display for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.index, self.of)
     }
+}
+
+/// Where a row stage reads and writes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RowArgs {
+    /// Rows: a folder that the stage before wrote, or a JSONL file
+    #[arg(long)]
+    pub input: PathBuf,
+    /// Folder for the rows and their manifest
+    #[arg(long)]
+    pub out: PathBuf,
+    /// A share of the shards, for job arrays, e.g. 3/8
+    #[arg(long, default_value = "1/1")]
+    pub part: Part,
+    /// Language of the questions
+    #[arg(long, default_value = "en")]
+    pub source_language: String,
+    /// Languages to teach
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub target_languages: Vec<String>,
+}
+
+impl RowArgs {
+    /// The languages' own codes; unknown ones are errors.
+    pub fn languages(&self) -> Result<(&'static str, Vec<&'static str>)> {
+        let targets: Vec<&str> =
+            self.target_languages.iter().map(|l| Ok(language_id::require(l)?.code)).collect::<Result<_>>()?;
+        let source = language_id::require(&self.source_language)?.code;
+        ensure!(!targets.is_empty(), "give at least one target language");
+        for (i, target) in targets.iter().enumerate() {
+            ensure!(*target != source, "{source} is the source language and a target language");
+            ensure!(!targets[..i].contains(target), "target language {target} occurs twice");
+        }
+        Ok((source, targets))
+    }
+
+    /// Runs `f` over all rows, `chunk` at a time; each element of `inputs` is a further file that decides the result.
+    pub fn map(
+        &self,
+        stage: &str,
+        settings: &impl Serialize,
+        extra_inputs: Vec<(String, PathBuf)>,
+        chunk: usize,
+        f: &mut dyn FnMut(Vec<Row>) -> Result<Vec<Row>>,
+    ) -> Result<RowsSummary> {
+        let (source, targets) = self.languages()?;
+        let mut settings = serde_json::to_value(settings)?;
+        settings["source-language"] = json!(source);
+        settings["target-languages"] = json!(targets);
+        let job = RowsJob {
+            stage,
+            input: &self.input,
+            out: &self.out,
+            part: self.part,
+            settings,
+            extra_inputs,
+            quiet: false,
+        };
+        map_rows(&job, chunk, f)
+    }
+}
+
+/// `text` with {source}, {target} (codes) and {source3}, {target3} (three letters) filled in.
+pub fn with_languages(text: &str, source: &str, target: &str) -> String {
+    let three = |code: &str| language_id::find(code).map_or(code.to_string(), |l| l.code3.to_string());
+    text.replace("{source3}", &three(source))
+        .replace("{target3}", &three(target))
+        .replace("{source}", source)
+        .replace("{target}", target)
+}
+
+/// As [`with_languages`], for a path that must be given.
+pub fn path_for(path: &Option<PathBuf>, key: &str, source: &str, target: &str) -> Result<PathBuf> {
+    let path = path.as_ref().with_context(|| format!("{key} is not set: give a file"))?;
+    Ok(PathBuf::from(with_languages(&path.to_string_lossy(), source, target)))
+}
+
+/// The files whose content decides what a dictionary at `path` says, for manifests.
+pub fn dictionary_files(name: &str, path: &Path) -> Vec<(String, PathBuf)> {
+    let text = path.to_string_lossy();
+    let stem = [".index", ".dict.dz", ".dict"].iter().find_map(|s| text.strip_suffix(s));
+    let Some(stem) = stem else { return vec![(name.into(), path.into())] };
+    [".index", ".dict", ".dict.dz"]
+        .iter()
+        .map(|s| (format!("{name}{s}"), PathBuf::from(format!("{stem}{s}"))))
+        .filter(|(_, p)| p.exists())
+        .collect()
+}
+
+/// Prints what a row stage did.
+pub fn say(stage: &str, summary: &RowsSummary, detail: &str) {
+    if summary.skipped {
+        return println!("{stage}: unchanged, skipped");
+    }
+    let rate = summary.rows as f64 / summary.seconds.max(1e-9);
+    let more = if summary.complete { "" } else { "; other parts are still to be done" };
+    println!(
+        "{stage}: {} rows, {rate:.0} rows/s{}{detail}{more}",
+        summary.rows,
+        if detail.is_empty() { "" } else { "; " }
+    );
 }
 
 /// One run of a row stage.

@@ -1,0 +1,278 @@
+//! Another program that maps lines to lines, kept running: translators and quality scorers of others.
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+/// How the program is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// A line in, a line out, at once; the program runs on (it must flush after each line)
+    #[default]
+    Lines,
+    /// Records end in NUL instead of a line break, and the program flushes at each NUL (Apertium's -z)
+    Nul,
+    /// The program is started for each batch, reads all lines and ends
+    Batch,
+}
+
+/// A running program.
+pub struct LineProcess {
+    command: String,
+    protocol: Protocol,
+    timeout: Duration,
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    replies: Receiver<std::io::Result<String>>,
+    errors: Arc<Mutex<String>>,
+}
+
+/// The last of what the program wrote on stderr is kept for messages.
+const ERROR_TAIL: usize = 2000;
+
+impl LineProcess {
+    /// `command` is a shell command line; it starts with the first batch. No reply for `timeout` is an error.
+    pub fn new(command: &str, protocol: Protocol, timeout: Duration) -> LineProcess {
+        LineProcess { command: command.into(), protocol, timeout, running: None }
+    }
+
+    /// The command line.
+    pub fn command(&self) -> &str {
+        &self.command
+    }
+
+    /// The reply to each of `inputs`, in order. Line breaks inside an input become spaces.
+    pub fn ask(&mut self, inputs: &[String]) -> Result<Vec<String>> {
+        if inputs.is_empty() {
+            return Ok(vec![]);
+        }
+        let result = self.exchange(inputs);
+        if result.is_err() || self.protocol == Protocol::Batch {
+            // After an error it is unknown which reply belongs to which line.
+            self.stop();
+        }
+        result
+    }
+
+    fn exchange(&mut self, inputs: &[String]) -> Result<Vec<String>> {
+        if self.running.is_none() {
+            self.running = Some(start(&self.command, self.protocol)?);
+        }
+        let Some(running) = &mut self.running else { bail!("`{}` did not start", self.command) };
+        let end = if self.protocol == Protocol::Nul { '\0' } else { '\n' };
+        let mut text = String::new();
+        for input in inputs {
+            text.extend(input.chars().map(|c| if matches!(c, '\n' | '\r' | '\0') { ' ' } else { c }));
+            text.push(end);
+        }
+        let mut stdin = running.stdin.take().context("its input was closed")?;
+        let batch = self.protocol == Protocol::Batch;
+        // Written from a thread of its own: a program that replies while it reads must not be kept waiting.
+        let writer = thread::spawn(move || -> (std::io::Result<()>, Option<ChildStdin>) {
+            let written = stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush());
+            (written, (!batch).then_some(stdin))
+        });
+        let mut replies = Vec::with_capacity(inputs.len());
+        while replies.len() < inputs.len() {
+            match running.replies.recv_timeout(self.timeout) {
+                Ok(Ok(reply)) => replies.push(reply),
+                Ok(Err(e)) => bail!("`{}` gave no text after reply {}: {e}", self.command, replies.len()),
+                Err(RecvTimeoutError::Timeout) => bail!(
+                    "`{}` gave no reply to line {} of {} within {} s: {:?}{}\nIf it only flushes at its end, use protocol = \"batch\"; else \
+                     raise timeout",
+                    self.command,
+                    replies.len() + 1,
+                    inputs.len(),
+                    self.timeout.as_secs_f64(),
+                    inputs[replies.len()],
+                    running.said()
+                ),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = running.child.wait().map(|s| s.to_string()).unwrap_or_default();
+                    bail!(
+                        "`{}` ended ({status}) after {} of {} lines; the next was {:?}{}",
+                        self.command,
+                        replies.len(),
+                        inputs.len(),
+                        inputs[replies.len()],
+                        running.said()
+                    )
+                }
+            }
+        }
+        let (written, stdin) = writer.join().map_err(|_| anyhow!("writing to `{}` failed", self.command))?;
+        written.with_context(|| format!("write to `{}`{}", self.command, running.said()))?;
+        running.stdin = stdin;
+        self.no_surplus(inputs.len())?;
+        Ok(replies)
+    }
+
+    /// A reply too many means that replies and lines do not belong together.
+    fn no_surplus(&mut self, lines: usize) -> Result<()> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let surplus = match self.protocol {
+            Protocol::Batch => running.replies.recv_timeout(self.timeout).ok(),
+            _ => running.replies.try_recv().ok(),
+        };
+        match surplus {
+            Some(Ok(extra)) => {
+                bail!("`{}` gave more than {lines} lines for {lines} lines, such as {extra:?}", self.command)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.stdin = None;
+            let deadline = Instant::now() + Duration::from_millis(200);
+            while Instant::now() < deadline {
+                if matches!(running.child.try_wait(), Ok(Some(_))) {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            // It may be gone already; then there is nothing to kill.
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+        }
+    }
+}
+
+impl Drop for LineProcess {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Running {
+    /// What it said on stderr, for messages.
+    fn said(&self) -> String {
+        thread::sleep(Duration::from_millis(20));
+        match self.errors.lock() {
+            Ok(text) if !text.trim().is_empty() => format!("; it said: {}", text.trim()),
+            _ => String::new(),
+        }
+    }
+}
+
+fn start(command: &str, protocol: Protocol) -> Result<Running> {
+    ensure!(!command.trim().is_empty(), "the command is empty");
+    let mut child = Command::new("sh")
+        .arg("-c")
+        // The shell gives way to the program, so that ending one ends the other.
+        .arg(if command.contains(['|', ';', '&', '\n']) {
+            command.to_string()
+        } else {
+            format!("exec {command}")
+        })
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start `{command}`"))?;
+    let stdin = child.stdin.take();
+    let stdout = child.stdout.take().context("no pipe from the program")?;
+    let stderr = child.stderr.take().context("no pipe from the program")?;
+    let (send, replies) = channel();
+    let end = if protocol == Protocol::Nul { b'\0' } else { b'\n' };
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        loop {
+            let mut bytes = vec![];
+            match reader.read_until(end, &mut bytes) {
+                Ok(0) => break,
+                Ok(_) => {
+                    let reply = String::from_utf8_lossy(&bytes);
+                    let reply =
+                        reply.trim_end_matches(['\0', '\n', '\r']).trim_start_matches('\n').to_string();
+                    if send.send(Ok(reply)).is_err() {
+                        break;
+                    }
+                }
+                Err(e) => {
+                    let _ = send.send(Err(e));
+                    break;
+                }
+            }
+        }
+    });
+    let errors = Arc::new(Mutex::new(String::new()));
+    let sink = errors.clone();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stderr);
+        let mut buffer = [0; 1024];
+        while let Ok(n @ 1..) = reader.read(&mut buffer) {
+            if let Ok(mut text) = sink.lock() {
+                text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+                if text.len() > 2 * ERROR_TAIL {
+                    *text = text.chars().skip(text.chars().count().saturating_sub(ERROR_TAIL)).collect();
+                }
+            }
+        }
+    });
+    Ok(Running { child, stdin, replies, errors })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(command: &str, protocol: Protocol, lines: &[&str]) -> Result<Vec<String>> {
+        let lines: Vec<String> = lines.iter().map(|s| s.to_string()).collect();
+        LineProcess::new(command, protocol, Duration::from_secs(2)).ask(&lines)
+    }
+
+    #[test]
+    fn every_protocol_maps_lines_to_lines() {
+        let lines = ["one", "two words", "", "a\nb"];
+        let expected = ["one", "two words", "", "a b"];
+        assert_eq!(ask("cat", Protocol::Lines, &lines).unwrap(), expected);
+        assert_eq!(ask("cat", Protocol::Nul, &lines).unwrap(), expected);
+        assert_eq!(ask("tr a-z A-Z", Protocol::Batch, &["ab", "c"]).unwrap(), ["AB", "C"]);
+    }
+
+    #[test]
+    fn one_process_serves_many_batches() {
+        let mut p = LineProcess::new("echo $$; cat", Protocol::Lines, Duration::from_secs(2));
+        let first = p.ask(&["x".into()]).unwrap();
+        assert_ne!(first, ["x"], "the shell's number comes first");
+        assert_eq!(p.ask(&["y".into()]).unwrap(), ["x"], "the same process goes on");
+    }
+
+    #[test]
+    fn more_lines_than_a_pipe_holds_do_not_block() {
+        let lines: Vec<String> = (0..20_000).map(|i| format!("line number {i} with some words")).collect();
+        let mut p = LineProcess::new("cat", Protocol::Lines, Duration::from_secs(10));
+        assert_eq!(p.ask(&lines).unwrap(), lines);
+    }
+
+    #[test]
+    fn death_silence_and_wrong_counts_are_named() {
+        for (command, protocol, what) in [
+            ("head -n 1", Protocol::Lines, "ended"),
+            ("echo sorry >&2; exit 3", Protocol::Lines, "sorry"),
+            ("sleep 60", Protocol::Lines, "within 2 s"),
+            ("sed p", Protocol::Batch, "more than 2 lines"),
+            ("sed 1d", Protocol::Batch, "after 1 of 2"),
+            ("no-such-program-here", Protocol::Lines, "not found"),
+        ] {
+            let error = format!("{:#}", ask(command, protocol, &["first", "second"]).unwrap_err());
+            assert!(error.contains(what) && error.contains(command), "{command}: {error}");
+        }
+    }
+}
