@@ -9,7 +9,6 @@ mod layers;
 mod metrics;
 mod models;
 mod ops;
-mod report;
 mod row_shard;
 mod tokenizer;
 mod training;

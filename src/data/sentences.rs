@@ -24,7 +24,7 @@ const ABBREVIATIONS: &[&str] = &[
 
 /// A list marker or quote mark with its spaces, at the start of a line.
 static MARKER: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r"^[ \t]*(?:[-*+•–>#]+[ \t]+|\(?[0-9]{1,3}[.)][ \t]+|\(?[a-zA-Z][.)][ \t]+)+").ok()
+    Regex::new(r"^[ \t]*(?:[-*+•–>#]+[ \t]+|\(?[0-9]{1,3}[.)][ \t]+|\(?[a-z][.)][ \t]+)+").ok()
 });
 
 /// Splits `text`.

@@ -1,1 +1,86 @@
-//! bootstrap (to be written).
+//! Paired bootstrap (Koehn 2004): is the difference between two systems on the same rows more than luck?
+use crate::data::random::RowRandom;
+
+/// A difference with its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Paired {
+    /// After minus before, on all rows.
+    pub difference: f64,
+    /// 2.5th percentile over the resamples.
+    pub low: f64,
+    /// 97.5th percentile over the resamples.
+    pub high: f64,
+    /// Two-sided p-value of no difference, as sacrebleu's: (resamples whose centred difference is at least as large + 1) / (resamples + 1).
+    pub p: f64,
+}
+
+/// Resamples `n` rows with replacement `samples` times; `statistic` gives (before, after) for a choice of rows.
+pub fn paired_by(n: usize, samples: usize, seed: u64, statistic: impl Fn(&[usize]) -> (f64, f64)) -> Paired {
+    let difference = |indices: &[usize]| {
+        let (before, after) = statistic(indices);
+        after - before
+    };
+    let whole = difference(&(0..n).collect::<Vec<_>>());
+    let mut found: Vec<f64> = (0..if n == 0 { 0 } else { samples })
+        .map(|i| {
+            let mut random = RowRandom::new(seed, "bootstrap", &i.to_string());
+            let indices: Vec<usize> = (0..n).map(|_| random.below(n)).collect();
+            difference(&indices)
+        })
+        .collect();
+    if found.is_empty() {
+        return Paired { difference: whole, low: whole, high: whole, p: 1.0 };
+    }
+    found.sort_by(f64::total_cmp);
+    let mean = found.iter().sum::<f64>() / found.len() as f64;
+    let extreme = found.iter().filter(|d| (**d - mean).abs() >= whole.abs()).count();
+    let at = |q: f64| found[((found.len() - 1) as f64 * q).round() as usize];
+    Paired {
+        difference: whole,
+        low: at(0.025),
+        high: at(0.975),
+        p: (extreme + 1) as f64 / (found.len() + 1) as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn means(before: &[f64], after: &[f64]) -> Paired {
+        let mean = |x: &[f64], i: &[usize]| i.iter().map(|&i| x[i]).sum::<f64>() / i.len() as f64;
+        paired_by(before.len(), 1000, 1, |i| (mean(before, i), mean(after, i)))
+    }
+
+    #[test]
+    fn a_clear_gain_is_significant_and_noise_is_not() {
+        let before: Vec<f64> = (0..200).map(|i| f64::from(i % 2)).collect();
+        let better: Vec<f64> = (0..200).map(|i| if i % 4 == 0 { 1.0 } else { f64::from(i % 2) }).collect();
+        let gain = means(&before, &better);
+        assert!(
+            (gain.difference - 0.25).abs() < 1e-12 && gain.low > 0.15 && gain.high < 0.35 && gain.p < 0.01,
+            "{gain:?}"
+        );
+        let other: Vec<f64> = (0..200).map(|i| f64::from((i + 1) % 2)).collect();
+        let noise = means(&before, &other);
+        assert!(noise.low < 0.0 && noise.high > 0.0 && noise.p > 0.5, "{noise:?}");
+    }
+
+    /// The standard deviation of a mean difference is known: the interval must be about +-1.96 of it.
+    #[test]
+    fn the_interval_has_the_width_that_theory_gives() {
+        let before = vec![0.0; 400];
+        let after: Vec<f64> = (0..400).map(|i| f64::from(i % 2)).collect();
+        let width = means(&before, &after);
+        let expected = 1.96 * (0.25f64 / 400.0).sqrt();
+        assert!(((width.high - width.low) / 2.0 / expected - 1.0).abs() < 0.15, "{width:?}");
+    }
+
+    #[test]
+    fn no_rows_are_no_evidence() {
+        assert_eq!(
+            paired_by(0, 10, 1, |_| (0.0, 0.0)),
+            Paired { difference: 0.0, low: 0.0, high: 0.0, p: 1.0 }
+        );
+    }
+}

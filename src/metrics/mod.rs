@@ -1,9 +1,7 @@
-//! Pure functions of text or numbers.
-pub mod accuracy;
+//! Metrics: pure functions of text and numbers.
 pub mod bleu;
 pub mod bootstrap;
 pub mod chrf;
 pub mod off_target;
-pub mod perplexity;
 pub mod qa;
 pub mod tokenize;

@@ -1,1 +1,334 @@
-//! plots (to be written).
+//! Plots as SVG text, written by hand: lines, histograms, bars. Any data gives a picture; what is not finite is left out.
+use super::html::escape;
+
+/// A line.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// In the legend.
+    pub name: String,
+    /// x, y.
+    pub points: Vec<(f64, f64)>,
+}
+
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 360.0;
+const LEFT: f64 = 64.0;
+const RIGHT: f64 = 20.0;
+const TOP: f64 = 62.0;
+const BOTTOM: f64 = 54.0;
+/// Okabe and Ito's colours, told apart by colour-blind readers too.
+const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
+
+/// Data range to pixels.
+struct Axes {
+    x: (f64, f64),
+    y: (f64, f64),
+}
+
+impl Axes {
+    fn px(&self, x: f64) -> f64 {
+        LEFT + (x - self.x.0) / (self.x.1 - self.x.0) * (WIDTH - LEFT - RIGHT)
+    }
+    fn py(&self, y: f64) -> f64 {
+        HEIGHT - BOTTOM - (y - self.y.0) / (self.y.1 - self.y.0) * (HEIGHT - TOP - BOTTOM)
+    }
+}
+
+/// Curves over a common axis, such as losses.
+pub fn line_plot(title: &str, x_label: &str, y_label: &str, series: &[Series]) -> String {
+    let sound = |s: &Series| -> Vec<(f64, f64)> {
+        s.points.iter().copied().filter(|p| drawn(p.0) && drawn(p.1)).collect()
+    };
+    let lines: Vec<Vec<(f64, f64)>> = series.iter().map(sound).collect();
+    let all: Vec<(f64, f64)> = lines.concat();
+    let axes = Axes { x: range(all.iter().map(|p| p.0)), y: range(all.iter().map(|p| p.1)) };
+    let mut out = begin(title, x_label, y_label, &axes, true);
+    for (i, points) in lines.iter().enumerate() {
+        let colour = COLOURS[i % COLOURS.len()];
+        let path: Vec<String> =
+            thin(points).iter().map(|p| format!("{:.1},{:.1}", axes.px(p.0), axes.py(p.1))).collect();
+        out += &format!(
+            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\" stroke-linejoin=\"round\" points=\"{}\"/>",
+            path.join(" ")
+        );
+        // A few points are shown as such.
+        for p in points.iter().filter(|_| points.len() <= 24) {
+            out += &format!(
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.8\" fill=\"{colour}\"/>",
+                axes.px(p.0),
+                axes.py(p.1)
+            );
+        }
+    }
+    legend(&mut out, series.iter().map(|s| s.name.as_str()));
+    out + "</svg>"
+}
+
+/// Shares of values in 40 bins, one outline a group; `mark` is a dashed line with its label (a threshold).
+pub fn histogram(
+    title: &str,
+    x_label: &str,
+    groups: &[(String, Vec<f64>)],
+    mark: Option<(f64, String)>,
+) -> String {
+    const BINS: usize = 40;
+    let sound: Vec<Vec<f64>> =
+        groups.iter().map(|(_, v)| v.iter().copied().filter(|x| drawn(*x)).collect()).collect();
+    let at = mark.as_ref().map(|m| m.0).filter(|x| drawn(*x));
+    let x = range(sound.iter().flatten().copied().chain(at));
+    let share = |values: &[f64]| -> Vec<f64> {
+        let mut bins = vec![0.0; BINS];
+        for v in values {
+            let i = (((v - x.0) / (x.1 - x.0)) * BINS as f64) as usize;
+            bins[i.min(BINS - 1)] += 100.0 / values.len() as f64;
+        }
+        bins
+    };
+    let all: Vec<Vec<f64>> = sound.iter().map(|v| share(v)).collect();
+    let top = all.iter().flatten().copied().fold(0.0, f64::max);
+    let axes = Axes { x, y: (0.0, if top > 0.0 { top * 1.08 } else { 1.0 }) };
+    let mut out = begin(title, x_label, "share of translations (%)", &axes, true);
+    for (i, bins) in all.iter().enumerate() {
+        let colour = COLOURS[i % COLOURS.len()];
+        let edge = |b: usize| x.0 + (x.1 - x.0) * b as f64 / BINS as f64;
+        let mut path = format!("M{:.1},{:.1}", axes.px(x.0), axes.py(0.0));
+        for (b, y) in bins.iter().enumerate() {
+            path += &format!("V{:.1}H{:.1}", axes.py(*y), axes.px(edge(b + 1)));
+        }
+        path += &format!("V{:.1}Z", axes.py(0.0));
+        out += &format!(
+            "<path d=\"{path}\" fill=\"{colour}\" fill-opacity=\"0.22\" stroke=\"{colour}\" stroke-width=\"1.4\"/>"
+        );
+    }
+    if let Some((at, label)) = at.zip(mark.map(|m| m.1)) {
+        let px = axes.px(at);
+        let (anchor, dx) = if px > WIDTH * 0.7 { ("end", -6.0) } else { ("start", 6.0) };
+        out += &format!(
+            "<line x1=\"{px:.1}\" x2=\"{px:.1}\" y1=\"{TOP}\" y2=\"{:.1}\" stroke=\"#222\" stroke-width=\"1.4\" stroke-dasharray=\"5 4\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\" font-size=\"12\" text-anchor=\"{anchor}\">{}</text>",
+            HEIGHT - BOTTOM,
+            px + dx,
+            TOP + 12.0,
+            escape(&label)
+        );
+    }
+    legend(&mut out, groups.iter().map(|g| g.0.as_str()));
+    out + "</svg>"
+}
+
+/// Bars side by side in each group, their values above them, whiskers for intervals (`errors[series][group]` = low, high).
+pub fn bars(
+    title: &str,
+    y_label: &str,
+    groups: &[String],
+    series: &[(String, Vec<f64>)],
+    errors: Option<&[Vec<(f64, f64)>]>,
+) -> String {
+    let ends = |i: usize, g: usize| errors.and_then(|e| e.get(i)?.get(g)).copied();
+    let values = series.iter().flat_map(|s| s.1.iter().copied());
+    let highs = errors.into_iter().flatten().flatten().flat_map(|e| [e.0, e.1]);
+    let all: Vec<f64> = values.chain(highs).chain([0.0]).filter(|x| drawn(*x)).collect();
+    let (low, high) = all.iter().fold((0.0f64, 0.0f64), |(a, b), x| (a.min(*x), b.max(*x)));
+    let high = if high > low { high } else { low + 1.0 };
+    let axes = Axes { x: (0.0, groups.len().max(1) as f64), y: (low * 1.1, high + 0.12 * (high - low)) };
+    let mut out = begin(title, "", y_label, &axes, false);
+    let slot = axes.px(1.0) - axes.px(0.0);
+    let width = (slot * 0.76 / series.len().max(1) as f64).min(64.0);
+    let size = (width * 0.34).clamp(8.0, 12.0);
+    for (g, name) in groups.iter().enumerate() {
+        let middle = axes.px(g as f64 + 0.5);
+        let from = middle - width * series.len() as f64 / 2.0;
+        for (i, (_, values)) in series.iter().enumerate() {
+            let Some(value) = values.get(g).copied().filter(|v| drawn(*v)) else { continue };
+            let (x, y, zero) = (from + width * i as f64, axes.py(value.max(0.0)), axes.py(0.0));
+            let height = (axes.py(value.min(0.0)) - y).max(0.5);
+            out += &format!(
+                "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"{}\" rx=\"1.5\"/>",
+                x + 1.0,
+                y.min(zero),
+                width - 2.0,
+                COLOURS[i % COLOURS.len()]
+            );
+            let mut label_y = y - 5.0;
+            if let Some((a, b)) = ends(i, g).filter(|e| drawn(e.0) && drawn(e.1)) {
+                let (centre, a, b) = (x + width / 2.0, axes.py(a), axes.py(b));
+                label_y = label_y.min(b - 5.0);
+                out += &format!(
+                    "<path d=\"M{centre:.1},{a:.1}V{b:.1}M{0:.1},{a:.1}h8M{0:.1},{b:.1}h8\" stroke=\"#222\" fill=\"none\"/>",
+                    centre - 4.0
+                );
+            }
+            out += &format!(
+                "<text x=\"{:.1}\" y=\"{label_y:.1}\" font-size=\"{size:.1}\" text-anchor=\"middle\">{}</text>",
+                x + width / 2.0,
+                number(value)
+            );
+        }
+        let room = (slot / 6.4) as usize;
+        let short: String = if name.chars().count() > room {
+            name.chars().take(room.saturating_sub(1)).chain(['…']).collect()
+        } else {
+            name.clone()
+        };
+        out += &format!(
+            "<text x=\"{middle:.1}\" y=\"{:.1}\" font-size=\"12\" text-anchor=\"middle\">{}</text>",
+            HEIGHT - BOTTOM + 18.0,
+            escape(&short)
+        );
+    }
+    legend(&mut out, series.iter().map(|s| s.0.as_str()));
+    out + "</svg>"
+}
+
+/// At most about 600 points: more than a pixel shows are not drawn.
+fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let step = points.len().div_ceil(600).max(1);
+    let mut out: Vec<(f64, f64)> = points.iter().copied().step_by(step).collect();
+    out.extend(points.last().filter(|_| step > 1));
+    out
+}
+
+/// What is not a number, or so large that its differences could overflow, is left out.
+fn drawn(x: f64) -> bool {
+    x.abs() < 1e100
+}
+
+/// The range of values, never empty and never without extent.
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
+    match (low <= high, high - low) {
+        (false, _) => (0.0, 1.0),
+        (true, d) if d > low.abs().max(high.abs()) * 1e-9 && d > 1e-300 => (low, high),
+        _ => (low - low.abs().max(1e-9) * 0.1, high + high.abs().max(1e-9) * 0.1),
+    }
+}
+
+/// About six round numbers in a range.
+fn ticks((low, high): (f64, f64)) -> Vec<f64> {
+    let raw = (high - low) / 6.0;
+    let power = 10f64.powf(raw.log10().floor());
+    let step = [1.0, 2.0, 2.5, 5.0, 10.0].iter().map(|m| m * power).find(|s| *s >= raw).unwrap_or(raw);
+    let first = (low / step).ceil();
+    (0..12).map(|i| (first + i as f64) * step).take_while(|t| *t <= high + step * 1e-6).collect()
+}
+
+/// As short as it can be read.
+fn number(x: f64) -> String {
+    let size = x.abs();
+    let text = match size {
+        _ if size != 0.0 && !(1e-3..1e6).contains(&size) => return format!("{x:.1e}"),
+        _ if size >= 100.0 => format!("{x:.0}"),
+        _ if size >= 10.0 => format!("{x:.1}"),
+        _ => format!("{x:.3}"),
+    };
+    let trimmed = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    if trimmed == "-0" { "0".into() } else { trimmed.into() }
+}
+
+fn begin(title: &str, x_label: &str, y_label: &str, axes: &Axes, x_ticks: bool) -> String {
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\" \
+         font-family=\"system-ui, sans-serif\" fill=\"#222\"><title>{0}</title><rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\
+         <text x=\"{LEFT}\" y=\"22\" font-size=\"15\" font-weight=\"600\">{0}</text>",
+        escape(title)
+    );
+    let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+    for t in ticks(axes.y) {
+        let y = axes.py(t);
+        out += &format!(
+            "<line x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#e4e7eb\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\" font-size=\"11\" fill=\"#555\" text-anchor=\"end\">{}</text>",
+            LEFT - 8.0,
+            y + 4.0,
+            number(t)
+        );
+    }
+    for t in ticks(axes.x).into_iter().filter(|_| x_ticks) {
+        let x = axes.px(t);
+        out += &format!(
+            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{bottom}\" y2=\"{:.1}\" stroke=\"#999\"/>\
+             <text x=\"{x:.1}\" y=\"{:.1}\" font-size=\"11\" fill=\"#555\" text-anchor=\"middle\">{}</text>",
+            bottom + 5.0,
+            bottom + 18.0,
+            number(t)
+        );
+    }
+    let middle = (TOP + bottom) / 2.0;
+    out + &format!(
+        "<line x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\" stroke=\"#999\"/>\
+         <text x=\"{:.1}\" y=\"{:.1}\" font-size=\"12\" text-anchor=\"middle\">{}</text>\
+         <text x=\"16\" y=\"{middle:.1}\" font-size=\"12\" text-anchor=\"middle\" transform=\"rotate(-90 16 {middle:.1})\">{}</text>",
+        (LEFT + right) / 2.0,
+        HEIGHT - 12.0,
+        escape(x_label),
+        escape(y_label)
+    )
+}
+
+/// Coloured squares with names, in one row under the title.
+fn legend<'a>(out: &mut String, names: impl Iterator<Item = &'a str>) {
+    let mut x = LEFT;
+    for (i, name) in names.enumerate() {
+        *out += &format!(
+            "<rect x=\"{x:.1}\" y=\"34\" width=\"11\" height=\"11\" rx=\"2\" fill=\"{}\"/><text x=\"{:.1}\" y=\"44\" font-size=\"12\">{}</text>",
+            COLOURS[i % COLOURS.len()],
+            x + 16.0,
+            escape(name)
+        );
+        x += 34.0 + 6.8 * name.chars().count() as f64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Every tag is closed, and no number went wrong.
+    fn check(svg: &str) {
+        assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>"));
+        for bad in ["NaN", "inf", "{"] {
+            assert!(!svg.contains(bad), "{bad} in {svg}");
+        }
+        let opened = svg.matches("<text").count();
+        assert_eq!(opened, svg.matches("</text>").count());
+        assert_eq!(svg.matches('<').count(), svg.matches('>').count());
+    }
+
+    #[test]
+    fn odd_data_gives_a_picture() {
+        for values in
+            [vec![], vec![1.0], vec![2.0; 5], vec![f64::NAN, f64::INFINITY, 1.0], vec![0.0, 1e308, -1e308]]
+        {
+            let points = values.iter().enumerate().map(|(i, y)| (i as f64, *y)).collect();
+            check(&line_plot("a < b", "x & y", "\"z\"", &[Series { name: "s".into(), points }]));
+            check(&histogram("t", "x", &[("g".into(), values.clone())], Some((0.8, "tau".into()))));
+            check(&bars(
+                "t",
+                "y",
+                &["g".into(), "h".into()],
+                &[("s".into(), values)],
+                Some(&[vec![(0.0, 2.0)]]),
+            ));
+        }
+    }
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        assert_eq!(ticks((0.0, 1.0)), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
+        assert_eq!(
+            [number(0.6000000000000001), number(1234.0), number(0.0), number(-0.5)],
+            ["0.6", "1234", "0", "-0.5"]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_numbers_give_a_picture(values in proptest::collection::vec(any::<f64>(), 0..20)) {
+            let points = values.chunks(2).filter(|c| c.len() == 2).map(|c| (c[0], c[1])).collect();
+            check(&line_plot("t", "x", "y", &[Series { name: "s".into(), points }]));
+            check(&histogram("t", "x", &[("g".into(), values.clone())], Some((values.first().copied().unwrap_or(0.0), "m".into()))));
+            check(&bars("t", "y", &["g".into()], &[("s".into(), values)], None));
+        }
+    }
+}

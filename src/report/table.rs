@@ -1,1 +1,227 @@
-//! table (to be written).
+//! Tables for the terminal, Markdown and HTML.
+use std::io::IsTerminal;
+
+use super::html::escape;
+
+/// Cells under a header.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    /// Column names.
+    pub header: Vec<String>,
+    /// Rows; missing cells are empty.
+    pub rows: Vec<Vec<Cell>>,
+}
+
+/// One cell.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// Aligned left.
+    Text(String),
+    /// A number and its decimals, aligned right.
+    Number(f64, usize),
+    /// A difference with its interval; coloured when the interval excludes zero.
+    Delta {
+        /// The difference.
+        value: f64,
+        /// Of all three numbers.
+        decimals: usize,
+        /// Lower end.
+        low: f64,
+        /// Upper end.
+        high: f64,
+        /// Whether a rise is good.
+        better_is_higher: bool,
+    },
+    /// Nothing.
+    Empty,
+}
+
+/// What a difference means.
+#[derive(Clone, Copy, PartialEq)]
+enum Tone {
+    Plain,
+    Good,
+    Bad,
+}
+
+impl Cell {
+    fn text(&self) -> String {
+        match self {
+            Cell::Text(s) => s.clone(),
+            Cell::Number(x, decimals) => format!("{x:.decimals$}"),
+            Cell::Delta { value, decimals, low, high, .. } => {
+                format!("{value:+.decimals$} ({low:+.decimals$} .. {high:+.decimals$})")
+            }
+            Cell::Empty => String::new(),
+        }
+    }
+
+    fn is_number(&self) -> bool {
+        matches!(self, Cell::Number(..) | Cell::Delta { .. })
+    }
+
+    fn tone(&self) -> Tone {
+        match self {
+            Cell::Delta { low, high, better_is_higher, .. } if *low > 0.0 || *high < 0.0 => {
+                if (*low > 0.0) == *better_is_higher { Tone::Good } else { Tone::Bad }
+            }
+            _ => Tone::Plain,
+        }
+    }
+}
+
+/// Whether standard output takes colours: a terminal, and NO_COLOR is not set.
+pub fn use_colour() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new(header: &[&str]) -> Table {
+        Table { header: header.iter().map(|s| s.to_string()).collect(), rows: vec![] }
+    }
+
+    /// Adds a row.
+    pub fn push(&mut self, row: Vec<Cell>) {
+        self.rows.push(row);
+    }
+
+    fn is_number(&self, column: usize) -> bool {
+        self.rows.iter().filter_map(|r| r.get(column)).any(Cell::is_number)
+    }
+
+    /// Columns aligned by display width, with a rule under the header.
+    pub fn to_text(&self, colour: bool) -> String {
+        let cells: Vec<Vec<String>> = self.rows.iter().map(|r| r.iter().map(Cell::text).collect()).collect();
+        let columns = self.header.len();
+        let width = |c: usize| {
+            let own = cells.iter().filter_map(|r| r.get(c)).map(|s| display_width(s)).max().unwrap_or(0);
+            own.max(display_width(&self.header[c]))
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut out = String::new();
+        let mut line = |texts: &[String], tones: &[Tone]| {
+            let mut text = String::new();
+            for (c, width) in widths.iter().enumerate() {
+                let cell = texts.get(c).map_or("", String::as_str);
+                let pad = " ".repeat(width - display_width(cell).min(*width));
+                let shown = match tones.get(c) {
+                    Some(Tone::Good) if colour => format!("\x1b[32m{cell}\x1b[0m"),
+                    Some(Tone::Bad) if colour => format!("\x1b[31m{cell}\x1b[0m"),
+                    _ => cell.to_string(),
+                };
+                text.push_str(&if self.is_number(c) { pad + &shown } else { shown + &pad });
+                text.push_str("  ");
+            }
+            out.push_str(text.trim_end());
+            out.push('\n');
+        };
+        line(&self.header, &[]);
+        line(&widths.iter().map(|w| "─".repeat(*w)).collect::<Vec<_>>(), &[]);
+        for (texts, row) in cells.iter().zip(&self.rows) {
+            line(texts, &row.iter().map(Cell::tone).collect::<Vec<_>>());
+        }
+        out
+    }
+
+    /// A GitHub-flavoured Markdown table.
+    pub fn to_markdown(&self) -> String {
+        let join = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let clean = |s: String| s.replace('|', "\\|").replace('\n', " ");
+        let mut out = join(self.header.iter().cloned().map(clean).collect());
+        out += &join(
+            (0..self.header.len()).map(|c| if self.is_number(c) { "---:" } else { "---" }.into()).collect(),
+        );
+        for row in &self.rows {
+            out += &join(
+                (0..self.header.len()).map(|c| clean(row.get(c).unwrap_or(&Cell::Empty).text())).collect(),
+            );
+        }
+        out
+    }
+
+    /// An HTML table.
+    pub fn to_html(&self) -> String {
+        let mut out = String::from("<div class=\"scroll\"><table><thead><tr>");
+        for (c, name) in self.header.iter().enumerate() {
+            let class = if self.is_number(c) { " class=\"number\"" } else { "" };
+            out += &format!("<th{class}>{}</th>", escape(name));
+        }
+        out += "</tr></thead><tbody>\n";
+        for row in &self.rows {
+            out += "<tr>";
+            for c in 0..self.header.len() {
+                let cell = row.get(c).unwrap_or(&Cell::Empty);
+                let tone = match cell.tone() {
+                    Tone::Plain => "",
+                    Tone::Good => " good",
+                    Tone::Bad => " bad",
+                };
+                let class =
+                    if self.is_number(c) { format!(" class=\"number{tone}\"") } else { String::new() };
+                out += &format!("<td{class}>{}</td>", escape(&cell.text()));
+            }
+            out += "</tr>\n";
+        }
+        out + "</tbody></table></div>"
+    }
+}
+
+/// Columns that a text takes on a terminal: East Asian wide characters two, combining marks none.
+fn display_width(text: &str) -> usize {
+    let of = |c: char| match c as u32 {
+        0x300..=0x36F | 0x200B..=0x200F | 0xE31 | 0xE34..=0xE3A | 0xE47..=0xE4E => 0,
+        0x1100..=0x115F
+        | 0x2E80..=0xA4CF
+        | 0xAC00..=0xD7A3
+        | 0xF900..=0xFAFF
+        | 0xFE30..=0xFE6F
+        | 0xFF00..=0xFF60
+        | 0x1F300..=0x1F9FF
+        | 0x20000..=0x3FFFD => 2,
+        _ => 1,
+    };
+    text.chars().map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let mut t = Table::new(&["task", "after", "difference"]);
+        let delta = |value, low, high, better_is_higher| Cell::Delta {
+            value,
+            decimals: 1,
+            low,
+            high,
+            better_is_higher,
+        };
+        t.push(vec![Cell::Text("日本|x".into()), Cell::Number(1.25, 1), delta(2.0, 1.0, 3.0, true)]);
+        t.push(vec![Cell::Text("<b>".into()), Cell::Number(100.0, 1), delta(2.0, 1.0, 3.0, false)]);
+        t.push(vec![Cell::Text("s".into()), Cell::Empty, delta(0.5, -1.0, 2.0, true)]);
+        t
+    }
+
+    #[test]
+    fn columns_are_aligned_by_display_width() {
+        let text = table().to_text(false);
+        let widths: Vec<usize> = text.lines().map(display_width).collect();
+        assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
+        assert!(
+            text.contains("\x1b[32m") == false && table().to_text(true).contains("\x1b[32m+2.0"),
+            "{text}"
+        );
+        assert!(table().to_text(true).contains("\x1b[31m+2.0"), "a rise of what should fall is bad");
+    }
+
+    #[test]
+    fn other_formats_escape_what_they_must() {
+        assert!(table().to_markdown().contains("日本\\|x"));
+        let html = table().to_html();
+        assert!(
+            html.contains("&lt;b&gt;") && html.contains("number good") && html.contains("number bad"),
+            "{html}"
+        );
+    }
+}

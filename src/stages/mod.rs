@@ -38,6 +38,8 @@ pub enum Command {
     Pack(pack::Args),
     /// Train an adapter or a model
     Train(train::Args),
+    /// Measure a model; compare two
+    Eval(eval::Args),
     /// Devices, kernels, memory, threads
     Doctor(doctor::Args),
 }
@@ -56,6 +58,7 @@ impl Command {
             Command::Assemble(args) => assemble::run(args),
             Command::Pack(args) => pack::run(args),
             Command::Train(args) => train::run(args),
+            Command::Eval(args) => eval::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }

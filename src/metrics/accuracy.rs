@@ -1,1 +1,0 @@
-//! accuracy (to be written).

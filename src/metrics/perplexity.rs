@@ -1,1 +1,0 @@
-//! perplexity (to be written).

@@ -1,1 +1,0 @@
-//! eval (to be written).

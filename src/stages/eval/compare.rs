@@ -1,0 +1,95 @@
+//! Two evaluations of the same tasks, sample by sample: what changed, with paired-bootstrap intervals (Koehn 2004).
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use super::{measure::measures, read_samples};
+use crate::{
+    metrics::bootstrap::{Paired, paired_by},
+    recipe::eval::EvalSettings,
+    report::table::{Cell, Table},
+};
+
+/// One metric of one task, before and after.
+pub struct Comparison {
+    /// The task.
+    pub task: String,
+    /// Its language.
+    pub language: String,
+    /// The metric, for people.
+    pub metric: String,
+    /// lm-eval's name.
+    pub name: &'static str,
+    /// Otherwise lower is.
+    pub higher_is_better: bool,
+    /// For people.
+    pub decimals: usize,
+    /// The first model's value.
+    pub before: f64,
+    /// The second model's value.
+    pub after: f64,
+    /// Their difference.
+    pub paired: Paired,
+}
+
+/// Compares every metric of every task.
+pub fn compare(before: &Path, after: &Path, settings: &EvalSettings) -> Result<Vec<Comparison>> {
+    let mut out = vec![];
+    for task in &settings.tasks {
+        let (old, new) = (read_samples(before, task)?, read_samples(after, task)?);
+        let same = old.len() == new.len()
+            && old.iter().zip(&new).all(|(a, b)| a.targets == b.targets && a.doc_id == b.doc_id);
+        ensure!(
+            same,
+            "task {}: {} and {} were evaluated on other rows: run both again",
+            task.name,
+            before.display(),
+            after.display()
+        );
+        let all: Vec<usize> = (0..old.len()).collect();
+        for (a, b) in measures(task, &old)?.iter().zip(&measures(task, &new)?) {
+            let paired =
+                paired_by(old.len(), settings.bootstrap_samples, settings.seed, |i| (a.value(i), b.value(i)));
+            out.push(Comparison {
+                task: task.name.clone(),
+                language: task.language.clone(),
+                metric: a.label(),
+                name: a.name,
+                higher_is_better: a.higher_is_better,
+                decimals: a.decimals,
+                before: a.value(&all),
+                after: b.value(&all),
+                paired,
+            });
+        }
+    }
+    Ok(out)
+}
+
+/// One row a metric.
+pub fn table(all: &[Comparison]) -> Table {
+    let mut table =
+        Table::new(&["task", "language", "metric", "before", "after", "difference (95 % interval)"]);
+    for c in all {
+        table.push(vec![
+            Cell::Text(c.task.clone()),
+            Cell::Text(c.language.clone()),
+            Cell::Text(c.metric.clone()),
+            Cell::Number(c.before, c.decimals),
+            Cell::Number(c.after, c.decimals),
+            delta(c),
+        ]);
+    }
+    table
+}
+
+/// The difference as a cell.
+pub fn delta(c: &Comparison) -> Cell {
+    Cell::Delta {
+        value: c.paired.difference,
+        decimals: c.decimals,
+        low: c.paired.low,
+        high: c.paired.high,
+        better_is_higher: c.higher_is_better,
+    }
+}

@@ -1,0 +1,246 @@
+//! `sdrrl eval`: perplexity, translation, multiple choice and question answering of a model; two models compared.
+//!
+//! `OUT/TASK/samples.jsonl` holds each prompt with its reply and `OUT/results.json` the metrics in lm-eval's layout. A task that is finished is not
+//! run again.
+pub mod compare;
+pub mod measure;
+mod tasks;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    generate::{Answerer, parse_dtype},
+    rows::interrupted,
+};
+use crate::{
+    data::{
+        language_id,
+        manifest::{Manifest, write_atomic},
+        row_shard::RowSet,
+    },
+    models::weights::resolve,
+    recipe::{
+        eval::{EvalSettings, EvalTask},
+        source,
+    },
+    report::table::{Cell, Table, use_colour},
+    tensor::DType,
+};
+use measure::Sample;
+
+/// Arguments of `eval`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Model: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache
+    #[arg(long)]
+    pub model: String,
+    /// Adapter directory (PEFT), merged on load
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+    /// TOML file with [[tasks]], or a recipe with [[eval.tasks]]
+    #[arg(long)]
+    pub tasks: PathBuf,
+    /// Folder for results and samples
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Folder of an earlier evaluation with the same tasks: print what changed, with intervals
+    #[arg(long)]
+    pub compare: Option<PathBuf>,
+    /// Chat template: auto (the model's own), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2, plain, or a .jinja file
+    #[arg(long, default_value = "auto")]
+    pub template: String,
+    /// System prompt
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Weights in memory: f32 or bf16
+    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
+    pub dtype: DType,
+}
+
+/// A model to evaluate, and where to.
+pub struct Job<'a> {
+    /// Path or name.
+    pub model: &'a str,
+    /// Merged on load.
+    pub adapter: Option<&'a Path>,
+    /// Folder for results and samples.
+    pub out: &'a Path,
+    /// Chat template.
+    pub template: &'a str,
+    /// System prompt.
+    pub system: Option<&'a str>,
+    /// Weights in memory.
+    pub dtype: DType,
+    /// What it is called on the screen.
+    pub label: &'a str,
+}
+
+/// Runs the stage.
+pub fn run(args: &Args) -> Result<()> {
+    let settings = read_tasks(&args.tasks)?;
+    let job = Job {
+        model: &args.model,
+        adapter: args.adapter.as_deref(),
+        out: &args.out,
+        template: &args.template,
+        system: args.system.as_deref(),
+        dtype: args.dtype,
+        label: "eval",
+    };
+    evaluate(&job, &settings)?;
+    match &args.compare {
+        Some(before) => {
+            let table = compare::table(&compare::compare(before, &args.out, &settings)?);
+            print!("{}", table.to_text(use_colour()));
+        }
+        None => print!("{}", results_table(&args.out, &settings)?.to_text(use_colour())),
+    }
+    Ok(())
+}
+
+/// The tasks of a file that has them at its top or under `eval`.
+fn read_tasks(path: &Path) -> Result<EvalSettings> {
+    #[derive(Deserialize)]
+    struct Recipe {
+        eval: toml::Value,
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("read tasks {}", path.display()))?;
+    match toml::from_str::<Recipe>(&text) {
+        Ok(recipe) => source::parse(&toml::to_string(&recipe.eval)?, &path.display().to_string(), &[]),
+        Err(_) => source::parse(&text, &path.display().to_string(), &[]),
+    }
+}
+
+/// Evaluates every task that is not finished, then writes results.json.
+pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
+    check(settings)?;
+    let model_path = resolve(job.model)?;
+    let mut answerer = None;
+    let (mut done, mut skipped) = (0, 0);
+    for task in &settings.tasks {
+        ensure!(!interrupted(), "stopped before task {}: the same command goes on from there", task.name);
+        let mut inputs: Vec<(&str, &Path)> = vec![("model", &model_path), ("file", &task.file)];
+        inputs.extend(job.adapter.map(|a| ("adapter", a)));
+        inputs.extend(task.reference.as_deref().map(|r| ("reference", r)));
+        let mut identity =
+            json!({"template": job.template, "system": job.system, "dtype": job.dtype.suffix()});
+        identity["task"] = serde_json::to_value(task)?;
+        let manifest = Manifest::expected("eval", &inputs, &identity)?;
+        let dir = job.out.join(&task.name);
+        if manifest.is_done(&dir)? {
+            skipped += 1;
+            continue;
+        }
+        if answerer.is_none() {
+            answerer = Some(Answerer::load(job.model, job.adapter, job.dtype, job.template)?);
+        }
+        let Some(answerer) = &answerer else { continue };
+        manifest.begin(&dir)?;
+        let label = format!("{} {}", job.label, task.name);
+        let samples = tasks::run(answerer, task, job.system, settings.batch_rows, &label)
+            .with_context(|| format!("task {}", task.name))?;
+        let text: String =
+            samples.iter().map(|s| serde_json::to_string(s).map(|s| s + "\n")).collect::<Result<_, _>>()?;
+        write_atomic(&dir.join("samples.jsonl"), text.as_bytes())?;
+        manifest.finish(&dir, json!({"samples": samples.len()}))?;
+        done += 1;
+    }
+    if done == 0 && skipped > 0 && job.out.join("results.json").exists() {
+        println!("{}: unchanged, skipped", job.label);
+    } else {
+        println!("{}: {done} tasks evaluated, {skipped} unchanged", job.label);
+    }
+    write_results(job, settings)
+}
+
+fn check(settings: &EvalSettings) -> Result<()> {
+    ensure!(!settings.tasks.is_empty(), "eval.tasks is empty: add [[eval.tasks]]");
+    for (i, task) in settings.tasks.iter().enumerate() {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        ensure!(
+            !task.name.is_empty() && task.name.chars().all(plain) && !task.name.starts_with('.'),
+            "eval.tasks: the name `{}` must be letters, digits, - and _",
+            task.name
+        );
+        ensure!(
+            settings.tasks[..i].iter().all(|t| t.name != task.name),
+            "eval.tasks: the name {} occurs twice",
+            task.name
+        );
+        language_id::require(&task.language).with_context(|| format!("task {}", task.name))?;
+        let translates = task.kind == crate::recipe::eval::TaskKind::Translation;
+        ensure!(
+            translates == task.reference.is_some(),
+            "task {}: `reference` belongs to kind translation, which needs it",
+            task.name
+        );
+    }
+    Ok(())
+}
+
+/// The samples of a finished task.
+pub fn read_samples(dir: &Path, task: &EvalTask) -> Result<Vec<Sample>> {
+    let path = dir.join(&task.name).join("samples.jsonl");
+    let set = RowSet::open(&path)
+        .with_context(|| format!("task {} has no samples: run `eval` first", task.name))?;
+    set.iter().collect()
+}
+
+/// results.json in lm-eval's layout, without anything that differs between two equal runs.
+fn write_results(job: &Job, settings: &EvalSettings) -> Result<()> {
+    let (mut results, mut better, mut counts, mut configs) = (Map::new(), Map::new(), Map::new(), Map::new());
+    for task in &settings.tasks {
+        let samples = read_samples(job.out, task)?;
+        let mut own = Map::new();
+        own.insert("alias".into(), json!(task.name));
+        let mut own_better = Map::new();
+        for m in measure::measures(task, &samples)? {
+            let all: Vec<usize> = (0..samples.len()).collect();
+            own.insert(format!("{},none", m.name), json!(m.value(&all)));
+            own.insert(format!("{}_stderr,none", m.name), m.stderr().map_or(json!("N/A"), |x| json!(x)));
+            own_better.insert(m.name.into(), json!(m.higher_is_better));
+        }
+        results.insert(task.name.clone(), Value::Object(own));
+        better.insert(task.name.clone(), Value::Object(own_better));
+        counts.insert(task.name.clone(), json!({"original": samples.len(), "effective": samples.len()}));
+        let mut config = serde_json::to_value(task)?;
+        config["signature"] = json!(measure::signature(task));
+        configs.insert(task.name.clone(), config);
+    }
+    let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
+    let value = json!({
+        "results": results,
+        "configs": configs,
+        "higher_is_better": better,
+        "n-samples": counts,
+        "config": {"model": "sdrrl", "model_args": {"dtype": job.dtype.suffix(), "adapter": job.adapter.and_then(name)}, "bootstrap_iters": settings.bootstrap_samples},
+        "model_name": name(Path::new(job.model)),
+        "chat_template": job.template,
+        "system_instruction": job.system,
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    write_atomic(&job.out.join("results.json"), format!("{value:#}\n").as_bytes())
+}
+
+/// One row a metric of each task.
+fn results_table(out: &Path, settings: &EvalSettings) -> Result<Table> {
+    let mut table = Table::new(&["task", "language", "metric", "value", "samples"]);
+    for task in &settings.tasks {
+        let samples = read_samples(out, task)?;
+        let all: Vec<usize> = (0..samples.len()).collect();
+        for m in measure::measures(task, &samples)? {
+            table.push(vec![
+                Cell::Text(task.name.clone()),
+                Cell::Text(task.language.clone()),
+                Cell::Text(m.label()),
+                Cell::Number(m.value(&all), m.decimals),
+                Cell::Number(samples.len() as f64, 0),
+            ]);
+        }
+    }
+    Ok(table)
+}
