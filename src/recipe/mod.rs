@@ -10,3 +10,168 @@ pub mod score;
 pub mod source;
 pub mod train;
 pub mod translate;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use assemble::{AssembleSettings, Variant};
+use code_switch::CodeSwitchSettings;
+use eval::EvalSettings;
+use filter::FilterSettings;
+use generate::GenerateSettings;
+use pack::PackSettings;
+use parallel::ParallelSettings;
+use score::ScoreSettings;
+use train::TrainSettings;
+use translate::TranslateSettings;
+
+/// A run of the method: what to teach which model, from which files, and how it is evaluated. Paths are relative to the current directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Recipe {
+    /// What the run is called.
+    pub name: String,
+    /// Folder for everything that the run writes.
+    pub work: PathBuf,
+    /// The model that learns: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache.
+    pub model: String,
+    /// Its weights in memory: f32 or bf16.
+    #[serde(default = "f32")]
+    pub dtype: String,
+    /// The language that the model is strong in.
+    #[serde(default = "english")]
+    pub source_language: String,
+    /// The languages that it is to learn.
+    #[serde(default)]
+    pub target_languages: Vec<String>,
+    /// Training sets that are made, trained on and compared.
+    #[serde(default = "all_variants")]
+    pub variants: Vec<Variant>,
+    /// Question files.
+    #[serde(default)]
+    pub questions: Vec<PathBuf>,
+    /// Ready examples instead of questions: the run packs, trains and evaluates, nothing else.
+    #[serde(default)]
+    pub examples: Option<PathBuf>,
+    /// Chat template of every stage that does not say otherwise.
+    #[serde(default)]
+    pub template: Option<String>,
+    /// System prompt of every stage that does not say otherwise.
+    #[serde(default)]
+    pub system: Option<String>,
+    /// Seed of every stage that does not say otherwise.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// Rows of a shard.
+    #[serde(default = "rows_per_shard")]
+    pub rows_per_shard: usize,
+    /// Stage settings.
+    #[serde(default)]
+    pub generate: GenerateSettings,
+    /// Stage settings.
+    #[serde(default)]
+    pub translate: TranslateSettings,
+    /// Stage settings.
+    #[serde(default)]
+    pub score: ScoreSettings,
+    /// Stage settings.
+    #[serde(default)]
+    pub filter: FilterSettings,
+    /// Stage settings.
+    #[serde(default)]
+    pub code_switch: CodeSwitchSettings,
+    /// Stage settings; without a file there is no parallel corpus.
+    #[serde(default)]
+    pub parallel: ParallelSettings,
+    /// Stage settings; `variant` is taken from `variants`.
+    #[serde(default)]
+    pub assemble: AssembleSettings,
+    /// Stage settings.
+    #[serde(default)]
+    pub pack: PackSettings,
+    /// Stage settings.
+    #[serde(default)]
+    pub train: TrainSettings,
+    /// Stage settings.
+    #[serde(default)]
+    pub eval: EvalSettings,
+}
+
+fn f32() -> String {
+    "f32".into()
+}
+fn english() -> String {
+    "en".into()
+}
+fn rows_per_shard() -> usize {
+    1000
+}
+fn all_variants() -> Vec<Variant> {
+    vec![Variant::Sdrrl, Variant::Sft, Variant::TranslateThenSft]
+}
+
+/// Sections that have a key of their own for what the top of a recipe says once for all.
+const SHARED: [(&str, &[&str]); 3] = [
+    ("template", &["generate", "translate", "pack"]),
+    ("system", &["generate", "pack"]),
+    ("seed", &["generate", "code-switch", "parallel", "assemble", "train"]),
+];
+
+impl Recipe {
+    /// Reads a recipe and applies `--set key=value` overrides in order. Errors name the line and the nearest known key.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe> {
+        // Once for messages with line numbers, once with the shared values spread out.
+        source::read::<Recipe>(path, overrides)?;
+        let mut table: Table = source::read(path, overrides)?;
+        for (key, sections) in SHARED {
+            let Some(value) = table.get(key).cloned() else { continue };
+            for section in sections {
+                let entry = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
+                if let Value::Table(t) = entry {
+                    t.entry(key).or_insert_with(|| value.clone());
+                }
+            }
+        }
+        let recipe: Recipe = source::parse(&toml::to_string(&table)?, &path.display().to_string(), &[])?;
+        recipe.check(path)?;
+        Ok(recipe)
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let path = path.display();
+        if self.examples.is_some() {
+            ensure!(self.questions.is_empty(), "recipe {path}: give `questions` or `examples`, not both");
+            return Ok(());
+        }
+        ensure!(
+            !self.questions.is_empty(),
+            "recipe {path}: `questions` is missing: name at least one JSONL file"
+        );
+        ensure!(!self.target_languages.is_empty(), "recipe {path}: `target-languages` is missing");
+        ensure!(!self.variants.is_empty(), "recipe {path}: `variants` is empty");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_values_reach_the_sections_that_do_not_say_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.toml");
+        let text = "name = \"n\"\nwork = \"w\"\nmodel = \"m\"\nquestions = [\"q\"]\ntarget-languages = [\"es\"]\nseed = 7\n\
+                    template = \"alpaca\"\n[train]\nseed = 9\n";
+        std::fs::write(&path, text).unwrap();
+        let r = Recipe::read(&path, &["pack.template=plain".into()]).unwrap();
+        assert_eq!((r.train.seed, r.assemble.seed, r.parallel.seed), (9, 7, 7));
+        assert_eq!((r.pack.template.as_str(), r.generate.template.as_str()), ("plain", "alpaca"));
+        std::fs::write(&path, text.replace("questions", "question")).unwrap();
+        let error = format!("{:#}", Recipe::read(&path, &[]).unwrap_err());
+        assert!(error.contains("line 4") && error.contains("did you mean `questions`?"), "{error}");
+    }
+}

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::rows::{Part, RowsJob, map_rows};
+use super::rows::{Part, RowsJob, map_rows, say};
 use crate::{
     data::{
         alarms::answer_alarms,
         manifest::{Manifest, write_atomic},
         questions,
         record::{Answer, Row},
-        row_shard::write_rows,
+        row_shard::{RowSet, write_rows},
         template::ChatTemplate,
         tokenizer::Tokenizer,
     },
@@ -21,6 +21,7 @@ use crate::{
     },
     models::{llama::Llama, lora::Lora, weights::resolve},
     recipe::generate::GenerateSettings,
+    report::progress::Progress,
     tensor::DType,
 };
 
@@ -212,7 +213,9 @@ pub fn run_shards(args: &Args, questions: &Path, out: &Path) -> Result<()> {
     // Loaded only if there is anything to do.
     let mut answerer = None;
     let chunk = args.settings.batch_rows.max(1) * 4;
-    map_rows(&job, chunk, &mut |rows: Vec<Row>| {
+    let mut progress = Progress::new("generate", RowSet::open(questions)?.len());
+    let mut alarms = 0;
+    let summary = map_rows(&job, chunk, &mut |rows: Vec<Row>| {
         if answerer.is_none() {
             answerer = Some(Answerer::load(
                 &args.model,
@@ -221,8 +224,14 @@ pub fn run_shards(args: &Args, questions: &Path, out: &Path) -> Result<()> {
                 &args.settings.template,
             )?);
         }
-        answerer.as_ref().map_or(Ok(vec![]), |a| answer_rows(a, rows, args))
+        let Some(answerer) = &answerer else { return Ok(vec![]) };
+        let rows = answer_rows(answerer, rows, args)?;
+        alarms += rows.iter().filter(|r| r.answer.as_ref().is_some_and(|a| !a.alarms.is_empty())).count();
+        progress.advance(rows.len());
+        Ok(rows)
     })?;
+    progress.finish();
+    say("generate", &summary, &format!("{alarms} answers with an alarm"));
     Ok(())
 }
 
@@ -244,7 +253,7 @@ fn run_to_file(args: &Args, rows: Vec<Row>) -> Result<()> {
     if let Some(dir) = args.out.parent().filter(|d| !d.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
-    let mut progress = crate::report::progress::Progress::new("generate", rows.len());
+    let mut progress = Progress::new("generate", rows.len());
     let mut text = String::new();
     for chunk in rows.chunks(args.settings.batch_rows.max(1) * 4) {
         ensure!(!super::rows::interrupted(), "interrupted; {} holds the answers so far", args.out.display());

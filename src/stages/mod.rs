@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod merge;
 pub mod pack;
 pub mod parallel;
+pub mod report;
 pub mod rows;
 pub mod run;
 pub mod score;
@@ -20,6 +21,8 @@ use anyhow::Result;
 /// The subcommands.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Drive a recipe through all stages
+    Run(run::Args),
     /// Answer questions with a model
     Generate(generate::Args),
     /// Translate questions and answers
@@ -49,6 +52,7 @@ impl Command {
     pub fn run(&self) -> Result<()> {
         rows::on_interrupt()?;
         match self {
+            Command::Run(args) => run::run(args),
             Command::Generate(args) => generate::run(args),
             Command::Translate(args) => translate::run(args),
             Command::Score(args) => score::run(args),

@@ -227,7 +227,7 @@ fn write_results(job: &Job, settings: &EvalSettings) -> Result<()> {
 }
 
 /// One row a metric of each task.
-fn results_table(out: &Path, settings: &EvalSettings) -> Result<Table> {
+pub fn results_table(out: &Path, settings: &EvalSettings) -> Result<Table> {
     let mut table = Table::new(&["task", "language", "metric", "value", "samples"]);
     for task in &settings.tasks {
         let samples = read_samples(out, task)?;
