@@ -79,6 +79,10 @@ fn main() {
         (Layout::NT, [8, 49152, 576]),
     ] {
         let [n, m, k] = size;
+        let name = format!("{layout:?} {n} x {m} x {k}");
+        if std::env::args().skip(1).any(|filter| !filter.starts_with('-') && !name.contains(&filter)) {
+            continue;
+        }
         let a = random("a", if layout == Layout::TN { [k, n] } else { [n, k] });
         let b = random("b", if layout == Layout::NT { [m, k] } else { [k, m] });
         let mut narrow = Tensor::zeros("narrow", DType::Bf16, b.shape()).expect("allocate");
@@ -101,7 +105,6 @@ fn main() {
         }
         let rate = |t: Vec<f64>| 2.0 * (n * m * k * repeat) as f64 / median(t) / 1e9;
         let (f, h, p) = (rate(times), rate(narrow_times), rate(peer_times));
-        let name = format!("{layout:?} {n} x {m} x {k}");
         println!("{name:<28} {f:>10.1} {h:>10.1} {p:>10.1} {:>8.2}", f / p);
         if n == 1 {
             println!("{:<28} {:>10.1} {:>10.1} {:>10.1} GB/s of weights", "", f * 2.0, h, p * 2.0);

@@ -1,5 +1,7 @@
 //! Matrix products: out = alpha a b [+ bias] [+ out], activations f32, weights f32 or bf16 (widened, so that activations are never
 //! rounded). Results depend neither on the thread count nor, for [`Layout::NT`], on how many rows there are.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 mod dot;
 mod outer;
 pub mod reference;
@@ -121,6 +123,20 @@ fn dot_product(outs: &mut [&mut Tensor], a: &Tensor, weights: &[&Tensor], epilog
         parts.push((Shared::new(out.f32_mut()?), weight(w)?, m));
     }
     let a = a.f32()?;
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if amx::available() && k > 0 {
+        if let Some(parts) = parts
+            .iter()
+            .map(|&(out, w, m)| match w {
+                Weight::Bf16(w) => Some(amx::Part { out, w, m }),
+                Weight::F32(_) => None,
+            })
+            .collect::<Option<Vec<_>>>()
+        {
+            amx::dot_product(&parts, a, n, k, epilogue);
+            return Ok(());
+        }
+    }
     let work = n * k * parts.iter().map(|p| p.2).sum::<usize>();
     for_each_task(tasks.len(), work, |t| {
         let (which, rows, cols) = tasks[t].clone();
@@ -152,6 +168,11 @@ fn outer_product(
     let (a, b) = (a.f32()?, weight(b)?);
     let a_strides = if transposed { (1, n) } else { (k, 1) };
     let out = Shared::new(out.f32_mut()?);
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if let (false, Weight::Bf16(w), true) = (transposed, b, amx::available()) {
+        amx::outer_product(amx::Part { out, w, m }, a, n, k, alpha, accumulate);
+        return Ok(());
+    }
     // A strip is packed once a task: few, tall tasks, but enough of them for the threads.
     let strips = m.div_ceil(STRIP);
     let block =

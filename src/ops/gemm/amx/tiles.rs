@@ -1,0 +1,137 @@
+//! The tile unit: whether it may be used, its configuration, and the loop over the contraction.
+use std::{arch::asm, arch::x86_64::*, sync::OnceLock};
+
+/// True if the processor has the tile unit and the operating system lets this process use it.
+pub(in super::super) fn available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        let vectors = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512bf16");
+        let wanted = std::env::var_os("SDRRL_AMX").is_none_or(|v| v != "0");
+        wanted && vectors && has_tiles() && permitted()
+    })
+}
+
+fn has_tiles() -> bool {
+    // CPUID 7.0 EDX: bit 22 AMX-BF16, bit 24 AMX-TILE; CPUID 1 ECX bit 27: the system has enabled XGETBV.
+    let (features, extended) = (__cpuid(1), __cpuid_count(7, 0));
+    if extended.edx >> 22 & 1 == 0 || extended.edx >> 24 & 1 == 0 || features.ecx >> 27 & 1 == 0 {
+        return false;
+    }
+    let enabled: u32;
+    // SAFETY: XGETBV is enabled, as just checked; bits 17 and 18 are the tiles' configuration and data.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack)) };
+    enabled >> 17 & 3 == 3
+}
+
+/// Linux gives a process the tiles' 8 KiB of state only if it asks: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
+fn permitted() -> bool {
+    let answer: i64;
+    // SAFETY: the call changes nothing but the permission; the kernel clobbers rcx and r11.
+    unsafe {
+        asm!("syscall", inlateout("rax") 158i64 => answer, in("rdi") 0x1023, in("rsi") 18,
+            lateout("rcx") _, lateout("r11") _, options(nostack))
+    };
+    answer == 0
+}
+
+/// Tiles 0 to 3 hold sums, 4 to 6 the pieces of the activations, 7 a weight.
+#[repr(C, align(64))]
+pub(super) struct Config([u8; 64]);
+
+impl Config {
+    /// `sums` and `pieces`: (rows, bytes in a row). Weights are whole tiles.
+    pub fn new(sums: (usize, usize), pieces: (usize, usize)) -> Config {
+        let mut config = Config([0; 64]);
+        config.0[0] = 1;
+        for tile in 0..8 {
+            let (rows, bytes) = match tile {
+                0..4 => sums,
+                4..7 => pieces,
+                _ => (16, 64),
+            };
+            config.0[16 + 2 * tile] = bytes as u8;
+            config.0[48 + tile] = rows as u8;
+        }
+        config
+    }
+    /// # Safety
+    /// The tile unit is available.
+    pub unsafe fn load(&self) {
+        // SAFETY: 64 readable bytes of a valid configuration.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) self, options(nostack, readonly)) }
+    }
+}
+
+/// The loop over the steps; the arguments are its products, whose operands come in either order.
+macro_rules! tile_loop {
+    ($w:ident, $pieces:ident, $piece_stride:expr, $steps:ident, $sums:ident, $sum_stride:expr, [$($product:literal)*]) => {
+        asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{p} + {ps:r}*1]",
+            "tileloadd tmm5, [{p} + {ps:r}*1 + 1024]",
+            "tileloadd tmm6, [{p} + {ps:r}*1 + 2048]",
+            $($product,)*
+            "add {p}, 3072", "add {w}, 4096", "dec {n}", "jnz 2b",
+            "tilestored [{c} + {cs:r}*1], tmm0",
+            "tilestored [{c} + {cs:r}*1 + 1024], tmm1",
+            "tilestored [{c} + {cs:r}*1 + 2048], tmm2",
+            "tilestored [{c} + {cs:r}*1 + 3072], tmm3",
+            p = inout(reg) $pieces => _, ps = in(reg) $piece_stride, w = inout(reg) $w => _, ws = in(reg) 64usize,
+            n = inout(reg) $steps => _, c = in(reg) $sums, cs = in(reg) $sum_stride,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
+            out("tmm7") _, options(nostack)
+        )
+    };
+}
+
+/// sums (4 tiles) = the weight tiles (rows of out's transpose) times the pieces, over `steps` steps.
+///
+/// # Safety
+/// A configuration is loaded; `steps` > 0 steps of pieces and of four weight tiles are readable, four tiles of sums writable.
+pub(super) unsafe fn weights_first(
+    w: *const f32,
+    pieces: *const f32,
+    piece_stride: usize,
+    steps: usize,
+    sums: *mut f32,
+    sum_stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        tile_loop!(
+            w, pieces, piece_stride, steps, sums, sum_stride,
+            ["tileloadd tmm7, [{w} + {ws}*1]"
+             "tdpbf16ps tmm0, tmm7, tmm4" "tdpbf16ps tmm0, tmm7, tmm5" "tdpbf16ps tmm0, tmm7, tmm6"
+             "tileloadd tmm7, [{w} + {ws}*1 + 1024]"
+             "tdpbf16ps tmm1, tmm7, tmm4" "tdpbf16ps tmm1, tmm7, tmm5" "tdpbf16ps tmm1, tmm7, tmm6"
+             "tileloadd tmm7, [{w} + {ws}*1 + 2048]"
+             "tdpbf16ps tmm2, tmm7, tmm4" "tdpbf16ps tmm2, tmm7, tmm5" "tdpbf16ps tmm2, tmm7, tmm6"
+             "tileloadd tmm7, [{w} + {ws}*1 + 3072]"
+             "tdpbf16ps tmm3, tmm7, tmm4" "tdpbf16ps tmm3, tmm7, tmm5" "tdpbf16ps tmm3, tmm7, tmm6"]
+        )
+    }
+}
+
+/// sums (4 tiles) = the pieces (rows of out) times the weight tiles.
+///
+/// # Safety
+/// As for [`weights_first`].
+pub(super) unsafe fn activations_first(w: *const f32, pieces: *const f32, steps: usize, sums: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        tile_loop!(
+            w, pieces, 64usize, steps, sums, 64usize,
+            ["tileloadd tmm7, [{w} + {ws}*1]"
+             "tdpbf16ps tmm0, tmm4, tmm7" "tdpbf16ps tmm0, tmm5, tmm7" "tdpbf16ps tmm0, tmm6, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 1024]"
+             "tdpbf16ps tmm1, tmm4, tmm7" "tdpbf16ps tmm1, tmm5, tmm7" "tdpbf16ps tmm1, tmm6, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 2048]"
+             "tdpbf16ps tmm2, tmm4, tmm7" "tdpbf16ps tmm2, tmm5, tmm7" "tdpbf16ps tmm2, tmm6, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 3072]"
+             "tdpbf16ps tmm3, tmm4, tmm7" "tdpbf16ps tmm3, tmm5, tmm7" "tdpbf16ps tmm3, tmm6, tmm7"]
+        )
+    }
+}
