@@ -4,6 +4,8 @@
 #   Apertium English-Spanish           Debian packages apertium, apertium-eng-spa   GPL-2+ (run as a separate process)
 #   FreeDict English-Spanish           Debian package dict-freedict-eng-spa      GPL-2+
 #   LibreOffice help, English-Spanish  Debian packages libreoffice-help-{en-us,es}  MPL-2.0
+# With --eval-data DIR it also links the evaluation files of that folder (or of its folders flores/ and exams/), which are in no package:
+# test.en, test.es (FLORES devtest) and es.test.jsonl (EXAMS).
 # Needs: pip, apt-get (as root or with sudo) and network access to the package indexes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,6 +13,16 @@ out=assets/downloads
 mkdir -p "$out"
 sudo=""; [ "$(id -u)" = 0 ] || sudo=sudo
 fail() { echo "get_assets.sh: $1" >&2; exit 1; }
+
+if [ "${1:-}" = --eval-data ]; then
+    from=$(cd "${2:?--eval-data needs a folder}" && pwd)
+    mkdir -p "$out/eval"
+    for file in test.en test.es es.test.jsonl; do
+        found=$(find -L "$from" -maxdepth 2 -name "$file" | head -n 1)
+        [ -n "$found" ] || fail "there is no $file in $from"
+        ln -sf "$found" "$out/eval/$file"
+    done
+fi
 
 gguf="$out/SmolLM2-135M-Instruct.Q4_1.gguf"
 if [ ! -s "$gguf" ]; then

@@ -41,7 +41,9 @@ pub fn line_plot(title: &str, x_label: &str, y_label: &str, series: &[Series]) -
     };
     let lines: Vec<Vec<(f64, f64)>> = series.iter().map(sound).collect();
     let all: Vec<(f64, f64)> = lines.concat();
-    let axes = Axes { x: range(all.iter().map(|p| p.0)), y: range(all.iter().map(|p| p.1)) };
+    let (low, high) = range(all.iter().map(|p| p.1));
+    // Losses and shares are read against zero.
+    let axes = Axes { x: range(all.iter().map(|p| p.0)), y: (if low > 0.0 { 0.0 } else { low }, high) };
     let mut out = begin(title, x_label, y_label, &axes, true);
     for (i, points) in lines.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];

@@ -41,6 +41,10 @@ pub enum Command {
     Pack(pack::Args),
     /// Train an adapter or a model
     Train(train::Args),
+    /// Fold an adapter into its model
+    Merge(merge::Args),
+    /// Show rows, or token shards with their loss mask
+    Inspect(inspect::Args),
     /// Measure a model; compare two
     Eval(eval::Args),
     /// Devices, kernels, memory, threads
@@ -62,6 +66,8 @@ impl Command {
             Command::Assemble(args) => assemble::run(args),
             Command::Pack(args) => pack::run(args),
             Command::Train(args) => train::run(args),
+            Command::Merge(args) => merge::run(args),
+            Command::Inspect(args) => inspect::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Doctor(args) => doctor::run(args),
         }

@@ -103,7 +103,8 @@ fn result(recipe: &Recipe, all: &Results) -> Vec<Block> {
     let Some((_, first)) = all.first() else { return blocks };
     // One picture a unit: percentages and scores up to 100 together, the rest apart.
     let percent: Vec<usize> = (0..first.len()).filter(|&i| first[i].higher_is_better).collect();
-    let other: Vec<usize> = (0..first.len()).filter(|&i| !first[i].higher_is_better).collect();
+    let any = |i: usize| first[i].before != 0.0 || all.iter().any(|(_, c)| c[i].after != 0.0);
+    let other: Vec<usize> = (0..first.len()).filter(|&i| !first[i].higher_is_better && any(i)).collect();
     for (title, indices) in [("Higher is better", percent), ("Lower is better", other)] {
         if indices.is_empty() {
             continue;
@@ -141,36 +142,13 @@ fn data(recipe: &Recipe) -> Result<Vec<Block>> {
     for target in &recipe.target_languages {
         let kept = rows.iter().filter(|r| r.verdicts.get(target).is_some_and(|v| v.keep)).count();
         facts.push((name(target).to_string(), format!("{kept} of {} translations kept", rows.len())));
-        // What decides: the worst side of question and answer.
-        let worst: Vec<f64> = rows
-            .iter()
-            .filter_map(|r| r.scores.get(target))
-            .map(|s| {
-                ["instruction", "input", "answer"]
-                    .iter()
-                    .filter_map(|k| s.sides.get(*k))
-                    .copied()
-                    .fold(f64::INFINITY, f64::min)
-            })
-            .filter(|x| x.is_finite())
-            .collect();
+        let worst: Vec<f64> = rows.iter().filter_map(|r| worst_side(r, target)).collect();
         let sound = |r: &&Row| {
             r.verdicts
                 .get(target)
                 .is_some_and(|v| v.keep || v.reasons.iter().all(|x| x.starts_with("score ")))
         };
-        let passing: Vec<f64> = rows
-            .iter()
-            .filter(sound)
-            .filter_map(|r| r.scores.get(target))
-            .map(|s| {
-                ["instruction", "input", "answer"]
-                    .iter()
-                    .filter_map(|k| s.sides.get(*k))
-                    .copied()
-                    .fold(f64::INFINITY, f64::min)
-            })
-            .collect();
+        let passing: Vec<f64> = rows.iter().filter(sound).filter_map(|r| worst_side(r, target)).collect();
         let share = |tau: f64| {
             100.0 * passing.iter().filter(|x| **x >= tau).count() as f64 / rows.len().max(1) as f64
         };
@@ -197,6 +175,16 @@ fn data(recipe: &Recipe) -> Result<Vec<Block>> {
     });
     blocks.push(Block::Table(examples(&rows, recipe)));
     Ok(blocks)
+}
+
+/// What decides against tau: the lowest score of question and answer.
+fn worst_side(row: &Row, target: &str) -> Option<f64> {
+    let sides = &row.scores.get(target)?.sides;
+    ["instruction", "input", "answer"]
+        .iter()
+        .filter_map(|side| sides.get(*side))
+        .copied()
+        .min_by(f64::total_cmp)
 }
 
 /// A few rows, kept and dropped.
