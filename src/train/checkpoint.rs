@@ -20,6 +20,8 @@ use crate::{
 pub struct State {
     /// Optimizer steps done.
     pub step: u64,
+    /// Loss of the last step.
+    pub train_loss: f64,
     /// What was best.
     pub stopping: EarlyStopping,
     /// True if training ended here by early stopping.

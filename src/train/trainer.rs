@@ -148,6 +148,7 @@ pub fn train(
     let mut optimizer = Optimizer::new(&params, settings.optimizer)?;
     let fresh = State {
         step: 0,
+        train_loss: 0.0,
         stopping: EarlyStopping::default(),
         stopped: false,
         settings: settings.identity.clone(),
@@ -171,13 +172,12 @@ pub fn train(
         state,
         total,
     };
-    let mut outcome = TrainOutcome::default();
     while run.state.step < total && !run.state.stopped {
         if stop() {
             checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.moments)?;
-            return Ok(TrainOutcome { steps: run.state.step, best: run.state.stopping.best, ..outcome });
+            return Ok(run.outcome(false));
         }
-        outcome.train_loss = run.one_step(model, step, &mut loader, on_event)?;
+        run.one_step(model, step, &mut loader, on_event)?;
         let every = if settings.eval_every > 0 { settings.eval_every } else { per_epoch };
         if run.state.step.is_multiple_of(every) || run.state.step == total {
             run.evaluate(model, step, on_event)?;
@@ -191,7 +191,7 @@ pub fn train(
     if best.is_some_and(|(_, at)| at != run.state.step) {
         checkpoint::load_best(out, &step.params(model))?;
     }
-    Ok(TrainOutcome { steps: run.state.step, best, finished: true, ..outcome })
+    Ok(run.outcome(true))
 }
 
 fn refuse_drift(old: &Value, new: &Value, out: &Path) -> Result<()> {
@@ -217,7 +217,7 @@ impl Run<'_> {
         step: &mut TrainStep,
         loader: &mut Loader,
         on_event: &mut dyn FnMut(TrainEvent),
-    ) -> Result<f64> {
+    ) -> Result<()> {
         let started = Instant::now();
         let batches: Vec<PackedBatch> = loader
             .micro_batches(self.state.step as usize)
@@ -240,6 +240,7 @@ impl Run<'_> {
         let grad_norm = self.optimizer.step(&params, number, lr)?;
         self.check_finite("gradient norm", grad_norm, number)?;
         self.state.step = number;
+        self.state.train_loss = loss.mean();
         let seconds = started.elapsed().as_secs_f64();
         let epoch = number as f64 / loader.steps_per_epoch() as f64;
         let values = [
@@ -260,7 +261,12 @@ impl Run<'_> {
             tokens: loss.tokens,
             seconds,
         });
-        Ok(loss.mean())
+        Ok(())
+    }
+
+    fn outcome(&self, finished: bool) -> TrainOutcome {
+        let State { step, train_loss, stopping, .. } = &self.state;
+        TrainOutcome { steps: *step, train_loss: *train_loss, best: stopping.best, finished }
     }
 
     fn schedule(&self) -> Schedule {
