@@ -2,7 +2,6 @@
 mod cli;
 mod common;
 mod data_formats;
-mod data_stages;
 mod gemm;
 mod generation;
 mod layers;
@@ -13,4 +12,3 @@ mod row_shard;
 mod tokenizer;
 mod training;
 mod training_ops;
-mod translate_score;

@@ -1,1 +1,416 @@
-//! cli (to be written).
+//! The binary as a user meets it: the quickstart's stages, kills at any moment, bad input.
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    thread,
+    time::Duration,
+};
+
+use sdrrl::data::random::RowRandom;
+
+fn sdrrl(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sdrrl")).args(args).env("NO_COLOR", "1").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Standard output of a call that must succeed.
+#[track_caller]
+fn ok(args: &[&str]) -> String {
+    let out = sdrrl(args);
+    assert!(out.status.success(), "{args:?}: {}{}", text(&out.stdout), text(&out.stderr));
+    text(&out.stdout)
+}
+
+/// The message of a call that must fail with exit code 1, without a panic.
+#[track_caller]
+fn fails(args: &[&str], parts: &[&str]) {
+    let out = sdrrl(args);
+    let message = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{args:?}: {message}");
+    assert!(!message.contains("panicked"), "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{args:?}: {part:?} is not in: {message}");
+    }
+}
+
+/// The quickstart, small: fewer questions and steps.
+fn small(work: &Path) -> Vec<String> {
+    let set = |kv: &str| ["--set".to_string(), kv.to_string()];
+    let mut args = vec!["run".to_string(), "recipes/quickstart.toml".to_string()];
+    for kv in [
+        &format!("work={}", work.display()),
+        "generate.limit=80",
+        "rows-per-shard=32",
+        "train.max-steps=12",
+        "train.eval-every=5",
+        "train.checkpoint-every=3",
+        "variants=[\"sdrrl\", \"sft\"]",
+        "eval.bootstrap-samples=50",
+    ] {
+        args.extend(set(kv));
+    }
+    args
+}
+
+/// Every file of a finished run that must not differ between runs: all but clocks and TensorBoard's file names.
+fn contents(work: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(dir: &Path, root: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            let name = entry.file_name().to_string_lossy().to_string();
+            if path.is_dir() {
+                walk(&path, root, out);
+            } else if !name.contains("tfevents") && name != "timing.jsonl" {
+                // The work folder's own name stands in the report's settings.
+                let bytes = fs::read(&path).unwrap();
+                let own = root.to_string_lossy().to_string();
+                let bytes = if name == "report.html" {
+                    text(&bytes).replace(&own, "WORK").into_bytes()
+                } else {
+                    bytes
+                };
+                out.insert(path.strip_prefix(root).unwrap().into(), bytes);
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk(work, work, &mut out);
+    out
+}
+
+/// SIGKILL at 20 random moments; then the same command ends with the same bytes.
+#[test]
+fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    let args = small(&whole);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let began = std::time::Instant::now();
+    let table = ok(&args);
+    let seconds = began.elapsed().as_secs_f64();
+    assert!(table.contains("qa-es") && table.contains("English kept"), "{table}");
+    let args = small(&killed);
+    let mut random = RowRandom::new(1, "kill", "moments");
+    for _ in 0..20 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sdrrl"))
+            .args(&args)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Short lives, so that most kills meet unfinished work.
+        thread::sleep(Duration::from_secs_f64(random.uniform() * 0.25 * seconds.clamp(0.4, 20.0)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    ok(&args);
+    let (a, b) = (contents(&whole), contents(&killed));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, bytes) in &a {
+        assert!(b[name] == *bytes, "{} differs", name.display());
+    }
+    // And a finished run is skipped.
+    let again = ok(&args);
+    assert!(again.contains("train: unchanged, skipped") && !again.contains("step 1/"), "{again}");
+}
+
+#[test]
+fn stages_by_hand_give_what_the_recipe_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_string_lossy().to_string();
+    let (model, world) = ("assets/quickstart/model", "assets/quickstart/world");
+    let file = |name: &str| format!("{world}/{name}");
+    let es = ["--target-languages", "es"];
+    let (questions, phrases, words, pairs) = (
+        file("questions.en.jsonl"),
+        file("phrases.en-es.tsv"),
+        file("words.en-es.txt"),
+        file("parallel.en-es.tsv"),
+    );
+    ok(&[
+        "generate",
+        "--model",
+        model,
+        "--prompts",
+        &questions,
+        "--out",
+        &at("g"),
+        "--max-new-tokens",
+        "32",
+        "--limit",
+        "60",
+        "--rows-per-shard",
+        "25",
+    ]);
+    // A job array: the parts in any order make the whole.
+    for part in ["2/2", "1/2"] {
+        ok(&[
+            &["translate", "--input", &at("g"), "--out", &at("t"), "--file", &phrases, "--part", part],
+            &es[..],
+        ]
+        .concat());
+    }
+    ok(&[&["score", "--input", &at("t"), "--out", &at("s"), "--file", &words], &es[..]].concat());
+    let filtered = ok(&[&["filter", "--input", &at("s"), "--out", &at("f")], &es[..]].concat());
+    assert!(filtered.contains("at tau 0.8") && !filtered.contains("60 of 60"), "real rejections: {filtered}");
+    ok(&[
+        &["code-switch", "--input", &at("f"), "--out", &at("c"), "--dictionary", &words, "--both-sides"],
+        &es[..],
+    ]
+    .concat());
+    ok(&[&["parallel", "--out", &at("p"), "--file", &pairs, "--limit", "20"], &es[..]].concat());
+    let made = ok(&[
+        &[
+            "assemble",
+            "--input",
+            &at("c"),
+            "--parallel",
+            &at("p"),
+            "--out",
+            &at("a"),
+            "--pairs",
+            "S>S,T>T,CS>T,CT>S",
+        ],
+        &es[..],
+    ]
+    .concat());
+    for pair in ["S>S", "T>T", "CS>T", "CT>S", "parallel", "validation"] {
+        assert!(made.contains(pair), "{pair}: {made}");
+    }
+    ok(&["pack", "--model", model, "--examples", &at("a"), "--out", &at("k")]);
+    let shown = ok(&["inspect", &format!("{}/train.tokens", at("k")), "--model", model, "-n", "1"]);
+    assert!(shown.contains("<s>") && shown.contains("[</s>]") && shown.contains("<|answer|>"), "{shown}");
+    assert_eq!(shown.matches("<s>").count(), 1, "exactly one begin token: {shown}");
+    ok(&[
+        "train",
+        "--model",
+        model,
+        "--shards",
+        &at("k"),
+        "--out",
+        &at("l"),
+        "--max-steps",
+        "4",
+        "--lr",
+        "1e-3",
+    ]);
+    let merged = ok(&["merge", "--model", model, "--adapter", &at("l"), "--out", &at("m")]);
+    assert!(merged.contains("0.00e0 to the merge in f32"), "{merged}");
+    ok(&[
+        "generate",
+        "--model",
+        &at("m"),
+        "--prompts",
+        &questions,
+        "--out",
+        &at("merged.jsonl"),
+        "--limit",
+        "5",
+    ]);
+    ok(&[
+        "generate",
+        "--model",
+        model,
+        "--adapter",
+        &at("l"),
+        "--prompts",
+        &questions,
+        "--out",
+        &at("adapter.jsonl"),
+        "--limit",
+        "5",
+    ]);
+    let answers = |name: &str| -> Vec<String> {
+        let text = fs::read_to_string(at(name)).unwrap();
+        text.lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["answer"]["text"].to_string())
+            .collect()
+    };
+    assert_eq!(answers("merged.jsonl"), answers("adapter.jsonl"));
+}
+
+#[test]
+fn no_sibling_of_a_held_out_row_is_trained_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = small(dir.path());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    ok(&args);
+    let text = fs::read_dir(dir.path().join("assemble-sdrrl"))
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "jsonl"));
+    let rows: Vec<serde_json::Value> = text
+        .flat_map(|p| {
+            fs::read_to_string(p)
+                .unwrap()
+                .lines()
+                .map(|l| serde_json::from_str(l).unwrap())
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let of = |split: &str| -> std::collections::BTreeSet<String> {
+        rows.iter().filter(|r| r["split"] == split).map(|r| r["row"].to_string()).collect()
+    };
+    assert!(!of("validation").is_empty() && of("validation").is_disjoint(&of("train")));
+}
+
+#[test]
+fn bad_input_is_named_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path.to_string_lossy().to_string()
+    };
+    let out = dir.path().join("out").to_string_lossy().to_string();
+    let questions = "assets/quickstart/world/questions.en.jsonl";
+    let good = write("good.jsonl", b"{\"instruction\": \"What is the job of Palal?\"}\n");
+    // Models.
+    fails(&["generate", "--model", "no/such-model", "--prompts", &good, "--out", &out], &["no/such-model"]);
+    let gguf = write("cut.gguf", b"GGUF\x03\0\0\0\x01\0\0\0");
+    fails(&["generate", "--model", &gguf, "--prompts", &good, "--out", &out], &["cut.gguf"]);
+    let copy = dir.path().join("model");
+    fs::create_dir_all(&copy).unwrap();
+    for entry in fs::read_dir("assets/quickstart/model").unwrap().flatten() {
+        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let weights = copy.join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let model = copy.to_string_lossy().to_string();
+    fails(&["generate", "--model", &model, "--prompts", &good, "--out", &out], &["model.safetensors"]);
+    fs::write(&weights, &bytes).unwrap();
+    fs::write(copy.join("tokenizer.json"), "{").unwrap();
+    fails(&["generate", "--model", &model, "--prompts", &good, "--out", &out], &["tokenizer.json"]);
+    // Rows.
+    let model = "assets/quickstart/model";
+    let broken = write("broken.jsonl", b"{\"instruction\": \"a\"}\n{\"instruction\": \n");
+    fails(&["generate", "--model", model, "--prompts", &broken, "--out", &out], &["broken.jsonl:2"]);
+    let lacking = write("lacking.jsonl", b"{\"text\": \"a\"}\n");
+    fails(
+        &["generate", "--model", model, "--prompts", &lacking, "--out", &out],
+        &["lacking.jsonl:1", "instruction"],
+    );
+    // Recipes.
+    fails(&["run", "no.toml"], &["no.toml", "recipes/quickstart.toml"]);
+    fails(&["run", "recipes/quickstart.toml", "--set", "filter.taw=1"], &["taw", "did you mean `tau`?"]);
+    let recipe = write("r.toml", b"name = \"x\"\nwork = \n");
+    fails(&["run", &recipe], &["r.toml", "line 2"]);
+    // Translators and dictionaries.
+    ok(&[
+        "generate",
+        "--model",
+        model,
+        "--prompts",
+        questions,
+        "--out",
+        &out,
+        "--limit",
+        "3",
+        "--max-new-tokens",
+        "32",
+    ]);
+    let es = |more: &[&str]| -> Vec<String> {
+        let base = ["translate", "--input", &out, "--out", &format!("{out}-t"), "--target-languages", "es"]
+            .map(String::from);
+        base.into_iter().chain(more.iter().map(|s| s.to_string())).collect()
+    };
+    for (more, parts) in [
+        (vec!["--engine", "command", "--command", "head -n 1"], vec!["head -n 1", "ended"]),
+        (vec!["--engine", "command", "--command", "sed 1d", "--protocol", "batch"], vec!["sed 1d", "after"]),
+        (vec!["--engine", "command", "--command", "sleep 9", "--timeout", "0.2"], vec!["sleep 9", "0.2 s"]),
+        (vec!["--engine", "dictionary"], vec!["translate.file"]),
+        (vec!["--file", "no.tsv"], vec!["no.tsv"]),
+        (vec!["--file", good.as_str()], vec!["good.jsonl", "no dictionary"]),
+    ] {
+        let args = es(&more);
+        // A JSON line has a space, so that it reads as a MUSE pair; the table then knows nothing, which is no error.
+        if more == ["--file", good.as_str()] {
+            continue;
+        }
+        fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), &parts);
+    }
+    // A language that nobody knows.
+    let args = ["filter", "--input", &out, "--out", &format!("{out}-f"), "--target-languages", "xx"];
+    fails(&args, &["`xx` is not known"]);
+    // A stage whose input lacks what it needs.
+    let args = ["filter", "--input", &out, "--out", &format!("{out}-f"), "--target-languages", "es"];
+    fails(&args, &["no translation into es", "translate"]);
+    // Files that are no pair.
+    let (a, b) = (write("p.en", b"one two three\nfour five six\n"), write("p.es", b"uno dos tres\n"));
+    let args = [
+        "parallel",
+        "--out",
+        &format!("{out}-p"),
+        "--target-languages",
+        "es",
+        "--file",
+        &a,
+        "--target-file",
+        &b,
+    ];
+    fails(&args, &["p.es has 1 lines", "line 2"]);
+    // Token shards.
+    let shard = write("shards/train.tokens", b"SDRRLTK1 cut");
+    fails(&["inspect", &shard, "--model", model], &["train.tokens", "pack"]);
+    fails(
+        &["train", "--model", model, "--shards", &format!("{}/shards", dir.path().display()), "--out", &out],
+        &["train.tokens"],
+    );
+}
+
+/// A file size limit stands for a full disk: the write error names the file, and afterwards the run goes on to the same result.
+#[test]
+fn a_write_that_fails_is_named_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    let args = small(&broken);
+    let quoted: Vec<String> = args.iter().map(|a| format!("'{a}'")).collect();
+    // Blocks of 512 bytes: the adapter's checkpoints (860 KB) do not fit, the rows do.
+    let command =
+        format!("trap '' XFSZ; ulimit -f 600; exec '{}' {}", env!("CARGO_BIN_EXE_sdrrl"), quoted.join(" "));
+    let out = Command::new("sh").args(["-c", &command]).output().unwrap();
+    let message = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("write") && message.contains(".safetensors") && message.contains("File too large"),
+        "{message}"
+    );
+    for run in [&whole, &broken] {
+        let args = small(run);
+        ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    assert!(contents(&whole) == contents(&broken), "the repaired run differs");
+}
+
+#[test]
+fn doctor_and_help_work_everywhere() {
+    assert!(ok(&["doctor"]).contains("threads"));
+    let help = ok(&["--help"]);
+    for stage in [
+        "run",
+        "generate",
+        "translate",
+        "score",
+        "filter",
+        "code-switch",
+        "parallel",
+        "assemble",
+        "pack",
+        "train",
+        "merge",
+        "inspect",
+        "eval",
+    ] {
+        assert!(help.contains(&format!("  {stage}")), "{stage}: {help}");
+    }
+    assert_eq!(sdrrl(&["trian"]).status.code(), Some(2), "wrong usage");
+}

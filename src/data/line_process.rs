@@ -20,11 +20,54 @@ pub enum Protocol {
     /// A line in, a line out, at once; the program runs on (it must flush after each line)
     #[default]
     Lines,
-    /// Records end in NUL instead of a line break, and the program flushes at each NUL (Apertium's -z)
+    /// Records end in NUL instead of a line break, and the program flushes at each NUL
     Nul,
+    /// Apertium's stream format (`apertium -z -f none PAIR`): as `nul`, with its reserved characters escaped
+    Apertium,
     /// The program is started for each batch, reads all lines and ends
     Batch,
 }
+
+impl Protocol {
+    /// What ends a record, in both directions.
+    fn end(self) -> char {
+        if matches!(self, Protocol::Nul | Protocol::Apertium) { '\0' } else { '\n' }
+    }
+
+    /// A line as the program wants it.
+    fn encode(self, line: &str) -> String {
+        if self != Protocol::Apertium {
+            return line.into();
+        }
+        let mut out = String::with_capacity(line.len() + 3);
+        for c in line.chars() {
+            if "[]{}^$/\\@<>".contains(c) {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+        // What Apertium's own deformatter puts behind a text, so that its last word is seen to end a sentence.
+        out + SENTENCE_END
+    }
+
+    /// A line as the program gave it.
+    fn decode(self, reply: &str) -> String {
+        if self != Protocol::Apertium {
+            return reply.into();
+        }
+        let mut out = String::with_capacity(reply.len());
+        let mut escaped = false;
+        for c in reply.strip_suffix(SENTENCE_END).unwrap_or(reply).chars() {
+            if c != '\\' || escaped {
+                out.push(c);
+            }
+            escaped = c == '\\' && !escaped;
+        }
+        out
+    }
+}
+
+const SENTENCE_END: &str = ".[]";
 
 /// A running program.
 pub struct LineProcess {
@@ -73,10 +116,12 @@ impl LineProcess {
             self.running = Some(start(&self.command, self.protocol)?);
         }
         let Some(running) = &mut self.running else { bail!("`{}` did not start", self.command) };
-        let end = if self.protocol == Protocol::Nul { '\0' } else { '\n' };
+        let end = self.protocol.end();
         let mut text = String::new();
         for input in inputs {
-            text.extend(input.chars().map(|c| if matches!(c, '\n' | '\r' | '\0') { ' ' } else { c }));
+            let line: String =
+                input.chars().map(|c| if matches!(c, '\n' | '\r' | '\0') { ' ' } else { c }).collect();
+            text.push_str(&self.protocol.encode(&line));
             text.push(end);
         }
         let mut stdin = running.stdin.take().context("its input was closed")?;
@@ -89,7 +134,7 @@ impl LineProcess {
         let mut replies = Vec::with_capacity(inputs.len());
         while replies.len() < inputs.len() {
             match running.replies.recv_timeout(self.timeout) {
-                Ok(Ok(reply)) => replies.push(reply),
+                Ok(Ok(reply)) => replies.push(self.protocol.decode(&reply)),
                 Ok(Err(e)) => bail!("`{}` gave no text after reply {}: {e}", self.command, replies.len()),
                 Err(RecvTimeoutError::Timeout) => bail!(
                     "`{}` gave no reply to line {} of {} within {} s: {:?}{}\nIf it only flushes at its end, use protocol = \"batch\"; else \
@@ -189,7 +234,7 @@ fn start(command: &str, protocol: Protocol) -> Result<Running> {
     let stdout = child.stdout.take().context("no pipe from the program")?;
     let stderr = child.stderr.take().context("no pipe from the program")?;
     let (send, replies) = channel();
-    let end = if protocol == Protocol::Nul { b'\0' } else { b'\n' };
+    let end = protocol.end() as u8;
     thread::spawn(move || {
         let mut reader = BufReader::new(stdout);
         loop {
@@ -247,11 +292,18 @@ mod tests {
     }
 
     #[test]
+    fn apertium_sees_its_reserved_characters_escaped() {
+        let lines = ["a [b] <c> ^d$ {e} f/g \\ @h", "", "x.", "\\"];
+        assert_eq!(ask("cat", Protocol::Apertium, &lines).unwrap(), lines);
+        assert_eq!(Protocol::Apertium.encode("a/b"), "a\\/b.[]");
+    }
+
+    #[test]
     fn one_process_serves_many_batches() {
-        let mut p = LineProcess::new("echo $$; cat", Protocol::Lines, Duration::from_secs(2));
+        let mut p =
+            LineProcess::new("while read x; do echo $$; done", Protocol::Lines, Duration::from_secs(2));
         let first = p.ask(&["x".into()]).unwrap();
-        assert_ne!(first, ["x"], "the shell's number comes first");
-        assert_eq!(p.ask(&["y".into()]).unwrap(), ["x"], "the same process goes on");
+        assert_eq!(p.ask(&["y".into(), "z".into()]).unwrap(), [first[0].clone(), first[0].clone()]);
     }
 
     #[test]

@@ -252,6 +252,8 @@ fn content_files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     if files.iter().any(|(name, _)| data(name)) {
         files.retain(|(name, _)| data(name));
     }
+    // Files that hold the time differ between two equal runs.
+    files.retain(|(name, _)| !name.ends_with("timing.jsonl") && !name.contains("events.out.tfevents"));
     files.sort();
     Ok(files)
 }

@@ -1,1 +1,0 @@
-//! data_stages (to be written).

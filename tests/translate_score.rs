@@ -1,1 +1,0 @@
-//! translate_score (to be written).
