@@ -69,6 +69,11 @@ impl Protocol {
 
 const SENTENCE_END: &str = ".[]";
 
+/// A record that any Apertium pair leaves as it is.
+const PADDING: &str = "7717177";
+/// No reply for so long, and padding is sent.
+const IDLE: Duration = Duration::from_millis(150);
+
 /// A running program.
 pub struct LineProcess {
     command: String,
@@ -82,6 +87,18 @@ struct Running {
     stdin: Option<ChildStdin>,
     replies: Receiver<std::io::Result<String>>,
     errors: Arc<Mutex<String>>,
+    /// Padding records whose replies have not come yet.
+    owed: usize,
+}
+
+type Writer = thread::JoinHandle<(std::io::Result<()>, Option<ChildStdin>)>;
+
+/// Waits for what is being written; the program's input, if it stays open.
+fn finish(writer: Option<Writer>, command: &str) -> Result<Option<ChildStdin>> {
+    let Some(writer) = writer else { return Ok(None) };
+    let (written, stdin) = writer.join().map_err(|_| anyhow!("writing to `{command}` failed"))?;
+    written.with_context(|| format!("write to `{command}`"))?;
+    Ok(stdin)
 }
 
 /// The last of what the program wrote on stderr is kept for messages.
@@ -131,11 +148,42 @@ impl LineProcess {
             let written = stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush());
             (written, (!batch).then_some(stdin))
         });
+        let mut writer = Some(writer);
         let mut replies = Vec::with_capacity(inputs.len());
+        let mut waiting_since = Instant::now();
         while replies.len() < inputs.len() {
-            match running.replies.recv_timeout(self.timeout) {
-                Ok(Ok(reply)) => replies.push(self.protocol.decode(&reply)),
+            let patience =
+                if self.protocol == Protocol::Apertium { IDLE.min(self.timeout) } else { self.timeout };
+            match running.replies.recv_timeout(patience) {
+                Ok(Ok(reply)) => {
+                    waiting_since = Instant::now();
+                    let reply = self.protocol.decode(&reply);
+                    if self.protocol == Protocol::Apertium && reply == PADDING {
+                        ensure!(
+                            running.owed > 0 && replies.is_empty(),
+                            "`{}` gave no reply to one of {} lines",
+                            self.command,
+                            inputs.len()
+                        );
+                        running.owed -= 1;
+                    } else {
+                        replies.push(reply);
+                    }
+                }
                 Ok(Err(e)) => bail!("`{}` gave no text after reply {}: {e}", self.command, replies.len()),
+                Err(RecvTimeoutError::Timeout) if waiting_since.elapsed() < self.timeout => {
+                    // Stages of Apertium hold records back until others follow.
+                    if writer.as_ref().is_some_and(|w| w.is_finished()) {
+                        running.stdin = finish(writer.take(), &self.command)?;
+                    }
+                    if let Some(stdin) = &mut running.stdin {
+                        let padding = format!("{}\0", self.protocol.encode(PADDING));
+                        stdin
+                            .write_all(padding.as_bytes())
+                            .with_context(|| format!("write to `{}`", self.command))?;
+                        running.owed += 1;
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => bail!(
                     "`{}` gave no reply to line {} of {} within {} s: {:?}{}\nIf it only flushes at its end, use protocol = \"batch\"; else \
                      raise timeout",
@@ -159,9 +207,9 @@ impl LineProcess {
                 }
             }
         }
-        let (written, stdin) = writer.join().map_err(|_| anyhow!("writing to `{}` failed", self.command))?;
-        written.with_context(|| format!("write to `{}`{}", self.command, running.said()))?;
-        running.stdin = stdin;
+        if writer.is_some() {
+            running.stdin = finish(writer, &self.command)?;
+        }
         self.no_surplus(inputs.len())?;
         Ok(replies)
     }
@@ -170,6 +218,8 @@ impl LineProcess {
     fn no_surplus(&mut self, lines: usize) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let surplus = match self.protocol {
+            // Late replies are those to padding; anything else is seen with the next batch.
+            Protocol::Apertium => None,
             Protocol::Batch => running.replies.recv_timeout(self.timeout).ok(),
             _ => running.replies.try_recv().ok(),
         };
@@ -270,7 +320,7 @@ fn start(command: &str, protocol: Protocol) -> Result<Running> {
             }
         }
     });
-    Ok(Running { child, stdin, replies, errors })
+    Ok(Running { child, stdin, replies, errors, owed: 0 })
 }
 
 #[cfg(test)]
@@ -296,6 +346,23 @@ mod tests {
         let lines = ["a [b] <c> ^d$ {e} f/g \\ @h", "", "x.", "\\"];
         assert_eq!(ask("cat", Protocol::Apertium, &lines).unwrap(), lines);
         assert_eq!(Protocol::Apertium.encode("a/b"), "a\\/b.[]");
+    }
+
+    /// Apertium's pipelines keep the last records until others follow.
+    #[test]
+    fn records_that_apertium_holds_back_are_pushed_out() {
+        let late = "bash -c 'a=; b=; while IFS= read -r -d \"\" x; do [ -n \"$a\" ] && printf \"%s\\0\" \"$a\"; a=$b; b=$x; done'";
+        let mut p = LineProcess::new(late, Protocol::Apertium, Duration::from_secs(5));
+        for round in 0..3 {
+            let lines: Vec<String> = (0..4).map(|i| format!("line {round} {i}")).collect();
+            assert_eq!(p.ask(&lines).unwrap(), lines);
+        }
+        // A record that is lost must not shift the others.
+        let lossy = "bash -c 'while IFS= read -r -d \"\" x; do case $x in lost*) ;; *) printf \"%s\\0\" \"$x\";; esac; done'";
+        let lines = ["a", "lost", "b"].map(String::from);
+        let error =
+            LineProcess::new(lossy, Protocol::Apertium, Duration::from_secs(5)).ask(&lines).unwrap_err();
+        assert!(error.to_string().contains("gave no reply to one of 3 lines"), "{error}");
     }
 
     #[test]
