@@ -275,7 +275,7 @@ fn tensorboard_files_hold_sound_records() {
             (0..8).for_each(|_| c = if c & 1 == 1 { (c >> 1) ^ 0x82F6_3B78 } else { c >> 1 });
         }
         let c = !c;
-        ((c >> 15) | (c << 17)).wrapping_add(0xA282_EAD8)
+        c.rotate_right(15).wrapping_add(0xA282_EAD8)
     };
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let (mut at, mut records, mut tags) = (0, 0, 0);

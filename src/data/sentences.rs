@@ -109,10 +109,9 @@ fn boundaries(line: &str) -> Vec<usize> {
         let next = chars.get(i + 1).map(|x| x.1);
         match c {
             // These end a sentence with or without a space behind.
-            '。' | '！' | '？' | '។' | '।' => {
-                if !next.is_some_and(|n| "」』”’）)。！？".contains(n)) {
-                    ends.push(at + c.len_utf8());
-                }
+            '。' | '！' | '？' | '។' | '।' if !next.is_some_and(|n| "」』”’）)。！？".contains(n)) =>
+            {
+                ends.push(at + c.len_utf8());
             }
             '.' | '!' | '?' | '…' => {
                 // Closing quotes and brackets belong to the sentence.

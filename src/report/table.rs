@@ -208,10 +208,7 @@ mod tests {
         let text = table().to_text(false);
         let widths: Vec<usize> = text.lines().map(display_width).collect();
         assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
-        assert!(
-            text.contains("\x1b[32m") == false && table().to_text(true).contains("\x1b[32m+2.0"),
-            "{text}"
-        );
+        assert!(!text.contains("\x1b[32m") && table().to_text(true).contains("\x1b[32m+2.0"), "{text}");
         assert!(table().to_text(true).contains("\x1b[31m+2.0"), "a rise of what should fall is bad");
     }
 

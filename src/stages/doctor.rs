@@ -1,7 +1,7 @@
 //! `sdrrl doctor`: what this machine offers and what this build can use of it.
 use anyhow::Result;
 
-use crate::device;
+use crate::{device, ops::gemm::uses_tile_unit};
 
 /// Arguments of `doctor`: none.
 #[derive(clap::Args, Clone, Debug)]
@@ -17,6 +17,10 @@ pub fn run(_args: &Args) -> Result<()> {
     );
     println!("processor  {}", processor().unwrap_or_else(|| "unknown".into()));
     println!("vectors    {}", list_or_none(&device::cpu_features()));
+    println!(
+        "tile unit  {}",
+        if uses_tile_unit() { "AMX, for bf16 weights (SDRRL_AMX=0 turns it off)" } else { "none" }
+    );
     println!("threads    {} (set RAYON_NUM_THREADS to change)", rayon::current_num_threads());
     match device::host_memory() {
         Some((total, free)) => println!("memory     {:.1} GiB, {:.1} GiB available", gib(total), gib(free)),

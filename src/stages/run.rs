@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
     let dtype = generate::parse_dtype(&recipe.dtype).map_err(|e| anyhow!("recipe: dtype: {e}"))?;
     let run = Run { recipe: &recipe, dtype, restart: args.restart };
-    if recipe.examples.is_some() { run.from_examples() } else { run.method() }
+    if recipe.examples.is_some() { run.ready_examples() } else { run.method() }
 }
 
 struct Run<'a> {
@@ -63,7 +63,7 @@ impl Run<'_> {
     }
 
     /// Pack and train on ready examples, then evaluate what came out.
-    fn from_examples(&self) -> Result<()> {
+    fn ready_examples(&self) -> Result<()> {
         let r = self.recipe;
         let examples = r.examples.clone().context("`examples` is missing")?;
         self.pack_and_train(&examples, "pack", "train")?;

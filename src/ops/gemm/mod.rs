@@ -6,6 +6,14 @@ mod dot;
 mod outer;
 pub mod reference;
 
+/// Whether products with bf16 weights run on the processor's tile unit (Intel AMX); the environment variable SDRRL_AMX=0 turns it off.
+pub fn uses_tile_unit() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return amx::available();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
+
 use anyhow::Result;
 
 use crate::{
@@ -124,18 +132,18 @@ fn dot_product(outs: &mut [&mut Tensor], a: &Tensor, weights: &[&Tensor], epilog
     }
     let a = a.f32()?;
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if amx::available() && k > 0 {
-        if let Some(parts) = parts
+    if amx::available()
+        && k > 0
+        && let Some(parts) = parts
             .iter()
             .map(|&(out, w, m)| match w {
                 Weight::Bf16(w) => Some(amx::Part { out, w, m }),
                 Weight::F32(_) => None,
             })
             .collect::<Option<Vec<_>>>()
-        {
-            amx::dot_product(&parts, a, n, k, epilogue);
-            return Ok(());
-        }
+    {
+        amx::dot_product(&parts, a, n, k, epilogue);
+        return Ok(());
     }
     let work = n * k * parts.iter().map(|p| p.2).sum::<usize>();
     for_each_task(tasks.len(), work, |t| {

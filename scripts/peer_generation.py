@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""The peers of benches/generation.rs: python scripts/peer_generation.py transformers|llama.cpp f32:1|bf16:8|... Prints one JSON line.
+
+pip install torch transformers gguf llama-cpp-python; scripts/get_assets.sh brings the model. llama.cpp's f32 and bf16 files are made once
+from the shipped Q4_1 file: right for speed."""
+import json
+import random
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+DIR, FILE, NEW = Path("assets/downloads"), "SmolLM2-135M-Instruct.Q4_1.gguf", 64
+
+
+def prompts(rows):
+    rng = random.Random(1)
+    return [[100 + rng.randrange(40000) for _ in range(64)] for _ in range(rows)]
+
+
+def with_transformers(dtype, rows):
+    import torch
+    from transformers import AutoModelForCausalLM
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    model = AutoModelForCausalLM.from_pretrained(DIR, gguf_file=FILE, dtype=dtype, attn_implementation="sdpa").eval()
+    ids = torch.tensor(prompts(rows))
+
+    def run(n):
+        start = time.perf_counter()
+        with torch.inference_mode():
+            model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=2)
+        return time.perf_counter() - start
+    return run
+
+
+def with_llama_cpp(dtype, rows):
+    import ctypes
+
+    import llama_cpp as C
+    kind = {"f32": C.LLAMA_FTYPE_ALL_F32, "bf16": C.LLAMA_FTYPE_MOSTLY_BF16}[dtype]
+    path = DIR / f"SmolLM2-135M-Instruct.{dtype}.gguf"
+    if not path.exists():
+        params = C.llama_model_quantize_default_params()
+        params.ftype, params.allow_requantize, params.nthread = kind, True, 2
+        C.llama_model_quantize(str(DIR / FILE).encode(), str(path).encode(), ctypes.byref(params))
+    C.llama_backend_init()
+    C.llama_log_set(C.llama_log_callback(lambda *a: None), None)
+    model = C.llama_model_load_from_file(str(path).encode(), C.llama_model_default_params())
+    params = C.llama_context_default_params()
+    params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max, params.n_threads, params.n_threads_batch = 256 * rows, 512, 512, rows, 2, 2
+    context = C.llama_init_from_model(model, params)
+    vocabulary = C.llama_vocab_n_tokens(C.llama_model_get_vocab(model))
+    import numpy as np
+    batch = C.llama_batch_init(512, 0, rows)
+
+    def decode(entries):
+        batch.n_tokens = len(entries)
+        for i, (token, position, row, wanted) in enumerate(entries):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, position, 1, row, wanted
+        assert C.llama_decode(context, batch) == 0
+        wanted = [i for i, e in enumerate(entries) if e[3]]
+        return [int(np.ctypeslib.as_array(C.llama_get_logits_ith(context, i), (vocabulary,)).argmax()) for i in wanted]
+
+    ids = prompts(rows)
+
+    def run(n):
+        C.llama_memory_clear(C.llama_get_memory(context), True)
+        start = time.perf_counter()
+        tokens = decode([(t, p, r, p == 63) for r, prompt in enumerate(ids) for p, t in enumerate(prompt)])
+        for step in range(n - 1):
+            tokens = decode([(t, 64 + step, r, True) for r, t in enumerate(tokens)])
+        return time.perf_counter() - start
+    return run
+
+
+def main():
+    dtype, rows = sys.argv[2].split(":")
+    rows = int(rows)
+    run = {"transformers": with_transformers, "llama.cpp": with_llama_cpp}[sys.argv[1]](dtype, rows)
+    run(4)
+    found = []
+    for _ in range(3):
+        first, whole = run(1), run(NEW)
+        found.append((rows * 64 / first, rows * (NEW - 1) / (whole - first)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"prefill": statistics.median(f[0] for f in found), "decode": statistics.median(f[1] for f in found), "peak_mib": peak}))
+
+
+main()
