@@ -12,3 +12,4 @@ mod row_shard;
 mod tokenizer;
 mod training;
 mod training_ops;
+mod weights;
