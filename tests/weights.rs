@@ -89,3 +89,75 @@ proptest! {
         prop_assert!(Llama::load(&path, DType::F32).is_err());
     }
 }
+
+#[test]
+fn a_sharded_checkpoint_equals_a_single_file_and_a_missing_shard_is_named() {
+    use safetensors::SafeTensors;
+    let dir = tempfile::tempdir().unwrap();
+    copy("tests/golden/models/llama-tied", dir.path());
+    let whole = dir.path().join("model.safetensors");
+    let bytes = fs::read(&whole).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut shards: [Vec<(String, safetensors::tensor::TensorView)>; 2] = [vec![], vec![]];
+    let mut map = serde_json::Map::new();
+    for (i, (name, view)) in tensors.tensors().into_iter().enumerate() {
+        map.insert(name.clone(), format!("part-{}.safetensors", i % 2).into());
+        shards[i % 2].push((name, view));
+    }
+    for (i, shard) in shards.into_iter().enumerate() {
+        fs::write(
+            dir.path().join(format!("part-{i}.safetensors")),
+            safetensors::serialize(shard, None).unwrap(),
+        )
+        .unwrap();
+    }
+    fs::remove_file(&whole).unwrap();
+    let index = serde_json::json!({"metadata": {"total_size": 0}, "weight_map": map});
+    fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let one = Llama::load(Path::new("tests/golden/models/llama-tied"), DType::F32).unwrap();
+    let two = Llama::load(dir.path(), DType::F32).unwrap();
+    for ((name, a), (_, b)) in one.weights.named(&one.config).iter().zip(two.weights.named(&two.config)) {
+        assert_eq!(a.f32().unwrap(), b.f32().unwrap(), "{name}");
+    }
+    fs::remove_file(dir.path().join("part-1.safetensors")).unwrap();
+    let error = format!("{:#}", Llama::load(dir.path(), DType::F32).err().unwrap());
+    assert!(error.contains("part-1.safetensors"), "{error}");
+}
+
+/// The shapes that the models' own config.json files describe.
+#[test]
+fn the_papers_models_are_described_by_their_config_files() {
+    let llama2 = serde_json::json!({"architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+        "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 11008, "max_position_embeddings": 4096, "model_type": "llama",
+        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32, "pretraining_tp": 1, "rms_norm_eps": 1e-5,
+        "rope_scaling": null, "tie_word_embeddings": false, "torch_dtype": "float16", "use_cache": true, "vocab_size": 32000});
+    let with = |changes: Value| {
+        let mut config = llama2.clone();
+        for (key, value) in changes.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    };
+    let seallm1 = with(serde_json::json!({"vocab_size": 48512, "pad_token_id": 0}));
+    let seallm2 = with(
+        serde_json::json!({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "intermediate_size": 14336,
+        "num_key_value_heads": 8, "max_position_embeddings": 32768, "sliding_window": 4096, "vocab_size": 48384}),
+    );
+    let smollm2 = with(
+        serde_json::json!({"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "tie_word_embeddings": true, "vocab_size": 49152, "rope_theta": 100000, "max_position_embeddings": 8192,
+        "transformers.js_config": {"kv_cache_dtype": {}}, "bos_token_id": 1, "eos_token_id": 2}),
+    );
+    // LLaMA-2-7B has 6,738,415,616 parameters, Mistral-7B 7,241,732,096; the SeaLLMs differ by 2 x 4096 a word of vocabulary.
+    for (config, parameters) in [
+        (llama2.clone(), 6_738_415_616),
+        (seallm1, 6_873_681_920),
+        (seallm2, 7_375_949_824),
+        (smollm2, 134_515_008usize),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let read = sdrrl::models::config::Config::from_dir(dir.path()).unwrap();
+        assert_eq!(read.parameters(), parameters, "{config}");
+    }
+}
