@@ -236,6 +236,172 @@ fn stages_by_hand_give_what_the_recipe_gives() {
 }
 
 #[test]
+fn every_engine_translates_and_scores() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_string_lossy().to_string();
+    let model = "assets/quickstart/model";
+    let questions = "assets/quickstart/world/questions.en.jsonl";
+    ok(&[
+        "generate",
+        "--model",
+        model,
+        "--prompts",
+        questions,
+        "--out",
+        &at("g"),
+        "--max-new-tokens",
+        "32",
+        "--limit",
+        "6",
+    ]);
+    let translate = |out: &str, more: &[&str]| {
+        let base = ["translate", "--input", &at("g"), "--out", &at(out), "--target-languages", "es"]
+            .map(String::from);
+        ok(&base.iter().map(String::as_str).chain(more.iter().copied()).collect::<Vec<_>>());
+        rows(&at(out))
+    };
+    let rotated =
+        translate("command", &["--engine", "command", "--command", "tr a-y b-z", "--protocol", "batch"]);
+    assert!(rotated[0]["translations"]["es"]["instruction"].as_str().is_some_and(|t| !t.is_empty()));
+    let own = translate("self", &["--engine", "self", "--model", model, "--max-new-tokens", "24"]);
+    assert!(own.iter().all(|r| r["translations"]["es"]["engine"].as_str().unwrap().starts_with("self")));
+    // What one engine made is another's file.
+    let lines: Vec<String> = own
+        .iter()
+        .map(|r| {
+            let t = &r["translations"]["es"];
+            serde_json::json!({"id": r["id"], "instruction": t["instruction"], "answer": t["answer"]})
+                .to_string()
+                + "\n"
+        })
+        .collect();
+    fs::write(dir.path().join("t.es.jsonl"), lines.concat()).unwrap();
+    let same = translate("file", &["--engine", "file", "--file", &at("t.{target}.jsonl")]);
+    for (a, b) in own.iter().zip(&same) {
+        assert_eq!(a["translations"]["es"]["answer"], b["translations"]["es"]["answer"]);
+    }
+    fs::write(dir.path().join("t.es.jsonl"), lines[1..].concat()).unwrap();
+    let missing = [
+        "translate",
+        "--input",
+        &at("g"),
+        "--out",
+        &at("x"),
+        "--target-languages",
+        "es",
+        "--engine",
+        "file",
+        "--file",
+        &at("t.es.jsonl"),
+    ];
+    fails(&missing, &["t.es.jsonl", "no row with id"]);
+    // Scorers.
+    let score = |out: &str, more: &[&str]| {
+        let base = ["score", "--input", &at("file"), "--out", &at(out), "--target-languages", "es"]
+            .map(String::from);
+        ok(&base.iter().map(String::as_str).chain(more.iter().copied()).collect::<Vec<_>>());
+        rows(&at(out))
+    };
+    let scored = score(
+        "counted",
+        &["--engine", "command", "--command", "while read line; do echo 0.5; done", "--aggregate", "min"],
+    );
+    assert_eq!(scored[0]["scores"]["es"]["sides"]["answer"], 0.5);
+    let t = &own[0]["translations"]["es"];
+    let pair =
+        format!("{}\t{}\t0.25\n", own[0]["answer"]["text"].as_str().unwrap(), t["answer"].as_str().unwrap());
+    fs::write(dir.path().join("scores.tsv"), pair).unwrap();
+    let args = [
+        "score",
+        "--input",
+        &at("file"),
+        "--out",
+        &at("y"),
+        "--target-languages",
+        "es",
+        "--engine",
+        "file",
+        "--file",
+        &at("scores.tsv"),
+    ];
+    fails(&args, &["scores.tsv", "has no score for"]);
+}
+
+/// The rows that a stage wrote.
+fn rows(dir: &str) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(Path::new(dir).join("rows-00000.jsonl")).unwrap();
+    text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+/// Every kind of task; and a model compared with itself does not differ.
+#[test]
+fn evaluation_runs_every_kind_of_task_and_compares() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_string_lossy().to_string();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    write("en.txt", "I see a duck.\nThe baker is in the city.\n");
+    write("es.txt", "Veo un pato.\nEl panadero está en la ciudad.\n");
+    write(
+        "exams.jsonl",
+        "{\"question\": {\"stem\": \"What is red?\", \"choices\": [{\"text\": \"a colour\", \"label\": \"A\"}, {\"text\": \"a duck\", \"label\": \"B\"}]}, \"answerKey\": \"A\"}\n",
+    );
+    write(
+        "belebele.jsonl",
+        "{\"flores_passage\": \"A duck.\", \"question\": \"What?\", \"mc_answer1\": \"a duck\", \"mc_answer2\": \"b\", \"mc_answer3\": \"c\", \"mc_answer4\": \"d\", \"correct_answer_num\": \"1\"}\n",
+    );
+    let task = |name: &str, kind: &str, file: &str, more: &str| {
+        format!(
+            "[[tasks]]\nname = \"{name}\"\nkind = \"{kind}\"\nlanguage = \"es\"\nfile = \"{}\"\n{more}\n",
+            at(file)
+        )
+    };
+    let tasks = [
+        task("ppl", "perplexity", "es.txt", ""),
+        task(
+            "mt",
+            "translation",
+            "en.txt",
+            &format!("reference = \"{}\"\nmax-new-tokens = 16", at("es.txt")),
+        ),
+        task("exams", "multiple-choice", "exams.jsonl", "choices = \"texts\""),
+        task("belebele", "multiple-choice", "belebele.jsonl", "few-shot = 1"),
+        format!(
+            "[[tasks]]\nname = \"qa\"\nkind = \"qa\"\nlanguage = \"es\"\nfile = \"assets/quickstart/world/test.es.jsonl\"\nlimit = 5\nmax-new-tokens = 16\n"
+        ),
+    ];
+    write("tasks.toml", &tasks.concat());
+    let model = "assets/quickstart/model";
+    let shown = ok(&["eval", "--model", model, "--tasks", &at("tasks.toml"), "--out", &at("a")]);
+    for metric in ["bits per byte", "BLEU", "chrF++", "accuracy %", "exact match %", "off target %"] {
+        assert!(shown.contains(metric), "{metric}: {shown}");
+    }
+    let results: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(dir.path().join("a/results.json")).unwrap()).unwrap();
+    assert!(
+        results["results"]["belebele"]["acc,none"].is_number()
+            && results["results"]["mt"]["bleu,none"].is_number()
+    );
+    assert!(results["configs"]["mt"]["signature"].as_str().unwrap().contains("tok:13a"));
+    let shown = ok(&[
+        "eval",
+        "--model",
+        model,
+        "--tasks",
+        &at("tasks.toml"),
+        "--out",
+        &at("b"),
+        "--compare",
+        &at("a"),
+    ]);
+    assert!(shown.contains("+0.0 (+0.0 .. +0.0)"), "{shown}");
+    write("tasks.toml", &task("mt", "translation", "en.txt", ""));
+    fails(
+        &["eval", "--model", model, "--tasks", &at("tasks.toml"), "--out", &at("c")],
+        &["task mt", "reference"],
+    );
+}
+
+#[test]
 fn no_sibling_of_a_held_out_row_is_trained_on() {
     let dir = tempfile::tempdir().unwrap();
     let args = small(dir.path());
