@@ -16,6 +16,8 @@ const SIZES: &[[usize; 3]] = &[
     [65, 40, 300],
     [130, 97, 513],
     [3, 1, 1000],
+    [1, 300, 576],
+    [16, 330, 64],
 ];
 
 fn operands([n, m, k]: [usize; 3], layout: Layout) -> (Tensor, Tensor) {

@@ -18,7 +18,7 @@ use super::dot::Epilogue;
 use crate::ops::parallel::{Shared, for_each_task};
 use pack::{interleave_panel, load_tile, mask, pack_pairs, pack_panel, pack_rows, transpose};
 pub(super) use tiles::available;
-use tiles::{Config, activations_first, weights_first};
+use tiles::{Config, activations_first, weights_first, weights_in_place};
 
 /// Contraction length of a tile product.
 const STEP: usize = 32;
@@ -84,10 +84,12 @@ pub(super) fn dot_product(parts: &[Part], a: &[f32], n: usize, k: usize, epilogu
             unsafe { pack_pairs(packed.part(t * steps * SLOT, steps * SLOT), a, block, k) }
         });
         let mut tasks = vec![];
+        // With few rows a thread reads on where it has fetched ahead.
+        let wide = if rows <= 16 { 4 * PANEL } else { PANEL };
         for from in (0..rows).step_by(rows_per_task) {
             let block = start + from..start + (from + rows_per_task).min(rows);
             for (which, part) in parts.iter().enumerate() {
-                tasks.extend((0..part.m).step_by(PANEL).map(|j| (which, block.clone(), j)));
+                tasks.extend((0..part.m).step_by(wide).map(|j| (which, block.clone(), j)));
             }
         }
         for_each_task(tasks.len(), rows * k * columns, |t| {
@@ -96,7 +98,9 @@ pub(super) fn dot_product(parts: &[Part], a: &[f32], n: usize, k: usize, epilogu
             // SAFETY: packed is only read now; rows and columns of out belong to this task alone.
             unsafe {
                 let packed = packed.part(offset, rows.len().div_ceil(16) * steps * SLOT);
-                dot_task(parts[which], packed, rows, j, k, epilogue)
+                for j in (j..(j + wide).min(parts[which].m)).step_by(PANEL) {
+                    dot_task(parts[which], packed, rows.clone(), j, k, epilogue)
+                }
             }
         });
     }
@@ -146,9 +150,13 @@ unsafe fn dot_task(part: Part, packed: &[f32], rows: Range<usize>, j: usize, k: 
     let width = PANEL.min(part.m - j);
     let mut lines = PANELS.take();
     let w = &part.w[j * k..(j + width) * k];
-    let panel = floats(&mut lines, steps * 4 * TILE);
-    // SAFETY: AVX-512 is available.
-    unsafe { pack_panel(panel, w, k) };
+    // One block of rows uses each weight once: then copying it would cost as much as the product.
+    let in_place = rows.len() <= 16 && width == PANEL && k % STEP == 0;
+    let panel = floats(&mut lines, if in_place { 0 } else { steps * 4 * TILE });
+    if !in_place {
+        // SAFETY: AVX-512 is available.
+        unsafe { pack_panel(panel, w, k) };
+    }
     let mut sums = [Line([0.0; 16]); 64];
     let sums_at: *mut f32 = sums.as_mut_ptr().cast();
     for (t, i) in rows.clone().step_by(16).enumerate() {
@@ -161,7 +169,12 @@ unsafe fn dot_task(part: Part, packed: &[f32], rows: Range<usize>, j: usize, k: 
                 Config::new((16, 4 * block), (16, 4 * block)).load();
             }
             let pieces = packed[t * steps * SLOT..].as_ptr();
-            weights_first(panel.as_ptr(), pieces, 4 * block, steps, sums_at, sum_stride);
+            if in_place {
+                let ahead = w.as_ptr().wrapping_add(w.len());
+                weights_in_place(w.as_ptr(), 2 * k, ahead, pieces, 4 * block, steps, sums_at, sum_stride);
+            } else {
+                weights_first(panel.as_ptr(), pieces, 4 * block, steps, sums_at, sum_stride);
+            }
             for tile in 0..width.div_ceil(16) {
                 let mut x = load_tile(&sums[16 * tile..]);
                 if block > 1 {

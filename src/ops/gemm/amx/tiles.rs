@@ -135,3 +135,57 @@ pub(super) unsafe fn activations_first(w: *const f32, pieces: *const f32, steps:
         )
     }
 }
+
+/// As [`weights_first`] for one block of rows, the weights read where they stand: four times 16 rows of `stride` bytes. Meanwhile the
+/// lines behind `ahead` (as many as are read) are fetched: each weight is used once, and memory is what there is to wait for.
+///
+/// # Safety
+/// A configuration is loaded; `steps` > 0 steps of pieces and of 64 rows of weights are readable, four tiles of sums writable.
+pub(super) unsafe fn weights_in_place(
+    w: *const half::bf16,
+    stride: usize,
+    ahead: *const half::bf16,
+    pieces: *const f32,
+    piece_stride: usize,
+    steps: usize,
+    sums: *mut f32,
+    sum_stride: usize,
+) {
+    let rows = w.wrapping_byte_add(16 * stride);
+    let more = w.wrapping_byte_add(32 * stride);
+    let last = w.wrapping_byte_add(48 * stride);
+    // SAFETY: the caller's promise; prefetching never faults.
+    unsafe {
+        asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{p} + {ps:r}*1]",
+            "tileloadd tmm5, [{p} + {ps:r}*1 + 1024]",
+            "tileloadd tmm6, [{p} + {ps:r}*1 + 2048]",
+            "tileloadd tmm7, [{w0} + {ws}*1]",
+            "tdpbf16ps tmm0, tmm7, tmm4", "tdpbf16ps tmm0, tmm7, tmm5", "tdpbf16ps tmm0, tmm7, tmm6",
+            "tileloadd tmm7, [{w1} + {ws}*1]",
+            "tdpbf16ps tmm1, tmm7, tmm4", "tdpbf16ps tmm1, tmm7, tmm5", "tdpbf16ps tmm1, tmm7, tmm6",
+            "tileloadd tmm7, [{w2} + {ws}*1]",
+            "tdpbf16ps tmm2, tmm7, tmm4", "tdpbf16ps tmm2, tmm7, tmm5", "tdpbf16ps tmm2, tmm7, tmm6",
+            "tileloadd tmm7, [{w3} + {ws}*1]",
+            "tdpbf16ps tmm3, tmm7, tmm4", "tdpbf16ps tmm3, tmm7, tmm5", "tdpbf16ps tmm3, tmm7, tmm6",
+            // 64 lines, as many as a step reads.
+            "mov {i:e}, 16",
+            "3:",
+            "prefetcht1 [{f}]", "prefetcht1 [{f} + 64]", "prefetcht1 [{f} + 128]", "prefetcht1 [{f} + 192]",
+            "add {f}, 256", "dec {i:e}", "jnz 3b",
+            "add {p}, 3072", "add {w0}, 64", "add {w1}, 64", "add {w2}, 64", "add {w3}, 64",
+            "dec {n}", "jnz 2b",
+            "tilestored [{c} + {cs:r}*1], tmm0",
+            "tilestored [{c} + {cs:r}*1 + 1024], tmm1",
+            "tilestored [{c} + {cs:r}*1 + 2048], tmm2",
+            "tilestored [{c} + {cs:r}*1 + 3072], tmm3",
+            p = inout(reg) pieces => _, ps = in(reg) piece_stride, ws = in(reg) stride, f = inout(reg) ahead => _,
+            w0 = inout(reg) w => _, w1 = inout(reg) rows => _, w2 = inout(reg) more => _, w3 = inout(reg) last => _,
+            i = out(reg) _, n = inout(reg) steps => _, c = in(reg) sums, cs = in(reg) sum_stride,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
+            out("tmm7") _, options(nostack)
+        )
+    }
+}
