@@ -365,9 +365,8 @@ fn evaluation_runs_every_kind_of_task_and_compares() {
         ),
         task("exams", "multiple-choice", "exams.jsonl", "choices = \"texts\""),
         task("belebele", "multiple-choice", "belebele.jsonl", "few-shot = 1"),
-        format!(
-            "[[tasks]]\nname = \"qa\"\nkind = \"qa\"\nlanguage = \"es\"\nfile = \"assets/quickstart/world/test.es.jsonl\"\nlimit = 5\nmax-new-tokens = 16\n"
-        ),
+        "[[tasks]]\nname = \"qa\"\nkind = \"qa\"\nlanguage = \"es\"\nfile = \"assets/quickstart/world/test.es.jsonl\"\nlimit = 5\nmax-new-tokens = 16\n"
+            .to_string(),
     ];
     write("tasks.toml", &tasks.concat());
     let model = "assets/quickstart/model";

@@ -10,7 +10,7 @@ pub struct Paired {
     pub low: f64,
     /// 97.5th percentile over the resamples.
     pub high: f64,
-    /// Two-sided p-value of no difference, as sacrebleu's: (resamples whose centred difference is at least as large + 1) / (resamples + 1).
+    /// Two-sided p-value of no difference: (resamples whose centred difference is at least as large + 1) / (resamples + 1).
     pub p: f64,
 }
 

@@ -3,6 +3,7 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use regex::Regex;
 
+use super::tokenize::{is_space, split};
 use crate::data::language_id;
 
 /// Articles by language; the French and Italian patterns have no word boundary at their end there either.
@@ -39,9 +40,9 @@ fn normalised(text: &str, language: &str) -> Vec<String> {
         None => lower,
     };
     if BY_CHARACTER.contains(&code) {
-        return bare.chars().filter(|c| !c.is_whitespace()).map(String::from).collect();
+        return bare.chars().filter(|c| !is_space(*c)).map(String::from).collect();
     }
-    bare.split_whitespace().map(String::from).collect()
+    split(&bare).map(String::from).collect()
 }
 
 /// 1 if the prediction equals one of the gold answers, else 0.

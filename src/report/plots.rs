@@ -182,12 +182,18 @@ pub fn bars(
     out + "</svg>"
 }
 
-/// At most about 600 points: more than a pixel shows are not drawn.
+/// At most about 600 points: of each stretch of a longer line its lowest and its highest, so that no peak is lost.
 fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let step = points.len().div_ceil(600).max(1);
-    let mut out: Vec<(f64, f64)> = points.iter().copied().step_by(step).collect();
-    out.extend(points.last().filter(|_| step > 1));
-    out
+    if points.len() <= 600 {
+        return points.to_vec();
+    }
+    let ends = |part: &[(f64, f64)]| -> Vec<(f64, f64)> {
+        let by = |i: &usize, j: &usize| part[*i].1.total_cmp(&part[*j].1);
+        let (low, high) = ((0..part.len()).min_by(by), (0..part.len()).max_by(by));
+        let (low, high) = (low.unwrap_or(0), high.unwrap_or(0));
+        vec![part[low.min(high)], part[low.max(high)]]
+    };
+    points.chunks(points.len().div_ceil(300)).flat_map(ends).collect()
 }
 
 /// What is not a number, or so large that its differences could overflow, is left out.

@@ -47,7 +47,8 @@ enum Tone {
 impl Cell {
     fn text(&self) -> String {
         match self {
-            Cell::Text(s) => s.clone(),
+            // What a model wrote must neither break the table nor steer the terminal.
+            Cell::Text(s) => s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
             Cell::Number(x, decimals) => format!("{x:.decimals$}"),
             Cell::Delta { value, decimals, low, high, .. } => {
                 format!("{value:+.decimals$} ({low:+.decimals$} .. {high:+.decimals$})")

@@ -151,7 +151,7 @@ unsafe fn dot_task(part: Part, packed: &[f32], rows: Range<usize>, j: usize, k: 
     let mut lines = PANELS.take();
     let w = &part.w[j * k..(j + width) * k];
     // One block of rows uses each weight once: then copying it would cost as much as the product.
-    let in_place = rows.len() <= 16 && width == PANEL && k % STEP == 0;
+    let in_place = rows.len() <= 16 && width == PANEL && k.is_multiple_of(STEP);
     let panel = floats(&mut lines, if in_place { 0 } else { steps * 4 * TILE });
     if !in_place {
         // SAFETY: AVX-512 is available.
