@@ -18,6 +18,8 @@ const SIZES: &[[usize; 3]] = &[
     [3, 1, 1000],
     [1, 300, 576],
     [16, 330, 64],
+    [100, 16, 70],
+    [40, 90, 16],
 ];
 
 fn operands([n, m, k]: [usize; 3], layout: Layout) -> (Tensor, Tensor) {
@@ -58,12 +60,12 @@ fn products_agree_with_the_naive_sum() {
                         accumulate,
                     );
                     gemm::gemm(&mut out, &a, &b, layout, alpha, accumulate).unwrap();
-                    assert_close(
-                        &format!("{layout:?} {size:?} {:?}", b.dtype()),
-                        out.f32().unwrap(),
-                        &want,
-                        1e-6,
-                    );
+                    let what = format!("{layout:?} {size:?} {:?}", b.dtype());
+                    assert_close(&what, out.f32().unwrap(), &want, 1e-6);
+                    if (layout, alpha) == (Layout::NT, 1.0) {
+                        gemm::linear_forward_many_rows(&mut out, &a, &b, None).unwrap();
+                        assert_close(&format!("many rows {what}"), out.f32().unwrap(), &want, 1e-6);
+                    }
                 }
             }
         }
@@ -78,7 +80,10 @@ fn a_row_does_not_depend_on_its_batch() {
         let run = |rows: usize| {
             let mut out = Tensor::zeros("out", DType::F32, &[rows, m]).unwrap();
             gemm::linear_forward(&mut out, &a.rows(0..rows).unwrap(), &w, None).unwrap();
-            out.f32().unwrap()[..m].to_vec()
+            let mut first = out.f32().unwrap()[..m].to_vec();
+            gemm::linear_forward_many_rows(&mut out, &a.rows(0..rows).unwrap(), &w, None).unwrap();
+            first.extend(&out.f32().unwrap()[..m]);
+            first
         };
         let alone = run(1);
         for rows in [2, 3, 7, 8, 64, 65, 300] {

@@ -9,7 +9,9 @@ use super::{
     lora::{Adapter, row_norms},
 };
 use crate::{
-    ops::gemm::{Layout, gemm, linear_backward_input, linear_backward_weight, linear_forward},
+    ops::gemm::{
+        Layout, gemm, linear_backward_input, linear_backward_weight, linear_forward, linear_forward_many_rows,
+    },
     tensor::Tensor,
 };
 
@@ -50,11 +52,11 @@ pub fn forward(
     adapter: Option<&Adapter>,
 ) -> Result<()> {
     let (Some(adapter), Some(u)) = (adapter, u) else {
-        return linear_forward(out, inp, &linear.weight, linear.bias.as_ref());
+        return linear_forward_many_rows(out, inp, &linear.weight, linear.bias.as_ref());
     };
     linear_forward(u, inp, &adapter.a, None)?;
     let Some(gain) = dora_gain(linear, adapter)? else {
-        linear_forward(out, inp, &linear.weight, linear.bias.as_ref())?;
+        linear_forward_many_rows(out, inp, &linear.weight, linear.bias.as_ref())?;
         return gemm(out, u, &adapter.b, Layout::NT, adapter.scale, true);
     };
     unscaled(out, u, inp, linear, adapter)?;
@@ -70,7 +72,7 @@ pub fn forward(
 
 /// out = x Wᵀ + s u Bᵀ
 fn unscaled(out: &mut Tensor, u: &Tensor, inp: &Tensor, linear: &Linear, adapter: &Adapter) -> Result<()> {
-    linear_forward(out, inp, &linear.weight, None)?;
+    linear_forward_many_rows(out, inp, &linear.weight, None)?;
     gemm(out, u, &adapter.b, Layout::NT, adapter.scale, true)
 }
 

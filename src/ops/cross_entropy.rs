@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::{
     ops::{
         checks::{check, check_ids},
-        gemm::{linear_backward_input, linear_backward_weight, linear_forward},
+        gemm::{linear_backward_input, linear_backward_weight, linear_forward_many_rows},
         parallel::{Shared, for_each_task},
         simd::{self, Kernel, Simd},
     },
@@ -95,7 +95,7 @@ fn run(
         let mut logits = scratch.logits.rows(0..rows.len())?;
         let mut compact = scratch.hidden.rows(0..rows.len())?;
         gather(compact.f32_mut()?, hidden.f32()?, rows, c);
-        linear_forward(&mut logits, &compact, weight, None)?;
+        linear_forward_many_rows(&mut logits, &compact, weight, None)?;
         let scale = grads.is_some().then_some(grad_scale);
         let nll = softmax_rows(logits.f32_mut()?, vocab, rows, targets, weights, scale);
         let losses = losses.f32_mut()?;

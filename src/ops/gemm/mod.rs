@@ -1,5 +1,6 @@
 //! Matrix products: out = alpha a b [+ bias] [+ out], activations f32, weights f32 or bf16 (widened, so that activations are never
 //! rounded). Results depend neither on the thread count nor, for [`Layout::NT`], on how many rows there are.
+#![allow(unsafe_code)]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod dot;
@@ -13,6 +14,8 @@ pub fn uses_tile_unit() -> bool {
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
     false
 }
+
+use std::cell::Cell;
 
 use anyhow::Result;
 
@@ -53,13 +56,31 @@ pub fn gemm(
     accumulate: bool,
 ) -> Result<()> {
     match layout {
-        Layout::NT => dot_product(&mut [out], a, &[b], Epilogue { alpha, accumulate, bias: None }),
+        Layout::NT if (1..STRIP).contains(&a.rows_cols().1) && b.dtype() == DType::F32 => {
+            short_product(out, a, b, alpha, accumulate)
+        }
+        Layout::NT => dot_product(&mut [out], a, &[b], Epilogue { alpha, accumulate, bias: None }, false),
         Layout::NN | Layout::TN => outer_product(out, a, b, layout == Layout::TN, alpha, accumulate),
     }
 }
 
 /// out (N, M) = inp (N, K) weightᵀ (M, K) [+ bias (M)]
 pub fn linear_forward(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+    linear(out, inp, weight, bias, false)
+}
+
+/// As [`linear_forward`], fast for many rows: for training and scoring. On a tile unit the last bits of f32 products differ from
+/// [`linear_forward`]'s; rows depend on nothing but themselves in either.
+pub fn linear_forward_many_rows(
+    out: &mut Tensor,
+    inp: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<()> {
+    linear(out, inp, weight, bias, true)
+}
+
+fn linear(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Option<&Tensor>, many: bool) -> Result<()> {
     let bias = match bias {
         Some(t) => {
             check(t.len() == weight.shape()[0], "linear_forward", &[out, inp, weight, t])?;
@@ -67,12 +88,12 @@ pub fn linear_forward(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Opt
         }
         None => None,
     };
-    dot_product(&mut [out], inp, &[weight], Epilogue { alpha: 1.0, accumulate: false, bias })
+    dot_product(&mut [out], inp, &[weight], Epilogue { alpha: 1.0, accumulate: false, bias }, many)
 }
 
 /// Several layers of one input, in one dispatch: outs[i] (N, M_i) = inp (N, K) weights[i]ᵀ (M_i, K)
 pub fn linear_forward_many(outs: &mut [&mut Tensor], inp: &Tensor, weights: &[&Tensor]) -> Result<()> {
-    dot_product(outs, inp, weights, Epilogue { alpha: 1.0, accumulate: false, bias: None })
+    dot_product(outs, inp, weights, Epilogue { alpha: 1.0, accumulate: false, bias: None }, false)
 }
 
 /// dinp (N, K) = (or, with `accumulate`, +=) dout (N, M) weight (M, K)
@@ -108,7 +129,14 @@ fn weight(t: &Tensor) -> Result<Weight<'_>> {
     Ok(if t.dtype() == DType::Bf16 { Weight::Bf16(t.bf16()?) } else { Weight::F32(t.f32()?) })
 }
 
-fn dot_product(outs: &mut [&mut Tensor], a: &Tensor, weights: &[&Tensor], epilogue: Epilogue) -> Result<()> {
+/// `many`: on a tile unit f32 weights are split too, which pays for many rows and costs for few.
+fn dot_product(
+    outs: &mut [&mut Tensor],
+    a: &Tensor,
+    weights: &[&Tensor],
+    epilogue: Epilogue,
+    many: bool,
+) -> Result<()> {
     let (n, k) = a.rows_cols();
     let mut tasks = vec![];
     for (out, w) in outs.iter().zip(weights) {
@@ -132,16 +160,8 @@ fn dot_product(outs: &mut [&mut Tensor], a: &Tensor, weights: &[&Tensor], epilog
     }
     let a = a.f32()?;
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if amx::available()
-        && k > 0
-        && let Some(parts) = parts
-            .iter()
-            .map(|&(out, w, m)| match w {
-                Weight::Bf16(w) => Some(amx::Part { out, w, m }),
-                Weight::F32(_) => None,
-            })
-            .collect::<Option<Vec<_>>>()
-    {
+    if amx::available() && k > 0 && (many || parts.iter().all(|p| matches!(p.1, Weight::Bf16(_)))) {
+        let parts: Vec<amx::Part> = parts.iter().map(|&(out, w, m)| amx::Part { out, w, m }).collect();
         amx::dot_product(&parts, a, n, k, epilogue);
         return Ok(());
     }
@@ -177,10 +197,43 @@ fn outer_product(
     let a_strides = if transposed { (1, n) } else { (k, 1) };
     let out = Shared::new(out.f32_mut()?);
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if let (false, Weight::Bf16(w), true) = (transposed, b, amx::available()) {
-        amx::outer_product(amx::Part { out, w, m }, a, n, k, alpha, accumulate);
+    {
+        // Splitting f32 weights pays for whole panels and many rows.
+        let pays = matches!(b, Weight::Bf16(_)) || (m >= 64 && n >= 64 && k >= 64);
+        if !transposed && pays && amx::available() {
+            amx::outer_product(amx::Part { out, w: b, m }, a, n, k, alpha, accumulate);
+            return Ok(());
+        }
+    }
+    let shape = [n, m, k];
+    // Few columns fill no register: the product's transpose has them as rows.
+    if let (true, true, Weight::F32(b)) = (transposed, m < STRIP && n > STRIP, b) {
+        with_transposed(n * m, |turned| {
+            outer_blocks(Shared::new(turned), b, (1, m), Weight::F32(a), [m, n, k], alpha, false);
+            // SAFETY: no task is running.
+            let out = unsafe { out.part(0, n * m) };
+            for (i, row) in out.chunks_exact_mut(m).enumerate() {
+                row.iter_mut().enumerate().for_each(|(j, o)| {
+                    *o = turned[j * n + i] + if accumulate { *o } else { 0.0 };
+                });
+            }
+        });
         return Ok(());
     }
+    outer_blocks(out, a, a_strides, b, shape, alpha, accumulate);
+    Ok(())
+}
+
+/// out (N, M) = alpha * a b in blocks; a (i, p) lies at i, p times `a_strides`.
+fn outer_blocks(
+    out: Shared,
+    a: &[f32],
+    a_strides: (usize, usize),
+    b: Weight,
+    [n, m, k]: [usize; 3],
+    alpha: f32,
+    accumulate: bool,
+) {
     // A strip is packed once a task: few, tall tasks, but enough of them for the threads.
     let strips = m.div_ceil(STRIP);
     let block =
@@ -188,18 +241,33 @@ fn outer_product(
     let blocks = n.div_ceil(block);
     for_each_task(strips * blocks, n * m * k, |t| {
         let (strip, i) = (t / blocks, t % blocks * block);
-        simd::run(OuterBlock {
-            out,
-            a,
-            a_strides,
-            b,
-            rows: i..(i + block).min(n),
-            strip,
-            k,
-            m,
-            alpha,
-            accumulate,
-        });
+        let rows = i..(i + block).min(n);
+        simd::run(OuterBlock { out, a, a_strides, b, rows, strip, k, m, alpha, accumulate });
+    });
+}
+
+/// Calls `f` with `len` floats that this thread keeps for transposed operands.
+fn with_transposed<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    thread_local!(static TRANSPOSED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });
+    let mut kept = TRANSPOSED.take();
+    kept.resize(kept.len().max(len), 0.0);
+    let result = f(&mut kept[..len]);
+    TRANSPOSED.set(kept);
+    result
+}
+
+/// out (N, M) = alpha a (N, K) bᵀ (M, K) [+ out] where K is so short that dot products do not fill a register: bᵀ is written out.
+fn short_product(out: &mut Tensor, a: &Tensor, b: &Tensor, alpha: f32, accumulate: bool) -> Result<()> {
+    let ((n, k), (m, depth)) = (a.rows_cols(), b.rows_cols());
+    check(depth == k && out.rows_cols() == (n, m), "gemm", &[out, a, b])?;
+    refuse_overlap(&[out], &[a, b])?;
+    let (a, b) = (a.f32()?, b.f32()?);
+    let out = Shared::new(out.f32_mut()?);
+    with_transposed(m * k, |turned| {
+        for (j, row) in b.chunks_exact(k).enumerate() {
+            row.iter().enumerate().for_each(|(p, x)| turned[p * m + j] = *x);
+        }
+        outer_blocks(out, a, (k, 1), Weight::F32(turned), [n, m, k], alpha, accumulate);
     });
     Ok(())
 }

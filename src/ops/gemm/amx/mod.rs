@@ -1,9 +1,11 @@
-//! Products with bf16 weights on the tile unit of Intel processors (AMX), chosen at run time.
+//! Products on the tile unit of Intel processors (AMX), chosen at run time.
 //!
 //! A tile product adds 16 x 32 by 32 x 16 bf16 numbers to 16 x 16 f32 sums in 16 cycles, 16 times the rate of FMA. Activations are
 //! not rounded: an f32 number is the exact sum of three bf16 numbers (24 = 3 x 8 bits of mantissa), so three tile products with
 //! the bf16 weight give the exact products, summed in f32: a third of 16 times the rate, with the accuracy of FMA. (Numbers below
 //! 2^-110 lose their last bits; an infinite activation gives NaN.)
+//!
+//! F32 weights are split likewise; of the nine products of pieces the six that an f32 sum can feel are computed.
 //!
 //! Every element of out is summed over K in steps of 32, whatever the number of rows: a row does not depend on its batch.
 #![allow(unsafe_code)]
@@ -12,13 +14,16 @@ mod tiles;
 
 use std::{arch::asm, arch::x86_64::*, cell::Cell, ops::Range};
 
-use half::bf16;
-
-use super::dot::Epilogue;
+use super::dot::{Epilogue, Weight};
 use crate::ops::parallel::{Shared, for_each_task};
-use pack::{interleave_panel, load_tile, mask, pack_pairs, pack_panel, pack_rows, transpose};
+use pack::{
+    interleave_panel, load_tile, mask, pack_pairs, pack_panel, pack_rows, split_interleave, split_panel,
+    transpose,
+};
 pub(super) use tiles::available;
-use tiles::{Config, activations_first, weights_first, weights_in_place};
+use tiles::{
+    Config, activations_first, split_activations, split_weights_first, weights_first, weights_in_place,
+};
 
 /// Contraction length of a tile product.
 const STEP: usize = 32;
@@ -41,7 +46,7 @@ const DEPTH: usize = 1024;
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     pub out: Shared<'a>,
-    pub w: &'a [bf16],
+    pub w: Weight<'a>,
     /// Columns of out.
     pub m: usize,
 }
@@ -70,7 +75,10 @@ pub(super) fn dot_product(parts: &[Part], a: &[f32], n: usize, k: usize, epilogu
     let steps = k.div_ceil(STEP);
     let row_bytes = steps * SLOT * 4 / 16;
     let rows_at_once = (BUFFER_BYTES / row_bytes.max(1)).max(16) / 16 * 16;
-    let rows_per_task = (PACKED_BYTES / row_bytes.max(1)).max(16) / 16 * 16;
+    // As in `outer_product`.
+    let split = parts.iter().any(|p| matches!(p.w, Weight::F32(_)));
+    let pass_bytes = if split { 2 * PACKED_BYTES } else { PACKED_BYTES };
+    let rows_per_task = (pass_bytes / row_bytes.max(1)).max(16) / 16 * 16;
     let columns: usize = parts.iter().map(|p| p.m).sum();
     let mut lines = ACTIVATIONS.take();
     for start in (0..n).step_by(rows_at_once) {
@@ -112,7 +120,9 @@ pub(super) fn outer_product(part: Part, a: &[f32], n: usize, k: usize, alpha: f3
     let mut lines = ACTIVATIONS.take();
     let depth = DEPTH.min(k.next_multiple_of(STEP));
     let row_bytes = depth.div_ceil(STEP) * SLOT * 4 / 16;
-    let (rows_at_once, rows_per_task) = (BUFFER_BYTES / row_bytes / 16 * 16, 256);
+    let rows_at_once = BUFFER_BYTES / row_bytes / 16 * 16;
+    // Splitting f32 weights costs as much as some fifty rows' products: more rows share it.
+    let rows_per_task = if matches!(part.w, Weight::F32(_)) { 512 } else { 256 };
     for start in (0..n).step_by(rows_at_once) {
         let rows = rows_at_once.min(n - start);
         for top in (0..k).step_by(DEPTH) {
@@ -149,14 +159,27 @@ unsafe fn dot_task(part: Part, packed: &[f32], rows: Range<usize>, j: usize, k: 
     let steps = k.div_ceil(STEP);
     let width = PANEL.min(part.m - j);
     let mut lines = PANELS.take();
-    let w = &part.w[j * k..(j + width) * k];
+    let range = j * k..(j + width) * k;
     // One block of rows uses each weight once: then copying it would cost as much as the product.
-    let in_place = rows.len() <= 16 && width == PANEL && k.is_multiple_of(STEP);
-    let panel = floats(&mut lines, if in_place { 0 } else { steps * 4 * TILE });
-    if !in_place {
-        // SAFETY: AVX-512 is available.
-        unsafe { pack_panel(panel, w, k) };
-    }
+    let in_place = match part.w {
+        Weight::Bf16(w) if rows.len() <= 16 && width == PANEL && k.is_multiple_of(STEP) => Some(w),
+        _ => None,
+    };
+    let panel = match (part.w, in_place) {
+        (_, Some(_)) => &mut [],
+        (Weight::Bf16(w), None) => {
+            let panel = floats(&mut lines, steps * 4 * TILE);
+            // SAFETY: AVX-512 is available.
+            unsafe { pack_panel(panel, &w[range.clone()], k) };
+            panel
+        }
+        (Weight::F32(w), None) => {
+            let panel = floats(&mut lines, steps * 12 * TILE);
+            // SAFETY: as above.
+            unsafe { split_panel(panel, &w[range.clone()], k) };
+            panel
+        }
+    };
     let mut sums = [Line([0.0; 16]); 64];
     let sums_at: *mut f32 = sums.as_mut_ptr().cast();
     for (t, i) in rows.clone().step_by(16).enumerate() {
@@ -169,11 +192,18 @@ unsafe fn dot_task(part: Part, packed: &[f32], rows: Range<usize>, j: usize, k: 
                 Config::new((16, 4 * block), (16, 4 * block)).load();
             }
             let pieces = packed[t * steps * SLOT..].as_ptr();
-            if in_place {
-                let ahead = w.as_ptr().wrapping_add(w.len());
-                weights_in_place(w.as_ptr(), 2 * k, ahead, pieces, 4 * block, steps, sums_at, sum_stride);
-            } else {
-                weights_first(panel.as_ptr(), pieces, 4 * block, steps, sums_at, sum_stride);
+            match (in_place, part.w) {
+                (Some(w), _) => {
+                    let w = &w[range.clone()];
+                    let ahead = w.as_ptr().wrapping_add(w.len());
+                    weights_in_place(w.as_ptr(), 2 * k, ahead, pieces, 4 * block, steps, sums_at, sum_stride);
+                }
+                (None, Weight::Bf16(_)) => {
+                    weights_first(panel.as_ptr(), pieces, 4 * block, steps, sums_at, sum_stride)
+                }
+                (None, Weight::F32(_)) => {
+                    split_weights_first(panel.as_ptr(), pieces, 4 * block, steps, sums_at, sum_stride)
+                }
             }
             for tile in 0..width.div_ceil(16) {
                 let mut x = load_tile(&sums[16 * tile..]);
@@ -209,9 +239,15 @@ unsafe fn outer_task(
     let steps = depth.len().div_ceil(STEP);
     let width = PANEL.min(part.m - j);
     let mut lines = PANELS.take();
-    let panel = floats(&mut lines, steps * 4 * TILE);
+    let split = matches!(part.w, Weight::F32(_));
+    let panel = floats(&mut lines, steps * TILE * if split { 12 } else { 4 });
     // SAFETY: AVX-512 is available.
-    unsafe { interleave_panel(panel, part.w, part.m, j, width, depth) };
+    unsafe {
+        match part.w {
+            Weight::Bf16(w) => interleave_panel(panel, w, part.m, j, width, depth),
+            Weight::F32(w) => split_interleave(panel, w, part.m, j, width, depth),
+        }
+    }
     let mut sums = [Line([0.0; 16]); 64];
     for (t, i) in rows.clone().step_by(16).enumerate() {
         let block = 16.min(rows.end - i);
@@ -221,7 +257,11 @@ unsafe fn outer_task(
                 Config::new((block, 64), (block, 64)).load();
             }
             let pieces = packed[t * steps * SLOT..].as_ptr();
-            activations_first(panel.as_ptr(), pieces, steps, sums.as_mut_ptr().cast());
+            if split {
+                split_activations(panel.as_ptr(), pieces, steps, sums.as_mut_ptr().cast());
+            } else {
+                activations_first(panel.as_ptr(), pieces, steps, sums.as_mut_ptr().cast());
+            }
             for tile in 0..width.div_ceil(16) {
                 let x = load_tile(&sums[16 * tile..]);
                 let lanes = 16.min(width - 16 * tile);

@@ -101,13 +101,7 @@ pub(super) unsafe fn interleave_panel(
         w if w <= from => 0,
         w => (1 << (w - from)) - 1,
     });
-    // Lanes of (a0 b0 a1 b1 ...), where b's are counted from 32 on.
-    let order = |half: u16| {
-        let lanes: [u16; 32] = std::array::from_fn(|i| half * 16 + i as u16 / 2 + 32 * (i as u16 % 2));
-        // SAFETY: the registers have the same size.
-        unsafe { std::mem::transmute::<[u16; 32], __m512i>(lanes) }
-    };
-    let orders = [order(0), order(1)];
+    let orders = [interleaving(0), interleaving(1)];
     for (step, slot) in panel.chunks_exact_mut(4 * TILE).enumerate() {
         for pair in 0..16 {
             let row = |r: usize| -> Option<&[bf16]> {
@@ -163,6 +157,68 @@ pub(super) unsafe fn pack_panel(panel: &mut [f32], w: &[bf16], k: usize) {
             }
         }
     }
+}
+
+/// As [`pack_panel`] for f32 weights: each tile is followed by those of its second and third piece.
+///
+/// # Safety
+/// The instructions are available.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn split_panel(panel: &mut [f32], w: &[f32], k: usize) {
+    if w.len() < 64 * k {
+        panel.fill(0.0);
+    }
+    for (r, row) in w.chunks_exact(k).enumerate() {
+        for (from, slot) in row.chunks(STEP).zip(panel.chunks_exact_mut(12 * TILE)) {
+            for (p, piece) in split(from).into_iter().enumerate() {
+                let line = &mut slot[(r / 16 * 3 + p) * TILE + r % 16 * 16..][..16];
+                // SAFETY: 16 floats.
+                unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), piece) };
+            }
+        }
+    }
+}
+
+/// As [`interleave_panel`] for f32 weights: each tile is followed by those of its second and third piece.
+///
+/// # Safety
+/// The instructions are available.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn split_interleave(
+    panel: &mut [f32],
+    w: &[f32],
+    m: usize,
+    j: usize,
+    width: usize,
+    depth: Range<usize>,
+) {
+    let orders = [interleaving(0), interleaving(1)];
+    for (step, slot) in panel.chunks_exact_mut(12 * TILE).enumerate() {
+        for pair in 0..16 {
+            let row = |r: usize, half: usize| -> [__m512i; 3] {
+                let p = depth.start + step * STEP + 2 * pair + r;
+                let (from, to) = (width.min(32 * half), width.min(32 * half + 32));
+                split(if p < depth.end { &w[p * m + j + from..p * m + j + to] } else { &[] })
+            };
+            for half in 0..2 {
+                for (p, (a, b)) in row(0, half).into_iter().zip(row(1, half)).enumerate() {
+                    for quarter in 0..2 {
+                        let x = _mm512_permutex2var_epi16(a, orders[quarter], b);
+                        let tile = &mut slot[((2 * half + quarter) * 3 + p) * TILE + 16 * pair..][..16];
+                        // SAFETY: 16 floats.
+                        unsafe { _mm512_storeu_si512(tile.as_mut_ptr().cast(), x) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Lanes of (a0 b0 a1 b1 ...), where b's are counted from 32 on: of the first or second half of a and b.
+fn interleaving(half: u16) -> __m512i {
+    let lanes: [u16; 32] = std::array::from_fn(|i| half * 16 + i as u16 / 2 + 32 * (i as u16 % 2));
+    // SAFETY: the registers have the same size.
+    unsafe { std::mem::transmute::<[u16; 32], __m512i>(lanes) }
 }
 
 pub(super) fn mask(lanes: usize) -> u16 {

@@ -66,7 +66,7 @@ impl Config {
 
 /// The loop over the steps; the arguments are its products, whose operands come in either order.
 macro_rules! tile_loop {
-    ($w:ident, $pieces:ident, $piece_stride:expr, $steps:ident, $sums:ident, $sum_stride:expr, [$($product:literal)*]) => {
+    ($w:ident, $advance:literal, $pieces:ident, $piece_stride:expr, $steps:ident, $sums:ident, $sum_stride:expr, [$($product:literal)*]) => {
         asm!(
             "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
             "2:",
@@ -74,7 +74,7 @@ macro_rules! tile_loop {
             "tileloadd tmm5, [{p} + {ps:r}*1 + 1024]",
             "tileloadd tmm6, [{p} + {ps:r}*1 + 2048]",
             $($product,)*
-            "add {p}, 3072", "add {w}, 4096", "dec {n}", "jnz 2b",
+            "add {p}, 3072", $advance, "dec {n}", "jnz 2b",
             "tilestored [{c} + {cs:r}*1], tmm0",
             "tilestored [{c} + {cs:r}*1 + 1024], tmm1",
             "tilestored [{c} + {cs:r}*1 + 2048], tmm2",
@@ -102,7 +102,7 @@ pub(super) unsafe fn weights_first(
     // SAFETY: the caller's promise.
     unsafe {
         tile_loop!(
-            w, pieces, piece_stride, steps, sums, sum_stride,
+            w, "add {w}, 4096", pieces, piece_stride, steps, sums, sum_stride,
             ["tileloadd tmm7, [{w} + {ws}*1]"
              "tdpbf16ps tmm0, tmm7, tmm4" "tdpbf16ps tmm0, tmm7, tmm5" "tdpbf16ps tmm0, tmm7, tmm6"
              "tileloadd tmm7, [{w} + {ws}*1 + 1024]"
@@ -123,7 +123,7 @@ pub(super) unsafe fn activations_first(w: *const f32, pieces: *const f32, steps:
     // SAFETY: the caller's promise.
     unsafe {
         tile_loop!(
-            w, pieces, 64usize, steps, sums, 64usize,
+            w, "add {w}, 4096", pieces, 64usize, steps, sums, 64usize,
             ["tileloadd tmm7, [{w} + {ws}*1]"
              "tdpbf16ps tmm0, tmm4, tmm7" "tdpbf16ps tmm0, tmm5, tmm7" "tdpbf16ps tmm0, tmm6, tmm7"
              "tileloadd tmm7, [{w} + {ws}*1 + 1024]"
@@ -132,6 +132,111 @@ pub(super) unsafe fn activations_first(w: *const f32, pieces: *const f32, steps:
              "tdpbf16ps tmm2, tmm4, tmm7" "tdpbf16ps tmm2, tmm5, tmm7" "tdpbf16ps tmm2, tmm6, tmm7"
              "tileloadd tmm7, [{w} + {ws}*1 + 3072]"
              "tdpbf16ps tmm3, tmm4, tmm7" "tdpbf16ps tmm3, tmm5, tmm7" "tdpbf16ps tmm3, tmm6, tmm7"]
+        )
+    }
+}
+
+/// As [`weights_first`] with f32 weights in three pieces too: the six products of pieces that an f32 sum can feel (the others are below 2^-24).
+///
+/// # Safety
+/// As there; each of the weight tiles is three.
+pub(super) unsafe fn split_weights_first(
+    w: *const f32,
+    pieces: *const f32,
+    piece_stride: usize,
+    steps: usize,
+    sums: *mut f32,
+    sum_stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        tile_loop!(
+            w, "add {w}, 12288", pieces, piece_stride, steps, sums, sum_stride,
+            ["tileloadd tmm7, [{w} + {ws}*1]"
+             "tdpbf16ps tmm0, tmm7, tmm4"
+             "tdpbf16ps tmm0, tmm7, tmm5"
+             "tdpbf16ps tmm0, tmm7, tmm6"
+             "tileloadd tmm7, [{w} + {ws}*1 + 1024]"
+             "tdpbf16ps tmm0, tmm7, tmm4"
+             "tdpbf16ps tmm0, tmm7, tmm5"
+             "tileloadd tmm7, [{w} + {ws}*1 + 2048]"
+             "tdpbf16ps tmm0, tmm7, tmm4"
+             "tileloadd tmm7, [{w} + {ws}*1 + 3072]"
+             "tdpbf16ps tmm1, tmm7, tmm4"
+             "tdpbf16ps tmm1, tmm7, tmm5"
+             "tdpbf16ps tmm1, tmm7, tmm6"
+             "tileloadd tmm7, [{w} + {ws}*1 + 4096]"
+             "tdpbf16ps tmm1, tmm7, tmm4"
+             "tdpbf16ps tmm1, tmm7, tmm5"
+             "tileloadd tmm7, [{w} + {ws}*1 + 5120]"
+             "tdpbf16ps tmm1, tmm7, tmm4"
+             "tileloadd tmm7, [{w} + {ws}*1 + 6144]"
+             "tdpbf16ps tmm2, tmm7, tmm4"
+             "tdpbf16ps tmm2, tmm7, tmm5"
+             "tdpbf16ps tmm2, tmm7, tmm6"
+             "tileloadd tmm7, [{w} + {ws}*1 + 7168]"
+             "tdpbf16ps tmm2, tmm7, tmm4"
+             "tdpbf16ps tmm2, tmm7, tmm5"
+             "tileloadd tmm7, [{w} + {ws}*1 + 8192]"
+             "tdpbf16ps tmm2, tmm7, tmm4"
+             "tileloadd tmm7, [{w} + {ws}*1 + 9216]"
+             "tdpbf16ps tmm3, tmm7, tmm4"
+             "tdpbf16ps tmm3, tmm7, tmm5"
+             "tdpbf16ps tmm3, tmm7, tmm6"
+             "tileloadd tmm7, [{w} + {ws}*1 + 10240]"
+             "tdpbf16ps tmm3, tmm7, tmm4"
+             "tdpbf16ps tmm3, tmm7, tmm5"
+             "tileloadd tmm7, [{w} + {ws}*1 + 11264]"
+             "tdpbf16ps tmm3, tmm7, tmm4"]
+        )
+    }
+}
+
+/// As [`activations_first`] with f32 weights in three pieces too.
+///
+/// # Safety
+/// As there; each of the weight tiles is three.
+pub(super) unsafe fn split_activations(w: *const f32, pieces: *const f32, steps: usize, sums: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        tile_loop!(
+            w, "add {w}, 12288", pieces, 64usize, steps, sums, 64usize,
+            ["tileloadd tmm7, [{w} + {ws}*1]"
+             "tdpbf16ps tmm0, tmm4, tmm7"
+             "tdpbf16ps tmm0, tmm5, tmm7"
+             "tdpbf16ps tmm0, tmm6, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 1024]"
+             "tdpbf16ps tmm0, tmm4, tmm7"
+             "tdpbf16ps tmm0, tmm5, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 2048]"
+             "tdpbf16ps tmm0, tmm4, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 3072]"
+             "tdpbf16ps tmm1, tmm4, tmm7"
+             "tdpbf16ps tmm1, tmm5, tmm7"
+             "tdpbf16ps tmm1, tmm6, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 4096]"
+             "tdpbf16ps tmm1, tmm4, tmm7"
+             "tdpbf16ps tmm1, tmm5, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 5120]"
+             "tdpbf16ps tmm1, tmm4, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 6144]"
+             "tdpbf16ps tmm2, tmm4, tmm7"
+             "tdpbf16ps tmm2, tmm5, tmm7"
+             "tdpbf16ps tmm2, tmm6, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 7168]"
+             "tdpbf16ps tmm2, tmm4, tmm7"
+             "tdpbf16ps tmm2, tmm5, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 8192]"
+             "tdpbf16ps tmm2, tmm4, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 9216]"
+             "tdpbf16ps tmm3, tmm4, tmm7"
+             "tdpbf16ps tmm3, tmm5, tmm7"
+             "tdpbf16ps tmm3, tmm6, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 10240]"
+             "tdpbf16ps tmm3, tmm4, tmm7"
+             "tdpbf16ps tmm3, tmm5, tmm7"
+             "tileloadd tmm7, [{w} + {ws}*1 + 11264]"
+             "tdpbf16ps tmm3, tmm4, tmm7"]
         )
     }
 }
