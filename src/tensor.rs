@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use memmap2::Mmap;
 
-use crate::device::Device;
+use crate::device::{Arg, Device, Gpu, GpuMemory};
 
 /// Element types that tensors hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -44,6 +44,8 @@ enum Memory {
     Host(HostBytes),
     /// A read-only file mapping.
     Mapped(Arc<Mmap>),
+    /// On a GPU.
+    Gpu(GpuMemory, Arc<Gpu>),
 }
 
 struct HostBytes {
@@ -114,6 +116,15 @@ impl Tensor {
         Ok(Tensor::new(name.into(), mem, 0, dtype, dims))
     }
 
+    /// The same on a device.
+    pub fn zeros_on(device: &Device, name: &str, dtype: DType, dims: &[usize]) -> Result<Tensor> {
+        let Some(gpu) = device.gpu() else { return Tensor::zeros(name, dtype, dims) };
+        let bytes =
+            dims.iter().try_fold(dtype.bytes(), |a, &d| a.checked_mul(d)).context("tensor too large")?;
+        let mem = Arc::new(Memory::Gpu(gpu.allocate(bytes, name)?, gpu.clone()));
+        Ok(Tensor::new(name.into(), mem, 0, dtype, dims))
+    }
+
     /// A tensor of its own with these f32 values.
     pub fn from_f32(name: &str, dims: &[usize], values: &[f32]) -> Result<Tensor> {
         let mut t = Tensor::zeros(name, DType::F32, dims)?;
@@ -158,7 +169,16 @@ impl Tensor {
     }
     /// Where the bytes live.
     pub fn device(&self) -> Device {
-        Device::Cpu
+        self.gpu().map_or(Device::Cpu, |gpu| Device::Cuda(gpu.clone()))
+    }
+    /// The GPU, if the bytes are on one.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        if let Memory::Gpu(_, gpu) = &*self.mem { Some(gpu) } else { None }
+    }
+    /// The address as a kernel's parameter.
+    pub(crate) fn arg(&self) -> Result<Arg> {
+        let Memory::Gpu(memory, _) = &*self.mem else { bail!("{self:?} is not on a GPU") };
+        Ok(Arg::Ptr(memory.address() + self.offset as u64))
     }
     /// Dimensions, outermost first.
     pub fn shape(&self) -> &[usize] {
@@ -219,6 +239,7 @@ impl Tensor {
             // SAFETY: checked against the mapping's length in `mapped`.
             Memory::Mapped(m) => Ok(unsafe { m.as_ptr().add(self.offset) }),
             Memory::Unplaced => bail!("{self:?} was only measured, not placed"),
+            Memory::Gpu(_, gpu) => bail!("{self:?} is on {}, not in main memory", gpu.name()),
         }
     }
     fn ptr_mut(&mut self, want: DType) -> Result<*mut u8> {
@@ -256,13 +277,85 @@ impl Tensor {
         // SAFETY: as in `f32_mut`.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::U32)?.cast(), self.len()) })
     }
-    /// A copy of the elements widened to f32 (F32 and Bf16 only).
+    /// The elements' bytes, read back from a GPU if they are there.
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut out = vec![0; self.bytes()];
+        match &*self.mem {
+            Memory::Gpu(memory, gpu) => gpu.read(memory, self.offset, &mut out)?,
+            _ => {
+                let from = self.ptr(self.dtype)?;
+                // SAFETY: in bounds; plain data.
+                out.copy_from_slice(unsafe { std::slice::from_raw_parts(from, self.bytes()) });
+            }
+        }
+        Ok(out)
+    }
+    fn set_bytes(&mut self, from: &[u8]) -> Result<()> {
+        ensure!(from.len() == self.bytes(), "{self:?}: got {} bytes", from.len());
+        if let Memory::Gpu(memory, gpu) = &*self.mem {
+            return gpu.write(memory, self.offset, from);
+        }
+        let to = self.ptr_mut(self.dtype)?;
+        // SAFETY: in bounds, not a mapping; `from` is a slice of its own.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+        Ok(())
+    }
+
+    /// A copy of the elements widened to f32 (F32 and Bf16 only), from wherever they are.
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
+        match (self.dtype, self.gpu()) {
+            (DType::U32, _) => bail!("{self:?} holds integers"),
+            (DType::F32, None) => Ok(self.f32()?.to_vec()),
+            (DType::Bf16, None) => Ok(self.bf16()?.iter().map(|x| x.to_f32()).collect()),
+            (DType::F32, Some(_)) => Ok(bytemuck::pod_collect_to_vec(&self.to_bytes()?)),
+            (DType::Bf16, Some(_)) => Ok(self
+                .to_bytes()?
+                .chunks_exact(2)
+                .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
+                .collect()),
+        }
+    }
+    /// A copy of the elements, if U32, from wherever they are.
+    pub fn to_u32_vec(&self) -> Result<Vec<u32>> {
+        ensure!(self.dtype == DType::U32, "{self:?} is not U32");
+        Ok(bytemuck::pod_collect_to_vec(&self.to_bytes()?))
+    }
+    /// Sets the elements from f32 values, rounded if Bf16, wherever they are.
+    pub fn write_f32(&mut self, values: &[f32]) -> Result<()> {
         match self.dtype {
-            DType::F32 => Ok(self.f32()?.to_vec()),
-            DType::Bf16 => Ok(self.bf16()?.iter().map(|x| x.to_f32()).collect()),
+            DType::F32 => self.set_bytes(bytemuck::cast_slice(values)),
+            DType::Bf16 => {
+                let rounded: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
+                self.set_bytes(bytemuck::cast_slice(&rounded))
+            }
             DType::U32 => bail!("{self:?} holds integers"),
         }
+    }
+    /// Sets the elements, if U32, wherever they are.
+    pub fn write_u32(&mut self, values: &[u32]) -> Result<()> {
+        ensure!(self.dtype == DType::U32, "{self:?} is not U32");
+        self.set_bytes(bytemuck::cast_slice(values))
+    }
+    /// Sets every element to 0, wherever it is.
+    pub fn fill_zero(&mut self) -> Result<()> {
+        if let Memory::Gpu(memory, gpu) = &*self.mem {
+            return gpu.zero(memory, self.offset, self.bytes());
+        }
+        let (to, n) = (self.ptr_mut(self.dtype)?, self.bytes());
+        // SAFETY: in bounds, not a mapping; zero is a value of every dtype.
+        unsafe { std::ptr::write_bytes(to, 0, n) };
+        Ok(())
+    }
+    /// A copy in an allocation of its own on `device`, with the same name and dtype.
+    pub fn to_device(&self, device: &Device) -> Result<Tensor> {
+        let mut copy = Tensor::zeros_on(device, &self.name, self.dtype, self.shape())?;
+        copy.set_bytes(&self.to_bytes()?)?;
+        Ok(copy)
+    }
+    /// Sets the elements from a tensor of as many elements and the same dtype, through main memory.
+    pub fn copy_from(&mut self, from: &Tensor) -> Result<()> {
+        ensure!(self.dtype == from.dtype, "{self:?} and {from:?} differ in type");
+        self.set_bytes(&from.to_bytes()?)
     }
 }
 
@@ -277,38 +370,61 @@ pub fn refuse_overlap(outs: &[&Tensor], ins: &[&Tensor]) -> Result<()> {
 }
 
 /// One allocation, cut into tensors. The same closure runs twice: once to measure, once to place.
+///
+/// On the emulated GPU every tensor gets an allocation of its own, so that leaving one is noticed.
 pub struct Arena {
     mem: Arc<Memory>,
     top: usize,
+    separate: Option<Arc<Gpu>>,
+    failed: Option<anyhow::Error>,
 }
 
 impl Arena {
+    fn on(mem: Memory) -> Arena {
+        Arena { mem: Arc::new(mem), top: 0, separate: None, failed: None }
+    }
+
     /// Lays out `T` in one zeroed allocation named `what`; returns it with the allocation's size in bytes.
     pub fn build<T>(
         what: &str,
-        _device: Device,
+        device: &Device,
         mut lay_out: impl FnMut(&mut Arena) -> T,
     ) -> Result<(T, usize)> {
         let bytes = Arena::measure(|a| {
             lay_out(a);
         });
-        let mut place = Arena { mem: Arc::new(Memory::Host(HostBytes::zeroed(bytes, what)?)), top: 0 };
+        let mut place = match device {
+            Device::Cpu => Arena::on(Memory::Host(HostBytes::zeroed(bytes, what)?)),
+            Device::Cuda(gpu) if gpu.is_emulated() => {
+                Arena { separate: Some(gpu.clone()), ..Arena::on(Memory::Unplaced) }
+            }
+            Device::Cuda(gpu) => Arena::on(Memory::Gpu(gpu.allocate(bytes, what)?, gpu.clone())),
+        };
         let laid = lay_out(&mut place);
+        if let Some(failed) = place.failed {
+            return Err(failed.context(format!("allocate {what}")));
+        }
         ensure!(place.top == bytes, "{what}: the layout differs between measuring and placing");
         Ok((laid, bytes))
     }
 
     /// Bytes that `lay_out` would take.
     pub fn measure(lay_out: impl FnOnce(&mut Arena)) -> usize {
-        let mut measure = Arena { mem: Arc::new(Memory::Unplaced), top: 0 };
+        let mut measure = Arena::on(Memory::Unplaced);
         lay_out(&mut measure);
         measure.top
     }
 
     /// The next tensor, aligned to [`ALIGN`] bytes.
     pub fn tensor(&mut self, name: &str, dtype: DType, dims: &[usize]) -> Tensor {
-        let t = Tensor::new(name.into(), self.mem.clone(), self.top, dtype, dims);
+        let mut t = Tensor::new(name.into(), self.mem.clone(), self.top, dtype, dims);
         self.top += t.bytes().next_multiple_of(ALIGN);
+        if let Some(gpu) = &self.separate {
+            match gpu.allocate(t.bytes(), name) {
+                Ok(memory) => (t.mem, t.offset) = (Arc::new(Memory::Gpu(memory, gpu.clone())), 0),
+                Err(e) => self.failed = Some(e),
+            }
+        }
         t
     }
 }

@@ -4,6 +4,7 @@ mod common;
 mod data_formats;
 mod gemm;
 mod generation;
+mod kernels;
 mod layers;
 mod metrics;
 mod models;

@@ -1,14 +1,106 @@
 //! Where memory lives and work runs.
 #![allow(unsafe_code)]
 
+use std::{fmt, str::FromStr, sync::Arc};
+
+use anyhow::{Context, Result, bail};
 use cudarc::driver::{CudaContext, sys};
 
+mod cuda;
+mod emulated;
+mod gpu;
+
+pub(crate) use gpu::GpuMemory;
+pub use gpu::{Arg, Geometry, Gpu, Kernel, TensorMap};
+
 /// The device that a tensor lives on and an op runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Default)]
 pub enum Device {
     /// The host processor: rayon threads, vector instructions chosen at run time.
     #[default]
     Cpu,
+    /// A GPU, real or emulated.
+    Cuda(Arc<Gpu>),
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Device) -> bool {
+        match (self, other) {
+            (Device::Cpu, Device::Cpu) => true,
+            (Device::Cuda(a), Device::Cuda(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Device::Cpu => write!(f, "cpu"),
+            Device::Cuda(gpu) => write!(f, "{}", gpu.name()),
+        }
+    }
+}
+
+impl Device {
+    /// The emulated GPU: the CUDA kernels of this program on the host, slowly.
+    pub fn emulated() -> Device {
+        Device::Cuda(Arc::new(Gpu::emulated()))
+    }
+    /// The GPU, if it is one.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        if let Device::Cuda(gpu) = self { Some(gpu) } else { None }
+    }
+}
+
+/// What `--device` takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// `cpu`
+    #[default]
+    Cpu,
+    /// `cuda` or `cuda:N`
+    Cuda(usize),
+    /// `emulated`: the CUDA kernels on the host processor, for checking them; slow.
+    Emulated,
+}
+
+impl DeviceChoice {
+    /// Opens the device; errors say what is missing.
+    pub fn open(self) -> Result<Device> {
+        Ok(match self {
+            DeviceChoice::Cpu => Device::Cpu,
+            DeviceChoice::Cuda(ordinal) => Device::Cuda(Arc::new(
+                Gpu::cuda(ordinal).with_context(|| format!("open --device cuda:{ordinal}"))?,
+            )),
+            DeviceChoice::Emulated => Device::emulated(),
+        })
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = anyhow::Error;
+    fn from_str(s: &str) -> Result<DeviceChoice> {
+        Ok(match s {
+            "cpu" => DeviceChoice::Cpu,
+            "cuda" => DeviceChoice::Cuda(0),
+            "emulated" => DeviceChoice::Emulated,
+            _ => match s.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(ordinal)) => DeviceChoice::Cuda(ordinal),
+                _ => bail!("there is no device `{s}`; use cpu, cuda, cuda:N or emulated"),
+            },
+        })
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            DeviceChoice::Cpu => write!(f, "cpu"),
+            DeviceChoice::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            DeviceChoice::Emulated => write!(f, "emulated"),
+        }
+    }
 }
 
 /// One NVIDIA GPU as the driver describes it.

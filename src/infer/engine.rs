@@ -232,7 +232,7 @@ impl<'m> Engine<'m> {
             return Ok(vec![]);
         }
         let mut decoder = Decoder::new(self.model, budget, longest)?;
-        let (mut scratch, _) = Arena::build("loss scratch", Default::default(), |a| {
+        let (mut scratch, _) = Arena::build("loss scratch", &Default::default(), |a| {
             Scratch::lay_out(a, budget, vocab, self.model.config.hidden_size, 48 << 20)
         })?;
         let mut out = vec![];

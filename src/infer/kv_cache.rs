@@ -15,7 +15,7 @@ pub struct KvCache {
 impl KvCache {
     /// Room for `slots` tokens.
     pub fn new(layers: usize, kv_size: usize, slots: usize) -> Result<KvCache> {
-        let (layers, _) = Arena::build("key/value cache", Default::default(), |a| {
+        let (layers, _) = Arena::build("key/value cache", &Default::default(), |a| {
             let mut one = |name: &str| a.tensor(name, DType::F32, &[slots, kv_size]);
             (0..layers).map(|_| (one("k_cache"), one("v_cache"))).collect::<Vec<_>>()
         })

@@ -61,7 +61,7 @@ impl Decoder {
     pub fn new(model: &Llama, max_tokens: usize, max_positions: usize) -> Result<Decoder> {
         let c = &model.config;
         let n = max_tokens;
-        let (a, _) = Arena::build("inference scratch", Default::default(), |arena| {
+        let (a, _) = Arena::build("inference scratch", &Default::default(), |arena| {
             let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
             let f32s = DType::F32;
             Buffers {

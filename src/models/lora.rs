@@ -95,7 +95,7 @@ impl Lora {
 
     /// Zeroed adapters in one allocation.
     pub fn lay_out(model: &Llama, config: LoraConfig) -> Result<Lora> {
-        let (layers, _) = Arena::build("adapters", Default::default(), |arena| {
+        let (layers, _) = Arena::build("adapters", &Default::default(), |arena| {
             let layer = |i: usize, arena: &mut Arena| {
                 let linears = model.weights.layers[i].linears();
                 std::array::from_fn(|j| {

@@ -109,7 +109,7 @@ const LOGITS_BYTES: usize = 48 << 20;
 
 impl Acts {
     pub(super) fn new(config: &Config, n: usize, lora: Option<&Lora>) -> Result<(Acts, usize)> {
-        Arena::build("activations", Default::default(), |a| Acts::lay_out(a, config, n, lora))
+        Arena::build("activations", &Default::default(), |a| Acts::lay_out(a, config, n, lora))
     }
 
     /// What [`Acts::new`] would allocate, bytes.
@@ -192,7 +192,7 @@ pub(super) fn lse_rows(lse: &Tensor, heads: usize, n: usize) -> Result<Tensor> {
 
 impl Grads {
     pub(super) fn for_lora(lora: Lora) -> Result<(Grads, usize)> {
-        let (grads, bytes) = Arena::build("gradients", Default::default(), |arena| {
+        let (grads, bytes) = Arena::build("gradients", &Default::default(), |arena| {
             let mut like = |t: &Tensor| arena.tensor(&format!("{}.grad", t.name()), DType::F32, t.shape());
             let mut one = |adapter: &Adapter| AdapterGrads {
                 a: like(&adapter.a),
@@ -208,7 +208,7 @@ impl Grads {
     }
 
     pub(super) fn for_all(model: &Llama) -> Result<(Grads, usize)> {
-        let (grads, bytes) = Arena::build("gradients", Default::default(), |arena| {
+        let (grads, bytes) = Arena::build("gradients", &Default::default(), |arena| {
             let mut like = |t: &Tensor| arena.tensor(&format!("{}.grad", t.name()), DType::F32, t.shape());
             let w = &model.weights;
             let mut layers = vec![];

@@ -2,19 +2,31 @@
 #![allow(unsafe_code)]
 use anyhow::{Result, bail};
 
-use crate::tensor::{DType, Tensor, refuse_overlap};
+use crate::{
+    device::{Arg, Geometry},
+    tensor::{DType, Tensor, refuse_overlap},
+};
 
 use super::{
     checks::{check, check_ids},
+    launch::{check_dtype, gpu_of, kernel},
     parallel::{Shared, for_each_rows, for_each_task},
 };
 
-/// out (N, C) = weight (V, C) `[tokens (N)]`. The weight may be F32 or Bf16; errors name the first token that is not below V.
+/// out (N, C) = weight (V, C) `[tokens (N)]`. On the CPU the weight may be F32 or Bf16, on a
+/// GPU it has out's dtype. Errors name the first token that is not below V; on a GPU such a row is NaN.
 pub fn embedding_forward(out: &mut Tensor, tokens: &Tensor, weight: &Tensor) -> Result<()> {
     let (n, c) = out.rows_cols();
     let (v, wc) = weight.rows_cols();
     check(wc == c && tokens.len() == n, "embedding_forward", &[out, tokens, weight])?;
     refuse_overlap(&[out], &[tokens, weight])?;
+    if let Some(gpu) = gpu_of("embedding_forward", &[out, tokens, weight])? {
+        check_dtype("embedding_forward", weight.dtype(), &[out])?;
+        let args = [out.arg()?, tokens.arg()?, weight.arg()?, Arg::int(c)?, Arg::int(v)?];
+        let kernel = kernel!(weight.dtype(), "embedding", "embedding_forward");
+        // SAFETY: the kernel's parameters; shapes were checked, tokens are checked by the kernel.
+        return unsafe { gpu.launch(kernel, Geometry::new(n, 256), &args) };
+    }
     let ids = tokens.u32()?;
     check_ids("embedding_forward", tokens, ids, v, weight)?;
     match weight.dtype() {
@@ -50,6 +62,14 @@ pub fn embedding_backward(dweight: &mut Tensor, dout: &Tensor, tokens: &Tensor) 
     let (v, wc) = dweight.rows_cols();
     check(wc == c && tokens.len() == n, "embedding_backward", &[dweight, dout, tokens])?;
     refuse_overlap(&[dweight], &[dout, tokens])?;
+    if let Some(gpu) = gpu_of("embedding_backward", &[dweight, dout, tokens])? {
+        check_dtype("embedding_backward", DType::F32, &[dweight])?;
+        let (rows, cols, vocab) = (Arg::int(n)?, Arg::int(c)?, Arg::int(v)?);
+        let args = [dweight.arg()?, dout.arg()?, tokens.arg()?, rows, cols, vocab];
+        let kernel = kernel!(dout.dtype(), "embedding", "embedding_backward");
+        // SAFETY: the kernel's parameters; shapes were checked, tokens are checked by the kernel.
+        return unsafe { gpu.launch(kernel, Geometry::new(n, 256), &args) };
+    }
     let ids = tokens.u32()?;
     check_ids("embedding_backward", tokens, ids, v, dweight)?;
     let (dweight, dout) = (Shared::new(dweight.f32_mut()?), dout.f32()?);

@@ -2,16 +2,23 @@
 #![allow(unsafe_code)]
 use anyhow::Result;
 
-use crate::tensor::{Tensor, refuse_overlap};
+use crate::{
+    device::{Arg, Geometry, Gpu},
+    tensor::{DType, Tensor, refuse_overlap},
+};
 
 use super::{
     checks::check,
+    launch::{check_dtype, gpu_of, kernel},
     parallel::{Shared, for_each_rows, for_each_task},
+    rows::reduce_rows,
     simd::{Kernel, Simd, run},
 };
 
 /// Rows whose part of dweight is summed before it joins the others': fixed, so that the bits never depend on the threads.
 const BLOCK: usize = 32;
+/// Threads of a block of the GPU kernels.
+const THREADS: u32 = 256;
 
 /// out (N, C) = inp (N, C) * rstd (N) * weight (C), rstd = 1 / sqrt(mean(inp^2) + eps). `rstd` is saved for the backward.
 pub fn rmsnorm_forward(
@@ -28,6 +35,15 @@ pub fn rmsnorm_forward(
         &[out, rstd, inp, weight],
     )?;
     refuse_overlap(&[out, rstd], &[inp, weight])?;
+    if let Some(gpu) = gpu_of("rmsnorm_forward", &[out, rstd, inp, weight])? {
+        check_dtype("rmsnorm_forward", inp.dtype(), &[out])?;
+        check_dtype("rmsnorm_forward", DType::F32, &[rstd, weight])?;
+        let args = [out.arg()?, rstd.arg()?, inp.arg()?, weight.arg()?, Arg::int(c)?, Arg::F32(eps)];
+        // SAFETY: the kernel's parameters; shapes were checked.
+        return unsafe {
+            gpu.launch(kernel!(inp.dtype(), "rmsnorm", "rmsnorm_forward"), Geometry::new(n, THREADS), &args)
+        };
+    }
     let (out, rstd) = (Shared::new(out.f32_mut()?), Shared::new(rstd.f32_mut()?));
     let (inp, weight) = (inp.f32()?, weight.f32()?);
     for_each_rows(n, c, |block| {
@@ -61,6 +77,15 @@ pub fn add_rmsnorm_forward(
         &[out, rstd, resid_out, inp, resid, weight],
     )?;
     refuse_overlap(&[out, rstd, resid_out], &[inp, resid, weight])?;
+    if let Some(gpu) = gpu_of("add_rmsnorm_forward", &[out, rstd, resid_out, inp, resid, weight])? {
+        check_dtype("add_rmsnorm_forward", inp.dtype(), &[out, resid_out, resid])?;
+        check_dtype("add_rmsnorm_forward", DType::F32, &[rstd, weight])?;
+        let (out, rstd, sum) = (out.arg()?, rstd.arg()?, resid_out.arg()?);
+        let kernel = kernel!(inp.dtype(), "rmsnorm", "add_rmsnorm_forward");
+        let args = [out, rstd, sum, inp.arg()?, resid.arg()?, weight.arg()?, Arg::int(c)?, Arg::F32(eps)];
+        // SAFETY: the kernel's parameters; shapes were checked.
+        return unsafe { gpu.launch(kernel, Geometry::new(n, THREADS), &args) };
+    }
     let (out, rstd) = (Shared::new(out.f32_mut()?), Shared::new(rstd.f32_mut()?));
     let resid_out = Shared::new(resid_out.f32_mut()?);
     let (inp, resid, weight) = (inp.f32()?, resid.f32()?, weight.f32()?);
@@ -132,12 +157,14 @@ pub fn rmsnorm_backward(
     )?;
     refuse_overlap(&[dinp], &[dout, inp, rstd, weight])?;
     let blocks = n.div_ceil(BLOCK);
-    let mut partial = vec![];
     if let Some(dweight) = &dweight {
         check(dweight.shape() == [c], "rmsnorm_backward", &[dweight, dout, inp, rstd, weight])?;
         refuse_overlap(&[dweight], &[dinp, dout, inp, rstd, weight])?;
-        partial = vec![0.0; blocks * c];
     }
+    if let Some(gpu) = gpu_of("rmsnorm_backward", &[dinp, dout, inp, rstd, weight])? {
+        return gpu_backward(&gpu, dinp, dweight, [dout, inp, rstd, weight]);
+    }
+    let mut partial = vec![0.0; if dweight.is_some() { blocks * c } else { 0 }];
     let (dout, inp, rstd, weight) = (dout.f32()?, inp.f32()?, rstd.f32()?, weight.f32()?);
     let (width, shared) = (partial.len() / blocks.max(1), Shared::new(&mut partial));
     let dinp = Shared::new(dinp.f32_mut()?);
@@ -155,6 +182,32 @@ pub fn rmsnorm_backward(
         }
     }
     Ok(())
+}
+
+fn gpu_backward(
+    gpu: &Gpu,
+    dinp: &mut Tensor,
+    dweight: Option<&mut Tensor>,
+    [dout, inp, rstd, weight]: [&Tensor; 4],
+) -> Result<()> {
+    check_dtype("rmsnorm_backward", inp.dtype(), &[dinp, dout])?;
+    check_dtype("rmsnorm_backward", DType::F32, &[rstd, weight])?;
+    let (n, c) = inp.rows_cols();
+    let blocks = n.div_ceil(BLOCK);
+    let partial = match &dweight {
+        Some(_) => Some(Tensor::zeros_on(&inp.device(), "rmsnorm_partial", DType::F32, &[blocks, c])?),
+        None => None,
+    };
+    let at = partial.as_ref().map_or(Ok(Arg::Ptr(0)), Tensor::arg)?;
+    let (rows, cols) = (Arg::int(n)?, Arg::int(c)?);
+    let args = [dinp.arg()?, at, dout.arg()?, inp.arg()?, rstd.arg()?, weight.arg()?, rows, cols];
+    let kernel = kernel!(inp.dtype(), "rmsnorm", "rmsnorm_backward");
+    // SAFETY: the kernel's parameters; shapes were checked.
+    unsafe { gpu.launch(kernel, Geometry::new(blocks, THREADS), &args)? };
+    match (dweight, partial) {
+        (Some(dweight), Some(partial)) => reduce_rows(gpu, dweight, &partial),
+        _ => Ok(()),
+    }
 }
 
 struct Backward<'a> {

@@ -2,10 +2,14 @@
 #![allow(unsafe_code)]
 use anyhow::Result;
 
-use crate::tensor::{Tensor, refuse_overlap};
+use crate::{
+    device::Arg,
+    tensor::{Tensor, refuse_overlap},
+};
 
 use super::{
     checks::check,
+    launch::{check_dtype, elementwise, gpu_of, kernel},
     parallel::{Shared, for_each_rows},
     simd::{Kernel, Simd, run},
 };
@@ -15,6 +19,13 @@ pub fn swiglu_forward(out: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()
     let shape = out.rows_cols();
     check(gate.rows_cols() == shape && up.rows_cols() == shape, "swiglu_forward", &[out, gate, up])?;
     refuse_overlap(&[out], &[gate, up])?;
+    if let Some(gpu) = gpu_of("swiglu_forward", &[out, gate, up])? {
+        check_dtype("swiglu_forward", gate.dtype(), &[out, up])?;
+        let kernel = kernel!(gate.dtype(), "swiglu", "swiglu_forward");
+        let args = [out.arg()?, gate.arg()?, up.arg()?, Arg::U64(out.len() as u64)];
+        // SAFETY: the kernel's parameters; shapes were checked.
+        return unsafe { gpu.launch(kernel, elementwise(out), &args) };
+    }
     let (rows, cols) = shape;
     let (gate, up) = (gate.f32()?, up.f32()?);
     let out = Shared::new(out.f32_mut()?);
@@ -66,6 +77,14 @@ pub fn swiglu_backward(
         &[dgate, dup, dout, gate, up],
     )?;
     refuse_overlap(&[dgate, dup], &[dout, gate, up])?;
+    if let Some(gpu) = gpu_of("swiglu_backward", &[dgate, dup, dout, gate, up])? {
+        check_dtype("swiglu_backward", gate.dtype(), &[dgate, dup, dout, up])?;
+        let kernel = kernel!(gate.dtype(), "swiglu", "swiglu_backward");
+        let n = Arg::U64(dout.len() as u64);
+        let args = [dgate.arg()?, dup.arg()?, dout.arg()?, gate.arg()?, up.arg()?, n];
+        // SAFETY: the kernel's parameters; shapes were checked.
+        return unsafe { gpu.launch(kernel, elementwise(dout), &args) };
+    }
     let (rows, cols) = shape;
     let (dout, gate, up) = (dout.f32()?, gate.f32()?, up.f32()?);
     let (dgate, dup) = (Shared::new(dgate.f32_mut()?), Shared::new(dup.f32_mut()?));

@@ -39,7 +39,7 @@ pub struct Optimizer {
 impl Optimizer {
     /// Zero moments for `params`.
     pub fn new(params: &[Param], settings: OptimizerSettings) -> Result<Optimizer> {
-        let (moments, bytes) = Arena::build("optimizer moments", Default::default(), |a| {
+        let (moments, bytes) = Arena::build("optimizer moments", &Default::default(), |a| {
             let mut like =
                 |p: &Param, part: &str| a.tensor(&format!("{}.{part}", p.name), DType::F32, p.value.shape());
             params.iter().map(|p| (like(p, "m"), like(p, "v"))).collect::<Vec<_>>()

@@ -1,0 +1,113 @@
+// The emulator's own state: fibers, blocks, shadow memory. Not seen by kernels.
+#pragma once
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "api.hpp"
+#include "cuda_emulation.hpp"
+#undef threadIdx
+#undef blockIdx
+#undef blockDim
+#undef gridDim
+
+namespace emu {
+constexpr size_t STACK = 64 * 1024;
+// A block's shared memory: addresses are offsets into it, 18 bits, so that matrix descriptors decode as on the chip.
+constexpr size_t ARENA = 256 * 1024, SHARED_BASE = 1024, SHARED_LIMIT = 232448, STATIC_LIMIT = 49152;
+constexpr int MAX_CLUSTER = 64;
+
+using Clock = std::vector<uint32_t>;      // by thread of the gang: every access up to this is known
+
+enum class State : uint8_t { Ready, Waiting, Done };
+struct Cta;
+struct CpAsync { void* dst; const void* src; int bytes, src_bytes, group; };
+struct Access { uint32_t visit, bytes; uintptr_t addr; bool write; };
+struct Fiber : Thread {
+  void* sp; char* stack; State state; Cta* cta; const char* what; const char* file; int line; uintptr_t fault;
+  int rank;                      // in the gang: block * threads + linear
+  uint32_t warp;                 // in the gang
+  uint32_t clk, proxy_fence; Clock vc;
+  std::vector<CpAsync> cp; int cp_group;
+  int wg_issued, wg_retired; bool wg_fenced; std::vector<int> wg_group_end;
+  int bulk_group; bool bulk_open;
+  std::unordered_map<uintptr_t, uint32_t> visits; std::vector<std::pair<uintptr_t, Access>> log;
+};
+struct Collective { uint32_t mask, arrived; int kind; void* args[32]; const char* file; int line; bool used; };
+struct Barrier { int arrived = 0, expected = 0; const char* file = ""; int line = 0; std::vector<Fiber*> waiters; Clock vc; };
+struct WgOp { uint64_t da, db; int n; bool scale, ta, tb, from_regs; Operand type; int deposited, root; std::vector<uint32_t> a_regs; int reader = -1; uint32_t read_clk = 0; };
+struct WgPtr { float* d; int n; };
+struct Warpgroup {
+  std::vector<WgOp> ops; std::vector<Fiber*> waiters; size_t executed = 0;
+  std::map<int, std::vector<float>> shadow; std::vector<std::array<WgPtr, 128>> ptr;
+};
+struct BulkStore { int group; bool done; std::function<void()> run; Fiber* f; };
+struct MbarMeta { Clock vc; std::vector<Fiber*> waiters; };
+struct Cta {
+  uint8_t* smem; size_t used; int nthreads, index; std::vector<Fiber> fibers; std::vector<std::array<Collective, 4>> warps; Barrier bar[16];
+  std::vector<Warpgroup> wg; std::unordered_map<uint64_t*, MbarMeta> mbar; std::vector<BulkStore> stores;
+};
+
+// Who touched two bytes of memory last. `run` numbers gangs over the whole process, so stale cells need no clearing.
+struct Cell {
+  uint64_t w_run, r_run; uint32_t w_epoch, w_clk, r_epoch, r_clk; uint16_t w_rank, r_rank; uint8_t flags, pad[3];
+};
+enum : uint8_t { GENERIC_WRITE = 1, IN_FLIGHT = 2, READ_BY_OTHERS = 4, ATOMIC = 8 };
+
+struct Alloc { uint8_t *base, *user; size_t bytes, mapped; Cell* cells; uint8_t* init; };   // init: one byte for two of memory
+struct Kernel { void (*entry)(void**); int nargs; std::vector<uint32_t> sizes; int max_threads; };
+
+// What a thread knows of another gang through atomics: everything of that gang before this.
+struct Knowledge { uint32_t epoch; Clock vc; };
+using KnownGangs = std::map<uint64_t, Knowledge>;
+struct Learnt { int rank; uint32_t epoch, clk; KnownGangs gangs; };
+
+struct Gang {
+  std::vector<std::unique_ptr<Cta>> ctas; uint32_t epoch = 1; Barrier cluster_bar; int live = 0; uint64_t run = 0; int threads = 0;
+  std::vector<Learnt> learnt; std::unordered_map<int, Knowledge> fences;     // by thread rank: its last __threadfence
+};
+struct Scheduler {
+  void* main_sp = nullptr; char* stacks = nullptr; int nstacks = 0; uint8_t* arena = nullptr; Cell* shared_cells = nullptr; bool inside = false;
+  std::vector<uint32_t> ready_lanes, priority; std::vector<Fiber*> warp_base; std::vector<uint64_t> ready_warps; size_t count = 0, cursor = 0;
+  Gang gang; std::deque<std::function<void()>> async; EmuConfig cfg{}; uint64_t rng = 1; std::string error; bool failed = false;
+  const Kernel* kernel = nullptr; const char* name = ""; void** args = nullptr; size_t static_end = 0; std::unordered_map<const void*, size_t> statics; unsigned dynamic = 0;
+  EmuStats stats{}; uint64_t first_run = 0, steps = 0;
+  std::unordered_map<uintptr_t, KnownGangs> released;       // by address of an atomic in global memory
+  std::vector<Alloc> allocs; uint64_t allocs_version = 0; const Alloc* last = nullptr;
+};
+Scheduler& sched();
+inline Fiber* me() { return static_cast<Fiber*>(self); }
+uint32_t rnd();
+
+// scheduler.cpp
+void make_ready(Fiber* f);
+void block_on(const char* what, const char* file, int line);
+void yield();
+const char* base_name(const char* file);
+
+// checks.cpp
+inline bool in_arena(const void* p) { auto& s = sched(); return uintptr_t(p) - uintptr_t(s.arena) < ARENA * s.gang.ctas.size(); }
+Cta* cta_of(const void* p);
+const Alloc* find_alloc(uintptr_t p);
+void refresh_allocs();
+void access(const void* p, size_t n, bool write, const char* what = nullptr, int line = 0);
+void log_access(const void* p, size_t n, bool write, uintptr_t site);
+void flush_profile(Cta* c, int warp);
+void join(Clock& to, const Clock& from);
+void release(Fiber* f, Clock& to);
+void acquire(Fiber* f, const Clock& from);
+void async_write_begin(Cta* c, uint32_t off, uint32_t n, const char* what, int line);
+void async_write_end(Cta* c, uint32_t off, uint32_t n);
+void async_read(Cta* c, uint32_t off, uint32_t n, const char* what, bool record, int line);
+void mark_initialised(const void* p, size_t n);
+void reset_shared_cells(Cta* c, const void* p, size_t n);
+void* make_memory(size_t bytes);
+void free_memory(void* p);
+void poison(void* p, size_t n);
+}  // namespace emu

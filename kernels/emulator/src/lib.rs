@@ -1,0 +1,385 @@
+//! Runs CUDA kernel sources on the CPU: an emulation of the execution model (fibers, shared memory, warp collectives, cp.async,
+//! mbarriers, TMA, wgmma, clusters) under checks for bounds, uninitialised reads, data races and missing proxy fences.
+//!
+//! Kernels are C++ compiled against `cpp/cuda_emulation.hpp` with `-fsanitize=thread` (libtsan is never linked: the calls land here) and
+//! register themselves by name. See `README.md` for what is modelled and what is not.
+use std::{
+    cell::Cell,
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    ptr::NonNull,
+};
+
+/// The order in which threads run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// Warps in turn, lanes in order.
+    Fifo,
+    /// The same backwards, blocks too.
+    Reverse,
+    /// Any ready lane of any warp.
+    Random,
+    /// A random priority for each warp, reshuffled now and then: one warp runs far ahead of the others.
+    WarpPriority,
+}
+
+/// When asynchronous copies and matrix products happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asynchrony {
+    /// At issue.
+    Eager,
+    /// Not before something waits for them; until then the destination is poisoned.
+    Late,
+    /// At some moment between.
+    Random,
+}
+
+/// How a launch is emulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The order in which threads run.
+    pub schedule: Schedule,
+    /// When asynchronous work happens.
+    pub asynchrony: Asynchrony,
+    /// Of every random choice.
+    pub seed: u64,
+    /// Chance of a forced switch at a memory access, per 1024.
+    pub preempt: u32,
+    /// Uninitialised reads, races, proxy fences, copies left in flight. (Bounds and alignment are always checked.)
+    pub checks: bool,
+    /// Count bank conflicts and global sectors; slow.
+    pub profile: bool,
+    /// All blocks of the grid are resident together, for grid-wide barriers.
+    pub cooperative: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            schedule: Schedule::Fifo,
+            asynchrony: Asynchrony::Eager,
+            seed: 1,
+            preempt: 0,
+            checks: false,
+            profile: false,
+            cooperative: false,
+        }
+    }
+}
+
+impl Config {
+    /// The combinations that every kernel must pass, with all checks; `seed` varies the random ones.
+    pub fn suite(seed: u64) -> [Config; 4] {
+        let one = |schedule, asynchrony, seed, preempt| Config {
+            schedule,
+            asynchrony,
+            seed,
+            preempt,
+            checks: true,
+            ..Config::default()
+        };
+        [
+            one(Schedule::Fifo, Asynchrony::Eager, seed, 0),
+            one(Schedule::WarpPriority, Asynchrony::Late, seed, 0),
+            one(Schedule::WarpPriority, Asynchrony::Random, seed + 1, 0),
+            one(Schedule::Random, Asynchrony::Random, seed + 2, 4),
+        ]
+    }
+}
+
+/// What a launch did.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Switches from thread to thread.
+    pub switches: u64,
+    /// Memory accesses that the compiler reported.
+    pub accesses: u64,
+    /// Warp-wide requests to shared memory (with `profile`, as all below).
+    pub shared_requests: u64,
+    /// Passes over the banks that they took.
+    pub shared_wavefronts: u64,
+    /// Passes that they would take without a bank conflict.
+    pub shared_ideal: u64,
+    /// Warp-wide requests to global memory.
+    pub global_requests: u64,
+    /// 32-byte sectors that they touched.
+    pub global_sectors: u64,
+    /// Sectors that their bytes would fill.
+    pub global_ideal: u64,
+}
+
+impl Stats {
+    /// Wavefronts beyond the ideal.
+    pub fn bank_conflicts(&self) -> u64 {
+        self.shared_wavefronts - self.shared_ideal
+    }
+    /// Adds another launch.
+    pub fn add(&mut self, o: &Stats) {
+        self.switches += o.switches;
+        self.accesses += o.accesses;
+        self.shared_requests += o.shared_requests;
+        self.shared_wavefronts += o.shared_wavefronts;
+        self.shared_ideal += o.shared_ideal;
+        self.global_requests += o.global_requests;
+        self.global_sectors += o.global_sectors;
+        self.global_ideal += o.global_ideal;
+    }
+}
+
+#[repr(C)]
+struct RawConfig {
+    seed: u64,
+    schedule: i32,
+    asynchrony: i32,
+    preempt: i32,
+    checks: i32,
+    profile: i32,
+    cooperative: i32,
+}
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Dim(u32, u32, u32);
+
+unsafe extern "C" {
+    fn emu_launch(
+        kernel: *const c_char,
+        grid: Dim,
+        block: Dim,
+        cluster: Dim,
+        smem: u32,
+        args: *mut *mut c_void,
+        sizes: *const u32,
+        nargs: c_int,
+        config: *const RawConfig,
+        stats: *mut Stats,
+    ) -> c_int;
+    fn emu_last_error() -> *const c_char;
+    fn emu_kernel_name(i: c_int) -> *const c_char;
+    fn emu_malloc(bytes: usize) -> *mut c_void;
+    fn emu_free(p: *mut c_void);
+    fn emu_copy_in(to: *mut c_void, from: *const c_void, n: usize) -> c_int;
+    fn emu_fill_zero(to: *mut c_void, n: usize) -> c_int;
+    fn emu_tensor_map_encode(
+        map: *mut c_void,
+        elem: c_int,
+        rank: c_int,
+        base: *mut c_void,
+        dims: *const u64,
+        strides: *const u64,
+        box_: *const u32,
+        swizzle: c_int,
+    ) -> c_int;
+}
+
+/// Device memory: between guard pages, filled with NaN, its size known to the checks.
+pub struct Memory {
+    at: NonNull<u8>,
+    bytes: usize,
+}
+// SAFETY: plain bytes; who reads and writes when is the caller's affair, as with any device memory.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// `bytes` of fresh memory; `None` if the machine has not that much.
+    pub fn new(bytes: usize) -> Option<Memory> {
+        // SAFETY: any size is fine.
+        NonNull::new(unsafe { emu_malloc(bytes.max(1)) }.cast()).map(|at| Memory { at, bytes })
+    }
+    /// The address that kernels get.
+    pub fn address(&self) -> u64 {
+        self.at.as_ptr() as u64
+    }
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+    /// Copies `from` to `offset`. Panics outside the buffer.
+    pub fn write(&self, offset: usize, from: &[u8]) {
+        assert!(offset + from.len() <= self.bytes, "write past the end of device memory");
+        // SAFETY: in bounds.
+        unsafe { emu_copy_in(self.at.as_ptr().add(offset).cast(), from.as_ptr().cast(), from.len()) };
+    }
+    /// Copies from `offset` to `to`. Panics outside the buffer.
+    pub fn read(&self, offset: usize, to: &mut [u8]) {
+        assert!(offset + to.len() <= self.bytes, "read past the end of device memory");
+        // SAFETY: in bounds; the two do not overlap, being different allocations.
+        unsafe { std::ptr::copy_nonoverlapping(self.at.as_ptr().add(offset), to.as_mut_ptr(), to.len()) };
+    }
+    /// Sets `n` bytes from `offset` to 0. Panics outside the buffer.
+    pub fn zero(&self, offset: usize, n: usize) {
+        assert!(offset + n <= self.bytes, "fill past the end of device memory");
+        // SAFETY: in bounds.
+        unsafe { emu_fill_zero(self.at.as_ptr().add(offset).cast(), n) };
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: made by emu_malloc.
+        unsafe { emu_free(self.at.as_ptr().cast()) }
+    }
+}
+
+/// Grid, block and cluster of a launch, and its dynamic shared memory in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Blocks of a cluster.
+    pub cluster: [u32; 3],
+    /// Dynamic shared memory of a block, bytes.
+    pub shared_bytes: u32,
+}
+
+/// Runs a kernel to its end; `args` are its parameters' bytes. Errors name kernel, block, thread and what is wrong.
+///
+/// # Safety
+/// Pointers among the arguments must be device memory that lives and is not used elsewhere meanwhile.
+pub unsafe fn launch(kernel: &str, at: Geometry, args: &[&[u8]], config: &Config) -> Result<Stats, String> {
+    let name = CString::new(kernel).map_err(|e| e.to_string())?;
+    // Parameters are aligned as the kernel expects: tensor maps to 64 bytes.
+    let mut storage: Vec<[u64; 24]> = vec![[0; 24]; args.len()];
+    let mut pointers = Vec::with_capacity(args.len());
+    for (slot, arg) in storage.iter_mut().zip(args) {
+        if arg.len() > 128 {
+            return Err(format!("kernel {kernel}: an argument of {} bytes", arg.len()));
+        }
+        let base = slot.as_mut_ptr().cast::<u8>();
+        let aligned = base.wrapping_add(base.align_offset(64));
+        // SAFETY: 192 bytes hold 128 at any alignment to 64.
+        unsafe { std::ptr::copy_nonoverlapping(arg.as_ptr(), aligned, arg.len()) };
+        pointers.push(aligned.cast::<c_void>());
+    }
+    let sizes: Vec<u32> = args.iter().map(|a| a.len() as u32).collect();
+    let raw = RawConfig {
+        seed: config.seed,
+        schedule: config.schedule as i32,
+        asynchrony: config.asynchrony as i32,
+        preempt: config.preempt as i32,
+        checks: config.checks as i32,
+        profile: config.profile as i32,
+        cooperative: config.cooperative as i32,
+    };
+    let dim = |d: [u32; 3]| Dim(d[0], d[1], d[2]);
+    let mut stats = Stats::default();
+    // SAFETY: the arrays are as long as said; the rest is the caller's promise.
+    let code = unsafe {
+        emu_launch(
+            name.as_ptr(),
+            dim(at.grid),
+            dim(at.block),
+            dim(at.cluster),
+            at.shared_bytes,
+            pointers.as_mut_ptr(),
+            sizes.as_ptr(),
+            args.len() as c_int,
+            &raw,
+            &mut stats,
+        )
+    };
+    if code == 0 {
+        return Ok(stats);
+    }
+    // SAFETY: a string of this thread's emulator, valid until its next launch.
+    let why = unsafe { CStr::from_ptr(emu_last_error()) }.to_string_lossy().into_owned();
+    Err(format!("{why} ({:?}, {:?}, seed {})", config.schedule, config.asynchrony, config.seed))
+}
+
+/// The names of all kernels linked into this program, sorted.
+pub fn kernels() -> Vec<String> {
+    // SAFETY: strings that live as long as the program; null past the last.
+    let name = |i| unsafe {
+        let p = emu_kernel_name(i);
+        (!p.is_null()).then(|| CStr::from_ptr(p).to_string_lossy().into_owned())
+    };
+    (0..).map_while(name).collect()
+}
+
+/// The bytes of a tensor map (CUtensorMap on a GPU): `dims` innermost first, `strides` in bytes of all dimensions but the first, `tile` the
+/// box of one copy, `swizzle` 0 none, 1 32 B, 2 64 B, 3 128 B. Enforces the driver's rules.
+pub fn tensor_map(
+    base: u64,
+    elem: usize,
+    dims: &[u64],
+    strides: &[u64],
+    tile: &[u32],
+    swizzle: u32,
+) -> Result<[u8; 128], String> {
+    if dims.len() != tile.len() || strides.len() + 1 != dims.len() {
+        return Err(format!("tensor map: {dims:?}, {strides:?} and {tile:?} differ in rank"));
+    }
+    let mut map = [0; 128];
+    // SAFETY: the arrays have `rank` entries (strides one less); only the addresses are stored.
+    let code = unsafe {
+        emu_tensor_map_encode(
+            map.as_mut_ptr().cast(),
+            elem as c_int,
+            dims.len() as c_int,
+            base as *mut c_void,
+            dims.as_ptr(),
+            strides.as_ptr(),
+            tile.as_ptr(),
+            swizzle as c_int,
+        )
+    };
+    const RULES: [&str; 7] = [
+        "rank must be 1 to 5",
+        "the address must be a multiple of 16",
+        "the inner box is wider than the swizzle",
+        "the inner box must be a multiple of 16 bytes",
+        "a box dimension must be 1 to 256",
+        "a dimension must be 1 to 2^32 - 1",
+        "strides must be multiples of 16 below 2^36",
+    ];
+    if code == 0 {
+        Ok(map)
+    } else {
+        Err(format!("tensor map {dims:?}, box {tile:?}: {}", RULES[code as usize - 1]))
+    }
+}
+
+thread_local! { static CONFIG: Cell<Config> = const { Cell::new(Config { schedule: Schedule::Fifo, asynchrony: Asynchrony::Eager,
+seed: 1, preempt: 0, checks: false, profile: false, cooperative: false }) } }
+thread_local! { static TOTAL: Cell<Stats> = const { Cell::new(Stats { switches: 0, accesses: 0, shared_requests: 0, shared_wavefronts: 0,
+shared_ideal: 0, global_requests: 0, global_sectors: 0, global_ideal: 0 }) } }
+
+/// The configuration of this thread's launches ([`launch_here`]).
+pub fn config() -> Config {
+    CONFIG.get()
+}
+
+/// Runs `f` with `config` for this thread's launches; returns its value and the sum of their statistics.
+pub fn with_config<T>(config: Config, f: impl FnOnce() -> T) -> (T, Stats) {
+    struct Restore(Config, Stats);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CONFIG.set(self.0);
+            TOTAL.set(self.1);
+        }
+    }
+    let _restore = Restore(CONFIG.replace(config), TOTAL.replace(Stats::default()));
+    let value = f();
+    (value, TOTAL.get())
+}
+
+/// [`launch`] with this thread's configuration.
+///
+/// # Safety
+/// As [`launch`].
+pub unsafe fn launch_here(
+    kernel: &str,
+    at: Geometry,
+    args: &[&[u8]],
+    cooperative: bool,
+) -> Result<(), String> {
+    // SAFETY: the caller's promise.
+    let stats = unsafe { launch(kernel, at, args, &Config { cooperative, ..config() })? };
+    let mut total = TOTAL.get();
+    total.add(&stats);
+    TOTAL.set(total);
+    Ok(())
+}

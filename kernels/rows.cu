@@ -1,0 +1,71 @@
+// Small helpers over rows: sums of partial rows, gathered and scattered rows, sums of tensors, casts.
+//
+// Work: one thread an element or 16 bytes; every kernel reads and writes each byte once. Exact (reduce_rows: a fixed order).
+#include "prelude.cuh"
+
+namespace {
+constexpr int THREADS = 256;
+
+// out[map[i]] = inp[i] or out[i] = inp[map[i]], rows of `bytes` bytes; a map entry of -1 is skipped (scatter) or gives zeros (gather).
+template <class W> DEV void move_rows(W* out, const W* inp, const int* map, int words, bool scatter) {
+  int i = blockIdx.x, j = map[i];
+  for (int c = threadIdx.x; c < words; c += THREADS) {
+    if (scatter) { if (j >= 0) out[size_t(j) * words + c] = inp[size_t(i) * words + c]; }
+    else out[size_t(i) * words + c] = j >= 0 ? inp[size_t(j) * words + c] : W(0);
+  }
+}
+template <class T> DEV void add(T* out, const T* inp, unsigned long long n) {
+  constexpr int N = Pack<T>::N;
+  size_t i = (size_t(blockIdx.x) * THREADS + threadIdx.x) * N;
+  if (i >= n) return;
+  int left = int(n - i < size_t(N) ? n - i : size_t(N));
+  bool vec = aligned16(out, N) && aligned16(inp, N);
+  Pack<T> a, b;
+  load_some(a, out + i, left, vec);
+  load_some(b, inp + i, left, vec);
+#pragma unroll
+  for (int k = 0; k < N; k++) a.v[k] += b.v[k];
+  store_some(a, out + i, left, vec);
+}
+template <class O, class I> DEV void cast(O* out, const I* inp, float scale, unsigned long long n) {
+  size_t first = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 4;
+#pragma unroll
+  for (int k = 0; k < 4; k++) if (first + k < n) out[first + k] = from_float<O>(to_float(inp[first + k]) * scale);
+}
+}  // namespace
+
+// out (C) += the sum over rows of partial (rows, C), in order.
+KERNEL(reduce_rows_f32, THREADS, 1)(float* out, const float* partial, int rows, int cols) {
+  int c = blockIdx.x * THREADS + threadIdx.x;
+  if (c >= cols) return;
+  float sum = 0;
+  for (int r = 0; r < rows; r++) sum += partial[size_t(r) * cols + c];
+  out[c] += sum;
+}
+EXPORT_KERNEL(reduce_rows_f32, THREADS)
+KERNEL(gather_rows_u32, THREADS, 1)(uint32_t* out, const uint32_t* inp, const int* map, int words) { move_rows(out, inp, map, words, false); }
+EXPORT_KERNEL(gather_rows_u32, THREADS)
+KERNEL(scatter_rows_u32, THREADS, 1)(uint32_t* out, const uint32_t* inp, const int* map, int words) { move_rows(out, inp, map, words, true); }
+EXPORT_KERNEL(scatter_rows_u32, THREADS)
+KERNEL(gather_rows_u16, THREADS, 1)(uint16_t* out, const uint16_t* inp, const int* map, int words) { move_rows(out, inp, map, words, false); }
+EXPORT_KERNEL(gather_rows_u16, THREADS)
+KERNEL(scatter_rows_u16, THREADS, 1)(uint16_t* out, const uint16_t* inp, const int* map, int words) { move_rows(out, inp, map, words, true); }
+EXPORT_KERNEL(scatter_rows_u16, THREADS)
+KERNEL(add_f32, THREADS, 1)(float* out, const float* inp, unsigned long long n) { add(out, inp, n); }
+EXPORT_KERNEL(add_f32, THREADS)
+KERNEL(add_bf16, THREADS, 1)(bf16* out, const bf16* inp, unsigned long long n) { add(out, inp, n); }
+EXPORT_KERNEL(add_bf16, THREADS)
+// out = scale * inp
+KERNEL(cast_f32_bf16, THREADS, 1)(bf16* out, const float* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
+EXPORT_KERNEL(cast_f32_bf16, THREADS)
+KERNEL(cast_bf16_f32, THREADS, 1)(float* out, const bf16* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
+EXPORT_KERNEL(cast_bf16_f32, THREADS)
+KERNEL(cast_f32_f32, THREADS, 1)(float* out, const float* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
+EXPORT_KERNEL(cast_f32_f32, THREADS)
+KERNEL(cast_bf16_bf16, THREADS, 1)(bf16* out, const bf16* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
+EXPORT_KERNEL(cast_bf16_bf16, THREADS)
+KERNEL(copy_u32, THREADS, 1)(uint32_t* out, const uint32_t* inp, unsigned long long n) {
+  size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x;
+  if (i < n) out[i] = inp[i];
+}
+EXPORT_KERNEL(copy_u32, THREADS)

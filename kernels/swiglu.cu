@@ -1,0 +1,56 @@
+// SwiGLU (Shazeer 2020): out = silu(gate) * up, silu(x) = x / (1 + exp(-x)).
+//
+// Work: 16 bytes a thread. Bytes: forward 3 elements, backward 5, each times the element's size.
+//
+// | version | idea | % of ceiling | GPU | date |
+// | 1 | one pass | not measured on a GPU yet | | |
+#include "prelude.cuh"
+
+namespace {
+constexpr int THREADS = 256;
+
+template <class T> struct Span { size_t at; int left; bool vec; };
+template <class T> DEV bool span(Span<T>& s, unsigned long long n) {
+  s.at = (size_t(blockIdx.x) * THREADS + threadIdx.x) * Pack<T>::N;
+  if (s.at >= n) return false;
+  s.left = int(n - s.at < size_t(Pack<T>::N) ? n - s.at : size_t(Pack<T>::N));
+  s.vec = true;     // tensors begin at multiples of 256 bytes
+  return true;
+}
+template <class T> DEV void forward(T* out, const T* gate, const T* up, unsigned long long n) {
+  Span<T> s;
+  if (!span(s, n)) return;
+  Pack<T> g, u;
+  load_some(g, gate + s.at, s.left, s.vec);
+  load_some(u, up + s.at, s.left, s.vec);
+#pragma unroll
+  for (int i = 0; i < Pack<T>::N; i++) g.v[i] = g.v[i] / (1.0f + __expf(-g.v[i])) * u.v[i];
+  store_some(g, out + s.at, s.left, s.vec);
+}
+template <class T> DEV void backward(T* dgate, T* dup, const T* dout, const T* gate, const T* up, unsigned long long n) {
+  Span<T> s;
+  if (!span(s, n)) return;
+  Pack<T> d, g, u;
+  load_some(d, dout + s.at, s.left, s.vec);
+  load_some(g, gate + s.at, s.left, s.vec);
+  load_some(u, up + s.at, s.left, s.vec);
+#pragma unroll
+  for (int i = 0; i < Pack<T>::N; i++) {
+    float x = g.v[i], sigmoid = 1.0f / (1.0f + __expf(-x));
+    g.v[i] = d.v[i] * u.v[i] * sigmoid * (1.0f + x * (1.0f - sigmoid));
+    u.v[i] = d.v[i] * x * sigmoid;
+  }
+  store_some(g, dgate + s.at, s.left, s.vec);
+  store_some(u, dup + s.at, s.left, s.vec);
+}
+}  // namespace
+
+#define KERNELS(T, suffix)                                                                                                          \
+  KERNEL(swiglu_forward_##suffix, THREADS, 1)(T* out, const T* gate, const T* up, unsigned long long n) { forward(out, gate, up, n); } \
+  EXPORT_KERNEL(swiglu_forward_##suffix, THREADS)                                                                                   \
+  KERNEL(swiglu_backward_##suffix, THREADS, 1)(T* dgate, T* dup, const T* dout, const T* gate, const T* up, unsigned long long n) {  \
+    backward(dgate, dup, dout, gate, up, n);                                                                                        \
+  }                                                                                                                                 \
+  EXPORT_KERNEL(swiglu_backward_##suffix, THREADS)
+KERNELS(float, f32)
+KERNELS(bf16, bf16)

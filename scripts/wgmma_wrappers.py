@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Writes kernels/include/wgmma_generated.cuh: the inline PTX of wgmma for the tile widths that kernels use."""
+import pathlib
+
+
+def call(n, name, params, ptx_type, k, a_operands, inputs, tail, template=""):
+    r = n // 2
+    regs = ", ".join(f"%{i}" for i in range(r))
+    outs = ", ".join(f'"+f"(d[{i}])' for i in range(r))
+    first = r
+    names = [f"%{first + i}" for i in range(len(inputs))]
+    a = "{" + ", ".join(names[:4]) + "}" if a_operands == 4 else names[0]
+    b = names[a_operands]
+    pred = names[a_operands + 1]
+    rest = ", ".join(["p", "1", "1", *(names[a_operands + 2 :])])
+    return f"""  {template}static __device__ __forceinline__ void {name}({params}) {{
+    asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, {pred}, 0;\\n"
+      "wgmma.mma_async.sync.aligned.m64n{n}k{k}.f32.{ptx_type}.{ptx_type} {{{regs}}}, {a}, {b}, {rest};\\n}}\\n"
+      : {outs} : {", ".join(inputs)});
+  }}
+"""
+
+
+def struct(n):
+    d = f"float (&d)[{n // 2}]"
+    desc = ['"l"(da)', '"l"(db)', '"r"(scale_d)']
+    regs = [f'"r"(a[{i}])' for i in range(4)] + ['"l"(db)', '"r"(scale_d)']
+    return (
+        f"template <> struct Wgmma<{n}> {{\n"
+        + call(n, "bf16_ss", f"{d}, uint64_t da, uint64_t db, int scale_d", "bf16", 16, 1, desc + ['"n"(TA)', '"n"(TB)'], "", "template <int TA, int TB> ")
+        + call(n, "bf16_rs", f"{d}, const uint32_t (&a)[4], uint64_t db, int scale_d", "bf16", 16, 4, regs + ['"n"(TB)'], "", "template <int TB> ")
+        + call(n, "e4m3_ss", f"{d}, uint64_t da, uint64_t db, int scale_d", "e4m3", 32, 1, desc, "")
+        + "};\n"
+    )
+
+
+target = pathlib.Path(__file__).parent.parent / "kernels/include/wgmma_generated.cuh"
+target.write_text("// Written by scripts/wgmma_wrappers.py.\n" + "".join(struct(n) for n in (64, 128, 256)))

@@ -1,0 +1,247 @@
+//! CUDA's driver through cudarc, which opens libcuda at run time: without it this program still starts and says so.
+use std::{
+    collections::HashMap,
+    ffi::{CString, c_void},
+    mem::MaybeUninit,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use cudarc::driver::{CudaContext, DriverError, result, sys};
+
+use super::gpu::{Geometry, Kernel, TensorMap};
+
+mod fatbins {
+    include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+}
+pub(super) use fatbins::{FATBINS, KERNEL_USAGE, NVCC_VERSION};
+
+/// Dynamic shared memory that a kernel may have without asking.
+const DEFAULT_SHARED: u32 = 48 * 1024;
+
+pub(super) struct Driver {
+    context: Arc<CudaContext>,
+    modules: HashMap<&'static str, Module>,
+    functions: Mutex<HashMap<Kernel, Function>>,
+    pub(super) name: String,
+    pub(super) arch: u32,
+}
+
+struct Module(sys::CUmodule);
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    shared: u32,
+}
+// SAFETY: handles of the driver, valid from any thread that has made the context current.
+unsafe impl Send for Module {}
+// SAFETY: as above.
+unsafe impl Sync for Module {}
+// SAFETY: as above.
+unsafe impl Send for Function {}
+
+/// Device memory.
+pub(super) struct Buffer {
+    at: sys::CUdeviceptr,
+    context: Arc<CudaContext>,
+}
+
+impl Buffer {
+    pub(super) fn address(&self) -> u64 {
+        self.at
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: allocated by `Driver::allocate`; nobody holds the address any more. A failure at exit is of no interest.
+            let _ = unsafe { result::free_sync(self.at) };
+        }
+    }
+}
+
+/// A driver's error in words: its name, and what usually causes it.
+fn explain(what: &str, e: DriverError) -> anyhow::Error {
+    use sys::CUresult as R;
+    let hint = match e.0 {
+        R::CUDA_ERROR_OUT_OF_MEMORY => {
+            ": the GPU's memory is full; lower the batch size or the sequence length"
+        }
+        R::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+            ": this build has no code for this GPU; kernels are built for sm_80, sm_90a and, as PTX, later ones"
+        }
+        R::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | R::CUDA_ERROR_INVALID_PTX => {
+            ": the driver is older than the nvcc of this build (CUDA 13 needs driver 580); update it or build with an older nvcc"
+        }
+        R::CUDA_ERROR_ILLEGAL_ADDRESS | R::CUDA_ERROR_MISALIGNED_ADDRESS => {
+            ": a kernel left its buffers; please report it (compute-sanitizer names the place)"
+        }
+        R::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | R::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+            ": libcuda and the kernel driver do not belong together; restart after an update"
+        }
+        _ => "",
+    };
+    anyhow!("{what}: CUDA says {:?}{hint}", e.0)
+}
+
+impl Driver {
+    pub(super) fn open(ordinal: usize) -> Result<Driver> {
+        if FATBINS.is_empty() {
+            bail!(
+                "this program was built without GPU kernels, because there was no nvcc: run scripts/get_nvcc.sh (or set NVCC) and build again"
+            );
+        }
+        let found = super::gpus().map_err(|why| anyhow!(why))?;
+        let info = found.get(ordinal).with_context(|| {
+            format!("there is no CUDA device {ordinal}: this machine has {} of them", found.len())
+        })?;
+        let (major, minor) = info.compute_capability;
+        let arch = (major * 10 + minor) as u32;
+        ensure!(arch >= 80, "{} is an sm_{arch}; the kernels need sm_80 (Ampere) or later", info.name);
+        let context = CudaContext::new(ordinal).map_err(|e| explain("open the device", e))?;
+        let mut modules = HashMap::new();
+        for &(file, image) in FATBINS {
+            if file.starts_with("sm90/") && arch != 90 {
+                continue;
+            }
+            // SAFETY: a fatbin that nvcc wrote.
+            let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+                .map_err(|e| explain(&format!("load kernels/{file}.cu"), e))?;
+            modules.insert(file, Module(module));
+        }
+        Ok(Driver { context, modules, functions: Mutex::default(), name: info.name.clone(), arch })
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(|e| explain("bind the device", e))
+    }
+
+    pub(super) fn allocate(&self, bytes: usize) -> Result<Buffer> {
+        self.bind()?;
+        // SAFETY: freed once, by Buffer's drop.
+        let at = unsafe { result::malloc_sync(bytes) }.map_err(|e| explain("allocate", e))?;
+        let buffer = Buffer { at, context: self.context.clone() };
+        self.zero(&buffer, 0, bytes)?;
+        Ok(buffer)
+    }
+
+    pub(super) fn write(&self, to: &Buffer, offset: usize, from: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: in bounds by the caller's shapes; the copy has ended on return.
+        unsafe { result::memcpy_htod_sync(to.at + offset as u64, from) }
+            .map_err(|e| explain("copy to the device", e))
+    }
+
+    pub(super) fn read(&self, from: &Buffer, offset: usize, to: &mut [u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: as in `write`.
+        unsafe { result::memcpy_dtoh_sync(to, from.at + offset as u64) }
+            .map_err(|e| explain("copy from the device", e))
+    }
+
+    pub(super) fn zero(&self, to: &Buffer, offset: usize, n: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: in bounds by the caller's shapes.
+        unsafe { result::memset_d8_sync(to.at + offset as u64, 0, n) }.map_err(|e| explain("clear memory", e))
+    }
+
+    pub(super) fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        result::ctx::synchronize().map_err(|e| explain("wait for the device", e))
+    }
+
+    /// The kernel's handle, allowed at least `shared` bytes of dynamic shared memory.
+    fn function(&self, kernel: Kernel, shared: u32) -> Result<sys::CUfunction> {
+        let mut known = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut f = match known.get(&kernel) {
+            Some(f) => *f,
+            None => {
+                let module = self.modules.get(kernel.file).with_context(|| {
+                    format!("kernels/{}.cu is not built for sm_{}", kernel.file, self.arch)
+                })?;
+                // SAFETY: a loaded module.
+                let handle = unsafe { result::module::get_function(module.0, CString::new(kernel.name)?) }
+                    .map_err(|e| explain(&format!("find kernel {}", kernel.name), e))?;
+                Function { handle, shared: DEFAULT_SHARED }
+            }
+        };
+        if shared > f.shared {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a valid function.
+            unsafe { result::function::set_function_attribute(f.handle, attribute, shared as i32) }
+                .map_err(|e| explain(&format!("{shared} bytes of shared memory for {}", kernel.name), e))?;
+            f.shared = shared;
+        }
+        known.insert(kernel, f);
+        Ok(f.handle)
+    }
+
+    /// # Safety
+    /// As [`super::gpu::Gpu::launch`].
+    pub(super) unsafe fn launch(&self, kernel: Kernel, at: Geometry, mut args: Vec<Vec<u8>>) -> Result<()> {
+        self.bind()?;
+        let function = self.function(kernel, at.shared_bytes)?;
+        let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|a| a.as_mut_ptr().cast()).collect();
+        let mut attribute: sys::CUlaunchAttribute = unsafe_zeroed();
+        attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        attribute.value.clusterDim.x = at.cluster;
+        attribute.value.clusterDim.y = 1;
+        attribute.value.clusterDim.z = 1;
+        let config = sys::CUlaunchConfig {
+            gridDimX: at.grid[0],
+            gridDimY: at.grid[1],
+            gridDimZ: at.grid[2],
+            blockDimX: at.block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: at.shared_bytes,
+            hStream: std::ptr::null_mut(),
+            attrs: &mut attribute,
+            numAttrs: (at.cluster > 1) as u32,
+        };
+        // SAFETY: parameters by the caller's promise; the driver copies them before it returns.
+        unsafe { sys::cuLaunchKernelEx(&config, function, pointers.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(|e| explain("launch", e))
+    }
+
+    pub(super) fn tensor_map(
+        &self,
+        base: u64,
+        dims: &[u64],
+        strides: &[u64],
+        tile: &[u32],
+    ) -> Result<TensorMap> {
+        #[repr(align(64))]
+        struct Aligned(MaybeUninit<sys::CUtensorMap>);
+        let mut map = Aligned(MaybeUninit::zeroed());
+        let steps = vec![1u32; dims.len()];
+        // SAFETY: the arrays have `rank` entries (strides one less).
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                map.0.as_mut_ptr(),
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                dims.len() as u32,
+                base as *mut c_void,
+                dims.as_ptr(),
+                strides.as_ptr(),
+                tile.as_ptr(),
+                steps.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()
+        .map_err(|e| explain(&format!("describe a tensor {dims:?}, strides {strides:?}, box {tile:?}"), e))?;
+        // SAFETY: 128 bytes of plain data, zeroed and then written by the driver.
+        Ok(unsafe { std::mem::transmute_copy::<sys::CUtensorMap, TensorMap>(map.0.assume_init_ref()) })
+    }
+}
+
+fn unsafe_zeroed() -> sys::CUlaunchAttribute {
+    // SAFETY: a C struct of integers for which zero is a value.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}

@@ -1,0 +1,124 @@
+//! Rows gathered and scattered, tensors added and cast: what holds the larger ops together.
+#![allow(unsafe_code)]
+use anyhow::{Result, bail, ensure};
+
+use crate::{
+    device::{Arg, Geometry, Gpu, Kernel},
+    tensor::{DType, Tensor, refuse_overlap},
+};
+
+use super::{
+    checks::check,
+    launch::{check_dtype, elementwise, gpu_of, kernel},
+};
+
+const THREADS: u32 = 256;
+
+/// out (C) += the sum over rows of partial (rows, C), F32, in order. On a GPU.
+pub(crate) fn reduce_rows(gpu: &Gpu, out: &mut Tensor, partial: &Tensor) -> Result<()> {
+    let (rows, cols) = partial.rows_cols();
+    check(out.len() == cols, "reduce_rows", &[out, partial])?;
+    check_dtype("reduce_rows", DType::F32, &[out, partial])?;
+    let args = [out.arg()?, partial.arg()?, Arg::int(rows)?, Arg::int(cols)?];
+    let at = Geometry::new(cols.div_ceil(THREADS as usize), THREADS);
+    // SAFETY: the kernel's parameters; shapes were checked.
+    unsafe { gpu.launch(kernel!("rows", "reduce_rows_f32"), at, &args) }
+}
+
+/// out += inp, element by element; both F32 or, on a GPU, both Bf16.
+pub fn add(out: &mut Tensor, inp: &Tensor) -> Result<()> {
+    check(out.len() == inp.len(), "add", &[out, inp])?;
+    check_dtype("add", out.dtype(), &[inp])?;
+    refuse_overlap(&[out], &[inp])?;
+    if let Some(gpu) = gpu_of("add", &[out, inp])? {
+        let args = [out.arg()?, inp.arg()?, Arg::U64(out.len() as u64)];
+        // SAFETY: the kernel's parameters; lengths were checked.
+        return unsafe { gpu.launch(kernel!(out.dtype(), "rows", "add"), elementwise(out), &args) };
+    }
+    let inp = inp.f32()?;
+    out.f32_mut()?.iter_mut().zip(inp).for_each(|(o, x)| *o += x);
+    Ok(())
+}
+
+/// out = scale * inp, rounded to out's dtype; each F32 or Bf16.
+pub fn cast(out: &mut Tensor, inp: &Tensor, scale: f32) -> Result<()> {
+    check(out.len() == inp.len(), "cast", &[out, inp])?;
+    refuse_overlap(&[out], &[inp])?;
+    let Some(gpu) = gpu_of("cast", &[out, inp])? else {
+        let scaled: Vec<f32> = inp.to_f32_vec()?.into_iter().map(|x| x * scale).collect();
+        return out.write_f32(&scaled);
+    };
+    let name = match (inp.dtype(), out.dtype()) {
+        (DType::F32, DType::F32) => "cast_f32_f32",
+        (DType::F32, DType::Bf16) => "cast_f32_bf16",
+        (DType::Bf16, DType::F32) => "cast_bf16_f32",
+        (DType::Bf16, DType::Bf16) => "cast_bf16_bf16",
+        _ => bail!("cast: {inp:?} or {out:?} holds integers"),
+    };
+    let args = [out.arg()?, inp.arg()?, Arg::F32(scale), Arg::U64(out.len() as u64)];
+    let at = Geometry::new(out.len().div_ceil(4 * THREADS as usize), THREADS);
+    // SAFETY: the kernel's parameters; lengths were checked.
+    unsafe { gpu.launch(Kernel { file: "rows", name }, at, &args) }
+}
+
+/// out = inp, bytes and all.
+pub fn copy(out: &mut Tensor, inp: &Tensor) -> Result<()> {
+    check(out.bytes() == inp.bytes(), "copy", &[out, inp])?;
+    check_dtype("copy", inp.dtype(), &[out])?;
+    refuse_overlap(&[out], &[inp])?;
+    let Some(gpu) = gpu_of("copy", &[out, inp])? else { return out.copy_from(inp) };
+    if out.bytes() % 4 != 0 {
+        return cast(out, inp, 1.0);
+    }
+    let words = out.bytes() / 4;
+    let args = [out.arg()?, inp.arg()?, Arg::U64(words as u64)];
+    let at = Geometry::new(words.div_ceil(THREADS as usize), THREADS);
+    // SAFETY: the kernel's parameters; lengths were checked.
+    unsafe { gpu.launch(kernel!("rows", "copy_u32"), at, &args) }
+}
+
+/// out row i = inp row map\[i\], zeros where map\[i\] is `u32::MAX`; map (rows of out). Other entries must be below inp's rows.
+pub fn gather_rows(out: &mut Tensor, inp: &Tensor, map: &Tensor) -> Result<()> {
+    move_rows("gather_rows", out, inp, map, false)
+}
+
+/// out row map\[i\] = inp row i, nothing where map\[i\] is `u32::MAX`; map (rows of inp). Other entries must be different rows of out.
+pub fn scatter_rows(out: &mut Tensor, inp: &Tensor, map: &Tensor) -> Result<()> {
+    move_rows("scatter_rows", out, inp, map, true)
+}
+
+fn move_rows(op: &'static str, out: &mut Tensor, inp: &Tensor, map: &Tensor, scatter: bool) -> Result<()> {
+    let ((out_rows, c), (inp_rows, inp_c)) = (out.rows_cols(), inp.rows_cols());
+    let (moved, other) = if scatter { (inp_rows, out_rows) } else { (out_rows, inp_rows) };
+    check(c == inp_c && map.len() == moved, op, &[out, inp, map])?;
+    check_dtype(op, inp.dtype(), &[out])?;
+    refuse_overlap(&[out], &[inp, map])?;
+    let width = c * inp.dtype().bytes();
+    if let Some(gpu) = gpu_of(op, &[out, inp, map])? {
+        let name = match (scatter, width % 4) {
+            (false, 0) => "gather_rows_u32",
+            (true, 0) => "scatter_rows_u32",
+            (false, _) => "gather_rows_u16",
+            (true, _) => "scatter_rows_u16",
+        };
+        let words = width / if width % 4 == 0 { 4 } else { 2 };
+        let args = [out.arg()?, inp.arg()?, map.arg()?, Arg::int(words)?];
+        // SAFETY: the kernel's parameters; shapes were checked, the map's entries are the caller's promise as documented.
+        return unsafe { gpu.launch(Kernel { file: "rows", name }, Geometry::new(moved, THREADS), &args) };
+    }
+    let map = map.u32()?;
+    if let Some(i) = map.iter().position(|&j| j != u32::MAX && j as usize >= other) {
+        bail!("{op}: entry {i} of the map is {}, but there are {other} rows", map[i]);
+    }
+    ensure!(inp.dtype() == DType::F32, "{op}: {inp:?} must be F32 on the CPU");
+    let (inp, out) = (inp.f32()?, out.f32_mut()?);
+    for (i, &j) in map.iter().enumerate() {
+        let (to, from) = if scatter { (j, i as u32) } else { (i as u32, j) };
+        if to == u32::MAX {
+            continue;
+        }
+        let to = &mut out[to as usize * c..][..c];
+        if from == u32::MAX { to.fill(0.0) } else { to.copy_from_slice(&inp[from as usize * c..][..c]) }
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Kernels that work row by row or element by element.
+use sdrrl::{
+    ops::{
+        embedding::{self, embedding_backward, embedding_forward},
+        rmsnorm::{self, add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
+        rope::{self, rope_backward, rope_forward},
+        rows::{add, cast, copy, gather_rows, scatter_rows},
+        swiglu::{self, swiglu_backward, swiglu_forward},
+    },
+    tensor::DType::{self, Bf16, F32},
+};
+
+use super::*;
+
+const SHAPES: [(usize, usize); 3] = [(3, 576), (35, 130), (2, 4099)];
+
+fn rmsnorm(device: &Device, dtype: DType) {
+    for (n, c) in SHAPES {
+        let (x, wx) = random("x", dtype, n * c);
+        let (r, wr) = random("r", dtype, n * c);
+        let (w, ww) = random("w", F32, c);
+        let (tx, tr, tw) =
+            (put(device, dtype, &[n, c], &x), put(device, dtype, &[n, c], &r), put(device, F32, &[c], &w));
+        let (mut y, mut rstd, mut sum) =
+            (out(device, dtype, &[n, c]), out(device, F32, &[n]), out(device, dtype, &[n, c]));
+        rmsnorm_forward(&mut y, &mut rstd, &tx, &tw, 1e-5).unwrap();
+        let (mut want, mut want_rstd) = (vec![0.0; n * c], vec![0.0; n]);
+        rmsnorm::reference::forward(&mut want, &mut want_rstd, &wx, &ww, 1e-5);
+        assert_near("out", &y, &want);
+        assert_near("rstd", &rstd, &want_rstd);
+        let (dy, wdy) = random("dy", dtype, n * c);
+        let (mut dx, mut dw) = (put(device, dtype, &[n, c], &r), put(device, F32, &[c], &w));
+        rmsnorm_backward(&mut dx, Some(&mut dw), &put(device, dtype, &[n, c], &dy), &tx, &rstd, &tw).unwrap();
+        let (mut want_dx, mut want_dw) = (wr.clone(), ww.clone());
+        rmsnorm::reference::backward(&mut want_dx, &mut want_dw, &wdy, &wx, &want_rstd, &ww);
+        assert_near("dinp", &dx, &want_dx);
+        assert_near("dweight", &dw, &want_dw);
+        add_rmsnorm_forward(&mut y, &mut rstd, &mut sum, &tx, &tr, &tw, 1e-5).unwrap();
+        let total: Vec<f64> =
+            wx.iter().zip(&wr).map(|(a, b)| rounded((a + b) as f32, dtype) as f64).collect();
+        assert_near("sum", &sum, &total);
+        rmsnorm::reference::forward(&mut want, &mut want_rstd, &total, &ww, 1e-5);
+        assert_near("out of the sum", &y, &want);
+    }
+}
+
+fn swiglu(device: &Device, dtype: DType) {
+    let (n, f) = (5, 1027);
+    let ((g, wg), (u, wu), (d, wd)) =
+        (random("g", dtype, n * f), random("u", dtype, n * f), random("d", dtype, n * f));
+    let [tg, tu, td] = [&g, &u, &d].map(|x| put(device, dtype, &[n, f], x));
+    let (mut y, mut dg, mut du) =
+        (out(device, dtype, &[n, f]), out(device, dtype, &[n, f]), out(device, dtype, &[n, f]));
+    swiglu_forward(&mut y, &tg, &tu).unwrap();
+    swiglu_backward(&mut dg, &mut du, &td, &tg, &tu).unwrap();
+    let (mut wy, mut wdg, mut wdu) = (vec![0.0; n * f], vec![0.0; n * f], vec![0.0; n * f]);
+    swiglu::reference::forward(&mut wy, &wg, &wu);
+    swiglu::reference::backward(&mut wdg, &mut wdu, &wd, &wg, &wu);
+    assert_near("out", &y, &wy);
+    assert_near("dgate", &dg, &wdg);
+    assert_near("dup", &du, &wdu);
+}
+
+fn rope(device: &Device, dtype: DType) {
+    let (n, heads, hs, t) = (7, 3, 20, 40);
+    let row = heads * hs;
+    let (x, wx) = random("x", dtype, n * row);
+    let angle: Vec<f32> =
+        (0..t * hs / 2).map(|i| (i / (hs / 2)) as f32 * 0.9f32.powi((i % (hs / 2)) as i32)).collect();
+    let (cos, sin): (Vec<f32>, Vec<f32>) = angle.iter().map(|a| (a.cos(), a.sin())).unzip();
+    let positions: Vec<u32> = (0..n as u32).map(|i| i * 5 % t as u32).collect();
+    let (tc, ts) = (put(device, F32, &[t, hs / 2], &cos), put(device, F32, &[t, hs / 2], &sin));
+    let tp = put_u32(device, &positions);
+    let wide = |x: &[f32]| x.iter().map(|&x| x as f64).collect::<Vec<_>>();
+    for sign in [1.0, -1.0] {
+        let mut y = put(device, dtype, &[n, row], &x);
+        let turn = if sign > 0.0 { rope_forward } else { rope_backward };
+        turn(&mut y, &tp, &tc, &ts, hs).unwrap();
+        let mut want = wx.clone();
+        rope::reference::rotate(&mut want, &positions, &wide(&cos), &wide(&sin), hs, row, sign);
+        assert_near("x", &y, &want);
+    }
+}
+
+fn embedding(device: &Device, dtype: DType) {
+    let (v, c) = (11, 270);
+    let tokens = [3u32, 0, 10, 3, 3, 7, 0];
+    let (w, ww) = random("w", dtype, v * c);
+    let mut y = out(device, dtype, &[tokens.len(), c]);
+    embedding_forward(&mut y, &put_u32(device, &tokens), &put(device, dtype, &[v, c], &w)).unwrap();
+    let mut want = vec![0.0; tokens.len() * c];
+    embedding::reference::forward(&mut want, &tokens, &ww, c);
+    assert_within("out", &y, &want, 0.0);
+    let (d, wd) = random("d", dtype, tokens.len() * c);
+    let (start, mut want) = random("start", F32, v * c);
+    let mut dw = put(device, F32, &[v, c], &start);
+    embedding_backward(&mut dw, &put(device, dtype, &[tokens.len(), c], &d), &put_u32(device, &tokens))
+        .unwrap();
+    embedding::reference::backward(&mut want, &wd, &tokens, c);
+    assert_near("dweight", &dw, &want);
+}
+
+fn rows(device: &Device, dtype: DType) {
+    for c in [6, 7, 300] {
+        let (x, wx) = random("x", dtype, 5 * c);
+        let tx = put(device, dtype, &[5, c], &x);
+        let map = [4, u32::MAX, 0, 2];
+        let mut y = out(device, dtype, &[4, c]);
+        gather_rows(&mut y, &tx, &put_u32(device, &map)).unwrap();
+        let want: Vec<f64> = map
+            .iter()
+            .flat_map(|&j| (0..c).map(move |k| (j, k)))
+            .map(|(j, k)| if j == u32::MAX { 0.0 } else { wx[j as usize * c + k] })
+            .collect();
+        assert_within("gathered", &y, &want, 0.0);
+        let mut z = put(device, dtype, &[6, c], &vec![2.0; 6 * c]);
+        let map = [5, 1, u32::MAX, 0, 2];
+        scatter_rows(&mut z, &tx, &put_u32(device, &map)).unwrap();
+        let mut want = vec![2.0; 6 * c];
+        map.iter()
+            .enumerate()
+            .filter(|m| *m.1 != u32::MAX)
+            .for_each(|(i, &j)| want[j as usize * c..][..c].copy_from_slice(&wx[i * c..][..c]));
+        assert_within("scattered", &z, &want, 0.0);
+        let mut sum = tx.to_device(device).unwrap();
+        add(&mut sum, &tx).unwrap();
+        assert_within("added", &sum, &wx.iter().map(|x| 2.0 * x).collect::<Vec<_>>(), 0.0);
+        for to in [F32, Bf16] {
+            let mut y = out(device, to, &[5, c]);
+            cast(&mut y, &tx, 0.5).unwrap();
+            let want: Vec<f64> = x.iter().map(|x| rounded(x * 0.5, to) as f64).collect();
+            assert_within("cast", &y, &want, 0.0);
+        }
+        let mut y = out(device, dtype, &[5, c]);
+        copy(&mut y, &tx).unwrap();
+        assert_within("copied", &y, &wx, 0.0);
+    }
+}
+
+cases! {
+    rmsnorm_f32(device) { rmsnorm(device, F32) }
+    rmsnorm_bf16(device) { rmsnorm(device, Bf16) }
+    swiglu_f32(device) { swiglu(device, F32) }
+    swiglu_bf16(device) { swiglu(device, Bf16) }
+    rope_f32(device) { rope(device, F32) }
+    rope_bf16(device) { rope(device, Bf16) }
+    embedding_f32(device) { embedding(device, F32) }
+    embedding_bf16(device) { embedding(device, Bf16) }
+    rows_f32(device) { rows(device, F32) }
+    rows_bf16(device) { rows(device, Bf16) }
+}
+
+#[test]
+fn row_kernels_have_no_bank_conflicts() {
+    let run = |device: &Device| {
+        rmsnorm(device, F32);
+        rmsnorm(device, Bf16);
+    };
+    if let Some(stats) = profile(run) {
+        assert!(stats.shared_requests > 0);
+        assert_eq!(stats.bank_conflicts(), 0, "{stats:?}");
+    }
+}
