@@ -14,6 +14,14 @@ template <class W> DEV void move_rows(W* out, const W* inp, const int* map, int 
     else out[size_t(i) * words + c] = j >= 0 ? inp[size_t(j) * words + c] : W(0);
   }
 }
+// out (C) += the sum over rows of inp (rows, C), in order.
+template <class T> DEV void reduce(float* out, const T* inp, int rows, int cols) {
+  int c = blockIdx.x * THREADS + threadIdx.x;
+  if (c >= cols) return;
+  float sum = 0;
+  for (int r = 0; r < rows; r++) sum += to_float(inp[size_t(r) * cols + c]);
+  out[c] += sum;
+}
 template <class T> DEV void add(T* out, const T* inp, unsigned long long n) {
   constexpr int N = Pack<T>::N;
   size_t i = (size_t(blockIdx.x) * THREADS + threadIdx.x) * N;
@@ -34,15 +42,10 @@ template <class O, class I> DEV void cast(O* out, const I* inp, float scale, uns
 }
 }  // namespace
 
-// out (C) += the sum over rows of partial (rows, C), in order.
-KERNEL(reduce_rows_f32, THREADS, 1)(float* out, const float* partial, int rows, int cols) {
-  int c = blockIdx.x * THREADS + threadIdx.x;
-  if (c >= cols) return;
-  float sum = 0;
-  for (int r = 0; r < rows; r++) sum += partial[size_t(r) * cols + c];
-  out[c] += sum;
-}
+KERNEL(reduce_rows_f32, THREADS, 1)(float* out, const float* inp, int rows, int cols) { reduce(out, inp, rows, cols); }
 EXPORT_KERNEL(reduce_rows_f32, THREADS)
+KERNEL(reduce_rows_bf16, THREADS, 1)(float* out, const bf16* inp, int rows, int cols) { reduce(out, inp, rows, cols); }
+EXPORT_KERNEL(reduce_rows_bf16, THREADS)
 KERNEL(gather_rows_u32, THREADS, 1)(uint32_t* out, const uint32_t* inp, const int* map, int words) { move_rows(out, inp, map, words, false); }
 EXPORT_KERNEL(gather_rows_u32, THREADS)
 KERNEL(scatter_rows_u32, THREADS, 1)(uint32_t* out, const uint32_t* inp, const int* map, int words) { move_rows(out, inp, map, words, true); }

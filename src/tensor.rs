@@ -175,10 +175,18 @@ impl Tensor {
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         if let Memory::Gpu(_, gpu) = &*self.mem { Some(gpu) } else { None }
     }
+    /// The address of the first byte on a GPU.
+    pub(crate) fn address(&self) -> Result<u64> {
+        let Memory::Gpu(memory, _) = &*self.mem else { bail!("{self:?} is not on a GPU") };
+        Ok(memory.address() + self.offset as u64)
+    }
+    /// True if the first byte is at a multiple of `n` (a power of two up to [`ALIGN`]); allocations are.
+    pub(crate) fn is_aligned(&self, n: usize) -> bool {
+        self.offset.is_multiple_of(n)
+    }
     /// The address as a kernel's parameter.
     pub(crate) fn arg(&self) -> Result<Arg> {
-        let Memory::Gpu(memory, _) = &*self.mem else { bail!("{self:?} is not on a GPU") };
-        Ok(Arg::Ptr(memory.address() + self.offset as u64))
+        Ok(Arg::Ptr(self.address()?))
     }
     /// Dimensions, outermost first.
     pub fn shape(&self) -> &[usize] {

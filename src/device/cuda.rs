@@ -14,7 +14,8 @@ use super::gpu::{Geometry, Kernel, TensorMap};
 mod fatbins {
     include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 }
-pub(super) use fatbins::{FATBINS, KERNEL_USAGE, NVCC_VERSION};
+use fatbins::FATBINS;
+pub(super) use fatbins::{KERNEL_USAGE, NVCC_VERSION};
 
 /// Dynamic shared memory that a kernel may have without asking.
 const DEFAULT_SHARED: u32 = 48 * 1024;
@@ -41,7 +42,7 @@ unsafe impl Sync for Module {}
 unsafe impl Send for Function {}
 
 /// Device memory.
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     at: sys::CUdeviceptr,
     context: Arc<CudaContext>,
 }

@@ -53,6 +53,16 @@ impl Device {
     }
 }
 
+/// The nvcc that compiled the kernels in this program, its last line; `None` if there are none.
+pub fn nvcc_version() -> Option<&'static str> {
+    cuda::NVCC_VERSION.lines().last()
+}
+
+/// Registers, shared memory, stack and spills of every kernel as ptxas tells: lines of `kernel arch registers smem stack spill`.
+pub fn kernel_usage() -> &'static str {
+    cuda::KERNEL_USAGE
+}
+
 /// What `--device` takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {

@@ -11,7 +11,7 @@ use super::{
     checks::check,
     launch::{check_dtype, gpu_of, kernel},
     parallel::{Shared, for_each_rows, for_each_task},
-    rows::reduce_rows,
+    rows::sum_rows,
     simd::{Kernel, Simd, run},
 };
 
@@ -205,7 +205,7 @@ fn gpu_backward(
     // SAFETY: the kernel's parameters; shapes were checked.
     unsafe { gpu.launch(kernel, Geometry::new(blocks, THREADS), &args)? };
     match (dweight, partial) {
-        (Some(dweight), Some(partial)) => reduce_rows(gpu, dweight, &partial),
+        (Some(dweight), Some(partial)) => sum_rows(dweight, &partial),
         _ => Ok(()),
     }
 }

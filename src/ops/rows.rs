@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::{
-    device::{Arg, Geometry, Gpu, Kernel},
+    device::{Arg, Geometry, Kernel},
     tensor::{DType, Tensor, refuse_overlap},
 };
 
@@ -14,15 +14,17 @@ use super::{
 
 const THREADS: u32 = 256;
 
-/// out (C) += the sum over rows of partial (rows, C), F32, in order. On a GPU.
-pub(crate) fn reduce_rows(gpu: &Gpu, out: &mut Tensor, partial: &Tensor) -> Result<()> {
-    let (rows, cols) = partial.rows_cols();
-    check(out.len() == cols, "reduce_rows", &[out, partial])?;
-    check_dtype("reduce_rows", DType::F32, &[out, partial])?;
-    let args = [out.arg()?, partial.arg()?, Arg::int(rows)?, Arg::int(cols)?];
+/// out (C) += the column sums of inp (N, C), F32 or Bf16; out F32. On a GPU.
+pub(crate) fn sum_rows(out: &mut Tensor, inp: &Tensor) -> Result<()> {
+    let (rows, cols) = inp.rows_cols();
+    check(out.len() == cols, "sum_rows", &[out, inp])?;
+    check_dtype("sum_rows", DType::F32, &[out])?;
+    refuse_overlap(&[out], &[inp])?;
+    let Some(gpu) = gpu_of("sum_rows", &[out, inp])? else { bail!("sum_rows runs on a GPU only") };
+    let args = [out.arg()?, inp.arg()?, Arg::int(rows)?, Arg::int(cols)?];
     let at = Geometry::new(cols.div_ceil(THREADS as usize), THREADS);
     // SAFETY: the kernel's parameters; shapes were checked.
-    unsafe { gpu.launch(kernel!("rows", "reduce_rows_f32"), at, &args) }
+    unsafe { gpu.launch(kernel!(inp.dtype(), "rows", "reduce_rows"), at, &args) }
 }
 
 /// out += inp, element by element; both F32 or, on a GPU, both Bf16.

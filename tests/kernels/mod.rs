@@ -11,6 +11,7 @@ use sdrrl_emulator::{Config, Stats, with_config};
 
 use crate::common::uniform;
 
+mod gemm;
 mod rowwise;
 
 /// Runs a case in every combination; the statistics are those of a profiled run, on the emulator only.

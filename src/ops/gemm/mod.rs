@@ -1,11 +1,13 @@
-//! Matrix products: out = alpha a b [+ bias] [+ out], activations f32, weights f32 or bf16 (widened, so that activations are never
-//! rounded). Results depend neither on the thread count nor, for [`Layout::NT`], on how many rows there are.
+//! Matrix products: out = alpha a b [+ bias] [+ out]. On the CPU activations are f32, weights f32 or bf16 (widened, so that activations are
+//! never rounded); on a GPU a product has the type of its activations (a), with f32 accumulation. Results depend neither on the thread count nor, for [`Layout::NT`], on how many rows there are.
 #![allow(unsafe_code)]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod dot;
+pub mod gpu;
 mod outer;
 pub mod reference;
+mod wgmma;
 
 /// Whether products with bf16 weights run on the processor's tile unit (Intel AMX); the environment variable SDRRL_AMX=0 turns it off.
 pub fn uses_tile_unit() -> bool {
@@ -23,11 +25,13 @@ use crate::{
     ops::{
         checks::check,
         parallel::{Shared, for_each_task},
+        rows::sum_rows,
         simd,
     },
     tensor::{DType, Tensor, refuse_overlap},
 };
 use dot::{DotBlock, Epilogue, Weight};
+use gpu::{Extras, product};
 use outer::{OuterBlock, STRIP};
 
 /// How the operands of [`gemm`] lie in memory; out is (N, M) always.
@@ -46,7 +50,8 @@ const ROW_BLOCK: usize = 60;
 /// Elements of the weight that one task takes.
 const WEIGHT_BLOCK: usize = 1 << 15;
 
-/// out (N, M) = alpha * a b, `+=` with `accumulate`; see [`Layout`]. a and out F32; b F32 or Bf16.
+/// out (N, M) = alpha * a b, `+=` with `accumulate`; see [`Layout`]. b is F32 or Bf16; on the CPU a and out are F32, on a GPU a may be Bf16, and
+/// out then either.
 pub fn gemm(
     out: &mut Tensor,
     a: &Tensor,
@@ -55,6 +60,10 @@ pub fn gemm(
     alpha: f32,
     accumulate: bool,
 ) -> Result<()> {
+    let extras = Extras { alpha, accumulate, ..Extras::default() };
+    if product("gemm", out, a, b, layout, extras, None)?.is_some() {
+        return Ok(());
+    }
     match layout {
         Layout::NT if (1..STRIP).contains(&a.rows_cols().1) && b.dtype() == DType::F32 => {
             short_product(out, a, b, alpha, accumulate)
@@ -81,6 +90,10 @@ pub fn linear_forward_many_rows(
 }
 
 fn linear(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Option<&Tensor>, many: bool) -> Result<()> {
+    let extras = Extras { bias, ..Extras::default() };
+    if product("linear_forward", out, inp, weight, Layout::NT, extras, None)?.is_some() {
+        return Ok(());
+    }
     let bias = match bias {
         Some(t) => {
             check(t.len() == weight.shape()[0], "linear_forward", &[out, inp, weight, t])?;
@@ -93,6 +106,9 @@ fn linear(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Option<&Tensor>
 
 /// Several layers of one input, in one dispatch: outs[i] (N, M_i) = inp (N, K) weights[i]ᵀ (M_i, K)
 pub fn linear_forward_many(outs: &mut [&mut Tensor], inp: &Tensor, weights: &[&Tensor]) -> Result<()> {
+    if inp.gpu().is_some() {
+        return outs.iter_mut().zip(weights).try_for_each(|(out, w)| linear(out, inp, w, None, false));
+    }
     dot_product(outs, inp, weights, Epilogue { alpha: 1.0, accumulate: false, bias: None }, false)
 }
 
@@ -103,7 +119,7 @@ pub fn linear_backward_input(
     weight: &Tensor,
     accumulate: bool,
 ) -> Result<()> {
-    outer_product(dinp, dout, weight, false, 1.0, accumulate)
+    gemm(dinp, dout, weight, Layout::NN, 1.0, accumulate)
 }
 
 /// dweight (M, K) += doutᵀ (M, N) inp (N, K); dbias (M) += the column sums of dout
@@ -113,8 +129,11 @@ pub fn linear_backward_weight(
     dout: &Tensor,
     inp: &Tensor,
 ) -> Result<()> {
-    outer_product(dweight, dout, inp, true, 1.0, true)?;
+    gemm(dweight, dout, inp, Layout::TN, 1.0, true)?;
     let Some(dbias) = dbias else { return Ok(()) };
+    if dout.gpu().is_some() {
+        return sum_rows(dbias, dout);
+    }
     let (_, m) = dout.rows_cols();
     check(dbias.len() == m, "linear_backward_weight", &[dbias, dout])?;
     refuse_overlap(&[dbias], &[dout])?;

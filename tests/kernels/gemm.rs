@@ -1,0 +1,106 @@
+//! Matrix products, every layout and rung.
+use sdrrl::{
+    ops::gemm::{
+        Layout, gemm,
+        gpu::Rung,
+        linear_backward_weight, linear_forward,
+    },
+    tensor::DType::{self, Bf16, F32},
+};
+
+use super::*;
+
+/// a b in f64; `dims` [rows, columns, depth].
+fn product(layout: Layout, a: &[f64], b: &[f64], [n, m, k]: [usize; 3]) -> Vec<f64> {
+    let mut out = vec![0.0; n * m];
+    for i in 0..n {
+        for j in 0..m {
+            out[i * m + j] = (0..k)
+                .map(|p| {
+                    let x = if layout == Layout::TN { a[p * n + i] } else { a[i * k + p] };
+                    x * if layout == Layout::NT { b[j * k + p] } else { b[p * m + j] }
+                })
+                .sum();
+        }
+    }
+    out
+}
+
+fn dims(layout: Layout, [n, m, k]: [usize; 3]) -> ([usize; 2], [usize; 2]) {
+    match layout {
+        Layout::NT => ([n, k], [m, k]),
+        Layout::NN => ([n, k], [k, m]),
+        Layout::TN => ([k, n], [k, m]),
+    }
+}
+
+/// One product by each (type of b, type of out, alpha, accumulate).
+fn check(device: &Device, a_type: DType, layout: Layout, shape: [usize; 3], rung: Option<Rung>) {
+    let [n, m, k] = shape;
+    let (a_dims, b_dims) = dims(layout, shape);
+    let (a, wa) = random("a", a_type, n * k);
+    let ta = put(device, a_type, &a_dims, &a);
+    let plain = rung == Some(Rung::Wgmma);
+    for (b_type, out_type, alpha, accumulate) in
+        [(a_type, a_type, 1.0, false), (Bf16, F32, 0.5, true), (F32, a_type, 1.0, true)]
+    {
+        if plain && (accumulate || b_type != Bf16) {
+            continue;
+        }
+        let (b, wb) = random("b", b_type, m * k);
+        // The tensor cores round an f32 operand; the reference rounds it too.
+        let wb = if a_type == Bf16 { b.iter().map(|x| rounded(*x, Bf16) as f64).collect() } else { wb };
+        let (start, wide) = random("start", out_type, n * m);
+        let mut y = put(device, out_type, &[n, m], &start);
+        let tb = put(device, b_type, &b_dims, &b);
+        match rung {
+            Some(rung) => sdrrl::ops::gemm::gpu::gemm_on(&mut y, &ta, &tb, layout, alpha, accumulate, rung).unwrap(),
+            None => gemm(&mut y, &ta, &tb, layout, alpha, accumulate).unwrap(),
+        }
+        let mut want = product(layout, &wa, &wb, shape);
+        want.iter_mut().zip(&wide).for_each(|(w, s)| *w = *w * alpha as f64 + if accumulate { *s } else { 0.0 });
+        assert_within(&format!("{layout:?} {shape:?} {b_type:?} {out_type:?}"), &y, &want, tolerance(out_type).max(1e-5));
+    }
+}
+
+const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
+
+fn linear(device: &Device, dtype: DType) {
+    let [n, m, k] = [9, 50, 72];
+    let ((x, wx), (w, ww), (b, wb)) = (random("x", dtype, n * k), random("w", dtype, m * k), random("bias", F32, m));
+    let (tx, tw, tb) = (put(device, dtype, &[n, k], &x), put(device, dtype, &[m, k], &w), put(device, F32, &[m], &b));
+    let mut y = out(device, dtype, &[n, m]);
+    linear_forward(&mut y, &tx, &tw, Some(&tb)).unwrap();
+    let mut want = product(Layout::NT, &wx, &ww, [n, m, k]);
+    want.iter_mut().enumerate().for_each(|(i, y)| *y += wb[i % m]);
+    assert_near("out", &y, &want);
+    let ((d, wd), (dw, mut want)) = (random("d", dtype, n * m), random("dw", F32, m * k));
+    let (mut dweight, mut dbias) = (put(device, F32, &[m, k], &dw), put(device, F32, &[m], &b));
+    linear_backward_weight(&mut dweight, Some(&mut dbias), &put(device, dtype, &[n, m], &d), &tx).unwrap();
+    want.iter_mut().zip(product(Layout::TN, &wd, &wx, [m, k, n])).for_each(|(a, b)| *a += b);
+    assert_near("dweight", &dweight, &want);
+    let sums: Vec<f64> = (0..m).map(|j| wb[j] + (0..n).map(|i| wd[i * m + j]).sum::<f64>()).collect();
+    assert_near("dbias", &dbias, &sums);
+}
+
+cases! {
+    gemm_f32_small_and_odd(device) { LAYOUTS.iter().for_each(|&l| check(device, F32, l, [5, 7, 3], None)); }
+    gemm_f32_beyond_a_tile(device) { LAYOUTS.iter().for_each(|&l| check(device, F32, l, [67, 70, 53], None)); }
+    gemm_bf16_small_and_odd(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [5, 7, 3], None)); }
+    gemm_bf16_rows_of_16_bytes(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [72, 88, 232], Some(Rung::Mma64))); }
+    gemm_bf16_odd_rows(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [67, 71, 197], Some(Rung::Mma64))); }
+    gemm_bf16_large_tiles(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [136, 144, 232], Some(Rung::Mma128))); }
+    gemm_bf16_hopper_nt(device) { check(device, Bf16, Layout::NT, [200, 328, 584], Some(Rung::Wgmma)); }
+    gemm_bf16_hopper_nn(device) { check(device, Bf16, Layout::NN, [200, 328, 584], Some(Rung::Wgmma)); }
+    linear_f32(device) { linear(device, F32) }
+    linear_bf16(device) { linear(device, Bf16) }
+}
+
+#[test]
+fn tensor_products_have_no_bank_conflicts() {
+    let run = |device: &Device| LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [128, 128, 64], Some(Rung::Mma128)));
+    if let Some(stats) = profile(run) {
+        assert!(stats.shared_requests > 0);
+        assert_eq!(stats.bank_conflicts(), 0, "{stats:?}");
+    }
+}
