@@ -100,7 +100,7 @@ fn worker(dtype: &str) {
         step.zero_grads(&model).expect("gradients");
         let scale = 1.0 / (ROWS * (LENGTH - 1)) as f32;
         step.forward_backward(&mut model, &batch, scale).expect("a step");
-        optimizer.step(&params, number, 1e-4).expect("an update");
+        optimizer.step(number, 1e-4).expect("an update");
         times.push(start.elapsed().as_secs_f64());
     }
     let mut rest = times[1..].to_vec();

@@ -25,7 +25,8 @@ fn case(n: usize, c: usize, v: usize) -> Case {
     let token_weights: Vec<f32> = (0..n).map(|i| [1.0, 0.0, 0.5][i % 3]).collect();
     // 16 rows a chunk: 50 rows of which two thirds count take three chunks.
     let (scratch, _) =
-        Arena::build("scratch", &Default::default(), |a| Scratch::lay_out(a, n, v, c, 0)).unwrap();
+        Arena::build("scratch", &Default::default(), |a| Scratch::lay_out(a, DType::F32, n, v, c, 0))
+            .unwrap();
     Case {
         hidden,
         weight,

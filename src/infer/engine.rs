@@ -7,8 +7,12 @@ use super::{
 };
 use crate::{
     data::random::RowRandom,
+    device::Device,
     models::{decode::Decoder, llama::Llama},
-    ops::cross_entropy::{Scratch, linear_cross_entropy_forward},
+    ops::{
+        cross_entropy::{Scratch, linear_cross_entropy_forward},
+        rows::gather_rows,
+    },
     tensor::{Arena, DType, Tensor},
 };
 
@@ -128,13 +132,16 @@ impl<'m> Engine<'m> {
         }
         let rows = self.options.batch_rows.min(requests.len());
         let config = &self.model.config;
-        let mut cache = KvCache::new(config.num_hidden_layers, config.kv_size(), longest * rows)?;
+        let (device, acts) = (self.model.device(), self.model.activation_dtype());
+        let (layers, width) = (config.num_hidden_layers, config.kv_size());
+        let mut cache = KvCache::new(layers, width, longest * rows, &device, acts)?;
         let prompt_tokens =
             requests.iter().map(|r| r.tokens.len()).max().unwrap_or(1).max(self.options.batch_tokens);
         let most = requests.iter().map(|r| r.tokens.len()).sum::<usize>().min(prompt_tokens).max(rows);
         let mut decoder = Decoder::new(self.model, most, longest)?;
-        let logits = Tensor::zeros("logits", DType::F32, &[rows, config.vocab_size])?;
-        let mut last = Tensor::zeros("last_hidden", DType::F32, &[rows, config.hidden_size])?;
+        let logits = Tensor::zeros_on(&device, "logits", DType::F32, &[rows, config.vocab_size])?;
+        let last = Tensor::zeros_on(&device, "last_hidden", acts, &[rows, config.hidden_size])?;
+        let mut fetched = vec![];
         let mut done: Vec<Option<Generated>> = vec![None; requests.len()];
         let (mut active, mut next): (Vec<Row>, usize) = (vec![], 0);
         while next < requests.len() || !active.is_empty() {
@@ -167,15 +174,22 @@ impl<'m> Engine<'m> {
                 let prompts: Vec<&[u32]> = joining.iter().map(|r| r.seen.as_slice()).collect();
                 let slots: Vec<usize> = joining.iter().map(|r| r.start).collect();
                 let hidden = decoder.prompts(self.model, &prompts, Some(&mut cache.layers), &slots)?;
+                let mut last = last.rows(0..prompts.len())?;
                 gather_last(&mut last, &hidden, &prompts)?;
-                last.rows(0..prompts.len())?
+                last
             };
             // Rows that just joined take their first token now; the others wait for the next step.
             let turn: &mut Vec<Row> = if joining.is_empty() { &mut active } else { &mut joining };
             let mut logits = logits.rows(0..turn.len())?;
             decoder.logits(self.model, &mut logits, &hidden)?;
             let vocab = config.vocab_size;
-            let values = logits.f32_mut()?;
+            let values = match &device {
+                Device::Cpu => logits.f32_mut()?,
+                Device::Cuda(_) => {
+                    fetched = logits.to_f32_vec()?;
+                    &mut fetched
+                }
+            };
             let mut kept = vec![];
             for (i, mut row) in turn.drain(..).enumerate() {
                 let own = &mut values[i * vocab..][..vocab];
@@ -232,8 +246,9 @@ impl<'m> Engine<'m> {
             return Ok(vec![]);
         }
         let mut decoder = Decoder::new(self.model, budget, longest)?;
-        let (mut scratch, _) = Arena::build("loss scratch", &Default::default(), |a| {
-            Scratch::lay_out(a, budget, vocab, self.model.config.hidden_size, 48 << 20)
+        let (device, acts) = (self.model.device(), self.model.activation_dtype());
+        let (mut scratch, _) = Arena::build("loss scratch", &device, |a| {
+            Scratch::lay_out(a, acts, budget, vocab, self.model.config.hidden_size, 48 << 20)
         })?;
         let mut out = vec![];
         let mut from = 0;
@@ -267,9 +282,10 @@ impl<'m> Engine<'m> {
                 weights.push(if i + 1 >= r.start && i + 1 < r.tokens.len() { 1.0 } else { 0.0 });
             }
         }
-        let targets = Tensor::from_u32("targets", &[n], &targets)?;
-        let token_weights = Tensor::from_f32("token_weights", &[n], &weights)?;
-        let mut losses = Tensor::zeros("losses", DType::F32, &[n])?;
+        let device = self.model.device();
+        let targets = Tensor::from_u32("targets", &[n], &targets)?.to_device(&device)?;
+        let token_weights = Tensor::from_f32("token_weights", &[n], &weights)?.to_device(&device)?;
+        let mut losses = Tensor::zeros_on(&device, "losses", DType::F32, &[n])?;
         linear_cross_entropy_forward(
             &mut losses,
             scratch,
@@ -278,7 +294,7 @@ impl<'m> Engine<'m> {
             &targets,
             &token_weights,
         )?;
-        let losses = losses.f32()?;
+        let losses = losses.to_f32_vec()?;
         let mut at = 0;
         Ok(batch
             .iter()
@@ -291,13 +307,15 @@ impl<'m> Engine<'m> {
     }
 }
 
+/// The hidden state of each prompt's last token.
 fn gather_last(last: &mut Tensor, hidden: &Tensor, prompts: &[&[u32]]) -> Result<()> {
-    let (_, c) = hidden.rows_cols();
-    let (out, hidden) = (last.f32_mut()?, hidden.f32()?);
-    let mut at = 0;
-    for (r, p) in prompts.iter().enumerate() {
-        at += p.len();
-        out[r * c..][..c].copy_from_slice(&hidden[(at - 1) * c..][..c]);
-    }
-    Ok(())
+    let ends: Vec<u32> = prompts
+        .iter()
+        .scan(0, |end, p| {
+            *end += p.len() as u32;
+            Some(*end - 1)
+        })
+        .collect();
+    let map = Tensor::from_u32("last_tokens", &[ends.len()], &ends)?.to_device(&hidden.device())?;
+    gather_rows(last, hidden, &map)
 }

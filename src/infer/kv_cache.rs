@@ -1,7 +1,10 @@
 //! The key/value cache: one allocation a layer, cut into slots of one token; a row owns a contiguous range.
 use anyhow::{Context, Result};
 
-use crate::tensor::{Arena, DType, Tensor};
+use crate::{
+    device::Device,
+    tensor::{Arena, DType, Tensor},
+};
 
 /// Keys and values of every layer.
 pub struct KvCache {
@@ -13,10 +16,16 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Room for `slots` tokens.
-    pub fn new(layers: usize, kv_size: usize, slots: usize) -> Result<KvCache> {
-        let (layers, _) = Arena::build("key/value cache", &Default::default(), |a| {
-            let mut one = |name: &str| a.tensor(name, DType::F32, &[slots, kv_size]);
+    /// Room for `slots` tokens, of type `dtype` on `device`.
+    pub fn new(
+        layers: usize,
+        kv_size: usize,
+        slots: usize,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<KvCache> {
+        let (layers, _) = Arena::build("key/value cache", device, |a| {
+            let mut one = |name: &str| a.tensor(name, dtype, &[slots, kv_size]);
             (0..layers).map(|_| (one("k_cache"), one("v_cache"))).collect::<Vec<_>>()
         })
         .with_context(|| format!("a cache of {slots} tokens"))?;
@@ -61,7 +70,7 @@ mod tests {
     proptest! {
         #[test]
         fn ranges_never_overlap_and_all_return(lengths in proptest::collection::vec(1usize..20, 1..60)) {
-            let mut cache = KvCache::new(1, 1, 64).unwrap();
+            let mut cache = KvCache::new(1, 1, 64, &Device::Cpu, DType::F32).unwrap();
             let mut held: Vec<(usize, usize)> = vec![];
             for (i, &n) in lengths.iter().enumerate() {
                 if i % 3 == 2 && !held.is_empty() {

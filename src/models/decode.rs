@@ -16,6 +16,7 @@ use crate::{
         gemm::{Layout, gemm, linear_forward, linear_forward_many},
         rmsnorm::{add_rmsnorm_forward, rmsnorm_forward},
         rope::rope_forward,
+        rows::scatter_rows,
         swiglu::swiglu_forward,
     },
     tensor::{Arena, DType, Tensor},
@@ -34,6 +35,8 @@ struct Buffers {
     positions: Tensor,
     starts: Tensor,
     lengths: Tensor,
+    /// The slot of each row's own key and value.
+    slots: Tensor,
     resid: [Tensor; 2],
     norm: Tensor,
     rstd: Tensor,
@@ -49,9 +52,9 @@ struct Buffers {
 }
 
 /// Where the attention of a call finds keys and values.
-enum Attention<'a> {
+enum Attention {
     /// Documents packed back to back; keys and values are copied to these slots of the cache.
-    Prompts { cu_seqlens: Tensor, slots: &'a [usize] },
+    Prompts { cu_seqlens: Tensor },
     /// One token a row over its slots.
     Step,
 }
@@ -61,26 +64,27 @@ impl Decoder {
     pub fn new(model: &Llama, max_tokens: usize, max_positions: usize) -> Result<Decoder> {
         let c = &model.config;
         let n = max_tokens;
-        let (a, _) = Arena::build("inference scratch", &Default::default(), |arena| {
+        let (device, acts) = (model.device(), model.activation_dtype());
+        let (a, _) = Arena::build("inference scratch", &device, |arena| {
             let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
-            let f32s = DType::F32;
             Buffers {
                 tokens: t("tokens", DType::U32, &[n]),
                 positions: t("positions", DType::U32, &[n]),
                 starts: t("starts", DType::U32, &[n]),
                 lengths: t("lengths", DType::U32, &[n]),
-                resid: [t("resid", f32s, &[n, c.hidden_size]), t("resid_next", f32s, &[n, c.hidden_size])],
-                norm: t("norm", f32s, &[n, c.hidden_size]),
-                rstd: t("rstd", f32s, &[n]),
-                q: t("q", f32s, &[n, c.query_size()]),
-                k: t("k", f32s, &[n, c.kv_size()]),
-                v: t("v", f32s, &[n, c.kv_size()]),
-                att: t("att", f32s, &[n, c.query_size()]),
-                lse: t("lse", f32s, &[n * c.num_attention_heads]),
-                projected: t("projected", f32s, &[n, c.hidden_size]),
-                gate: t("gate", f32s, &[n, c.intermediate_size]),
-                up: t("up", f32s, &[n, c.intermediate_size]),
-                act: t("act", f32s, &[n, c.intermediate_size]),
+                slots: t("slots", DType::U32, &[n]),
+                resid: [t("resid", acts, &[n, c.hidden_size]), t("resid_next", acts, &[n, c.hidden_size])],
+                norm: t("norm", acts, &[n, c.hidden_size]),
+                rstd: t("rstd", DType::F32, &[n]),
+                q: t("q", acts, &[n, c.query_size()]),
+                k: t("k", acts, &[n, c.kv_size()]),
+                v: t("v", acts, &[n, c.kv_size()]),
+                att: t("att", acts, &[n, c.query_size()]),
+                lse: t("lse", DType::F32, &[n * c.num_attention_heads]),
+                projected: t("projected", acts, &[n, c.hidden_size]),
+                gate: t("gate", acts, &[n, c.intermediate_size]),
+                up: t("up", acts, &[n, c.intermediate_size]),
+                act: t("act", acts, &[n, c.intermediate_size]),
             }
         })?;
         let shape = AttentionShape {
@@ -90,7 +94,7 @@ impl Decoder {
             scale: 1.0 / (c.head_size() as f32).sqrt(),
             window: c.sliding_window,
         };
-        Ok(Decoder { shape, rope: RopeTable::new(c, max_positions)?, max_tokens, a })
+        Ok(Decoder { shape, rope: RopeTable::new(c, max_positions, &device)?, max_tokens, a })
     }
 
     /// Tokens of one call at most.
@@ -114,16 +118,17 @@ impl Decoder {
             self.max_tokens
         );
         let mut cu = vec![0u32];
-        let (mut tokens, mut positions) = (self.a.tokens.rows(0..n)?, self.a.positions.rows(0..n)?);
-        let mut at = 0;
-        for p in prompts {
-            tokens.u32_mut()?[at..at + p.len()].copy_from_slice(p);
-            positions.u32_mut()?[at..at + p.len()].iter_mut().enumerate().for_each(|(i, x)| *x = i as u32);
-            at += p.len();
-            cu.push(at as u32);
-        }
-        let cu_seqlens = Tensor::from_u32("cu_seqlens", &[cu.len()], &cu)?;
-        self.forward(model, n, cache, Attention::Prompts { cu_seqlens, slots })
+        prompts.iter().for_each(|p| cu.push(cu[cu.len() - 1] + p.len() as u32));
+        self.a.tokens.rows(0..n)?.write_u32(&prompts.concat())?;
+        let positions: Vec<u32> = prompts.iter().flat_map(|p| 0..p.len() as u32).collect();
+        self.a.positions.rows(0..n)?.write_u32(&positions)?;
+        let own =
+            prompts.iter().zip(slots).flat_map(|(p, &first)| (first..first + p.len()).map(|s| s as u32));
+        let own: Vec<u32> = own.collect();
+        self.a.slots.rows(0..own.len())?.write_u32(&own)?;
+        let mut cu_seqlens = Tensor::zeros_on(&model.device(), "cu_seqlens", DType::U32, &[cu.len()])?;
+        cu_seqlens.write_u32(&cu)?;
+        self.forward(model, n, cache, Attention::Prompts { cu_seqlens })
     }
 
     /// One token for each row: rows[r] = (token, first slot, tokens already in the cache). Returns hidden states (rows, C).
@@ -135,12 +140,14 @@ impl Decoder {
     ) -> Result<Tensor> {
         let n = rows.len();
         ensure!(n > 0 && n <= self.max_tokens, "{n} rows in one step; there is room for {}", self.max_tokens);
-        for (r, &(token, start, length)) in rows.iter().enumerate() {
-            self.a.tokens.u32_mut()?[r] = token;
-            self.a.positions.u32_mut()?[r] = length as u32;
-            self.a.starts.u32_mut()?[r] = start as u32;
-            self.a.lengths.u32_mut()?[r] = length as u32 + 1;
-        }
+        let fill = |to: &Tensor, value: fn(&(u32, usize, usize)) -> u32| {
+            to.rows(0..n)?.write_u32(&rows.iter().map(value).collect::<Vec<_>>())
+        };
+        fill(&self.a.tokens, |&(token, _, _)| token)?;
+        fill(&self.a.positions, |&(_, _, length)| length as u32)?;
+        fill(&self.a.starts, |&(_, start, _)| start as u32)?;
+        fill(&self.a.lengths, |&(_, _, length)| length as u32 + 1)?;
+        fill(&self.a.slots, |&(_, start, length)| (start + length) as u32)?;
         self.forward(model, n, Some(cache), Attention::Step)
     }
 
@@ -160,7 +167,7 @@ impl Decoder {
         let (mut att, mut act) = (a.att.rows(0..n)?, a.act.rows(0..n)?);
         let (mut gate, mut up) = (a.gate.rows(0..n)?, a.up.rows(0..n)?);
         let mut lse = a.lse.rows(0..n * self.shape.heads)?.view(&[self.shape.heads, n])?;
-        let (starts, lengths) = (a.starts.rows(0..n)?, a.lengths.rows(0..n)?);
+        let (starts, lengths, own) = (a.starts.rows(0..n)?, a.lengths.rows(0..n)?, a.slots.rows(0..n)?);
         let eps = model.config.rms_norm_eps as f32;
         let weights = &model.weights;
         embedding_forward(&mut resid, &tokens, &weights.embed_tokens)?;
@@ -170,14 +177,14 @@ impl Decoder {
             rope_forward(&mut q, &positions, &self.rope.cos, &self.rope.sin, self.shape.head_size)?;
             rope_forward(&mut k, &positions, &self.rope.cos, &self.rope.sin, self.shape.head_size)?;
             match (&attention, cache.as_deref_mut()) {
-                (Attention::Prompts { cu_seqlens, slots }, cache) => {
+                (Attention::Prompts { cu_seqlens }, cache) => {
                     attention_forward(&mut att, &mut lse, &q, &k, &v, cu_seqlens, self.shape)?;
                     if let Some(cache) = cache {
-                        store_prompts(&mut cache[l], &k, &v, cu_seqlens.u32()?, slots)?;
+                        store(&mut cache[l], &k, &v, &own)?;
                     }
                 }
                 (Attention::Step, Some(cache)) => {
-                    store_step(&mut cache[l], &k, &v, starts.u32()?, lengths.u32()?)?;
+                    store(&mut cache[l], &k, &v, &own)?;
                     let (keys, values) = &cache[l];
                     decode_attention_forward(&mut att, &q, keys, values, &starts, &lengths, self.shape)?;
                 }
@@ -200,7 +207,7 @@ impl Decoder {
         Ok(norm)
     }
 
-    /// logits (rows, V) = hidden (rows, C) headᵀ
+    /// logits (rows, V), F32, = hidden (rows, C) headᵀ
     pub fn logits(&self, model: &Llama, logits: &mut Tensor, hidden: &Tensor) -> Result<()> {
         gemm(logits, hidden, &model.weights.lm_head, Layout::NT, 1.0, false)
     }
@@ -228,35 +235,8 @@ fn project(outs: &mut [&mut Tensor], inp: &Tensor, linears: &[&Linear]) -> Resul
     outs.iter_mut().zip(linears).try_for_each(|(out, l)| linear_forward(out, inp, &l.weight, l.bias.as_ref()))
 }
 
-fn store_prompts(
-    (keys, values): &mut (Tensor, Tensor),
-    k: &Tensor,
-    v: &Tensor,
-    cu: &[u32],
-    slots: &[usize],
-) -> Result<()> {
-    let (_, width) = k.rows_cols();
-    for (row, d) in cu.windows(2).enumerate() {
-        let (from, to) = (d[0] as usize * width, d[1] as usize * width);
-        let at = slots[row] * width;
-        keys.f32_mut()?[at..at + to - from].copy_from_slice(&k.f32()?[from..to]);
-        values.f32_mut()?[at..at + to - from].copy_from_slice(&v.f32()?[from..to]);
-    }
-    Ok(())
-}
-
-fn store_step(
-    (keys, values): &mut (Tensor, Tensor),
-    k: &Tensor,
-    v: &Tensor,
-    starts: &[u32],
-    lengths: &[u32],
-) -> Result<()> {
-    let (_, width) = k.rows_cols();
-    for r in 0..starts.len() {
-        let at = (starts[r] + lengths[r] - 1) as usize * width;
-        keys.f32_mut()?[at..at + width].copy_from_slice(&k.f32()?[r * width..][..width]);
-        values.f32_mut()?[at..at + width].copy_from_slice(&v.f32()?[r * width..][..width]);
-    }
-    Ok(())
+/// Each row's key and value to its own slot.
+fn store((keys, values): &mut (Tensor, Tensor), k: &Tensor, v: &Tensor, slots: &Tensor) -> Result<()> {
+    scatter_rows(keys, k, slots)?;
+    scatter_rows(values, v, slots)
 }

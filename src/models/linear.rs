@@ -9,8 +9,12 @@ use super::{
     lora::{Adapter, row_norms},
 };
 use crate::{
-    ops::gemm::{
-        Layout, gemm, linear_backward_input, linear_backward_weight, linear_forward, linear_forward_many_rows,
+    ops::{
+        gemm::{
+            Layout, gemm, linear_backward_input, linear_backward_weight, linear_forward,
+            linear_forward_many_rows,
+        },
+        lora::{lora_backward, lora_backward_input, lora_forward},
     },
     tensor::Tensor,
 };
@@ -54,11 +58,10 @@ pub fn forward(
     let (Some(adapter), Some(u)) = (adapter, u) else {
         return linear_forward_many_rows(out, inp, &linear.weight, linear.bias.as_ref());
     };
-    linear_forward(u, inp, &adapter.a, None)?;
     let Some(gain) = dora_gain(linear, adapter)? else {
-        linear_forward_many_rows(out, inp, &linear.weight, linear.bias.as_ref())?;
-        return gemm(out, u, &adapter.b, Layout::NT, adapter.scale, true);
+        return lora_forward(out, u, inp, &linear.weight, linear.bias.as_ref(), adapter.low_rank());
     };
+    linear_forward(u, inp, &adapter.a, None)?;
     unscaled(out, u, inp, linear, adapter)?;
     scale_columns(out, &gain)?;
     if let Some(bias) = &linear.bias {
@@ -105,18 +108,16 @@ pub fn backward(
         }
         let r = adapter.a.shape()[0];
         let mut du = du.rows(0..n * r)?.view(&[n, r])?;
-        gemm(&mut grads.b, dout, u, Layout::TN, adapter.scale, true)?;
-        gemm(&mut du, dout, &adapter.b, Layout::NN, adapter.scale, false)?;
-        gemm(&mut grads.a, &du, inp, Layout::TN, 1.0, true)?;
+        lora_backward(&mut grads.a, &mut grads.b, &mut du, dout, u, inp, adapter.low_rank())?;
         low_rank = Some((&adapter.a, du));
     }
-    if let Some((dinp, accumulate)) = dinp {
-        linear_backward_input(dinp, dout, &linear.weight, accumulate)?;
-        if let Some((a, du)) = low_rank {
-            gemm(dinp, &du, a, Layout::NN, 1.0, true)?;
+    match (dinp, low_rank) {
+        (Some((dinp, accumulate)), Some((a, du))) => {
+            lora_backward_input(dinp, dout, &linear.weight, &du, a, accumulate)
         }
+        (Some((dinp, accumulate)), None) => linear_backward_input(dinp, dout, &linear.weight, accumulate),
+        (None, _) => Ok(()),
     }
-    Ok(())
 }
 
 fn dora_gain(linear: &Linear, adapter: &Adapter) -> Result<Option<Vec<f32>>> {

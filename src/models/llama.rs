@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     data::random::RowRandom,
+    device::Device,
     tensor::{DType, Tensor},
 };
 
@@ -148,6 +149,30 @@ impl Llama {
             Tensor::from_f32(name, dims, &source.to_f32_vec()?)
         })?;
         Ok(())
+    }
+
+    /// A copy on `device`, every tensor with its dtype; tied ones stay tied.
+    pub fn to_device(&self, device: &Device) -> Result<Llama> {
+        let mut source = self.weights.named(&self.config).into_iter();
+        let weights = LlamaWeights::build(&self.config, &mut |_, _, _| {
+            let (_, t) = source.next().context("the model changed while it was copied")?;
+            t.to_device(device)
+        })
+        .with_context(|| format!("copy the model to {device:?}"))?;
+        Ok(Llama { config: self.config.clone(), weights })
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.weights.embed_tokens.device()
+    }
+
+    /// The type of activations: F32 on the CPU, that of the matrices on a GPU.
+    pub fn activation_dtype(&self) -> DType {
+        match self.device() {
+            Device::Cpu => DType::F32,
+            Device::Cuda(_) => self.weights.embed_tokens.dtype(),
+        }
     }
 
     /// Bytes of the weights (tied ones once).

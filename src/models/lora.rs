@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::llama::{LINEARS, Linear, Llama};
 use crate::{
     data::random::RowRandom,
+    device::Device,
+    ops::lora::LowRank,
     tensor::{Arena, DType, Tensor},
 };
 
@@ -54,6 +56,13 @@ pub struct Adapter {
     pub magnitude: Option<Tensor>,
     /// alpha / r, or its rsLoRA form.
     pub scale: f32,
+}
+
+impl Adapter {
+    /// The factors as the ops take them.
+    pub fn low_rank(&self) -> LowRank<'_> {
+        LowRank { a: &self.a, b: &self.b, scale: self.scale }
+    }
 }
 
 /// The adapters of a model: by layer, in the order of [`LINEARS`].
@@ -116,6 +125,17 @@ impl Lora {
             (0..model.weights.layers.len()).map(|i| layer(i, arena)).collect::<Vec<_>>()
         })?;
         Ok(Lora { config, layers })
+    }
+
+    /// A copy on `device`.
+    pub fn to_device(&self, device: &Device) -> Result<Lora> {
+        let mut copy = self.clone();
+        for adapter in copy.layers.iter_mut().flatten().flatten() {
+            adapter.a = adapter.a.to_device(device)?;
+            adapter.b = adapter.b.to_device(device)?;
+            adapter.magnitude = adapter.magnitude.as_ref().map(|m| m.to_device(device)).transpose()?;
+        }
+        Ok(copy)
     }
 
     /// Trained parameters.

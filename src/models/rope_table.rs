@@ -3,7 +3,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
 use super::config::Config;
-use crate::tensor::Tensor;
+use crate::{device::Device, tensor::Tensor};
 
 /// cos and sin of position * frequency, (positions, HS / 2) each, times the attention factor.
 pub struct RopeTable {
@@ -14,8 +14,8 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table for positions 0..`positions`.
-    pub fn new(config: &Config, positions: usize) -> Result<RopeTable> {
+    /// The table for positions 0..`positions`, F32 on `device`.
+    pub fn new(config: &Config, positions: usize, device: &Device) -> Result<RopeTable> {
         let (inv_freq, factor) = frequencies(config, positions).context("rope_scaling")?;
         let angle = |t: usize, f: &f64| t as f64 * f;
         let table = |f: fn(f64) -> f64| -> Vec<f32> {
@@ -25,8 +25,8 @@ impl RopeTable {
         };
         let dims = [positions, inv_freq.len()];
         Ok(RopeTable {
-            cos: Tensor::from_f32("rope_cos", &dims, &table(f64::cos))?,
-            sin: Tensor::from_f32("rope_sin", &dims, &table(f64::sin))?,
+            cos: Tensor::from_f32("rope_cos", &dims, &table(f64::cos))?.to_device(device)?,
+            sin: Tensor::from_f32("rope_sin", &dims, &table(f64::sin))?.to_device(device)?,
         })
     }
 }

@@ -8,6 +8,7 @@ use super::{
     lora::{Adapter, Lora},
 };
 use crate::{
+    device::Device,
     ops::cross_entropy,
     tensor::{Arena, DType, Tensor},
 };
@@ -108,39 +109,51 @@ pub(super) struct FullLayerGrads {
 const LOGITS_BYTES: usize = 48 << 20;
 
 impl Acts {
-    pub(super) fn new(config: &Config, n: usize, lora: Option<&Lora>) -> Result<(Acts, usize)> {
-        Arena::build("activations", &Default::default(), |a| Acts::lay_out(a, config, n, lora))
+    /// On `device`, of type `dtype`.
+    pub(super) fn new(
+        config: &Config,
+        n: usize,
+        lora: Option<&Lora>,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<(Acts, usize)> {
+        Arena::build("activations", device, |a| Acts::lay_out(a, config, n, lora, dtype))
     }
 
     /// What [`Acts::new`] would allocate, bytes.
-    pub(super) fn bytes(config: &Config, n: usize, lora: Option<&Lora>) -> Result<usize> {
-        Ok(Arena::measure(|a| {
-            Acts::lay_out(a, config, n, lora);
-        }))
+    pub(super) fn bytes(config: &Config, n: usize, lora: Option<&Lora>, dtype: DType) -> usize {
+        Arena::measure(|a| {
+            Acts::lay_out(a, config, n, lora, dtype);
+        })
     }
 
-    fn lay_out(a: &mut Arena, config: &Config, n: usize, lora: Option<&Lora>) -> Acts {
+    fn lay_out(a: &mut Arena, config: &Config, n: usize, lora: Option<&Lora>, dtype: DType) -> Acts {
         let (c, f) = (config.hidden_size, config.intermediate_size);
         let (qs, kvs, nh) = (config.query_size(), config.kv_size(), config.num_attention_heads);
-        let mut f32s = |name: &str, dims: &[usize]| a.tensor(name, DType::F32, dims);
+        // Sums over rows stay in F32 whatever the activations' type.
+        let of = |name: &str| match name {
+            "rstd_in" | "rstd_mid" | "rstd_out" | "lse" | "losses" | "weights" => DType::F32,
+            _ => dtype,
+        };
+        let mut t = |name: &str, dims: &[usize]| a.tensor(name, of(name), dims);
         let mut layers = vec![];
         for l in 0..config.num_hidden_layers {
             let rank = |j: usize| {
                 lora.and_then(|lora| lora.layers[l][j].as_ref()).map(|adapter| adapter.a.shape()[0])
             };
             layers.push(LayerActs {
-                resid_in: f32s("resid_in", &[n, c]),
-                rstd_in: f32s("rstd_in", &[n]),
-                q: f32s("q", &[n, qs]),
-                k: f32s("k", &[n, kvs]),
-                v: f32s("v", &[n, kvs]),
-                att: f32s("att", &[n, qs]),
-                lse: f32s("lse", &[nh * n]),
-                resid_mid: f32s("resid_mid", &[n, c]),
-                rstd_mid: f32s("rstd_mid", &[n]),
-                gate: f32s("gate", &[n, f]),
-                up: f32s("up", &[n, f]),
-                u: std::array::from_fn(|j| rank(j).map(|r| f32s("u", &[n, r]))),
+                resid_in: t("resid_in", &[n, c]),
+                rstd_in: t("rstd_in", &[n]),
+                q: t("q", &[n, qs]),
+                k: t("k", &[n, kvs]),
+                v: t("v", &[n, kvs]),
+                att: t("att", &[n, qs]),
+                lse: t("lse", &[nh * n]),
+                resid_mid: t("resid_mid", &[n, c]),
+                rstd_mid: t("rstd_mid", &[n]),
+                gate: t("gate", &[n, f]),
+                up: t("up", &[n, f]),
+                u: std::array::from_fn(|j| rank(j).map(|r| t("u", &[n, r]))),
             });
         }
         let adapters = || lora.into_iter().flat_map(|lora| lora.layers.iter().flatten().flatten());
@@ -149,29 +162,29 @@ impl Acts {
         let wide = c.max(f).max(qs);
         Acts {
             layers,
-            resid_out: f32s("resid_out", &[n, c]),
-            rstd_out: f32s("rstd_out", &[n]),
-            hidden: f32s("hidden", &[n, c]),
-            losses: f32s("losses", &[n]),
-            weights: f32s("weights", &[n]),
-            norm: f32s("norm", &[n, c]),
-            dresid: f32s("dresid", &[n, c]),
-            dnorm: f32s("dnorm", &[n, c]),
-            dq: f32s("dq", &[n, qs]),
-            dk: f32s("dk", &[n, kvs]),
-            dv: f32s("dv", &[n, kvs]),
-            datt: f32s("datt", &[n, qs]),
-            act: f32s("act", &[n, f]),
-            dact: f32s("dact", &[n, f]),
-            dgate: f32s("dgate", &[n, f]),
-            dup: f32s("dup", &[n, f]),
-            spare: dora.then(|| f32s("spare", &[n * wide])),
+            resid_out: t("resid_out", &[n, c]),
+            rstd_out: t("rstd_out", &[n]),
+            hidden: t("hidden", &[n, c]),
+            losses: t("losses", &[n]),
+            weights: t("weights", &[n]),
+            norm: t("norm", &[n, c]),
+            dresid: t("dresid", &[n, c]),
+            dnorm: t("dnorm", &[n, c]),
+            dq: t("dq", &[n, qs]),
+            dk: t("dk", &[n, kvs]),
+            dv: t("dv", &[n, kvs]),
+            datt: t("datt", &[n, qs]),
+            act: t("act", &[n, f]),
+            dact: t("dact", &[n, f]),
+            dgate: t("dgate", &[n, f]),
+            dup: t("dup", &[n, f]),
+            spare: dora.then(|| t("spare", &[n * wide])),
             // Narrower adapters use the front of it.
-            du: rank.map(|r| f32s("du", &[n * r])),
+            du: rank.map(|r| t("du", &[n * r])),
             tokens: a.tensor("tokens", DType::U32, &[n]),
             positions: a.tensor("positions", DType::U32, &[n]),
             targets: a.tensor("targets", DType::U32, &[n]),
-            loss: cross_entropy::Scratch::lay_out(a, n, config.vocab_size, c, LOGITS_BYTES),
+            loss: cross_entropy::Scratch::lay_out(a, dtype, n, config.vocab_size, c, LOGITS_BYTES),
         }
     }
 }
@@ -191,8 +204,8 @@ pub(super) fn lse_rows(lse: &Tensor, heads: usize, n: usize) -> Result<Tensor> {
 }
 
 impl Grads {
-    pub(super) fn for_lora(lora: Lora) -> Result<(Grads, usize)> {
-        let (grads, bytes) = Arena::build("gradients", &Default::default(), |arena| {
+    pub(super) fn for_lora(lora: Lora, device: &Device) -> Result<(Grads, usize)> {
+        let (grads, bytes) = Arena::build("gradients", device, |arena| {
             let mut like = |t: &Tensor| arena.tensor(&format!("{}.grad", t.name()), DType::F32, t.shape());
             let mut one = |adapter: &Adapter| AdapterGrads {
                 a: like(&adapter.a),
@@ -208,7 +221,7 @@ impl Grads {
     }
 
     pub(super) fn for_all(model: &Llama) -> Result<(Grads, usize)> {
-        let (grads, bytes) = Arena::build("gradients", &Default::default(), |arena| {
+        let (grads, bytes) = Arena::build("gradients", &model.device(), |arena| {
             let mut like = |t: &Tensor| arena.tensor(&format!("{}.grad", t.name()), DType::F32, t.shape());
             let w = &model.weights;
             let mut layers = vec![];

@@ -3,8 +3,7 @@
 //! With adapters the base is frozen: backward computes input gradients through its weights and weight gradients for the adapters
 //! only, and nothing below the lowest adapted layer. Saved for backward per layer: the two residuals, 1/rms of both norms, q, k, v
 //! after rotation, the attention's output and log-sum-exp, gate and up; normed inputs and the SwiGLU product are computed again.
-use anyhow::{Result, ensure};
-use rayon::prelude::*;
+use anyhow::{Result, bail, ensure};
 
 use super::{
     linear,
@@ -15,15 +14,17 @@ use super::{
     weights::check_memory,
 };
 use crate::{
+    device::Device,
     ops::{
         attention::{AttentionShape, attention_backward, attention_forward},
         cross_entropy::{linear_cross_entropy_forward, linear_cross_entropy_forward_backward},
         embedding::{embedding_backward, embedding_forward},
         rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
         rope::{rope_backward, rope_forward},
+        rows::{add, copy},
         swiglu::{swiglu_backward, swiglu_forward},
     },
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 
 pub use super::train_buffers::{Param, ParamKind};
@@ -109,14 +110,19 @@ impl TrainStep {
         ensure!(max_tokens > 0, "the token budget of a batch must be at least 1");
         let config = &model.config;
         let lora = if let Trainable::Lora(lora) = &trainable { Some(lora) } else { None };
-        let measured = Acts::bytes(config, max_tokens, lora)?;
-        check_memory(&format!("training with {max_tokens} tokens a batch"), measured)?;
-        let (acts, acts_bytes) = Acts::new(config, max_tokens, lora)?;
+        let (device, dtype) = (model.device(), model.activation_dtype());
+        refuse_on_gpu(model, lora)?;
+        if device == Device::Cpu {
+            let measured = Acts::bytes(config, max_tokens, lora, dtype);
+            check_memory(&format!("training with {max_tokens} tokens a batch"), measured)?;
+        }
+        let (acts, acts_bytes) = Acts::new(config, max_tokens, lora, &device, dtype)?;
         let mut memory = vec![("weights".to_string(), model.bytes())];
         let (grads, grads_bytes) = match trainable {
             Trainable::Lora(lora) => {
                 memory.push(("adapters".into(), lora.parameters() * 4));
-                Grads::for_lora(lora)?
+                let lora = if device == Device::Cpu { lora } else { lora.to_device(&device)? };
+                Grads::for_lora(lora, &device)?
             }
             Trainable::Full => Grads::for_all(model)?,
         };
@@ -130,7 +136,7 @@ impl TrainStep {
             scale: 1.0 / (config.head_size() as f32).sqrt(),
             window: config.sliding_window,
         };
-        let rope = RopeTable::new(config, max_tokens)?;
+        let rope = RopeTable::new(config, max_tokens, &device)?;
         Ok(TrainStep { acts, grads, rope, shape, max_tokens, lowest, memory })
     }
 
@@ -147,7 +153,7 @@ impl TrainStep {
     /// Sets every gradient to 0.
     pub fn zero_grads(&mut self, model: &Llama) -> Result<()> {
         for mut p in self.params(model) {
-            p.grad.f32_mut()?.fill(0.0);
+            p.grad.fill_zero()?;
         }
         Ok(())
     }
@@ -222,21 +228,21 @@ impl TrainStep {
         );
         let vocab = model.config.vocab_size;
         if let Some(i) = batch.tokens.iter().position(|&t| t as usize >= vocab) {
-            anyhow::bail!(
+            bail!(
                 "token {} at position {i} of the batch is not below the vocabulary size {vocab}: were the shards packed for this model?",
                 batch.tokens[i]
             );
         }
         let a = &mut self.acts;
-        a.tokens.rows(0..n)?.u32_mut()?.copy_from_slice(&batch.tokens);
-        a.positions.rows(0..n)?.u32_mut()?.copy_from_slice(&batch.positions);
-        a.targets.rows(0..n)?.u32_mut()?.copy_from_slice(&batch.targets);
-        a.weights.rows(0..n)?.f32_mut()?.copy_from_slice(&batch.weights);
+        a.tokens.rows(0..n)?.write_u32(&batch.tokens)?;
+        a.positions.rows(0..n)?.write_u32(&batch.positions)?;
+        a.targets.rows(0..n)?.write_u32(&batch.targets)?;
+        a.weights.rows(0..n)?.write_f32(&batch.weights)?;
         Ok(n)
     }
 
     fn decoder_forward(&mut self, model: &Llama, n: usize, batch: &PackedBatch) -> Result<()> {
-        let cu = Tensor::from_u32("cu_seqlens", &[batch.cu_seqlens.len()], &batch.cu_seqlens)?;
+        let cu = documents(batch, &model.device())?;
         let eps = model.config.rms_norm_eps as f32;
         let a = &mut self.acts;
         let (tokens, positions) = (a.tokens.rows(0..n)?, a.positions.rows(0..n)?);
@@ -269,17 +275,17 @@ impl TrainStep {
             let mut act = a.act.rows(0..n)?;
             swiglu_forward(&mut act, &gate, &up)?;
             linear::forward(&mut next, &mut u[6], &act, &w.down_proj, adapters[6].as_ref())?;
-            add_into(&mut next, &resid_mid)?;
+            add(&mut next, &resid_mid)?;
         }
         let (mut hidden, mut rstd) = (a.hidden.rows(0..n)?, a.rstd_out.rows(0..n)?);
         rmsnorm_forward(&mut hidden, &mut rstd, &a.resid_out.rows(0..n)?, &model.weights.norm, eps)
     }
 
     fn decoder_backward(&mut self, model: &Llama, n: usize, batch: &PackedBatch) -> Result<()> {
-        let cu = Tensor::from_u32("cu_seqlens", &[batch.cu_seqlens.len()], &batch.cu_seqlens)?;
+        let cu = documents(batch, &model.device())?;
         let dhidden = self.acts.dnorm.rows(0..n)?;
         let mut dresid = self.acts.dresid.rows(0..n)?;
-        dresid.f32_mut()?.fill(0.0);
+        dresid.fill_zero()?;
         let dnorm_weight = if let Grads::Full(g) = &mut self.grads { Some(&mut g.norm) } else { None };
         let (resid, rstd) = (self.acts.resid_out.rows(0..n)?, self.acts.rstd_out.rows(0..n)?);
         rmsnorm_backward(&mut dresid, dnorm_weight, &dhidden, &resid, &rstd, &model.weights.norm)?;
@@ -306,7 +312,7 @@ impl TrainStep {
         let (mut norm, mut spare, mut du) = (a.norm.rows(0..n)?, a.spare.clone(), a.du.clone());
         swiglu_forward(&mut act, &gate, &up)?;
         // DoRA overwrites dout, and dresid is still needed.
-        norm.f32_mut()?.copy_from_slice(dresid.f32()?);
+        copy(&mut norm, &dresid)?;
         let trained = self.grads.trained(l, 6);
         linear::backward(
             Some((&mut dact, false)),
@@ -370,7 +376,7 @@ impl TrainStep {
         let (mut dq, mut dk, mut dv) = (a.dq.rows(0..n)?, a.dk.rows(0..n)?, a.dv.rows(0..n)?);
         let mut datt = a.datt.rows(0..n)?;
         let (mut spare, mut du, positions) = (a.spare.clone(), a.du.clone(), a.positions.rows(0..n)?);
-        norm.f32_mut()?.copy_from_slice(dresid.f32()?);
+        copy(&mut norm, &dresid)?;
         let trained = self.grads.trained(l, 3);
         linear::backward(
             Some((&mut datt, false)),
@@ -407,18 +413,30 @@ impl TrainStep {
     }
 }
 
-/// x += y
-fn add_into(x: &mut Tensor, y: &Tensor) -> Result<()> {
-    let y = y.f32()?;
-    x.f32_mut()?.par_chunks_mut(1 << 15).zip(y.par_chunks(1 << 15)).for_each(|(x, y)| {
-        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
-    });
+/// The batch's document offsets on `device`.
+fn documents(batch: &PackedBatch, device: &Device) -> Result<Tensor> {
+    let mut cu = Tensor::zeros_on(device, "cu_seqlens", DType::U32, &[batch.cu_seqlens.len()])?;
+    cu.write_u32(&batch.cu_seqlens)?;
+    Ok(cu)
+}
+
+/// What the GPU kernels do not do yet.
+fn refuse_on_gpu(model: &Llama, lora: Option<&Lora>) -> Result<()> {
+    if model.device() == Device::Cpu {
+        return Ok(());
+    }
+    if lora.is_some_and(|l| l.config.use_dora) {
+        bail!("DoRA trains on the CPU only: use --device cpu, or LoRA");
+    }
+    if lora.is_none() && model.activation_dtype() != DType::F32 {
+        bail!("on a GPU all weights train in f32 only: use --dtype f32, or LoRA");
+    }
     Ok(())
 }
 
 fn loss_sum(losses: &Tensor, batch: &PackedBatch) -> Result<LossSum> {
     let mut sum = LossSum { tokens: batch.tokens.len(), ..LossSum::default() };
-    for (nll, w) in losses.f32()?.iter().zip(&batch.weights) {
+    for (nll, w) in losses.to_f32_vec()?.iter().zip(&batch.weights) {
         sum.weighted_nll += *nll as f64 * *w as f64;
         sum.weight += *w as f64;
     }

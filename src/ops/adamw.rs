@@ -4,11 +4,13 @@
 use anyhow::{Result, ensure};
 
 use crate::{
+    device::{Arg, Device, Geometry},
     ops::{
         checks::check,
+        launch::{check_dtype, gpu_of, kernel},
         parallel::{Shared, for_each_task},
     },
-    tensor::{Tensor, refuse_overlap},
+    tensor::{DType, Tensor, refuse_overlap},
 };
 
 /// One step's settings.
@@ -31,6 +33,98 @@ pub struct AdamW {
 }
 
 const BLOCK: usize = 1 << 15;
+
+/// One tensor of [`adamw_update_many`]: its part in the step.
+pub struct Group {
+    /// Updated in place.
+    pub param: Tensor,
+    /// First moment, updated in place.
+    pub m: Tensor,
+    /// Second moment, updated in place.
+    pub v: Tensor,
+    /// The gradient.
+    pub grad: Tensor,
+    /// Factor on the learning rate.
+    pub lr_factor: f32,
+    /// Of this tensor, instead of the step's.
+    pub weight_decay: f32,
+}
+
+/// Elements of one block of adamw.cu.
+const GPU_BLOCK: usize = 4096;
+
+/// Many tensors laid out for one launch. On the CPU they are updated one after another.
+pub struct AdamWTable {
+    groups: Vec<Group>,
+    /// (tensors, 14) words of adamw.cu's `Entry`, on the GPU.
+    entries: Option<Tensor>,
+    blocks: usize,
+}
+
+impl AdamWTable {
+    /// Checks and lays out `groups`, all F32 and on one device.
+    pub fn new(groups: Vec<Group>) -> Result<AdamWTable> {
+        const OP: &str = "adamw_update";
+        let (mut words, mut blocks): (Vec<u32>, usize) = (vec![], 0);
+        let mut gpu = None;
+        for g in &groups {
+            let n = g.param.len();
+            check(
+                g.m.len() == n && g.v.len() == n && g.grad.len() == n,
+                OP,
+                &[&g.param, &g.m, &g.v, &g.grad],
+            )?;
+            check_dtype(OP, DType::F32, &[&g.param, &g.m, &g.v, &g.grad])?;
+            refuse_overlap(&[&g.param, &g.m, &g.v], &[&g.grad])?;
+            let Some(own) = gpu_of(OP, &[&groups[0].param, &g.param, &g.m, &g.v, &g.grad])? else { continue };
+            gpu = Some(own);
+            for at in [&g.param, &g.m, &g.v, &g.grad] {
+                words.extend(split(at.address()?));
+            }
+            words.extend(split(n as u64));
+            words.extend([u32::try_from(blocks)?, g.lr_factor.to_bits(), g.weight_decay.to_bits(), 0]);
+            blocks += n.div_ceil(GPU_BLOCK);
+        }
+        let entries = match gpu {
+            Some(gpu) if !words.is_empty() => {
+                let mut t = Tensor::zeros_on(&Device::Cuda(gpu), "adamw_table", DType::U32, &[words.len()])?;
+                t.write_u32(&words)?;
+                Some(t)
+            }
+            _ => None,
+        };
+        Ok(AdamWTable { groups, entries, blocks })
+    }
+
+    /// One step of all tensors; `h.lr` and the moments' settings are common, decay is each tensor's own.
+    pub fn update(&mut self, h: &AdamW) -> Result<()> {
+        ensure!(h.step > 0, "adamw_update: step is counted from 1");
+        let Some(entries) = &self.entries else {
+            for g in &mut self.groups {
+                let h = AdamW { lr: h.lr * g.lr_factor, weight_decay: g.weight_decay, ..*h };
+                adamw_update(&mut g.param, &mut g.m, &mut g.v, &g.grad, &h)?;
+            }
+            return Ok(());
+        };
+        let Some(gpu) = entries.gpu() else { return Ok(()) };
+        let (correct1, correct2) = corrections(h);
+        let floats = [h.lr, h.beta1, h.beta2, h.eps, correct1 as f32, correct2.sqrt() as f32, h.grad_scale];
+        let mut args = vec![entries.arg()?, Arg::int(self.groups.len())?];
+        args.extend(floats.map(Arg::F32));
+        // SAFETY: the kernel's parameters; `new` checked every tensor of the table, which keeps them alive.
+        unsafe { gpu.launch(kernel!("adamw", "adamw_many"), Geometry::new(self.blocks, 256), &args) }
+    }
+}
+
+fn split(x: u64) -> [u32; 2] {
+    [x as u32, (x >> 32) as u32]
+}
+
+/// 1 - beta^step of both moments, in f64, as PyTorch computes them.
+fn corrections(h: &AdamW) -> (f64, f64) {
+    let correct = |beta: f32| 1.0 - (beta as f64).powf(h.step as f64);
+    (correct(h.beta1), correct(h.beta2))
+}
 
 /// param, m, v are updated in place from grad; all F32 and of one size.
 pub fn adamw_update(
@@ -57,9 +151,7 @@ pub fn adamw_update(
 }
 
 fn update(p: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32], h: &AdamW) {
-    // The corrections in f64, as PyTorch computes them.
-    let correct1 = 1.0 - (h.beta1 as f64).powf(h.step as f64);
-    let correct2 = 1.0 - (h.beta2 as f64).powf(h.step as f64);
+    let (correct1, correct2) = corrections(h);
     let step_size = (h.lr as f64 / correct1) as f32;
     let root = correct2.sqrt() as f32;
     let keep = 1.0 - h.lr * h.weight_decay;

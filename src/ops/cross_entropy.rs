@@ -8,10 +8,13 @@
 use anyhow::Result;
 
 use crate::{
+    device::{Arg, Geometry, Gpu},
     ops::{
         checks::{check, check_ids},
         gemm::{linear_backward_input, linear_backward_weight, linear_forward_many_rows},
+        launch::{gpu_of, kernel},
         parallel::{Shared, for_each_task},
+        rows::{gather_rows, scatter_rows},
         simd::{self, Kernel, Simd},
     },
     tensor::{Arena, DType, Tensor, refuse_overlap},
@@ -22,21 +25,36 @@ pub struct Scratch {
     logits: Tensor,
     hidden: Tensor,
     dhidden: Tensor,
+    /// The gradient of the logits where it has another type than they.
+    dlogits: Option<Tensor>,
+    /// Which rows the chunk holds.
+    rows: Tensor,
 }
 
 impl Scratch {
     /// Room for as many rows as keep the logits (rows, vocab) below `bytes`, at least 16 and at most `max_rows`.
-    pub fn lay_out(arena: &mut Arena, max_rows: usize, vocab: usize, hidden: usize, bytes: usize) -> Scratch {
+    /// `dtype` is that of the hidden states.
+    pub fn lay_out(
+        arena: &mut Arena,
+        dtype: DType,
+        max_rows: usize,
+        vocab: usize,
+        hidden: usize,
+        bytes: usize,
+    ) -> Scratch {
         let rows = (bytes / (4 * vocab.max(1))).clamp(16, 1024).min(max_rows.max(1));
         Scratch {
             logits: arena.tensor("logits", DType::F32, &[rows, vocab]),
-            hidden: arena.tensor("loss_hidden", DType::F32, &[rows, hidden]),
-            dhidden: arena.tensor("loss_dhidden", DType::F32, &[rows, hidden]),
+            hidden: arena.tensor("loss_hidden", dtype, &[rows, hidden]),
+            dhidden: arena.tensor("loss_dhidden", dtype, &[rows, hidden]),
+            dlogits: (dtype != DType::F32).then(|| arena.tensor("dlogits", dtype, &[rows, vocab])),
+            rows: arena.tensor("loss_rows", DType::U32, &[rows]),
         }
     }
 }
 
-/// losses (N) = nll of each row with a weight, 0 elsewhere. hidden (N, C), weight (V, C) F32 or Bf16, targets U32 (N).
+/// losses (N) = nll of each row with a weight, 0 elsewhere. hidden (N, C), weight (V, C) F32 or Bf16, targets U32 (N). On a GPU a target that is
+/// not below V gives NaN.
 pub fn linear_cross_entropy_forward(
     losses: &mut Tensor,
     scratch: &mut Scratch,
@@ -81,6 +99,9 @@ fn run(
     let scratch_fits = scratch.logits.shape() == [chunk, vocab] && scratch.hidden.shape() == [chunk, c];
     check(fits && scratch_fits, OP, &[losses, hidden, weight, targets, token_weights, &scratch.logits])?;
     refuse_overlap(&[losses], &[hidden, weight, targets, token_weights])?;
+    if let Some(gpu) = gpu_of(OP, &[losses, hidden, weight, targets, token_weights, &scratch.logits])? {
+        return gpu_run(&gpu, losses, grads, scratch, [hidden, weight, targets, token_weights], grad_scale);
+    }
     let (targets_t, targets) = (targets, targets.u32()?);
     check_ids(OP, targets_t, targets, vocab, weight)?;
     losses.f32_mut()?.fill(0.0);
@@ -106,6 +127,52 @@ fn run(
             scatter(dhidden.f32_mut()?, dcompact.f32()?, rows, c);
             if let Some(dweight) = dweight {
                 linear_backward_weight(dweight, None, &logits, &compact)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn gpu_run(
+    gpu: &Gpu,
+    losses: &mut Tensor,
+    mut grads: Option<(&mut Tensor, Option<&mut Tensor>)>,
+    scratch: &mut Scratch,
+    [hidden, weight, targets, token_weights]: [&Tensor; 4],
+    grad_scale: f32,
+) -> Result<()> {
+    losses.fill_zero()?;
+    if let Some((dhidden, _)) = &mut grads {
+        check(dhidden.shape() == hidden.shape(), "linear_cross_entropy", &[dhidden, hidden])?;
+        refuse_overlap(&[dhidden, losses], &[hidden, weight])?;
+        dhidden.fill_zero()?;
+    }
+    let weights = token_weights.to_f32_vec()?;
+    let rows: Vec<u32> = (0..weights.len() as u32).filter(|&i| weights[i as usize] != 0.0).collect();
+    for rows in rows.chunks(scratch.logits.shape()[0]) {
+        let n = rows.len();
+        let (mut logits, mut compact) = (scratch.logits.rows(0..n)?, scratch.hidden.rows(0..n)?);
+        let mut map = scratch.rows.rows(0..n)?;
+        map.write_u32(rows)?;
+        gather_rows(&mut compact, hidden, &map)?;
+        linear_forward_many_rows(&mut logits, &compact, weight, None)?;
+        let dlogits = match &scratch.dlogits {
+            Some(d) => d.rows(0..n)?,
+            None => logits.clone(),
+        };
+        let written = if grads.is_some() { dlogits.arg()? } else { Arg::Ptr(0) };
+        let (vocab, scale) = (Arg::int(weight.shape()[0])?, Arg::F32(grad_scale));
+        let (map_at, targets, weights) = (map.arg()?, targets.arg()?, token_weights.arg()?);
+        let args = [losses.arg()?, written, logits.arg()?, map_at, targets, weights, vocab, scale];
+        let kernel = kernel!(dlogits.dtype(), "cross_entropy", "softmax_loss");
+        // SAFETY: the kernel's parameters; shapes were checked, targets are checked by the kernel.
+        unsafe { gpu.launch(kernel, Geometry::new(n, 512), &args)? };
+        if let Some((dhidden, dweight)) = &mut grads {
+            let mut dcompact = scratch.dhidden.rows(0..n)?;
+            linear_backward_input(&mut dcompact, &dlogits, weight, false)?;
+            scatter_rows(dhidden, &dcompact, &map)?;
+            if let Some(dweight) = dweight {
+                linear_backward_weight(dweight, None, &dlogits, &compact)?;
             }
         }
     }

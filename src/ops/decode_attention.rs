@@ -2,7 +2,10 @@
 #![allow(unsafe_code)]
 use anyhow::{Result, ensure};
 
-use crate::tensor::{Tensor, refuse_overlap};
+use crate::{
+    device::{Arg, Geometry},
+    tensor::{Tensor, refuse_overlap},
+};
 
 use super::{
     attention::{
@@ -10,13 +13,14 @@ use super::{
         tile::{Left, Rows, gather_rows, matmul},
     },
     checks::check,
+    launch::{check_dtype, gpu_of, kernel},
     parallel::{Shared, for_each_task, with_scratch},
     simd::{Kernel, MAX_LANES, Simd, run},
 };
 
 /// out (B, NH*HS) = softmax(scale q k^T) v, where row b of q (B, NH*HS) reads slots `starts[b]..starts[b] + lengths[b]` of
 /// k_cache, v_cache (S, NKV*HS); the last of them is the new token's own. With a window only the last `window` slots are read.
-/// A row's result does not depend on the other rows, nor on the thread count.
+/// A row's result does not depend on the other rows, nor on the thread count. On a GPU a row whose slots leave the cache gives NaN.
 pub fn decode_attention_forward(
     out: &mut Tensor,
     q: &Tensor,
@@ -40,6 +44,24 @@ pub fn decode_attention_forward(
         &[out, q, k_cache, v_cache, starts, lengths],
     )?;
     refuse_overlap(&[out], &[q, k_cache, v_cache, starts, lengths])?;
+    if let Some(gpu) = gpu_of("decode_attention_forward", &[out, q, k_cache, v_cache, starts, lengths])? {
+        check_dtype("decode_attention_forward", q.dtype(), &[out, k_cache, v_cache])?;
+        ensure!(
+            shape.head_size <= 256,
+            "decode_attention_forward: heads of {} elements; the GPU kernel takes up to 256",
+            shape.head_size
+        );
+        let kernel = kernel!(q.dtype(), "decode_attention", "decode_attention");
+        let (slots, heads, kv_heads) = (Arg::int(slots)?, Arg::int(shape.heads)?, Arg::int(shape.kv_heads)?);
+        let (hs, window) =
+            (Arg::int(shape.head_size)?, Arg::int(shape.window.unwrap_or(0).min(i32::MAX as usize))?);
+        let (out, q, k, v) = (out.arg()?, q.arg()?, k_cache.arg()?, v_cache.arg()?);
+        let rows = [starts.arg()?, lengths.arg()?];
+        let args =
+            [out, q, k, v, rows[0], rows[1], slots, heads, kv_heads, hs, Arg::F32(shape.scale), window];
+        // SAFETY: the kernel's parameters; shapes were checked, slots are checked by the kernel.
+        return unsafe { gpu.launch(kernel, Geometry::grid([b, shape.heads, 1], 128), &args) };
+    }
     let (starts_, lengths_) = (starts.u32()?, lengths.u32()?);
     for (row, (&s, &l)) in starts_.iter().zip(lengths_).enumerate() {
         ensure!(

@@ -1,12 +1,69 @@
 //! The global gradient norm: the root of the sum of squares over all tensors.
+#![allow(unsafe_code)]
 use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::tensor::Tensor;
+use super::launch::{check_dtype, gpu_of, kernel};
+use crate::{
+    device::{Arg, Device, Geometry},
+    tensor::{DType, Tensor},
+};
 
 const BLOCK: usize = 1 << 14;
 
-/// ‖grads‖₂ over all elements. Blocks of a fixed size are summed in f64 and added in order: no thread count changes a bit.
+/// Gradients laid out for taking their norm again and again.
+pub struct GradNorm {
+    grads: Vec<Tensor>,
+    gpu: Option<OnGpu>,
+}
+
+struct OnGpu {
+    /// (tensors, 6) words of grad_norm.cu's `Entry`.
+    entries: Tensor,
+    /// (blocks, 2) words: an f64 for each block.
+    partial: Tensor,
+    /// 2 words: an f64.
+    total: Tensor,
+    blocks: usize,
+}
+
+impl GradNorm {
+    /// All F32 and on one device.
+    pub fn new(grads: Vec<Tensor>) -> Result<GradNorm> {
+        let all: Vec<&Tensor> = grads.iter().collect();
+        check_dtype("global_norm", DType::F32, &all)?;
+        let Some(gpu) = gpu_of("global_norm", &all)? else { return Ok(GradNorm { grads, gpu: None }) };
+        let (mut words, mut blocks): (Vec<u32>, usize) = (vec![], 0);
+        for g in &grads {
+            for x in [g.address()?, g.len() as u64, blocks as u64] {
+                words.extend([x as u32, (x >> 32) as u32]);
+            }
+            blocks += g.len().div_ceil(BLOCK);
+        }
+        let device = Device::Cuda(gpu);
+        let new = |name: &str, n: usize| Tensor::zeros_on(&device, name, DType::U32, &[n.max(1)]);
+        let mut entries = new("grad_norm_table", words.len())?;
+        entries.write_u32(&words)?;
+        let (partial, total) = (new("grad_norm_partial", 2 * blocks)?, new("grad_norm_total", 2)?);
+        Ok(GradNorm { grads, gpu: Some(OnGpu { entries, partial, total, blocks }) })
+    }
+
+    /// ‖grads‖₂ over all elements. Fixed blocks are summed in f64 and added in order: no thread count changes a bit.
+    pub fn norm(&self) -> Result<f64> {
+        let Some(g) = &self.gpu else { return global_norm(&self.grads.iter().collect::<Vec<_>>()) };
+        let Some(gpu) = g.entries.gpu() else { return Ok(0.0) };
+        let args = [g.partial.arg()?, g.entries.arg()?, Arg::int(self.grads.len())?];
+        // SAFETY: the kernel's parameters; the table's tensors are kept alive by `grads`.
+        unsafe { gpu.launch(kernel!("grad_norm", "squares_many"), Geometry::new(g.blocks, 256), &args)? };
+        let args = [g.total.arg()?, g.partial.arg()?, Arg::int(g.blocks)?];
+        // SAFETY: as above.
+        unsafe { gpu.launch(kernel!("grad_norm", "sum_partials"), Geometry::new(1, 256), &args)? };
+        let words = g.total.to_u32_vec()?;
+        Ok(f64::from_bits(words[0] as u64 | (words[1] as u64) << 32).sqrt())
+    }
+}
+
+/// ‖grads‖₂ over all elements, on the CPU.
 pub fn global_norm(grads: &[&Tensor]) -> Result<f64> {
     let mut total = 0.0;
     for grad in grads {

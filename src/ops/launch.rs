@@ -42,6 +42,15 @@ macro_rules! kernel {
             },
         }
     };
+    ($dtype:expr, $file:literal, concat $name:literal, $variant:literal) => {
+        $crate::device::Kernel {
+            file: $file,
+            name: match $dtype {
+                $crate::tensor::DType::Bf16 => concat!($name, $variant, "_bf16"),
+                _ => concat!($name, $variant, "_f32"),
+            },
+        }
+    };
     ($file:literal, $name:literal) => {
         $crate::device::Kernel { file: $file, name: $name }
     };

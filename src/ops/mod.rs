@@ -13,6 +13,7 @@ pub(crate) mod fork_join;
 pub mod gemm;
 pub mod grad_norm;
 pub(crate) mod launch;
+pub mod lora;
 pub(crate) mod parallel;
 pub mod rmsnorm;
 pub mod rope;

@@ -1,6 +1,7 @@
 //! Rows gathered and scattered, tensors added and cast: what holds the larger ops together.
 #![allow(unsafe_code)]
 use anyhow::{Result, bail, ensure};
+use rayon::prelude::*;
 
 use crate::{
     device::{Arg, Geometry, Kernel},
@@ -38,7 +39,9 @@ pub fn add(out: &mut Tensor, inp: &Tensor) -> Result<()> {
         return unsafe { gpu.launch(kernel!(out.dtype(), "rows", "add"), elementwise(out), &args) };
     }
     let inp = inp.f32()?;
-    out.f32_mut()?.iter_mut().zip(inp).for_each(|(o, x)| *o += x);
+    out.f32_mut()?.par_chunks_mut(1 << 15).zip(inp.par_chunks(1 << 15)).for_each(|(out, inp)| {
+        out.iter_mut().zip(inp).for_each(|(o, x)| *o += x);
+    });
     Ok(())
 }
 
@@ -68,7 +71,11 @@ pub fn copy(out: &mut Tensor, inp: &Tensor) -> Result<()> {
     check(out.bytes() == inp.bytes(), "copy", &[out, inp])?;
     check_dtype("copy", inp.dtype(), &[out])?;
     refuse_overlap(&[out], &[inp])?;
-    let Some(gpu) = gpu_of("copy", &[out, inp])? else { return out.copy_from(inp) };
+    let Some(gpu) = gpu_of("copy", &[out, inp])? else {
+        ensure!(inp.dtype() == DType::F32, "copy: {inp:?} must be F32 on the CPU");
+        out.f32_mut()?.copy_from_slice(inp.f32()?);
+        return Ok(());
+    };
     if out.bytes() % 4 != 0 {
         return cast(out, inp, 1.0);
     }

@@ -41,6 +41,9 @@ pub struct Recipe {
     /// Its weights in memory: f32 or bf16.
     #[serde(default = "f32")]
     pub dtype: String,
+    /// Where it computes: cpu, cuda, cuda:N or emulated.
+    #[serde(default = "cpu")]
+    pub device: String,
     /// The language that the model is strong in.
     #[serde(default = "english")]
     pub source_language: String,
@@ -102,6 +105,9 @@ pub struct Recipe {
 
 fn f32() -> String {
     "f32".into()
+}
+fn cpu() -> String {
+    "cpu".into()
 }
 fn english() -> String {
     "en".into()

@@ -36,7 +36,14 @@ pub fn run(_args: &Args) -> Result<()> {
         }
         Err(why) => println!("GPUs       none: {why}"),
     }
-    println!("kernels    CPU only in this version; the CUDA kernels are not part of it yet");
+    match device::nvcc_version() {
+        Some(nvcc) => {
+            println!("kernels    CUDA, by nvcc {nvcc}; checked with --device emulated on any machine")
+        }
+        None => println!(
+            "kernels    no CUDA in this build: there was no nvcc (scripts/get_nvcc.sh brings one); --device emulated runs them on the processor"
+        ),
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use super::placement::Placement;
 use super::rows::{Part, RowsJob, map_rows, say};
 use crate::{
     data::{
@@ -22,7 +23,6 @@ use crate::{
     models::{llama::Llama, lora::Lora, weights::resolve},
     recipe::generate::GenerateSettings,
     report::progress::Progress,
-    tensor::DType,
 };
 
 /// Arguments of `generate`.
@@ -43,9 +43,9 @@ pub struct Args {
     /// Language of the questions
     #[arg(long, default_value = "en")]
     pub source_language: String,
-    /// Weights in memory: f32 or bf16
-    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
-    pub dtype: DType,
+    /// How the weights are held and where it computes
+    #[command(flatten)]
+    pub placement: Placement,
     /// A part of the shards, e.g. 3/8 (directory output)
     #[arg(long, default_value = "1/1")]
     pub part: Part,
@@ -55,15 +55,6 @@ pub struct Args {
     /// How to answer
     #[command(flatten)]
     pub settings: GenerateSettings,
-}
-
-/// `f32` or `bf16`.
-pub fn parse_dtype(s: &str) -> Result<DType, String> {
-    match s {
-        "f32" => Ok(DType::F32),
-        "bf16" => Ok(DType::Bf16),
-        other => Err(format!("`{other}` is neither f32 nor bf16")),
-    }
 }
 
 /// A model with everything that turns questions into answers.
@@ -80,11 +71,16 @@ pub struct Answerer {
 
 impl Answerer {
     /// Loads a model by path or name, merges the adapter if any.
-    pub fn load(model: &str, adapter: Option<&Path>, dtype: DType, template: &str) -> Result<Answerer> {
+    pub fn load(
+        model: &str,
+        adapter: Option<&Path>,
+        placement: Placement,
+        template: &str,
+    ) -> Result<Answerer> {
         let path = resolve(model)?;
         let tokenizer = Tokenizer::load(&path)?;
         let template = ChatTemplate::load(template, &tokenizer)?;
-        let mut llama = Llama::load(&path, dtype)?;
+        let mut llama = Llama::load(&path, placement.dtype)?;
         if let Some(dir) = adapter {
             llama.apply_adapter(&Lora::load(dir, &llama)?)?;
         }
@@ -95,7 +91,7 @@ impl Answerer {
             llama.config.vocab_size
         );
         let generation = GenerationConfig::from_model(&path)?;
-        Ok(Answerer { model: llama, tokenizer, template, generation })
+        Ok(Answerer { model: placement.place(llama)?, tokenizer, template, generation })
     }
 
     /// The settings with what they leave open taken from generation_config.json.
@@ -199,7 +195,7 @@ pub fn run_shards(args: &Args, questions: &Path, out: &Path) -> Result<()> {
     let mut settings = serde_json::to_value(&args.settings)?;
     if let Some(map) = settings.as_object_mut() {
         map.remove("batch-rows");
-        map.insert("dtype".into(), json!(args.dtype.suffix()));
+        map.insert("dtype".into(), json!(args.placement.to_string()));
     }
     let job = RowsJob {
         stage: "generate",
@@ -220,7 +216,7 @@ pub fn run_shards(args: &Args, questions: &Path, out: &Path) -> Result<()> {
             answerer = Some(Answerer::load(
                 &args.model,
                 args.adapter.as_deref(),
-                args.dtype,
+                args.placement,
                 &args.settings.template,
             )?);
         }
@@ -249,7 +245,8 @@ fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<V
 }
 
 fn run_to_file(args: &Args, rows: Vec<Row>) -> Result<()> {
-    let answerer = Answerer::load(&args.model, args.adapter.as_deref(), args.dtype, &args.settings.template)?;
+    let answerer =
+        Answerer::load(&args.model, args.adapter.as_deref(), args.placement, &args.settings.template)?;
     if let Some(dir) = args.out.parent().filter(|d| !d.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }

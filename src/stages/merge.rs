@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use super::generate::parse_dtype;
+use super::placement::parse_dtype;
 use crate::{
     data::tokenizer::Tokenizer,
     infer::engine::{Engine, EngineOptions, ScoreRequest},

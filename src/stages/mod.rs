@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod merge;
 pub mod pack;
 pub mod parallel;
+pub mod placement;
 pub mod report;
 pub mod rows;
 pub mod run;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 
+use super::placement::{Placement, parse_dtype};
 use super::{
     assemble, code_switch,
     eval::{self, compare},
@@ -17,7 +18,6 @@ use crate::{
         Recipe,
         assemble::{AssembleSettings, Variant},
     },
-    tensor::DType,
 };
 
 /// Arguments of `run`.
@@ -36,14 +36,15 @@ pub struct Args {
 /// Runs the recipe. What is finished with the same inputs and settings is skipped.
 pub fn run(args: &Args) -> Result<()> {
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
-    let dtype = generate::parse_dtype(&recipe.dtype).map_err(|e| anyhow!("recipe: dtype: {e}"))?;
-    let run = Run { recipe: &recipe, dtype, restart: args.restart };
+    let dtype = parse_dtype(&recipe.dtype).map_err(|e| anyhow!("recipe: dtype: {e}"))?;
+    let device = recipe.device.parse().context("recipe: device")?;
+    let run = Run { recipe: &recipe, placement: Placement { dtype, device }, restart: args.restart };
     if recipe.examples.is_some() { run.ready_examples() } else { run.method() }
 }
 
 struct Run<'a> {
     recipe: &'a Recipe,
-    dtype: DType,
+    placement: Placement,
     restart: bool,
 }
 
@@ -97,7 +98,7 @@ impl Run<'_> {
             model: r.model.clone(),
             shards: self.dir(pack_dir),
             out: self.dir(train_dir),
-            dtype: self.dtype,
+            placement: self.placement,
             restart: self.restart,
             settings: r.train.clone(),
         })
@@ -153,7 +154,7 @@ impl Run<'_> {
             prompts: r.questions.clone(),
             out: self.dir("generate"),
             source_language: r.source_language.clone(),
-            dtype: self.dtype,
+            placement: self.placement,
             part: Part::default(),
             rows_per_shard: r.rows_per_shard,
             settings: r.generate.clone(),
@@ -164,7 +165,7 @@ impl Run<'_> {
         translate::run(&translate::Args {
             rows: self.rows("generate", "translate"),
             model: Some(r.model.clone()),
-            dtype: self.dtype,
+            placement: self.placement,
             settings: r.translate.clone(),
         })?;
         self.go_on()?;
@@ -206,7 +207,7 @@ impl Run<'_> {
             out: &self.dir(out),
             template: &self.recipe.generate.template,
             system: self.recipe.generate.system.as_deref(),
-            dtype: self.dtype,
+            placement: self.placement,
             label: out,
         };
         eval::evaluate(&job, &self.recipe.eval)

@@ -7,9 +7,10 @@ use std::{
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::{generate::parse_dtype, rows::interrupted};
+use super::{placement::Placement, rows::interrupted};
 use crate::{
     data::{manifest::Manifest, token_shard::TokenShard, tokenizer::Tokenizer},
+    device::Device,
     models::{
         config::Config,
         llama::Llama,
@@ -41,9 +42,9 @@ pub struct Args {
     /// Directory for the adapter or the model, and the logs
     #[arg(long)]
     pub out: PathBuf,
-    /// The frozen base in memory: f32 or bf16 (adapters are f32; full training is f32)
-    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
-    pub dtype: DType,
+    /// How the weights are held and where it computes
+    #[command(flatten)]
+    pub placement: Placement,
     /// Discard the checkpoints of an earlier run with other settings
     #[arg(long)]
     pub restart: bool,
@@ -57,7 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
     let model_path = resolve(&args.model)?;
     let inputs: [(&str, &Path); 2] = [("model", &model_path), ("shards", &args.shards)];
     let mut identity = serde_json::to_value(&args.settings)?;
-    identity["dtype"] = json!(args.dtype.suffix());
+    identity["dtype"] = json!(args.placement.to_string());
     let manifest = Manifest::expected("train", &inputs, &identity)?;
     if manifest.is_done(&args.out)? {
         println!("train: unchanged, skipped");
@@ -70,7 +71,8 @@ pub fn run(args: &Args) -> Result<()> {
     let shard = TokenShard::open(&args.shards.join("train.tokens"))?;
     let validation_path = args.shards.join("validation.tokens");
     let validation = if validation_path.exists() { Some(TokenShard::open(&validation_path)?) } else { None };
-    let (mut model, trainable) = load(args, &model_path)?;
+    let (model, trainable) = load(args, &model_path)?;
+    let mut model = args.placement.place(model)?;
     let longest = (0..shard.len()).map(|i| shard.document_len(i)).max().unwrap_or(0);
     let room = args.settings.batch_tokens.min(shard.tokens().max(longest));
     let mut step = TrainStep::new(&model, trainable, room.max(longest))?;
@@ -109,7 +111,7 @@ fn load(args: &Args, path: &Path) -> Result<(Llama, Trainable)> {
         let config = Config::from_dir(path)?;
         return Ok((Llama::random(config, s.seed)?, Trainable::Full));
     }
-    let dtype = if s.method == Method::Full { DType::F32 } else { args.dtype };
+    let dtype = if s.method == Method::Full { DType::F32 } else { args.placement.dtype };
     let mut model = Llama::load(path, dtype)?;
     if s.method == Method::Full {
         model.make_trainable()?;
@@ -161,9 +163,9 @@ fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSettings {
 fn export(args: &Args, model: &Llama, step: &TrainStep, path: &Path) -> Result<()> {
     if let Some(lora) = step.adapter() {
         let base = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        return lora.save(&args.out, &base);
+        return lora.to_device(&Device::Cpu)?.save(&args.out, &base);
     }
-    model.save_pretrained(&args.out, DType::F32, path.is_dir().then_some(path))?;
+    model.to_device(&Device::Cpu)?.save_pretrained(&args.out, DType::F32, path.is_dir().then_some(path))?;
     if !path.is_dir() {
         Tokenizer::load(path)?.save(&args.out)?;
     }

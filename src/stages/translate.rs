@@ -4,7 +4,8 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    generate::{Answerer, parse_dtype},
+    generate::Answerer,
+    placement::Placement,
     rows::{RowArgs, dictionary_files, path_for, say, with_languages},
 };
 use crate::{
@@ -24,7 +25,6 @@ use crate::{
         translate::{TranslateEngine, TranslateSettings},
     },
     report::progress::Progress,
-    tensor::DType,
 };
 
 /// Arguments of `translate`.
@@ -36,9 +36,9 @@ pub struct Args {
     /// Model of engine `self`
     #[arg(long)]
     pub model: Option<String>,
-    /// Its weights in memory: f32 or bf16
-    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
-    pub dtype: DType,
+    /// How the weights are held and where it computes
+    #[command(flatten)]
+    pub placement: Placement,
     /// How
     #[command(flatten)]
     pub settings: TranslateSettings,
@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
         if std::mem::take(&mut first) {
             if args.settings.engine == TranslateEngine::Itself {
                 let model = args.model.as_deref().unwrap_or_default();
-                answerer = Some(Answerer::load(model, None, args.dtype, &args.settings.template)?);
+                answerer = Some(Answerer::load(model, None, args.placement, &args.settings.template)?);
             } else {
                 engines = targets.iter().map(|t| engine(&args.settings, source, t)).collect::<Result<_>>()?;
             }

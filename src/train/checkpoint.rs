@@ -92,8 +92,7 @@ pub fn load_latest(out: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)
 
 fn read_into(file: &Tensors, name: &str, out: &mut Tensor) -> Result<()> {
     let t = file.tensor(name, out.shape(), DType::F32)?;
-    out.f32_mut()?.copy_from_slice(t.f32()?);
-    Ok(())
+    out.copy_from(&t)
 }
 
 /// Removes all but the newest `keep` checkpoints.

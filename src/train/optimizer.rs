@@ -2,10 +2,11 @@
 use anyhow::Result;
 
 use crate::{
+    device::Device,
     models::train_step::{Param, ParamKind},
     ops::{
-        adamw::{AdamW, adamw_update},
-        grad_norm::global_norm,
+        adamw::{AdamW, AdamWTable, Group},
+        grad_norm::GradNorm,
     },
     tensor::{Arena, DType, Tensor},
 };
@@ -34,38 +35,49 @@ pub struct Optimizer {
     pub moments: Vec<(Tensor, Tensor)>,
     /// Bytes of the moments.
     pub bytes: usize,
+    table: AdamWTable,
+    norm: GradNorm,
 }
 
 impl Optimizer {
-    /// Zero moments for `params`.
+    /// Zero moments for `params`, on their device.
     pub fn new(params: &[Param], settings: OptimizerSettings) -> Result<Optimizer> {
-        let (moments, bytes) = Arena::build("optimizer moments", &Default::default(), |a| {
+        let device = params.first().map_or(Device::Cpu, |p| p.value.device());
+        let (moments, bytes) = Arena::build("optimizer moments", &device, |a| {
             let mut like =
                 |p: &Param, part: &str| a.tensor(&format!("{}.{part}", p.name), DType::F32, p.value.shape());
             params.iter().map(|p| (like(p, "m"), like(p, "v"))).collect::<Vec<_>>()
         })?;
-        Ok(Optimizer { settings, moments, bytes })
+        let group = |(p, (m, v)): (&Param, &(Tensor, Tensor))| Group {
+            param: p.value.clone(),
+            m: m.clone(),
+            v: v.clone(),
+            grad: p.grad.clone(),
+            lr_factor: if p.kind == ParamKind::LoraB { settings.lora_plus_ratio as f32 } else { 1.0 },
+            weight_decay: match p.kind {
+                ParamKind::Vector | ParamKind::DoraMagnitude => 0.0,
+                _ => settings.weight_decay as f32,
+            },
+        };
+        let table = AdamWTable::new(params.iter().zip(&moments).map(group).collect())?;
+        let norm = GradNorm::new(params.iter().map(|p| p.grad.clone()).collect())?;
+        Ok(Optimizer { settings, moments, bytes, table, norm })
     }
 
-    /// One step (counted from 1) at `lr`; returns the gradient's global norm before clipping.
-    pub fn step(&mut self, params: &[Param], step: u64, lr: f64) -> Result<f64> {
+    /// One step (counted from 1) at `lr` of the parameters given to [`Optimizer::new`]; returns the gradient's global norm before clipping.
+    pub fn step(&mut self, step: u64, lr: f64) -> Result<f64> {
         let s = &self.settings;
-        let norm = global_norm(&params.iter().map(|p| &p.grad).collect::<Vec<_>>())?;
+        let norm = self.norm.norm()?;
         let clip = if s.clip > 0.0 { (s.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        for (p, (m, v)) in params.iter().zip(&mut self.moments) {
-            let faster = if p.kind == ParamKind::LoraB { s.lora_plus_ratio } else { 1.0 };
-            let decays = !matches!(p.kind, ParamKind::Vector | ParamKind::DoraMagnitude);
-            let hyper = AdamW {
-                lr: (lr * faster) as f32,
-                beta1: s.beta1 as f32,
-                beta2: s.beta2 as f32,
-                eps: s.eps as f32,
-                weight_decay: if decays { s.weight_decay as f32 } else { 0.0 },
-                step,
-                grad_scale: clip as f32,
-            };
-            adamw_update(&mut p.value.clone(), m, v, &p.grad, &hyper)?;
-        }
+        self.table.update(&AdamW {
+            lr: lr as f32,
+            beta1: s.beta1 as f32,
+            beta2: s.beta2 as f32,
+            eps: s.eps as f32,
+            weight_decay: s.weight_decay as f32,
+            step,
+            grad_scale: clip as f32,
+        })?;
         Ok(norm)
     }
 }

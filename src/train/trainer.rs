@@ -232,12 +232,11 @@ impl Run<'_> {
         for batch in &batches {
             loss.add(step.forward_backward(model, batch, (1.0 / weight) as f32)?);
         }
-        let params = step.params(model);
         let lr = self.settings.lr * self.schedule().factor(self.state.step);
         let number = self.state.step + 1;
         // Checked before the update: the parameters of the last sound step stay.
         self.check_finite("loss", loss.mean(), number)?;
-        let grad_norm = self.optimizer.step(&params, number, lr)?;
+        let grad_norm = self.optimizer.step(number, lr)?;
         self.check_finite("gradient norm", grad_norm, number)?;
         self.state.step = number;
         self.state.train_loss = loss.mean();

@@ -1,10 +1,6 @@
 //! Matrix products, every layout and rung.
 use sdrrl::{
-    ops::gemm::{
-        Layout, gemm,
-        gpu::Rung,
-        linear_backward_weight, linear_forward,
-    },
+    ops::gemm::{Layout, gemm, gpu::Rung, linear_backward_weight, linear_forward},
     tensor::DType::{self, Bf16, F32},
 };
 
@@ -54,12 +50,21 @@ fn check(device: &Device, a_type: DType, layout: Layout, shape: [usize; 3], rung
         let mut y = put(device, out_type, &[n, m], &start);
         let tb = put(device, b_type, &b_dims, &b);
         match rung {
-            Some(rung) => sdrrl::ops::gemm::gpu::gemm_on(&mut y, &ta, &tb, layout, alpha, accumulate, rung).unwrap(),
+            Some(rung) => {
+                sdrrl::ops::gemm::gpu::gemm_on(&mut y, &ta, &tb, layout, alpha, accumulate, rung).unwrap()
+            }
             None => gemm(&mut y, &ta, &tb, layout, alpha, accumulate).unwrap(),
         }
         let mut want = product(layout, &wa, &wb, shape);
-        want.iter_mut().zip(&wide).for_each(|(w, s)| *w = *w * alpha as f64 + if accumulate { *s } else { 0.0 });
-        assert_within(&format!("{layout:?} {shape:?} {b_type:?} {out_type:?}"), &y, &want, tolerance(out_type).max(1e-5));
+        want.iter_mut()
+            .zip(&wide)
+            .for_each(|(w, s)| *w = *w * alpha as f64 + if accumulate { *s } else { 0.0 });
+        assert_within(
+            &format!("{layout:?} {shape:?} {b_type:?} {out_type:?}"),
+            &y,
+            &want,
+            tolerance(out_type).max(1e-5),
+        );
     }
 }
 
@@ -67,8 +72,10 @@ const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
 
 fn linear(device: &Device, dtype: DType) {
     let [n, m, k] = [9, 50, 72];
-    let ((x, wx), (w, ww), (b, wb)) = (random("x", dtype, n * k), random("w", dtype, m * k), random("bias", F32, m));
-    let (tx, tw, tb) = (put(device, dtype, &[n, k], &x), put(device, dtype, &[m, k], &w), put(device, F32, &[m], &b));
+    let ((x, wx), (w, ww), (b, wb)) =
+        (random("x", dtype, n * k), random("w", dtype, m * k), random("bias", F32, m));
+    let (tx, tw, tb) =
+        (put(device, dtype, &[n, k], &x), put(device, dtype, &[m, k], &w), put(device, F32, &[m], &b));
     let mut y = out(device, dtype, &[n, m]);
     linear_forward(&mut y, &tx, &tw, Some(&tb)).unwrap();
     let mut want = product(Layout::NT, &wx, &ww, [n, m, k]);
@@ -98,7 +105,9 @@ cases! {
 
 #[test]
 fn tensor_products_have_no_bank_conflicts() {
-    let run = |device: &Device| LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [128, 128, 64], Some(Rung::Mma128)));
+    let run = |device: &Device| {
+        LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [128, 128, 64], Some(Rung::Mma128)))
+    };
     if let Some(stats) = profile(run) {
         assert!(stats.shared_requests > 0);
         assert_eq!(stats.bank_conflicts(), 0, "{stats:?}");

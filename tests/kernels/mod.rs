@@ -11,8 +11,10 @@ use sdrrl_emulator::{Config, Stats, with_config};
 
 use crate::common::uniform;
 
+mod attention;
 mod gemm;
 mod rowwise;
+mod training;
 
 /// Runs a case in every combination; the statistics are those of a profiled run, on the emulator only.
 pub fn run_case(name: &str, case: impl Fn(&Device)) {

@@ -117,8 +117,8 @@ pub fn write_safetensors(path: &Path, tensors: &[&(String, Tensor)], dtype: DTyp
 
 fn write_tensor(out: &mut impl Write, t: &Tensor, dtype: DType) -> Result<()> {
     match (t.dtype(), dtype) {
-        (DType::F32, DType::F32) => out.write_all(cast_slice(t.f32()?))?,
-        (DType::Bf16, DType::Bf16) => out.write_all(cast_slice(t.bf16()?))?,
+        (DType::F32, DType::F32) if t.gpu().is_none() => out.write_all(cast_slice(t.f32()?))?,
+        (DType::Bf16, DType::Bf16) if t.gpu().is_none() => out.write_all(cast_slice(t.bf16()?))?,
         (_, DType::F32) => out.write_all(cast_slice(&t.to_f32_vec()?))?,
         (_, _) => {
             let narrow: Vec<bf16> = t.to_f32_vec()?.into_iter().map(bf16::from_f32).collect();

@@ -1,16 +1,22 @@
-//! Causal attention over packed documents of any length: grouped-query heads, sliding window, log-sum-exp saved.
+//! Attention over packed documents of any length: causal with a sliding window, or full with keys from elsewhere; grouped-query heads,
+//! log-sum-exp saved.
+#![allow(unsafe_code)]
 use anyhow::Result;
 
 use crate::tensor::{Tensor, refuse_overlap};
 
-use self::backward::Inputs;
+pub use self::cross::{cross_attention_backward, cross_attention_forward};
+use self::{backward::Inputs, gpu::Documents};
 use super::{
     checks::{check, check_documents},
+    launch::gpu_of,
     simd::Level,
 };
 
 mod backward;
+mod cross;
 mod forward;
+mod gpu;
 
 pub mod reference;
 pub(crate) mod tile;
@@ -51,7 +57,7 @@ impl AttentionShape {
 
 /// out (N, NH*HS) = softmax(scale q k^T) v and lse (NH, N) = its log-sum-exp, for q (N, NH*HS), k, v (N, NKV*HS): causal,
 /// and confined to each document `cu_seqlens[d]..cu_seqlens[d + 1]` (U32, D+1 offsets; empty documents are fine).
-/// A document's result does not depend on the documents packed with it, nor on the thread count.
+/// A document's result does not depend on the documents packed with it, nor on the thread count. On a GPU `cu_seqlens` is trusted.
 pub fn attention_forward(
     out: &mut Tensor,
     lse: &mut Tensor,
@@ -74,6 +80,10 @@ pub fn attention_forward(
         &[out, lse, q, k, v, cu_seqlens],
     )?;
     refuse_overlap(&[out, lse], &[q, k, v, cu_seqlens])?;
+    if let Some(gpu) = gpu_of("attention_forward", &[out, lse, q, k, v, cu_seqlens])? {
+        let documents = Documents { cu_q: cu_seqlens, cu_k: cu_seqlens, causal: true };
+        return gpu::forward(&gpu, out, lse, [q, k, v], documents, shape);
+    }
     let cu = check_documents("attention_forward", cu_seqlens, n)?;
     let level = Level::best();
     forward::forward(level, out.f32_mut()?, lse.f32_mut()?, [q.f32()?, k.f32()?, v.f32()?], cu, shape);
@@ -107,6 +117,10 @@ pub fn attention_backward(
         &[dq, dk, dv, dout, out, lse, q, k, v, cu_seqlens],
     )?;
     refuse_overlap(&[dq, dk, dv], &[dout, out, lse, q, k, v, cu_seqlens])?;
+    if let Some(gpu) = gpu_of("attention_backward", &[dq, dk, dv, dout, out, lse, q, k, v, cu_seqlens])? {
+        let documents = Documents { cu_q: cu_seqlens, cu_k: cu_seqlens, causal: true };
+        return gpu::backward(&gpu, [dq, dk, dv], [dout, out, lse, q, k, v], documents, shape);
+    }
     let cu = check_documents("attention_backward", cu_seqlens, n)?;
     let inputs =
         Inputs { dout: dout.f32()?, out: out.f32()?, lse: lse.f32()?, q: q.f32()?, k: k.f32()?, v: v.f32()? };

@@ -140,13 +140,18 @@ pub(crate) fn product(
     if a.dtype() == DType::F32 {
         check_dtype(op, DType::F32, &[out])?;
     }
-    let plain = flags & (OUT_F32 | ACCUMULATE | B_F32) == 0 && x.tail.is_none() && x.bias.is_none() && x.resid.is_none();
+    let plain = flags & (OUT_F32 | ACCUMULATE | B_F32) == 0
+        && x.tail.is_none()
+        && x.bias.is_none()
+        && x.resid.is_none();
     let all_aligned = aligned(a) && aligned(b) && aligned(out);
     let wanted = rung.or_else(forced);
     let picked = pick(gpu.arch(), layout, a.dtype(), [n, m, k], plain, all_aligned);
     let rung = match wanted {
         // A forced rung counts where it can do the product at all.
-        Some(Rung::Wgmma) if !(plain && all_aligned && layout != Layout::TN && a.dtype() == DType::Bf16) => picked,
+        Some(Rung::Wgmma) if !(plain && all_aligned && layout != Layout::TN && a.dtype() == DType::Bf16) => {
+            picked
+        }
         Some(Rung::Fma) if a.dtype() == DType::Bf16 => picked,
         Some(forced) if a.dtype() == DType::Bf16 => forced,
         _ => picked,

@@ -14,7 +14,14 @@ const SHARED: usize = (4 * 2 * 128 * 64 + 128 * 128) * 2 + 1024;
 const BLOCKS: usize = 132;
 
 /// out (N, M) = alpha a b, all bf16 with rows of 16-byte multiples.
-pub(super) fn product(gpu: &Gpu, out: &mut Tensor, a: &Tensor, b: &Tensor, layout: Layout, alpha: f32) -> Result<()> {
+pub(super) fn product(
+    gpu: &Gpu,
+    out: &mut Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    layout: Layout,
+    alpha: f32,
+) -> Result<()> {
     let ((n, k), (_, m)) = (a.rows_cols(), out.rows_cols());
     let map = |t: &Tensor, tile: [u32; 2]| -> Result<Arg> {
         let (rows, cols) = t.rows_cols();

@@ -12,10 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{
-    generate::{Answerer, parse_dtype},
-    rows::interrupted,
-};
+use super::{generate::Answerer, placement::Placement, rows::interrupted};
 use crate::{
     data::{
         language_id,
@@ -28,7 +25,6 @@ use crate::{
         source,
     },
     report::table::{Cell, Table, use_colour},
-    tensor::DType,
 };
 use measure::Sample;
 
@@ -56,9 +52,9 @@ pub struct Args {
     /// System prompt
     #[arg(long)]
     pub system: Option<String>,
-    /// Weights in memory: f32 or bf16
-    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
-    pub dtype: DType,
+    /// How the weights are held and where it computes
+    #[command(flatten)]
+    pub placement: Placement,
 }
 
 /// A model to evaluate, and where to.
@@ -73,8 +69,8 @@ pub struct Job<'a> {
     pub template: &'a str,
     /// System prompt.
     pub system: Option<&'a str>,
-    /// Weights in memory.
-    pub dtype: DType,
+    /// Weights in memory, and where it computes.
+    pub placement: Placement,
     /// What it is called on the screen.
     pub label: &'a str,
 }
@@ -88,7 +84,7 @@ pub fn run(args: &Args) -> Result<()> {
         out: &args.out,
         template: &args.template,
         system: args.system.as_deref(),
-        dtype: args.dtype,
+        placement: args.placement,
         label: "eval",
     };
     evaluate(&job, &settings)?;
@@ -127,7 +123,7 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
         inputs.extend(job.adapter.map(|a| ("adapter", a)));
         inputs.extend(task.reference.as_deref().map(|r| ("reference", r)));
         let mut identity =
-            json!({"template": job.template, "system": job.system, "dtype": job.dtype.suffix()});
+            json!({"template": job.template, "system": job.system, "dtype": job.placement.to_string()});
         identity["task"] = serde_json::to_value(task)?;
         let manifest = Manifest::expected("eval", &inputs, &identity)?;
         let dir = job.out.join(&task.name);
@@ -136,7 +132,7 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
             continue;
         }
         if answerer.is_none() {
-            answerer = Some(Answerer::load(job.model, job.adapter, job.dtype, job.template)?);
+            answerer = Some(Answerer::load(job.model, job.adapter, job.placement, job.template)?);
         }
         let Some(answerer) = &answerer else { continue };
         manifest.begin(&dir)?;
@@ -217,7 +213,7 @@ fn write_results(job: &Job, settings: &EvalSettings) -> Result<()> {
         "configs": configs,
         "higher_is_better": better,
         "n-samples": counts,
-        "config": {"model": "sdrrl", "model_args": {"dtype": job.dtype.suffix(), "adapter": job.adapter.and_then(name)}, "bootstrap_iters": settings.bootstrap_samples},
+        "config": {"model": "sdrrl", "model_args": {"dtype": job.placement.to_string(), "adapter": job.adapter.and_then(name)}, "bootstrap_iters": settings.bootstrap_samples},
         "model_name": name(Path::new(job.model)),
         "chat_template": job.template,
         "system_instruction": job.system,

@@ -1,0 +1,49 @@
+// The loss of sentence-level distillation on one chunk of logits: nll = ln sum exp(logits) - logits[target], and where wanted
+// dlogits = scale weight (softmax - onehot). The products with the head around it are gemm.cu's; all logits never exist.
+//
+// Work: one block a row, three passes (maximum, sum, gradient), the later ones from L2. A target that is not below V gives NaN.
+// Bytes: 4 V a row read and, with the gradient, V times its element's size written. Sums of each thread's part in f32 blocks, over the block in f64.
+//
+// | version | idea | % of ceiling | GPU | date |
+// | 1 | three passes | not measured on a GPU yet | | |
+#include "reduce.cuh"
+
+namespace {
+constexpr int THREADS = 512;
+
+// `rows` maps rows of the chunk to rows of losses, targets and weights.
+template <class T>
+DEV void softmax_loss(float* losses, T* dlogits, const float* logits, const int* rows, const uint32_t* targets, const float* weights, int vocab, float scale) {
+  SHARED(float, scratch, [32]);
+  size_t row = blockIdx.x;
+  int i = rows[row];
+  const float* x = logits + row * vocab;
+  uint32_t target = targets[i];
+  float top = -INFINITY;
+  for (int c = threadIdx.x; c < vocab; c += THREADS) top = fmaxf(top, x[c]);
+  top = block_max(top, scratch);
+  float sum = 0;
+  for (int c = threadIdx.x; c < vocab; c += THREADS) sum += expf(x[c] - top);
+  sum = block_sum(sum, scratch);
+  float log_sum = logf(sum), factor = scale * weights[i];
+  bool known = target < uint32_t(vocab);
+  if (threadIdx.x == 0) losses[i] = known ? log_sum - (x[target] - top) : NAN;
+  if (!dlogits) return;
+  __syncthreads();        // dlogits may be the logits' own memory, and x[target] was read above
+  for (int c = threadIdx.x; c < vocab; c += THREADS) {
+    float p = expf(x[c] - top - log_sum);
+    dlogits[row * vocab + c] = from_float<T>(factor * (uint32_t(c) == target ? p - 1.0f : p));
+  }
+}
+}  // namespace
+
+KERNEL(softmax_loss_f32, THREADS, 1)
+(float* losses, float* dlogits, const float* logits, const int* rows, const uint32_t* targets, const float* weights, int vocab, float scale) {
+  softmax_loss(losses, dlogits, logits, rows, targets, weights, vocab, scale);
+}
+EXPORT_KERNEL(softmax_loss_f32, THREADS)
+KERNEL(softmax_loss_bf16, THREADS, 1)
+(float* losses, bf16* dlogits, const float* logits, const int* rows, const uint32_t* targets, const float* weights, int vocab, float scale) {
+  softmax_loss(losses, dlogits, logits, rows, targets, weights, vocab, scale);
+}
+EXPORT_KERNEL(softmax_loss_bf16, THREADS)

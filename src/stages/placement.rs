@@ -1,0 +1,41 @@
+//! `--dtype` and `--device`: how a model's weights are held, and where it computes.
+use std::fmt;
+
+use anyhow::Result;
+
+use crate::{device::DeviceChoice, models::llama::Llama, tensor::DType};
+
+/// What every command that computes takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
+pub struct Placement {
+    /// Weights in memory: f32 or bf16
+    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
+    pub dtype: DType,
+    /// Where it computes: cpu, cuda, cuda:N, or emulated (the CUDA kernels on the processor, for checking them)
+    #[arg(long, default_value = "cpu", value_parser = str::parse::<DeviceChoice>)]
+    pub device: DeviceChoice,
+}
+
+impl fmt::Display for Placement {
+    /// As manifests keep it: a result on another device is another result.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", self.dtype.suffix())?;
+        if self.device != DeviceChoice::Cpu { write!(f, ", {}", self.device) } else { Ok(()) }
+    }
+}
+
+impl Placement {
+    /// The model on the device; the CPU's is the one that came in.
+    pub fn place(&self, model: Llama) -> Result<Llama> {
+        if self.device == DeviceChoice::Cpu { Ok(model) } else { model.to_device(&self.device.open()?) }
+    }
+}
+
+/// `f32` or `bf16`.
+pub fn parse_dtype(s: &str) -> Result<DType, String> {
+    match s {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::Bf16),
+        other => Err(format!("`{other}` is neither f32 nor bf16")),
+    }
+}

@@ -1,0 +1,121 @@
+//! Attention forward and backward, causal, windowed, full and cross; decoding.
+use sdrrl::{
+    ops::{
+        attention::{
+            AttentionShape, attention_backward, attention_forward, cross_attention_backward,
+            cross_attention_forward, reference,
+        },
+        decode_attention::{self, decode_attention_forward},
+    },
+    tensor::DType::{self, Bf16, F32},
+};
+
+use super::*;
+
+fn shape(heads: usize, kv_heads: usize, head_size: usize, window: Option<usize>) -> AttentionShape {
+    AttentionShape { heads, kv_heads, head_size, scale: 1.0 / (head_size as f32).sqrt(), window }
+}
+
+/// Ragged documents, one of them empty, one longer than two tiles of 64.
+const DOCUMENTS: [u32; 5] = [0, 3, 3, 136, 171];
+
+fn causal(device: &Device, dtype: DType, s: AttentionShape, cu: &[u32]) {
+    let n = cu[cu.len() - 1] as usize;
+    let (nq, nk) = (n * s.heads * s.head_size, n * s.kv_heads * s.head_size);
+    let ((q, wq), (k, wk), (v, wv)) =
+        (random("q", dtype, nq), random("k", dtype, nk), random("v", dtype, nk));
+    let (qd, kd) = ([n, s.heads * s.head_size], [n, s.kv_heads * s.head_size]);
+    let (tq, tk, tv) =
+        (put(device, dtype, &qd, &q), put(device, dtype, &kd, &k), put(device, dtype, &kd, &v));
+    let tcu = put_u32(device, cu);
+    let (mut y, mut lse) = (out(device, dtype, &qd), out(device, F32, &[s.heads, n]));
+    attention_forward(&mut y, &mut lse, &tq, &tk, &tv, &tcu, s).unwrap();
+    let (mut wy, mut wlse) = (vec![0.0; nq], vec![0.0; s.heads * n]);
+    reference::forward(&mut wy, &mut wlse, &wq, &wk, &wv, cu, s);
+    assert_near("out", &y, &wy);
+    assert_within("lse", &lse, &wlse, tolerance(dtype));
+    let (d, wd) = random("d", dtype, nq);
+    let (mut dq, mut dk, mut dv) =
+        (out(device, dtype, &qd), out(device, dtype, &kd), out(device, dtype, &kd));
+    let td = put(device, dtype, &qd, &d);
+    attention_backward(&mut dq, &mut dk, &mut dv, &td, &y, &lse, &tq, &tk, &tv, &tcu, s).unwrap();
+    let (mut wdq, mut wdk, mut wdv) = (vec![0.0; nq], vec![0.0; nk], vec![0.0; nk]);
+    reference::backward(&mut wdq, &mut wdk, &mut wdv, &wd, &wy, &wlse, &wq, &wk, &wv, cu, s);
+    assert_near("dq", &dq, &wdq);
+    assert_near("dk", &dk, &wdk);
+    assert_near("dv", &dv, &wdv);
+}
+
+/// Full attention over other sequences' keys, held to the CPU arm, which is held to finite differences in `tests/ops`.
+fn cross(device: &Device, dtype: DType) {
+    let s = shape(2, 1, 40, None);
+    let (cu_q, cu_k) = ([0u32, 5, 70, 71], [0u32, 33, 50, 50]);
+    let (n, m) = (71, 50);
+    let (qd, kd) = ([n, 80], [m, 40]);
+    let (q, k, v, d) = (
+        random("q", dtype, n * 80).0,
+        random("k", dtype, m * 40).0,
+        random("v", dtype, m * 40).0,
+        random("d", dtype, n * 80).0,
+    );
+    let run = |device: &Device, dtype: DType| {
+        let (tq, tk, tv, td) = (
+            put(device, dtype, &qd, &q),
+            put(device, dtype, &kd, &k),
+            put(device, dtype, &kd, &v),
+            put(device, dtype, &qd, &d),
+        );
+        let (cu_q, cu_k) = (put_u32(device, &cu_q), put_u32(device, &cu_k));
+        let (mut y, mut lse) = (out(device, dtype, &qd), out(device, F32, &[2, n]));
+        cross_attention_forward(&mut y, &mut lse, &tq, &tk, &tv, &cu_q, &cu_k, s).unwrap();
+        let (mut dq, mut dk, mut dv) =
+            (out(device, dtype, &qd), out(device, dtype, &kd), out(device, dtype, &kd));
+        cross_attention_backward(&mut dq, &mut dk, &mut dv, &td, &y, &lse, &tq, &tk, &tv, &cu_q, &cu_k, s)
+            .unwrap();
+        [y, dq, dk, dv]
+    };
+    for (got, want) in run(device, dtype).iter().zip(run(&Device::Cpu, F32)) {
+        let want: Vec<f64> = want.to_f32_vec().unwrap().into_iter().map(f64::from).collect();
+        assert_near("cross attention", got, &want);
+    }
+}
+
+fn decode(device: &Device, dtype: DType, s: AttentionShape) {
+    let (slots, starts, lengths) = (170, [0u32, 2, 140], [1u32, 135, 30]);
+    let (qn, row) = (3 * s.heads * s.head_size, s.kv_heads * s.head_size);
+    let ((q, wq), (k, wk), (v, wv)) =
+        (random("q", dtype, qn), random("k", dtype, slots * row), random("v", dtype, slots * row));
+    let qd = [3, s.heads * s.head_size];
+    let mut y = out(device, dtype, &qd);
+    let (tk, tv) = (put(device, dtype, &[slots, row], &k), put(device, dtype, &[slots, row], &v));
+    let (ts, tl) = (put_u32(device, &starts), put_u32(device, &lengths));
+    decode_attention_forward(&mut y, &put(device, dtype, &qd, &q), &tk, &tv, &ts, &tl, s).unwrap();
+    let mut want = vec![0.0; qn];
+    decode_attention::reference::forward(&mut want, &wq, &wk, &wv, &starts, &lengths, s);
+    assert_near("out", &y, &want);
+}
+
+cases! {
+    attention_f32_64(device) { causal(device, F32, shape(2, 1, 64, None), &DOCUMENTS) }
+    attention_f32_window_odd(device) { causal(device, F32, shape(2, 2, 20, Some(33)), &DOCUMENTS) }
+    attention_f32_128(device) { causal(device, F32, shape(1, 1, 128, None), &[0, 40]) }
+    attention_bf16_64(device) { causal(device, Bf16, shape(4, 2, 64, None), &DOCUMENTS) }
+    attention_bf16_window(device) { causal(device, Bf16, shape(2, 1, 32, Some(33)), &DOCUMENTS) }
+    attention_bf16_odd_heads(device) { causal(device, Bf16, shape(2, 2, 20, None), &[0, 1, 70]) }
+    attention_bf16_128(device) { causal(device, Bf16, shape(2, 1, 128, None), &[0, 70, 75]) }
+    cross_attention_f32(device) { cross(device, F32) }
+    cross_attention_bf16(device) { cross(device, Bf16) }
+    decode_attention_f32(device) { decode(device, F32, shape(4, 2, 64, None)) }
+    decode_attention_bf16(device) { decode(device, Bf16, shape(2, 1, 200, Some(50))) }
+}
+
+#[test]
+fn attention_has_no_bank_conflicts_at_64_and_128() {
+    let run = |device: &Device| {
+        causal(device, Bf16, shape(1, 1, 64, None), &[0, 100]);
+        causal(device, Bf16, shape(1, 1, 128, None), &[0, 100]);
+    };
+    if let Some(stats) = profile(run) {
+        assert_eq!(stats.bank_conflicts(), 0, "{stats:?}");
+    }
+}

@@ -1,0 +1,118 @@
+//! The loss, low-rank updates, the optimizer and the gradient norm.
+use sdrrl::{
+    ops::{
+        adamw::{self, AdamW, AdamWTable, Group},
+        cross_entropy::{self, Scratch, linear_cross_entropy_forward, linear_cross_entropy_forward_backward},
+        grad_norm::GradNorm,
+        lora::{self, LowRank, lora_backward, lora_backward_input, lora_forward},
+    },
+    tensor::{
+        Arena,
+        DType::{self, Bf16, F32},
+    },
+};
+
+use super::*;
+
+fn loss(device: &Device, dtype: DType) {
+    let (n, c, v) = (37, 72, 301);
+    let ((h, _), (w, _)) = (random("h", dtype, n * c), random("w", dtype, v * c));
+    let targets: Vec<u32> = (0..n as u32).map(|i| i * 53 % v as u32).collect();
+    let weights: Vec<f32> = (0..n).map(|i| [1.0, 0.0, 0.5][i % 3]).collect();
+    // 16 rows at once: three chunks, the last one short.
+    let (mut scratch, _) =
+        Arena::build("scratch", device, |a| Scratch::lay_out(a, dtype, n, v, c, 0)).unwrap();
+    let (th, tw) = (put(device, dtype, &[n, c], &h), put(device, dtype, &[v, c], &w));
+    let (tt, tweights) = (put_u32(device, &targets), put(device, F32, &[n], &weights));
+    let (mut losses, mut dh) = (out(device, F32, &[n]), out(device, dtype, &[n, c]));
+    let mut dw = put(device, F32, &[v, c], &vec![0.0; v * c]);
+    let (want, want_dh, want_dw) =
+        cross_entropy::reference::forward_backward(&h, &w, &targets, &weights, [n, c, v], 0.3);
+    linear_cross_entropy_forward(&mut losses, &mut scratch, &th, &tw, &tt, &tweights).unwrap();
+    assert_within("losses", &losses, &want, tolerance(dtype));
+    linear_cross_entropy_forward_backward(
+        &mut losses,
+        &mut dh,
+        Some(&mut dw),
+        &mut scratch,
+        &th,
+        &tw,
+        &tt,
+        &tweights,
+        0.3,
+    )
+    .unwrap();
+    assert_within("losses", &losses, &want, tolerance(dtype));
+    assert_near("dhidden", &dh, &want_dh);
+    assert_within("dweight", &dw, &want_dw, tolerance(dtype));
+}
+
+fn low_rank(device: &Device, dtype: DType, sizes: [usize; 4]) {
+    let [n, i, o, r] = sizes;
+    let ((x, wx), (w, ww)) = (random("x", dtype, n * i), random("w", dtype, o * i));
+    let ((a, _), (b, _), (d, wd)) =
+        (random("a", F32, r * i), random("b", F32, o * r), random("d", dtype, n * o));
+    // The tensor cores round the adapters; so does the reference.
+    let [wa, wb] = [&a, &b].map(|x| x.iter().map(|&x| rounded(x, dtype) as f64).collect::<Vec<_>>());
+    let (tx, tw, td) =
+        (put(device, dtype, &[n, i], &x), put(device, dtype, &[o, i], &w), put(device, dtype, &[n, o], &d));
+    let (ta, tb) = (put(device, F32, &[r, i], &a), put(device, F32, &[o, r], &b));
+    let low = LowRank { a: &ta, b: &tb, scale: 2.0 };
+    let (mut y, mut u) = (out(device, dtype, &[n, o]), out(device, dtype, &[n, r]));
+    lora_forward(&mut y, &mut u, &tx, &tw, None, low).unwrap();
+    let (wy, wu) = lora::reference::forward(&wx, &ww, &wa, &wb, 2.0, sizes);
+    assert_near("u", &u, &wu);
+    assert_near("out", &y, &wy);
+    let (mut da, mut db) =
+        (put(device, F32, &[r, i], &vec![0.0; r * i]), put(device, F32, &[o, r], &vec![0.0; o * r]));
+    let (mut du, mut dx) = (out(device, dtype, &[n, r]), put(device, dtype, &[n, i], &x));
+    lora_backward(&mut da, &mut db, &mut du, &td, &u, &tx, low).unwrap();
+    lora_backward_input(&mut dx, &td, &tw, &du, &ta, true).unwrap();
+    let (mut wdx, wda, wdb) = lora::reference::backward(&wd, &wx, &wu, &ww, &wa, &wb, 2.0, sizes);
+    wdx.iter_mut().zip(&wx).for_each(|(d, x)| *d += x);
+    assert_near("dinp", &dx, &wdx);
+    assert_within("da", &da, &wda, tolerance(dtype));
+    assert_within("db", &db, &wdb, tolerance(dtype));
+}
+
+fn optimizer(device: &Device) {
+    let sizes = [5, 4096, 1, 9000];
+    let value = |name: &str, n: usize| random(&format!("{name}{n}"), F32, n);
+    let group = |n: usize, lr_factor: f32, weight_decay: f32| Group {
+        param: put(device, F32, &[n], &value("p", n).0),
+        m: put(device, F32, &[n], &value("m", n).0),
+        v: put(device, F32, &[n], &value("v", n).0.iter().map(|x| x.abs()).collect::<Vec<_>>()),
+        grad: put(device, F32, &[n], &value("g", n).0),
+        lr_factor,
+        weight_decay,
+    };
+    let groups: Vec<Group> =
+        sizes.iter().enumerate().map(|(i, &n)| group(n, 1.0 + i as f32, 0.1 * i as f32)).collect();
+    let grads: Vec<Tensor> = groups.iter().map(|g| g.grad.clone()).collect();
+    let state: Vec<[Tensor; 3]> =
+        groups.iter().map(|g| [g.param.clone(), g.m.clone(), g.v.clone()]).collect();
+    let norm = GradNorm::new(grads).unwrap().norm().unwrap();
+    let want: f64 = sizes.iter().flat_map(|&n| value("g", n).1).map(|x| x * x).sum::<f64>().sqrt();
+    assert!((norm / want - 1.0).abs() < 1e-12, "{norm} {want}");
+    let h =
+        AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.0, step: 3, grad_scale: 0.5 };
+    AdamWTable::new(groups).unwrap().update(&h).unwrap();
+    for (i, &n) in sizes.iter().enumerate() {
+        let own = AdamW { lr: h.lr * (1.0 + i as f32), weight_decay: 0.1 * i as f32, ..h };
+        let (p, m, v, g) = (value("p", n).1, value("m", n).1, value("v", n).1, value("g", n).1);
+        let steps: Vec<_> =
+            (0..n).map(|j| adamw::reference::step(p[j], m[j], v[j].abs(), g[j], &own)).collect();
+        assert_near("param", &state[i][0], &steps.iter().map(|s| s.0).collect::<Vec<_>>());
+        assert_near("m", &state[i][1], &steps.iter().map(|s| s.1).collect::<Vec<_>>());
+        assert_near("v", &state[i][2], &steps.iter().map(|s| s.2).collect::<Vec<_>>());
+    }
+}
+
+cases! {
+    loss_f32(device) { loss(device, F32) }
+    loss_bf16(device) { loss(device, Bf16) }
+    lora_f32(device) { low_rank(device, F32, [19, 40, 24, 3]) }
+    lora_bf16(device) { low_rank(device, Bf16, [19, 72, 88, 8]) }
+    lora_bf16_rank_of_5(device) { low_rank(device, Bf16, [70, 72, 88, 5]) }
+    adamw_and_norm(device) { optimizer(device) }
+}
