@@ -62,6 +62,7 @@ template <int D> DEV void forward(bf16* out, float* lse, const bf16* q, const bf
   int q_start = a.cu_q[document], k_start = a.cu_k[document], queries = a.cu_q[document + 1] - q_start, keys = a.cu_k[document + 1] - k_start;
   size_t q_pitch = size_t(a.heads) * a.hs, k_pitch = size_t(a.kv_heads) * a.hs;
   load_rows<BQ, D, THREADS>(sq, q + (q_start + first) * q_pitch + head * a.hs, queries - first, q_pitch, a.hs);
+  cp_async_commit();
   float acc[1][D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   int from, to;
   key_range(a, first, min(first + BQ, queries), keys, from, to);

@@ -40,6 +40,7 @@ template <int D> DEV void backward_q(bf16* dq, const bf16* dout, const float* ls
   size_t q_pitch = size_t(a.heads) * a.hs, k_pitch = size_t(a.kv_heads) * a.hs, q_at = (q_start + first) * q_pitch + head * a.hs;
   load_rows<ROWS, D, THREADS>(s.a, q + q_at, queries - first, q_pitch, a.hs);
   load_rows<ROWS, D, THREADS>(s.b, dout + q_at, queries - first, q_pitch, a.hs);
+  cp_async_commit();
   float own_lse[2], own_delta[2], acc[1][D / 8][4] = {};
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -84,6 +85,7 @@ template <int D> DEV void backward_kv(bf16* dk, bf16* dv, const bf16* dout, cons
   size_t q_pitch = size_t(a.heads) * a.hs, k_pitch = size_t(a.kv_heads) * a.hs, k_at = (k_start + first) * k_pitch + group * a.hs;
   load_rows<ROWS, D, THREADS>(s.a, k + k_at, keys - first, k_pitch, a.hs);
   load_rows<ROWS, D, THREADS>(s.b, v + k_at, keys - first, k_pitch, a.hs);
+  cp_async_commit();
   float dk_acc[1][D / 8][4] = {}, dv_acc[1][D / 8][4] = {};
   int from, to;
   query_range(a, first, min(first + ROWS, keys), queries, from, to);
