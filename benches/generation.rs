@@ -15,7 +15,7 @@ use sdrrl::{
         sampler::SamplingParams,
     },
     models::llama::Llama,
-    stages::generate::parse_dtype,
+    stages::placement::parse_dtype,
 };
 use serde_json::json;
 

@@ -76,7 +76,7 @@ pub fn copy(out: &mut Tensor, inp: &Tensor) -> Result<()> {
         out.f32_mut()?.copy_from_slice(inp.f32()?);
         return Ok(());
     };
-    if out.bytes() % 4 != 0 {
+    if !out.bytes().is_multiple_of(4) {
         return cast(out, inp, 1.0);
     }
     let words = out.bytes() / 4;
@@ -110,7 +110,7 @@ fn move_rows(op: &'static str, out: &mut Tensor, inp: &Tensor, map: &Tensor, sca
             (false, _) => "gather_rows_u16",
             (true, _) => "scatter_rows_u16",
         };
-        let words = width / if width % 4 == 0 { 4 } else { 2 };
+        let words = width / if width.is_multiple_of(4) { 4 } else { 2 };
         let args = [out.arg()?, inp.arg()?, map.arg()?, Arg::int(words)?];
         // SAFETY: the kernel's parameters; shapes were checked, the map's entries are the caller's promise as documented.
         return unsafe { gpu.launch(Kernel { file: "rows", name }, Geometry::new(moved, THREADS), &args) };

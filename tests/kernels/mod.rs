@@ -14,6 +14,7 @@ use crate::common::uniform;
 mod attention;
 mod gemm;
 mod rowwise;
+mod steps;
 mod training;
 
 /// Runs a case in every combination; the statistics are those of a profiled run, on the emulator only.

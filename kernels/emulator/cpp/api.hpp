@@ -10,6 +10,7 @@ struct EmuConfig {
   int32_t checks;          // bounds, alignment, uninitialised reads, races, proxy fences
   int32_t profile;         // count bank conflicts and sectors
   int32_t cooperative;     // all blocks of the grid are resident together
+  int32_t part, parts;     // run only this share of the blocks, other threads run the others
 };
 struct EmuDim { uint32_t x, y, z; };
 struct EmuStats {

@@ -80,21 +80,27 @@ static std::mutex g_mutex;
 static std::map<uintptr_t, Alloc> g_allocs;
 static uint64_t g_version = 1;
 void refresh_allocs() {
-  auto& s = sched();
+  auto& s = own_scheduler();
   std::lock_guard<std::mutex> lock(g_mutex);
   if (s.allocs_version == g_version) return;
   s.allocs.clear();
   for (auto& [at, a] : g_allocs) s.allocs.push_back(a);
   s.allocs_version = g_version;
-  s.last = nullptr;
+  s.by_page.fill(nullptr);
+  s.foreign.fill(0);
 }
 const Alloc* find_alloc(uintptr_t p) {
   auto& s = sched();
   auto within = [p](const Alloc* a) { return p - uintptr_t(a->base) < a->mapped; };
-  if (s.last && within(s.last)) return s.last;
+  const Alloc*& known = s.by_page[p / 4096 % s.by_page.size()];
+  if (known && within(known)) return known;
+  if (s.foreign[p / 4096 % s.foreign.size()] == p / 4096) return nullptr;
   auto it = std::upper_bound(s.allocs.begin(), s.allocs.end(), p, [](uintptr_t x, const Alloc& a) { return x < uintptr_t(a.base); });
-  if (it == s.allocs.begin() || !within(&*std::prev(it))) return nullptr;
-  return s.last = &*std::prev(it);
+  if (it == s.allocs.begin() || !within(&*std::prev(it))) {
+    s.foreign[p / 4096 % s.foreign.size()] = p / 4096;
+    return nullptr;
+  }
+  return known = &*std::prev(it);
 }
 static void* reserve_zero(size_t bytes) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -215,6 +221,17 @@ static void global_access(const void* p, size_t n, bool write, bool atomic, Fibe
     check_cell(al->cells[off / 2 + i], write, atomic, f, at, what);
   }
 }
+// Where nothing is recorded: bounds and alignment only, and quickly. False if it is not a plain hit.
+static inline bool quick_access(Scheduler& s, uintptr_t a, size_t n, bool write) {
+  if (s.cfg.checks || s.cfg.preempt || (a & (n - 1))) return false;
+  uintptr_t in_shared = a - uintptr_t(s.arena);
+  if (in_shared < ARENA) return in_shared >= SHARED_BASE && in_shared + n <= s.gang.ctas[0]->used;
+  if (!write && s.foreign[a / 4096 % s.foreign.size()] == a / 4096) return true;
+  const Alloc* al = s.by_page[a / 4096 % s.by_page.size()];
+  if (!al || a < uintptr_t(al->user) || a + n > uintptr_t(al->user) + al->bytes) return false;
+  if (write) for (size_t i = 0; i < (n + 1) / 2; i++) al->init[(a - uintptr_t(al->user)) / 2 + i] = 1;
+  return true;
+}
 static void any_access(const void* p, size_t n, bool write, bool atomic, const char* what, int) {
   Fiber* f = me();
   if (!f || uintptr_t(p) - uintptr_t(f->stack) < STACK) return;
@@ -231,6 +248,10 @@ void atomic_access(void* p, size_t n) {
   if (s.cfg.checks && !in_arena(p)) atomic_order(p);
   any_access(p, n, true, true, nullptr, 0);
 }
+
+static std::mutex g_atomics;
+AtomicLock::AtomicLock() { g_atomics.lock(); }
+AtomicLock::~AtomicLock() { g_atomics.unlock(); }
 
 uint32_t poll(const uint32_t* p) {
   spin_yield();
@@ -346,7 +367,9 @@ int emu_fill_zero(void* to, size_t n) { memset(to, 0, n); mark_initialised(to, n
 #define HOOK(name, n, write) \
   void __tsan_##name(void* p) { \
     if (!self) return; \
-    access(p, n, write); \
+    if (uintptr_t(p) - uintptr_t(self) < sizeof(Thread)) return; /* threadIdx and its like */ \
+    if (uintptr_t(p) - uintptr_t(me()->stack) < STACK || quick_access(sched(), uintptr_t(p), n, write)) { if (!sched().cfg.profile) return; } \
+    else access(p, n, write); \
     if (sched().cfg.profile) log_access(p, n, write, uintptr_t(__builtin_return_address(0))); \
   }
 #define HOOKS(n) \

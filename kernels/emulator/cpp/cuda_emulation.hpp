@@ -150,9 +150,14 @@ inline uint32_t ballot(uint32_t mask, bool v, const char* what, const char* file
   }, what, file, line);
   return a.out;
 }
-// Blocks of one launch share an operating-system thread, so plain code is atomic.
+// Threads of a block share an operating-system thread, blocks may not: one lock for all atomics.
+struct AtomicLock { AtomicLock(); ~AtomicLock(); };
 template <class T, class F> EMU_NO_HOOKS __attribute__((noinline)) T rmw(T* p, F f) {
-  atomic_access(p, sizeof(T)); T old = *p; *p = f(old); return old;
+  atomic_access(p, sizeof(T));
+  AtomicLock lock;
+  T old = *p;
+  *p = f(old);
+  return old;
 }
 struct Add { template <class T> T operator()(T a, T b) const { return a + b; } };
 struct Max { template <class T> T operator()(T a, T b) const { return a > b ? a : b; } };

@@ -79,9 +79,13 @@ struct Scheduler {
   const Kernel* kernel = nullptr; const char* name = ""; void** args = nullptr; size_t static_end = 0; std::unordered_map<const void*, size_t> statics; unsigned dynamic = 0;
   EmuStats stats{}; uint64_t first_run = 0, steps = 0;
   std::unordered_map<uintptr_t, KnownGangs> released;       // by address of an atomic in global memory
-  std::vector<Alloc> allocs; uint64_t allocs_version = 0; const Alloc* last = nullptr;
+  std::vector<Alloc> allocs; uint64_t allocs_version = 0;
+  std::array<const Alloc*, 1024> by_page{};     // the buffer that a page lies in, by the page's number; guard pages keep buffers on pages of their own
+  std::array<uintptr_t, 1024> foreign{};        // numbers of pages of the host program itself: constants, parameters, thread-locals
 };
-Scheduler& sched();
+extern __thread Scheduler* current;
+Scheduler& own_scheduler();     // made at the first call of an operating-system thread
+inline Scheduler& sched() { return *current; }
 inline Fiber* me() { return static_cast<Fiber*>(self); }
 uint32_t rnd();
 

@@ -94,10 +94,10 @@ extern "C" void emu_switch(void** save, void* load);
 
 namespace emu {
 __thread Thread* self = nullptr;
-static __thread Scheduler* the_scheduler = nullptr;
-Scheduler& sched() {
-  if (!the_scheduler) the_scheduler = new Scheduler;
-  return *the_scheduler;
+__thread Scheduler* current = nullptr;
+Scheduler& own_scheduler() {
+  if (!current) current = new Scheduler;
+  return *current;
 }
 uint32_t rnd() {
   auto& x = sched().rng;
@@ -365,7 +365,7 @@ static void fault() { fail("memory fault: address %p is outside every buffer", r
 static struct sigaction old_segv, old_bus;
 static void on_fault(int sig, siginfo_t* info, void* context) {
   Fiber* f = me();
-  if (!f || !sched().inside) {  // not ours: the next occurrence goes where it went before
+  if (!f || !own_scheduler().inside) {  // not ours: the next occurrence goes where it went before
     sigaction(sig, sig == SIGBUS ? &old_bus : &old_segv, nullptr);
     return;
   }
@@ -504,7 +504,7 @@ static std::vector<unsigned> block_order(EmuDim grid, EmuDim cluster, const EmuC
 
 using namespace emu;
 extern "C" int emu_launch(const char* name, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t smem, void** args, const uint32_t* sizes, int nargs, const EmuConfig* cfg, EmuStats* stats) {
-  auto& s = sched();
+  auto& s = own_scheduler();
   s.failed = false;
   s.error.clear();
   auto no = [&](const std::string& m) { s.error = "kernel " + std::string(name) + ": " + m; return 1; };
@@ -524,12 +524,13 @@ extern "C" int emu_launch(const char* name, EmuDim grid, EmuDim block, EmuDim cl
   s.first_run = next_run();
   s.inside = true;
   auto order = block_order(grid, cluster, *cfg);
-  for (unsigned b = 0; b < total && !s.failed; b += per) run_gang(per, grid, block, &order[b]);
+  unsigned groups = total / per, parts = std::max(1, cfg->parts), first = uint64_t(groups) * cfg->part / parts, last = uint64_t(groups) * (cfg->part + 1) / parts;
+  for (unsigned g = first; g < last && !s.failed; g++) run_gang(per, grid, block, &order[g * per]);
   s.inside = false;
   if (stats) *stats = s.stats;
   return s.failed ? 1 : 0;
 }
-extern "C" const char* emu_last_error() { return sched().error.c_str(); }
+extern "C" const char* emu_last_error() { return own_scheduler().error.c_str(); }
 extern "C" const char* emu_kernel_name(int i) {
   for (auto& [name, k] : kernels()) if (i-- == 0) return name.c_str();
   return nullptr;

@@ -3,6 +3,7 @@
 //!
 //! Kernels are C++ compiled against `cpp/cuda_emulation.hpp` with `-fsanitize=thread` (libtsan is never linked: the calls land here) and
 //! register themselves by name. See `README.md` for what is modelled and what is not.
+use rayon::prelude::*;
 use std::{
     cell::Cell,
     ffi::{CStr, CString, c_char, c_int, c_void},
@@ -135,6 +136,8 @@ struct RawConfig {
     checks: i32,
     profile: i32,
     cooperative: i32,
+    part: i32,
+    parts: i32,
 }
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -240,6 +243,36 @@ pub struct Geometry {
 /// # Safety
 /// Pointers among the arguments must be device memory that lives and is not used elsewhere meanwhile.
 pub unsafe fn launch(kernel: &str, at: Geometry, args: &[&[u8]], config: &Config) -> Result<Stats, String> {
+    // Unchecked blocks are independent of each other: all threads share them.
+    let blocks = at.grid.iter().map(|&x| x as usize).product::<usize>();
+    let alone = config.checks || config.profile || config.cooperative || at.cluster != [1; 3] || blocks < 2;
+    let parts = if alone { 1 } else { rayon::current_num_threads().min(blocks) };
+    if parts == 1 {
+        // SAFETY: the caller's promise.
+        return unsafe { launch_part(kernel, at, args, config, 0, 1) };
+    }
+    // SAFETY: the caller's promise.
+    let part = |i| unsafe { launch_part(kernel, at, args, config, i, parts) };
+    let done: Vec<Result<Stats, String>> = (0..parts).into_par_iter().map(part).collect();
+    let mut total = Stats::default();
+    for stats in done {
+        total.add(&stats?);
+    }
+    Ok(total)
+}
+
+/// One share of the blocks.
+///
+/// # Safety
+/// As [`launch`].
+unsafe fn launch_part(
+    kernel: &str,
+    at: Geometry,
+    args: &[&[u8]],
+    config: &Config,
+    part: usize,
+    parts: usize,
+) -> Result<Stats, String> {
     let name = CString::new(kernel).map_err(|e| e.to_string())?;
     // Parameters are aligned as the kernel expects: tensor maps to 64 bytes.
     let mut storage: Vec<[u64; 24]> = vec![[0; 24]; args.len()];
@@ -263,6 +296,8 @@ pub unsafe fn launch(kernel: &str, at: Geometry, args: &[&[u8]], config: &Config
         checks: config.checks as i32,
         profile: config.profile as i32,
         cooperative: config.cooperative as i32,
+        part: part as i32,
+        parts: parts as i32,
     };
     let dim = |d: [u32; 3]| Dim(d[0], d[1], d[2]);
     let mut stats = Stats::default();

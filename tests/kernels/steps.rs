@@ -1,0 +1,188 @@
+//! Whole steps on the kernels against the CPU arm: forward, backward, optimizer, generation; the quickstart's first training steps.
+use std::{path::Path, process::Command};
+
+use sdrrl::{
+    data::random::RowRandom,
+    infer::{
+        engine::{Engine, EngineOptions, Request, ScoreRequest},
+        sampler::SamplingParams,
+    },
+    models::{
+        llama::Llama,
+        lora::{Lora, LoraConfig},
+        train_step::{PackedBatch, TrainStep, Trainable},
+    },
+    tensor::DType::{self, Bf16, F32},
+    train::optimizer::{Optimizer, OptimizerSettings},
+};
+
+use super::*;
+use crate::common::relative_error;
+
+/// Tiny two-layer models made with transformers: grouped heads, a sliding window, biases.
+const MODELS: [&str; 3] = ["llama-tied", "mistral-window", "llama-bias"];
+
+fn load(name: &str, dtype: DType) -> Llama {
+    Llama::load(&Path::new("tests/golden/models").join(name), dtype).unwrap()
+}
+
+fn batch() -> PackedBatch {
+    let mut random = RowRandom::new(1, "steps", "batch");
+    let mut batch = PackedBatch::default();
+    for length in [7, 1, 15] {
+        let tokens: Vec<u32> = (0..length).map(|_| random.below(96) as u32).collect();
+        let weights: Vec<f32> = (0..length).map(|i| if i < 2 { 0.0 } else { 1.0 }).collect();
+        batch.push(&tokens, &weights);
+    }
+    batch
+}
+
+/// Losses, gradient norms and the last gradients of three optimizer steps.
+fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<f32>) {
+    let trainable = if lora {
+        Trainable::Lora(
+            Lora::init(&model.to_device(&Device::Cpu).unwrap(), LoraConfig::default(), 3).unwrap(),
+        )
+    } else {
+        Trainable::Full
+    };
+    let mut step = TrainStep::new(&model, trainable, 32).unwrap();
+    let settings = OptimizerSettings {
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        clip: 1.0,
+        lora_plus_ratio: 4.0,
+    };
+    let mut optimizer = Optimizer::new(&step.params(&model), settings).unwrap();
+    let (batch, mut seen) = (batch(), vec![]);
+    for number in 1..=3 {
+        step.zero_grads(&model).unwrap();
+        seen.push(step.forward_backward(&mut model, &batch, 0.05).unwrap().mean());
+        seen.push(optimizer.step(number, lr).unwrap());
+    }
+    let grads = step.params(&model).iter().flat_map(|p| p.grad.to_f32_vec().unwrap()).collect();
+    (seen, grads)
+}
+
+fn train(device: &Device, name: &str, dtype: DType, lora: bool) {
+    let own = |model: &Llama| {
+        let mut model = model.clone();
+        if !lora {
+            model.make_trainable().unwrap();
+        }
+        model
+    };
+    let model = own(&load(name, dtype));
+    // Adam's first steps are signs of gradients: in bf16 a large rate would turn roundings of the smallest ones into other models.
+    let lr = if dtype == Bf16 { 1e-3 } else { 1e-2 };
+    let (want, want_grads) = three_steps(own(&model), lora, lr);
+    let (got, got_grads) = three_steps(model.to_device(device).unwrap(), lora, lr);
+    // A step's result carries the roundings of all layers: ten of the kernels' tolerances.
+    let allowed = if dtype == Bf16 { 5e-2 } else { 1e-4 };
+    for (got, want) in got.iter().zip(&want) {
+        assert!((got / want - 1.0).abs() < allowed, "{name} {dtype:?}: {got} {want}");
+    }
+    let error = relative_error(&got_grads, &want_grads);
+    assert!(error < 2.0 * allowed, "{name} {dtype:?} gradients: {error:e}");
+}
+
+fn requests() -> Vec<Request> {
+    let prompt = |i: usize| {
+        let mut random = RowRandom::new(1, "prompt", &i.to_string());
+        (0..1 + random.below(12)).map(|_| random.below(96) as u32).collect()
+    };
+    (0..5).map(|i| Request { id: format!("row-{i}"), tokens: prompt(i) }).collect()
+}
+
+/// Greedy tokens equal the CPU's, batched as they come; log-probabilities agree.
+fn generate(device: &Device, name: &str) {
+    let model = load(name, F32);
+    let params = SamplingParams { max_new_tokens: 6, eos: vec![2], ..Default::default() };
+    let options = EngineOptions { batch_rows: 3, batch_tokens: 20 };
+    let run = |model: &Llama| {
+        Engine::new(model, options).unwrap().generate(&requests(), &params, &mut |_, _| {}).unwrap()
+    };
+    let on_device = model.to_device(device).unwrap();
+    assert_eq!(run(&on_device), run(&model), "{name}");
+    let texts: Vec<ScoreRequest> = requests()
+        .into_iter()
+        .filter(|r| r.tokens.len() > 1)
+        .map(|r| ScoreRequest { tokens: r.tokens, start: 1 })
+        .collect();
+    let score =
+        |model: &Llama| Engine::new(model, options).unwrap().log_probs(&texts, &mut |_| {}).unwrap().concat();
+    let error = relative_error(&score(&on_device), &score(&model));
+    assert!(error < 1e-4, "{name}: {error:e}");
+}
+
+cases! {
+    steps_lora_f32(device) { MODELS.iter().for_each(|m| train(device, m, F32, true)) }
+    steps_lora_bf16(device) { train(device, "llama-tied", Bf16, true) }
+    steps_full_f32(device) { train(device, "llama-bias", F32, false) }
+    generation(device) { MODELS.iter().for_each(|m| generate(device, m)) }
+}
+
+/// The losses of a training run's `metrics.jsonl`.
+fn losses(folder: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .filter_map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["train/loss"].as_f64())
+        .collect()
+}
+
+#[test]
+fn the_quickstarts_first_steps_are_the_cpus() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_sdrrl")).args(args).output().unwrap();
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    let work = dir.path().display().to_string();
+    let own = format!("work={work}");
+    run(&[
+        "run",
+        "recipes/quickstart.toml",
+        "--set",
+        &own,
+        "--set",
+        "variants=[\"sdrrl\"]",
+        "--set",
+        "eval.tasks=[]",
+        "--set",
+        "train.max-steps=3",
+    ]);
+    // Without validation documents, which would be most of the work.
+    std::fs::remove_file(format!("{work}/pack-sdrrl/validation.tokens")).unwrap();
+    let device = std::env::var("SDRRL_TEST_DEVICE").unwrap_or_else(|_| "emulated".into());
+    let (shards, out) = (format!("{work}/pack-sdrrl"), format!("{work}/device"));
+    run(&[
+        "train",
+        "--model",
+        "assets/quickstart/model",
+        "--shards",
+        &shards,
+        "--out",
+        &out,
+        "--device",
+        &device,
+        "--dtype",
+        "bf16",
+        "--lora-rank",
+        "8",
+        "--lr",
+        "2e-3",
+        "--epochs",
+        "12",
+        "--batch-documents",
+        "64",
+        "--max-steps",
+        "3",
+    ]);
+    let (want, got) = (losses(&dir.path().join("train-sdrrl")), losses(Path::new(&out)));
+    assert_eq!(got.len(), 3);
+    for (got, want) in got.iter().zip(&want) {
+        assert!((got / want - 1.0).abs() < 1e-2, "{got} {want}");
+    }
+}
