@@ -17,6 +17,8 @@ pub fn compile(library: &str, files: &[PathBuf], include: &Path, out: &Path) {
         .flag("-xc++")
         .flag("-fno-strict-aliasing")
         .flag("-Wno-psabi")
+        // A frame larger than the guard page below a fiber's stack must not step over it.
+        .flag_if_supported("-fstack-clash-protection")
         .flag("-Wno-unknown-pragmas")
         .flag("-fsanitize=thread")
         .flag_if_supported("--param=tsan-instrument-func-entry-exit=0")
@@ -28,6 +30,8 @@ pub fn compile(library: &str, files: &[PathBuf], include: &Path, out: &Path) {
     println!("cargo::rustc-link-search=native={}", out.display());
     println!("cargo::rustc-link-lib=static:+whole-archive={library}");
     println!("cargo::rustc-link-lib=stdc++");
+    // Test programs can load changed kernels, which need the emulator's symbols (scripts/mutate_kernels.sh).
+    println!("cargo::rustc-link-arg-tests=-rdynamic");
 }
 
 /// The `.cu` files of a folder and of its `sm90`, sorted.
