@@ -5,7 +5,9 @@
 //! F intermediate size, R rank.
 pub mod adamw;
 pub mod attention;
+pub mod beam_step;
 pub(crate) mod checks;
+pub(crate) mod choose;
 pub mod cross_entropy;
 pub mod decode_attention;
 pub mod embedding;
