@@ -1,7 +1,10 @@
 //! One GPU: memory, copies and launches, over a driver that is CUDA's or the emulator with the same verbs.
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use anyhow::{Context, Result, ensure};
@@ -18,6 +21,7 @@ pub struct Gpu {
     arch: u32,
     /// Wait after every launch, so that a fault names its kernel (`SDRRL_SYNC_LAUNCHES=1`).
     wait: bool,
+    held: Arc<Held>,
     /// The latest launches, which an error that comes later may belong to.
     recent: Mutex<VecDeque<Launch>>,
 }
@@ -31,17 +35,36 @@ enum Driver {
 }
 
 /// An allocation on the GPU, freed on drop.
-pub(crate) enum GpuMemory {
+pub(crate) struct GpuMemory {
+    place: Place,
+    bytes: usize,
+    held: Arc<Held>,
+}
+
+enum Place {
     Cuda(cuda::Buffer),
     Emulated(sdrrl_emulator::Memory),
 }
 
+/// Bytes that are held, and were at the most.
+#[derive(Default)]
+struct Held {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
 impl GpuMemory {
     pub(crate) fn address(&self) -> u64 {
-        match self {
-            GpuMemory::Cuda(b) => b.address(),
-            GpuMemory::Emulated(m) => m.address(),
+        match &self.place {
+            Place::Cuda(b) => b.address(),
+            Place::Emulated(m) => m.address(),
         }
+    }
+}
+
+impl Drop for GpuMemory {
+    fn drop(&mut self) {
+        self.held.now.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -51,13 +74,27 @@ impl Gpu {
         let driver = cuda::Driver::open(ordinal)?;
         let (name, arch) = (driver.name.clone(), driver.arch);
         let wait = std::env::var_os("SDRRL_SYNC_LAUNCHES").is_some_and(|v| v != "0");
-        Ok(Gpu { driver: Driver::Cuda(driver), name, arch, wait, recent: Mutex::default() })
+        Ok(Gpu {
+            driver: Driver::Cuda(driver),
+            name,
+            arch,
+            wait,
+            held: Arc::default(),
+            recent: Mutex::default(),
+        })
     }
 
     /// The emulated one: an sm_90.
     pub fn emulated() -> Gpu {
         let name = "emulated GPU".into();
-        Gpu { driver: Driver::Emulated, name, arch: 90, wait: false, recent: Mutex::default() }
+        Gpu {
+            driver: Driver::Emulated,
+            name,
+            arch: 90,
+            wait: false,
+            held: Arc::default(),
+            recent: Mutex::default(),
+        }
     }
 
     /// Its name.
@@ -82,20 +119,27 @@ impl Gpu {
                 self.name
             )
         };
-        match &self.driver {
-            Driver::Cuda(d) => Ok(GpuMemory::Cuda(d.allocate(bytes.max(1)).with_context(advice)?)),
+        let place = match &self.driver {
+            Driver::Cuda(d) => Place::Cuda(d.allocate(bytes.max(1)).with_context(advice)?),
             Driver::Emulated => {
                 let memory = emulated::allocate(bytes).with_context(advice)?;
                 memory.zero(0, bytes);
-                Ok(GpuMemory::Emulated(memory))
+                Place::Emulated(memory)
             }
-        }
+        };
+        let now = self.held.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.held.peak.fetch_max(now, Ordering::Relaxed);
+        Ok(GpuMemory { place, bytes, held: self.held.clone() })
+    }
+    /// Bytes of device memory that this program held at the most.
+    pub fn peak_bytes(&self) -> usize {
+        self.held.peak.load(Ordering::Relaxed)
     }
     /// Copies host bytes to `offset`.
     pub(crate) fn write(&self, to: &GpuMemory, offset: usize, from: &[u8]) -> Result<()> {
-        match (&self.driver, to) {
-            (Driver::Cuda(d), GpuMemory::Cuda(b)) => self.or_latest(d.write(b, offset, from)),
-            (_, GpuMemory::Emulated(m)) => {
+        match (&self.driver, &to.place) {
+            (Driver::Cuda(d), Place::Cuda(b)) => self.or_latest(d.write(b, offset, from)),
+            (_, Place::Emulated(m)) => {
                 m.write(offset, from);
                 Ok(())
             }
@@ -104,9 +148,9 @@ impl Gpu {
     }
     /// Copies from `offset` to the host, after everything that was launched.
     pub(crate) fn read(&self, from: &GpuMemory, offset: usize, to: &mut [u8]) -> Result<()> {
-        match (&self.driver, from) {
-            (Driver::Cuda(d), GpuMemory::Cuda(b)) => self.or_latest(d.read(b, offset, to)),
-            (_, GpuMemory::Emulated(m)) => {
+        match (&self.driver, &from.place) {
+            (Driver::Cuda(d), Place::Cuda(b)) => self.or_latest(d.read(b, offset, to)),
+            (_, Place::Emulated(m)) => {
                 m.read(offset, to);
                 Ok(())
             }
@@ -115,9 +159,9 @@ impl Gpu {
     }
     /// Sets `n` bytes from `offset` to 0.
     pub(crate) fn zero(&self, to: &GpuMemory, offset: usize, n: usize) -> Result<()> {
-        match (&self.driver, to) {
-            (Driver::Cuda(d), GpuMemory::Cuda(b)) => self.or_latest(d.zero(b, offset, n)),
-            (_, GpuMemory::Emulated(m)) => {
+        match (&self.driver, &to.place) {
+            (Driver::Cuda(d), Place::Cuda(b)) => self.or_latest(d.zero(b, offset, n)),
+            (_, Place::Emulated(m)) => {
                 m.zero(offset, n);
                 Ok(())
             }
@@ -195,6 +239,16 @@ impl Gpu {
 mod tests {
     use super::*;
     use crate::device::TensorLabel;
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error_with_advice() {
+        let gpu = Gpu::emulated();
+        let error = format!("{:#}", gpu.allocate(usize::MAX / 4, "activations").err().unwrap());
+        assert!(error.contains("activations needs") && error.contains("lower the batch size"), "{error}");
+        drop(gpu.allocate(1000, "a").unwrap());
+        let _held = gpu.allocate(500, "b").unwrap();
+        assert_eq!(gpu.peak_bytes(), 1000);
+    }
 
     #[test]
     fn a_kernel_that_leaves_its_buffers_is_named_with_its_tensors() {

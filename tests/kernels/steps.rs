@@ -1,5 +1,5 @@
 //! Whole steps on the kernels against the CPU arm: forward, backward, optimizer, generation; the quickstart's first training steps.
-use std::{path::Path, process::Command};
+use std::path::Path;
 
 use sdrrl::{
     data::random::RowRandom,
@@ -17,7 +17,7 @@ use sdrrl::{
 };
 
 use super::*;
-use crate::common::relative_error;
+use crate::common::{program, relative_error};
 
 /// Tiny two-layer models made with transformers: grouped heads, a sliding window, biases.
 const MODELS: [&str; 3] = ["llama-tied", "mistral-window", "llama-bias"];
@@ -141,7 +141,7 @@ fn losses(folder: &Path) -> Vec<f64> {
 fn the_quickstarts_first_steps_are_the_cpus() {
     let dir = tempfile::tempdir().unwrap();
     let run = |args: &[&str]| {
-        let out = Command::new(env!("CARGO_BIN_EXE_sdrrl")).args(args).output().unwrap();
+        let out = program().args(args).output().unwrap();
         assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
     };
     let work = dir.path().display().to_string();
