@@ -2,7 +2,6 @@
 pub mod export;
 pub mod gguf;
 pub mod peft;
-pub mod quantized;
 pub mod safetensors;
 
 use std::path::Path;
