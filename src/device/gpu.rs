@@ -201,11 +201,23 @@ impl Gpu {
     }
 
     /// An error of a call that waits for the GPU may be an earlier kernel's.
-    fn or_latest(&self, result: Result<()>) -> Result<()> {
+    fn or_latest<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|why| {
             let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             why.context(KernelError { launches: recent.iter().cloned().collect() })
         })
+    }
+
+    /// The time that the work which `run` launches takes, s: by the device's own clock, from the end of earlier work to its end.
+    pub fn time(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        match &self.driver {
+            Driver::Cuda(d) => self.or_latest(d.time(run)),
+            Driver::Emulated => {
+                let begun = std::time::Instant::now();
+                run()?;
+                Ok(begun.elapsed().as_secs_f64())
+            }
+        }
     }
 
     /// Waits for everything; errors of earlier launches come out here.
