@@ -5,6 +5,7 @@ use sdrrl::{data::random::RowRandom, tensor::Tensor};
 
 mod attention;
 mod decode_attention;
+mod encoder;
 mod rowwise;
 
 /// Relative L2 tolerance of f32 results against f64 oracles, for sums of up to some hundred terms.
