@@ -10,8 +10,10 @@ use std::{
 
 use sdrrl::data::random::RowRandom;
 
+use crate::common::program;
+
 fn sdrrl(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sdrrl")).args(args).env("NO_COLOR", "1").output().unwrap()
+    program().args(args).env("NO_COLOR", "1").output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -97,7 +99,7 @@ fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     let args = small(&killed);
     let mut random = RowRandom::new(1, "kill", "moments");
     for _ in 0..20 {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sdrrl"))
+        let mut child = program()
             .args(&args)
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
@@ -540,8 +542,11 @@ fn a_write_that_fails_is_named_and_loses_nothing() {
     let args = small(&broken);
     let quoted: Vec<String> = args.iter().map(|a| format!("'{a}'")).collect();
     // Blocks of 512 bytes: the adapter's checkpoints (860 KB) do not fit, the rows do.
-    let command =
-        format!("trap '' XFSZ; ulimit -f 600; exec '{}' {}", env!("CARGO_BIN_EXE_sdrrl"), quoted.join(" "));
+    let command = format!(
+        "trap '' XFSZ; ulimit -f 600; exec '{}' {}",
+        program().get_program().display(),
+        quoted.join(" ")
+    );
     let out = Command::new("sh").args(["-c", &command]).output().unwrap();
     let message = text(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{message}");

@@ -4,6 +4,7 @@ use safetensors::SafeTensors;
 use sdrrl::{data::random::RowRandom, tensor::Tensor};
 
 mod attention;
+mod beam_step;
 mod decode_attention;
 mod encoder;
 mod rowwise;

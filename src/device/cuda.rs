@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
-use super::gpu::{Geometry, Kernel, TensorMap};
+use super::launch::{Geometry, Kernel, TensorMap};
 
 mod fatbins {
     include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));

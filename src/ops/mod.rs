@@ -6,7 +6,9 @@
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod beam_step;
 pub(crate) mod checks;
+pub(crate) mod choose;
 pub mod cross_entropy;
 pub mod decode_attention;
 pub mod embedding;
