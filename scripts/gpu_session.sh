@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything that a GPU can tell about this program, in the order of its worth, within a time: correctness of every kernel and of whole steps, the
-# quickstart's training, the sanitizers, the benchmarks beside their peers. In a bundle of scripts/gpu_bundle.sh this file is run.sh.
+# quickstart's training, parity with PyTorch, the sanitizers, the benchmarks beside their peers. In a bundle of scripts/gpu_bundle.sh this file is run.sh.
 #   run.sh [--out DIR] [--minutes N] [--device cuda|emulated] [PART ...]
-# Parts: correctness quickstart sanitizers kernels steps (default: all, in this order). DIR gets one JSON a part (default: results) and the logs beside
+# Parts: correctness quickstart parity sanitizers kernels steps (default: all, in this order). DIR gets one JSON a part (default: results) and the logs beside
 # it; a part that does not fit the time that is left is named in summary.json and skipped, and a run cut off leaves valid JSON.
 # --device emulated runs the same commands without a GPU, to try this script; its figures mean nothing.
 set -uo pipefail
@@ -13,11 +13,11 @@ while [ $# -gt 0 ]; do
     --out) out=$2; shift 2 ;;
     --minutes) minutes=$2; shift 2 ;;
     --device) device=$2; shift 2 ;;
-    correctness | quickstart | sanitizers | kernels | steps) parts+=("$1"); shift ;;
+    correctness | quickstart | parity | sanitizers | kernels | steps) parts+=("$1"); shift ;;
     *) sed -n '2,8p' "$0" >&2; exit 2 ;;
     esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(correctness quickstart sanitizers kernels steps)
+[ ${#parts[@]} -gt 0 ] || parts=(correctness quickstart parity sanitizers kernels steps)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 ends=$(($(date +%s) + minutes * 60))
@@ -73,6 +73,22 @@ quickstart() {
         printf '}\n'
     } | write quickstart
     for where in cpu "$device"; do echo "$where:"; grep -E '^qa-|error' "$out/quickstart-$where.log"; done
+    return $status
+}
+
+# 20 LoRA steps of a model of 1.1 billion parameters against transformers and peft.
+parity() {
+    local shape=(--shape llama-1b) status
+    [ "$device" = emulated ] && shape=(--shape tiny --steps 4 --length 40 --documents 2)
+    if ! python3 -c 'import torch, transformers, peft' 2>/dev/null; then
+        { machine; printf ', "skipped": "no python3 with torch, transformers and peft"}\n'; } | write parity
+        echo "no python3 with torch, transformers and peft"
+        return 0
+    fi
+    timeout "$1" python3 scripts/peer_parity.py ./sdrrl --device "$device" "${shape[@]}" >"$out/parity.log" 2>&1
+    status=$?
+    { machine; printf ', "status": %d, "result": %s}\n' $status "$(grep '^{' "$out/parity.log" || echo null)"; } | write parity
+    grep -v '^{' "$out/parity.log" | tail -n 4
     return $status
 }
 
@@ -137,7 +153,7 @@ steps() {
 }
 
 # Seconds that a part may take at most.
-declare -A most=([correctness]=300 [quickstart]=240 [sanitizers]=480 [kernels]=300 [steps]=300)
+declare -A most=([correctness]=300 [quickstart]=240 [parity]=240 [sanitizers]=480 [kernels]=300 [steps]=300)
 ran=()
 for part in "${parts[@]}"; do
     room=$(left)

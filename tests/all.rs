@@ -9,6 +9,7 @@ mod layers;
 mod metrics;
 mod models;
 mod ops;
+mod pickle;
 mod row_shard;
 mod tokenizer;
 mod training;

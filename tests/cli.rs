@@ -202,6 +202,23 @@ fn stages_by_hand_give_what_the_recipe_gives() {
         "--lr",
         "1e-3",
     ]);
+    // Training goes on from an adapter: its first loss is that of the trained model, as a second run on the same model shows.
+    let train = |adapter: &str, out: &str| {
+        let (k, l) = (at("k"), at("l"));
+        let from: &[&str] = if adapter.is_empty() { &[] } else { &["--adapter", &l] };
+        let base =
+            ["train", "--model", model, "--shards", &k, "--out", out, "--max-steps", "1", "--seed", "7"];
+        ok(&[&base[..], from].concat());
+        let metrics = std::fs::read_to_string(format!("{out}/metrics.jsonl")).unwrap();
+        serde_json::from_str::<serde_json::Value>(metrics.lines().next().unwrap()).unwrap()["train/loss"]
+            .as_f64()
+            .unwrap()
+    };
+    let (fresh, further) = (train("", &at("l0")), train("l", &at("l1")));
+    assert!(further < 0.99 * fresh, "{further} {fresh}");
+    let method = ["--method", "full", "--adapter", &at("l")];
+    let base = ["train", "--model", model, "--shards", &at("k"), "--out", &at("l2")];
+    fails(&[&base[..], &method].concat(), &["--adapter", "--method"]);
     let merged = ok(&["merge", "--model", model, "--adapter", &at("l"), "--out", &at("m")]);
     assert!(merged.contains("0.00e0 to the merge in f32"), "{merged}");
     ok(&[

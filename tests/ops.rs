@@ -6,6 +6,7 @@ use sdrrl::{data::random::RowRandom, tensor::Tensor};
 mod attention;
 mod beam_step;
 mod decode_attention;
+mod encoder;
 mod rowwise;
 mod sampling;
 

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use sdrrl::{
     ops::{
+        activation::{Activation, activation_backward, activation_forward},
         adamw::{AdamW, AdamWTable, Group},
         attention::{AttentionShape, attention_backward, attention_forward, cross_attention_forward},
         beam_step::{BeamRules, beam_step},
@@ -11,6 +12,7 @@ use sdrrl::{
         embedding::{embedding_backward, embedding_forward},
         gemm::{linear_backward_input, linear_backward_weight, linear_forward},
         grad_norm::GradNorm,
+        layernorm::{layernorm_backward, layernorm_forward},
         lora::{LowRank, lora_backward, lora_backward_input, lora_forward},
         quantize::{GgmlType, dequantize, quantize},
         rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
@@ -117,6 +119,34 @@ pub fn rows() -> Vec<Row> {
             rmsnorm_back(w, d, false)
         }),
         row!("rmsnorm_backward_dweight", "N C", &[8192, 576], &[35, 72], |d, t| bytes(4 * d[0] * d[1], t), |w, d| rmsnorm_back(w, d, true), rows_alone: false),
+        row!(
+            "layernorm_forward",
+            "N C",
+            &[8192, 1024],
+            &[3, 72],
+            |d, t| bytes(2 * d[0] * d[1], t),
+            layernorm
+        ),
+        row!(
+            "layernorm_backward",
+            "N C",
+            &[8192, 1024],
+            &[3, 72],
+            |d, t| bytes(4 * d[0] * d[1], t),
+            layernorm_back
+        ),
+        row!("gelu_forward", "N F", &[8192, 4096], &[3, 72], |d, t| bytes(2 * d[0] * d[1], t), |w, d| {
+            activation(w, d, Activation::Gelu)
+        }),
+        row!("gelu_backward", "N F", &[8192, 4096], &[3, 72], |d, t| bytes(3 * d[0] * d[1], t), |w, d| {
+            activation_back(w, d, Activation::Gelu)
+        }),
+        row!("relu_forward", "N F", &[8192, 4096], &[3, 72], |d, t| bytes(2 * d[0] * d[1], t), |w, d| {
+            activation(w, d, Activation::Relu)
+        }),
+        row!("relu_backward", "N F", &[8192, 4096], &[3, 72], |d, t| bytes(3 * d[0] * d[1], t), |w, d| {
+            activation_back(w, d, Activation::Relu)
+        }),
         row!(
             "rope_forward",
             "N NH HS",
@@ -256,6 +286,32 @@ fn rmsnorm_back(w: &World, d: &[usize], with_weight: bool) -> Result<Case> {
     case(&outs.iter().collect::<Vec<_>>(), move || {
         rmsnorm_backward(&mut dx, with_weight.then_some(&mut dw), &dy, &x, &rstd, &weight)
     })
+}
+
+fn layernorm(w: &World, d: &[usize]) -> Result<Case> {
+    let (x, weight, bias) =
+        (w.normal("x", d, 1)?, w.normal_f32("weight", &d[1..])?, w.normal_f32("bias", &d[1..])?);
+    let (mut y, mut mean, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?, w.out_f32(&d[..1])?);
+    case(&[&y.clone()], move || layernorm_forward(&mut y, &mut mean, &mut rstd, &x, &weight, &bias, 1e-5))
+}
+
+fn layernorm_back(w: &World, d: &[usize]) -> Result<Case> {
+    let (x, weight, bias) =
+        (w.normal("x", d, 1)?, w.normal_f32("weight", &d[1..])?, w.normal_f32("bias", &d[1..])?);
+    let (mut y, mut mean, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?, w.out_f32(&d[..1])?);
+    layernorm_forward(&mut y, &mut mean, &mut rstd, &x, &weight, &bias, 1e-5)?;
+    let (dy, mut dx) = (w.normal("dy", d, 1)?, w.normal("dx", d, 1)?);
+    case(&[&dx.clone()], move || layernorm_backward(&mut dx, None, &dy, &x, &mean, &rstd, &weight))
+}
+
+fn activation(w: &World, d: &[usize], f: Activation) -> Result<Case> {
+    let (x, mut y) = (w.normal("x", d, 1)?, w.out(d)?);
+    case(&[&y.clone()], move || activation_forward(&mut y, &x, f))
+}
+
+fn activation_back(w: &World, d: &[usize], f: Activation) -> Result<Case> {
+    let (x, dy, mut dx) = (w.normal("x", d, 1)?, w.normal("dy", d, 1)?, w.out(d)?);
+    case(&[&dx.clone()], move || activation_backward(&mut dx, &dy, &x, f))
 }
 
 fn rope(w: &World, d: &[usize]) -> Result<Case> {

@@ -3,6 +3,7 @@
 //! `&mut` arguments are written, `&` arguments are read; outputs come first, then what is saved for backward, inputs,
 //! weights, scalars. Letters: N rows (tokens), C hidden size, V vocabulary, NH heads, NKV key/value heads, HS head size,
 //! F intermediate size, R rank.
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod beam_step;
@@ -15,6 +16,7 @@ pub(crate) mod fork_join;
 pub mod gemm;
 pub mod grad_norm;
 pub(crate) mod launch;
+pub mod layernorm;
 pub mod lora;
 pub(crate) mod parallel;
 pub mod quantize;

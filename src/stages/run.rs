@@ -95,6 +95,7 @@ impl Run<'_> {
         })?;
         self.go_on()?;
         train::run(&train::Args {
+            adapter: None,
             model: r.model.clone(),
             shards: self.dir(pack_dir),
             out: self.dir(train_dir),

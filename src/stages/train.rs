@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{placement::Placement, rows::interrupted};
@@ -39,6 +39,9 @@ pub struct Args {
     /// Directory that `pack` wrote
     #[arg(long)]
     pub shards: PathBuf,
+    /// Start from this PEFT adapter instead of a new one; its rank, alpha, kind and modules count, not --lora-*
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
     /// Directory for the adapter or the model, and the logs
     #[arg(long)]
     pub out: PathBuf,
@@ -56,7 +59,8 @@ pub struct Args {
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let model_path = resolve(&args.model)?;
-    let inputs: [(&str, &Path); 2] = [("model", &model_path), ("shards", &args.shards)];
+    let mut inputs: Vec<(&str, &Path)> = vec![("model", &model_path), ("shards", &args.shards)];
+    inputs.extend(args.adapter.iter().map(|dir| ("adapter", dir.as_path())));
     let mut identity = serde_json::to_value(&args.settings)?;
     identity["dtype"] = json!(args.placement.to_string());
     let manifest = Manifest::expected("train", &inputs, &identity)?;
@@ -107,6 +111,10 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn load(args: &Args, path: &Path) -> Result<(Llama, Trainable)> {
     let s = &args.settings;
+    ensure!(
+        args.adapter.is_none() || s.method == Method::Lora,
+        "--adapter starts LoRA training; it does not go with another --method"
+    );
     if s.method == Method::Scratch {
         let config = Config::from_dir(path)?;
         return Ok((Llama::random(config, s.seed)?, Trainable::Full));
@@ -116,6 +124,10 @@ fn load(args: &Args, path: &Path) -> Result<(Llama, Trainable)> {
     if s.method == Method::Full {
         model.make_trainable()?;
         return Ok((model, Trainable::Full));
+    }
+    if let Some(dir) = &args.adapter {
+        let lora = Lora::load(dir, &model)?;
+        return Ok((model, Trainable::Lora(lora)));
     }
     let config = LoraConfig {
         r: s.lora_rank,

@@ -110,7 +110,9 @@ cases! {
 #[test]
 fn tensor_products_have_no_bank_conflicts() {
     let run = |device: &Device| {
-        LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [128, 128, 64], Some(Rung::Mma128)))
+        for (rung, n) in [(Rung::Mma64, 64), (Rung::Mma128, 128)] {
+            LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [n, n, 64], Some(rung)));
+        }
     };
     if let Some(stats) = profile(run) {
         assert!(stats.shared_requests > 0);

@@ -101,16 +101,27 @@ fn requests() -> Vec<Request> {
     (0..5).map(|i| Request { id: format!("row-{i}"), tokens: prompt(i) }).collect()
 }
 
-/// Greedy tokens equal the CPU's, batched as they come; log-probabilities agree.
+/// Greedy and drawn tokens equal the CPU's, batched as they come; log-probabilities agree.
 fn generate(device: &Device, name: &str) {
     let model = load(name, F32);
     let params = SamplingParams { max_new_tokens: 6, eos: vec![2], ..Default::default() };
     let options = EngineOptions { batch_rows: 3, batch_tokens: 20 };
-    let run = |model: &Llama| {
-        Engine::new(model, options).unwrap().generate(&requests(), &params, &mut |_, _| {}).unwrap()
+    let drawn = SamplingParams {
+        temperature: 0.9,
+        top_k: 40,
+        top_p: 0.95,
+        repetition_penalty: 1.2,
+        no_repeat_ngram_size: 2,
+        min_new_tokens: 3,
+        ..params.clone()
     };
     let on_device = model.to_device(device).unwrap();
-    assert_eq!(run(&on_device), run(&model), "{name}");
+    for params in [&params, &drawn] {
+        let run = |model: &Llama| {
+            Engine::new(model, options).unwrap().generate(&requests(), params, &mut |_, _| {}).unwrap()
+        };
+        assert_eq!(run(&on_device), run(&model), "{name}");
+    }
     let texts: Vec<ScoreRequest> = requests()
         .into_iter()
         .filter(|r| r.tokens.len() > 1)

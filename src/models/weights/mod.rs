@@ -2,6 +2,7 @@
 pub mod export;
 pub mod gguf;
 pub mod peft;
+pub mod pickle;
 pub mod safetensors;
 
 use std::path::Path;
@@ -16,7 +17,7 @@ use crate::{
 
 /// Where a model's tensors are read from, by their Hugging Face names.
 pub enum Source {
-    /// A directory with model.safetensors or shards and their index.
+    /// A directory with model.safetensors or pytorch_model.bin, or shards of either and their index.
     Safetensors(safetensors::Checkpoint),
     /// One .gguf file.
     Gguf(gguf::Checkpoint),
