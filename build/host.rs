@@ -19,6 +19,8 @@ pub fn compile(library: &str, files: &[PathBuf], include: &Path, out: &Path) {
         // As on the device, where kernels that must not fuse say so: the host's bits do not depend on its instructions.
         .flag("-ffp-contract=off")
         .flag("-Wno-psabi")
+        // A frame larger than the guard page below a fiber's stack must not step over it.
+        .flag_if_supported("-fstack-clash-protection")
         .flag("-Wno-unknown-pragmas")
         .flag("-fsanitize=thread")
         .flag_if_supported("--param=tsan-instrument-func-entry-exit=0")
@@ -30,6 +32,8 @@ pub fn compile(library: &str, files: &[PathBuf], include: &Path, out: &Path) {
     println!("cargo::rustc-link-search=native={}", out.display());
     println!("cargo::rustc-link-lib=static:+whole-archive={library}");
     println!("cargo::rustc-link-lib=stdc++");
+    // Test programs can load changed kernels, which need the emulator's symbols (scripts/mutate_kernels.sh).
+    println!("cargo::rustc-link-arg-tests=-rdynamic");
 }
 
 /// The `.cu` files of a folder and of its `sm90`, sorted.

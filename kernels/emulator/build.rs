@@ -12,4 +12,5 @@ fn main() {
         .include("cpp")
         .files(["scheduler", "checks", "async", "tensor"].map(|f| format!("cpp/{f}.cpp")))
         .compile("sdrrl_emulator_runtime");
+    println!("cargo::rustc-link-lib=dl");
 }

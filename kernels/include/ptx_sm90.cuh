@@ -68,8 +68,8 @@ DEV void tma_reduce_add_2d(const TensorMap* map, const void* src, int x, int y W
 #endif
 }
 DEV void tma_store_commit() { TWIN(asm volatile("cp.async.bulk.commit_group;\n" ::: "memory"), emu::tma_store_commit()); }
-template <int N> DEV void tma_store_wait_read() { TWIN(asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(N) : "memory"), emu::tma_store_wait(N)); }
-template <int N> DEV void tma_store_wait() { TWIN(asm volatile("cp.async.bulk.wait_group %0;\n" ::"n"(N) : "memory"), emu::tma_store_wait(N)); }
+template <int N> DEV void tma_store_wait_read() { TWIN(asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(N) : "memory"), emu::tma_store_wait(N, true)); }
+template <int N> DEV void tma_store_wait() { TWIN(asm volatile("cp.async.bulk.wait_group %0;\n" ::"n"(N) : "memory"), emu::tma_store_wait(N, false)); }
 
 DEV void stmatrix_x4(void* row, uint32_t a, uint32_t b, uint32_t c, uint32_t d WHERE) {
 #if defined(__CUDACC__)

@@ -7,7 +7,7 @@ use sdrrl::{
     device::{Device, DeviceChoice},
     tensor::{DType, Tensor},
 };
-use sdrrl_emulator::{Config, Stats, with_config};
+use sdrrl_emulator::{Config, Stats, load_kernels, with_config};
 
 use crate::common::uniform;
 
@@ -25,7 +25,7 @@ pub fn run_case(name: &str, case: impl Fn(&Device)) {
         let device = choice.parse::<DeviceChoice>().unwrap().open().unwrap();
         return case(&device);
     }
-    let device = Device::emulated();
+    let device = emulated();
     let seeds: u64 = std::env::var("SDRRL_TEST_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     for seed in 0..seeds {
         for config in Config::suite(1 + 10 * seed) {
@@ -35,13 +35,26 @@ pub fn run_case(name: &str, case: impl Fn(&Device)) {
     }
 }
 
+#[allow(unsafe_code)]
+/// The emulated GPU; with kernels of the shared object that `SDRRL_TEST_KERNELS` names, if it is set, in place of the program's own.
+pub fn emulated() -> Device {
+    static LOADED: std::sync::Once = std::sync::Once::new();
+    LOADED.call_once(|| {
+        if let Some(path) = std::env::var_os("SDRRL_TEST_KERNELS") {
+            // SAFETY: scripts/mutate_kernels.sh compiles it against the same headers.
+            unsafe { load_kernels(path.as_ref()) }.unwrap();
+        }
+    });
+    Device::emulated()
+}
+
 /// What a case does to memory; `None` on a real GPU, which does not tell.
 pub fn profile(case: impl Fn(&Device)) -> Option<Stats> {
     if std::env::var("SDRRL_TEST_DEVICE").is_ok() {
         return None;
     }
     let config = Config { profile: true, ..Config::default() };
-    Some(with_config(config, || case(&Device::emulated())).1)
+    Some(with_config(config, || case(&emulated())).1)
 }
 
 /// Declares cases: each a test of its own.

@@ -21,6 +21,7 @@ struct EmuStats {
 extern "C" {
 int emu_launch(const char* kernel, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t smem, void** args, const uint32_t* sizes, int nargs, const EmuConfig* cfg, EmuStats* stats);
 const char* emu_last_error();
+int emu_load_kernels(const char* path);  // a shared object whose kernels replace those of the same names
 const char* emu_kernel_name(int i);     // null past the last
 void* emu_malloc(size_t bytes);
 void emu_free(void* p);

@@ -13,19 +13,24 @@ void cp_async(void* dst, const void* src, int bytes, int src_bytes, const char* 
   Fiber* f = me();
   if (uintptr_t(dst) % bytes || (src_bytes && uintptr_t(src) % bytes)) fail("cp.async at %s:%d: misaligned address", base_name(file), line);
   if (!in_arena(dst)) fail("cp.async at %s:%d: the destination is not shared memory", base_name(file), line);
-  if (src_bytes) access(src, src_bytes, false, "cp.async", line);
-  access(dst, bytes, true, "cp.async", line);
-  if (s.cfg.profile) { if (src_bytes) log_access(src, src_bytes, false, uintptr_t(line) * 2); log_access(dst, bytes, true, uintptr_t(line) * 2 + 1); }
-  CpAsync c{dst, src, bytes, src_bytes, f->cp_group};
-  if (s.cfg.asynchrony == 0 || (s.cfg.asynchrony == 2 && (rnd() & 1))) return run_copy(c);
-  poison(dst, bytes);
+  if (src_bytes) access(src, src_bytes, false, "cp.async");
+  access(dst, bytes, true, "cp.async");
+  if (s.cfg.profile) { if (src_bytes) log_access(src, src_bytes, false, site_of(file, line)); log_access(dst, bytes, true, site_of(file, line, 1)); }
+  CpAsync c{dst, src, bytes, src_bytes, f->cp_group, s.cfg.asynchrony == 0 || (s.cfg.asynchrony == 2 && (rnd() & 1))};
+  if (c.done) run_copy(c);
+  else poison(dst, bytes);
+  if (c.done && !s.cfg.checks) return;
+  if (s.cfg.checks) copy_begins(f, dst, bytes);
   f->cp.push_back(c);
 }
 void cp_async_commit() { me()->cp_group++; }
 void cp_async_wait(int keep) {
   Fiber* f = me();
   size_t n = 0;
-  while (n < f->cp.size() && f->cp[n].group < f->cp_group - keep) run_copy(f->cp[n++]);
+  for (; n < f->cp.size() && f->cp[n].group < f->cp_group - keep; n++) {
+    if (!f->cp[n].done) run_copy(f->cp[n]);
+    if (sched().cfg.checks) copy_ends(f, f->cp[n].dst, f->cp[n].bytes);
+  }
   f->cp.erase(f->cp.begin(), f->cp.begin() + n);
 }
 
@@ -35,6 +40,8 @@ constexpr unsigned TX_ZERO = 1 << 23, MAGIC = 0x155;
 static Mbar& mbar(uint64_t* p, const char* file, int line) {
   if (!in_arena(p)) fail("mbarrier at %s:%d is not in shared memory", base_name(file), line);
   if (uintptr_t(p) & 7) fail("mbarrier at %s:%d is misaligned", base_name(file), line);
+  Cta* c = cta_of(p);
+  if (c != me()->cta && c->live == 0) fail("mbarrier at %s:%d: block %d of the cluster has ended", base_name(file), line, c->index);
   Mbar& m = *reinterpret_cast<Mbar*>(p);
   if (m.magic != MAGIC) fail("use of an uninitialised mbarrier at %s:%d (shared offset %zu)", base_name(file), line, shared_address(p) - SHARED_BASE);
   return m;
@@ -44,7 +51,8 @@ void mbar_init(uint64_t* p, uint32_t n, const char* file, int line) {
   if (n == 0 || n >= 1 << 15) fail("mbarrier.init at %s:%d: a count of %u", base_name(file), line, n);
   Mbar m{0, n, n, TX_ZERO, MAGIC};
   memcpy(p, &m, 8);
-  reset_shared_cells(cta_of(p), p, 8);
+  reset_shared_cells(p, 8);
+  cta_of(p)->mbar.erase(p);
 }
 static void complete(uint64_t* p) {
   Mbar& m = *reinterpret_cast<Mbar*>(p);
@@ -52,13 +60,14 @@ static void complete(uint64_t* p) {
   m.phase ^= 1;
   m.pending = m.expected;
   auto& meta = cta_of(p)->mbar[p];
+  if (sched().cfg.checks) join(meta.done, meta.arriving);
   for (Fiber* f : meta.waiters) make_ready(f);
   meta.waiters.clear();
 }
 void mbar_arrive(uint64_t* p, uint32_t tx, bool arrives, const char* file, int line) {
   Mbar& m = mbar(p, file, line);
   if (arrives && !m.pending) fail("mbarrier at %s:%d: more arrivals than its count %u in one phase", base_name(file), line, unsigned(m.expected));
-  if (sched().cfg.checks && arrives) release(me(), cta_of(p)->mbar[p].vc);
+  if (sched().cfg.checks && arrives) release(me(), cta_of(p)->mbar[p].arriving);
   m.tx += tx;
   if (arrives) m.pending--;
   complete(p);
@@ -67,9 +76,16 @@ void mbar_wait(uint64_t* p, uint32_t parity, const char* file, int line) {
   Fiber* f = me();
   while (mbar(p, file, line).phase == (parity & 1)) {
     cta_of(p)->mbar[p].waiters.push_back(f);
+    f->waits_for = p;
     block_on("mbarrier wait", file, line);
   }
-  if (sched().cfg.checks) acquire(f, cta_of(p)->mbar[p].vc);
+  if (sched().cfg.checks) acquire(f, cta_of(p)->mbar[p].done);
+}
+std::string describe_mbar(uint64_t* p) {
+  const Mbar& m = *reinterpret_cast<Mbar*>(p);
+  char text[128];
+  snprintf(text, sizeof text, " (shared offset %zu, phase %u: %u arrivals and %d bytes missing)", shared_address(p) - SHARED_BASE, unsigned(m.phase), unsigned(m.pending), int(m.tx) - int(TX_ZERO));
+  return text;
 }
 
 // ---- tensor maps and the copies they describe ----
@@ -89,7 +105,7 @@ static void add_element(uint8_t* to, const uint8_t* from, int elem) {
   a = __nv_bfloat16(float(a) + float(b));
   memcpy(to, &a, 2);
 }
-static void copy_box(const Box& b, uint8_t* smem, uint32_t off, Direction dir) {
+static void move_box(const Box& b, uint8_t* smem, uint32_t off, Direction dir) {
   const Map& m = b.m;
   uint32_t inner = m.box[0] * m.elem, rows = 1;
   for (int i = 1; i < m.rank; i++) rows *= m.box[i];
@@ -114,6 +130,12 @@ static void copy_box(const Box& b, uint8_t* smem, uint32_t off, Direction dir) {
     }
   }
 }
+// Blocks may run on several operating-system threads: what adds to global memory is one step, as an atomic is.
+static void copy_box(const Box& b, uint8_t* smem, uint32_t off, Direction dir) {
+  if (dir != Direction::Add) return move_box(b, smem, off, dir);
+  AtomicLock lock;
+  move_box(b, smem, off, dir);
+}
 static Box make_box(const void* map, const int* coord, int rank, const char* what, int line) {
   Box b{};
   memcpy(&b.m, map, sizeof b.m);
@@ -129,8 +151,7 @@ static uint32_t box_bytes(const Map& m) {
   return n;
 }
 // Every element of the box that lies in the tensor, as an access of the issuing thread: bounds, initialisation, races.
-static void check_global(const Box& b, bool write, const char* what, int line) {
-  if (!sched().cfg.checks) return;
+static void check_global(const Box& b, Direction dir, const char* what) {
   const Map& m = b.m;
   uint32_t rows = 1;
   for (int i = 1; i < m.rank; i++) rows *= m.box[i];
@@ -146,12 +167,12 @@ static void check_global(const Box& b, bool write, const char* what, int line) {
       g += x * uint64_t(m.strides[i]) * 16;
     }
     if (!inside) continue;
-    for (int64_t byte = x0 * m.elem; byte < x1 * m.elem; byte += m.elem) access(m.base + g + byte, m.elem, write, what, line);
+    for (int64_t byte = x0 * m.elem; byte < x1 * m.elem; byte += m.elem) access(m.base + g + byte, m.elem, dir != Direction::Load, what, dir == Direction::Add);
   }
 }
 static void land(Box b, Cta* c, uint32_t off, uint64_t* bar, uint32_t n) {
   copy_box(b, c->smem, off, Direction::Load);
-  async_write_end(c, off, n);
+  async_write_end(c, off, n, c->mbar[bar]);
   Mbar& m = *reinterpret_cast<Mbar*>(bar);
   m.tx -= n;
   complete(bar);
@@ -162,8 +183,9 @@ void tma_load(void* dst, const void* map, uint64_t* bar, const int* coord, int r
   Cta* own = cta_of(dst);
   uint32_t off = shared_address(dst), n = box_bytes(b.m), bar_off = shared_address(bar);
   if (off & 127) fail("TMA load at %s:%d: the shared address is not 128-byte aligned", base_name(file), line);
-  if (off + n > own->used) fail("TMA load at %s:%d: %u bytes at shared offset %zu pass the end of shared memory", base_name(file), line, n, off - SHARED_BASE);
-  check_global(b, false, "TMA load", line);
+  if (!has_room(off, n)) fail("TMA load at %s:%d: %u bytes at shared offset %zu pass the end of their array", base_name(file), line, n, off - SHARED_BASE);
+  check_global(b, Direction::Load, "TMA load");
+  if (multicast >> s.gang.ctas.size()) fail("TMA load at %s:%d: multicast mask %x names blocks that the cluster of %zu does not have", base_name(file), line, multicast, s.gang.ctas.size());
   for (unsigned r = 0; r < s.gang.ctas.size(); r++) {
     if (multicast ? !(multicast >> r & 1) : int(r) != own->index) continue;
     Cta* c = s.gang.ctas[r].get();
@@ -174,7 +196,15 @@ void tma_load(void* dst, const void* map, uint64_t* bar, const int* coord, int r
     poison(c->smem + off, n);
     s.async.push_back([=] { land(b, c, off, its_bar, n); });
   }
-  if (multicast >> s.gang.ctas.size()) fail("TMA load at %s:%d: multicast mask %x names blocks that the cluster of %zu does not have", base_name(file), line, multicast, s.gang.ctas.size());
+}
+struct BulkStore {
+  Fiber* f; int group; bool read, written; Box box; Direction dir; Cta* c; uint32_t off, n;
+  std::vector<uint8_t> data;      // the source once read, if it is not written yet
+};
+static void write_store(BulkStore& st) {
+  uint8_t* from = st.data.empty() ? st.c->smem : st.data.data() - st.off;
+  copy_box(st.box, from, st.off, st.dir);
+  st.written = true;
 }
 void tma_store(const void* map, const void* src, const int* coord, int rank, bool add, const char* file, int line) {
   auto& s = sched();
@@ -184,23 +214,40 @@ void tma_store(const void* map, const void* src, const int* coord, int rank, boo
   uint32_t off = shared_address(src), n = box_bytes(b.m);
   if (off & 127) fail("TMA store at %s:%d: the shared address is not 128-byte aligned", base_name(file), line);
   if (add && b.m.elem != 2 && b.m.elem != 4) fail("TMA reduce at %s:%d: elements of %d bytes", base_name(file), line, b.m.elem);
-  async_read(c, off, n, "TMA store", true, line);
-  if (!add) check_global(b, true, "TMA store", line);
-  auto run = [=] { copy_box(b, c->smem, off, add ? Direction::Add : Direction::Store); };
-  f->bulk_open = true;
-  if (s.cfg.asynchrony == 0 || (s.cfg.asynchrony == 2 && (rnd() & 1))) return run();
-  c->stores.push_back({f->bulk_group, false, run, f});
+  async_read(c, off, n, "TMA store", Reading::Begins, line);
+  check_global(b, add ? Direction::Add : Direction::Store, "TMA store");
+  auto st = std::make_shared<BulkStore>(BulkStore{f, f->bulk_group, false, false, b, add ? Direction::Add : Direction::Store, c, off, n, {}});
+  if (s.cfg.asynchrony == 0 || (s.cfg.asynchrony == 2 && (rnd() & 1))) write_store(*st);
+  c->stores.push_back(st);
 }
-void tma_store_commit() { me()->bulk_group++; me()->bulk_open = false; }
-void tma_store_wait(int keep) {
+void tma_store_commit() { me()->bulk_group++; }
+// wait_group.read: the shared memory is read, the global memory may not be written yet. wait_group: both.
+void tma_store_wait(int keep, bool read_only) {
   Fiber* f = me();
-  for (auto& st : f->cta->stores)
-    if (st.f == f && !st.done && st.group < f->bulk_group - keep) { st.run(); st.done = true; }
+  auto& all = f->cta->stores;
+  for (auto& st : all) {
+    if (st->f != f || st->group >= f->bulk_group - keep) continue;
+    if (!st->read) {
+      st->read = true;
+      async_read_end(st->c, st->off, st->n);
+      st->data.assign(st->c->smem + st->off, st->c->smem + st->off + (st->n + 127) / 128 * 128);
+    }
+    if (!st->written && !(read_only && sched().cfg.asynchrony == 1)) write_store(*st);
+  }
+  all.erase(std::remove_if(all.begin(), all.end(), [](auto& st) { return st->read && st->written; }), all.end());
 }
-// Also what the ordering of later ordinary stores to the buffer rests on: see async_read.
+// What the threads left: false if a store's source was never waited for.
+bool finish_stores(Cta* c) {
+  for (auto& st : c->stores) {
+    if (!st->read) return false;
+    if (!st->written) write_store(*st);
+  }
+  return true;
+}
+// See check_proxy.
 void fence_proxy_async() {
   Fiber* f = me();
-  f->proxy_fence = ++f->clk;
+  if (sched().cfg.checks) f->fences.push_back({sched().gang.epoch, ++f->clk});
 }
 uint32_t shared_address(const void* p) {
   if (!in_arena(p)) fail("address %p is not in shared memory", p);

@@ -22,12 +22,33 @@
 
 struct uint3 { unsigned x, y, z; };
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
+namespace emu { void vector_access(const void* p, size_t n, bool write, const void* site); }
+// A vector is loaded and stored as one access, as on the chip, where the host compiler might go member by member.
+#define EMU_VECTOR(name, T, N, M, params, init)                                                                         \
+  struct alignas(sizeof(T) * N) name {                                                                                  \
+    T M;                                                                                                                \
+    name() = default;                                                                                                   \
+    name params : init {}                                                                                               \
+    __attribute__((no_sanitize("thread"), noinline)) name(const name& o) {                                              \
+      emu::vector_access(&o, sizeof o, false, __builtin_return_address(0));                                             \
+      memcpy(static_cast<void*>(this), &o, sizeof o);                                                                   \
+    }                                                                                                                   \
+    __attribute__((no_sanitize("thread"), noinline)) name& operator=(const name& o) {                                   \
+      emu::vector_access(&o, sizeof o, false, __builtin_return_address(0));                                             \
+      emu::vector_access(this, sizeof o, true, __builtin_return_address(0));                                            \
+      memcpy(static_cast<void*>(this), &o, sizeof o);                                                                   \
+      return *this;                                                                                                     \
+    }                                                                                                                   \
+  }
+#define EMU_PARENS(...) __VA_ARGS__
+#define EMU_VECTOR2(name, T) EMU_VECTOR(name, T, 2, EMU_PARENS(x, y), (T a, T b), EMU_PARENS(x(a), y(b)))
+#define EMU_VECTOR4(name, T) EMU_VECTOR(name, T, 4, EMU_PARENS(x, y, z, w), (T a, T b, T c, T d), EMU_PARENS(x(a), y(b), z(c), w(d)))
+EMU_VECTOR2(float2, float);
+EMU_VECTOR2(int2, int);
+EMU_VECTOR2(uint2, unsigned);
+EMU_VECTOR4(float4, float);
+EMU_VECTOR4(int4, int);
+EMU_VECTOR4(uint4, unsigned);
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
@@ -101,7 +122,7 @@ void mbar_wait(uint64_t* bar, uint32_t parity, const char* file, int line);
 void tma_load(void* dst, const void* map, uint64_t* bar, const int* coord, int rank, uint16_t multicast, const char* file, int line);
 void tma_store(const void* map, const void* src, const int* coord, int rank, bool add, const char* file, int line);
 void tma_store_commit();
-void tma_store_wait(int keep);
+void tma_store_wait(int keep, bool read_only);
 void fence_proxy_async();
 enum class Operand { Bf16, E4m3 };
 void wgmma_fence();
@@ -111,18 +132,18 @@ void wgmma_wait(int keep, const char* file, int line);
 void setmaxnreg(int registers, bool increase, const char* file, int line);
 
 void register_kernel(const char* name, void (*entry)(void**), int nargs, const uint32_t* sizes, int max_threads);
-template <class... A, size_t... I> void call(void (*fn)(A...), void** a, std::index_sequence<I...>) { fn(*static_cast<std::remove_reference_t<A>*>(a[I])...); }
+template <class... A, size_t... I> EMU_NO_HOOKS void call(void (*fn)(A...), void** a, std::index_sequence<I...>) { fn(*static_cast<std::remove_reference_t<A>*>(a[I])...); }
 template <auto fn> struct Entry;
 template <class... A, void (*fn)(A...)> struct Entry<fn> {
   static constexpr int nargs = sizeof...(A);
   static constexpr uint32_t sizes[] = {uint32_t(sizeof(A))..., 0};
-  static void run(void** a) { call(fn, a, std::index_sequence_for<A...>{}); }
+  EMU_NO_HOOKS static void run(void** a) { call(fn, a, std::index_sequence_for<A...>{}); }
 };
 
 template <class T> struct ShflArgs { T in, out; int src; };
 template <class T> T shfl(uint32_t mask, T v, int src, const char* what, const char* file, int line) {
   ShflArgs<T> a{v, v, src};
-  warp_collective(mask, 1, &a, [](void** p, uint32_t m) {
+  warp_collective(mask, 1, &a, [](void** p, uint32_t m) EMU_NO_HOOKS {
     for (int l = 0; l < 32; l++) if (m >> l & 1) {
       auto* x = static_cast<ShflArgs<T>*>(p[l]);
       if (!(m >> x->src & 1)) fail("shuffle: lane %d reads lane %d, which is outside mask %08x", l, x->src, m);
@@ -133,7 +154,7 @@ template <class T> T shfl(uint32_t mask, T v, int src, const char* what, const c
 }
 template <class T, class Op> T reduce(uint32_t mask, T v, const char* what, const char* file, int line) {
   struct R { T in, out; } a{v, v};
-  warp_collective(mask, 2, &a, [](void** p, uint32_t m) {
+  warp_collective(mask, 2, &a, [](void** p, uint32_t m) EMU_NO_HOOKS {
     T acc{}; bool first = true;
     for (int l = 0; l < 32; l++) if (m >> l & 1) { T x = static_cast<R*>(p[l])->in; acc = first ? x : Op{}(acc, x); first = false; }
     for (int l = 0; l < 32; l++) if (m >> l & 1) static_cast<R*>(p[l])->out = acc;
@@ -143,7 +164,7 @@ template <class T, class Op> T reduce(uint32_t mask, T v, const char* what, cons
 struct Ballot { uint32_t in, out; };
 inline uint32_t ballot(uint32_t mask, bool v, const char* what, const char* file, int line) {
   Ballot a{v, 0};
-  warp_collective(mask, 3, &a, [](void** p, uint32_t m) {
+  warp_collective(mask, 3, &a, [](void** p, uint32_t m) EMU_NO_HOOKS {
     uint32_t r = 0;
     for (int l = 0; l < 32; l++) if (m >> l & 1) r |= static_cast<Ballot*>(p[l])->in << l;
     for (int l = 0; l < 32; l++) if (m >> l & 1) static_cast<Ballot*>(p[l])->out = r;

@@ -20,23 +20,26 @@
 namespace emu {
 constexpr size_t STACK = 64 * 1024;
 // A block's shared memory: addresses are offsets into it, 18 bits, so that matrix descriptors decode as on the chip.
-constexpr size_t ARENA = 256 * 1024, SHARED_BASE = 1024, SHARED_LIMIT = 232448, STATIC_LIMIT = 49152;
+// Between arrays lie gaps that no access may touch.
+constexpr size_t ARENA = 256 * 1024, SHARED_BASE = 1024, SHARED_LIMIT = 232448, STATIC_LIMIT = 49152, RED_ZONE = 256;
 constexpr int MAX_CLUSTER = 64;
 
 using Clock = std::vector<uint32_t>;      // by thread of the gang: every access up to this is known
 
 enum class State : uint8_t { Ready, Waiting, Done };
 struct Cta;
-struct CpAsync { void* dst; const void* src; int bytes, src_bytes, group; };
+struct CpAsync { void* dst; const void* src; int bytes, src_bytes, group; bool done; };
+struct Fence { uint32_t epoch, clk; };
 struct Access { uint32_t visit, bytes; uintptr_t addr; bool write; };
 struct Fiber : Thread {
   void* sp; char* stack; State state; Cta* cta; const char* what; const char* file; int line; uintptr_t fault;
   int rank;                      // in the gang: block * threads + linear
   uint32_t warp;                 // in the gang
-  uint32_t clk, proxy_fence; Clock vc;
+  uint32_t clk; Clock vc; std::vector<Fence> fences;      // each fence.proxy.async
+  uint64_t* waits_for;           // the mbarrier
   std::vector<CpAsync> cp; int cp_group;
   int wg_issued, wg_retired; bool wg_fenced; std::vector<int> wg_group_end;
-  int bulk_group; bool bulk_open;
+  int bulk_group;
   std::unordered_map<uintptr_t, uint32_t> visits; std::vector<std::pair<uintptr_t, Access>> log;
 };
 struct Collective { uint32_t mask, arrived; int kind; void* args[32]; const char* file; int line; bool used; };
@@ -47,18 +50,20 @@ struct Warpgroup {
   std::vector<WgOp> ops; std::vector<Fiber*> waiters; size_t executed = 0;
   std::map<int, std::vector<float>> shadow; std::vector<std::array<WgPtr, 128>> ptr;
 };
-struct BulkStore { int group; bool done; std::function<void()> run; Fiber* f; };
-struct MbarMeta { Clock vc; std::vector<Fiber*> waiters; };
+struct BulkStore;
+// What those who arrived in this phase, and in all complete ones, knew.
+struct MbarMeta { Clock arriving, done; std::vector<Fiber*> waiters; };
 struct Cta {
-  uint8_t* smem; size_t used; int nthreads, index; std::vector<Fiber> fibers; std::vector<std::array<Collective, 4>> warps; Barrier bar[16];
-  std::vector<Warpgroup> wg; std::unordered_map<uint64_t*, MbarMeta> mbar; std::vector<BulkStore> stores;
+  uint8_t* smem; int nthreads, index, live; std::vector<int> warp_live; std::vector<Fiber> fibers; std::vector<std::array<Collective, 4>> warps; Barrier bar[16];
+  std::vector<Warpgroup> wg; std::unordered_map<uint64_t*, MbarMeta> mbar; std::vector<std::shared_ptr<BulkStore>> stores;
 };
 
 // Who touched two bytes of memory last. `run` numbers gangs over the whole process, so stale cells need no clearing.
-struct Cell {
-  uint64_t w_run, r_run; uint32_t w_epoch, w_clk, r_epoch, r_clk; uint16_t w_rank, r_rank; uint8_t flags, pad[3];
-};
-enum : uint8_t { GENERIC_WRITE = 1, IN_FLIGHT = 2, READ_BY_OTHERS = 4, ATOMIC = 8 };
+// Two readers that know nothing of each other are remembered (of one gang), so that a writer meets at least one that is not itself. A mask
+// says which of the two bytes.
+struct Touch { uint32_t epoch, clk; uint16_t rank; uint8_t mask; };
+struct Cell { uint64_t w_run, r_run; Touch w, r[2]; uint8_t flags; };
+enum : uint8_t { GENERIC_WRITE = 1, IN_FLIGHT = 2, READ_BY_OTHERS = 4, ATOMIC = 8, BEING_READ = 16 };
 
 struct Alloc { uint8_t *base, *user; size_t bytes, mapped; Cell* cells; uint8_t* init; };   // init: one byte for two of memory
 struct Kernel { void (*entry)(void**); int nargs; std::vector<uint32_t> sizes; int max_threads; };
@@ -68,26 +73,33 @@ struct Knowledge { uint32_t epoch; Clock vc; };
 using KnownGangs = std::map<uint64_t, Knowledge>;
 struct Learnt { int rank; uint32_t epoch, clk; KnownGangs gangs; };
 
+// The asynchronous engine counts as one more thread of the gang, whose clock the mbarriers hand on.
 struct Gang {
-  std::vector<std::unique_ptr<Cta>> ctas; uint32_t epoch = 1; Barrier cluster_bar; int live = 0; uint64_t run = 0; int threads = 0;
+  std::vector<std::unique_ptr<Cta>> ctas; uint32_t epoch = 1; Barrier cluster_bar; int live = 0; uint64_t run = 0; int threads = 0; uint32_t engine_clk = 0;
   std::vector<Learnt> learnt; std::unordered_map<int, Knowledge> fences;     // by thread rank: its last __threadfence
 };
 struct Scheduler {
   void* main_sp = nullptr; char* stacks = nullptr; int nstacks = 0; uint8_t* arena = nullptr; Cell* shared_cells = nullptr; bool inside = false;
   std::vector<uint32_t> ready_lanes, priority; std::vector<Fiber*> warp_base; std::vector<uint64_t> ready_warps; size_t count = 0, cursor = 0;
   Gang gang; std::deque<std::function<void()>> async; EmuConfig cfg{}; uint64_t rng = 1; std::string error; bool failed = false;
-  const Kernel* kernel = nullptr; const char* name = ""; void** args = nullptr; size_t static_end = 0; std::unordered_map<const void*, size_t> statics; unsigned dynamic = 0;
+  const Kernel* kernel = nullptr; const char* name = ""; void** args = nullptr; size_t static_end = 0, static_bytes = 0; std::unordered_map<const void*, size_t> statics; unsigned dynamic = 0;
+  std::array<uint8_t, ARENA / 16> room{};       // how many of each 16 bytes of shared memory belong to an array
+  std::vector<std::pair<size_t, size_t>> arrays;     // offset and size of each: the dynamic part, then static ones
   EmuStats stats{}; uint64_t first_run = 0, steps = 0;
   std::unordered_map<uintptr_t, KnownGangs> released;       // by address of an atomic in global memory
   std::vector<Alloc> allocs; uint64_t allocs_version = 0;
   std::array<const Alloc*, 1024> by_page{};     // the buffer that a page lies in, by the page's number; guard pages keep buffers on pages of their own
-  std::array<uintptr_t, 1024> foreign{};        // numbers of pages of the host program itself: constants, parameters, thread-locals
+  std::array<uintptr_t, 1024> foreign{};        // numbers of pages of the program's constants
 };
 extern __thread Scheduler* current;
 Scheduler& own_scheduler();     // made at the first call of an operating-system thread
 inline Scheduler& sched() { return *current; }
 inline Fiber* me() { return static_cast<Fiber*>(self); }
 uint32_t rnd();
+
+// async.cpp
+std::string describe_mbar(uint64_t* p);
+bool finish_stores(Cta* c);
 
 // scheduler.cpp
 void make_ready(Fiber* f);
@@ -100,17 +112,26 @@ inline bool in_arena(const void* p) { auto& s = sched(); return uintptr_t(p) - u
 Cta* cta_of(const void* p);
 const Alloc* find_alloc(uintptr_t p);
 void refresh_allocs();
-void access(const void* p, size_t n, bool write, const char* what = nullptr, int line = 0);
+void access(const void* p, size_t n, bool write, const char* what = nullptr, bool atomic = false);
+uintptr_t site_of(const char* file, int line, int part = 0);
 void log_access(const void* p, size_t n, bool write, uintptr_t site);
 void flush_profile(Cta* c, int warp);
 void join(Clock& to, const Clock& from);
 void release(Fiber* f, Clock& to);
 void acquire(Fiber* f, const Clock& from);
 void async_write_begin(Cta* c, uint32_t off, uint32_t n, const char* what, int line);
-void async_write_end(Cta* c, uint32_t off, uint32_t n);
-void async_read(Cta* c, uint32_t off, uint32_t n, const char* what, bool record, int line);
+void async_write_end(Cta* c, uint32_t off, uint32_t n, MbarMeta& to);
+// An asynchronous read: nobody may write the bytes from its beginning to its end.
+enum class Reading { Begins, Ended };
+void async_read(Cta* c, uint32_t off, uint32_t n, const char* what, Reading when, int line);
+void async_read_end(Cta* c, uint32_t off, uint32_t n);
+void copy_begins(Fiber* f, void* dst, uint32_t n);
+void copy_ends(Fiber* f, void* dst, uint32_t n);
+bool has_room(size_t off, size_t n);
+void give_room(size_t off, size_t n);
+[[noreturn]] void outside_shared(size_t off, const char* what, int line);
 void mark_initialised(const void* p, size_t n);
-void reset_shared_cells(Cta* c, const void* p, size_t n);
+void reset_shared_cells(const void* p, size_t n);
 void* make_memory(size_t bytes);
 void free_memory(void* p);
 void poison(void* p, size_t n);

@@ -1,4 +1,5 @@
 // Fibers, the order in which they run, everything at which threads meet, and the launch.
+#include <dlfcn.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -38,9 +39,10 @@ static void* first_frame(char* stack_end, void (*entry)()) {
   for (int k = 0; k < 6; k++) *--sp = 0;
   return sp;
 }
-static void redirect(ucontext_t* c, void (*to)()) {
+// Nothing returns to the frames that were there: `to` begins at the stack's end.
+static void redirect(ucontext_t* c, char* stack_end, void (*to)()) {
   auto& sp = c->uc_mcontext.gregs[REG_RSP];
-  sp = ((sp - 512) & ~15ll) - 8;
+  sp = greg_t(stack_end) - 8;
   c->uc_mcontext.gregs[REG_RIP] = greg_t(to);
 }
 #elif defined(__aarch64__)
@@ -83,8 +85,8 @@ static void* first_frame(char* stack_end, void (*entry)()) {
   sp[11] = uint64_t(entry);
   return sp;
 }
-static void redirect(ucontext_t* c, void (*to)()) {
-  c->uc_mcontext.sp = (c->uc_mcontext.sp - 512) & ~15ull;
+static void redirect(ucontext_t* c, char* stack_end, void (*to)()) {
+  c->uc_mcontext.sp = uint64_t(stack_end);
   c->uc_mcontext.pc = uint64_t(to);
 }
 #else
@@ -191,8 +193,8 @@ static void deadlock() {
   for (auto& c : sched().gang.ctas)
     for (auto& f : c->fibers) {
       if (f.state == State::Done) { done++; continue; }
-      char b[256];
-      snprintf(b, sizeof b, "%s at %s:%d", f.what, base_name(f.file), f.line);
+      std::string b = std::string(f.what) + " at " + base_name(f.file) + ":" + std::to_string(f.line);
+      if (!strcmp(f.what, "mbarrier wait")) b += describe_mbar(f.waits_for);
       auto& e = where[b];
       if (!e.first++) e.second = f.linear;
     }
@@ -266,16 +268,17 @@ void warp_collective(uint32_t mask, int kind, void* args, CollFn fn, const char*
     for (int l = 0; l < 32; l++) if (mask >> l & 1) release(base + l, all);
     for (int l = 0; l < 32; l++) if (mask >> l & 1) acquire(base + l, all);
   }
-  if (s.cfg.profile) flush_profile(f->cta, f->linear / 32);
+  if (s.cfg.profile && __builtin_popcount(mask) == f->cta->warp_live[f->linear / 32]) flush_profile(f->cta, f->linear / 32);
   for (int l = 0; l < 32; l++) if ((mask >> l & 1) && l != f->lane) make_ready(base + l);
   if (s.cfg.schedule >= 2) yield();
 }
 void sync_warp(uint32_t mask, const char* file, int line) { warp_collective(mask & live_mask(me()), 0, nullptr, nullptr, "__syncwarp", file, line); }
 
-static void open_barrier(Barrier& b, Fiber* last) {
+static void open_barrier(Barrier& b, bool whole) {
   auto& s = sched();
   b.arrived = 0;
-  if (s.cfg.profile) for (size_t w = 0; w < last->cta->warps.size(); w++) flush_profile(last->cta, int(w));
+  // Only where every lane of a warp stands at the same place may its requests be counted.
+  if (s.cfg.profile && whole) for (size_t w = 0; w < me()->cta->warps.size(); w++) flush_profile(me()->cta, int(w));
   std::vector<Fiber*> waiters;
   waiters.swap(b.waiters);
   for (Fiber* x : waiters) make_ready(x);
@@ -311,19 +314,22 @@ void barrier(int id, int count, bool wait, const char* file, int line) {
       if (wait) acquire(f, b.vc);
     }
   }
-  open_barrier(b, f);
+  open_barrier(b, wait && b.waiters.size() + 1 == size_t(c->nthreads));
 }
 void cluster_sync(const char* file, int line) {
   auto& s = sched();
+  if (s.cfg.cooperative) fail("cluster barrier at %s:%d: clusters in a cooperative launch are not modelled", base_name(file), line);
   Barrier& b = s.gang.cluster_bar;
   if (++b.arrived < s.gang.threads) { b.waiters.push_back(me()); return block_on("cluster barrier", file, line); }
   if (s.cfg.checks) s.gang.epoch++;
-  open_barrier(b, me());
+  open_barrier(b, false);
 }
-unsigned cluster_rank() { return unsigned(me()->cta->index); }
+unsigned cluster_rank() { return sched().cfg.cooperative ? 0 : unsigned(me()->cta->index); }
 void* map_shared_rank(const void* p, unsigned rank, const char* file, int line) {
   auto& s = sched();
-  if (rank >= s.gang.ctas.size()) fail("mapa at %s:%d: rank %u of a cluster of %zu blocks", base_name(file), line, rank, s.gang.ctas.size());
+  size_t blocks = s.cfg.cooperative ? 1 : s.gang.ctas.size();
+  if (rank >= blocks) fail("mapa at %s:%d: rank %u of a cluster of %zu blocks", base_name(file), line, rank, blocks);
+  if (s.cfg.cooperative) return const_cast<void*>(p);
   if (!in_arena(p)) fail("mapa at %s:%d: the address is not in shared memory", base_name(file), line);
   return s.arena + rank * ARENA + (static_cast<const uint8_t*>(p) - s.arena) % ARENA;
 }
@@ -338,13 +344,13 @@ void* static_shared(const void* tag, size_t bytes, size_t align) {
   auto [it, fresh] = s.statics.try_emplace(tag, 0);
   if (fresh) {  // static arrays live above the dynamic part, so that their sizes need not be known beforehand
     align = std::max<size_t>(align, 16);
-    it->second = (s.static_end + align - 1) / align * align;
+    it->second = (s.static_end + RED_ZONE + align - 1) / align * align;
     s.static_end = it->second + bytes;
-    size_t used = s.static_end - SHARED_BASE - s.dynamic;
-    if (used > STATIC_LIMIT + 64) fail("%zu bytes of static shared memory; 48 KiB is the limit", used);
-    if (s.static_end - SHARED_BASE > SHARED_LIMIT) fail("%zu bytes of shared memory; %zu is the limit", s.static_end - SHARED_BASE, SHARED_LIMIT);
+    s.static_bytes += (bytes + 15) / 16 * 16;
+    if (s.static_bytes > STATIC_LIMIT) fail("%zu bytes of static shared memory; 48 KiB is the limit", s.static_bytes);
+    if (s.static_bytes + s.dynamic > SHARED_LIMIT || s.static_end > ARENA) fail("%zu bytes of shared memory; %zu is the limit", s.static_bytes + s.dynamic, SHARED_LIMIT);
+    give_room(it->second, bytes);
   }
-  c->used = std::max(c->used, it->second + bytes);
   return c->smem + it->second;
 }
 void* dynamic_shared() { return me()->cta->smem + SHARED_BASE; }
@@ -357,11 +363,15 @@ static void fiber_main() {
   if (!f->cp.empty() && s.cfg.checks) fail("the thread ended with a cp.async not waited for");
   f->state = State::Done;
   s.gang.live--;
-  if (s.cfg.profile) flush_profile(f->cta, f->linear / 32);
+  f->cta->live--;
+  if (--f->cta->warp_live[f->linear / 32] == 0 && s.cfg.profile) flush_profile(f->cta, f->linear / 32);
   run_next(f);
   __builtin_unreachable();
 }
-static void fault() { fail("memory fault: address %p is outside every buffer", reinterpret_cast<void*>(me()->fault)); }
+static void fault() {
+  if (me()->fault - uintptr_t(me()->stack) < 4096) fail("the thread's stack of %zu KiB overflowed: too much local memory", STACK / 1024);
+  fail("memory fault: address %p is outside every buffer", reinterpret_cast<void*>(me()->fault));
+}
 static struct sigaction old_segv, old_bus;
 static void on_fault(int sig, siginfo_t* info, void* context) {
   Fiber* f = me();
@@ -370,7 +380,7 @@ static void on_fault(int sig, siginfo_t* info, void* context) {
     return;
   }
   f->fault = uintptr_t(info->si_addr);
-  redirect(static_cast<ucontext_t*>(context), fault);
+  redirect(static_cast<ucontext_t*>(context), f->stack + STACK, fault);
 }
 static void catch_faults() {
   static bool installed = [] {
@@ -426,8 +436,8 @@ static void init_fiber(Scheduler& s, Cta* c, int t, EmuDim grid, EmuDim block, E
   f.warp = c->index * ((c->nthreads + 31) / 32) + t / 32;
   f.cp.clear(); f.wg_group_end.clear(); f.log.clear(); f.visits.clear();
   f.cp_group = f.wg_issued = f.wg_retired = f.bulk_group = 0;
-  f.wg_fenced = f.bulk_open = false;
-  f.clk = 1; f.proxy_fence = 0; f.vc.clear();
+  f.wg_fenced = false;
+  f.clk = 1; f.vc.clear(); f.fences.clear();
   f.stack = s.stacks + size_t(f.rank) * STACK;
   f.sp = first_frame(f.stack + STACK, fiber_main);
   if (t % 32 == 0) s.warp_base[f.warp] = &f;
@@ -435,12 +445,13 @@ static void init_fiber(Scheduler& s, Cta* c, int t, EmuDim grid, EmuDim block, E
 static void init_cta(Scheduler& s, unsigned i, unsigned threads, EmuDim grid, EmuDim block, unsigned number) {
   if (s.gang.ctas.size() <= i) s.gang.ctas.push_back(std::make_unique<Cta>());
   Cta* c = s.gang.ctas[i].get();
-  c->index = int(i); c->nthreads = int(threads);
+  c->index = int(i); c->nthreads = c->live = int(threads);
   c->smem = s.arena + i * ARENA;
-  c->used = SHARED_BASE + s.dynamic;
-  memset(c->smem + SHARED_BASE, 0xff, std::min<size_t>(ARENA - SHARED_BASE, s.dynamic + STATIC_LIMIT + 1024));
+  memset(c->smem + SHARED_BASE, 0xff, std::min<size_t>(ARENA - SHARED_BASE, s.dynamic + STATIC_LIMIT + 64 * RED_ZONE));
   for (auto& b : c->bar) { b.arrived = 0; b.waiters.clear(); }
   c->warps.resize((threads + 31) / 32);
+  c->warp_live.resize(c->warps.size());
+  for (size_t w = 0; w < c->warps.size(); w++) c->warp_live[w] = std::min(32, int(threads) - int(w) * 32);
   for (auto& w : c->warps) for (auto& x : w) x.used = false;
   c->wg.clear(); c->wg.resize((threads + 127) / 128);
   c->mbar.clear(); c->stores.clear();
@@ -453,7 +464,7 @@ static void run_gang(unsigned nctas, EmuDim grid, EmuDim block, const unsigned* 
   unsigned threads = block.x * block.y * block.z, warps = (threads + 31) / 32;
   s.gang.ctas.resize(std::min<size_t>(s.gang.ctas.size(), nctas));
   s.gang.threads = int(nctas * threads); s.gang.live = s.gang.threads;
-  s.gang.epoch = 1; s.gang.run = next_run(); s.gang.learnt.clear(); s.gang.fences.clear();
+  s.gang.epoch = 1; s.gang.run = next_run(); s.gang.learnt.clear(); s.gang.fences.clear(); s.gang.engine_clk = 0;
   s.gang.cluster_bar.arrived = 0; s.gang.cluster_bar.waiters.clear();
   s.ready_lanes.assign(nctas * warps, 0);
   s.ready_warps.assign(nctas * warps / 64 + 1, 0);
@@ -470,7 +481,7 @@ static void run_gang(unsigned nctas, EmuDim grid, EmuDim block, const unsigned* 
   self = nullptr;
   if (s.failed) return;
   auto leftover = [&](const char* what) { s.failed = true; s.error = std::string("kernel ") + s.name + ": " + what; };
-  for (auto& c : s.gang.ctas) for (auto& st : c->stores) if (!st.done) return leftover("a thread ended with a TMA store not waited for");
+  for (auto& c : s.gang.ctas) if (!finish_stores(c.get())) return leftover("a thread ended with a TMA store not waited for");
   if (!s.async.empty()) return leftover("a block ended with asynchronous copies in flight");
 }
 static std::string refuse(const Kernel& k, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t smem, const uint32_t* sizes, int nargs, const EmuConfig& cfg) {
@@ -483,6 +494,8 @@ static std::string refuse(const Kernel& k, EmuDim grid, EmuDim block, EmuDim clu
   if (threads > uint64_t(k.max_threads)) return "a block of " + n(threads) + " threads exceeds its launch bound of " + n(k.max_threads);
   if (smem > SHARED_LIMIT) return n(smem) + " bytes of shared memory; " + n(SHARED_LIMIT) + " is the limit";
   if (per == 0 || per > 16 || grid.x % cluster.x || grid.y % cluster.y || grid.z % cluster.z) return "the cluster does not divide the grid, or has more than 16 blocks";
+  if (cfg.cooperative && per > 1) return "a cooperative launch of clusters, which is not modelled";
+  if (cfg.cooperative && blocks * threads > 65535) return "a cooperative grid of " + n(blocks * threads) + " threads; the emulator holds 65535";
   if (cfg.cooperative && blocks > MAX_CLUSTER) return "a cooperative grid of " + n(blocks) + " blocks; the emulator holds " + n(MAX_CLUSTER);
   return "";
 }
@@ -519,7 +532,9 @@ extern "C" int emu_launch(const char* name, EmuDim grid, EmuDim block, EmuDim cl
   s.cfg = *cfg;
   s.rng = (cfg->seed + 1) * 0x9e3779b97f4a7c15ull | 1;
   s.kernel = &it->second; s.name = it->first.c_str(); s.args = args;
-  s.dynamic = smem; s.statics.clear(); s.static_end = SHARED_BASE + smem;
+  s.dynamic = smem; s.statics.clear(); s.static_end = SHARED_BASE + smem; s.static_bytes = 0;
+  s.room.fill(0); s.arrays.clear();
+  give_room(SHARED_BASE, smem);
   s.stats = {}; s.steps = 0; s.released.clear();
   s.first_run = next_run();
   s.inside = true;
@@ -534,4 +549,9 @@ extern "C" const char* emu_last_error() { return own_scheduler().error.c_str(); 
 extern "C" const char* emu_kernel_name(int i) {
   for (auto& [name, k] : kernels()) if (i-- == 0) return name.c_str();
   return nullptr;
+}
+extern "C" int emu_load_kernels(const char* path) {
+  if (dlopen(path, RTLD_NOW | RTLD_LOCAL)) return 0;
+  own_scheduler().error = dlerror();
+  return 1;
 }

@@ -11,8 +11,8 @@ static void check_row(const char* what, int n, const void* row, bool write, cons
   if (f->lane >= 8 * n) return;
   if (uintptr_t(row) & 15) fail("%s at %s:%d: the row's address is not 16-byte aligned", what, base_name(file), line);
   if (!in_arena(row)) fail("%s at %s:%d: the row is not in shared memory", what, base_name(file), line);
-  access(row, 16, write, what, line);
-  if (sched().cfg.profile) log_access(row, 16, write, uintptr_t(line));
+  access(row, 16, write, what);
+  if (sched().cfg.profile) log_access(row, 16, write, site_of(file, line));
 }
 void ldmatrix(uint32_t* r, int n, bool trans, const void* row, const char* file, int line) {
   check_row("ldmatrix", n, row, false, file, line);
@@ -112,13 +112,14 @@ static Descriptor decode(uint64_t d) {
 }
 // Shared offset of the first byte of element (r, k): PTX ISA, "Shared memory matrix layout" for wgmma.
 static uint32_t place(const Descriptor& d, int r, int k, int elem, bool mn_major) {
-  uint32_t span = 16u << d.swizzle, a;      // bytes of one swizzled row
+  uint32_t span = 16u << d.swizzle, a;      // bytes of one swizzled row; 16 without swizzle, where lbo and sbo change places if MN-major
   if (!mn_major) {
     uint32_t byte = uint32_t(k * elem);
     a = d.swizzle ? d.base + r / 8 * d.sbo + r % 8 * span + byte : d.base + r / 8 * d.sbo + byte / 16 * d.lbo + r % 8 * 16 + byte % 16;
   } else {
     uint32_t e = span / elem;
-    a = d.base + r / e * d.lbo + k / 8 * d.sbo + k % 8 * span + r % e * elem;
+    uint32_t along = d.swizzle ? d.lbo : d.sbo, deep = d.swizzle ? d.sbo : d.lbo;
+    a = d.base + r / e * along + k / 8 * deep + k % 8 * span + r % e * elem;
   }
   uint32_t mask = (1u << d.swizzle) - 1;
   return (a ^ ((a >> 7 & mask) << 4)) & 0x3ffff;
@@ -130,16 +131,16 @@ static void read_tile(Cta* c, uint64_t desc, int rows, bool mn_major, Operand ty
   for (int r = 0; r < rows; r++)
     for (int k = 0; k < depth; k++) {
       uint32_t a = place(d, r, k, elem, mn_major);
-      if (a + elem > c->used || a < SHARED_BASE) fail("a wgmma descriptor reaches shared offset %d, outside the block's %zu bytes", int(a) - int(SHARED_BASE), c->used - SHARED_BASE);
+      if (!has_room(a, elem)) outside_shared(a, "wgmma", 0);
       out[rows_first ? r * depth + k : k * rows + r] = element(c->smem + a, type);
     }
 }
-static void check_tile(Cta* c, uint64_t desc, int rows, bool mn_major, Operand type, bool record, int line) {
+static void check_tile(Cta* c, uint64_t desc, int rows, bool mn_major, Operand type, Reading when, int line) {
   if (!sched().cfg.checks) return;
   Descriptor d = decode(desc);
   int depth = depth_of(type), elem = type == Operand::E4m3 ? 1 : 2, step = 16 / elem;     // 16 bytes lie together
-  if (mn_major) for (int k = 0; k < depth; k++) for (int r = 0; r < rows; r += step) async_read(c, place(d, r, k, elem, true), 16, "wgmma", record, line);
-  else for (int r = 0; r < rows; r++) for (int k = 0; k < depth; k += step) async_read(c, place(d, r, k, elem, false), 16, "wgmma", record, line);
+  if (mn_major) for (int k = 0; k < depth; k++) for (int r = 0; r < rows; r += step) async_read(c, place(d, r, k, elem, true), 16, "wgmma", when, line);
+  else for (int r = 0; r < rows; r++) for (int k = 0; k < depth; k += step) async_read(c, place(d, r, k, elem, false), 16, "wgmma", when, line);
 }
 static void run_wgmma(Fiber* f, Warpgroup& w, size_t upto) {
   static thread_local std::vector<float> A, B;
@@ -172,6 +173,8 @@ void wgmma(float* d, int n, const uint32_t* a_regs, uint64_t da, uint64_t db, bo
   Warpgroup& w = my_warpgroup(f);
   int t = f->linear % 128, i = f->wg_issued++;
   if (!f->wg_fenced) fail("wgmma at %s:%d without a wgmma.fence after the last wait", base_name(file), line);
+  if (n < 8 || n > 256 || n % 8) fail("wgmma at %s:%d: N is %d, not a multiple of 8 up to 256", base_name(file), line, n);
+  if ((db >> 49 & 7) || (!a_regs && (da >> 49 & 7))) fail("wgmma at %s:%d: a descriptor with a base offset, which is not modelled: align swizzled tiles to their 8 rows", base_name(file), line);
   if (type == Operand::E4m3 && (ta || tb)) fail("wgmma at %s:%d: 8-bit operands must be K-major", base_name(file), line);
   if (size_t(i) == w.ops.size()) {
     w.ops.push_back({da, db, n, scale, ta, tb, a_regs != nullptr, type, 0, i, std::vector<uint32_t>(a_regs ? 512 : 0)});
@@ -192,8 +195,8 @@ void wgmma(float* d, int n, const uint32_t* a_regs, uint64_t da, uint64_t db, bo
     for (int k = 0; k < n / 2; k++) { acc[fragment_row(t, k) * n + fragment_col(t, k)] = d[k]; d[k] = std::numeric_limits<float>::quiet_NaN(); }
   }
   if (++o.deposited < 128) return;
-  check_tile(f->cta, db, n, tb, type, false, line);
-  if (!a_regs) check_tile(f->cta, da, 64, ta, type, false, line);
+  check_tile(f->cta, db, n, tb, type, Reading::Begins, line);
+  if (!a_regs) check_tile(f->cta, da, 64, ta, type, Reading::Begins, line);
   for (Fiber* x : w.waiters) make_ready(x);
   w.waiters.clear();
   if (s.cfg.asynchrony == 0 || (s.cfg.asynchrony == 2 && (rnd() & 1))) {
@@ -207,8 +210,8 @@ void wgmma_commit() { me()->wg_group_end.push_back(me()->wg_issued); }
 // stage from one thread), so every later waiter learns the first one's clock.
 static void retire_reads(Fiber* f, WgOp& o, int line) {
   if (o.reader < 0) {
-    check_tile(f->cta, o.db, o.n, o.tb, o.type, true, line);
-    if (!o.from_regs) check_tile(f->cta, o.da, 64, o.ta, o.type, true, line);
+    check_tile(f->cta, o.db, o.n, o.tb, o.type, Reading::Ended, line);
+    if (!o.from_regs) check_tile(f->cta, o.da, 64, o.ta, o.type, Reading::Ended, line);
     o.reader = f->rank;
     o.read_clk = f->clk;
   }

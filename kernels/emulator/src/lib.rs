@@ -157,6 +157,7 @@ unsafe extern "C" {
         stats: *mut Stats,
     ) -> c_int;
     fn emu_last_error() -> *const c_char;
+    fn emu_load_kernels(path: *const c_char) -> c_int;
     fn emu_kernel_name(i: c_int) -> *const c_char;
     fn emu_malloc(bytes: usize) -> *mut c_void;
     fn emu_free(p: *mut c_void);
@@ -322,6 +323,21 @@ unsafe fn launch_part(
     // SAFETY: a string of this thread's emulator, valid until its next launch.
     let why = unsafe { CStr::from_ptr(emu_last_error()) }.to_string_lossy().into_owned();
     Err(format!("{why} ({:?}, {:?}, seed {})", config.schedule, config.asynchrony, config.seed))
+}
+
+/// Loads a shared object of kernels, which replace those of the same names: to try a changed kernel without building and linking the program
+/// again. The program must export the emulator's symbols (tests are linked with `-rdynamic`). Call it before anything is launched.
+///
+/// # Safety
+/// The shared object's constructors run; it must be compiled against this emulator's headers.
+pub unsafe fn load_kernels(path: &std::path::Path) -> Result<(), String> {
+    let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
+    // SAFETY: a path as C wants it; the rest is the caller's promise.
+    if unsafe { emu_load_kernels(name.as_ptr()) } == 0 {
+        return Ok(());
+    }
+    // SAFETY: a string of this thread's emulator, valid until its next launch.
+    Err(unsafe { CStr::from_ptr(emu_last_error()) }.to_string_lossy().into_owned())
 }
 
 /// The names of all kernels linked into this program, sorted.

@@ -1,0 +1,432 @@
+//! Each feature of the execution model in a correct kernel, under every schedule and asynchrony; the memory profile's exact counts.
+use sdrrl_emulator::{Config, Geometry, Stats, kernels, tensor_map};
+use sdrrl_emulator_tests::*;
+
+fn everywhere(case: impl Fn(&Config)) {
+    all_configs().iter().for_each(case);
+}
+
+#[test]
+fn kernels_are_listed() {
+    let names = kernels();
+    assert!(names.is_sorted() && names.iter().any(|n| n == "warp_functions"), "{names:?}");
+}
+
+#[test]
+fn warps() {
+    let v: Vec<i32> = (0..32).map(|i| (i * 7 + 3) % 23).collect();
+    everywhere(|config| {
+        let (out, input) = (fresh::<i32>(32 * 12), memory(&v));
+        run("warp_functions", geometry(1, 32, 0), &[at(&out), at(&input)], config).unwrap();
+        let got = values::<i32>(&out);
+        let ballot = |n: usize, f: &dyn Fn(i32) -> bool| (0..n).fold(0u32, |b, l| b | (u32::from(f(v[l])) << l)) as i32;
+        for i in 0..32 {
+            let want = [
+                v[i ^ 5],
+                v[if i < 3 { i } else { i - 3 }],
+                v[if i > 28 { i } else { i + 3 }],
+                v[i / 16 * 16 + 9],
+                ballot(32, &|x| x % 3 == 0),
+                1,
+                1,
+                v.iter().sum(),
+                *v.iter().max().unwrap(),
+                *v.iter().min().unwrap(),
+                if i < 12 { ballot(12, &|x| x % 2 == 1) + v[11] } else { 0 },
+                (v[i].count_ones() + v[i].leading_zeros()) as i32 + if v[i] == 0 { 0 } else { v[i].trailing_zeros() as i32 + 1 },
+            ];
+            assert_eq!(got[i * 12..][..12], want, "lane {i} {config:?}");
+        }
+    });
+}
+
+#[test]
+fn blocks_and_grids_of_any_shape() {
+    everywhere(|config| {
+        for (grid, block) in [([1, 1, 1], [1, 1, 1]), ([3, 2, 2], [7, 3, 5]), ([5, 1, 1], [33, 1, 1])] {
+            let n: usize = block.iter().product::<u32>() as usize;
+            let blocks: usize = grid.iter().product::<u32>() as usize;
+            let out = fresh::<i32>(n * blocks);
+            let g = Geometry { grid, block, cluster: [1; 3], shared_bytes: 4 * n as u32 };
+            run("block_shapes", g, &[at(&out)], config).unwrap();
+            let want: Vec<i32> =
+                (0..blocks * n).map(|i| (n - 1 - (i % n + 1) % n + 1000 * (i / n)) as i32).collect();
+            assert_eq!(values::<i32>(&out), want, "{config:?}");
+        }
+    });
+}
+
+#[test]
+fn atomics_of_many_blocks() {
+    // Without checks the blocks share the machine's threads: enough of them to meet.
+    for _ in 0..20 {
+        everywhere_cheap(|config| {
+            let blocks = 40;
+            let (out, sum, bits) = (memory(&[0i32, -5, 5, 0]), memory(&[0f32]), memory(&[0u32]));
+            run("atomics", geometry(blocks, 64, 0), &[at(&out), at(&sum), at(&bits)], config).unwrap();
+            let n = 64 * blocks as i32;
+            assert_eq!(values::<i32>(&out), [n, n - 1, 1 - n, 99]);
+            assert_eq!((values::<f32>(&sum)[0], values::<u32>(&bits)[0]), (n as f32 / 2.0, 3 * n as u32));
+        });
+    }
+}
+fn everywhere_cheap(case: impl Fn(&Config)) {
+    case(&Config::default());
+    case(&twelve()[10]);
+}
+
+#[test]
+fn sixteen_bit_floats_vectors_and_bytes() {
+    let x: Vec<f32> = (0..32).map(|i| [1.0 + i as f32 / 300.0, -3.1e-6 * i as f32, 60000.0 + i as f32][i % 3]).collect();
+    let vectors: Vec<u32> = (0..128).collect();
+    everywhere(|config| {
+        let (b, h, back) = (fresh::<half::bf16>(32), fresh::<half::f16>(32), fresh::<f32>(32));
+        let (copied, from, input) = (fresh::<u32>(128), memory(&vectors), memory(&x));
+        let args = [at(&b), at(&h), at(&back), at(&input), at(&copied), at(&from)];
+        run("halves", geometry(1, 32, 0), &args, config).unwrap();
+        for i in 0..32 {
+            let (wb, wh) = (half::bf16::from_f32(x[i]), half::f16::from_f32(x[i]));
+            assert_eq!((values::<half::bf16>(&b)[i], values::<half::f16>(&h)[i]), (wb, wh), "{}", x[i]);
+            assert_eq!(values::<f32>(&back)[i], wb.to_f32() + wh.to_f32());
+            assert_eq!(values::<u32>(&copied)[i * 4..][..4], vectors[(31 - i) * 4..][..4]);
+        }
+        let (out, input) = (fresh::<u8>(128), memory(&(0..64).collect::<Vec<u8>>()));
+        run("single_bytes", geometry(1, 64, 0), &[at(&out), at(&input)], config).unwrap();
+        let want: Vec<u8> = (0..64).map(|i| i + 1).chain((0..64).map(|i| (i ^ 63) + 2)).collect();
+        assert_eq!(values::<u8>(&out), want);
+    });
+}
+
+fn small_one(i: usize, step: usize) -> half::bf16 {
+    half::bf16::from_f32(((i * step) % 17) as f32 - 8.0)
+}
+fn small(n: usize, step: usize) -> Vec<half::bf16> {
+    (0..n).map(|i| small_one(i, step)).collect()
+}
+
+#[test]
+fn ldmatrix_mma_stmatrix() {
+    let (a, b) = (small(256, 5), small(256, 3));
+    everywhere(|config| {
+        let (c, rounded, ta, tb) = (fresh::<f32>(256), fresh::<half::bf16>(256), memory(&a), memory(&b));
+        run("tensor_cores", geometry(1, 32, 0), &[at(&c), at(&rounded), at(&ta), at(&tb)], config).unwrap();
+        let want: Vec<f32> = (0..256)
+            .map(|i| (0..16).map(|k| a[i / 16 * 16 + k].to_f32() * b[k * 16 + i % 16].to_f32()).sum())
+            .collect();
+        assert_eq!(values::<f32>(&c), want);
+        let want: Vec<half::bf16> = want.iter().map(|&x| half::bf16::from_f32(x)).collect();
+        assert_eq!(values::<half::bf16>(&rounded), want);
+    });
+}
+
+// ---- wgmma ----
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Tiles {
+    a_at: u32,
+    b_at: u32,
+    a_lbo: u32,
+    a_sbo: u32,
+    b_lbo: u32,
+    b_sbo: u32,
+    a_mode: u32,
+    b_mode: u32,
+    ta: i32,
+    tb: i32,
+    e4m3: i32,
+    from_registers: i32,
+}
+
+/// Byte offset of 16-byte unit (mn unit or row, k unit or row) in the canonical layouts of the PTX ISA's matrix descriptors, written from
+/// CUTLASS's table of them: in units of 16 bytes ((8,n),2) : ((W,SBO),LBO or 1) K-major, ((W,n),(8,k)) : ((1,LBO),(W,SBO)) MN-major, and
+/// ((1,n),(8,k)) : ((X,SBO),(1,LBO)) MN-major without swizzle. W is the swizzle's width.
+struct Layout {
+    width: usize,
+    lbo: usize,
+    sbo: usize,
+    mn_major: bool,
+}
+
+impl Layout {
+    fn byte(&self, mn: usize, k: usize, elem: usize) -> usize {
+        let per = 16 / elem;
+        let (unit, inside) = if self.mn_major {
+            let (u, w) = (mn / per, self.width);
+            let at = if w == 1 {
+                u * self.sbo + k % 8 + k / 8 * self.lbo
+            } else {
+                u % w + u / w * self.lbo + k % 8 * w + k / 8 * self.sbo
+            };
+            (at, mn % per * elem)
+        } else {
+            let u = k / per;
+            let at = mn % 8 * self.width + mn / 8 * self.sbo + u * if self.width == 1 { self.lbo } else { 1 };
+            (at, k % per * elem)
+        };
+        // Swizzle<B, 4, 3>: bits 7.. are added to bits 4.. without carry.
+        let byte = unit * 16;
+        (byte ^ ((byte >> 7 & (self.width - 1)) << 4)) + inside
+    }
+    /// The descriptor's number of the swizzle.
+    fn mode(&self) -> u32 {
+        match self.width {
+            1 => 0,
+            8 => 1,
+            4 => 2,
+            _ => 3,
+        }
+    }
+}
+
+/// Exact e4m3: sign, 4 bits of exponent with bias 7, 3 bits of mantissa; no infinity, all ones is NaN.
+fn e4m3(x: u8) -> f64 {
+    let (e, m) = ((x >> 3 & 15) as i32, (x & 7) as f64);
+    let v = if e == 0 { m / 8.0 * 2f64.powi(-6) } else { (1.0 + m / 8.0) * 2f64.powi(e - 7) };
+    if x & 0x7f == 0x7f { f64::NAN } else if x & 0x80 != 0 { -v } else { v }
+}
+
+/// d (64, 32) = start + a (64, depth) b (32, depth)^T, each operand in its layout, against f64.
+fn wgmma(config: &Config, a: &Layout, b: &Layout, fp8: bool, from_registers: bool, fault: i32) -> Result<(), String> {
+    let (elem, depth) = if fp8 { (1, 32) } else { (2, 16) };
+    // Every finite code of e4m3 appears; bf16 takes small integers.
+    let code = |i: usize, step: usize| {
+        let x = ((i * step) % 254) as u8;
+        if x >= 127 { x + 1 } else { x }
+    };
+    let bits = |i: usize, step: usize| {
+        if fp8 { u16::from(code(i, step)) } else { small_one(i, step).to_bits() }
+    };
+    let number = |bits: u16| if fp8 { e4m3(bits as u8) } else { half::bf16::from_bits(bits).to_f64() };
+    let (b_at, bytes) = (16384, 32768);
+    let mut image = vec![0u8; bytes];
+    let mut place = |from: usize, layout: &Layout, mn: usize, k: usize, bits: u16| {
+        let at = from + layout.byte(mn, k, elem);
+        image[at..at + elem].copy_from_slice(&bits.to_le_bytes()[..elem]);
+    };
+    for k in 0..depth {
+        (0..64).for_each(|i| place(0, a, i, k, bits(i * depth + k, 7)));
+        (0..32).for_each(|j| place(b_at, b, j, k, bits(j * depth + k, 5)));
+    }
+    // Registers of thread t: rows 16 warp + lane / 4 (+ 8), 4 bytes of columns from lane % 4 (+ half the depth).
+    let mut registers = vec![0u32; 512];
+    for (n, register) in registers.iter_mut().enumerate() {
+        let (t, r, per) = (n / 4, n % 4, 4 / elem);
+        let (row, col) = (t / 32 * 16 + t % 32 / 4 + r % 2 * 8, t % 4 * per + r / 2 * depth / 2);
+        for h in 0..per {
+            *register |= u32::from(bits(row * depth + col + h, 7)) << (8 * elem * h);
+        }
+    }
+    let start: Vec<f32> = (0..2048).map(|i| (i % 13) as f32).collect();
+    let tiles = Tiles {
+        a_at: 0,
+        b_at: b_at as u32,
+        a_lbo: 16 * a.lbo as u32,
+        a_sbo: 16 * a.sbo as u32,
+        b_lbo: 16 * b.lbo as u32,
+        b_sbo: 16 * b.sbo as u32,
+        a_mode: a.mode(),
+        b_mode: b.mode(),
+        ta: i32::from(a.mn_major),
+        tb: i32::from(b.mn_major),
+        e4m3: i32::from(fp8),
+        from_registers: i32::from(from_registers),
+    };
+    let (d, img, regs, begin) = (fresh::<f32>(2048), memory(&image), memory(&registers), memory(&start));
+    let args = [at(&d), at(&img), arg(bytes as i32), at(&regs), at(&begin), arg(tiles), arg(fault)];
+    run("wgmma_layouts", geometry(1, 128, bytes as u32), &args, config)?;
+    for (n, got) in values::<f32>(&d).iter().enumerate() {
+        let (t, i) = (n / 16, n % 16);
+        let (row, col) = (t / 32 * 16 + t % 32 / 4 + i / 2 % 2 * 8, i / 4 * 8 + t % 4 * 2 + i % 2);
+        let terms = (0..depth).map(|k| number(bits(row * depth + k, 7)) * number(bits(col * depth + k, 5)));
+        let (want, size) = terms.fold((f64::from(start[n]), 1.0), |(s, z), x| (s + x, z + x.abs()));
+        assert!((f64::from(*got) - want).abs() <= 1e-5 * size, "({row}, {col}): {got}, expected {want}");
+    }
+    Ok(())
+}
+
+#[test]
+fn wgmma_reads_every_layout() {
+    // Strides in units of 16 bytes, wider than need be where that is free.
+    let k_major = |width: usize, sbo: usize, lbo: usize| Layout { width, lbo, sbo, mn_major: false };
+    let mn_major = |width: usize, lbo: usize, sbo: usize| Layout { width, lbo, sbo, mn_major: true };
+    let layouts = || {
+        vec![
+            k_major(1, 16, 8),
+            k_major(1, 8, 128),
+            k_major(2, 16, 1),
+            k_major(4, 32, 1),
+            k_major(8, 64, 1),
+            mn_major(1, 128, 8),
+            mn_major(1, 8, 16),
+            mn_major(2, 64, 16),
+            mn_major(4, 128, 32),
+            mn_major(8, 256, 64),
+        ]
+    };
+    for (n, config) in twelve().into_iter().enumerate() {
+        for (i, a) in layouts().into_iter().enumerate() {
+            // Every pair under three of the twelve, every layout with itself under all.
+            for (_, b) in layouts().into_iter().enumerate().filter(|&(j, _)| i == j || n % 4 == 0) {
+                wgmma(&config, &a, &b, false, false, 0).unwrap();
+            }
+            wgmma(&config, &a, &a, false, true, 0).unwrap();
+            if !a.mn_major {
+                wgmma(&config, &a, &a, true, false, 0).unwrap();
+                wgmma(&config, &a, &a, true, true, 0).unwrap();
+            }
+        }
+        let (a, b) = (k_major(8, 64, 1), mn_major(8, 256, 64));
+        let report = |outcome: Result<(), String>, words: &[&str]| assert_report(&config, outcome.map(|_| Stats::default()), words);
+        report(wgmma(&config, &a, &a, false, false, 1), &["wgmma (line", "no fence.proxy.async since"]);
+        report(wgmma(&config, &b, &a, true, false, 0), &["8-bit operands must be K-major"]);
+    }
+    for x in 0..=255u8 {
+        // The value as f32 bits built by hand, for a check of the decoder that shares nothing with it.
+        let (e, m) = (u32::from(x >> 3 & 15), u32::from(x & 7));
+        let want = match (e, m) {
+            (15, 7) => f32::NAN,
+            (0, _) => m as f32 / 512.0,
+            _ => f32::from_bits((e + 120) << 23 | m << 20),
+        };
+        let want = f64::from(if x & 0x80 != 0 { -want } else { want });
+        assert!(e4m3(x) == want || (want.is_nan() && e4m3(x).is_nan()), "{x:02x}");
+    }
+}
+
+// ---- TMA ----
+#[test]
+fn tma_boxes_at_the_edges() {
+    let (rows, cols) = (13, 52);
+    let matrix: Vec<f32> = (0..rows * cols).map(|i| i as f32).collect();
+    everywhere(|config| {
+        for (x, y) in [(0, 0), (32, 8), (-4, -3), (40, 11), (64, 0)] {
+            for add in [false, true] {
+                let (from, to) = (memory(&matrix), memory(&vec![100f32; rows * cols]));
+                let map = |m| tensor_map(m, 4, &[cols as u64, rows as u64], &[4 * cols as u64], &[32, 8], 0).unwrap();
+                let args = [arg(map(from.address())), arg(map(to.address())), arg(x), arg(y), arg(i32::from(add))];
+                let blocks = if add { 3 } else { 1 };
+                run("tma_shift", geometry(blocks, 32, 1040), &args, config).unwrap();
+                let got = values::<f32>(&to);
+                for (i, got) in got.iter().enumerate() {
+                    let (r, c) = ((i / cols) as i32, (i % cols) as i32);
+                    let inside = (y..y + 8).contains(&r) && (x..x + 32).contains(&c);
+                    let value = matrix[i] + 1.0;
+                    let want = if !inside { 100.0 } else if add { 100.0 + 3.0 * value } else { value };
+                    assert_eq!(*got, want, "({r}, {c}) at ({x}, {y}) {config:?}");
+                }
+            }
+        }
+    });
+}
+
+// ---- clusters ----
+fn cluster(blocks: u32, per: u32, threads: u32, shared_bytes: u32) -> Geometry {
+    Geometry { grid: [blocks, 1, 1], block: [threads, 1, 1], cluster: [per, 1, 1], shared_bytes }
+}
+
+#[test]
+fn clusters_share_memory() {
+    let x: Vec<f32> = (0..384).map(|i| i as f32).collect();
+    let go = |fault: i32, config: &Config| {
+        let (out, input) = (fresh::<f32>(384), memory(&x));
+        run("cluster_ring", cluster(6, 3, 64, 0), &[at(&out), at(&input), arg(3i32), arg(fault)], config).map(|_| values::<f32>(&out))
+    };
+    everywhere(|config| {
+        let want = |i: usize| x[(i / 192 * 3 + (i / 64 % 3 + 1) % 3) * 64 + (i % 64 ^ 1)];
+        assert_eq!(go(0, config).unwrap(), (0..384).map(want).collect::<Vec<_>>());
+    });
+    for config in twelve() {
+        let report = |fault: i32, words: &[&str]| assert_report(&config, go(fault, &config).map(|_| Stats::default()), words);
+        report(1, &["shared memory at offset"]);
+        report(2, &["shared memory"]);
+        report(4, &["mapa at features.cu:", "rank 9 of a cluster of 3 blocks"]);
+    }
+    // A block that leaves while another may still read it: seen where the other comes late.
+    let ended = twelve().iter().filter_map(|config| go(3, config).err()).collect::<Vec<_>>();
+    assert!(ended.iter().any(|e| e.contains("of the cluster, which has ended")), "{ended:?}");
+}
+
+#[test]
+fn multicast_to_a_cluster() {
+    let x: Vec<f32> = (0..24 * 32).map(|i| i as f32).collect();
+    let go = |fault: i32, config: &Config| {
+        let (from, out) = (memory(&x), fresh::<f32>(4 * 768));
+        let map = tensor_map(from.address(), 4, &[32, 24], &[128], &[32, 8], 0).unwrap();
+        let args = [arg(map), at(&out), arg(2i32), arg(fault)];
+        run("cluster_multicast", cluster(4, 2, 32, 1040), &args, config).map(|_| values::<f32>(&out))
+    };
+    everywhere(|config| assert_eq!(go(0, config).unwrap(), [&x[..], &x, &x, &x].concat(), "{config:?}"));
+    for config in twelve() {
+        let report = |fault: i32, words: &[&str]| assert_report(&config, go(fault, &config).map(|_| Stats::default()), words);
+        report(1, &["multicast mask ff names blocks that the cluster of 2 does not have"]);
+        // The other block may still read what the next copy overwrites.
+        report(2, &["shared memory at offset"]);
+    }
+}
+
+#[test]
+fn cooperative_grids() {
+    let blocks = 6;
+    let n = 64 * blocks as usize;
+    let go = |fault: i32, config: &Config| {
+        let (out, between, arrived) = (fresh::<f32>(2 * n), fresh::<f32>(2 * n), memory(&[0u32]));
+        let config = Config { cooperative: true, ..*config };
+        run("grid_barrier", geometry(blocks, 64, 0), &[at(&out), at(&between), at(&arrived), arg(fault)], &config)
+            .map(|_| values::<f32>(&out))
+    };
+    everywhere(|config| {
+        let want: Vec<f32> = (0..2 * n).map(|i| (n - 1 - i % n + i / n) as f32).collect();
+        assert_eq!(go(0, config).unwrap(), want);
+    });
+    for config in twelve() {
+        let outcome = go(1, &config).map(|_| Stats::default());
+        assert_report(&config, outcome, &["race: read of global memory at offset"]);
+    }
+    let out = fresh::<f32>(384);
+    let config = Config { cooperative: true, ..Config::default() };
+    let args = [at(&out), at(&out), arg(3i32), arg(0i32)];
+    assert!(run("cluster_ring", cluster(6, 3, 64, 0), &args, &config).unwrap_err().contains("not modelled"));
+}
+
+// ---- the profile ----
+#[test]
+fn profile_counts_are_exact() {
+    let config = Config { profile: true, ..Config::default() };
+    let profile = |stride: i32, vector: i32| {
+        let (out, input) = (fresh::<f32>(32), memory(&vec![0f32; 32 * 33]));
+        run("patterns", geometry(1, 32, 0), &[at(&out), at(&input), arg(stride), arg(vector)], &config).unwrap()
+    };
+    // Beside the access under test: 33 requests that fill the array (no conflict), and one store of 32 floats (4 sectors).
+    for (stride, wavefronts, sectors) in [(0, 1, 1), (1, 1, 4), (2, 2, 8), (4, 4, 16), (8, 8, 32), (32, 32, 32), (33, 1, 32)] {
+        let s = profile(stride, 0);
+        assert_eq!((s.shared_requests, s.shared_wavefronts, s.shared_ideal), (34, 33 + wavefronts, 34), "stride {stride}");
+        assert_eq!(s.bank_conflicts(), wavefronts - 1);
+        let ideal = if stride == 0 { 1 } else { 4 };
+        assert_eq!((s.global_requests, s.global_sectors, s.global_ideal), (2, 4 + sectors, 4 + ideal), "stride {stride}");
+    }
+    // 16-byte loads go by quarters of a warp: 4 passes at best, 8 lanes of stride 8 floats take 2 each, of 32 floats 8 each.
+    for (stride, wavefronts) in [(4, 4), (8, 8), (32, 32), (0, 4)] {
+        let s = profile(stride, 1);
+        assert_eq!((s.shared_requests, s.shared_wavefronts, s.shared_ideal), (34, 33 + wavefronts, 37), "stride {stride}");
+        assert_eq!((s.global_requests, s.global_sectors), (1, 4));
+    }
+    // The same counts whatever the order, and where warps meet in the middle of a request of others.
+    for base in twelve() {
+        let config = Config { profile: true, checks: false, ..base };
+        let (out, input) = (fresh::<f32>(64), memory(&[0f32; 64]));
+        let s = run("uneven_lanes", geometry(1, 64, 0), &[at(&out), at(&input)], &config).unwrap();
+        assert_eq!((s.shared_requests, s.shared_wavefronts, s.global_requests, s.global_sectors), (4, 4, 4, 16), "{config:?}");
+    }
+}
+
+#[test]
+fn runs_repeat_bit_for_bit() {
+    let x: Vec<f32> = (0..384).map(|i| i as f32).collect();
+    for config in twelve() {
+        let once = || {
+            let (out, input) = (fresh::<f32>(384), memory(&x));
+            run("cluster_ring", cluster(6, 3, 64, 0), &[at(&out), at(&input), arg(3i32), arg(0i32)], &config).unwrap()
+        };
+        assert_eq!(once(), once(), "{config:?}");
+    }
+}
