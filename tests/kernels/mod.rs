@@ -12,7 +12,9 @@ use sdrrl_emulator::{Config, Stats, with_config};
 use crate::common::uniform;
 
 mod attention;
+mod choosing;
 mod gemm;
+mod quantize;
 mod rowwise;
 mod steps;
 mod training;
