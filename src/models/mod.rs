@@ -9,3 +9,4 @@ pub mod rope_table;
 mod train_buffers;
 pub mod train_step;
 pub mod weights;
+pub mod xlm_roberta;
