@@ -6,6 +6,7 @@ mod gemm;
 mod generation;
 mod kernels;
 mod layers;
+mod m2m100;
 mod metrics;
 mod models;
 mod ops;
