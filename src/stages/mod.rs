@@ -7,6 +7,7 @@ pub mod filter;
 pub mod generate;
 pub mod inspect;
 pub mod merge;
+pub mod metric;
 pub mod pack;
 pub mod parallel;
 pub mod placement;
@@ -48,6 +49,8 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Measure a model; compare two
     Eval(eval::Args),
+    /// Scores of files: BLEU, chrF, TER, ROUGE, MKQA, significance
+    Metric(metric::Args),
     /// Devices, kernels, memory, threads
     Doctor(doctor::Args),
 }
@@ -70,6 +73,7 @@ impl Command {
             Command::Merge(args) => merge::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Eval(args) => eval::run(args),
+            Command::Metric(args) => metric::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }
