@@ -2,6 +2,11 @@
 pub mod bleu;
 pub mod bootstrap;
 pub mod chrf;
+pub mod corpus;
+pub mod ngrams;
+pub mod numpy_random;
 pub mod off_target;
 pub mod qa;
+pub mod significance;
+pub mod ter;
 pub mod tokenize;
