@@ -32,7 +32,8 @@ fn scores_stand_with_their_signatures() {
     }
     let (_, table, _) = metric(&["-r", REFERENCE, "-i", BERGAMOT, GOOGLE, "--paired-ar", "-m", "bleu"]);
     assert!(table.contains("p = ") && table.contains("nrefs:1|ar:10000|seed:12345|case:mixed"), "{table}");
-    let (good, rouge, error) = metric(&["-r", REFERENCE, "-i", GOOGLE, "-m", "rouge,off-target", "-l", "es", "--confidence"]);
+    let (good, rouge, error) =
+        metric(&["-r", REFERENCE, "-i", GOOGLE, "-m", "rouge,off-target", "-l", "es", "--confidence"]);
     assert!(good && rouge.contains("rougeL|lang:es") && rouge.contains(" ± "), "{rouge} {error}");
 }
 
@@ -52,9 +53,13 @@ fn what_cannot_be_scored_is_named() {
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
-    let (short, empty, blank) = (file("short.txt", "uno\ndos\n"), file("empty.txt", ""), file("blank.txt", &"\n".repeat(40)));
+    let (short, empty, blank) =
+        (file("short.txt", "uno\ndos\n"), file("empty.txt", ""), file("blank.txt", &"\n".repeat(40)));
     for (arguments, expected) in [
-        (vec!["-r", REFERENCE, "-i", &short], "short.txt has 2 lines, but tests/golden/metrics/flores/test.es has 40"),
+        (
+            vec!["-r", REFERENCE, "-i", &short],
+            "short.txt has 2 lines, but tests/golden/metrics/flores/test.es has 40",
+        ),
         (vec!["-r", REFERENCE, "-i", &empty], "empty.txt is empty"),
         (vec!["-r", REFERENCE, "-i", &blank], "all its 40 lines are empty"),
         (vec!["-r", REFERENCE, "-i", "nowhere"], "open nowhere"),

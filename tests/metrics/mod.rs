@@ -29,7 +29,7 @@ fn digits(ours: f64, theirs: f64, what: &str) {
     assert!((ours - theirs).abs() <= 4e-16 * theirs.abs(), "{what}: {ours} is not {theirs}");
 }
 
-n read(name: &str) -> Value {
+fn read(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(Path::new("tests/golden/metrics").join(name)).unwrap())
         .unwrap()
 }

@@ -173,4 +173,3 @@ fn ter_equals_sacrebleu() {
         assert_eq!(metric.signature(), case["signature"].as_str().unwrap());
     }
 }
-

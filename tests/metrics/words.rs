@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{digits, lines, read, same, texts};
 
-f#[test]
+#[test]
 fn mkqa_equals_the_official_script() {
     let sample = Path::new("tests/golden/metrics/mkqa_sample.jsonl.gz");
     let dir = tempfile::tempdir().unwrap();
