@@ -229,7 +229,7 @@ void tma_store_wait(int keep, bool read_only) {
     if (st->f != f || st->group >= f->bulk_group - keep) continue;
     if (!st->read) {
       st->read = true;
-      async_read_end(st->c, st->off, st->n);
+      async_read(st->c, st->off, st->n, "TMA store", Reading::Ended, 0);
       st->data.assign(st->c->smem + st->off, st->c->smem + st->off + (st->n + 127) / 128 * 128);
     }
     if (!st->written && !(read_only && sched().cfg.asynchrony == 1)) write_store(*st);

@@ -368,15 +368,14 @@ void async_read(Cta* c, uint32_t off, uint32_t n, const char* what, Reading when
     if (cell->w_run != s.gang.run) fail("%s (line %d) reads uninitialised %s", what, line, spot(at).c_str());
     if (cell->flags & IN_FLIGHT) fail("%s (line %d) reads %s while an asynchronous copy is writing it", what, line, spot(at).c_str());
     if (cell->flags & GENERIC_WRITE) check_proxy(*cell, f, at, what, line);
-    check_cell(*cell, false, false, 3, f, {true, at}, what);
-    if (when == Reading::Begins) cell->flags |= BEING_READ;
-    else cell->flags &= uint8_t(~BEING_READ);
+    if (when == Reading::Ended) {
+      check_cell(*cell, false, false, 3, f, {true, at}, what);
+      cell->flags &= uint8_t(~BEING_READ);
+    } else {
+      if (!ordered(f, cell->w_run, cell->w)) race(false, {true, at}, true, cell->w.rank, true, what);
+      cell->flags |= BEING_READ;
+    }
   }
-}
-void async_read_end(Cta* c, uint32_t off, uint32_t n) {
-  if (!sched().cfg.checks) return;
-  Cell* cell = shared_cell(c->smem + off);
-  for (uint32_t i = 0; i < n / 2; i++) cell[i].flags &= uint8_t(~BEING_READ);
 }
 // A thread's cp.async: its own write, not done before it waits.
 void copy_begins(Fiber*, void* dst, uint32_t n) {

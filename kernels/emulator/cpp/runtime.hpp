@@ -121,10 +121,9 @@ void release(Fiber* f, Clock& to);
 void acquire(Fiber* f, const Clock& from);
 void async_write_begin(Cta* c, uint32_t off, uint32_t n, const char* what, int line);
 void async_write_end(Cta* c, uint32_t off, uint32_t n, MbarMeta& to);
-// An asynchronous read: nobody may write the bytes from its beginning to its end.
+// An asynchronous read: nobody may write the bytes from its beginning to its end, when it counts as a read of the thread that waited.
 enum class Reading { Begins, Ended };
 void async_read(Cta* c, uint32_t off, uint32_t n, const char* what, Reading when, int line);
-void async_read_end(Cta* c, uint32_t off, uint32_t n);
 void copy_begins(Fiber* f, void* dst, uint32_t n);
 void copy_ends(Fiber* f, void* dst, uint32_t n);
 bool has_room(size_t off, size_t n);

@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Plants faults into the project's own kernels, one at a time, and shows that the kernel suite finds each: a table fault | found by. Exits with 1 if
+# one survives, if a pattern no longer matches its source, or if the kernel suite fails without a fault.
+#
+# A changed kernel file is compiled to a shared object as build/host.rs compiles it, and the test program loads it in place of its own
+# (SDRRL_TEST_KERNELS), so that nothing else is built or linked again. Usage: scripts/mutate_kernels.sh [words of a fault's name]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+only=${1:-}
+work=target/mutants
+rm -rf "$work"
+mkdir -p "$work"
+
+if [ -n "${SDRRL_TEST_BINARY:-}" ]; then
+  binary=$SDRRL_TEST_BINARY
+else
+  binary=$(cargo test --release --test all --no-run 2>&1 | sed -n 's/.*Executable tests\/all.rs (\(.*\))/\1/p')
+fi
+[ -x "$binary" ] || { echo "mutate_kernels: cargo built no test program" >&2; exit 1; }
+
+# compile FOLDER KERNEL.cu OUT.so: the flags of build/host.rs; symbols of the object itself win over the program's.
+compile() {
+  "${CXX:-g++}" -shared -fPIC -std=c++17 -O1 -xc++ -fno-strict-aliasing -Wno-psabi -fstack-clash-protection -Wno-unknown-pragmas -fsanitize=thread \
+    --param=tsan-instrument-func-entry-exit=0 -fno-gnu-unique -I"$1/include" -Ikernels/emulator/cpp "$1/$2" -nostdlib -Wl,-Bsymbolic -o "$3"
+}
+# tests OBJECT LOG CASES...: true if they pass; a hang is a failure.
+tests() {
+  local object=$1 log=$2
+  shift 2
+  SDRRL_TEST_KERNELS=$PWD/$object RUST_BACKTRACE=0 timeout 300 "$binary" "$@" >"$log" 2>&1
+}
+
+declare -A sound
+survivors=0
+planted=0
+# plant NAME SOURCE FROM TO KERNEL.cu CASES...: SOURCE is the file with the fault, KERNEL.cu the file to compile (SOURCE or one that includes it).
+plant() {
+  local name=$1 source=$2 from=$3 to=$4 kernel=$5
+  shift 5
+  [[ $name == *"$only"* ]] || return 0
+  planted=$((planted + 1))
+  local folder=$work/$planted log=$work/$planted.log text rest
+  # Without a fault, through the same loading, the cases pass.
+  if [ -z "${sound[$kernel $*]:-}" ]; then
+    local control=$work/control_${kernel//\//_}
+    [ -f "$control.so" ] || compile kernels "$kernel" "$control.so"
+    if ! tests "$control.so" "$control.log" "$@" || ! grep -q 'test result: ok. [1-9]' "$control.log"; then
+      tail -20 "$control.log" >&2
+      echo "mutate_kernels: $* fail with $kernel as it is" >&2
+      exit 1
+    fi
+    sound[$kernel $*]=1
+  fi
+  mkdir -p "$folder"
+  cp -r kernels/include kernels/sm90 "$folder"
+  cp kernels/*.cu "$folder"
+  text=$(<"kernels/$source")
+  rest=${text#*"$from"}
+  if [ "$rest" = "$text" ] || [ "${rest#*"$from"}" != "$rest" ]; then
+    echo "mutate_kernels: '$from' must occur once in kernels/$source" >&2
+    exit 1
+  fi
+  printf '%s\n' "${text%%"$from"*}$to$rest" >"$folder/$source"
+  compile "$folder" "$kernel" "$folder.so"
+  if tests "$folder.so" "$log" "$@"; then
+    survivors=$((survivors + 1))
+    echo "| $name | SURVIVED |"
+  else
+    local report
+    report=$(grep -m1 -oE 'kernel [a-z0-9_]+, block.*|[a-z0-9 _]+: (relative error|element) .*|assertion .*' "$log" || tail -1 "$log")
+    echo "| $name | ${report:0:150} |"
+  fi
+}
+
+echo "| fault | found by |"
+echo "| --- | --- |"
+plant "maximum: no barrier before the scratch is used again" include/reduce.cuh $'scratch[lane] : -INFINITY);\n  __syncthreads();' \
+  'scratch[lane] : -INFINITY);' cross_entropy.cu kernels::training::loss
+plant "sum: shuffles of half a warp" include/reduce.cuh 'v += __shfl_xor_sync(FULL_MASK, v, o)' 'v += __shfl_xor_sync(0xffffu, v, o)' \
+  cross_entropy.cu kernels::training::loss_f32
+plant "loss: one column too many" cross_entropy.cu 'c < vocab; c += THREADS) top =' 'c <= vocab; c += THREADS) top =' cross_entropy.cu kernels::training::loss_f32
+plant "loss: gradient before the target's logit is read" cross_entropy.cu $'  __syncthreads();        // dlogits' '  // dlogits' \
+  cross_entropy.cu kernels::training::loss_f32
+plant "gemm: one cp.async group too few waited for" gemm.cu 'cp_async_wait<STAGES - 2>();' 'cp_async_wait<STAGES - 1>();' \
+  gemm.cu kernels::gemm::gemm_bf16_rows_of_16_bytes
+plant "gemm: no barrier in the stage loop" gemm.cu $'    cp_async_wait<STAGES - 2>();\n    __syncthreads();' '    cp_async_wait<STAGES - 2>();' \
+  gemm.cu kernels::gemm::gemm_bf16_rows_of_16_bytes
+plant "gemm: ragged rows are not masked" gemm.cu 'bool inside = r0 + r < rows && c0 + c < cols;' 'bool inside = c0 + c < cols;' \
+  gemm.cu kernels::gemm::gemm_bf16_rows_of_16_bytes
+plant "gemm: the last column's neighbour is stored too" gemm.cu 'bool two = col + 1 < g.n;' 'bool two = true;' gemm.cu kernels::gemm::gemm_bf16_odd_rows
+plant "gemm: rows of b swizzled otherwise than read" gemm.cu 'ldmatrix_x4(f, s.b.at(c + lane % 8 + lane / 16 * 8, kk + lane / 8 % 2 * 8))' \
+  'ldmatrix_x4(f, s.b.at(c + lane % 8 + lane / 16 * 8, 0) + kk + lane / 8 % 2 * 8)' gemm.cu kernels::gemm::gemm_bf16_rows_of_16_bytes
+plant "hopper: wrong parity of the empty barriers" sm90/gemm.cu 'mbar_wait(&s.empty[st], phase ^ 1);' 'mbar_wait(&s.empty[st], phase);' \
+  sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
+plant "hopper: bytes of b not expected" sm90/gemm.cu '(BM + BN) * BK * 2' 'BM * BK * 2' sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
+plant "hopper: no fence before the TMA store" sm90/gemm.cu $'  fence_proxy_async();\n' $'\n' sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
+plant "hopper: a stage is freed before its product has read it" sm90/gemm.cu 'wgmma_wait<1>();     // the stage' '// the stage' \
+  sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
+plant "hopper: no named barrier after the store's wait" sm90/gemm.cu $'  if (tid == 0) tma_store_wait_read<0>();\n  if (group == 0) named_barrier<1, 128>();\n  else named_barrier<2, 128>();' \
+  '  if (tid == 0) tma_store_wait_read<0>();' sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
+plant "hopper: the epilogue's swizzle is off by one row" sm90/gemm.cu '(chunk ^ row % 8) * 8' '(chunk ^ (row + 1) % 8) * 8' \
+  sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
+plant "attention: keys of the next document" attention.cu 'x = col < keys && row < queries' 'x = row < queries' attention.cu kernels::attention::cross_attention_bf16
+plant "attention: the window is one key too wide" include/attention.cuh 'q - k < a.window));' 'q - k <= a.window));' attention.cu kernels::attention::attention_bf16_window
+plant "attention: no barrier before a tile is overwritten" attention.cu '__syncthreads();      // the tile before' '// the tile before' \
+  attention.cu kernels::attention::attention_bf16_64
+plant "attention f32: probabilities without __syncwarp" attention.cu "__syncwarp();         // a row's" "// a row's" attention.cu kernels::attention::attention_f32_64
+plant "attention backward: log-sum-exp past the document" attention_backward.cu \
+  $'        s.lse[threadIdx.x] = inside ? lse[at] : 0.0f;\n        s.delta[threadIdx.x] = inside ? delta[at] : 0.0f;\n      }\n      cp_async_commit();' \
+  $'        s.lse[threadIdx.x] = lse[at];\n        s.delta[threadIdx.x] = inside ? delta[at] : 0.0f;\n      }\n      cp_async_commit();' \
+  attention_backward.cu kernels::attention::attention_bf16_64
+plant "decoding: warps' parts joined without a barrier" decode_attention.cu \
+  $'part[warp][lane + 32 * i] = acc[i];\n  __syncthreads();' 'part[warp][lane + 32 * i] = acc[i];' decode_attention.cu kernels::attention::decode_attention_f32
+plant "AdamW: the last element of a block is left out" adamw.cu 'size_t last = first + BLOCK < e.n ? first + BLOCK : size_t(e.n);' \
+  'size_t last = (first + BLOCK < e.n ? first + BLOCK : size_t(e.n)) - 1;' adamw.cu kernels::training::adamw
+[ "$planted" -gt 0 ] || { echo "mutate_kernels: no fault is called '$only'" >&2; exit 1; }
+echo "$planted faults planted, $survivors survived"
+[ "$survivors" = 0 ]
