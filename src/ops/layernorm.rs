@@ -171,7 +171,7 @@ fn gpu_backward(
         Some(_) => Some(Tensor::zeros_on(&inp.device(), "layernorm_partial", DType::F32, &[2, blocks, c])?),
         None => None,
     };
-    let at = partial.as_ref().map_or(Ok(Arg::Ptr(0)), Tensor::arg)?;
+    let at = partial.as_ref().map_or(Ok(Arg::Null), Tensor::arg)?;
     let (saved, sizes) = ([mean.arg()?, rstd.arg()?], [Arg::int(n)?, Arg::int(c)?]);
     let args = [&[dinp.arg()?, at, dout.arg()?, inp.arg()?], &saved[..], &[weight.arg()?], &sizes].concat();
     let kernel = kernel!(inp.dtype(), "layernorm", "layernorm_backward");

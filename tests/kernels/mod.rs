@@ -12,6 +12,7 @@ use sdrrl_emulator::{Config, Stats, with_config};
 use crate::common::uniform;
 
 mod attention;
+mod encoder;
 mod gemm;
 mod rowwise;
 mod steps;
