@@ -11,6 +11,7 @@ mod metrics;
 mod models;
 mod ops;
 mod pickle;
+mod qe;
 mod row_shard;
 mod tokenizer;
 mod training;

@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod eval;
 pub mod filter;
 pub mod generate;
+pub mod import;
 pub mod inspect;
 pub mod merge;
 pub mod metric;
@@ -15,6 +16,7 @@ pub mod report;
 pub mod rows;
 pub mod run;
 pub mod score;
+pub mod sweep;
 pub mod train;
 pub mod translate;
 
@@ -33,6 +35,8 @@ pub enum Command {
     Score(score::Args),
     /// Decide which translations to keep
     Filter(filter::Args),
+    /// Count what other thresholds would keep, without scoring again
+    Sweep(sweep::Args),
     /// Mix dictionary equivalents into questions
     CodeSwitch(code_switch::Args),
     /// Select parallel sentences
@@ -43,6 +47,8 @@ pub enum Command {
     Pack(pack::Args),
     /// Train an adapter or a model
     Train(train::Args),
+    /// Convert published PyTorch checkpoints to safetensors
+    Import(import::Args),
     /// Fold an adapter into its model
     Merge(merge::Args),
     /// Show rows, or token shards with their loss mask
@@ -65,11 +71,13 @@ impl Command {
             Command::Translate(args) => translate::run(args),
             Command::Score(args) => score::run(args),
             Command::Filter(args) => filter::run(args),
+            Command::Sweep(args) => sweep::run(args),
             Command::CodeSwitch(args) => code_switch::run(args),
             Command::Parallel(args) => parallel::run(args),
             Command::Assemble(args) => assemble::run(args),
             Command::Pack(args) => pack::run(args),
             Command::Train(args) => train::run(args),
+            Command::Import(args) => import::run(args),
             Command::Merge(args) => merge::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Eval(args) => eval::run(args),

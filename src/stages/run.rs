@@ -170,7 +170,11 @@ impl Run<'_> {
             settings: r.translate.clone(),
         })?;
         self.go_on()?;
-        score::run(&score::Args { rows: self.rows("translate", "score"), settings: r.score.clone() })?;
+        score::run(&score::Args {
+            rows: self.rows("translate", "score"),
+            placement: self.placement,
+            settings: r.score.clone(),
+        })?;
         filter::run(&filter::Args { rows: self.rows("score", "filter"), settings: r.filter.clone() })?;
         code_switch::run(&code_switch::Args {
             rows: self.rows("filter", "code-switch"),

@@ -13,6 +13,7 @@ use crate::common::uniform;
 
 mod attention;
 mod choosing;
+mod encoder;
 mod gemm;
 mod quantize;
 mod rowwise;

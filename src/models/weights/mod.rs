@@ -1,4 +1,5 @@
 //! Checkpoint formats in and out.
+pub mod convert;
 pub mod export;
 pub mod gguf;
 pub mod peft;
@@ -86,7 +87,7 @@ pub fn resolve(model: &str) -> Result<std::path::PathBuf> {
         .flatten()
         .flatten()
         .map(|e| e.path())
-        .filter(|p| p.join("config.json").exists())
+        .filter(|p| p.join("config.json").exists() || p.join("hparams.yaml").exists())
         .collect();
     found.sort();
     found.pop().with_context(|| {

@@ -170,7 +170,8 @@ fn canonical(name: &str) -> &str {
     name.strip_prefix("model.").unwrap_or(name)
 }
 
-fn shard_names(index: &Path) -> Result<Vec<String>> {
+/// The names of the shards in an index file.
+pub fn shard_names(index: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(index).with_context(|| format!("read {}", index.display()))?;
     let json: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
@@ -187,7 +188,7 @@ fn shard_names(index: &Path) -> Result<Vec<String>> {
 }
 
 /// The elements of a strided view, row by row. The view lies inside `bytes` (checked when the file was opened).
-fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], dtype: Dtype) -> Vec<u8> {
+pub(super) fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], dtype: Dtype) -> Vec<u8> {
     let size = dtype.bitsize() / 8;
     let elements: usize = shape.iter().product();
     let mut out = Vec::with_capacity(elements * size);
