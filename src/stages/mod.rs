@@ -1,4 +1,6 @@
 //! One file a subcommand: `struct Args` and `fn run`.
+pub mod ablate;
+pub mod align;
 pub mod assemble;
 pub mod code_switch;
 pub mod doctor;
@@ -48,6 +50,10 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Measure a model; compare two
     Eval(eval::Args),
+    /// Compare hidden states of parallel sentences, before and after training
+    Align(align::Args),
+    /// Run a matrix of ablations over a recipe
+    Ablate(ablate::Args),
     /// Devices, kernels, memory, threads
     Doctor(doctor::Args),
 }
@@ -70,6 +76,8 @@ impl Command {
             Command::Merge(args) => merge::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Eval(args) => eval::run(args),
+            Command::Align(args) => align::run(args),
+            Command::Ablate(args) => ablate::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }
