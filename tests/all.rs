@@ -1,4 +1,5 @@
 //! One integration binary: a file an op, a stage, a model.
+mod alignment;
 mod cli;
 mod common;
 mod data_formats;

@@ -1,4 +1,5 @@
 //! Metrics: pure functions of text and numbers.
+pub mod alignment;
 pub mod bleu;
 pub mod bootstrap;
 pub mod chrf;

@@ -1,4 +1,6 @@
 //! One file a subcommand: `struct Args` and `fn run`.
+pub mod ablate;
+pub mod align;
 pub mod assemble;
 pub mod code_switch;
 pub mod doctor;
@@ -57,6 +59,10 @@ pub enum Command {
     Eval(eval::Args),
     /// Scores of files: BLEU, chrF, TER, ROUGE, MKQA, significance
     Metric(metric::Args),
+    /// Compare hidden states of parallel sentences, before and after training
+    Align(align::Args),
+    /// Run a matrix of ablations over a recipe
+    Ablate(ablate::Args),
     /// Devices, kernels, memory, threads
     Doctor(doctor::Args),
 }
@@ -82,6 +88,8 @@ impl Command {
             Command::Inspect(args) => inspect::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Metric(args) => metric::run(args),
+            Command::Align(args) => align::run(args),
+            Command::Ablate(args) => ablate::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }

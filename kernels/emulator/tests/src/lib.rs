@@ -51,7 +51,8 @@ pub fn checked(schedule: Schedule, asynchrony: Asynchrony, seed: u64, preempt: u
     Config { schedule, asynchrony, seed, preempt, checks: true, ..Config::default() }
 }
 
-const SCHEDULES: [Schedule; 4] = [Schedule::Fifo, Schedule::Reverse, Schedule::Random, Schedule::WarpPriority];
+const SCHEDULES: [Schedule; 4] =
+    [Schedule::Fifo, Schedule::Reverse, Schedule::Random, Schedule::WarpPriority];
 const ASYNCHRONIES: [Asynchrony; 3] = [Asynchrony::Eager, Asynchrony::Late, Asynchrony::Random];
 
 /// Every schedule with every asynchrony, two seeds each, with and without preemption, all checks on; and once without checks.

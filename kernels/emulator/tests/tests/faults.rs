@@ -7,7 +7,14 @@ fn ramp(n: usize) -> Vec<f32> {
 }
 
 /// A kernel of signature (out, in, fault) with `n` floats in and out.
-fn simple(kernel: &str, n: usize, threads: u32, shared: u32, fault: i32, config: &Config) -> Result<Vec<f32>, String> {
+fn simple(
+    kernel: &str,
+    n: usize,
+    threads: u32,
+    shared: u32,
+    fault: i32,
+    config: &Config,
+) -> Result<Vec<f32>, String> {
     let (out, input) = (fresh::<f32>(n), memory(&ramp(n)));
     run(kernel, geometry(1, threads, shared), &[at(&out), at(&input), arg(fault)], config)?;
     Ok(values(&out))
@@ -35,25 +42,88 @@ fn reported(kernel: &str, n: usize, threads: u32, shared: u32, fault: i32, words
 fn shared_memory() {
     sound("shared_exchange", 128, 128, 0, |i| (i + (i ^ 96)) as f32 + 1.0);
     // Written, then read by other warps without a barrier.
-    reported("shared_exchange", 128, 128, 0, 1, &["shared_exchange, block (0,0,0), thread", "shared memory at offset"]);
+    reported(
+        "shared_exchange",
+        128,
+        128,
+        0,
+        1,
+        &["shared_exchange, block (0,0,0), thread", "shared memory at offset"],
+    );
     // Read by other warps, then written: the detector names both threads.
-    reported("shared_exchange", 128, 128, 0, 2, &["race: ", "of shared memory at offset", "after an unordered", "by thread"]);
+    reported(
+        "shared_exchange",
+        128,
+        128,
+        0,
+        2,
+        &["race: ", "of shared memory at offset", "after an unordered", "by thread"],
+    );
     reported("shared_exchange", 128, 128, 0, 3, &["read of uninitialised shared memory at offset 20"]);
-    reported("shared_exchange", 128, 128, 0, 4, &["thread 127", "out of bounds: offset 512 of 512 bytes of static array 1"]);
+    reported(
+        "shared_exchange",
+        128,
+        128,
+        0,
+        4,
+        &["thread 127", "out of bounds: offset 512 of 512 bytes of static array 1"],
+    );
     // The bytes behind a static array, which belong to no array though they are shared memory.
-    reported("shared_exchange", 128, 128, 0, 5, &["thread 0", "out of bounds: offset 128 of 128 bytes of static array 2"]);
+    reported(
+        "shared_exchange",
+        128,
+        128,
+        0,
+        5,
+        &["thread 0", "out of bounds: offset 128 of 128 bytes of static array 2"],
+    );
     sound("dynamic_exchange", 64, 64, 256, |i| (i ^ 33) as f32 + 0.5);
-    reported("dynamic_exchange", 64, 64, 256, 1, &["thread 63", "out of bounds: offset 256 of 256 bytes of dynamic shared memory"]);
+    reported(
+        "dynamic_exchange",
+        64,
+        64,
+        256,
+        1,
+        &["thread 63", "out of bounds: offset 256 of 256 bytes of dynamic shared memory"],
+    );
 }
 
 #[test]
 fn global_memory() {
     sound("global_double", 128, 128, 0, |i| 2.0 * (i as f32 + 0.5));
-    reported("global_double", 128, 128, 0, 1, &["thread 127", "load of 4 bytes at offset 512 of a buffer of 512 bytes"]);
-    reported("global_double", 128, 128, 0, 2, &["4-byte load from 0x", "which is neither shared memory nor in any buffer"]);
-    reported("global_double", 128, 128, 0, 3, &["thread 7", "uninitialised global memory at offset 28 of a buffer of 512"]);
+    reported(
+        "global_double",
+        128,
+        128,
+        0,
+        1,
+        &["thread 127", "load of 4 bytes at offset 512 of a buffer of 512 bytes"],
+    );
+    reported(
+        "global_double",
+        128,
+        128,
+        0,
+        2,
+        &["4-byte load from 0x", "which is neither shared memory nor in any buffer"],
+    );
+    reported(
+        "global_double",
+        128,
+        128,
+        0,
+        3,
+        &["thread 7", "uninitialised global memory at offset 28 of a buffer of 512"],
+    );
     reported("global_double", 128, 128, 0, 4, &["thread", "16-byte load at"]);
-    reported("global_double", 128, 128, 0, 5, &["thread 0", "store of 4 bytes at offset -4 of a buffer of 512 bytes"]);
+    reported(
+        "global_double",
+        128,
+        128,
+        0,
+        5,
+        &["thread 0", "store of 4 bytes at offset -4 of a buffer of 512 bytes"],
+    );
     // Bounds and alignment need no checks switched on.
     for (fault, words) in [(1, "offset 512 of a buffer"), (4, "misaligned"), (5, "offset -4")] {
         let outcome = simple("global_double", 128, 128, 0, fault, &Config::default());
@@ -97,7 +167,8 @@ fn races_across_blocks() {
 fn collectives() {
     let go = |fault: i32, config: &Config| {
         let (out, input) = (fresh::<f32>(256), memory(&ramp(256)));
-        run("collectives", geometry(1, 256, 0), &[at(&out), at(&input), arg(fault)], config).map(|_| values::<f32>(&out))
+        run("collectives", geometry(1, 256, 0), &[at(&out), at(&input), arg(fault)], config)
+            .map(|_| values::<f32>(&out))
     };
     for config in all_configs() {
         let want: Vec<f32> = (0..256).map(|i| (i % 128 + (i % 128 ^ 1)) as f32 + 1.0).collect();
@@ -108,20 +179,39 @@ fn collectives() {
             eprintln!("fault {fault}");
             assert_report(&config, go(fault, &config).map(|_| Stats::default()), words)
         };
-        report(1, &["deadlock: 231 threads finished; ", "(first: thread 231) wait in __shfl_xor_sync at faults.cu:"]);
+        report(
+            1,
+            &[
+                "deadlock: 231 threads finished; ",
+                "(first: thread 231) wait in __shfl_xor_sync at faults.cu:",
+            ],
+        );
         report(2, &["meets other lanes of its warp in a different collective", "line "]);
         report(3, &["mask 0000ffff"]);
         report(4, &["the calling lane", "is not in mask 0000ffff"]);
-        report(5, &["deadlock: 128 threads finished; 128 (first: thread 0) wait in __syncthreads at faults.cu:"]);
+        report(
+            5,
+            &["deadlock: 128 threads finished; 128 (first: thread 0) wait in __syncthreads at faults.cu:"],
+        );
         report(6, &["threads of one block meet in different __syncthreads"]);
         report(7, &["barrier 1: line", "expects", "threads, line"]);
-        report(8, &["deadlock: 160 threads finished; 96 (first: thread 0) wait in named barrier at faults.cu:"]);
+        report(
+            8,
+            &["deadlock: 160 threads finished; 96 (first: thread 0) wait in named barrier at faults.cu:"],
+        );
     }
     sound("named_handover", 64, 64, 0, |i| (i ^ 1) as f32 + 0.5);
     reported("named_handover", 64, 64, 0, 1, &["shared memory at offset"]);
     reported("named_handover", 64, 64, 0, 2, &["shared memory at offset"]);
     sound("warp_handover", 32, 32, 0, |i| (i ^ 7) as f32 + 0.5);
-    reported("warp_handover", 32, 32, 0, 1, &["race: read of shared memory at offset", "unordered write by thread"]);
+    reported(
+        "warp_handover",
+        32,
+        32,
+        0,
+        1,
+        &["race: read of shared memory at offset", "unordered write by thread"],
+    );
 }
 
 #[test]
@@ -150,7 +240,8 @@ fn cp_async_and_rows_of_matrices() {
     for config in twelve() {
         let go = |fault: i32| {
             let (out, input) = (fresh::<u32>(128), memory(&rows));
-            run("matrix_rows", geometry(1, 32, 0), &[at(&out), at(&input), arg(fault)], &config).map(|_| values::<u32>(&out))
+            run("matrix_rows", geometry(1, 32, 0), &[at(&out), at(&input), arg(fault)], &config)
+                .map(|_| values::<u32>(&out))
         };
         let want: Vec<u32> = (0..128).map(|i| i % 4 * 32 + i / 16 * 4 + i / 4 % 4).collect();
         assert_eq!(go(0).unwrap(), want);
@@ -186,7 +277,9 @@ fn ring(fault: i32, config: &Config) -> Result<Vec<half::bf16>, String> {
     let k = 64 * STEPS;
     let (a, b) = (memory(&bf16s(64 * k, 1)), memory(&bf16s(64 * k, 2)));
     let c = fresh::<half::bf16>(64 * 64);
-    let map = |m: &Memory, cols: usize| tensor_map(m.address(), 2, &[cols as u64, 64], &[2 * cols as u64], &[64, 64], 3);
+    let map = |m: &Memory, cols: usize| {
+        tensor_map(m.address(), 2, &[cols as u64, 64], &[2 * cols as u64], &[64, 64], 3)
+    };
     let args = [arg(map(&a, k)?), arg(map(&b, k)?), arg(map(&c, 64)?), arg(STEPS as i32), arg(fault)];
     run("wgmma_ring", geometry(1, 256, 41984), &args, config)?;
     Ok(values(&c))
@@ -259,13 +352,20 @@ fn refused_launches_and_maps() {
     let config = Config::default();
     let (out, input) = (fresh::<f32>(128), memory(&ramp(128)));
     let args = [at(&out), at(&input), arg(0i32)];
-    let refused = |kernel, threads, shared, args: &[Vec<u8>]| run(kernel, geometry(1, threads, shared), args, &config).unwrap_err();
+    let refused = |kernel, threads, shared, args: &[Vec<u8>]| {
+        run(kernel, geometry(1, threads, shared), args, &config).unwrap_err()
+    };
     assert!(refused("nothing", 32, 0, &args).contains("there is no kernel of this name"));
     assert!(refused("shared_exchange", 32, 0, &args[..2]).contains("2 arguments given, it takes 3"));
-    assert!(refused("shared_exchange", 32, 0, &[at(&out), at(&input), arg(0u64)]).contains("argument 2 has 8 bytes, it takes 4"));
+    assert!(
+        refused("shared_exchange", 32, 0, &[at(&out), at(&input), arg(0u64)])
+            .contains("argument 2 has 8 bytes, it takes 4")
+    );
     assert!(refused("shared_exchange", 160, 0, &args).contains("exceeds its launch bound of 128"));
     assert!(refused("shared_exchange", 128, 300_000, &args).contains("232448 is the limit"));
-    let map = |base: u64, dims: &[u64], strides: &[u64], tile: &[u32]| tensor_map(base, 2, dims, strides, tile, 3).unwrap_err();
+    let map = |base: u64, dims: &[u64], strides: &[u64], tile: &[u32]| {
+        tensor_map(base, 2, dims, strides, tile, 3).unwrap_err()
+    };
     let base = out.address();
     assert!(map(base + 8, &[64, 8], &[128], &[64, 8]).contains("multiple of 16"));
     assert!(map(base, &[64, 8], &[120], &[64, 8]).contains("strides"));

@@ -19,7 +19,9 @@ fn warps() {
         let (out, input) = (fresh::<i32>(32 * 12), memory(&v));
         run("warp_functions", geometry(1, 32, 0), &[at(&out), at(&input)], config).unwrap();
         let got = values::<i32>(&out);
-        let ballot = |n: usize, f: &dyn Fn(i32) -> bool| (0..n).fold(0u32, |b, l| b | (u32::from(f(v[l])) << l)) as i32;
+        let ballot = |n: usize, f: &dyn Fn(i32) -> bool| {
+            (0..n).fold(0u32, |b, l| b | (u32::from(f(v[l])) << l)) as i32
+        };
         for i in 0..32 {
             let want = [
                 v[i ^ 5],
@@ -33,7 +35,8 @@ fn warps() {
                 *v.iter().max().unwrap(),
                 *v.iter().min().unwrap(),
                 if i < 12 { ballot(12, &|x| x % 2 == 1) + v[11] } else { 0 },
-                (v[i].count_ones() + v[i].leading_zeros()) as i32 + if v[i] == 0 { 0 } else { v[i].trailing_zeros() as i32 + 1 },
+                (v[i].count_ones() + v[i].leading_zeros()) as i32
+                    + if v[i] == 0 { 0 } else { v[i].trailing_zeros() as i32 + 1 },
             ];
             assert_eq!(got[i * 12..][..12], want, "lane {i} {config:?}");
         }
@@ -77,7 +80,8 @@ fn everywhere_cheap(case: impl Fn(&Config)) {
 
 #[test]
 fn sixteen_bit_floats_vectors_and_bytes() {
-    let x: Vec<f32> = (0..32).map(|i| [1.0 + i as f32 / 300.0, -3.1e-6 * i as f32, 60000.0 + i as f32][i % 3]).collect();
+    let x: Vec<f32> =
+        (0..32).map(|i| [1.0 + i as f32 / 300.0, -3.1e-6 * i as f32, 60000.0 + i as f32][i % 3]).collect();
     let vectors: Vec<u32> = (0..128).collect();
     everywhere(|config| {
         let (b, h, back) = (fresh::<half::bf16>(32), fresh::<half::f16>(32), fresh::<f32>(32));
@@ -182,11 +186,24 @@ impl Layout {
 fn e4m3(x: u8) -> f64 {
     let (e, m) = ((x >> 3 & 15) as i32, (x & 7) as f64);
     let v = if e == 0 { m / 8.0 * 2f64.powi(-6) } else { (1.0 + m / 8.0) * 2f64.powi(e - 7) };
-    if x & 0x7f == 0x7f { f64::NAN } else if x & 0x80 != 0 { -v } else { v }
+    if x & 0x7f == 0x7f {
+        f64::NAN
+    } else if x & 0x80 != 0 {
+        -v
+    } else {
+        v
+    }
 }
 
 /// d (64, 32) = start + a (64, depth) b (32, depth)^T, each operand in its layout, against f64.
-fn wgmma(config: &Config, a: &Layout, b: &Layout, fp8: bool, from_registers: bool, fault: i32) -> Result<(), String> {
+fn wgmma(
+    config: &Config,
+    a: &Layout,
+    b: &Layout,
+    fp8: bool,
+    from_registers: bool,
+    fault: i32,
+) -> Result<(), String> {
     let (elem, depth) = if fp8 { (1, 32) } else { (2, 16) };
     // Every finite code of e4m3 appears; bf16 takes small integers.
     let code = |i: usize, step: usize| {
@@ -276,7 +293,9 @@ fn wgmma_reads_every_layout() {
             }
         }
         let (a, b) = (k_major(8, 64, 1), mn_major(8, 256, 64));
-        let report = |outcome: Result<(), String>, words: &[&str]| assert_report(&config, outcome.map(|_| Stats::default()), words);
+        let report = |outcome: Result<(), String>, words: &[&str]| {
+            assert_report(&config, outcome.map(|_| Stats::default()), words)
+        };
         report(wgmma(&config, &a, &a, false, false, 1), &["wgmma (line", "no fence.proxy.async since"]);
         report(wgmma(&config, &b, &a, true, false, 0), &["8-bit operands must be K-major"]);
     }
@@ -302,8 +321,11 @@ fn tma_boxes_at_the_edges() {
         for (x, y) in [(0, 0), (32, 8), (-4, -3), (40, 11), (64, 0)] {
             for add in [false, true] {
                 let (from, to) = (memory(&matrix), memory(&vec![100f32; rows * cols]));
-                let map = |m| tensor_map(m, 4, &[cols as u64, rows as u64], &[4 * cols as u64], &[32, 8], 0).unwrap();
-                let args = [arg(map(from.address())), arg(map(to.address())), arg(x), arg(y), arg(i32::from(add))];
+                let map = |m| {
+                    tensor_map(m, 4, &[cols as u64, rows as u64], &[4 * cols as u64], &[32, 8], 0).unwrap()
+                };
+                let args =
+                    [arg(map(from.address())), arg(map(to.address())), arg(x), arg(y), arg(i32::from(add))];
                 let blocks = if add { 3 } else { 1 };
                 run("tma_shift", geometry(blocks, 32, 1040), &args, config).unwrap();
                 let got = values::<f32>(&to);
@@ -311,7 +333,13 @@ fn tma_boxes_at_the_edges() {
                     let (r, c) = ((i / cols) as i32, (i % cols) as i32);
                     let inside = (y..y + 8).contains(&r) && (x..x + 32).contains(&c);
                     let value = matrix[i] + 1.0;
-                    let want = if !inside { 100.0 } else if add { 100.0 + 3.0 * value } else { value };
+                    let want = if !inside {
+                        100.0
+                    } else if add {
+                        100.0 + 3.0 * value
+                    } else {
+                        value
+                    };
                     assert_eq!(*got, want, "({r}, {c}) at ({x}, {y}) {config:?}");
                 }
             }
@@ -329,14 +357,17 @@ fn clusters_share_memory() {
     let x: Vec<f32> = (0..384).map(|i| i as f32).collect();
     let go = |fault: i32, config: &Config| {
         let (out, input) = (fresh::<f32>(384), memory(&x));
-        run("cluster_ring", cluster(6, 3, 64, 0), &[at(&out), at(&input), arg(3i32), arg(fault)], config).map(|_| values::<f32>(&out))
+        run("cluster_ring", cluster(6, 3, 64, 0), &[at(&out), at(&input), arg(3i32), arg(fault)], config)
+            .map(|_| values::<f32>(&out))
     };
     everywhere(|config| {
         let want = |i: usize| x[(i / 192 * 3 + (i / 64 % 3 + 1) % 3) * 64 + (i % 64 ^ 1)];
         assert_eq!(go(0, config).unwrap(), (0..384).map(want).collect::<Vec<_>>());
     });
     for config in twelve() {
-        let report = |fault: i32, words: &[&str]| assert_report(&config, go(fault, &config).map(|_| Stats::default()), words);
+        let report = |fault: i32, words: &[&str]| {
+            assert_report(&config, go(fault, &config).map(|_| Stats::default()), words)
+        };
         report(1, &["shared memory at offset"]);
         report(2, &["shared memory"]);
         report(4, &["mapa at features.cu:", "rank 9 of a cluster of 3 blocks"]);
@@ -357,7 +388,9 @@ fn multicast_to_a_cluster() {
     };
     everywhere(|config| assert_eq!(go(0, config).unwrap(), [&x[..], &x, &x, &x].concat(), "{config:?}"));
     for config in twelve() {
-        let report = |fault: i32, words: &[&str]| assert_report(&config, go(fault, &config).map(|_| Stats::default()), words);
+        let report = |fault: i32, words: &[&str]| {
+            assert_report(&config, go(fault, &config).map(|_| Stats::default()), words)
+        };
         report(1, &["multicast mask ff names blocks that the cluster of 2 does not have"]);
         // The other block may still read what the next copy overwrites.
         report(2, &["shared memory at offset"]);
@@ -371,8 +404,13 @@ fn cooperative_grids() {
     let go = |fault: i32, config: &Config| {
         let (out, between, arrived) = (fresh::<f32>(2 * n), fresh::<f32>(2 * n), memory(&[0u32]));
         let config = Config { cooperative: true, ..*config };
-        run("grid_barrier", geometry(blocks, 64, 0), &[at(&out), at(&between), at(&arrived), arg(fault)], &config)
-            .map(|_| values::<f32>(&out))
+        run(
+            "grid_barrier",
+            geometry(blocks, 64, 0),
+            &[at(&out), at(&between), at(&arrived), arg(fault)],
+            &config,
+        )
+        .map(|_| values::<f32>(&out))
     };
     everywhere(|config| {
         let want: Vec<f32> = (0..2 * n).map(|i| (n - 1 - i % n + i / n) as f32).collect();
@@ -394,20 +432,35 @@ fn profile_counts_are_exact() {
     let config = Config { profile: true, ..Config::default() };
     let profile = |stride: i32, vector: i32| {
         let (out, input) = (fresh::<f32>(32), memory(&vec![0f32; 32 * 33]));
-        run("patterns", geometry(1, 32, 0), &[at(&out), at(&input), arg(stride), arg(vector)], &config).unwrap()
+        run("patterns", geometry(1, 32, 0), &[at(&out), at(&input), arg(stride), arg(vector)], &config)
+            .unwrap()
     };
     // Beside the access under test: 33 requests that fill the array (no conflict), and one store of 32 floats (4 sectors).
-    for (stride, wavefronts, sectors) in [(0, 1, 1), (1, 1, 4), (2, 2, 8), (4, 4, 16), (8, 8, 32), (32, 32, 32), (33, 1, 32)] {
+    for (stride, wavefronts, sectors) in
+        [(0, 1, 1), (1, 1, 4), (2, 2, 8), (4, 4, 16), (8, 8, 32), (32, 32, 32), (33, 1, 32)]
+    {
         let s = profile(stride, 0);
-        assert_eq!((s.shared_requests, s.shared_wavefronts, s.shared_ideal), (34, 33 + wavefronts, 34), "stride {stride}");
+        assert_eq!(
+            (s.shared_requests, s.shared_wavefronts, s.shared_ideal),
+            (34, 33 + wavefronts, 34),
+            "stride {stride}"
+        );
         assert_eq!(s.bank_conflicts(), wavefronts - 1);
         let ideal = if stride == 0 { 1 } else { 4 };
-        assert_eq!((s.global_requests, s.global_sectors, s.global_ideal), (2, 4 + sectors, 4 + ideal), "stride {stride}");
+        assert_eq!(
+            (s.global_requests, s.global_sectors, s.global_ideal),
+            (2, 4 + sectors, 4 + ideal),
+            "stride {stride}"
+        );
     }
     // 16-byte loads go by quarters of a warp: 4 passes at best, 8 lanes of stride 8 floats take 2 each, of 32 floats 8 each.
     for (stride, wavefronts) in [(4, 4), (8, 8), (32, 32), (0, 4)] {
         let s = profile(stride, 1);
-        assert_eq!((s.shared_requests, s.shared_wavefronts, s.shared_ideal), (34, 33 + wavefronts, 37), "stride {stride}");
+        assert_eq!(
+            (s.shared_requests, s.shared_wavefronts, s.shared_ideal),
+            (34, 33 + wavefronts, 37),
+            "stride {stride}"
+        );
         assert_eq!((s.global_requests, s.global_sectors), (1, 4));
     }
     // The same counts whatever the order, and where warps meet in the middle of a request of others.
@@ -415,7 +468,11 @@ fn profile_counts_are_exact() {
         let config = Config { profile: true, checks: false, ..base };
         let (out, input) = (fresh::<f32>(64), memory(&[0f32; 64]));
         let s = run("uneven_lanes", geometry(1, 64, 0), &[at(&out), at(&input)], &config).unwrap();
-        assert_eq!((s.shared_requests, s.shared_wavefronts, s.global_requests, s.global_sectors), (4, 4, 4, 16), "{config:?}");
+        assert_eq!(
+            (s.shared_requests, s.shared_wavefronts, s.global_requests, s.global_sectors),
+            (4, 4, 4, 16),
+            "{config:?}"
+        );
     }
 }
 
@@ -425,7 +482,8 @@ fn runs_repeat_bit_for_bit() {
     for config in twelve() {
         let once = || {
             let (out, input) = (fresh::<f32>(384), memory(&x));
-            run("cluster_ring", cluster(6, 3, 64, 0), &[at(&out), at(&input), arg(3i32), arg(0i32)], &config).unwrap()
+            run("cluster_ring", cluster(6, 3, 64, 0), &[at(&out), at(&input), arg(3i32), arg(0i32)], &config)
+                .unwrap()
         };
         assert_eq!(once(), once(), "{config:?}");
     }
