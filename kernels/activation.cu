@@ -1,4 +1,4 @@
-// GELU (Hendrycks and Gimpel 2016; exact, by erf) and ReLU: out = f(inp); dinp = dout f'(inp).
+// GELU (Hendrycks and Gimpel 2016; exact, by erf), ReLU and tanh: out = f(inp); dinp = dout f'(inp).
 //
 // Work: 16 bytes a thread. Bytes: forward 2 elements, backward 3, each times the element's size.
 //
@@ -15,6 +15,10 @@ struct Gelu {
 struct Relu {
   static DEV float value(float x) { return x < 0.0f ? 0.0f : x; }      // NaN stays NaN
   static DEV float slope(float x) { return x > 0.0f ? 1.0f : 0.0f; }
+};
+struct Tanh {
+  static DEV float value(float x) { return tanhf(x); }
+  static DEV float slope(float x) { float y = tanhf(x); return 1.0f - y * y; }
 };
 // out = f(inp), or dout f'(inp) if there is a dout.
 template <class F, class T> DEV void apply(T* out, const T* dout, const T* inp, unsigned long long n) {
@@ -40,3 +44,5 @@ KERNELS(Gelu, gelu, float, f32)
 KERNELS(Gelu, gelu, bf16, bf16)
 KERNELS(Relu, relu, float, f32)
 KERNELS(Relu, relu, bf16, bf16)
+KERNELS(Tanh, tanh, float, f32)
+KERNELS(Tanh, tanh, bf16, bf16)

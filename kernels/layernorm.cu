@@ -41,7 +41,7 @@ DEV void forward(T* out, float* mean, float* rstd, const T* inp, const float* we
   }
 }
 
-// dinp +=; partial (2, blocks, C): sums over the block's rows of dout xhat, and of dout.
+// dinp +=; partial (2, blocks, C): sums over the block's rows of dout xhat, and of dout, if not null.
 template <class T>
 DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const float* mean, const float* rstd, const float* weight, int rows, int cols) {
   SHARED(float, scratch, [32]);
@@ -69,10 +69,12 @@ DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const fl
       for (int i = 0; i < N; i++) if (c + i < cols) {
         float xhat = (v.v[i] - m) * r;
         d.v[i] += r * (g.v[i] * weight[c + i] - sum - xhat * dot);
-        float* p = partial + size_t(blockIdx.x) * cols + c + i;
-        float* q = p + size_t(gridDim.x) * cols;
-        *p = (n == first ? 0.0f : *p) + g.v[i] * xhat;
-        *q = (n == first ? 0.0f : *q) + g.v[i];
+        if (partial) {
+          float* p = partial + size_t(blockIdx.x) * cols + c + i;
+          float* q = p + size_t(gridDim.x) * cols;
+          *p = (n == first ? 0.0f : *p) + g.v[i] * xhat;
+          *q = (n == first ? 0.0f : *q) + g.v[i];
+        }
       }
       store_some(d, dx + c, cols - c, vec);
     }

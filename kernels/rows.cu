@@ -1,6 +1,10 @@
 // Small helpers over rows: sums of partial rows, gathered and scattered rows, sums of tensors, casts.
 //
-// Work: one thread an element or 16 bytes; every kernel reads and writes each byte once. Exact (reduce_rows: a fixed order).
+// Work: one thread an element or 16 bytes; gather and scatter one block a row. Any sizes. Exact (reduce_rows: a fixed order).
+// Bytes: each element read and written once; add reads two.
+//
+// | version | idea | % of ceiling | GPU | date |
+// | 1 | one pass | not measured on a GPU yet | | |
 #include "prelude.cuh"
 
 namespace {

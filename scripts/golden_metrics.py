@@ -41,7 +41,7 @@ PAIRS = [
 def main():
     hyps, refs = [p[0] for p in PAIRS], [p[1] for p in PAIRS]
     out = {"versions": {"sacrebleu": sacrebleu.__version__}, "hypotheses": hyps, "references": refs, "bleu": {}, "chrf": {}}
-    for tok in ("13a", "zh", "char", "none"):
+    for tok in ("13a", "intl", "zh", "char", "none"):
         metric = BLEU(tokenize=tok)
         score = metric.corpus_score(hyps, [refs])
         each = [BLEU(tokenize=tok).corpus_score([h], [[r]]).score for h, r in PAIRS]

@@ -1,5 +1,5 @@
 """Writes tests/golden/ops.safetensors: forward and backward of attention (grouped queries, packed documents, sliding window),
-RMSNorm, RoPE and SwiGLU, by PyTorch autograd in f64 over the modules of transformers. Usage: python scripts/golden_ops.py"""
+RMSNorm, RoPE, SwiGLU, LayerNorm, GELU, ReLU and tanh, by PyTorch autograd in f64 over the modules of transformers. Usage: python scripts/golden_ops.py"""
 
 import torch
 import transformers
@@ -76,10 +76,28 @@ def swiglu(n, f):
     store("swiglu.dup", dup)
 
 
+def layernorm(n, c):
+    inp, weight, bias, dout = (leaf(f"layernorm.{x}", *shape) for x, shape in (("inp", (n, c)), ("weight", (c,)), ("bias", (c,)), ("dout", (n, c))))
+    out = torch.nn.functional.layer_norm(inp, (c,), weight, bias, 1e-5)
+    store("layernorm.out", out)
+    for name, x in zip(("dinp", "dweight", "dbias"), torch.autograd.grad(out, (inp, weight, bias), dout)):
+        store(f"layernorm.{name}", x)
+
+
+def activations(n, c):
+    inp, dout = leaf("activation.inp", n, c, scale=3.0), leaf("activation.dout", n, c)
+    for name, f in (("gelu", torch.nn.functional.gelu), ("relu", torch.relu), ("tanh", torch.tanh)):
+        out = f(inp)
+        store(f"activation.{name}.out", out)
+        store(f"activation.{name}.dinp", torch.autograd.grad(out, inp, dout)[0])
+
+
 attention([7, 1, 26], 4, 2, 16, [None, 5])
 rmsnorm(5, 27)
 rope([0, 1, 2, 0, 1, 63, 17], 3, 16)
 swiglu(4, 37)
+layernorm(5, 27)
+activations(4, 37)
 versions = {"torch": torch.__version__, "transformers": transformers.__version__, "script": "scripts/golden_ops.py"}
 save_file(stored, "tests/golden/ops.safetensors", metadata=versions)
 print(f"{len(stored)} tensors", versions)

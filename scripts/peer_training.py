@@ -1,34 +1,41 @@
 #!/usr/bin/env python3
-"""The PyTorch side of benches/steps.rs: python scripts/peer_training.py f32|bf16. Prints one JSON line.
+"""The PyTorch side of benches/steps.rs: python scripts/peer_training.py f32|bf16 [--shape S] [--rows 4] [--length 256] [--device cpu|cuda].
+Prints one JSON line.
 
 pip install torch transformers peft. Threads as torch finds them; set OMP_NUM_THREADS to change."""
+import argparse
 import json
+import pathlib
 import resource
 import statistics
-import sys
 import time
 
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-ROWS, LENGTH = 4, 256
-
 
 def main():
-    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[sys.argv[1]]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("dtype", choices=["f32", "bf16"])
+    parser.add_argument("--shape", default="smollm2-135m")
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    shapes = json.loads((pathlib.Path(__file__).parent.parent / "benches/shapes.json").read_text())
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
     torch.manual_seed(1)
-    config = LlamaConfig(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-                         num_key_value_heads=3, vocab_size=49152, max_position_embeddings=2048, rms_norm_eps=1e-5,
-                         rope_theta=100000.0, tie_word_embeddings=True)
-    model = LlamaForCausalLM._from_config(config, dtype=dtype, attn_implementation="sdpa")
+    with torch.device(args.device):
+        model = LlamaForCausalLM._from_config(LlamaConfig(**shapes[args.shape]), dtype=dtype, attn_implementation="sdpa")
+        tokens = torch.randint(0, model.config.vocab_size, (args.rows, args.length))
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM"),
                            autocast_adapter_dtype=False)
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
-    tokens = torch.randint(0, 49152, (ROWS, LENGTH))
+    on_gpu = args.device.startswith("cuda")
     times = []
     for _ in range(5):
         start = time.perf_counter()
@@ -36,9 +43,11 @@ def main():
         model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        if on_gpu:
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"tokens_per_second": ROWS * LENGTH / statistics.median(times[1:]), "peak_mib": peak}))
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"tokens_per_second": args.rows * args.length / statistics.median(times[1:]), "peak_mib": peak}))
 
 
 main()

@@ -9,6 +9,7 @@ English and Spanish. Deterministic: the same script writes the same bytes. Needs
   world/phrases.en-es.tsv    the phrase table of the `dictionary` translator: deliberately incomplete, as real tables are
   world/words.en-es.txt      a MUSE-format dictionary for code-switching and for the built-in quality score
   world/parallel.en-es.tsv   parallel sentences
+  world/*.es*                the same with the languages exchanged: the ablation that learns from the weak language
   base/pretrain.jsonl        what the base model is trained on: every fact in English; in Spanish a few people and some translations
   model/tokenizer.json       byte-level BPE over the texts above, with tokenizer_config.json (chat template)
 """
@@ -208,6 +209,10 @@ def main():
     rng.shuffle(questions)
     out = ROOT / "world"
     write_jsonl(out / "questions.en.jsonl", questions)
+    fact_of = dict(enumerate(asked))
+    of_id = [(q["id"], fact_of[int(q["id"].split("-")[1])], int(q["id"].split("-")[2])) for q in questions]
+    write_jsonl(out / "questions.es.jsonl", [
+        {"id": i, "instruction": question(fact, 1, k), "input": "", "output": short(fact, 1)} for i, fact, k in of_id])
     for lang, code in enumerate(("en", "es")):
         write_jsonl(out / f"test.{code}.jsonl", [
             {"id": f"test-{i:03d}", "question": question(f, lang, i % 4), "answers": [answer(f, lang), short(f, lang)]}
@@ -215,6 +220,9 @@ def main():
     write_table(out / "phrases.en-es.tsv", phrase_table().items())
     write_table(out / "words.en-es.txt", words(), " ")
     write_table(out / "parallel.en-es.tsv", run_pairs)
+    write_table(out / "phrases.es-en.tsv", list({es.lstrip("¿"): en for en, es in reversed(phrase_table().items())}.items())[::-1])
+    write_table(out / "words.es-en.txt", [(es, en) for en, es in words()], " ")
+    write_table(out / "parallel.es-en.tsv", [(es, en) for en, es in run_pairs])
     base = pretrain(rng, world, base_pairs)
     write_jsonl(ROOT / "base" / "pretrain.jsonl", base)
     spanish = [text for f in asked for text in (question(f, 1, 0), answer(f, 1))]

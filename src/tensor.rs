@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use memmap2::Mmap;
 
-use crate::device::{Arg, Device, Gpu, GpuMemory};
+use crate::device::{Arg, Device, Gpu, GpuMemory, TensorLabel};
 
 /// Element types that tensors hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -186,7 +186,12 @@ impl Tensor {
     }
     /// The address as a kernel's parameter.
     pub(crate) fn arg(&self) -> Result<Arg> {
-        Ok(Arg::Ptr(self.address()?))
+        Ok(Arg::Tensor(self.address()?, self.label()))
+    }
+    /// What it is called in messages about a launch.
+    pub(crate) fn label(&self) -> TensorLabel {
+        let (name, dtype) = (self.name.clone(), self.dtype.suffix());
+        TensorLabel { name, dtype, shape: self.shape, rank: self.rank }
     }
     /// Dimensions, outermost first.
     pub fn shape(&self) -> &[usize] {

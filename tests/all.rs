@@ -1,4 +1,5 @@
 //! One integration binary: a file an op, a stage, a model.
+mod alignment;
 mod cli;
 mod common;
 mod data_formats;
@@ -6,9 +7,12 @@ mod gemm;
 mod generation;
 mod kernels;
 mod layers;
+mod m2m100;
 mod metrics;
 mod models;
 mod ops;
+mod pickle;
+mod qe;
 mod row_shard;
 mod tokenizer;
 mod training;

@@ -10,8 +10,10 @@ use std::{
 
 use sdrrl::data::random::RowRandom;
 
+use crate::common::program;
+
 fn sdrrl(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sdrrl")).args(args).env("NO_COLOR", "1").output().unwrap()
+    program().args(args).env("NO_COLOR", "1").output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -97,7 +99,7 @@ fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     let args = small(&killed);
     let mut random = RowRandom::new(1, "kill", "moments");
     for _ in 0..20 {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sdrrl"))
+        let mut child = program()
             .args(&args)
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
@@ -200,6 +202,23 @@ fn stages_by_hand_give_what_the_recipe_gives() {
         "--lr",
         "1e-3",
     ]);
+    // Training goes on from an adapter: its first loss is that of the trained model, as a second run on the same model shows.
+    let train = |adapter: &str, out: &str| {
+        let (k, l) = (at("k"), at("l"));
+        let from: &[&str] = if adapter.is_empty() { &[] } else { &["--adapter", &l] };
+        let base =
+            ["train", "--model", model, "--shards", &k, "--out", out, "--max-steps", "1", "--seed", "7"];
+        ok(&[&base[..], from].concat());
+        let metrics = std::fs::read_to_string(format!("{out}/metrics.jsonl")).unwrap();
+        serde_json::from_str::<serde_json::Value>(metrics.lines().next().unwrap()).unwrap()["train/loss"]
+            .as_f64()
+            .unwrap()
+    };
+    let (fresh, further) = (train("", &at("l0")), train("l", &at("l1")));
+    assert!(further < 0.99 * fresh, "{further} {fresh}");
+    let method = ["--method", "full", "--adapter", &at("l")];
+    let base = ["train", "--model", model, "--shards", &at("k"), "--out", &at("l2")];
+    fails(&[&base[..], &method].concat(), &["--adapter", "--method"]);
     let merged = ok(&["merge", "--model", model, "--adapter", &at("l"), "--out", &at("m")]);
     assert!(merged.contains("0.00e0 to the merge in f32"), "{merged}");
     ok(&[
@@ -540,8 +559,11 @@ fn a_write_that_fails_is_named_and_loses_nothing() {
     let args = small(&broken);
     let quoted: Vec<String> = args.iter().map(|a| format!("'{a}'")).collect();
     // Blocks of 512 bytes: the adapter's checkpoints (860 KB) do not fit, the rows do.
-    let command =
-        format!("trap '' XFSZ; ulimit -f 600; exec '{}' {}", env!("CARGO_BIN_EXE_sdrrl"), quoted.join(" "));
+    let command = format!(
+        "trap '' XFSZ; ulimit -f 600; exec '{}' {}",
+        program().get_program().display(),
+        quoted.join(" ")
+    );
     let out = Command::new("sh").args(["-c", &command]).output().unwrap();
     let message = text(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{message}");

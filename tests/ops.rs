@@ -4,8 +4,11 @@ use safetensors::SafeTensors;
 use sdrrl::{data::random::RowRandom, tensor::Tensor};
 
 mod attention;
+mod beam_step;
 mod decode_attention;
+mod encoder;
 mod rowwise;
+mod sampling;
 
 /// Relative L2 tolerance of f32 results against f64 oracles, for sums of up to some hundred terms.
 const F32: f64 = 2e-6;

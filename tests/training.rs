@@ -7,6 +7,7 @@ use sdrrl::{
         random::RowRandom,
         token_shard::{Document, TokenShard, write},
     },
+    infer::engine::{Engine, EngineOptions, ScoreRequest},
     models::{
         config::Config,
         llama::Llama,
@@ -15,9 +16,10 @@ use sdrrl::{
     },
     train::{
         checkpoint,
+        guard::{GuardSettings, Reaction},
         optimizer::OptimizerSettings,
         schedule::{Schedule, ScheduleKind},
-        trainer::{TrainEvent, TrainOutcome, TrainerSettings, train},
+        trainer::{Checks, TrainEvent, TrainOutcome, TrainerSettings, train},
     },
 };
 use serde_json::{Value, json};
@@ -43,7 +45,7 @@ fn documents(n: usize, name: &str) -> Vec<Document> {
             let (start, by, len) = (random.below(VOCAB), 1 + random.below(3), 5 + random.below(12));
             let tokens: Vec<u32> = (0..len).map(|k| ((start + by * k) % VOCAB) as u32).collect();
             let weights = (0..len).map(|k| if k < 2 { 0.0 } else { 1.0 }).collect();
-            Document { tokens, weights, note: format!("{i}") }
+            Document { tokens, weights, note: format!("{i} {}", if i % 2 == 0 { "S>S" } else { "T>T" }) }
         })
         .collect()
 }
@@ -77,6 +79,7 @@ fn settings() -> TrainerSettings {
         eval_every: 3,
         patience: 0,
         min_delta: 0.0,
+        guard: GuardSettings { reaction: Reaction::Log, max_rise: 0.1 },
         checkpoint_every: 2,
         seed: 5,
         identity: json!({"lr": 5e-3}),
@@ -89,8 +92,21 @@ struct Trained {
     outcome: TrainOutcome,
 }
 
-/// Trains into `out`, stopping after `stop_after` further steps; `lora` is `None` for all weights.
+/// As [`run_checked`], with the validation loss alone.
 fn run(dir: &Path, out: &str, s: &TrainerSettings, lora: Option<LoraConfig>, stop_after: usize) -> Trained {
+    run_checked(dir, out, s, lora, stop_after, false)
+}
+
+/// Trains into `out`, stopping after `stop_after` further steps; `lora` is `None` for all weights. `all_checks`: the guard and a
+/// probe that runs the model, too.
+fn run_checked(
+    dir: &Path,
+    out: &str,
+    s: &TrainerSettings,
+    lora: Option<LoraConfig>,
+    stop_after: usize,
+    all_checks: bool,
+) -> Trained {
     let (shard, validation) = shards(dir);
     let mut model = Llama::random(config(), 1).unwrap();
     let trainable = match lora {
@@ -104,10 +120,31 @@ fn run(dir: &Path, out: &str, s: &TrainerSettings, lora: Option<LoraConfig>, sto
             done.set(done.get() + 1);
         }
     };
+    let mut probe = |model: &Llama, step: &TrainStep| {
+        let mut copy = model.clone();
+        if let Some(lora) = step.adapter() {
+            copy.apply_adapter(lora)?;
+        }
+        let request = ScoreRequest { tokens: vec![1, 3, 5, 7], start: 1 };
+        let scores = Engine::new(&copy, EngineOptions::default())?.log_probs(&[request], &mut |_| {})?;
+        Ok(vec![("probe/score".to_string(), f64::from(scores[0][0]))])
+    };
     let out = dir.join(out);
-    let outcome =
-        train(&mut model, &mut step, &shard, Some(&validation), s, &out, &|| done.get() >= stop_after, count)
-            .unwrap();
+    let outcome = train(
+        &mut model,
+        &mut step,
+        &shard,
+        Checks {
+            validation: Some(&validation),
+            source: all_checks.then_some(&validation),
+            probe: all_checks.then_some(&mut probe),
+        },
+        s,
+        &out,
+        &|| done.get() >= stop_after,
+        count,
+    )
+    .unwrap();
     let values = step.params(&model).iter().flat_map(|p| p.value.to_f32_vec().unwrap()).collect();
     Trained { values, metrics: std::fs::read_to_string(out.join("metrics.jsonl")).unwrap(), outcome }
 }
@@ -148,10 +185,60 @@ fn a_checkpoint_of_other_settings_is_refused_by_name() {
     let mut model = Llama::random(config(), 1).unwrap();
     let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
     let out = dir.path().join("out");
-    let error = train(&mut model, &mut step, &shard, None, &other, &out, &|| false, &mut |_| {})
+    let error = train(&mut model, &mut step, &shard, Checks::default(), &other, &out, &|| false, &mut |_| {})
         .unwrap_err()
         .to_string();
     assert!(error.contains("lr: 0.005 -> 0.001") && error.contains("--restart"), "{error}");
+}
+
+fn of_tag(metrics: &str, tag: &str) -> Vec<(u64, f64)> {
+    let rows = metrics.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+    rows.filter_map(|v| Some((v["step"].as_u64().unwrap(), v[tag].as_f64()?))).collect()
+}
+
+#[test]
+fn guard_and_probe_are_logged_and_change_no_bit_of_the_training() {
+    for lora in [None, Some(LoraConfig { r: 4, ..Default::default() })] {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = run(dir.path(), "plain", &settings(), lora.clone(), WHOLE);
+        let checked = run_checked(dir.path(), "checked", &settings(), lora, WHOLE, true);
+        assert_eq!(plain.values, checked.values);
+        let source = of_tag(&checked.metrics, "eval/source_loss");
+        assert_eq!(source.iter().map(|p| p.0).collect::<Vec<_>>(), [0, 3, 6, 9, 12]);
+        // The same rows as the validation loss here.
+        assert_eq!(source[1..], of_tag(&checked.metrics, "eval/loss")[..]);
+        let probe = of_tag(&checked.metrics, "eval/probe/score");
+        assert!(
+            probe.len() == 5 && probe[0].1 != probe[4].1,
+            "the probe sees the model in training: {probe:?}"
+        );
+    }
+}
+
+#[test]
+fn a_guard_that_reweights_resumes_bit_for_bit_and_one_that_stops_stops() {
+    let guarded = |reaction| TrainerSettings {
+        // Any loss above this far below the first one counts as a rise.
+        guard: GuardSettings { reaction, max_rise: -100.0 },
+        ..settings()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let reweight = guarded(Reaction::Reweight);
+    let whole = run_checked(dir.path(), "whole", &reweight, None, WHOLE, true);
+    assert_ne!(
+        whole.values,
+        run(dir.path(), "plain", &settings(), None, WHOLE).values,
+        "source rows weigh more"
+    );
+    for steps in [1, 4, WHOLE] {
+        let part = run_checked(dir.path(), "parts", &reweight, None, steps, true);
+        if part.outcome.finished {
+            assert_eq!((&part.values, &part.metrics), (&whole.values, &whole.metrics));
+        }
+    }
+    let stopped = run_checked(dir.path(), "stopped", &guarded(Reaction::Stop), None, WHOLE, true);
+    assert!(stopped.outcome.finished && stopped.outcome.steps == 3, "{:?}", stopped.outcome);
+    assert_eq!(stopped.outcome.best, None, "what the guard stops at is never the best");
 }
 
 #[test]
@@ -165,7 +252,7 @@ fn accumulated_small_batches_equal_one_large_batch() {
         let mut step = TrainStep::new(&model, Trainable::Full, 512).unwrap();
         let out = dir.path().join(name);
         let mut losses = vec![];
-        train(&mut model, &mut step, &shard, None, &s, &out, &|| false, &mut |e| {
+        train(&mut model, &mut step, &shard, Checks::default(), &s, &out, &|| false, &mut |e| {
             if let TrainEvent::Step { loss, grad_norm, .. } = e {
                 losses.extend([loss as f32, grad_norm as f32]);
             }
@@ -253,9 +340,10 @@ fn a_loss_that_is_not_finite_ends_training_with_advice() {
     let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
     step.params(&model)[0].value.clone().f32_mut().unwrap().fill(f32::NAN);
     let out = dir.path().join("out");
-    let error = train(&mut model, &mut step, &shard, None, &settings(), &out, &|| false, &mut |_| {})
-        .unwrap_err()
-        .to_string();
+    let error =
+        train(&mut model, &mut step, &shard, Checks::default(), &settings(), &out, &|| false, &mut |_| {})
+            .unwrap_err()
+            .to_string();
     assert!(error.contains("step 1") && error.contains("NaN") && error.contains("learning rate"), "{error}");
 }
 
@@ -305,7 +393,7 @@ proptest! {
         let (shard, _) = shards(dir.path());
         let mut model = Llama::random(config(), 1).unwrap();
         let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
-        let error = train(&mut model, &mut step, &shard, None, &settings(), &out, &|| false, &mut |_| {}).unwrap_err();
+        let error = train(&mut model, &mut step, &shard, Checks::default(), &settings(), &out, &|| false, &mut |_| {}).unwrap_err();
         prop_assert!(format!("{error:#}").contains(&*file.file_name().unwrap().to_string_lossy()), "{error:#}");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
-use super::gpu::{Geometry, Kernel, TensorMap};
+use super::launch::{Geometry, Kernel, TensorMap};
 
 mod fatbins {
     include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
@@ -150,6 +150,36 @@ impl Driver {
     pub(super) fn synchronize(&self) -> Result<()> {
         self.bind()?;
         result::ctx::synchronize().map_err(|e| explain("wait for the device", e))
+    }
+
+    /// Seconds between two events around `run`.
+    pub(super) fn time(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        struct Event(sys::CUevent);
+        impl Drop for Event {
+            fn drop(&mut self) {
+                // SAFETY: created below, destroyed once. A failure is of no interest.
+                let _ = unsafe { result::event::destroy(self.0) };
+            }
+        }
+        self.bind()?;
+        let event = || {
+            let made = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+            made.map(Event).map_err(|e| explain("create an event", e))
+        };
+        let record = |e: &Event| {
+            // SAFETY: a live event, the default stream.
+            unsafe { result::event::record(e.0, std::ptr::null_mut()) }
+                .map_err(|e| explain("record an event", e))
+        };
+        let (begin, end) = (event()?, event()?);
+        record(&begin)?;
+        run()?;
+        record(&end)?;
+        self.synchronize()?;
+        // SAFETY: both events were recorded and have happened.
+        let ms =
+            unsafe { result::event::elapsed(begin.0, end.0) }.map_err(|e| explain("read the events", e))?;
+        Ok(ms as f64 / 1e3)
     }
 
     /// The kernel's handle, allowed at least `shared` bytes of dynamic shared memory.

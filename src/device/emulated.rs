@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, anyhow};
 use sdrrl_emulator as emulator;
 
-use super::gpu::{Geometry, Kernel, TensorMap};
+use super::launch::{Geometry, Kernel, TensorMap};
 
 pub(super) fn allocate(bytes: usize) -> Result<emulator::Memory> {
     emulator::Memory::new(bytes).context("out of memory")

@@ -1,108 +1,70 @@
 //! One GPU: memory, copies and launches, over a driver that is CUDA's or the emulator with the same verbs.
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
 use anyhow::{Context, Result, ensure};
 
-use super::{cuda, emulated};
+use super::{
+    cuda, emulated,
+    launch::{Arg, Geometry, Kernel, KernelError, Launch, TensorMap},
+};
 
 /// A GPU with one stream: everything runs in the order in which it was asked for.
 pub struct Gpu {
     driver: Driver,
     name: String,
     arch: u32,
+    /// Wait after every launch, so that a fault names its kernel (`SDRRL_SYNC_LAUNCHES=1`).
+    wait: bool,
+    held: Arc<Held>,
+    /// The latest launches, which an error that comes later may belong to.
+    recent: Mutex<VecDeque<Launch>>,
 }
+
+/// Launches that an error found later still names.
+const REMEMBERED: usize = 4;
 
 enum Driver {
     Cuda(cuda::Driver),
     Emulated,
 }
 
-/// A kernel: the file it stands in (`rmsnorm`, `sm90/gemm`) and its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Kernel {
-    /// `kernels/<file>.cu`
-    pub file: &'static str,
-    /// The `KERNEL` in it.
-    pub name: &'static str,
-}
-
-/// Blocks, threads, clusters and dynamic shared memory of a launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Blocks; in x up to 2^31 - 1, in y and z up to 65535.
-    pub grid: [u32; 3],
-    /// Threads of a block (one dimension).
-    pub block: u32,
-    /// Blocks of a cluster along x.
-    pub cluster: u32,
-    /// Dynamic shared memory of a block, bytes.
-    pub shared_bytes: u32,
-}
-
-impl Geometry {
-    /// `blocks` blocks of `threads` threads.
-    pub fn new(blocks: usize, threads: u32) -> Geometry {
-        Geometry::grid([blocks, 1, 1], threads)
-    }
-    /// A grid of blocks of `threads` threads. A dimension that does not fit 32 bits becomes one that the driver refuses.
-    pub fn grid(grid: [usize; 3], threads: u32) -> Geometry {
-        let grid = grid.map(|x| u32::try_from(x).unwrap_or(u32::MAX));
-        Geometry { grid, block: threads, cluster: 1, shared_bytes: 0 }
-    }
-    /// With dynamic shared memory.
-    pub fn shared(self, bytes: usize) -> Geometry {
-        Geometry { shared_bytes: bytes as u32, ..self }
-    }
-}
-
-/// The bytes of a CUtensorMap.
-pub type TensorMap = [u8; 128];
-
-/// A kernel parameter: the closed set of types that cross the launch.
-#[derive(Clone, Copy, Debug)]
-pub enum Arg {
-    /// A device address; 0 is a null pointer.
-    Ptr(u64),
-    /// `int`
-    I32(i32),
-    /// `unsigned`
-    U32(u32),
-    /// `float`
-    F32(f32),
-    /// `unsigned long long`
-    U64(u64),
-    /// `const __grid_constant__ TensorMap`
-    Map(TensorMap),
-}
-
-impl Arg {
-    /// A count as an `int`. Ops check that their sizes fit.
-    pub fn int(x: usize) -> Result<Arg> {
-        Ok(Arg::I32(
-            i32::try_from(x).ok().with_context(|| format!("a size of {x} does not fit a kernel's int"))?,
-        ))
-    }
-    pub(super) fn bytes(&self) -> Vec<u8> {
-        match self {
-            Arg::Ptr(x) | Arg::U64(x) => x.to_le_bytes().to_vec(),
-            Arg::I32(x) => x.to_le_bytes().to_vec(),
-            Arg::U32(x) => x.to_le_bytes().to_vec(),
-            Arg::F32(x) => x.to_le_bytes().to_vec(),
-            Arg::Map(m) => m.to_vec(),
-        }
-    }
-}
-
 /// An allocation on the GPU, freed on drop.
-pub(crate) enum GpuMemory {
+pub(crate) struct GpuMemory {
+    place: Place,
+    bytes: usize,
+    held: Arc<Held>,
+}
+
+enum Place {
     Cuda(cuda::Buffer),
     Emulated(sdrrl_emulator::Memory),
 }
 
+/// Bytes that are held, and were at the most.
+#[derive(Default)]
+struct Held {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
 impl GpuMemory {
     pub(crate) fn address(&self) -> u64 {
-        match self {
-            GpuMemory::Cuda(b) => b.address(),
-            GpuMemory::Emulated(m) => m.address(),
+        match &self.place {
+            Place::Cuda(b) => b.address(),
+            Place::Emulated(m) => m.address(),
         }
+    }
+}
+
+impl Drop for GpuMemory {
+    fn drop(&mut self) {
+        self.held.now.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -110,12 +72,29 @@ impl Gpu {
     /// The CUDA device `ordinal`, its kernels loaded. Errors say what is missing: kernels in this build, a driver, a device.
     pub fn cuda(ordinal: usize) -> Result<Gpu> {
         let driver = cuda::Driver::open(ordinal)?;
-        Ok(Gpu { name: driver.name.clone(), arch: driver.arch, driver: Driver::Cuda(driver) })
+        let (name, arch) = (driver.name.clone(), driver.arch);
+        let wait = std::env::var_os("SDRRL_SYNC_LAUNCHES").is_some_and(|v| v != "0");
+        Ok(Gpu {
+            driver: Driver::Cuda(driver),
+            name,
+            arch,
+            wait,
+            held: Arc::default(),
+            recent: Mutex::default(),
+        })
     }
 
     /// The emulated one: an sm_90.
     pub fn emulated() -> Gpu {
-        Gpu { driver: Driver::Emulated, name: "emulated GPU".into(), arch: 90 }
+        let name = "emulated GPU".into();
+        Gpu {
+            driver: Driver::Emulated,
+            name,
+            arch: 90,
+            wait: false,
+            held: Arc::default(),
+            recent: Mutex::default(),
+        }
     }
 
     /// Its name.
@@ -140,20 +119,27 @@ impl Gpu {
                 self.name
             )
         };
-        match &self.driver {
-            Driver::Cuda(d) => Ok(GpuMemory::Cuda(d.allocate(bytes.max(1)).with_context(advice)?)),
+        let place = match &self.driver {
+            Driver::Cuda(d) => Place::Cuda(d.allocate(bytes.max(1)).with_context(advice)?),
             Driver::Emulated => {
                 let memory = emulated::allocate(bytes).with_context(advice)?;
                 memory.zero(0, bytes);
-                Ok(GpuMemory::Emulated(memory))
+                Place::Emulated(memory)
             }
-        }
+        };
+        let now = self.held.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.held.peak.fetch_max(now, Ordering::Relaxed);
+        Ok(GpuMemory { place, bytes, held: self.held.clone() })
+    }
+    /// Bytes of device memory that this program held at the most.
+    pub fn peak_bytes(&self) -> usize {
+        self.held.peak.load(Ordering::Relaxed)
     }
     /// Copies host bytes to `offset`.
     pub(crate) fn write(&self, to: &GpuMemory, offset: usize, from: &[u8]) -> Result<()> {
-        match (&self.driver, to) {
-            (Driver::Cuda(d), GpuMemory::Cuda(b)) => d.write(b, offset, from),
-            (_, GpuMemory::Emulated(m)) => {
+        match (&self.driver, &to.place) {
+            (Driver::Cuda(d), Place::Cuda(b)) => self.or_latest(d.write(b, offset, from)),
+            (_, Place::Emulated(m)) => {
                 m.write(offset, from);
                 Ok(())
             }
@@ -162,9 +148,9 @@ impl Gpu {
     }
     /// Copies from `offset` to the host, after everything that was launched.
     pub(crate) fn read(&self, from: &GpuMemory, offset: usize, to: &mut [u8]) -> Result<()> {
-        match (&self.driver, from) {
-            (Driver::Cuda(d), GpuMemory::Cuda(b)) => d.read(b, offset, to),
-            (_, GpuMemory::Emulated(m)) => {
+        match (&self.driver, &from.place) {
+            (Driver::Cuda(d), Place::Cuda(b)) => self.or_latest(d.read(b, offset, to)),
+            (_, Place::Emulated(m)) => {
                 m.read(offset, to);
                 Ok(())
             }
@@ -173,9 +159,9 @@ impl Gpu {
     }
     /// Sets `n` bytes from `offset` to 0.
     pub(crate) fn zero(&self, to: &GpuMemory, offset: usize, n: usize) -> Result<()> {
-        match (&self.driver, to) {
-            (Driver::Cuda(d), GpuMemory::Cuda(b)) => d.zero(b, offset, n),
-            (_, GpuMemory::Emulated(m)) => {
+        match (&self.driver, &to.place) {
+            (Driver::Cuda(d), Place::Cuda(b)) => self.or_latest(d.zero(b, offset, n)),
+            (_, Place::Emulated(m)) => {
                 m.zero(offset, n);
                 Ok(())
             }
@@ -192,19 +178,52 @@ impl Gpu {
             return Ok(());
         }
         let bytes: Vec<Vec<u8>> = args.iter().map(Arg::bytes).collect();
-        match &self.driver {
+        let launch = Launch { kernel, at, args: args.to_vec() };
+        let done = match &self.driver {
             // SAFETY: the caller's promise.
-            Driver::Cuda(d) => unsafe { d.launch(kernel, at, bytes) },
+            Driver::Cuda(d) => unsafe { d.launch(kernel, at, bytes) }
+                .and_then(|()| if self.wait { d.synchronize() } else { Ok(()) }),
             // SAFETY: the caller's promise.
             Driver::Emulated => unsafe { emulated::launch(kernel, at, &bytes) },
+        };
+        match done {
+            Ok(()) if self.is_emulated() => Ok(()),
+            Ok(()) => {
+                let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+                if recent.len() == REMEMBERED {
+                    recent.pop_front();
+                }
+                recent.push_back(launch);
+                Ok(())
+            }
+            Err(why) => Err(why.context(KernelError { launches: vec![launch] })),
         }
-        .with_context(|| format!("launch {} of kernels/{}.cu, {at:?}", kernel.name, kernel.file))
+    }
+
+    /// An error of a call that waits for the GPU may be an earlier kernel's.
+    fn or_latest<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|why| {
+            let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            why.context(KernelError { launches: recent.iter().cloned().collect() })
+        })
+    }
+
+    /// The time that the work which `run` launches takes, s: by the device's own clock, from the end of earlier work to its end.
+    pub fn time(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        match &self.driver {
+            Driver::Cuda(d) => self.or_latest(d.time(run)),
+            Driver::Emulated => {
+                let begun = std::time::Instant::now();
+                run()?;
+                Ok(begun.elapsed().as_secs_f64())
+            }
+        }
     }
 
     /// Waits for everything; errors of earlier launches come out here.
     pub fn synchronize(&self) -> Result<()> {
         match &self.driver {
-            Driver::Cuda(d) => d.synchronize(),
+            Driver::Cuda(d) => self.or_latest(d.synchronize()),
             Driver::Emulated => Ok(()),
         }
     }
@@ -224,6 +243,42 @@ impl Gpu {
         match &self.driver {
             Driver::Cuda(d) => d.tensor_map(base, &dims, &strides, &tile),
             Driver::Emulated => emulated::tensor_map(base, &dims, &strides, &tile),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::TensorLabel;
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error_with_advice() {
+        let gpu = Gpu::emulated();
+        let error = format!("{:#}", gpu.allocate(usize::MAX / 4, "activations").err().unwrap());
+        assert!(error.contains("activations needs") && error.contains("lower the batch size"), "{error}");
+        drop(gpu.allocate(1000, "a").unwrap());
+        let _held = gpu.allocate(500, "b").unwrap();
+        assert_eq!(gpu.peak_bytes(), 1000);
+    }
+
+    #[test]
+    fn a_kernel_that_leaves_its_buffers_is_named_with_its_tensors() {
+        let gpu = Gpu::emulated();
+        let memory = gpu.allocate(16, "small").unwrap();
+        let label =
+            |name: &str| TensorLabel { name: name.into(), dtype: "f32", shape: [2, 2, 1, 1], rank: 2 };
+        let kernel = Kernel { file: "rows", name: "add_f32" };
+        let [out, inp] = ["out", "inp"].map(|n| Arg::Tensor(memory.address(), label(n)));
+        let args = [out, inp, Arg::U64(400)];
+        // SAFETY: not kept on purpose: the emulator reports the access behind the buffer.
+        let error = unsafe { gpu.launch(kernel, Geometry::new(1, 256), &args) }.unwrap_err();
+        assert!(error.downcast_ref::<KernelError>().is_some());
+        let text = format!("{error:#}");
+        for part in
+            ["add_f32 of kernels/rows.cu", "out f32 [2, 2]", "grid 1 x 1 x 1, block 256", "out of bounds"]
+        {
+            assert!(text.contains(part), "{part} is not in: {text}");
         }
     }
 }

@@ -9,9 +9,11 @@ use cudarc::driver::{CudaContext, sys};
 mod cuda;
 mod emulated;
 mod gpu;
+mod launch;
 
+pub use gpu::Gpu;
 pub(crate) use gpu::GpuMemory;
-pub use gpu::{Arg, Geometry, Gpu, Kernel, TensorMap};
+pub use launch::{Arg, Geometry, Kernel, KernelError, Launch, TensorLabel, TensorMap};
 
 /// The device that a tensor lives on and an op runs on.
 #[derive(Clone, Default)]

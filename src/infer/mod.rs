@@ -1,4 +1,5 @@
 //! Batched generation.
 pub mod engine;
+pub mod hidden;
 pub mod kv_cache;
 pub mod sampler;

@@ -1,9 +1,11 @@
 //! Corpus BLEU (Papineni et al. 2002) as sacrebleu 2.6.0 computes it: orders 1 to 4, one reference, exponential smoothing, mixed case.
-use std::collections::HashMap;
-
 use anyhow::{Result, ensure};
+use num_traits::Float;
 
-use super::tokenize::{BleuTokenizer, split};
+use super::{
+    ngrams::{WordIds, matches},
+    tokenize::{BleuTokenizer, Tokenizer, split},
+};
 
 const ORDERS: usize = 4;
 
@@ -18,6 +20,21 @@ pub struct BleuStatistics {
     pub hypothesis_length: u64,
     /// Words of the reference.
     pub reference_length: u64,
+}
+
+/// Numbers of a row of counts.
+pub const WIDTH: usize = 2 + 2 * ORDERS;
+
+impl BleuStatistics {
+    /// As a row of counts: lengths of hypothesis and reference, correct n-grams, all n-grams.
+    pub fn row(&self) -> [u64; WIDTH] {
+        let mut out = [0; WIDTH];
+        out[0] = self.hypothesis_length;
+        out[1] = self.reference_length;
+        out[2..2 + ORDERS].copy_from_slice(&self.correct);
+        out[2 + ORDERS..].copy_from_slice(&self.total);
+        out
+    }
 }
 
 /// A corpus score.
@@ -35,11 +52,11 @@ pub struct Bleu {
 
 /// sacrebleu's signature.
 pub fn signature(tokenizer: BleuTokenizer) -> String {
-    format!("nrefs:1|case:mixed|eff:no|tok:{}|smooth:exp|version:2.6.0", tokenizer.name())
+    format!("nrefs:1|case:mixed|eff:no|tok:{}|smooth:exp|version:2.6.0", tokenizer.signature())
 }
 
 /// BLEU of `hypotheses` against one reference each.
-pub fn corpus_bleu(hypotheses: &[&str], references: &[&str], tokenizer: BleuTokenizer) -> Result<Bleu> {
+pub fn corpus_bleu(hypotheses: &[&str], references: &[&str], tokenizer: &Tokenizer) -> Result<Bleu> {
     ensure!(
         hypotheses.len() == references.len(),
         "{} hypotheses for {} references",
@@ -49,44 +66,29 @@ pub fn corpus_bleu(hypotheses: &[&str], references: &[&str], tokenizer: BleuToke
     let all: Vec<BleuStatistics> =
         hypotheses.iter().zip(references).map(|(h, r)| statistics(h, r, tokenizer)).collect();
     let (score, precisions, brevity_penalty) = compute(&sum(all.iter()));
-    Ok(Bleu { score, precisions, brevity_penalty, signature: signature(tokenizer) })
+    Ok(Bleu { score, precisions, brevity_penalty, signature: signature(tokenizer.kind()) })
 }
 
 /// The counts of one sentence.
-pub fn statistics(hypothesis: &str, reference: &str, tokenizer: BleuTokenizer) -> BleuStatistics {
+pub fn statistics(hypothesis: &str, reference: &str, tokenizer: &Tokenizer) -> BleuStatistics {
     let (hypothesis, reference) = (tokenizer.tokenize(hypothesis), tokenizer.tokenize(reference));
-    let (h, r): (Vec<&str>, Vec<&str>) = (split(&hypothesis).collect(), split(&reference).collect());
-    let mut out = BleuStatistics {
+    let mut ids = WordIds::default();
+    let (h, r) = (ids.of(split(&hypothesis)), ids.of(split(&reference)));
+    let found = matches::<ORDERS>(&h, &r);
+    BleuStatistics {
+        correct: found.map(|m| m[2]),
+        total: found.map(|m| m[0]),
         hypothesis_length: h.len() as u64,
         reference_length: r.len() as u64,
-        ..Default::default()
-    };
-    for n in 1..=ORDERS {
-        let known = counts(&r, n);
-        for (gram, count) in counts(&h, n) {
-            out.total[n - 1] += count;
-            out.correct[n - 1] += count.min(known.get(gram).copied().unwrap_or(0));
-        }
     }
-    out
 }
 
-fn counts<'a, 'b>(words: &'b [&'a str], n: usize) -> HashMap<&'b [&'a str], u64> {
-    let mut out = HashMap::new();
-    words.windows(n).for_each(|gram| *out.entry(gram).or_insert(0) += 1);
-    out
-}
-
-fn sum<'a>(all: impl Iterator<Item = &'a BleuStatistics>) -> BleuStatistics {
-    all.fold(BleuStatistics::default(), |mut sum, s| {
-        for n in 0..ORDERS {
-            sum.correct[n] += s.correct[n];
-            sum.total[n] += s.total[n];
-        }
-        sum.hypothesis_length += s.hypothesis_length;
-        sum.reference_length += s.reference_length;
-        sum
-    })
+fn sum<'a>(all: impl Iterator<Item = &'a BleuStatistics>) -> [f64; WIDTH] {
+    let mut sums = [0; WIDTH];
+    for s in all {
+        sums.iter_mut().zip(s.row()).for_each(|(sum, own)| *sum += own);
+    }
+    sums.map(|x| x as f64)
 }
 
 /// The score (0..100) of the sum of these sentences.
@@ -94,29 +96,35 @@ pub fn from_statistics<'a>(all: impl Iterator<Item = &'a BleuStatistics>) -> f64
     compute(&sum(all)).0
 }
 
-/// Score, precisions, brevity penalty.
-fn compute(s: &BleuStatistics) -> (f64, [f64; ORDERS], f64) {
+/// Score, precisions, brevity penalty of summed rows of counts. In f32 the precisions are rounded as NumPy 2 rounds them where sacrebleu
+/// computes with `float32`; all else is in f64 there too.
+pub fn compute<T: Float + Into<f64>>(sums: &[T]) -> (f64, [f64; ORDERS], f64) {
+    let at = |i: usize| sums.get(i).copied().unwrap_or(T::zero());
+    let (length, reference): (f64, f64) = (at(0).into(), at(1).into());
     let mut precisions = [0.0; ORDERS];
-    let ratio = s.reference_length as f64 / s.hypothesis_length.max(1) as f64;
-    let penalty = match s.hypothesis_length {
-        n if n >= s.reference_length => 1.0,
-        0 => 0.0,
-        _ => (1.0 - ratio).exp(),
+    let penalty = match length {
+        n if n >= reference => 1.0,
+        0.0 => 0.0,
+        _ => (1.0 - reference / length).exp(),
     };
-    if s.correct.iter().all(|c| *c == 0) {
+    if (0..ORDERS).all(|n| at(2 + n).is_zero()) {
         return (0.0, precisions, penalty);
     }
+    let number = |x: f64| T::from(x).unwrap_or(T::zero());
+    let hundred = number(100.0);
     let mut smooth = 1.0;
-    for n in 0..ORDERS {
-        if s.total[n] == 0 {
+    for (n, precision) in precisions.iter_mut().enumerate() {
+        let (correct, total) = (at(2 + n), at(2 + ORDERS + n));
+        if total.is_zero() {
             break;
         }
-        precisions[n] = if s.correct[n] == 0 {
+        *precision = if correct.is_zero() {
             smooth *= 2.0;
-            100.0 / (smooth * s.total[n] as f64)
+            hundred / (number(smooth) * total)
         } else {
-            100.0 * s.correct[n] as f64 / s.total[n] as f64
-        };
+            hundred * correct / total
+        }
+        .into();
     }
     // An order without n-grams has precision 0, and so has the whole.
     let log = |p: f64| if p == 0.0 { -9999999999.0 } else { p.ln() };

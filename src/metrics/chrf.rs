@@ -1,12 +1,14 @@
 //! Corpus chrF and chrF++ (Popović 2015, 2017) as sacrebleu 2.6.0 computes them: character orders 1 to 6, beta 2, effective order.
-use std::collections::HashMap;
-use std::hash::Hash;
-
 use anyhow::{Result, ensure};
+use num_traits::Float;
 
-use super::tokenize::split;
+use super::{
+    ngrams::{Matches, WordIds, matches},
+    tokenize::split,
+};
 
 const CHAR_ORDERS: usize = 6;
+const WORD_ORDERS: usize = 4;
 const BETA_SQUARED: f64 = 4.0;
 const PUNCTUATION: &str = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
 
@@ -21,6 +23,11 @@ pub struct Chrf {
     pub score: f64,
     /// How it was computed, in sacrebleu's words.
     pub signature: String,
+}
+
+/// Numbers of a row of counts.
+pub fn width(word_order: usize) -> usize {
+    3 * (CHAR_ORDERS + word_order.min(WORD_ORDERS))
 }
 
 /// sacrebleu's signature.
@@ -41,69 +48,59 @@ pub fn corpus_chrf(hypotheses: &[&str], references: &[&str], word_order: usize) 
     Ok(Chrf { score: from_statistics(all.iter()), signature: signature(word_order) })
 }
 
-/// The counts of one sentence.
+/// The counts of one sentence. Word orders beyond 4 are not counted.
 pub fn statistics(hypothesis: &str, reference: &str, word_order: usize) -> ChrfStatistics {
-    let chars = |text: &str| -> Vec<char> { split(text).flat_map(str::chars).collect() };
-    let (h, r) = (chars(hypothesis), chars(reference));
-    let mut out: Vec<[u64; 3]> = (1..=CHAR_ORDERS).map(|n| matches(&h, &r, n)).collect();
-    let (h, r) = (words(hypothesis), words(reference));
-    out.extend((1..=word_order).map(|n| matches(&h, &r, n)));
+    let chars = |text: &str| -> Vec<u32> { split(text).flat_map(str::chars).map(u32::from).collect() };
+    let mut out: Vec<Matches> = matches::<CHAR_ORDERS>(&chars(hypothesis), &chars(reference)).into();
+    if word_order > 0 {
+        let mut ids = WordIds::default();
+        let (h, r) = (ids.of(words(hypothesis)), ids.of(words(reference)));
+        out.extend(matches::<WORD_ORDERS>(&h, &r).into_iter().take(word_order));
+    }
+    // An order that the reference is too short for does not count.
+    out.iter_mut().filter(|m| m[1] == 0).for_each(|m| m[0] = 0);
     ChrfStatistics(out)
 }
 
-fn matches<T: Hash + Eq>(hypothesis: &[T], reference: &[T], n: usize) -> [u64; 3] {
-    let count = |items: &'_ [T]| -> u64 { (items.len() + 1).saturating_sub(n) as u64 };
-    let mut known: HashMap<&[T], u64> = HashMap::new();
-    reference.windows(n).for_each(|gram| *known.entry(gram).or_default() += 1);
-    let mut both = 0;
-    for gram in hypothesis.windows(n) {
-        if let Some(left) = known.get_mut(gram).filter(|left| **left > 0) {
-            *left -= 1;
-            both += 1;
-        }
-    }
-    let refs = count(reference);
-    [if refs > 0 { count(hypothesis) } else { 0 }, refs, both]
-}
-
 /// Words with one punctuation mark split off at the end or, failing that, at the start.
-fn words(text: &str) -> Vec<String> {
-    let mut out = vec![];
-    for word in split(text) {
-        let mark = |c: Option<char>| c.filter(|c| PUNCTUATION.contains(*c));
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    split(text).flat_map(|word| {
+        let mark = |c: Option<char>| c.filter(|c| PUNCTUATION.contains(*c)).map(char::len_utf8);
         let many = word.chars().nth(1).is_some();
-        match (mark(word.chars().next_back()), mark(word.chars().next())) {
-            (Some(last), _) if many => {
-                out.push(word[..word.len() - last.len_utf8()].to_string());
-                out.push(last.to_string());
-            }
-            (None, Some(first)) if many => {
-                out.push(first.to_string());
-                out.push(word[first.len_utf8()..].to_string());
-            }
-            _ => out.push(word.to_string()),
-        }
-    }
-    out
+        let cut = match (mark(word.chars().next_back()), mark(word.chars().next())) {
+            (Some(last), _) if many => word.len() - last,
+            (None, Some(first)) if many => first,
+            _ => word.len(),
+        };
+        let (a, b) = word.split_at(cut);
+        [a, b].into_iter().filter(|part| !part.is_empty())
+    })
 }
 
 /// The score (0..100) of the sum of these sentences.
 pub fn from_statistics<'a>(all: impl Iterator<Item = &'a ChrfStatistics>) -> f64 {
-    let mut sums: Vec<[u64; 3]> = vec![];
+    let mut sums: Vec<f64> = vec![];
     for s in all {
-        sums.resize(sums.len().max(s.0.len()), [0; 3]);
-        for (sum, own) in sums.iter_mut().zip(&s.0) {
-            (0..3).for_each(|i| sum[i] += own[i]);
-        }
+        sums.resize(sums.len().max(3 * s.0.len()), 0.0);
+        sums.iter_mut().zip(s.0.as_flattened()).for_each(|(sum, own)| *sum += *own as f64);
     }
-    let used: Vec<_> = sums.iter().filter(|[h, r, _]| *h > 0 && *r > 0).collect();
-    if used.is_empty() {
-        return 0.0;
+    compute(&sums).unwrap_or(0.0)
+}
+
+/// The score (0..100) of summed rows of counts (hypothesis, reference, both, order by order), in the precision of the sums, as sacrebleu
+/// computes it under NumPy 2; none where nothing matches, which is 0.
+pub fn compute<T: Float>(sums: &[T]) -> Option<T> {
+    let number = |x: f64| T::from(x).unwrap_or(T::zero());
+    let (mut precision, mut recall, mut orders) = (T::zero(), T::zero(), 0.0);
+    for m in sums.chunks_exact(3).filter(|m| m[0] > T::zero() && m[1] > T::zero()) {
+        precision = precision + m[2] / m[0];
+        recall = recall + m[2] / m[1];
+        orders += 1.0;
     }
-    let mean = |of: fn(&[u64; 3]) -> f64| used.iter().map(|s| of(s)).sum::<f64>() / used.len() as f64;
-    let (precision, recall) = (mean(|s| s[2] as f64 / s[0] as f64), mean(|s| s[2] as f64 / s[1] as f64));
-    if precision + recall == 0.0 {
-        return 0.0;
-    }
-    100.0 * (1.0 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
+    let (precision, recall) = (precision / number(orders), recall / number(orders));
+    (precision + recall > T::zero()).then(|| {
+        let factor = number(BETA_SQUARED);
+        let score = number(1.0 + BETA_SQUARED) * precision * recall / (factor * precision + recall);
+        number(100.0) * score
+    })
 }

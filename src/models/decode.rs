@@ -102,6 +102,19 @@ impl Decoder {
         self.max_tokens
     }
 
+    /// Runs whole texts and hands out the hidden states (N, C) of all their tokens, packed: index 0 are the embeddings, index l the residual
+    /// stream behind layer l, the last one behind the final norm (transformers' `output_hidden_states`).
+    pub fn hidden_states(
+        &mut self,
+        model: &Llama,
+        texts: &[&[u32]],
+        on_layer: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let (n, cu_seqlens) = self.load_prompts(model, texts)?;
+        self.forward(model, n, None, Attention::Prompts { cu_seqlens }, on_layer)?;
+        Ok(())
+    }
+
     /// Runs whole prompts; row r's keys and values go to `cache` from slot `slots[r]` on (no cache: nowhere).
     /// Returns the final normed hidden states (N, C) of all their tokens.
     pub fn prompts(
@@ -111,6 +124,16 @@ impl Decoder {
         cache: Option<&mut [(Tensor, Tensor)]>,
         slots: &[usize],
     ) -> Result<Tensor> {
+        let (n, cu_seqlens) = self.load_prompts(model, prompts)?;
+        let own =
+            prompts.iter().zip(slots).flat_map(|(p, &first)| (first..first + p.len()).map(|s| s as u32));
+        let own: Vec<u32> = own.collect();
+        self.a.slots.rows(0..own.len())?.write_u32(&own)?;
+        self.forward(model, n, cache, Attention::Prompts { cu_seqlens }, &mut |_, _| Ok(()))
+    }
+
+    /// Tokens and positions of whole prompts; their number and offsets.
+    fn load_prompts(&mut self, model: &Llama, prompts: &[&[u32]]) -> Result<(usize, Tensor)> {
         let n: usize = prompts.iter().map(|p| p.len()).sum();
         ensure!(
             n > 0 && n <= self.max_tokens,
@@ -122,13 +145,9 @@ impl Decoder {
         self.a.tokens.rows(0..n)?.write_u32(&prompts.concat())?;
         let positions: Vec<u32> = prompts.iter().flat_map(|p| 0..p.len() as u32).collect();
         self.a.positions.rows(0..n)?.write_u32(&positions)?;
-        let own =
-            prompts.iter().zip(slots).flat_map(|(p, &first)| (first..first + p.len()).map(|s| s as u32));
-        let own: Vec<u32> = own.collect();
-        self.a.slots.rows(0..own.len())?.write_u32(&own)?;
         let mut cu_seqlens = Tensor::zeros_on(&model.device(), "cu_seqlens", DType::U32, &[cu.len()])?;
         cu_seqlens.write_u32(&cu)?;
-        self.forward(model, n, cache, Attention::Prompts { cu_seqlens })
+        Ok((n, cu_seqlens))
     }
 
     /// One token for each row: rows[r] = (token, first slot, tokens already in the cache). Returns hidden states (rows, C).
@@ -148,7 +167,7 @@ impl Decoder {
         fill(&self.a.starts, |&(_, start, _)| start as u32)?;
         fill(&self.a.lengths, |&(_, _, length)| length as u32 + 1)?;
         fill(&self.a.slots, |&(_, start, length)| (start + length) as u32)?;
-        self.forward(model, n, Some(cache), Attention::Step)
+        self.forward(model, n, Some(cache), Attention::Step, &mut |_, _| Ok(()))
     }
 
     fn forward(
@@ -157,6 +176,7 @@ impl Decoder {
         n: usize,
         mut cache: Option<&mut [(Tensor, Tensor)]>,
         attention: Attention,
+        on_layer: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
         let a = &self.a;
         let [mut resid, mut next] = [a.resid[0].rows(0..n)?, a.resid[1].rows(0..n)?];
@@ -171,6 +191,7 @@ impl Decoder {
         let eps = model.config.rms_norm_eps as f32;
         let weights = &model.weights;
         embedding_forward(&mut resid, &tokens, &weights.embed_tokens)?;
+        on_layer(0, &resid)?;
         rmsnorm_forward(&mut norm, &mut rstd, &resid, &weights.layers[0].input_layernorm, eps)?;
         for (l, w) in weights.layers.iter().enumerate() {
             project(&mut [&mut q, &mut k, &mut v], &norm, &[&w.q_proj, &w.k_proj, &w.v_proj])?;
@@ -203,6 +224,7 @@ impl Decoder {
             mlp(&mut projected, &mut gate, &mut up, &mut act, &norm, w)?;
             let gain = weights.layers.get(l + 1).map_or(&weights.norm, |w| &w.input_layernorm);
             add_rmsnorm_forward(&mut norm, &mut rstd, &mut resid, &projected, &next, gain, eps)?;
+            on_layer(l + 1, if l + 1 == weights.layers.len() { &norm } else { &resid })?;
         }
         Ok(norm)
     }

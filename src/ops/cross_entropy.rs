@@ -160,7 +160,7 @@ fn gpu_run(
             Some(d) => d.rows(0..n)?,
             None => logits.clone(),
         };
-        let written = if grads.is_some() { dlogits.arg()? } else { Arg::Ptr(0) };
+        let written = if grads.is_some() { dlogits.arg()? } else { Arg::Null };
         let (vocab, scale) = (Arg::int(weight.shape()[0])?, Arg::F32(grad_scale));
         let (map_at, targets, weights) = (map.arg()?, targets.arg()?, token_weights.arg()?);
         let args = [losses.arg()?, written, logits.arg()?, map_at, targets, weights, vocab, scale];

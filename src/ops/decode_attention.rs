@@ -56,9 +56,8 @@ pub fn decode_attention_forward(
         let (hs, window) =
             (Arg::int(shape.head_size)?, Arg::int(shape.window.unwrap_or(0).min(i32::MAX as usize))?);
         let (out, q, k, v) = (out.arg()?, q.arg()?, k_cache.arg()?, v_cache.arg()?);
-        let rows = [starts.arg()?, lengths.arg()?];
-        let args =
-            [out, q, k, v, rows[0], rows[1], slots, heads, kv_heads, hs, Arg::F32(shape.scale), window];
+        let (starts, lengths) = (starts.arg()?, lengths.arg()?);
+        let args = [out, q, k, v, starts, lengths, slots, heads, kv_heads, hs, Arg::F32(shape.scale), window];
         // SAFETY: the kernel's parameters; shapes were checked, slots are checked by the kernel.
         return unsafe { gpu.launch(kernel, Geometry::grid([b, shape.heads, 1], 128), &args) };
     }

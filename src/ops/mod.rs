@@ -3,9 +3,12 @@
 //! `&mut` arguments are written, `&` arguments are read; outputs come first, then what is saved for backward, inputs,
 //! weights, scalars. Letters: N rows (tokens), C hidden size, V vocabulary, NH heads, NKV key/value heads, HS head size,
 //! F intermediate size, R rank.
+pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod beam_step;
 pub(crate) mod checks;
+pub(crate) mod choose;
 pub mod cross_entropy;
 pub mod decode_attention;
 pub mod embedding;
@@ -13,10 +16,13 @@ pub(crate) mod fork_join;
 pub mod gemm;
 pub mod grad_norm;
 pub(crate) mod launch;
+pub mod layernorm;
 pub mod lora;
 pub(crate) mod parallel;
+pub mod quantize;
 pub mod rmsnorm;
 pub mod rope;
 pub mod rows;
+pub mod sampling;
 pub(crate) mod simd;
 pub mod swiglu;

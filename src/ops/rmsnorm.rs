@@ -198,7 +198,7 @@ fn gpu_backward(
         Some(_) => Some(Tensor::zeros_on(&inp.device(), "rmsnorm_partial", DType::F32, &[blocks, c])?),
         None => None,
     };
-    let at = partial.as_ref().map_or(Ok(Arg::Ptr(0)), Tensor::arg)?;
+    let at = partial.as_ref().map_or(Ok(Arg::Null), Tensor::arg)?;
     let (rows, cols) = (Arg::int(n)?, Arg::int(c)?);
     let args = [dinp.arg()?, at, dout.arg()?, inp.arg()?, rstd.arg()?, weight.arg()?, rows, cols];
     let kernel = kernel!(inp.dtype(), "rmsnorm", "rmsnorm_backward");

@@ -1,7 +1,9 @@
 //! Quality scorers, each behind one small trait: pairs of sentences in, numbers out.
 pub mod builtin;
+pub mod cometkiwi;
 pub mod command;
 pub mod file;
+pub mod similarity;
 
 use anyhow::Result;
 

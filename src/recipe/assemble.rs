@@ -91,6 +91,9 @@ pub struct AssembleSettings {
     /// Translation instructions, drawn by row; {source}, {target} stand for the languages' names, {text} for the sentence
     #[arg(long, default_values_t = translation_prompts())]
     pub translation_prompts: Vec<String>,
+    /// Take the parallel sentences, if there are any
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub use_parallel: bool,
     /// Loss weight of parallel sentences
     #[arg(long, default_value_t = 1.0)]
     pub parallel_weight: f32,
@@ -125,6 +128,7 @@ impl Default for AssembleSettings {
             answer_in: true,
             validation: 0.05,
             translation_prompts: translation_prompts(),
+            use_parallel: true,
             parallel_weight: 1.0,
             seed: 42,
         }

@@ -19,6 +19,13 @@ pub enum TaskKind {
     Qa,
 }
 
+impl TaskKind {
+    /// Whether replies are generated (rather than given texts scored).
+    pub fn generates(self) -> bool {
+        matches!(self, TaskKind::Translation | TaskKind::Qa)
+    }
+}
+
 /// What stands behind the prompt when a choice is scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -92,10 +99,23 @@ pub struct EvalSettings {
     pub bootstrap_samples: usize,
     /// Of the bootstrap
     pub seed: u64,
+    /// Rows of each generation task that are also answered at each validation while training (0: none)
+    #[serde(skip_serializing_if = "is_zero")]
+    pub while_training: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Default for EvalSettings {
     fn default() -> EvalSettings {
-        EvalSettings { tasks: vec![], batch_rows: 16, bootstrap_samples: 1000, seed: 12345 }
+        EvalSettings {
+            tasks: vec![],
+            batch_rows: 16,
+            bootstrap_samples: 1000,
+            seed: 12345,
+            while_training: 0,
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! The TOML recipe: one settings struct a stage, the same structs that the command line flattens in.
+pub mod ablate;
 pub mod assemble;
 pub mod code_switch;
 pub mod eval;

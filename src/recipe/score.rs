@@ -15,6 +15,10 @@ pub enum ScoreEngine {
     Command,
     /// Scores made elsewhere (source TAB translation TAB score)
     File,
+    /// CometKiwi (wmt22-cometkiwi-da), a learned estimator
+    Cometkiwi,
+    /// Cosine of an XLM-R sentence encoder's embeddings (multilingual E5 and the like): sees gross errors only
+    Similarity,
 }
 
 /// How sentence scores become the score of a side.
@@ -52,6 +56,18 @@ pub struct ScoreSettings {
     /// How sentence scores become the score of a side
     #[arg(long, value_enum, default_value = "mean")]
     pub aggregate: Aggregate,
+    /// Model of engines `cometkiwi` (default: Unbabel/wmt22-cometkiwi-da in the Hugging Face cache) and `similarity`
+    #[arg(long)]
+    pub model: Option<String>,
+    /// For `cometkiwi`: where its encoder's config.json and tokenizer are, if not beside the model
+    #[arg(long)]
+    pub encoder: Option<String>,
+    /// For `similarity`: what stands before every sentence, `query: ` for E5
+    #[arg(long, default_value = "")]
+    pub prefix: String,
+    /// For `cometkiwi` and `similarity`: tokens that are encoded at once; results do not depend on it
+    #[arg(long, default_value_t = 2048)]
+    pub batch_tokens: usize,
 }
 
 impl Default for ScoreSettings {
@@ -64,6 +80,10 @@ impl Default for ScoreSettings {
             protocol: Protocol::Lines,
             timeout: 120.0,
             aggregate: Aggregate::Mean,
+            model: None,
+            encoder: None,
+            prefix: String::new(),
+            batch_tokens: 2048,
         }
     }
 }

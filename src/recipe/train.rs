@@ -25,6 +25,18 @@ pub enum Normalize {
     Sentences,
 }
 
+/// What happens when the source language is being forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum GuardAction {
+    /// Only the log says so
+    Log,
+    /// Training ends
+    Stop,
+    /// Source rows (pair S>S) weigh twice as much from then on, up to eight times
+    Reweight,
+}
+
 /// How to train.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -105,6 +117,12 @@ pub struct TrainSettings {
     /// What counts as an improvement of the validation loss
     #[arg(long, default_value_t = 0.0)]
     pub min_delta: f64,
+    /// What happens when the source language is being forgotten
+    #[arg(long, value_enum, default_value = "log")]
+    pub guard: GuardAction,
+    /// That is: when the loss of held-out source rows is so many nats above that before training
+    #[arg(long, default_value_t = 0.1)]
+    pub guard_max_rise: f64,
     /// Checkpoint every so many steps (0: only when interrupted)
     #[arg(long, default_value_t = 50)]
     pub checkpoint_every: u64,
@@ -140,6 +158,8 @@ impl Default for TrainSettings {
             eval_every: 0,
             patience: 3,
             min_delta: 0.0,
+            guard: GuardAction::Log,
+            guard_max_rise: 0.1,
             checkpoint_every: 50,
             seed: 42,
         }

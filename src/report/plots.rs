@@ -17,20 +17,29 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 62.0;
 const BOTTOM: f64 = 54.0;
 /// Okabe and Ito's colours, told apart by colour-blind readers too.
-const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
+pub(super) const COLOURS: [&str; 7] =
+    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
 
 /// Data range to pixels.
-struct Axes {
-    x: (f64, f64),
-    y: (f64, f64),
+pub(super) struct Axes {
+    pub x: (f64, f64),
+    pub y: (f64, f64),
+    pub left: f64,
+    pub right: f64,
+    pub top: f64,
+    pub bottom: f64,
 }
 
 impl Axes {
-    fn px(&self, x: f64) -> f64 {
-        LEFT + (x - self.x.0) / (self.x.1 - self.x.0) * (WIDTH - LEFT - RIGHT)
+    /// In the frame that the plots of this file share.
+    fn framed(x: (f64, f64), y: (f64, f64)) -> Axes {
+        Axes { x, y, left: LEFT, right: WIDTH - RIGHT, top: TOP, bottom: HEIGHT - BOTTOM }
     }
-    fn py(&self, y: f64) -> f64 {
-        HEIGHT - BOTTOM - (y - self.y.0) / (self.y.1 - self.y.0) * (HEIGHT - TOP - BOTTOM)
+    pub fn px(&self, x: f64) -> f64 {
+        self.left + (x - self.x.0) / (self.x.1 - self.x.0) * (self.right - self.left)
+    }
+    pub fn py(&self, y: f64) -> f64 {
+        self.bottom - (y - self.y.0) / (self.y.1 - self.y.0) * (self.bottom - self.top)
     }
 }
 
@@ -43,7 +52,7 @@ pub fn line_plot(title: &str, x_label: &str, y_label: &str, series: &[Series]) -
     let all: Vec<(f64, f64)> = lines.concat();
     let (low, high) = range(all.iter().map(|p| p.1));
     // Losses and shares are read against zero.
-    let axes = Axes { x: range(all.iter().map(|p| p.0)), y: (if low > 0.0 { 0.0 } else { low }, high) };
+    let axes = Axes::framed(range(all.iter().map(|p| p.0)), (if low > 0.0 { 0.0 } else { low }, high));
     let mut out = begin(title, x_label, y_label, &axes, true);
     for (i, points) in lines.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
@@ -88,7 +97,7 @@ pub fn histogram(
     };
     let all: Vec<Vec<f64>> = sound.iter().map(|v| share(v)).collect();
     let top = all.iter().flatten().copied().fold(0.0, f64::max);
-    let axes = Axes { x, y: (0.0, if top > 0.0 { top * 1.08 } else { 1.0 }) };
+    let axes = Axes::framed(x, (0.0, if top > 0.0 { top * 1.08 } else { 1.0 }));
     let mut out = begin(title, x_label, "share of translations (%)", &axes, true);
     for (i, bins) in all.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
@@ -132,7 +141,7 @@ pub fn bars(
     let all: Vec<f64> = values.chain(highs).chain([0.0]).filter(|x| drawn(*x)).collect();
     let (low, high) = all.iter().fold((0.0f64, 0.0f64), |(a, b), x| (a.min(*x), b.max(*x)));
     let high = if high > low { high } else { low + 1.0 };
-    let axes = Axes { x: (0.0, groups.len().max(1) as f64), y: (low * 1.1, high + 0.12 * (high - low)) };
+    let axes = Axes::framed((0.0, groups.len().max(1) as f64), (low * 1.1, high + 0.12 * (high - low)));
     let mut out = begin(title, "", y_label, &axes, false);
     let slot = axes.px(1.0) - axes.px(0.0);
     let width = (slot * 0.76 / series.len().max(1) as f64).min(64.0);
@@ -197,12 +206,12 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 /// What is not a number, or so large that its differences could overflow, is left out.
-fn drawn(x: f64) -> bool {
+pub(super) fn drawn(x: f64) -> bool {
     x.abs() < 1e100
 }
 
 /// The range of values, never empty and never without extent.
-fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+pub(super) fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
     match (low <= high, high - low) {
         (false, _) => (0.0, 1.0),
@@ -212,7 +221,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
 }
 
 /// About six round numbers in a range.
-fn ticks((low, high): (f64, f64)) -> Vec<f64> {
+pub(super) fn ticks((low, high): (f64, f64)) -> Vec<f64> {
     let raw = (high - low) / 6.0;
     let power = 10f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 2.5, 5.0, 10.0].iter().map(|m| m * power).find(|s| *s >= raw).unwrap_or(raw);
@@ -221,7 +230,7 @@ fn ticks((low, high): (f64, f64)) -> Vec<f64> {
 }
 
 /// As short as it can be read.
-fn number(x: f64) -> String {
+pub(super) fn number(x: f64) -> String {
     let size = x.abs();
     let text = match size {
         _ if size != 0.0 && !(1e-3..1e6).contains(&size) => return format!("{x:.1e}"),

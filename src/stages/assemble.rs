@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
     let source = language_id::require(&args.source_language)?.code;
     let targets: Vec<&str> =
         args.target_languages.iter().map(|l| Ok(language_id::require(l)?.code)).collect::<Result<_>>()?;
-    let parallel = args.parallel.as_deref().filter(|_| s.variant == Variant::Sdrrl);
+    let parallel = args.parallel.as_deref().filter(|_| s.variant == Variant::Sdrrl && s.use_parallel);
     let mut inputs: Vec<(&str, &Path)> = vec![("rows", &args.input)];
     inputs.extend(parallel.map(|p| ("parallel", p)));
     let mut settings = serde_json::to_value(s)?;
@@ -68,9 +68,11 @@ pub fn run(args: &Args) -> Result<()> {
         println!("assemble {}: unchanged, skipped", s.variant.name());
         return Ok(());
     }
-    let mut examples = vec![];
+    let (mut examples, mut guards) = (vec![], vec![]);
     for row in RowSet::open(&args.input)?.iter() {
-        from_row(&row?, &targets, s, &mut examples)?;
+        let row = row?;
+        from_row(&row, &targets, s, &mut examples)?;
+        guards.extend(guard(&row, s));
     }
     if let Some(dir) = parallel {
         for pair in RowSet::open(dir)?.iter() {
@@ -90,8 +92,10 @@ pub fn run(args: &Args) -> Result<()> {
     let listed: Vec<String> = counts.iter().map(|(k, n)| format!("{k} {n}")).collect();
     println!("assemble {}: {} examples: {}", s.variant.name(), examples.len(), listed.join(", "));
     manifest.begin(&args.out)?;
+    examples.append(&mut guards);
     write_rows(&args.out, &examples, 10_000)?;
-    manifest.finish(&args.out, json!({"examples": examples.len(), "pairs": counts}))
+    let count = counts.values().sum::<usize>();
+    manifest.finish(&args.out, json!({"examples": count, "pairs": counts}))
 }
 
 fn count(examples: &[Example]) -> BTreeMap<String, usize> {
@@ -107,6 +111,23 @@ fn count(examples: &[Example]) -> BTreeMap<String, usize> {
 fn split(row: &str, s: &AssembleSettings) -> String {
     let held_out = RowRandom::new(s.seed, "split", row).uniform() < s.validation;
     if held_out { "validation".into() } else { "train".into() }
+}
+
+/// A held-out question with the model's own answer, whatever the variant trains on: its loss says whether the source language is kept.
+fn guard(row: &Row, s: &AssembleSettings) -> Option<Example> {
+    let answer = row.answer.as_ref().filter(|a| a.alarms.is_empty() && has_content(&a.text))?;
+    (split(&row.id, s) == "validation" && has_content(&row.instruction)).then(|| Example {
+        id: format!("{}/guard/{}", row.id, row.language),
+        row: row.id.clone(),
+        pair: PairType::SourceSource.name().into(),
+        split: "source".into(),
+        question_language: row.language.clone(),
+        answer_language: row.language.clone(),
+        instruction: row.instruction.clone(),
+        input: row.input.clone(),
+        output: answer.text.clone(),
+        weight: 1.0,
+    })
 }
 
 /// One side of an example.

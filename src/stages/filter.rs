@@ -26,14 +26,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let s = &args.settings;
     let (_, targets) = args.rows.languages()?;
-    ensure!(s.tau.is_finite(), "filter.tau is {}: a finite number was expected", s.tau);
-    for alarm in &s.ignore_alarms {
-        ensure!(
-            ALARMS.contains(&alarm.as_str()),
-            "filter.ignore-alarms: `{alarm}` is none of {}",
-            ALARMS.join(", ")
-        );
-    }
+    check(s)?;
     let (mut kept, mut all) = (0, 0);
     let summary = args.rows.map("filter", s, vec![], 4096, &mut |mut rows| {
         for row in &mut rows {
@@ -51,7 +44,21 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn judge(row: &Row, target: &str, s: &FilterSettings) -> Result<Verdict> {
+/// Refuses settings that mean nothing.
+pub(super) fn check(s: &FilterSettings) -> Result<()> {
+    ensure!(s.tau.is_finite(), "filter.tau is {}: a finite number was expected", s.tau);
+    for alarm in &s.ignore_alarms {
+        ensure!(
+            ALARMS.contains(&alarm.as_str()),
+            "filter.ignore-alarms: `{alarm}` is none of {}",
+            ALARMS.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Whether the row may be used in `target`, and why not.
+pub(super) fn judge(row: &Row, target: &str, s: &FilterSettings) -> Result<Verdict> {
     let t = row
         .translations
         .get(target)

@@ -1,5 +1,8 @@
 //! `sdrrl generate`: the frozen base model answers questions in the language it is strong in (SDRRL, step 1).
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -62,9 +65,9 @@ pub struct Answerer {
     /// The model, with its adapter merged.
     pub model: Llama,
     /// Its tokenizer.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// How prompts are rendered.
-    pub template: ChatTemplate,
+    pub template: Arc<ChatTemplate>,
     /// Its generation_config.json.
     pub generation: GenerationConfig,
 }
@@ -91,7 +94,12 @@ impl Answerer {
             llama.config.vocab_size
         );
         let generation = GenerationConfig::from_model(&path)?;
-        Ok(Answerer { model: placement.place(llama)?, tokenizer, template, generation })
+        Ok(Answerer {
+            model: placement.place(llama)?,
+            tokenizer: tokenizer.into(),
+            template: template.into(),
+            generation,
+        })
     }
 
     /// The settings with what they leave open taken from generation_config.json.

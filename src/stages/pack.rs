@@ -60,9 +60,12 @@ pub fn run(args: &Args) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     let mut summary = serde_json::Map::new();
-    for split in ["train", "validation"] {
+    for split in ["train", "validation", "source"] {
         let pairs = || examples.iter().zip(&encoded).filter(|(e, _)| e.split == split);
         let documents: Vec<Document> = pairs().filter_map(|(_, d)| d.clone()).collect();
+        if split == "source" && documents.is_empty() {
+            continue;
+        }
         let mut by_pair: BTreeMap<&str, usize> = BTreeMap::new();
         pairs().filter(|(_, d)| d.is_some()).for_each(|(e, _)| *by_pair.entry(&e.pair).or_default() += 1);
         let tokens: usize = documents.iter().map(|d| d.tokens.len()).sum();

@@ -255,7 +255,7 @@ fn training(recipe: &Recipe) -> Result<Vec<Block>> {
     ])
 }
 
-fn metric(path: &Path, tag: &str) -> Result<Vec<(f64, f64)>> {
+pub(super) fn metric(path: &Path, tag: &str) -> Result<Vec<(f64, f64)>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let point = |line: &str| {
         let v: Value = serde_json::from_str(line).ok()?;

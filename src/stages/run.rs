@@ -2,7 +2,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use serde::Serialize;
 use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::placement::{Placement, parse_dtype};
 use super::{
@@ -13,7 +15,7 @@ use super::{
     score, train, translate,
 };
 use crate::{
-    data::manifest::write_atomic,
+    data::manifest::{hash_path, write_atomic},
     recipe::{
         Recipe,
         assemble::{AssembleSettings, Variant},
@@ -36,27 +38,51 @@ pub struct Args {
 /// Runs the recipe. What is finished with the same inputs and settings is skipped.
 pub fn run(args: &Args) -> Result<()> {
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
-    let dtype = parse_dtype(&recipe.dtype).map_err(|e| anyhow!("recipe: dtype: {e}"))?;
-    let device = recipe.device.parse().context("recipe: device")?;
-    let run = Run { recipe: &recipe, placement: Placement { dtype, device }, restart: args.restart };
+    let run = Run { placement: placement(&recipe)?, recipe: &recipe, restart: args.restart, cache: None };
     if recipe.examples.is_some() { run.ready_examples() } else { run.method() }
 }
 
-struct Run<'a> {
+fn placement(recipe: &Recipe) -> Result<Placement> {
+    let dtype = parse_dtype(&recipe.dtype).map_err(|e| anyhow!("recipe: dtype: {e}"))?;
+    Ok(Placement { dtype, device: recipe.device.parse().context("recipe: device")? })
+}
+
+/// A recipe at work.
+pub(super) struct Run<'a> {
     recipe: &'a Recipe,
     placement: Placement,
     restart: bool,
+    /// Stages write to folders named by what goes into them, shared by the arms of an ablation; absent: to `work/STAGE`.
+    cache: Option<PathBuf>,
 }
 
-impl Run<'_> {
-    fn dir(&self, stage: &str) -> PathBuf {
-        self.recipe.work.join(stage)
+/// Where the data of a recipe lies.
+pub(super) struct Data {
+    /// Rows with everything that `assemble` needs.
+    pub rows: PathBuf,
+    /// Parallel sentences, if the recipe has any.
+    pub parallel: Option<PathBuf>,
+}
+
+impl<'a> Run<'a> {
+    /// A run of `recipe` that shares `cache` with others.
+    pub(super) fn shared(recipe: &'a Recipe, cache: &Path) -> Result<Run<'a>> {
+        Ok(Run { placement: placement(recipe)?, recipe, restart: false, cache: Some(cache.into()) })
     }
 
-    fn rows(&self, input: &str, out: &str) -> RowArgs {
+    /// The folder of a stage: equal inputs (by content) and settings give the same folder in a shared cache.
+    fn dir(&self, stage: &str, inputs: &[&Path], settings: &impl Serialize) -> Result<PathBuf> {
+        let Some(cache) = &self.cache else { return Ok(self.recipe.work.join(stage)) };
+        let contents: Vec<String> = inputs.iter().map(|p| hash_path(p)).collect::<Result<_>>()?;
+        let languages = (&self.recipe.source_language, &self.recipe.target_languages);
+        let key = json!([stage, contents, languages, settings]);
+        Ok(cache.join(format!("{stage}-{:016x}", xxh3_64(key.to_string().as_bytes()))))
+    }
+
+    fn rows(&self, input: &Path, out: &Path) -> RowArgs {
         RowArgs {
-            input: self.dir(input),
-            out: self.dir(out),
+            input: input.into(),
+            out: out.into(),
             part: Part::default(),
             source_language: self.recipe.source_language.clone(),
             target_languages: self.recipe.target_languages.clone(),
@@ -67,41 +93,47 @@ impl Run<'_> {
     fn ready_examples(&self) -> Result<()> {
         let r = self.recipe;
         let examples = r.examples.clone().context("`examples` is missing")?;
-        self.pack_and_train(&examples, "pack", "train")?;
+        let (_, trained) = self.pack_and_train(&examples, "")?;
         if r.eval.tasks.is_empty() {
             return Ok(());
         }
-        let trained = self.dir("train");
-        let is_adapter = trained.join("adapter_config.json").exists();
-        let whole = trained.to_string_lossy();
-        let (model, adapter) =
-            if is_adapter { (r.model.as_str(), Some(trained.as_path())) } else { (whole.as_ref(), None) };
-        self.evaluate(model, adapter, "eval")?;
-        print!(
-            "{}",
-            eval::results_table(&self.dir("eval"), &r.eval)?.to_text(crate::report::table::use_colour())
-        );
+        let out = self.evaluate_trained(&trained, "eval")?;
+        print!("{}", eval::results_table(&out, &r.eval)?.to_text(crate::report::table::use_colour()));
         Ok(())
     }
 
-    fn pack_and_train(&self, examples: &Path, pack_dir: &str, train_dir: &str) -> Result<()> {
+    /// The folders of token shards and of what was trained on them; `suffix` tells variants apart.
+    fn pack_and_train(&self, examples: &Path, suffix: &str) -> Result<(PathBuf, PathBuf)> {
         let r = self.recipe;
         self.go_on()?;
+        let packed = self.dir(&format!("pack{suffix}"), &[examples], &json!([r.model, r.pack]))?;
         pack::run(&pack::Args {
             model: r.model.clone(),
             examples: examples.into(),
-            out: self.dir(pack_dir),
+            out: packed.clone(),
             settings: r.pack.clone(),
         })?;
         self.go_on()?;
+        let probed = (r.eval.while_training > 0).then_some(&r.eval);
+        let settings = json!([r.model, r.train, self.placement.to_string(), probed]);
+        // The same examples are the same training, whatever the variant is called.
+        let stage = if self.cache.is_some() { "train".to_string() } else { format!("train{suffix}") };
+        let trained = self.dir(&stage, &[&packed], &settings)?;
         train::run(&train::Args {
+            adapter: None,
             model: r.model.clone(),
-            shards: self.dir(pack_dir),
-            out: self.dir(train_dir),
+            shards: packed.clone(),
+            out: trained.clone(),
             placement: self.placement,
             restart: self.restart,
             settings: r.train.clone(),
-        })
+            probe_tasks: None,
+            probe_rows: 0,
+            probe_template: r.generate.template.clone(),
+            probe_system: r.generate.system.clone(),
+            probe: (r.eval.while_training > 0).then(|| r.eval.clone()),
+        })?;
+        Ok((packed, trained))
     }
 
     /// Between stages, so that one Ctrl-C ends the run.
@@ -111,48 +143,40 @@ impl Run<'_> {
     }
 
     fn method(&self) -> Result<()> {
-        self.data()?;
+        let data = self.data()?;
+        let mut trained = vec![];
         for variant in &self.recipe.variants {
-            let name = variant.name();
-            println!("── {name}");
-            self.assemble(*variant)?;
-            let (pack_dir, train_dir) = (format!("pack-{name}"), format!("train-{name}"));
-            self.pack_and_train(&self.dir(&format!("assemble-{name}")), &pack_dir, &train_dir)?;
+            println!("── {}", variant.name());
+            trained.push(self.train_variant(&data, *variant)?.1);
         }
         println!("── evaluation");
         if self.recipe.eval.tasks.is_empty() {
             println!("run: no [[eval.tasks]] in the recipe, so nothing is compared");
             return Ok(());
         }
-        let model = self.recipe.model.clone();
-        self.evaluate(&model, None, "eval-base")?;
+        let base = self.evaluate_base()?;
         let mut all = vec![];
-        for variant in &self.recipe.variants {
-            let (adapter, out) =
-                (self.dir(&format!("train-{}", variant.name())), format!("eval-{}", variant.name()));
-            // A fully trained variant is a model of its own.
-            if adapter.join("adapter_config.json").exists() {
-                self.evaluate(&model, Some(&adapter), &out)?;
-            } else {
-                self.evaluate(&adapter.to_string_lossy(), None, &out)?;
-            }
-            let comparisons = compare::compare(&self.dir("eval-base"), &self.dir(&out), &self.recipe.eval)?;
-            all.push((variant.name(), comparisons));
+        for (variant, trained) in self.recipe.variants.iter().zip(&trained) {
+            let out = self.evaluate_trained(trained, &format!("eval-{}", variant.name()))?;
+            all.push((variant.name(), compare::compare(&base, &out, &self.recipe.eval)?));
         }
         self.finish(&all)
     }
 
-    fn data(&self) -> Result<()> {
+    /// The rows and the parallel sentences.
+    pub(super) fn data(&self) -> Result<Data> {
         let r = self.recipe;
         let questions = generate::read_questions(&r.questions, &r.source_language, r.generate.limit)?;
-        let question_dir = self.dir("questions");
+        let files: Vec<&Path> = r.questions.iter().map(PathBuf::as_path).collect();
+        let question_dir = self.dir("questions", &files, &json!([r.generate.limit, r.rows_per_shard]))?;
         std::fs::create_dir_all(&r.work).with_context(|| format!("create {}", r.work.display()))?;
         generate::write_question_shards(&question_dir, &questions, r.rows_per_shard)?;
+        let settings = json!([r.model, r.generate, self.placement.to_string()]);
         let args = generate::Args {
             model: r.model.clone(),
             adapter: None,
             prompts: r.questions.clone(),
-            out: self.dir("generate"),
+            out: self.dir("generate", &[&question_dir], &settings)?,
             source_language: r.source_language.clone(),
             placement: self.placement,
             part: Part::default(),
@@ -162,55 +186,95 @@ impl Run<'_> {
         println!("── data");
         generate::run_shards(&args, &question_dir, &args.out)?;
         self.go_on()?;
+        let translated =
+            self.dir("translate", &[&args.out], &json!([r.model, r.translate, self.placement.to_string()]))?;
         translate::run(&translate::Args {
-            rows: self.rows("generate", "translate"),
+            rows: self.rows(&args.out, &translated),
             model: Some(r.model.clone()),
             placement: self.placement,
             settings: r.translate.clone(),
         })?;
         self.go_on()?;
-        score::run(&score::Args { rows: self.rows("translate", "score"), settings: r.score.clone() })?;
-        filter::run(&filter::Args { rows: self.rows("score", "filter"), settings: r.filter.clone() })?;
+        let scorer = json!([r.score, self.placement.to_string()]);
+        let scored = self.dir("score", &[&translated], &scorer)?;
+        score::run(&score::Args {
+            rows: self.rows(&translated, &scored),
+            placement: self.placement,
+            settings: r.score.clone(),
+        })?;
+        let filtered = self.dir("filter", &[&scored], &r.filter)?;
+        filter::run(&filter::Args { rows: self.rows(&scored, &filtered), settings: r.filter.clone() })?;
+        let rows = self.dir("code-switch", &[&filtered], &r.code_switch)?;
         code_switch::run(&code_switch::Args {
-            rows: self.rows("filter", "code-switch"),
+            rows: self.rows(&filtered, &rows),
             settings: r.code_switch.clone(),
         })?;
         self.go_on()?;
         if r.parallel.file.is_none() {
-            return Ok(());
+            return Ok(Data { rows, parallel: None });
         }
+        let parallel = self.dir("parallel", &[], &r.parallel)?;
         parallel::run(&parallel::Args {
-            out: self.dir("parallel"),
+            out: parallel.clone(),
             source_language: r.source_language.clone(),
             target_languages: r.target_languages.clone(),
             settings: r.parallel.clone(),
-        })
+        })?;
+        Ok(Data { rows, parallel: Some(parallel) })
     }
 
-    fn assemble(&self, variant: Variant) -> Result<()> {
+    /// Makes a variant's examples and trains on them: the folders of the token shards and of the result.
+    pub(super) fn train_variant(&self, data: &Data, variant: Variant) -> Result<(PathBuf, PathBuf)> {
         let r = self.recipe;
+        let suffix = format!("-{}", variant.name());
+        let settings = AssembleSettings { variant, ..r.assemble.clone() };
+        let mut inputs = vec![data.rows.as_path()];
+        inputs.extend(data.parallel.as_deref());
+        let examples = self.dir(&format!("assemble{suffix}"), &inputs, &settings)?;
         assemble::run(&assemble::Args {
-            input: self.dir("code-switch"),
-            parallel: r.parallel.file.as_ref().map(|_| self.dir("parallel")),
-            out: self.dir(&format!("assemble-{}", variant.name())),
+            input: data.rows.clone(),
+            parallel: data.parallel.clone(),
+            out: examples.clone(),
             source_language: r.source_language.clone(),
             target_languages: r.target_languages.clone(),
-            settings: AssembleSettings { variant, ..r.assemble.clone() },
-        })
+            settings,
+        })?;
+        self.pack_and_train(&examples, &suffix)
     }
 
-    fn evaluate(&self, model: &str, adapter: Option<&Path>, out: &str) -> Result<()> {
+    /// The model as it was; the folder of its results.
+    pub(super) fn evaluate_base(&self) -> Result<PathBuf> {
+        self.evaluate(&self.recipe.model, None, "eval-base")
+    }
+
+    /// What training wrote: an adapter, or a model of its own.
+    pub(super) fn evaluate_trained(&self, trained: &Path, label: &str) -> Result<PathBuf> {
+        if trained.join("adapter_config.json").exists() {
+            self.evaluate(&self.recipe.model, Some(trained), label)
+        } else {
+            self.evaluate(&trained.to_string_lossy(), None, label)
+        }
+    }
+
+    fn evaluate(&self, model: &str, adapter: Option<&Path>, label: &str) -> Result<PathBuf> {
         self.go_on()?;
+        let r = self.recipe;
+        let settings =
+            json!([model, r.generate.template, r.generate.system, r.eval, self.placement.to_string()]);
+        let inputs: Vec<&Path> = adapter.into_iter().collect();
+        let stage = if self.cache.is_some() { "eval" } else { label };
+        let out = self.dir(stage, &inputs, &settings)?;
         let job = eval::Job {
             model,
             adapter,
-            out: &self.dir(out),
-            template: &self.recipe.generate.template,
-            system: self.recipe.generate.system.as_deref(),
+            out: &out,
+            template: &r.generate.template,
+            system: r.generate.system.as_deref(),
             placement: self.placement,
-            label: out,
+            label,
         };
-        eval::evaluate(&job, &self.recipe.eval)
+        eval::evaluate(&job, &r.eval)?;
+        Ok(out)
     }
 
     /// results.json, the table, the report.
@@ -223,14 +287,14 @@ impl Run<'_> {
         let variants: serde_json::Map<String, serde_json::Value> =
             all.iter().map(|(name, c)| (name.to_string(), c.iter().map(row).collect())).collect();
         let results = json!({"recipe": r.name, "variants": variants});
-        write_atomic(&self.dir("results.json"), format!("{results:#}\n").as_bytes())?;
+        write_atomic(&r.work.join("results.json"), format!("{results:#}\n").as_bytes())?;
         println!();
         print!("{}", report::table(all).to_text(crate::report::table::use_colour()));
         println!();
         for line in report::conclusions(r, all) {
             println!("{line}");
         }
-        let path = self.dir("report.html");
+        let path = r.work.join("report.html");
         write_atomic(&path, report::build(r, all)?.to_html().as_bytes())?;
         println!("report: {}", path.display());
         Ok(())

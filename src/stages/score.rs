@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use super::{
+    placement::Placement,
     rows::{RowArgs, dictionary_files, path_for, say, with_languages},
     translate::{sides, translated_sides},
 };
@@ -15,7 +16,15 @@ use crate::{
         record::{Row, Scores},
         sentences::sentences,
     },
-    qe::{Scorer, builtin::BuiltinScorer, command::CommandScorer, file::FileScorer},
+    models::weights::resolve,
+    qe::{
+        Scorer,
+        builtin::BuiltinScorer,
+        cometkiwi::{CometKiwi, Files},
+        command::CommandScorer,
+        file::FileScorer,
+        similarity::Similarity,
+    },
     recipe::score::{Aggregate, ScoreEngine, ScoreSettings},
     report::progress::Progress,
 };
@@ -26,31 +35,56 @@ pub struct Args {
     /// Rows
     #[command(flatten)]
     pub rows: RowArgs,
+    /// How the weights of a model are held and where it computes
+    #[command(flatten)]
+    pub placement: Placement,
     /// How
     #[command(flatten)]
     pub settings: ScoreSettings,
 }
 
+/// Rows that are scored together; engines that batch by tokens take more, so that a batch holds sentences of like length.
 const CHUNK: usize = 64;
+/// The hub's name of the published model.
+const COMETKIWI: &str = "Unbabel/wmt22-cometkiwi-da";
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let (source, targets) = args.rows.languages()?;
+    let s = &args.settings;
     let mut inputs: Vec<(String, PathBuf)> = vec![];
-    if args.settings.engine != ScoreEngine::Command {
-        for target in &targets {
-            let path = path_for(&args.settings.file, "score.file", source, target)?;
-            inputs.extend(dictionary_files(&format!("file-{target}"), &path));
+    match s.engine {
+        ScoreEngine::Command => {}
+        ScoreEngine::Builtin | ScoreEngine::File => {
+            for target in &targets {
+                let path = path_for(&s.file, "score.file", source, target)?;
+                inputs.extend(dictionary_files(&format!("file-{target}"), &path));
+            }
         }
+        ScoreEngine::Cometkiwi => {
+            let files = Files::find(s.model.as_deref().unwrap_or(COMETKIWI), s.encoder.as_deref())?;
+            inputs.push(("model".into(), files.dir));
+            inputs.push(("encoder".into(), files.tokenizer));
+        }
+        ScoreEngine::Similarity => inputs.push(("model".into(), similarity_model(s)?)),
+    }
+    // A model of all languages is loaded once and scores all of them.
+    let one = matches!(s.engine, ScoreEngine::Cometkiwi | ScoreEngine::Similarity);
+    let chunk = if one { 4 * CHUNK } else { CHUNK };
+    let mut settings = serde_json::to_value(s)?;
+    if one {
+        settings["placement"] = args.placement.to_string().into();
     }
     let mut scorers: Vec<Box<dyn Scorer>> = vec![];
     let mut progress = Progress::new("score", crate::data::row_shard::RowSet::open(&args.rows.input)?.len());
-    let summary = args.rows.map("score", &args.settings, inputs, CHUNK, &mut |mut rows| {
+    let summary = args.rows.map("score", &settings, inputs, chunk, &mut |mut rows| {
         if scorers.is_empty() {
-            scorers = targets.iter().map(|t| scorer(&args.settings, source, t)).collect::<Result<_>>()?;
+            let loaded = if one { &targets[..1] } else { &targets };
+            scorers = loaded.iter().map(|t| scorer(args, source, t)).collect::<Result<_>>()?;
         }
-        for (target, scorer) in targets.iter().zip(&mut scorers) {
-            score_rows(scorer.as_mut(), &mut rows, target, args.settings.aggregate)?;
+        for (i, target) in targets.iter().enumerate() {
+            let scorer = &mut scorers[if one { 0 } else { i }];
+            score_rows(scorer.as_mut(), &mut rows, target, s.aggregate)?;
         }
         progress.advance(rows.len());
         Ok(rows)
@@ -60,7 +94,24 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn scorer(s: &ScoreSettings, source: &str, target: &str) -> Result<Box<dyn Scorer>> {
+fn similarity_model(s: &ScoreSettings) -> Result<PathBuf> {
+    let model = s.model.as_ref();
+    resolve(model.context(
+        "engine `similarity` needs score.model: an XLM-R sentence encoder's directory or hub name",
+    )?)
+}
+
+fn scorer(args: &Args, source: &str, target: &str) -> Result<Box<dyn Scorer>> {
+    let s = &args.settings;
+    let Placement { dtype, device } = args.placement;
+    if s.engine == ScoreEngine::Cometkiwi {
+        let files = Files::find(s.model.as_deref().unwrap_or(COMETKIWI), s.encoder.as_deref())?;
+        return Ok(Box::new(CometKiwi::load(&files, dtype, &device.open()?, s.batch_tokens)?));
+    }
+    if s.engine == ScoreEngine::Similarity {
+        let model = similarity_model(s)?;
+        return Ok(Box::new(Similarity::load(&model, &s.prefix, dtype, &device.open()?, s.batch_tokens)?));
+    }
     if s.engine == ScoreEngine::Command {
         let command = s.command.as_ref().context("engine `command` needs score.command")?;
         ensure!(

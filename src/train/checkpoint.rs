@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::early_stopping::EarlyStopping;
+use super::{early_stopping::EarlyStopping, guard::GuardState};
 use crate::{
     data::manifest::write_atomic,
     models::{
@@ -26,6 +26,9 @@ pub struct State {
     pub stopping: EarlyStopping,
     /// True if training ended here by early stopping.
     pub stopped: bool,
+    /// The source-language guard.
+    #[serde(default)]
+    pub guard: GuardState,
     /// The settings that made it: a run with others must not go on from here.
     pub settings: Value,
 }

@@ -20,12 +20,13 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the logs in `dir`, keeping what an interrupted run had written up to `step`.
+    /// Opens the logs in `dir`, keeping what an interrupted run had written up to `step` (0: nothing; what stands before the first step is measured again).
     pub fn open(dir: &Path, step: u64) -> Result<Log> {
         let path = dir.join("metrics.jsonl");
         let old = std::fs::read_to_string(&path).unwrap_or_default();
         let at = |line: &str| serde_json::from_str::<Value>(line).ok().and_then(|v| v["step"].as_u64());
-        let kept: Vec<&str> = old.lines().take_while(|line| at(line).is_some_and(|s| s <= step)).collect();
+        let kept: Vec<&str> =
+            old.lines().take_while(|line| step > 0 && at(line).is_some_and(|s| s <= step)).collect();
         let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
         write_atomic(&path, text.as_bytes())?;
         let append = |path: &Path| {

@@ -1,6 +1,7 @@
 //! The trainer: optimizer, schedule, early stopping, checkpoints, logs.
 pub mod checkpoint;
 pub mod early_stopping;
+pub mod guard;
 pub mod log;
 pub mod optimizer;
 pub mod schedule;

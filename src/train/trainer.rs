@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::{
     checkpoint::{self, State},
-    early_stopping::EarlyStopping,
+    early_stopping::{EarlyStopping, Outcome},
+    guard::{GuardSettings, GuardState, is_source},
     log::Log,
     optimizer::{Optimizer, OptimizerSettings},
     schedule::Schedule,
@@ -52,6 +53,8 @@ pub struct TrainerSettings {
     pub patience: usize,
     /// What counts as an improvement of the validation loss.
     pub min_delta: f64,
+    /// What happens when the source language is being forgotten.
+    pub guard: GuardSettings,
     /// Checkpoint every so many steps; 0 only when interrupted.
     pub checkpoint_every: u64,
     /// Of the documents' order.
@@ -94,8 +97,31 @@ pub enum TrainEvent {
         /// Steps done before.
         step: u64,
     },
+    /// The loss of held-out source rows was taken.
+    Guard {
+        /// After this step; 0 is before training.
+        step: u64,
+        /// Mean over all of them.
+        loss: f64,
+        /// Before training.
+        before: f64,
+        /// Factor on the loss weights of source rows from now on.
+        weight: f32,
+    },
+    /// What the probe measured.
+    Probe {
+        /// After this step; 0 is before training.
+        step: u64,
+        /// Values by name.
+        values: Vec<(String, f64)>,
+    },
     /// Patience ended.
     StoppedEarly {
+        /// After this step.
+        step: u64,
+    },
+    /// The guard ended training.
+    StoppedByGuard {
         /// After this step.
         step: u64,
     },
@@ -114,10 +140,24 @@ pub struct TrainOutcome {
     pub finished: bool,
 }
 
+/// Measures a model in training, without changing it: values by name, for the logs.
+pub type Probe<'a> = dyn FnMut(&Llama, &TrainStep) -> Result<Vec<(String, f64)>> + 'a;
+
+/// What a model in training is measured on. None of it changes a bit of the training, unless the guard reacts.
+#[derive(Default)]
+pub struct Checks<'a> {
+    /// Decides which parameters are the best.
+    pub validation: Option<&'a TokenShard>,
+    /// Held-out rows of the source language.
+    pub source: Option<&'a TokenShard>,
+    /// Anything else, such as generated replies.
+    pub probe: Option<&'a mut Probe<'a>>,
+}
+
 struct Run<'a> {
     settings: &'a TrainerSettings,
     train: &'a TokenShard,
-    validation: Option<&'a TokenShard>,
+    checks: Checks<'a>,
     out: &'a Path,
     log: Log,
     optimizer: Optimizer,
@@ -126,13 +166,13 @@ struct Run<'a> {
 }
 
 /// Trains `model` on `train` into the directory `out`; the best parameters are in place at the end.
-pub fn train(
+pub fn train<'a>(
     model: &mut Llama,
     step: &mut TrainStep,
-    train: &TokenShard,
-    validation: Option<&TokenShard>,
-    settings: &TrainerSettings,
-    out: &Path,
+    train: &'a TokenShard,
+    mut checks: Checks<'a>,
+    settings: &'a TrainerSettings,
+    out: &'a Path,
     stop: &dyn Fn() -> bool,
     on_event: &mut dyn FnMut(TrainEvent),
 ) -> Result<TrainOutcome> {
@@ -151,6 +191,7 @@ pub fn train(
         train_loss: 0.0,
         stopping: EarlyStopping::default(),
         stopped: false,
+        guard: GuardState::default(),
         settings: settings.identity.clone(),
     };
     let state = match checkpoint::load_latest(out, &params, &mut optimizer.moments)? {
@@ -162,16 +203,13 @@ pub fn train(
         None => fresh,
     };
     let log = Log::open(out, state.step)?;
-    let mut run = Run {
-        settings,
-        train,
-        validation: validation.filter(|v| !v.is_empty()),
-        out,
-        log,
-        optimizer,
-        state,
-        total,
-    };
+    checks.validation = checks.validation.filter(|v| !v.is_empty());
+    checks.source = checks.source.filter(|v| !v.is_empty());
+    let mut run = Run { settings, train, checks, out, log, optimizer, state, total };
+    if run.state.step == 0 {
+        run.source_loss(model, step, on_event)?;
+        run.probe(model, step, on_event)?;
+    }
     while run.state.step < total && !run.state.stopped {
         if stop() {
             checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.moments)?;
@@ -222,7 +260,9 @@ impl Run<'_> {
         let batches: Vec<PackedBatch> = loader
             .micro_batches(self.state.step as usize)
             .iter()
-            .map(|documents| packed(self.train, documents, self.settings.per_sentence))
+            .map(|documents| {
+                packed(self.train, documents, self.settings.per_sentence, self.state.guard.weight)
+            })
             .collect();
         // Gradient accumulation equals one large batch: everything is divided by the weight of the whole step.
         let weight: f64 = batches.iter().flat_map(|b| &b.weights).map(|&w| w as f64).sum();
@@ -292,21 +332,60 @@ impl Run<'_> {
         step: &mut TrainStep,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
-        let Some(validation) = self.validation else { return Ok(()) };
-        let loss = validation_loss(model, step, validation, self.settings)?;
+        let too_far = self.source_loss(model, step, on_event)?;
         let number = self.state.step;
-        self.check_finite("validation loss", loss, number)?;
-        let outcome =
-            self.state.stopping.observe(number, loss, self.settings.patience, self.settings.min_delta);
-        if outcome.improved {
-            checkpoint::save_best(self.out, &step.params(model))?;
+        if let Some(validation) = self.checks.validation {
+            let loss = validation_loss(model, step, validation, self.settings)?;
+            self.check_finite("validation loss", loss, number)?;
+            // What the guard stops at is no candidate.
+            let outcome = if too_far {
+                Outcome { improved: false, stop: false }
+            } else {
+                self.state.stopping.observe(number, loss, self.settings.patience, self.settings.min_delta)
+            };
+            if outcome.improved {
+                checkpoint::save_best(self.out, &step.params(model))?;
+            }
+            self.log.write(number, &[("eval/loss", loss)])?;
+            on_event(TrainEvent::Evaluation { step: number, loss, improved: outcome.improved });
+            if outcome.stop && number < self.total {
+                self.state.stopped = true;
+                on_event(TrainEvent::StoppedEarly { step: number });
+            }
         }
-        self.log.write(number, &[("eval/loss", loss)])?;
-        on_event(TrainEvent::Evaluation { step: number, loss, improved: outcome.improved });
-        if outcome.stop && number < self.total {
+        self.probe(model, step, on_event)?;
+        if too_far && number < self.total {
             self.state.stopped = true;
-            on_event(TrainEvent::StoppedEarly { step: number });
+            on_event(TrainEvent::StoppedByGuard { step: number });
         }
+        Ok(())
+    }
+
+    /// The loss of held-out source rows; true if training is to end.
+    fn source_loss(
+        &mut self,
+        model: &Llama,
+        step: &mut TrainStep,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<bool> {
+        let Some(source) = self.checks.source else { return Ok(false) };
+        let loss = validation_loss(model, step, source, self.settings)?;
+        let number = self.state.step;
+        self.check_finite("source-language loss", loss, number)?;
+        let stop = self.state.guard.observe(loss, &self.settings.guard);
+        let GuardState { before, weight } = self.state.guard;
+        self.log.write(number, &[("eval/source_loss", loss)])?;
+        on_event(TrainEvent::Guard { step: number, loss, before: before.unwrap_or(loss), weight });
+        Ok(stop)
+    }
+
+    fn probe(&mut self, model: &Llama, step: &TrainStep, on_event: &mut dyn FnMut(TrainEvent)) -> Result<()> {
+        let Some(probe) = &mut self.checks.probe else { return Ok(()) };
+        let values = probe(model, step)?;
+        let tags: Vec<(String, f64)> = values.iter().map(|(name, x)| (format!("eval/{name}"), *x)).collect();
+        let tags: Vec<(&str, f64)> = tags.iter().map(|(name, x)| (name.as_str(), *x)).collect();
+        self.log.write(self.state.step, &tags)?;
+        on_event(TrainEvent::Probe { step: self.state.step, values });
         Ok(())
     }
 }
@@ -322,12 +401,13 @@ pub fn validation_loss(
         (0..shard.len()).filter(|&d| shard.document_len(d) <= settings.batch_tokens).collect();
     let mut sum = LossSum::default();
     for batch in pack(shard, &documents, settings.batch_tokens) {
-        sum.add(step.forward(model, &packed(shard, &batch, settings.per_sentence))?);
+        sum.add(step.forward(model, &packed(shard, &batch, settings.per_sentence, 1.0))?);
     }
     Ok(sum.mean())
 }
 
-fn packed(shard: &TokenShard, documents: &[usize], per_sentence: bool) -> PackedBatch {
+/// `source_weight` is the guard's factor on source documents.
+fn packed(shard: &TokenShard, documents: &[usize], per_sentence: bool, source_weight: f32) -> PackedBatch {
     let mut batch = PackedBatch::default();
     for &d in documents {
         let mut document = shard.document(d);
@@ -336,6 +416,9 @@ fn packed(shard: &TokenShard, documents: &[usize], per_sentence: bool) -> Packed
             if sum > 0.0 {
                 document.weights.iter_mut().for_each(|w| *w /= sum);
             }
+        }
+        if source_weight != 1.0 && is_source(&document.note) {
+            document.weights.iter_mut().for_each(|w| *w *= source_weight);
         }
         batch.push(&document.tokens, &document.weights);
     }

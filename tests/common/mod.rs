@@ -28,3 +28,9 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f64) {
 pub fn with_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
+
+/// The program under test; `SDRRL_BIN` names it where cargo's place does not exist.
+pub fn program() -> std::process::Command {
+    let path = std::env::var_os("SDRRL_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_sdrrl").into());
+    std::process::Command::new(path)
+}

@@ -1,6 +1,6 @@
 //! Matrix products, every layout and rung.
 use sdrrl::{
-    ops::gemm::{Layout, gemm, gpu::Rung, linear_backward_weight, linear_forward},
+    ops::gemm::{Layout, gemm, gpu::Rung, linear_add_forward, linear_backward_weight, linear_forward},
     tensor::DType::{self, Bf16, F32},
 };
 
@@ -81,6 +81,10 @@ fn linear(device: &Device, dtype: DType) {
     let mut want = product(Layout::NT, &wx, &ww, [n, m, k]);
     want.iter_mut().enumerate().for_each(|(i, y)| *y += wb[i % m]);
     assert_near("out", &y, &want);
+    let (r, wr) = random("resid", dtype, n * m);
+    want.iter_mut().zip(&wr).for_each(|(y, r)| *y += r);
+    linear_add_forward(&mut y, &tx, &tw, Some(&tb), &put(device, dtype, &[n, m], &r)).unwrap();
+    assert_near("out with residual", &y, &want);
     let ((d, wd), (dw, mut want)) = (random("d", dtype, n * m), random("dw", F32, m * k));
     let (mut dweight, mut dbias) = (put(device, F32, &[m, k], &dw), put(device, F32, &[m], &b));
     linear_backward_weight(&mut dweight, Some(&mut dbias), &put(device, dtype, &[n, m], &d), &tx).unwrap();
@@ -106,7 +110,9 @@ cases! {
 #[test]
 fn tensor_products_have_no_bank_conflicts() {
     let run = |device: &Device| {
-        LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [128, 128, 64], Some(Rung::Mma128)))
+        for (rung, n) in [(Rung::Mma64, 64), (Rung::Mma128, 128)] {
+            LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [n, n, 64], Some(rung)));
+        }
     };
     if let Some(stats) = profile(run) {
         assert!(stats.shared_requests > 0);

@@ -12,7 +12,10 @@ use sdrrl_emulator::{Config, Stats, load_kernels, with_config};
 use crate::common::uniform;
 
 mod attention;
+mod choosing;
+mod encoder;
 mod gemm;
+mod quantize;
 mod rowwise;
 mod steps;
 mod training;
@@ -120,9 +123,8 @@ pub fn assert_within(what: &str, got: &Tensor, want: &[f64], tolerance: f64) {
     assert!(relative <= tolerance, "{what}: relative error {relative:e}, allowed {tolerance:e}");
     // No element may hide in the norm: each within 20 tolerances of the largest.
     let top = want.iter().fold(0.0f64, |a, w| a.max(w.abs()));
-    if let Some(i) =
-        got.iter().zip(want).position(|(&g, w)| !((g as f64 - w).abs() <= 20.0 * tolerance * top))
-    {
+    let off = |(&g, w): (&f32, &f64)| (g as f64 - w).abs() > 20.0 * tolerance * top;
+    if let Some(i) = got.iter().zip(want).position(off) {
         panic!("{what}: element {i} is {}, expected {}", got[i], want[i]);
     }
 }

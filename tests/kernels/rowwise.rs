@@ -1,7 +1,9 @@
 //! Kernels that work row by row or element by element.
 use sdrrl::{
     ops::{
+        activation::{self, Activation, activation_backward, activation_forward},
         embedding::{self, embedding_backward, embedding_forward},
+        layernorm::{self, layernorm_backward, layernorm_forward},
         rmsnorm::{self, add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
         rope::{self, rope_backward, rope_forward},
         rows::{add, cast, copy, gather_rows, scatter_rows},
@@ -41,6 +43,57 @@ fn rmsnorm(device: &Device, dtype: DType) {
         assert_near("sum", &sum, &total);
         rmsnorm::reference::forward(&mut want, &mut want_rstd, &total, &ww, 1e-5);
         assert_near("out of the sum", &y, &want);
+    }
+}
+
+fn layernorm(device: &Device, dtype: DType) {
+    for (n, c) in SHAPES {
+        let (x, wx) = random("x", dtype, n * c);
+        let (r, wr) = random("r", dtype, n * c);
+        let ((w, ww), (b, wb)) = (random("w", F32, c), random("b", F32, c));
+        let (tx, tw) = (put(device, dtype, &[n, c], &x), put(device, F32, &[c], &w));
+        let (mut y, mut mean, mut rstd) =
+            (out(device, dtype, &[n, c]), out(device, F32, &[n]), out(device, F32, &[n]));
+        layernorm_forward(&mut y, &mut mean, &mut rstd, &tx, &tw, &put(device, F32, &[c], &b), 1e-5).unwrap();
+        let (mut want, mut want_mean, mut want_rstd) = (vec![0.0; n * c], vec![0.0; n], vec![0.0; n]);
+        layernorm::reference::forward(&mut want, &mut want_mean, &mut want_rstd, &wx, &ww, &wb, 1e-5);
+        assert_near("out", &y, &want);
+        assert_near("mean", &mean, &want_mean);
+        assert_near("rstd", &rstd, &want_rstd);
+        let (dy, wdy) = random("dy", dtype, n * c);
+        let tdy = put(device, dtype, &[n, c], &dy);
+        let (mut dx, mut dw, mut db) =
+            (put(device, dtype, &[n, c], &r), put(device, F32, &[c], &w), put(device, F32, &[c], &b));
+        layernorm_backward(&mut dx, Some((&mut dw, &mut db)), &tdy, &tx, &mean, &rstd, &tw).unwrap();
+        let (mut want_dx, mut want_dw, mut want_db) = (wr.clone(), ww.clone(), wb.clone());
+        let wants = [&mut want_dx[..], &mut want_dw, &mut want_db];
+        layernorm::reference::backward(wants, &wdy, &wx, &want_mean, &want_rstd, &ww);
+        assert_near("dinp", &dx, &want_dx);
+        assert_near("dweight", &dw, &want_dw);
+        assert_near("dbias", &db, &want_db);
+        let mut dx = put(device, dtype, &[n, c], &r);
+        layernorm_backward(&mut dx, None, &tdy, &tx, &mean, &rstd, &tw).unwrap();
+        assert_near("dinp alone", &dx, &want_dx);
+    }
+}
+
+fn activation(device: &Device, dtype: DType) {
+    for n in [5 * 1027, 3] {
+        for f in [Activation::Gelu, Activation::Relu, Activation::Tanh] {
+            let (x, _) = random("x", dtype, n);
+            let x: Vec<f32> = x.iter().map(|x| rounded(x * 4.0, dtype)).collect();
+            let wx: Vec<f64> = x.iter().map(|&x| x as f64).collect();
+            let (d, wd) = random("d", dtype, n);
+            let tx = put(device, dtype, &[n], &x);
+            let (mut y, mut dx) = (out(device, dtype, &[n]), out(device, dtype, &[n]));
+            activation_forward(&mut y, &tx, f).unwrap();
+            activation_backward(&mut dx, &put(device, dtype, &[n], &d), &tx, f).unwrap();
+            let (mut wy, mut wdx) = (vec![0.0; n], vec![0.0; n]);
+            activation::reference::forward(&mut wy, &wx, f);
+            activation::reference::backward(&mut wdx, &wd, &wx, f);
+            assert_near("out", &y, &wy);
+            assert_near("dinp", &dx, &wdx);
+        }
     }
 }
 
@@ -140,6 +193,10 @@ fn rows(device: &Device, dtype: DType) {
 cases! {
     rmsnorm_f32(device) { rmsnorm(device, F32) }
     rmsnorm_bf16(device) { rmsnorm(device, Bf16) }
+    layernorm_f32(device) { layernorm(device, F32) }
+    layernorm_bf16(device) { layernorm(device, Bf16) }
+    activation_f32(device) { activation(device, F32) }
+    activation_bf16(device) { activation(device, Bf16) }
     swiglu_f32(device) { swiglu(device, F32) }
     swiglu_bf16(device) { swiglu(device, Bf16) }
     rope_f32(device) { rope(device, F32) }
@@ -155,6 +212,8 @@ fn row_kernels_have_no_bank_conflicts() {
     let run = |device: &Device| {
         rmsnorm(device, F32);
         rmsnorm(device, Bf16);
+        layernorm(device, F32);
+        layernorm(device, Bf16);
     };
     if let Some(stats) = profile(run) {
         assert!(stats.shared_requests > 0);

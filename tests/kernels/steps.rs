@@ -1,5 +1,5 @@
 //! Whole steps on the kernels against the CPU arm: forward, backward, optimizer, generation; the quickstart's first training steps.
-use std::{path::Path, process::Command};
+use std::path::Path;
 
 use sdrrl::{
     data::random::RowRandom,
@@ -17,7 +17,7 @@ use sdrrl::{
 };
 
 use super::*;
-use crate::common::relative_error;
+use crate::common::{program, relative_error};
 
 /// Tiny two-layer models made with transformers: grouped heads, a sliding window, biases.
 const MODELS: [&str; 3] = ["llama-tied", "mistral-window", "llama-bias"];
@@ -37,8 +37,8 @@ fn batch() -> PackedBatch {
     batch
 }
 
-/// Losses, gradient norms and the last gradients of three optimizer steps.
-fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<f32>) {
+/// Losses and gradient norms of three optimizer steps, and the gradients of each.
+fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<Vec<f32>>) {
     let trainable = if lora {
         Trainable::Lora(
             Lora::init(&model.to_device(&Device::Cpu).unwrap(), LoraConfig::default(), 3).unwrap(),
@@ -56,13 +56,13 @@ fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<f32>) {
         lora_plus_ratio: 4.0,
     };
     let mut optimizer = Optimizer::new(&step.params(&model), settings).unwrap();
-    let (batch, mut seen) = (batch(), vec![]);
+    let (batch, mut seen, mut grads) = (batch(), vec![], vec![]);
     for number in 1..=3 {
         step.zero_grads(&model).unwrap();
         seen.push(step.forward_backward(&mut model, &batch, 0.05).unwrap().mean());
+        grads.push(step.params(&model).iter().flat_map(|p| p.grad.to_f32_vec().unwrap()).collect());
         seen.push(optimizer.step(number, lr).unwrap());
     }
-    let grads = step.params(&model).iter().flat_map(|p| p.grad.to_f32_vec().unwrap()).collect();
     (seen, grads)
 }
 
@@ -84,8 +84,13 @@ fn train(device: &Device, name: &str, dtype: DType, lora: bool) {
     for (got, want) in got.iter().zip(&want) {
         assert!((got / want - 1.0).abs() < allowed, "{name} {dtype:?}: {got} {want}");
     }
-    let error = relative_error(&got_grads, &want_grads);
-    assert!(error < 2.0 * allowed, "{name} {dtype:?} gradients: {error:e}");
+    // PyTorch's own bf16 gradients of llama-tied are 2.7e-2 to 7.3e-2 from its f32 ones in the first step (8 seeds); later ones are those
+    // of other parameters.
+    let (compared, allowed) = if dtype == Bf16 { (1, 8e-2) } else { (3, allowed) };
+    for (got, want) in got_grads.iter().zip(&want_grads).take(compared) {
+        let error = relative_error(got, want);
+        assert!(error < allowed, "{name} {dtype:?} gradients: {error:e}");
+    }
 }
 
 fn requests() -> Vec<Request> {
@@ -96,16 +101,27 @@ fn requests() -> Vec<Request> {
     (0..5).map(|i| Request { id: format!("row-{i}"), tokens: prompt(i) }).collect()
 }
 
-/// Greedy tokens equal the CPU's, batched as they come; log-probabilities agree.
+/// Greedy and drawn tokens equal the CPU's, batched as they come; log-probabilities agree.
 fn generate(device: &Device, name: &str) {
     let model = load(name, F32);
     let params = SamplingParams { max_new_tokens: 6, eos: vec![2], ..Default::default() };
     let options = EngineOptions { batch_rows: 3, batch_tokens: 20 };
-    let run = |model: &Llama| {
-        Engine::new(model, options).unwrap().generate(&requests(), &params, &mut |_, _| {}).unwrap()
+    let drawn = SamplingParams {
+        temperature: 0.9,
+        top_k: 40,
+        top_p: 0.95,
+        repetition_penalty: 1.2,
+        no_repeat_ngram_size: 2,
+        min_new_tokens: 3,
+        ..params.clone()
     };
     let on_device = model.to_device(device).unwrap();
-    assert_eq!(run(&on_device), run(&model), "{name}");
+    for params in [&params, &drawn] {
+        let run = |model: &Llama| {
+            Engine::new(model, options).unwrap().generate(&requests(), params, &mut |_, _| {}).unwrap()
+        };
+        assert_eq!(run(&on_device), run(&model), "{name}");
+    }
     let texts: Vec<ScoreRequest> = requests()
         .into_iter()
         .filter(|r| r.tokens.len() > 1)
@@ -136,7 +152,7 @@ fn losses(folder: &Path) -> Vec<f64> {
 fn the_quickstarts_first_steps_are_the_cpus() {
     let dir = tempfile::tempdir().unwrap();
     let run = |args: &[&str]| {
-        let out = Command::new(env!("CARGO_BIN_EXE_sdrrl")).args(args).output().unwrap();
+        let out = program().args(args).output().unwrap();
         assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
     };
     let work = dir.path().display().to_string();

@@ -113,6 +113,7 @@ cases! {
     loss_bf16(device) { loss(device, Bf16) }
     lora_f32(device) { low_rank(device, F32, [19, 40, 24, 3]) }
     lora_bf16(device) { low_rank(device, Bf16, [19, 72, 88, 8]) }
+    lora_bf16_rings_go_round(device) { low_rank(device, Bf16, [24, 200, 216, 40]) }
     lora_bf16_rank_of_5(device) { low_rank(device, Bf16, [70, 72, 88, 5]) }
     adamw_and_norm(device) { optimizer(device) }
 }

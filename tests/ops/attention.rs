@@ -1,6 +1,8 @@
 //! Attention over packed documents.
 use sdrrl::{
-    ops::attention::{AttentionShape, attention_backward, attention_forward, reference},
+    ops::attention::{
+        AttentionShape, attention_backward, attention_forward, cross_attention_forward, reference,
+    },
     tensor::Tensor,
 };
 
@@ -242,4 +244,31 @@ fn attention_refuses_tensors_that_do_not_fit() {
         (poisoned("dq", &[7, 32]), poisoned("dk", &[7, 32]), poisoned("dv", &[7, 16]));
     let r = attention_backward(&mut dq, &mut dk, &mut dv, dout, &out, &lse, q, k, v, &cu, *shape);
     refused(r, &["attention_backward", "dk F32 [7, 32]"]);
+}
+
+/// A document's queries and keys have the same bits alone and packed, on any number of threads.
+#[test]
+fn full_attention_has_the_bits_of_unpacked() {
+    let (cu_q, cu_k) = ([0u32, 5, 295, 295, 300], [0u32, 70, 360, 365, 365]);
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_size: 24, scale: 0.2, window: None };
+    let (q, k, v) = (tensor("q", &[300, 96]), tensor("k", &[365, 48]), tensor("v", &[365, 48]));
+    let run = |q: &Tensor, k: &Tensor, v: &Tensor, cu_q: &[u32], cu_k: &[u32]| {
+        let (mut out, mut lse) = (poisoned("out", q.shape()), poisoned("lse", &[4, q.shape()[0]]));
+        let (cu_q, cu_k) = (u32s("cu_q", cu_q), u32s("cu_k", cu_k));
+        cross_attention_forward(&mut out, &mut lse, q, k, v, &cu_q, &cu_k, shape).unwrap();
+        out
+    };
+    let all = with_threads(1, || run(&q, &k, &v, &cu_q, &cu_k));
+    same_bits(
+        "threads",
+        all.f32().unwrap(),
+        with_threads(3, || run(&q, &k, &v, &cu_q, &cu_k)).f32().unwrap(),
+    );
+    for d in 0..4 {
+        let rows = |cu: &[u32]| cu[d] as usize..cu[d + 1] as usize;
+        let [q, k, v] = [(&q, &cu_q), (&k, &cu_k), (&v, &cu_k)].map(|(t, cu)| t.rows(rows(cu)).unwrap());
+        let alone = run(&q, &k, &v, &[0, q.shape()[0] as u32], &[0, k.shape()[0] as u32]);
+        same_bits("alone", all.rows(rows(&cu_q)).unwrap().f32().unwrap(), alone.f32().unwrap());
+    }
+    assert!(all.rows(295..300).unwrap().f32().unwrap().iter().all(|&x| x == 0.0), "queries without keys");
 }

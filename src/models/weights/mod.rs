@@ -1,8 +1,9 @@
 //! Checkpoint formats in and out.
+pub mod convert;
 pub mod export;
 pub mod gguf;
 pub mod peft;
-pub mod quantized;
+pub mod pickle;
 pub mod safetensors;
 
 use std::path::Path;
@@ -17,7 +18,7 @@ use crate::{
 
 /// Where a model's tensors are read from, by their Hugging Face names.
 pub enum Source {
-    /// A directory with model.safetensors or shards and their index.
+    /// A directory with model.safetensors or pytorch_model.bin, or shards of either and their index.
     Safetensors(safetensors::Checkpoint),
     /// One .gguf file.
     Gguf(gguf::Checkpoint),
@@ -86,7 +87,7 @@ pub fn resolve(model: &str) -> Result<std::path::PathBuf> {
         .flatten()
         .flatten()
         .map(|e| e.path())
-        .filter(|p| p.join("config.json").exists())
+        .filter(|p| p.join("config.json").exists() || p.join("hparams.yaml").exists())
         .collect();
     found.sort();
     found.pop().with_context(|| {

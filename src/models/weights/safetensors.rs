@@ -1,4 +1,4 @@
-//! Safetensors checkpoints: one file, or shards with `model.safetensors.index.json`; mapped, never read whole.
+//! Hugging Face checkpoints: safetensors or PyTorch's pickles, one file or shards with an index; mapped, never read whole.
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+use super::pickle;
 use crate::{
     data::map::map_path,
     tensor::{DType, Tensor},
@@ -24,7 +25,12 @@ struct Entry {
     /// From the start of the file, bytes.
     offset: usize,
     bytes: usize,
+    /// See [`pickle::PickledTensor::strides`].
+    strides: Option<Vec<usize>>,
 }
+
+/// The files that hold a model's weights and their indices, the preferred first.
+const WEIGHT_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
 /// The tensors of a directory.
 pub struct Checkpoint {
@@ -37,23 +43,28 @@ impl Checkpoint {
     /// Opens every weight file of `dir` and reads their headers.
     pub fn open(dir: &Path) -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint { dir: dir.into(), files: vec![], entries: HashMap::new() };
-        let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
-        if single.exists() {
-            checkpoint.add_file(&single)?;
-        } else if index.exists() {
-            for name in shard_names(&index)? {
-                checkpoint.add_file(&dir.join(name))?;
+        for name in WEIGHT_FILES {
+            let (single, index) = (dir.join(name), dir.join(format!("{name}.index.json")));
+            if single.exists() {
+                checkpoint.add_file(&single)?;
+            } else if index.exists() {
+                for name in shard_names(&index)? {
+                    checkpoint.add_file(&dir.join(name))?;
+                }
+            } else {
+                continue;
             }
-        } else {
-            return Err(anyhow!(
-                "{} has no model.safetensors and no model.safetensors.index.json: download the model's safetensors files",
-                dir.display()
-            ));
+            return Ok(checkpoint);
         }
-        Ok(checkpoint)
+        Err(anyhow!(
+            "{0} has no model.safetensors, no pytorch_model.bin and no index of either ({1}.index.json, {2}.index.json): download the model's weights",
+            dir.display(),
+            WEIGHT_FILES[0],
+            WEIGHT_FILES[1]
+        ))
     }
 
-    /// Opens one file, e.g. adapter_model.safetensors.
+    /// Opens one file, e.g. adapter_model.safetensors; a `.bin`, `.ckpt`, `.pt` or `.pth` is a pickle of PyTorch.
     pub fn open_file(path: &Path) -> Result<Checkpoint> {
         let dir = path.parent().unwrap_or(Path::new(".")).into();
         let mut checkpoint = Checkpoint { dir, files: vec![], entries: HashMap::new() };
@@ -63,6 +74,15 @@ impl Checkpoint {
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
         let map = map_path(path)?;
+        if path.extension().is_some_and(|e| ["bin", "ckpt", "pt", "pth"].iter().any(|p| e == *p)) {
+            for t in pickle::read(path, &map)? {
+                let pickle::PickledTensor { name, dtype, shape, strides, offset, bytes } = t;
+                let entry = Entry { file: self.files.len(), dtype, shape, offset, bytes, strides };
+                self.entries.insert(canonical(&name).to_string(), entry);
+            }
+            self.files.push((path.into(), Arc::new(map)));
+            return Ok(());
+        }
         let broken = || {
             format!(
                 "{} is not a usable safetensors file: it may be truncated; fetch it again",
@@ -81,6 +101,7 @@ impl Checkpoint {
                 shape: info.shape.clone(),
                 offset: data + start,
                 bytes: end - start,
+                strides: None,
             };
             self.entries.insert(canonical(&name).to_string(), entry);
         }
@@ -126,6 +147,13 @@ impl Checkpoint {
             entry.shape
         );
         let bytes = &map[entry.offset..entry.offset + entry.bytes];
+        if let Some(strides) = &entry.strides {
+            let dense = gather(bytes, &entry.shape, strides, entry.dtype);
+            let mut out = Tensor::zeros(name, dtype, dims)?;
+            convert(&mut out, entry.dtype, &dense)
+                .with_context(|| format!("{}: tensor {name}", path.display()))?;
+            return Ok(out);
+        }
         let same = matches!((entry.dtype, dtype), (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16));
         if same && (bytes.as_ptr() as usize).is_multiple_of(dtype.bytes()) {
             return Tensor::mapped(name, map.clone(), entry.offset, dtype, dims);
@@ -142,7 +170,8 @@ fn canonical(name: &str) -> &str {
     name.strip_prefix("model.").unwrap_or(name)
 }
 
-fn shard_names(index: &Path) -> Result<Vec<String>> {
+/// The names of the shards in an index file.
+pub fn shard_names(index: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(index).with_context(|| format!("read {}", index.display()))?;
     let json: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
@@ -156,6 +185,22 @@ fn shard_names(index: &Path) -> Result<Vec<String>> {
         return Err(anyhow!("{}: shard {bad} is not a plain file name", index.display()));
     }
     Ok(names)
+}
+
+/// The elements of a strided view, row by row. The view lies inside `bytes` (checked when the file was opened).
+pub(super) fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], dtype: Dtype) -> Vec<u8> {
+    let size = dtype.bitsize() / 8;
+    let elements: usize = shape.iter().product();
+    let mut out = Vec::with_capacity(elements * size);
+    for i in 0..elements {
+        let (mut rest, mut at) = (i, 0);
+        for (&d, &stride) in shape.iter().zip(strides).rev() {
+            at += rest % d * stride;
+            rest /= d;
+        }
+        out.extend_from_slice(&bytes[at * size..][..size]);
+    }
+    out
 }
 
 const BLOCK: usize = 1 << 16;

@@ -1,21 +1,23 @@
 //! Full attention: every query sees every key of its document, whose keys may be another sequence's (cross attention).
 use anyhow::{Result, ensure};
-use rayon::prelude::*;
 
 use super::{
     AttentionShape,
+    forward::{Keys, forward},
     gpu::{self, Documents},
 };
 use crate::{
     ops::{
         checks::{check, check_documents},
         launch::gpu_of,
+        simd::Level,
     },
     tensor::{Tensor, refuse_overlap},
 };
 
 /// out (N, NH*HS) = softmax(scale q k^T) v and lse (NH, N) = its log-sum-exp, for q (N, NH*HS), k, v (M, NKV*HS); the queries
 /// `cu_q[d]..cu_q[d + 1]` see the keys `cu_k[d]..cu_k[d + 1]`. A query without keys gets 0 and -infinity. The window must be `None`.
+/// A document's result does not depend on the documents packed with it, nor on the thread count.
 pub fn cross_attention_forward(
     out: &mut Tensor,
     lse: &mut Tensor,
@@ -38,31 +40,8 @@ pub fn cross_attention_forward(
         return gpu::forward(&gpu, out, lse, [q, k, v], Documents { cu_q, cu_k, causal: false }, shape);
     }
     let (cu_q, cu_k) = (check_documents(OP, cu_q, n)?, check_documents(OP, cu_k, m)?);
-    let (q, k, v) = (q.f32()?, k.f32()?, v.f32()?);
-    let keys = keys_of(cu_q, cu_k);
-    let mut sums = vec![0.0f32; n * shape.heads];
-    let hs = shape.head_size;
-    let rows = out.f32_mut()?.par_chunks_mut(qrow).zip(sums.par_chunks_mut(shape.heads));
-    rows.enumerate().for_each(|(i, (out, sums))| {
-        for h in 0..shape.heads {
-            let scores = scores(&q[i * qrow + h * hs..][..hs], k, &keys[i], h, shape);
-            let (top, sum) = top_and_sum(&scores);
-            sums[h] = top + sum.ln();
-            let out = &mut out[h * hs..][..hs];
-            out.fill(0.0);
-            for (j, s) in keys[i].clone().zip(&scores) {
-                let p = (s - top).exp() / sum;
-                let v = &v[j * shape.kv_row() + h / (shape.heads / shape.kv_heads) * hs..][..hs];
-                out.iter_mut().zip(v).for_each(|(o, v)| *o += p * v);
-            }
-        }
-    });
-    let lse = lse.f32_mut()?;
-    for i in 0..n {
-        for h in 0..shape.heads {
-            lse[h * n + i] = sums[i * shape.heads + h];
-        }
-    }
+    let inputs = [q.f32()?, k.f32()?, v.f32()?];
+    forward(Level::best(), out.f32_mut()?, lse.f32_mut()?, inputs, cu_q, Keys::All(cu_k), shape);
     Ok(())
 }
 
@@ -139,9 +118,4 @@ fn scores(q: &[f32], k: &[f32], keys: &std::ops::Range<usize>, head: usize, s: A
         q.iter().zip(k).map(|(a, b)| a * b).sum()
     };
     keys.clone().map(|j| dot(j) * s.scale).collect()
-}
-
-fn top_and_sum(scores: &[f32]) -> (f32, f32) {
-    let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    (top, scores.iter().map(|s| (s - top).exp()).sum())
 }

@@ -1,4 +1,4 @@
-//! The forward's CPU arm: scores of 64 keys and 32 queries at a time, softmax kept online (Milakov and Gimelshein 2018; Dao 2023),
+//! The forward's CPU arm, causal and full: scores of 64 keys and 32 queries at a time, softmax kept online (Milakov and Gimelshein 2018; Dao 2023),
 //! so that no document's (T, T) matrix exists. Scores are held transposed: a query is a vector lane, and no sum crosses lanes.
 #![allow(unsafe_code)]
 use crate::ops::{
@@ -14,30 +14,45 @@ use super::{
 /// Queries of one task.
 const CHUNK: usize = 4 * QUERIES;
 
-/// out, lse = as in [`super::attention_forward`], whose checks have been made.
+/// Which keys a document's queries see.
+#[derive(Clone, Copy)]
+pub(super) enum Keys<'a> {
+    /// The document's own up to the query's, in the window.
+    Causal,
+    /// All of `cu_k[d]..cu_k[d + 1]`.
+    All(&'a [u32]),
+}
+
+/// out, lse = as in [`super::attention_forward`] or [`super::cross_attention_forward`], whose checks have been made; `cu` are the
+/// offsets of the queries.
 pub(super) fn forward(
     level: Level,
     out: &mut [f32],
     lse: &mut [f32],
     [q, k, v]: [&[f32]; 3],
     cu: &[u32],
+    keys: Keys,
     shape: AttentionShape,
 ) {
     let n = cu.last().map_or(0, |&e| e as usize);
     let (out, lse) = (Shared::new(out), Shared::new(lse));
     let mut tasks = vec![];
-    for doc in cu.windows(2) {
+    for (d, doc) in cu.windows(2).enumerate() {
         let (start, end) = (doc[0] as usize, doc[1] as usize);
+        let (start_k, all) = match keys {
+            Keys::Causal => (start, None),
+            Keys::All(cu_k) => (cu_k[d] as usize, Some((cu_k[d + 1] - cu_k[d]) as usize)),
+        };
         // The later queries have more keys: the heaviest tasks come first.
         for first in (0..end - start).step_by(CHUNK).rev() {
             for head in 0..shape.heads {
                 let queries = CHUNK.min(end - start - first);
-                tasks.push(Task { shape, out, lse, q, k, v, n, start, first, queries, head });
+                tasks.push(Task { shape, out, lse, q, k, v, n, start, start_k, all, first, queries, head });
             }
         }
     }
-    let work =
-        tasks.iter().map(|t| t.queries * (t.first + t.queries).min(shape.window.unwrap_or(n))).sum::<usize>();
+    let seen = |t: &Task| t.all.unwrap_or((t.first + t.queries).min(shape.window.unwrap_or(n)));
+    let work = tasks.iter().map(|t| t.queries * seen(t)).sum::<usize>();
     let width = shape.head_size.next_multiple_of(MAX_LANES);
     let scratch = QUERIES * (KEYS + width + shape.head_size) + KEYS * width;
     for_each_task(tasks.len(), work.saturating_mul(shape.head_size), |i| {
@@ -54,10 +69,14 @@ struct Task<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    /// Rows in the whole pack.
+    /// Query rows in the whole pack.
     n: usize,
-    /// The document's first row.
+    /// The document's first query row.
     start: usize,
+    /// Its first key row.
+    start_k: usize,
+    /// Its keys, if every query sees all of them.
+    all: Option<usize>,
     /// The first query, counted from `start`, and how many.
     first: usize,
     queries: usize,
@@ -97,11 +116,12 @@ impl Task<'_> {
         // Far below any score, but finite: a query that has seen no key yet must not give inf - inf.
         let mut softmax = Softmax { max: [-1e30; QUERIES], sum: [0.0; QUERIES], rescale: [0.0; QUERIES] };
         let window = self.shape.window.unwrap_or(usize::MAX);
-        let mut j = (i + 1).saturating_sub(window);
-        while j < i + nq {
-            let nk = KEYS.min(i + nq - j);
+        let (mut j, end) = self.all.map_or(((i + 1).saturating_sub(window), i + nq), |keys| (0, keys));
+        let any = j < end;
+        while j < end {
+            let nk = KEYS.min(end - j);
             let scores = &mut scores[..nk * QUERIES];
-            let at = (self.start + j) * kv_row + kv_column;
+            let at = (self.start_k + j) * kv_row + kv_column;
             let k = Rows { data: &self.k[at..], stride: kv_row };
             matmul(
                 s,
@@ -112,7 +132,7 @@ impl Task<'_> {
                 QUERIES,
                 false,
             );
-            if j + nk > i + 1 || i + nq - j > window {
+            if self.all.is_none() && (j + nk > i + 1 || i + nq - j > window) {
                 mask(scores, j, i, window);
             }
             softmax.add(s, scores);
@@ -130,6 +150,11 @@ impl Task<'_> {
             let (out, lse) = unsafe {
                 (self.out.part(row * q_row + self.head * hs, hs), self.lse.part(self.head * self.n + row, 1))
             };
+            if !any {
+                out.fill(0.0);
+                lse[0] = f32::NEG_INFINITY;
+                continue;
+            }
             let inverse = 1.0 / softmax.sum[x];
             out.iter_mut().zip(&sums[x * width..]).for_each(|(o, s)| *o = s * inverse);
             lse[0] = softmax.max[x] + softmax.sum[x].ln();

@@ -6,7 +6,7 @@ use anyhow::Result;
 use crate::tensor::{Tensor, refuse_overlap};
 
 pub use self::cross::{cross_attention_backward, cross_attention_forward};
-use self::{backward::Inputs, gpu::Documents};
+use self::{backward::Inputs, forward::Keys, gpu::Documents};
 use super::{
     checks::{check, check_documents},
     launch::gpu_of,
@@ -86,7 +86,8 @@ pub fn attention_forward(
     }
     let cu = check_documents("attention_forward", cu_seqlens, n)?;
     let level = Level::best();
-    forward::forward(level, out.f32_mut()?, lse.f32_mut()?, [q.f32()?, k.f32()?, v.f32()?], cu, shape);
+    let inputs = [q.f32()?, k.f32()?, v.f32()?];
+    forward::forward(level, out.f32_mut()?, lse.f32_mut()?, inputs, cu, Keys::Causal, shape);
     Ok(())
 }
 
@@ -132,6 +133,22 @@ pub fn attention_backward(
 mod tests {
     use super::*;
 
+    /// Documents with as many keys as queries, more, fewer and none.
+    fn full(level: Level, [q, k, v]: [&[f32]; 3], shape: AttentionShape) {
+        let (cu_q, cu_k) = ([0u32, 1, 71, 80, 354], [0u32, 1, 131, 131, 354]);
+        let (mut o, mut l) = (vec![f32::NAN; q.len()], vec![f32::NAN; 354 * 4]);
+        forward::forward(level, &mut o, &mut l, [q, k, v], &cu_q, Keys::All(&cu_k), shape);
+        let (mut out, mut lse) = (vec![f64::NAN; q.len()], vec![f64::NAN; 354 * 4]);
+        let [q, k, v] = [q, k, v].map(|x| x.iter().map(|&x| x as f64).collect::<Vec<_>>());
+        reference::full_forward(&mut out, &mut lse, [&q, &k, &v], &cu_q, &cu_k, shape);
+        for (name, got, want) in [("out", &o, &out), ("lse", &l, &lse)] {
+            for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+                let equal = g as f64 == w || (g as f64 - w).abs() <= 1e-5 * (1.0 + w.abs());
+                assert!(equal, "{level:?} full {name}[{i}]: {g} for {w}");
+            }
+        }
+    }
+
     #[test]
     fn every_instruction_set_equals_the_oracle() {
         let cu = [0u32, 1, 1, 71, 354];
@@ -155,7 +172,7 @@ mod tests {
             reference::backward(&mut dq, &mut dk, &mut dv, &wdout, &out, &lse, &wq, &wk, &wv, &cu, shape);
             for level in Level::available() {
                 let (mut o, mut l) = (vec![f32::NAN; nq], vec![f32::NAN; 354 * 4]);
-                forward::forward(level, &mut o, &mut l, [&q, &k, &v], &cu, shape);
+                forward::forward(level, &mut o, &mut l, [&q, &k, &v], &cu, Keys::Causal, shape);
                 let (mut a, mut b, mut c) = (vec![f32::NAN; nq], vec![f32::NAN; nk], vec![f32::NAN; nk]);
                 let inputs = Inputs { dout: &dout, out: &o, lse: &l, q: &q, k: &k, v: &v };
                 backward::backward(level, [&mut a, &mut b, &mut c], inputs, &cu, shape);
@@ -165,6 +182,9 @@ mod tests {
                     let error: f64 = got.iter().zip(want).map(|(&g, w)| (g as f64 - w).powi(2)).sum();
                     let norm: f64 = want.iter().map(|w| w * w).sum();
                     assert!((error / norm).sqrt() < 3e-6, "{level:?} {name}: {:e}", (error / norm).sqrt());
+                }
+                if window.is_none() {
+                    full(level, [&q, &k, &v], shape);
                 }
             }
         }

@@ -24,21 +24,49 @@ pub fn forward(
     cu: &[u32],
     s: AttentionShape,
 ) {
-    let (hs, qrow, krow) = (s.head_size, s.heads * s.head_size, s.kv_heads * s.head_size);
     let n = cu.last().map_or(0, |&e| e as usize);
-    each_query(cu, s, |i, h, g, first, keys| {
-        let q = &q[i * qrow + h * hs..][..hs];
-        let key = |j: usize| (first + j) * krow + g * hs;
-        let scores: Vec<f64> =
-            (0..keys).map(|j| s.scale as f64 * (0..hs).map(|d| q[d] * k[key(j) + d]).sum::<f64>()).collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = scores.iter().map(|x| (x - max).exp()).sum();
-        lse[h * n + i] = max + sum.ln();
-        for d in 0..hs {
-            out[i * qrow + h * hs + d] =
-                (0..keys).map(|j| (scores[j] - max).exp() / sum * v[key(j) + d]).sum();
+    each_query(cu, s, |i, h, g, first, keys| one([out, lse], [q, k, v], n, [i, h, g, first, keys], s));
+}
+
+/// The same with every query `cu_q[d]..cu_q[d + 1]` seeing the keys `cu_k[d]..cu_k[d + 1]`; without keys 0 and -infinity.
+pub fn full_forward(
+    out: &mut [f64],
+    lse: &mut [f64],
+    qkv: [&[f64]; 3],
+    cu_q: &[u32],
+    cu_k: &[u32],
+    s: AttentionShape,
+) {
+    let n = cu_q.last().map_or(0, |&e| e as usize);
+    for (q, k) in cu_q.windows(2).zip(cu_k.windows(2)) {
+        for i in q[0] as usize..q[1] as usize {
+            for h in 0..s.heads {
+                let keys = [i, h, h / (s.heads / s.kv_heads), k[0] as usize, (k[1] - k[0]) as usize];
+                one([out, lse], qkv, n, keys, s);
+            }
         }
-    });
+    }
+}
+
+/// One head of one query; the arguments of [`each_query`]'s callback.
+fn one(
+    [out, lse]: [&mut [f64]; 2],
+    [q, k, v]: [&[f64]; 3],
+    n: usize,
+    [i, h, g, first, keys]: [usize; 5],
+    s: AttentionShape,
+) {
+    let (hs, qrow, krow) = (s.head_size, s.heads * s.head_size, s.kv_heads * s.head_size);
+    let q = &q[i * qrow + h * hs..][..hs];
+    let key = |j: usize| (first + j) * krow + g * hs;
+    let scores: Vec<f64> =
+        (0..keys).map(|j| s.scale as f64 * (0..hs).map(|d| q[d] * k[key(j) + d]).sum::<f64>()).collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = scores.iter().map(|x| (x - max).exp()).sum();
+    lse[h * n + i] = max + sum.ln();
+    for d in 0..hs {
+        out[i * qrow + h * hs + d] = (0..keys).map(|j| (scores[j] - max).exp() / sum * v[key(j) + d]).sum();
+    }
 }
 
 /// dq (N, NH*HS) =, dk, dv (N, NKV*HS) = from dout and the saved out, lse.

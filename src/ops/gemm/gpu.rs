@@ -160,7 +160,7 @@ pub(crate) fn product(
         super::wgmma::product(&gpu, out, a, b, layout, x.alpha)?;
         return Ok(Some(()));
     }
-    let pointer = |t: Option<&Tensor>| t.map_or(Ok(Arg::Ptr(0)), Tensor::arg);
+    let pointer = |t: Option<&Tensor>| t.map_or(Ok(Arg::Null), Tensor::arg);
     let args = [
         out.arg()?,
         a.arg()?,

@@ -25,7 +25,7 @@ use crate::{
     ops::{
         checks::check,
         parallel::{Shared, for_each_task},
-        rows::sum_rows,
+        rows::{add, sum_rows},
         simd,
     },
     tensor::{DType, Tensor, refuse_overlap},
@@ -102,6 +102,25 @@ fn linear(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Option<&Tensor>
         None => None,
     };
     dot_product(&mut [out], inp, &[weight], Epilogue { alpha: 1.0, accumulate: false, bias }, many)
+}
+
+/// out (N, M) = inp (N, K) weightᵀ (M, K) [+ bias (M)] + resid (N, M): a layer that ends in a residual addition. On a GPU the addition is the product's
+/// epilogue.
+pub fn linear_add_forward(
+    out: &mut Tensor,
+    inp: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    resid: &Tensor,
+) -> Result<()> {
+    check(out.rows_cols() == resid.rows_cols(), "linear_add_forward", &[out, inp, weight, resid])?;
+    refuse_overlap(&[out], &[resid])?;
+    let extras = Extras { bias, resid: Some(resid), ..Extras::default() };
+    if product("linear_add_forward", out, inp, weight, Layout::NT, extras, None)?.is_some() {
+        return Ok(());
+    }
+    linear(out, inp, weight, bias, true)?;
+    add(out, resid)
 }
 
 /// Several layers of one input, in one dispatch: outs[i] (N, M_i) = inp (N, K) weights[i]ᵀ (M_i, K)

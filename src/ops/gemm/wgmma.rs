@@ -25,15 +25,15 @@ pub(super) fn product(
     let ((n, k), (_, m)) = (a.rows_cols(), out.rows_cols());
     let map = |t: &Tensor, tile: [u32; 2]| -> Result<Arg> {
         let (rows, cols) = t.rows_cols();
-        Ok(Arg::Map(gpu.tensor_map_2d(t.address()?, rows, cols, cols, tile)?))
+        Ok(Arg::Map(gpu.tensor_map_2d(t.address()?, rows, cols, cols, tile)?, t.label()))
     };
     let (kernel, b_tile) = match layout {
         Layout::NT => (kernel!("sm90/gemm", "gemm_nt_wgmma"), [128, 64]),
         Layout::NN => (kernel!("sm90/gemm", "gemm_nn_wgmma"), [64, 64]),
         Layout::TN => bail!("gemm: the Hopper kernel has no TN layout"),
     };
-    let maps = [map(a, [128, 64])?, map(b, b_tile)?, map(out, [64, 64])?];
-    let args = [maps[0], maps[1], maps[2], Arg::int(n)?, Arg::int(m)?, Arg::int(k)?, Arg::F32(alpha)];
+    let (map_a, map_b, map_out) = (map(a, [128, 64])?, map(b, b_tile)?, map(out, [64, 64])?);
+    let args = [map_a, map_b, map_out, Arg::int(n)?, Arg::int(m)?, Arg::int(k)?, Arg::F32(alpha)];
     // The emulator runs blocks one after another: few of them, so that each takes several tiles.
     let most = if gpu.is_emulated() { 2 } else { BLOCKS };
     let blocks = (n.div_ceil(128) * m.div_ceil(128)).min(most);

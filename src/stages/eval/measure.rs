@@ -139,8 +139,8 @@ pub fn measures(task: &EvalTask, samples: &[Sample]) -> Result<Vec<Measure>> {
             }]
         }
         TaskKind::Translation => {
-            let tok = tokenizer(task);
-            let of_bleu = samples.iter().map(|s| bleu::statistics(&s.response, &target(s), tok)).collect();
+            let tok = tokenizer(task).load(None)?;
+            let of_bleu = samples.iter().map(|s| bleu::statistics(&s.response, &target(s), &tok)).collect();
             let of_chrf = samples.iter().map(|s| chrf::statistics(&s.response, &target(s), 2)).collect();
             let measure =
                 |name, per_sample| Measure { name, higher_is_better: true, decimals: 2, per_sample };

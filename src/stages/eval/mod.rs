@@ -4,7 +4,7 @@
 //! run again.
 pub mod compare;
 pub mod measure;
-mod tasks;
+pub(super) mod tasks;
 
 use std::path::{Path, PathBuf};
 
@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The tasks of a file that has them at its top or under `eval`.
-fn read_tasks(path: &Path) -> Result<EvalSettings> {
+pub(super) fn read_tasks(path: &Path) -> Result<EvalSettings> {
     #[derive(Deserialize)]
     struct Recipe {
         eval: toml::Value,
@@ -153,7 +153,8 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
     write_results(job, settings)
 }
 
-fn check(settings: &EvalSettings) -> Result<()> {
+/// Whatever is wrong with the tasks, before anything is computed.
+pub(super) fn check(settings: &EvalSettings) -> Result<()> {
     ensure!(!settings.tasks.is_empty(), "eval.tasks is empty: add [[eval.tasks]]");
     for (i, task) in settings.tasks.iter().enumerate() {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

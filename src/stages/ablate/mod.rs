@@ -1,0 +1,128 @@
+//! `sdrrl ablate`: a matrix of runs over one recipe. Arms share every stage whose inputs and settings are equal, so that a matrix costs
+//! little more than its trainings, and a killed one goes on where it was.
+mod report;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    eval::compare::{self, Comparison},
+    run::Run,
+};
+use crate::{
+    data::manifest::{Manifest, write_atomic},
+    recipe::ablate::{Ablations, ResolvedArm},
+    report::table::use_colour,
+};
+
+/// Arguments of `ablate`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The matrix, e.g. recipes/ablations.toml
+    pub file: PathBuf,
+    /// Change the matrix, e.g. --set work=runs/other or --set 'set=["train.max-steps=10"]' (may be given again)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Print the arms and end
+    #[arg(long)]
+    pub list: bool,
+}
+
+/// An arm that has run.
+struct Ran {
+    arm: ResolvedArm,
+    /// The folder of its training, for the curves.
+    train: PathBuf,
+    /// What packing and training say about themselves.
+    packed: Value,
+    trained: Value,
+    /// An earlier arm with the very same training set and settings.
+    same_as: Option<usize>,
+    /// Against the model before training.
+    to_base: Vec<Comparison>,
+    /// Against the reference arm; empty for the reference itself.
+    to_reference: Vec<Comparison>,
+}
+
+/// Runs every arm, then writes results.json and report.html. What is finished with the same inputs and settings is skipped.
+pub fn run(args: &Args) -> Result<()> {
+    let matrix = Ablations::read(&args.file, &args.overrides)?;
+    let arms = matrix.resolve(&args.file)?;
+    if args.list {
+        arms.iter().for_each(|a| println!("{}  {}  {}", a.arm.name, a.title(), a.arm.set.join("  ")));
+        return Ok(());
+    }
+    let cache = matrix.work.join("cache");
+    std::fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
+    let count = arms.len();
+    let mut ran: Vec<(Ran, PathBuf)> = vec![];
+    for (i, arm) in arms.into_iter().enumerate() {
+        println!("━━ arm {} of {count}: {}", i + 1, arm.title());
+        let done = run_arm(arm, &cache, &ran)?;
+        ran.push(done);
+    }
+    let ran: Vec<Ran> = ran.into_iter().map(|(r, _)| r).collect();
+    finish(&matrix, &ran)
+}
+
+fn run_arm(arm: ResolvedArm, cache: &Path, earlier: &[(Ran, PathBuf)]) -> Result<(Ran, PathBuf)> {
+    let name = arm.arm.name.clone();
+    let work = || -> Result<(Ran, PathBuf)> {
+        let run = Run::shared(&arm.recipe, cache)?;
+        let variant = *arm.recipe.variants.first().context("`variants` is empty")?;
+        let data = run.data()?;
+        let (pack, train) = run.train_variant(&data, variant)?;
+        let base = run.evaluate_base()?;
+        let eval = run.evaluate_trained(&train, &format!("eval {name}"))?;
+        let summary =
+            |dir: &Path| -> Result<Value> { Ok(Manifest::load(dir)?.map_or(Value::Null, |m| m.summary)) };
+        let settings = &arm.recipe.eval;
+        let to_reference = match earlier.first() {
+            Some((_, reference)) => compare::compare(reference, &eval, settings)?,
+            None => vec![],
+        };
+        let done = Ran {
+            same_as: earlier.iter().position(|(e, _)| e.train == train),
+            packed: summary(&pack)?,
+            trained: summary(&train)?,
+            to_base: compare::compare(&base, &eval, settings)?,
+            to_reference,
+            train,
+            arm: arm.clone(),
+        };
+        ensure!(!done.to_base.is_empty(), "no metric came out of its tasks");
+        Ok((done, eval))
+    };
+    work().with_context(|| format!("arm {name}"))
+}
+
+/// results.json, the table, the report.
+fn finish(matrix: &Ablations, ran: &[Ran]) -> Result<()> {
+    let one = |c: &Comparison, name: &str| {
+        json!({"task": c.task, "language": c.language, "metric": c.name, "higher-is-better": c.higher_is_better, name: c.before,
+            "value": c.after, "difference": c.paired.difference, "low": c.paired.low, "high": c.paired.high, "p": c.paired.p})
+    };
+    let arms: Vec<Value> = ran
+        .iter()
+        .map(|r| {
+            json!({"arm": r.arm.arm.name, "title": r.arm.title(), "set": r.arm.arm.set, "packed": r.packed, "trained": r.trained,
+                "against-base": r.to_base.iter().map(|c| one(c, "base")).collect::<Vec<_>>(),
+                "against-reference": r.to_reference.iter().map(|c| one(c, "reference")).collect::<Vec<_>>()})
+        })
+        .collect();
+    let results = json!({"name": matrix.name, "recipe": matrix.recipe, "set": matrix.set, "arms": arms});
+    write_atomic(&matrix.work.join("results.json"), format!("{results:#}\n").as_bytes())?;
+    println!();
+    for (_, table) in report::tables(ran) {
+        println!("{}", table.to_text(use_colour()));
+    }
+    for line in report::conclusions(matrix, ran) {
+        println!("{line}");
+    }
+    let path = matrix.work.join("report.html");
+    write_atomic(&path, report::build(matrix, ran)?.to_html().as_bytes())?;
+    println!("report: {}", path.display());
+    Ok(())
+}

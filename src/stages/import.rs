@@ -1,0 +1,122 @@
+//! `sdrrl import`: published PyTorch checkpoints as a safetensors directory that maps: CometKiwi's hparams.yaml + model.ckpt, or a Hugging
+//! Face directory with pytorch_model.bin or its shards (NLLB-200). Nothing in the pickles is executed.
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    data::manifest::{write_atomic, write_error},
+    models::weights::{convert::pickles_to_safetensors, resolve, safetensors::shard_names},
+    qe::cometkiwi::{Files, HPARAMS, hparams::Hparams},
+};
+
+/// Arguments of `import`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Directory of the published files, or a name in the local Hugging Face cache
+    #[arg(long)]
+    pub model: String,
+    /// For CometKiwi: where its encoder's config.json and tokenizer are (default: beside the model, else the name in hparams.yaml)
+    #[arg(long)]
+    pub encoder: Option<String>,
+    /// The new directory
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+/// Files that go along unchanged.
+const COMPANIONS: [&str; 8] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+];
+
+/// Runs the stage.
+pub fn run(args: &Args) -> Result<()> {
+    let dir = resolve(&args.model)?;
+    ensure!(dir.is_dir(), "{} is not a directory", dir.display());
+    ensure!(!args.out.exists(), "{} exists: choose another --out, or remove it", args.out.display());
+    let name = args.out.file_name().context("--out has no name")?.to_string_lossy();
+    // Beside the result, so that it can be renamed; what a killed run left there is ours.
+    let partial = args.out.with_file_name(format!("{name}.partial"));
+    if partial.exists() {
+        fs::remove_dir_all(&partial).map_err(|e| write_error(&partial, e))?;
+    }
+    fs::create_dir_all(&partial).map_err(|e| write_error(&partial, e))?;
+    let result = if dir.join(HPARAMS).exists() { cometkiwi(args, &partial) } else { plain(&dir, &partial) };
+    if result.is_err() {
+        let _ = fs::remove_dir_all(&partial);
+    }
+    result?;
+    fs::rename(&partial, &args.out).map_err(|e| write_error(&args.out, e))?;
+    println!("import: written to {}", args.out.display());
+    Ok(())
+}
+
+fn cometkiwi(args: &Args, out: &Path) -> Result<()> {
+    let files = Files::find(&args.model, args.encoder.as_deref())?;
+    Hparams::from_value(&files.hparams)?;
+    let pickle = files.pickle.clone().context("the directory is converted already")?;
+    // What scoring reads; dropout masks, taggers and position numbers stay behind.
+    let wanted = |name: &str| {
+        ["encoder.", "estimator.", "layerwise_attention."].iter().any(|p| name.starts_with(p))
+            && !name.contains(".dropout_")
+    };
+    convert(&[pickle], out, &wanted)?;
+    write_atomic(&out.join("config.json"), format!("{:#}\n", files.converted_config()).as_bytes())?;
+    companions(&files.tokenizer, out)
+}
+
+fn plain(dir: &Path, out: &Path) -> Result<()> {
+    let (single, index) = (dir.join("pytorch_model.bin"), dir.join("pytorch_model.bin.index.json"));
+    let files: Vec<PathBuf> = if single.exists() {
+        vec![single]
+    } else if index.exists() {
+        shard_names(&index)?.into_iter().map(|name| dir.join(name)).collect()
+    } else {
+        anyhow::bail!(
+            "{} has neither {HPARAMS} nor pytorch_model.bin nor its index: there is nothing to convert{}",
+            dir.display(),
+            if dir.join("model.safetensors").exists() {
+                " (it is a safetensors directory already)"
+            } else {
+                ""
+            }
+        )
+    };
+    ensure!(dir.join("config.json").exists(), "{} has no config.json", dir.display());
+    convert(&files, out, &|_| true)?;
+    copy(dir, out, "config.json")?;
+    companions(dir, out)
+}
+
+fn convert(files: &[PathBuf], out: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+    let done = pickles_to_safetensors(files, out, wanted)?;
+    println!(
+        "import: {} tensors, {:.2} GiB; {} shared with another were not written twice, {} are no weights",
+        done.tensors,
+        done.bytes as f64 / (1u64 << 30) as f64,
+        done.aliases.len(),
+        done.left_out.len()
+    );
+    Ok(())
+}
+
+fn companions(from: &Path, out: &Path) -> Result<()> {
+    COMPANIONS.iter().filter(|name| from.join(name).is_file()).try_for_each(|name| copy(from, out, name))
+}
+
+fn copy(from: &Path, out: &Path, name: &str) -> Result<()> {
+    let source = from.join(name);
+    fs::copy(&source, out.join(name))
+        .with_context(|| format!("copy {} to {}", source.display(), out.display()))?;
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Generation metrics while training: some rows of each generation task are answered by a merged copy of the model.
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::Args;
+use crate::{
+    data::{manifest::hash_path, template::ChatTemplate, tokenizer::Tokenizer},
+    device::Device,
+    infer::sampler::GenerationConfig,
+    models::{llama::Llama, train_step::TrainStep},
+    recipe::eval::EvalSettings,
+    stages::{
+        eval::{self, measure::measures},
+        generate::Answerer,
+    },
+};
+
+/// Tasks with everything that turns their rows into replies.
+pub(super) struct Probe {
+    settings: EvalSettings,
+    template: String,
+    system: Option<String>,
+    tokenizer: Arc<Tokenizer>,
+    chat: Arc<ChatTemplate>,
+    generation: GenerationConfig,
+}
+
+impl Probe {
+    /// The generation tasks that `args` asks for; `None` if there are none.
+    pub fn new(args: &Args, model: &Path) -> Result<Option<Probe>> {
+        let mut settings = match (&args.probe, &args.probe_tasks) {
+            (Some(settings), _) => settings.clone(),
+            (None, Some(path)) => EvalSettings { while_training: args.probe_rows, ..eval::read_tasks(path)? },
+            (None, None) => return Ok(None),
+        };
+        settings.tasks.retain(|t| t.kind.generates());
+        let rows = settings.while_training;
+        if rows == 0 || settings.tasks.is_empty() {
+            return Ok(None);
+        }
+        for task in &mut settings.tasks {
+            task.limit = if task.limit == 0 { rows } else { task.limit.min(rows) };
+        }
+        eval::check(&settings)?;
+        let tokenizer = Arc::new(Tokenizer::load(model)?);
+        Ok(Some(Probe {
+            chat: ChatTemplate::load(&args.probe_template, &tokenizer)?.into(),
+            template: args.probe_template.clone(),
+            system: args.probe_system.clone(),
+            generation: GenerationConfig::from_model(model)?,
+            tokenizer,
+            settings,
+        }))
+    }
+
+    /// For the manifest: what decides the measured values.
+    pub fn identity(&self) -> Result<Value> {
+        let files = self.settings.tasks.iter().map(|t| hash_path(&t.file)).collect::<Result<Vec<_>>>()?;
+        Ok(
+            json!({"tasks": self.settings.tasks, "files": files, "template": self.template, "system": self.system}),
+        )
+    }
+
+    /// The metrics of every task, as `TASK/METRIC`. The model in training is not touched.
+    pub fn measure(&self, model: &Llama, step: &TrainStep) -> Result<Vec<(String, f64)>> {
+        let device = model.device();
+        let mut copy = model.to_device(&Device::Cpu)?;
+        if let Some(lora) = step.adapter() {
+            copy.apply_adapter(&lora.to_device(&Device::Cpu)?)?;
+        }
+        let answerer = Answerer {
+            model: copy.to_device(&device)?,
+            tokenizer: self.tokenizer.clone(),
+            template: self.chat.clone(),
+            generation: self.generation.clone(),
+        };
+        let mut out = vec![];
+        for task in &self.settings.tasks {
+            let samples =
+                eval::tasks::run(&answerer, task, self.system.as_deref(), self.settings.batch_rows, "")
+                    .with_context(|| format!("task {}, measured while training", task.name))?;
+            ensure!(!samples.is_empty(), "task {} has no rows", task.name);
+            let all: Vec<usize> = (0..samples.len()).collect();
+            for m in measures(task, &samples)? {
+                out.push((format!("{}/{}", task.name, m.name), m.value(&all)));
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,100 @@
+//! What training says on the terminal.
+use std::io::IsTerminal;
+
+use crate::{
+    models::{llama::Llama, train_step::TrainStep},
+    report::progress::duration,
+    train::trainer::TrainEvent,
+};
+
+/// One line a step: rewritten in place on a terminal, now and then otherwise.
+pub(super) struct Screen {
+    terminal: bool,
+    /// Matrix work of a token, forward and backward, FLOP.
+    flop_per_token: f64,
+    seconds: f64,
+    steps: u64,
+    last: std::time::Instant,
+    open: bool,
+}
+
+impl Screen {
+    pub(super) fn new(model: &Llama, step: &TrainStep) -> Screen {
+        let matrices = (model.config.parameters()
+            - if model.config.tie_word_embeddings {
+                0
+            } else {
+                model.config.vocab_size * model.config.hidden_size
+            }) as f64;
+        let trained: usize = step.params(model).iter().map(|p| p.value.len()).sum();
+        let flop_per_token = match step.adapter() {
+            Some(_) => 4.0 * matrices + 6.0 * trained as f64,
+            None => 6.0 * matrices,
+        };
+        let terminal = std::io::stderr().is_terminal();
+        Screen {
+            terminal,
+            flop_per_token,
+            seconds: 0.0,
+            steps: 0,
+            last: std::time::Instant::now(),
+            open: false,
+        }
+    }
+
+    pub(super) fn show(&mut self, event: TrainEvent) {
+        match event {
+            TrainEvent::Step { step, total, loss, grad_norm, lr, tokens, seconds } => {
+                self.seconds += seconds;
+                self.steps += 1;
+                let rate = tokens as f64 / seconds.max(1e-9);
+                let left = (total - step) as f64 * self.seconds / self.steps as f64;
+                let line = format!(
+                    "step {step}/{total}  loss {loss:.4}  norm {grad_norm:.3}  lr {lr:.2e}  {rate:.0} tok/s  {:.1} GFLOP/s  {} left",
+                    rate * self.flop_per_token / 1e9,
+                    duration(left)
+                );
+                if self.terminal {
+                    eprint!("\r\x1b[2K{line}");
+                    self.open = true;
+                } else if step == 1 || step == total || self.last.elapsed().as_secs() >= 10 {
+                    eprintln!("{line}");
+                    self.last = std::time::Instant::now();
+                }
+            }
+            TrainEvent::Evaluation { step, loss, improved } => {
+                self.end();
+                eprintln!(
+                    "step {step}: validation loss {loss:.4}{}",
+                    if improved { ", the best so far" } else { "" }
+                );
+            }
+            TrainEvent::Guard { step, loss, before, weight } => {
+                self.end();
+                let more =
+                    if weight == 1.0 { String::new() } else { format!(", source rows weigh {weight}") };
+                eprintln!("step {step}: source-language loss {loss:.4} ({:+.4}){more}", loss - before);
+            }
+            TrainEvent::Probe { step, values } => {
+                self.end();
+                let all: Vec<String> = values.iter().map(|(name, x)| format!("{name} {x:.1}")).collect();
+                eprintln!("step {step}: {}", all.join(", "));
+            }
+            TrainEvent::StoppedByGuard { step } => {
+                eprintln!(
+                    "train: stopped by the guard after step {step}: the source-language loss rose too far"
+                )
+            }
+            TrainEvent::Resumed { step } => eprintln!("train: goes on after step {step}"),
+            TrainEvent::StoppedEarly { step } => {
+                eprintln!("train: stopped early after step {step}: the validation loss no longer falls")
+            }
+        }
+    }
+
+    pub(super) fn end(&mut self) {
+        if std::mem::take(&mut self.open) {
+            eprintln!();
+        }
+    }
+}
