@@ -5,9 +5,11 @@ use std::time::Instant;
 use sdrrl::{
     data::random::RowRandom,
     ops::{
-        attention::{AttentionShape, attention_backward, attention_forward},
+        activation::{Activation, activation_backward, activation_forward},
+        attention::{AttentionShape, attention_backward, attention_forward, cross_attention_forward},
         decode_attention::decode_attention_forward,
         embedding::{embedding_backward, embedding_forward},
+        layernorm::{layernorm_backward, layernorm_forward},
         rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
         rope::{rope_backward, rope_forward},
         swiglu::{swiglu_backward, swiglu_forward},
@@ -26,6 +28,7 @@ fn main() {
     let bench = Bench { only };
     println!("threads {}", rayon::current_num_threads());
     println!("{:<44} {:>10} {:>10}", "op", "ms", "per second");
+    encoder(&bench);
     attention(&bench, "attention 4 x 256", &[256; 4], None);
     attention(&bench, "attention 1 x 1024", &[1024], None);
     attention(&bench, "attention 1 x 2048", &[2048], None);
@@ -130,6 +133,38 @@ fn rowwise(bench: &Bench) {
     });
     bench.row("swiglu_backward", row * 5.0, "GB", || {
         swiglu_backward(&mut dgate, &mut dup, &dout, &gate, &up).expect("shapes");
+    });
+}
+
+/// LayerNorm, GELU, tanh and full attention.
+fn encoder(bench: &Bench) {
+    let [inp, dout, wide] = [("inp", C), ("dout", C), ("wide", F)].map(|(name, c)| random(name, &[N, c]));
+    let (weight, bias) = (random("weight", &[C]), random("bias", &[C]));
+    let (mut out, mut mean, mut rstd) = (zeros("out", &[N, C]), zeros("mean", &[N]), zeros("rstd", &[N]));
+    let row = (N * C * 4) as f64;
+    bench.row("layernorm_forward", row * 2.0, "GB", || {
+        layernorm_forward(&mut out, &mut mean, &mut rstd, &inp, &weight, &bias, 1e-5).expect("shapes");
+    });
+    let (mut dinp, mut dw, mut db) = (zeros("dinp", &[N, C]), zeros("dw", &[C]), zeros("db", &[C]));
+    bench.row("layernorm_backward", row * 4.0, "GB", || {
+        let sums = Some((&mut dw, &mut db));
+        layernorm_backward(&mut dinp, sums, &dout, &inp, &mean, &rstd, &weight).expect("shapes");
+    });
+    let (mut act, row) = (zeros("act", &[N, F]), (N * F * 4) as f64);
+    for f in [Activation::Gelu, Activation::Tanh] {
+        bench.row(&format!("{f:?} forward"), row * 2.0, "GB", || {
+            activation_forward(&mut act, &wide, f).expect("shapes");
+        });
+        let dout = random("dact", &[N, F]);
+        bench.row(&format!("{f:?} backward"), row * 3.0, "GB", || {
+            activation_backward(&mut act, &dout, &wide, f).expect("shapes");
+        });
+    }
+    let shape = AttentionShape { heads: 9, kv_heads: 9, head_size: 64, scale: 0.125, window: None };
+    let (mut out, mut lse) = (zeros("out", &[N, C]), zeros("lse", &[9, N]));
+    let cu = Tensor::from_u32("cu", &[9], &(0..9).map(|i| i * 128).collect::<Vec<_>>()).expect("memory");
+    bench.row("full attention 8 x 128", (4 * N * 128 * C) as f64, "GFLOP", || {
+        cross_attention_forward(&mut out, &mut lse, &inp, &dout, &inp, &cu, &cu, shape).expect("shapes");
     });
 }
 

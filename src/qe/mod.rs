@@ -14,4 +14,9 @@ pub trait Scorer {
 
     /// The score of each (source, translation), in order; higher is better.
     fn score(&mut self, pairs: &[(String, String)]) -> Result<Vec<f64>>;
+
+    /// Pairs so far that were longer than the scorer reads, and were cut.
+    fn cut(&self) -> usize {
+        0
+    }
 }

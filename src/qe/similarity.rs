@@ -1,4 +1,4 @@
-//! The cosine of two sentences' embeddings by any XLM-R sentence encoder (LaBSE-like use; multilingual E5 and the like): the mean of the last
+//! The cosine of two sentences' embeddings by any XLM-R sentence encoder (multilingual E5 and the like): the mean of the last
 //! layer's states, normalised. It sees wrong, garbled and off-target lines, not fluency.
 use std::path::Path;
 
@@ -21,6 +21,7 @@ pub struct Similarity {
     tokenizer: Tokenizer,
     prefix: String,
     batch_tokens: usize,
+    cut: usize,
 }
 
 impl Similarity {
@@ -46,7 +47,7 @@ impl Similarity {
         let encoder = Encoder::new(&model, batch_tokens, LastLayer::All)?;
         let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let name = format!("similarity {name}{}{prefix}", if prefix.is_empty() { "" } else { " " });
-        Ok(Similarity { name, model, encoder, tokenizer, prefix: prefix.into(), batch_tokens })
+        Ok(Similarity { name, model, encoder, tokenizer, prefix: prefix.into(), batch_tokens, cut: 0 })
     }
 
     /// The embedding of each sentence, of length 1. A sentence longer than the encoder's positions is cut.
@@ -54,12 +55,15 @@ impl Similarity {
         let c = &self.model.config;
         let longest = c.max_tokens();
         let (bos, eos) = (c.bos_token_id, c.eos_token_id);
-        let encode = |text: &&str| -> Result<Vec<u32>> {
+        let encode = |text: &&str| -> Result<(Vec<u32>, bool)> {
             let mut ids = self.tokenizer.encode(&format!("{}{text}", self.prefix), false)?;
+            let cut = ids.len() > longest.saturating_sub(2);
             ids.truncate(longest.saturating_sub(2));
-            Ok([&[bos], &ids[..], &[eos]].concat())
+            Ok(([&[bos], &ids[..], &[eos]].concat(), cut))
         };
-        let ids: Vec<Vec<u32>> = sentences.par_iter().map(encode).collect::<Result<_>>()?;
+        let encoded: Vec<(Vec<u32>, bool)> = sentences.par_iter().map(encode).collect::<Result<_>>()?;
+        self.cut += encoded.iter().filter(|e| e.1).count();
+        let ids: Vec<Vec<u32>> = encoded.into_iter().map(|e| e.0).collect();
         let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
         let mut out = vec![vec![]; sentences.len()];
         for batch in batches(&lengths, self.batch_tokens) {
@@ -106,5 +110,9 @@ impl Scorer for Similarity {
             Ok(dot.clamp(-1.0, 1.0))
         };
         embedded.chunks_exact(2).map(cosine).collect::<Result<_>>().context("similarity")
+    }
+
+    fn cut(&self) -> usize {
+        self.cut
     }
 }

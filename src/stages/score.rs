@@ -90,7 +90,10 @@ pub fn run(args: &Args) -> Result<()> {
         Ok(rows)
     })?;
     progress.finish();
-    say("score", &summary, "");
+    let cut: usize = scorers.iter().map(|s| s.cut()).sum();
+    let detail =
+        if cut > 0 { format!("{cut} texts longer than the scorer reads were cut") } else { String::new() };
+    say("score", &summary, &detail);
     Ok(())
 }
 

@@ -115,6 +115,7 @@ pub struct CometKiwi {
     layer_weights: Vec<f32>,
     estimator: Vec<Linear>,
     batch_tokens: usize,
+    cut: usize,
 }
 
 impl CometKiwi {
@@ -163,24 +164,32 @@ impl CometKiwi {
         let encoder = Encoder::new(&model, batch_tokens, LastLayer::First)?;
         let name = files.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let name = format!("cometkiwi {name}");
-        Ok(CometKiwi { name, model, encoder, tokenizer, layer_weights, estimator, batch_tokens })
+        Ok(CometKiwi { name, model, encoder, tokenizer, layer_weights, estimator, batch_tokens, cut: 0 })
     }
 
     /// `<s> translation </s></s> source </s>`, as unbabel-comet makes it: either side is cut to what is left of the positions less 2 with
     /// its own `<s>` and `</s>`, then the whole to the positions. The text of special tokens counts as such, and padding is dropped.
     pub fn token_ids(&self, source: &str, translation: &str) -> Result<Vec<u32>> {
+        Ok(self.encode(source, translation)?.0)
+    }
+
+    /// The ids, and whether anything was cut off.
+    fn encode(&self, source: &str, translation: &str) -> Result<(Vec<u32>, bool)> {
         let c = &self.model.config;
         let longest = c.max_tokens();
-        let side = |text: &str| -> Result<Vec<u32>> {
+        let mut cut = false;
+        let mut side = |text: &str| -> Result<Vec<u32>> {
             let mut ids = self.tokenizer.encode_with_special(text)?;
+            cut |= ids.len() > longest.saturating_sub(4);
             ids.truncate(longest.saturating_sub(4));
             ids.retain(|&id| id != c.pad_token_id);
             Ok(ids)
         };
         let (bos, eos) = (c.bos_token_id, c.eos_token_id);
         let mut ids = [&[bos], &side(translation)?[..], &[eos, eos], &side(source)?[..], &[eos]].concat();
+        cut |= ids.len() > longest;
         ids.truncate(longest);
-        Ok(ids)
+        Ok((ids, cut))
     }
 
     /// The scores of pairs that are token ids.
@@ -257,9 +266,10 @@ impl Scorer for CometKiwi {
 
     fn score(&mut self, pairs: &[(String, String)]) -> Result<Vec<f64>> {
         let this = &*self;
-        let ids: Vec<Vec<u32>> =
-            pairs.par_iter().map(|(source, mt)| this.token_ids(source, mt)).collect::<Result<_>>()?;
-        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let encoded: Vec<(Vec<u32>, bool)> =
+            pairs.par_iter().map(|(source, mt)| this.encode(source, mt)).collect::<Result<_>>()?;
+        self.cut += encoded.iter().filter(|e| e.1).count();
+        let ids: Vec<&[u32]> = encoded.iter().map(|e| e.0.as_slice()).collect();
         let scores = self.score_ids(&ids)?;
         if let Some(i) = scores.iter().position(|s| !s.is_finite()) {
             anyhow::bail!(
@@ -270,5 +280,9 @@ impl Scorer for CometKiwi {
             );
         }
         Ok(scores.into_iter().map(f64::from).collect())
+    }
+
+    fn cut(&self) -> usize {
+        self.cut
     }
 }
