@@ -2,6 +2,9 @@
 //! (`kernels/include/choose.cuh`), so that a CPU and a GPU choose the same tokens from the same logits, bit for bit: only single
 //! IEEE operations, and sums of integers, which no order can change.
 
+// A comparison that is false for NaN is meant; the polynomial's coefficients are the kernels' literals.
+#![allow(clippy::neg_cmp_op_on_partial_ord, clippy::approx_constant, clippy::excessive_precision)]
+
 /// log2(e): weights are powers of two.
 pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
 

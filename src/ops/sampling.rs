@@ -6,6 +6,8 @@
 //! step), as a fraction of the sum of the kept weights, which are added in order of the tokens. Weights are integers, so that a row's token is the same
 //! in every batch, on every device and for any number of threads, bit for bit.
 #![allow(unsafe_code)]
+// A comparison that is false for NaN is meant.
+#![allow(clippy::neg_cmp_op_on_partial_ord)]
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
