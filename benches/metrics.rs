@@ -7,7 +7,7 @@ mod peer;
 
 use std::{path::Path, time::Instant};
 
-use peer::{Contestant, interleave, itself, option};
+use peer::{Contestant, interleave, itself, option, peak_mib};
 use sdrrl::{
     data::text_file::read_lines,
     metrics::{
@@ -28,7 +28,10 @@ fn main() {
     }
     let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(5);
     println!("{data}: {} threads, {rounds} interleaved rounds, medians", rayon::current_num_threads());
-    println!("{:<24} {:>12} {:>12} {:>8}", "milliseconds", "sdrrl", "sacrebleu", "ratio");
+    println!(
+        "{:<24} {:>12} {:>12} {:>8} {:>9} {:>9}",
+        "milliseconds", "sdrrl", "sacrebleu", "ratio", "MiB", "MiB"
+    );
     for case in CASES {
         let mut all = vec![Contestant {
             name: format!("sdrrl {case}"),
@@ -39,10 +42,16 @@ fn main() {
             command: [python.as_str(), "scripts/peer_metrics.py", case, &data].map(String::from).to_vec(),
         }));
         let results = interleave(&all, rounds);
-        let of = |i: usize| {
-            results.get(i).and_then(|r| r.as_ref()).and_then(|r| r["ms"].as_f64()).unwrap_or(f64::NAN)
+        let of = |i: usize, key: &str| {
+            results.get(i).and_then(|r| r.as_ref()).and_then(|r| r[key].as_f64()).unwrap_or(f64::NAN)
         };
-        println!("{case:<24} {:>12.2} {:>12.2} {:>8.1}", of(0), of(1), of(1) / of(0));
+        let (ours, theirs) = (of(0, "ms"), of(1, "ms"));
+        println!(
+            "{case:<24} {ours:>12.2} {theirs:>12.2} {:>8.1} {:>9.0} {:>9.0}",
+            theirs / ours,
+            of(0, "peak_mib"),
+            of(1, "peak_mib")
+        );
     }
 }
 
@@ -75,5 +84,5 @@ fn worker(case: &str, data: &str) {
         };
         best = (best.0.min(start.elapsed().as_secs_f64() * 1000.0), value);
     }
-    println!("{}", json!({"ms": best.0, "value": best.1}));
+    println!("{}", json!({"ms": best.0, "value": best.1, "peak_mib": peak_mib()}));
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""sacrebleu's side of benches/metrics.rs: peer_metrics.py CASE DATA prints {"ms": ..., "value": ...}.
+"""sacrebleu's side of benches/metrics.rs: peer_metrics.py CASE DATA prints {"ms": ..., "value": ..., "peak_mib": ...}.
 
 The metrics are made anew for each run and the caches of the tokenizers emptied, so that every run does the whole work."""
 import gc
 import json
+import resource
 import sys
 import time
 from pathlib import Path
@@ -34,7 +35,8 @@ def main():
         start = time.perf_counter()
         value = run()
         best = min(best, (time.perf_counter() - start) * 1000)
-    print(json.dumps({"ms": best, "value": value}))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"ms": best, "value": value, "peak_mib": peak}))
 
 
 if __name__ == "__main__":

@@ -248,6 +248,12 @@ fn means(args: &Args, name: &str, signature: String, systems: &[Vec<f64>]) -> Me
         });
         Outcome { score: mean(x, &all), interval, p: paired }
     };
+    // Whichever test was asked for: here it is always the bootstrap.
+    let signature = if tested || args.confidence {
+        significance::signature(&signature, "bs", samples, args.seed)
+    } else {
+        signature
+    };
     Measured { name: name.into(), signature, systems: systems.iter().enumerate().map(of).collect() }
 }
 
