@@ -10,6 +10,7 @@ mod layers;
 mod m2m100;
 mod metrics;
 mod models;
+mod nllb;
 mod ops;
 mod pickle;
 mod qe;

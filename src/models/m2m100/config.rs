@@ -194,6 +194,30 @@ impl Default for BeamParams {
 }
 
 impl BeamParams {
+    /// What `DIR/generation_config.json` (or, in older directories, config.json) says, else the defaults.
+    pub fn from_dir(dir: &Path) -> Result<BeamParams> {
+        let (file, old) = (dir.join("generation_config.json"), dir.join("config.json"));
+        let path = if file.exists() { file } else { old };
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let json: Value =
+            serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
+        let number = |key: &str, default: usize| json[key].as_u64().map_or(default, |x| x as usize);
+        let default = BeamParams::default();
+        Ok(BeamParams {
+            num_beams: number("num_beams", default.num_beams),
+            length_penalty: json["length_penalty"].as_f64().map_or(default.length_penalty, |x| x as f32),
+            early_stopping: match &json["early_stopping"] {
+                Value::Bool(true) => EarlyStopping::FirstComplete,
+                Value::String(_) => EarlyStopping::Never,
+                _ => EarlyStopping::Heuristic,
+            },
+            no_repeat_ngram_size: number("no_repeat_ngram_size", default.no_repeat_ngram_size),
+            max_length: json["max_new_tokens"]
+                .as_u64()
+                .map_or(number("max_length", default.max_length), |n| n as usize + 1),
+        })
+    }
+
     /// Errors where a number makes no sense, or the model cannot hold `max_length` positions.
     pub fn check(&self, config: &M2m100Config) -> Result<()> {
         ensure!(

@@ -84,7 +84,7 @@ impl<'m> Runner<'m> {
             "{positions} positions; the model has {}",
             config.max_position_embeddings
         );
-        let (c, n) = (config.d_model, tokens.max(regions).max(1));
+        let (c, n) = (config.d_model, tokens.max(regions).max(positions));
         let f = config.encoder_ffn_dim.max(config.decoder_ffn_dim);
         let (device, acts) = (model.device(), model.activation_dtype());
         let ((a, cache, cross), _) = Arena::build("translation scratch and caches", &device, |arena| {
