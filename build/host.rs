@@ -16,6 +16,8 @@ pub fn compile(library: &str, files: &[PathBuf], include: &Path, out: &Path) {
         .debug(false)
         .flag("-xc++")
         .flag("-fno-strict-aliasing")
+        // As on the device, where kernels that must not fuse say so: the host's bits do not depend on its instructions.
+        .flag("-ffp-contract=off")
         .flag("-Wno-psabi")
         .flag("-Wno-unknown-pragmas")
         .flag("-fsanitize=thread")

@@ -8,6 +8,7 @@ mod beam_step;
 mod decode_attention;
 mod encoder;
 mod rowwise;
+mod sampling;
 
 /// Relative L2 tolerance of f32 results against f64 oracles, for sums of up to some hundred terms.
 const F32: f64 = 2e-6;

@@ -4,8 +4,9 @@ use std::{fs, path::Path};
 use proptest::prelude::*;
 use sdrrl::{
     data::tokenizer::Tokenizer,
-    models::{llama::Llama, lora::Lora, weights::quantized::GgmlType},
-    tensor::DType,
+    models::{llama::Llama, lora::Lora},
+    ops::quantize::{GgmlType, quantize},
+    tensor::{DType, Tensor},
 };
 use serde_json::Value;
 
@@ -29,6 +30,29 @@ fn block_formats_equal_the_gguf_package() {
             assert!((a - b).abs() <= 1e-6 * b.abs().max(1e-3), "{kind:?} value {i}: {a} is not {b}");
         }
     }
+}
+
+/// The blocks of the golden values, byte for byte.
+#[test]
+fn quantised_blocks_equal_the_gguf_package() {
+    let golden: Value =
+        serde_json::from_str(&fs::read_to_string("tests/golden/models/quantized.json").unwrap()).unwrap();
+    let case = &golden["quantized"];
+    let values: Vec<f32> =
+        case["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+    let inp = Tensor::from_f32("values", &[values.len()], &values).unwrap();
+    for (number, hex) in case["types"].as_object().unwrap() {
+        let kind = GgmlType::from_number(number.parse().unwrap()).unwrap();
+        let hex = hex.as_str().unwrap();
+        let mut blocks = Tensor::zeros("blocks", DType::U32, &[(hex.len() / 2).div_ceil(4)]).unwrap();
+        quantize(&mut blocks, &inp, kind).unwrap();
+        let bytes: Vec<u8> = blocks.u32().unwrap().iter().flat_map(|w| w.to_le_bytes()).collect();
+        let got: String = bytes[..hex.len() / 2].iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(got, hex, "{kind:?}");
+    }
+    let mut blocks = Tensor::zeros("blocks", DType::U32, &[1]).unwrap();
+    let error = quantize(&mut blocks, &inp, GgmlType::Q8_0).unwrap_err().to_string();
+    assert!(error.contains("blocks") && error.contains("values"), "{error}");
 }
 
 /// A copy of a small model's folder.

@@ -2,6 +2,11 @@
 //! count or restart can change it.
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+/// The number of `row` in `stage`, for generators that take a number.
+pub fn row_id(stage: &str, row: &str) -> u64 {
+    xxh3_64_with_seed(row.as_bytes(), xxh3_64_with_seed(stage.as_bytes(), 0))
+}
+
 /// A stream of random numbers that belongs to one row of one stage.
 #[derive(Clone, Debug)]
 pub struct RowRandom {

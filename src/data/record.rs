@@ -84,6 +84,9 @@ pub struct Translation {
     pub output: String,
     /// The engine and its settings, in words.
     pub engine: String,
+    /// Hypothesis scores by side: one a sentence, where the engine has them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<String, Vec<f64>>,
     /// Alarms by side (`instruction`, `input`, `answer`, `output`); sides without any are absent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub alarms: BTreeMap<String, Vec<String>>,

@@ -1,17 +1,14 @@
 //! Batched generation and scoring: rows of any lengths run together without padding; a row that ends makes room for the next.
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{
-    kv_cache::KvCache,
-    sampler::{SamplingParams, choose},
-};
+use super::{kv_cache::KvCache, sampler::SamplingParams};
 use crate::{
-    data::random::RowRandom,
-    device::Device,
+    data::random::row_id,
     models::{decode::Decoder, llama::Llama},
     ops::{
         cross_entropy::{Scratch, linear_cross_entropy_forward},
         rows::gather_rows,
+        sampling::{Sampler, SamplingRow},
     },
     tensor::{Arena, DType, Tensor},
 };
@@ -86,7 +83,18 @@ struct Row {
     prompt: usize,
     start: usize,
     reserved: usize,
-    random: RowRandom,
+    id: u64,
+    /// The tokens seen, each once, rising; empty where no penalty needs them.
+    unique: Vec<u32>,
+}
+
+impl Row {
+    fn push(&mut self, token: u32, penalized: bool) {
+        self.seen.push(token);
+        if let (true, Err(at)) = (penalized, self.unique.binary_search(&token)) {
+            self.unique.insert(at, token);
+        }
+    }
 }
 
 impl<'m> Engine<'m> {
@@ -141,7 +149,8 @@ impl<'m> Engine<'m> {
         let mut decoder = Decoder::new(self.model, most, longest)?;
         let logits = Tensor::zeros_on(&device, "logits", DType::F32, &[rows, config.vocab_size])?;
         let last = Tensor::zeros_on(&device, "last_hidden", acts, &[rows, config.hidden_size])?;
-        let mut fetched = vec![];
+        let mut sampler = Sampler::new(&device, rows, rows * params.listed(longest))?;
+        let (sampling, penalized) = (params.sampling(), params.repetition_penalty != 1.0);
         let mut done: Vec<Option<Generated>> = vec![None; requests.len()];
         let (mut active, mut next): (Vec<Row>, usize) = (vec![], 0);
         while next < requests.len() || !active.is_empty() {
@@ -155,14 +164,17 @@ impl<'m> Engine<'m> {
                 let reserved = reserve(r);
                 let Some(start) = cache.allocate(reserved) else { break };
                 tokens += r.tokens.len();
-                let random = RowRandom::new(params.seed, "generate", &r.id);
+                let mut unique = if penalized { r.tokens.clone() } else { vec![] };
+                unique.sort_unstable();
+                unique.dedup();
                 joining.push(Row {
                     request: next,
                     seen: r.tokens.clone(),
                     prompt: r.tokens.len(),
                     start,
                     reserved,
-                    random,
+                    id: row_id("generate", &r.id),
+                    unique,
                 });
                 next += 1;
             }
@@ -182,26 +194,31 @@ impl<'m> Engine<'m> {
             let turn: &mut Vec<Row> = if joining.is_empty() { &mut active } else { &mut joining };
             let mut logits = logits.rows(0..turn.len())?;
             decoder.logits(self.model, &mut logits, &hidden)?;
-            let vocab = config.vocab_size;
-            let values = match &device {
-                Device::Cpu => logits.f32_mut()?,
-                Device::Cuda(_) => {
-                    fetched = logits.to_f32_vec()?;
-                    &mut fetched
-                }
-            };
+            let generated = |row: &Row| row.seen.len() - row.prompt;
+            let banned: Vec<Vec<u32>> =
+                turn.iter().map(|r| params.banned(&r.seen, generated(r), config.vocab_size)).collect();
+            let sampled: Vec<SamplingRow> = turn
+                .iter()
+                .zip(&banned)
+                .map(|(r, banned)| SamplingRow {
+                    id: r.id,
+                    step: generated(r) as u32,
+                    seen: &r.unique,
+                    banned,
+                })
+                .collect();
+            let chosen = sampler.sample(&mut logits, &sampled, &sampling)?;
             let mut kept = vec![];
-            for (i, mut row) in turn.drain(..).enumerate() {
-                let own = &mut values[i * vocab..][..vocab];
-                ensure!(
-                    own[0].is_finite(),
-                    "row {}: the model's logits are not finite: are its weights sound?",
-                    requests[row.request].id
-                );
-                let token = choose(own, &row.seen, row.seen.len() - row.prompt, params, &mut row.random);
+            for (token, mut row) in chosen.into_iter().zip(turn.drain(..)) {
+                let token = token.with_context(|| {
+                    format!(
+                        "row {}: no token can be chosen: the model's logits are not finite (are its weights sound?) or every token is banned",
+                        requests[row.request].id
+                    )
+                })?;
                 let stop = params.eos.contains(&token);
                 if !stop {
-                    row.seen.push(token);
+                    row.push(token, penalized);
                 }
                 if stop || row.seen.len() >= row.reserved {
                     cache.release(row.start, row.reserved);

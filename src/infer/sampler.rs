@@ -1,11 +1,11 @@
-//! From logits to the next token: greedy, or sampled after temperature, top-k and top-p in transformers' order.
+//! How tokens are chosen: settings, what a model asks for, and what a row must not choose. The choice itself is `ops::sampling`.
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::data::random::RowRandom;
+use crate::ops::sampling::Sampling;
 
 /// How tokens are chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,148 +110,54 @@ impl GenerationConfig {
     }
 }
 
-/// The next token of a row: `logits` (V) are consumed; `seen` is the prompt with all that was generated, `generated` of them new.
-pub fn choose(
-    logits: &mut [f32],
-    seen: &[u32],
-    generated: usize,
-    params: &SamplingParams,
-    random: &mut RowRandom,
-) -> u32 {
-    if params.repetition_penalty != 1.0 {
-        penalize(logits, seen, params.repetition_penalty);
-    }
-    if params.no_repeat_ngram_size > 0 {
-        ban_ngrams(logits, seen, params.no_repeat_ngram_size);
-    }
-    if generated < params.min_new_tokens {
-        ban(logits, &params.eos);
-    }
-    if params.temperature == 0.0 {
-        return argmax(logits);
-    }
-    sample(logits, params, random)
-}
-
-/// The first of the largest.
-pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, &x) in logits.iter().enumerate() {
-        if x > logits[best] || logits[best].is_nan() {
-            best = i;
+impl SamplingParams {
+    /// What the op needs of these.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
         }
     }
-    best as u32
-}
 
-fn ban(logits: &mut [f32], tokens: &[u32]) {
-    for &t in tokens {
-        if let Some(x) = logits.get_mut(t as usize) {
-            *x = f32::NEG_INFINITY;
+    /// The tokens that a row must not choose next, rising: `seen` is the prompt with all that was generated, `generated` of them new.
+    pub fn banned(&self, seen: &[u32], generated: usize, vocab: usize) -> Vec<u32> {
+        let mut banned = vec![];
+        let n = self.no_repeat_ngram_size;
+        if n > 0 && seen.len() + 1 >= n {
+            let tail = &seen[seen.len() + 1 - n..];
+            banned.extend(seen.windows(n).filter(|w| w[..n - 1] == *tail).map(|w| w[n - 1]));
         }
-    }
-}
-
-fn penalize(logits: &mut [f32], seen: &[u32], penalty: f32) {
-    let mut unique = seen.to_vec();
-    unique.sort_unstable();
-    unique.dedup();
-    for t in unique {
-        if let Some(x) = logits.get_mut(t as usize) {
-            *x = if *x > 0.0 { *x / penalty } else { *x * penalty };
+        if generated < self.min_new_tokens {
+            banned.extend(self.eos.iter().filter(|&&t| (t as usize) < vocab));
         }
+        banned.sort_unstable();
+        banned.dedup();
+        banned
     }
-}
 
-fn ban_ngrams(logits: &mut [f32], seen: &[u32], n: usize) {
-    if seen.len() + 1 < n {
-        return;
+    /// Tokens that the op's lists may hold for a row of up to `length` tokens.
+    pub fn listed(&self, length: usize) -> usize {
+        let lists = (self.repetition_penalty != 1.0) as usize + (self.no_repeat_ngram_size > 0) as usize;
+        lists * length + self.eos.len()
     }
-    let tail = &seen[seen.len() + 1 - n..];
-    let banned: Vec<u32> = seen.windows(n).filter(|w| w[..n - 1] == *tail).map(|w| w[n - 1]).collect();
-    ban(logits, &banned);
-}
-
-fn sample(logits: &[f32], params: &SamplingParams, random: &mut RowRandom) -> u32 {
-    let mut order: Vec<u32> =
-        (0..logits.len() as u32).filter(|&i| logits[i as usize] > f32::NEG_INFINITY).collect();
-    let by_logit = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
-    let keep = if params.top_k > 0 { params.top_k.min(order.len()) } else { order.len() };
-    if keep == 0 {
-        return argmax(logits);
-    }
-    if keep < order.len() {
-        order.select_nth_unstable_by(keep - 1, by_logit);
-        order.truncate(keep);
-    }
-    order.sort_unstable_by(by_logit);
-    let scaled = |i: u32| logits[i as usize] as f64 / params.temperature as f64;
-    let top = scaled(order[0]);
-    let mut weights: Vec<f64> = order.iter().map(|&i| (scaled(i) - top).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    if params.top_p < 1.0 {
-        // A token stays if those before it have not reached the sum.
-        let mut reached = 0.0;
-        let last = weights.iter().position(|w| {
-            reached += w / total;
-            reached >= params.top_p as f64
-        });
-        weights.truncate(last.map_or(weights.len(), |i| i + 1));
-    }
-    let mut left = random.uniform() * weights.iter().sum::<f64>();
-    for (i, w) in weights.iter().enumerate() {
-        left -= w;
-        if left < 0.0 {
-            return order[i];
-        }
-    }
-    order[weights.len() - 1]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn draw(logits: &[f32], params: &SamplingParams, n: usize) -> Vec<usize> {
-        let mut counts = vec![0; logits.len()];
-        for i in 0..n {
-            let mut random = RowRandom::new(1, "test", &i.to_string());
-            counts[choose(&mut logits.to_vec(), &[], 0, params, &mut random) as usize] += 1;
-        }
-        counts
-    }
-
     #[test]
-    fn draws_follow_the_softmax() {
-        let logits = [0.0, 1.0, 2.0, f32::NEG_INFINITY];
-        let params = SamplingParams { temperature: 1.0, ..Default::default() };
-        let counts = draw(&logits, &params, 20_000);
-        let total: f64 = logits.iter().map(|x| (*x as f64).exp()).sum();
-        for (x, n) in logits.iter().zip(counts) {
-            assert!((n as f64 / 20_000.0 - (*x as f64).exp() / total).abs() < 0.01, "{x} {n}");
-        }
-    }
-
-    #[test]
-    fn top_k_and_top_p_cut_the_tail() {
-        let logits = [3.0, 2.0, 1.0, 0.0];
-        let params = SamplingParams { temperature: 1.0, top_k: 2, ..Default::default() };
-        assert_eq!(draw(&logits, &params, 2000)[2..], [0, 0]);
-        // Probabilities .644 .237 .087 .032: .644 < .7, so the second stays as well.
-        let params = SamplingParams { temperature: 1.0, top_p: 0.7, ..Default::default() };
-        let counts = draw(&logits, &params, 2000);
-        assert!(counts[1] > 0 && counts[2..] == [0, 0], "{counts:?}");
-    }
-
-    #[test]
-    fn penalties_and_bans() {
-        let mut random = RowRandom::new(1, "test", "row");
-        let params = SamplingParams { repetition_penalty: 2.0, ..Default::default() };
-        assert_eq!(choose(&mut [3.0, 2.0, -1.0], &[0], 0, &params, &mut random), 1);
+    fn repeated_ngrams_and_early_ends_are_banned() {
         let params = SamplingParams { no_repeat_ngram_size: 2, ..Default::default() };
-        assert_eq!(choose(&mut [0.0, 5.0, 1.0], &[0, 1, 0], 3, &params, &mut random), 2);
-        let params = SamplingParams { min_new_tokens: 2, eos: vec![1], ..Default::default() };
-        assert_eq!(choose(&mut [0.0, 5.0, 1.0], &[], 1, &params, &mut random), 2);
-        assert_eq!(choose(&mut [0.0, 5.0, 1.0], &[], 2, &params, &mut random), 1);
+        assert_eq!(params.banned(&[0, 1, 0, 3, 0], 3, 9), [1, 3]);
+        assert!(params.banned(&[0], 0, 9).is_empty());
+        let params = SamplingParams { min_new_tokens: 2, eos: vec![7, 1, 99], ..Default::default() };
+        assert_eq!(params.banned(&[1], 1, 9), [1, 7]);
+        assert!(params.banned(&[1], 2, 9).is_empty());
+        let params = SamplingParams { no_repeat_ngram_size: 1, ..Default::default() };
+        assert_eq!(params.banned(&[4, 2, 4], 0, 9), [2, 4]);
     }
 }

@@ -4,6 +4,7 @@ pub mod decode;
 pub mod linear;
 pub mod llama;
 pub mod lora;
+pub mod m2m100;
 pub mod rope_table;
 mod train_buffers;
 pub mod train_step;

@@ -2,6 +2,7 @@
 pub mod command;
 pub mod dictionary;
 pub mod file;
+pub mod nllb;
 pub mod segment;
 pub mod self_translate;
 
@@ -14,4 +15,9 @@ pub trait Translator {
 
     /// The translation of each sentence, in order: exactly as many as there are sentences.
     fn translate(&mut self, sentences: &[String]) -> Result<Vec<String>>;
+
+    /// The hypothesis scores of the sentences translated last, in order (higher is better); empty where the engine has none.
+    fn scores(&self) -> &[f64] {
+        &[]
+    }
 }

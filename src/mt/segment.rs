@@ -4,8 +4,17 @@ use anyhow::{Result, ensure};
 use super::Translator;
 use crate::data::sentences::{Piece, join, split};
 
+/// A whole text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TranslatedText {
+    /// The translation.
+    pub text: String,
+    /// The hypothesis score of each sentence, where the engine has any.
+    pub scores: Vec<f64>,
+}
+
 /// Translates texts of any length; white space, lists and code between sentences survive.
-pub fn translate_texts(translator: &mut dyn Translator, texts: &[&str]) -> Result<Vec<String>> {
+pub fn translate_texts(translator: &mut dyn Translator, texts: &[&str]) -> Result<Vec<TranslatedText>> {
     let pieces: Vec<Vec<Piece>> = texts.iter().map(|t| split(t)).collect();
     let sentences: Vec<String> = pieces
         .iter()
@@ -20,14 +29,16 @@ pub fn translate_texts(translator: &mut dyn Translator, texts: &[&str]) -> Resul
         translated.len(),
         sentences.len()
     );
-    let mut rest = &translated[..];
+    let (mut rest, mut scores) = (&translated[..], translator.scores());
     Ok(pieces
         .iter()
         .map(|p| {
             let n = p.iter().filter(|x| matches!(x, Piece::Sentence(_))).count();
             let (own, others) = rest.split_at(n);
             rest = others;
-            join(p, own)
+            let (own_scores, others) = scores.split_at(n.min(scores.len()));
+            scores = others;
+            TranslatedText { text: join(p, own), scores: own_scores.to_vec() }
         })
         .collect())
 }
@@ -59,6 +70,7 @@ mod tests {
     #[test]
     fn texts_come_back_in_order_with_their_layout() {
         let out = translate_texts(&mut Upper, &["- a b. C d.\n- e", "", "```x```", "f"]).unwrap();
+        let out: Vec<String> = out.into_iter().map(|t| t.text).collect();
         assert_eq!(out, ["- A B. C D.\n- E", "", "```x```", "F"]);
         let error = translate_texts(&mut Lossy, &["One. Two."]).unwrap_err().to_string();
         assert!(error.contains("lossy gave 1 sentences for 2"), "{error}");

@@ -7,18 +7,20 @@ use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
 use crate::{
-    device::Device,
+    device::{Arg, Device, Geometry, Gpu},
     tensor::{DType, Tensor, refuse_overlap},
 };
 
 use super::{
     checks::check,
     choose::{LOG2_E, order_key, select, top, weight, weight_bits},
-    launch::{check_dtype, gpu_of},
+    launch::{check_dtype, gpu_of, kernel},
 };
 
 /// Beams of a batch item at most.
 pub const MAX_BEAMS: usize = 32;
+/// Threads of a block of the GPU kernels.
+const THREADS: u32 = 512;
 /// No forced token.
 const NONE: u32 = u32::MAX;
 
@@ -51,10 +53,14 @@ impl BeamRules {
                 bail!("beam_step: row {row} names token {t}, but the vocabulary has {vocab}");
             }
         }
-        let all: Vec<u32> = forbidden.concat();
-        let mut offsets = vec![0];
+        let (mut all, mut offsets) = (vec![], vec![0]);
         for tokens in forbidden {
-            offsets.push(offsets[offsets.len() - 1] + tokens.len() as u32);
+            // Each once: a token must not belong to two threads.
+            let mut tokens = tokens.to_vec();
+            tokens.sort_unstable();
+            tokens.dedup();
+            all.extend(tokens);
+            offsets.push(all.len() as u32);
         }
         let forced: Vec<u32> = forced.iter().map(|t| t.unwrap_or(NONE)).collect();
         let put = |name: &str, values: &[u32]| -> Result<Tensor> {
@@ -108,10 +114,11 @@ pub fn beam_step(
     check_dtype("beam_step", DType::F32, &[best_scores, logits, scores])?;
     check_dtype("beam_step", DType::U32, &[best_beams, best_tokens])?;
     refuse_overlap(&[best_scores, best_beams, best_tokens, logits], &[scores, forbidden, offsets, forced])?;
-    if let Some(gpu) =
-        gpu_of("beam_step", &[best_scores, best_beams, best_tokens, logits, scores, offsets, forced])?
-    {
-        bail!("beam_step: no kernel yet for {}", gpu.name());
+    if let Some(gpu) = gpu_of(
+        "beam_step",
+        &[best_scores, best_beams, best_tokens, logits, scores, forbidden, offsets, forced],
+    )? {
+        return gpu_step(&gpu, [best_scores, best_beams, best_tokens, logits], scores, rules);
     }
     let (forbidden, offsets, forced) = (forbidden.u32()?, offsets.u32()?, forced.u32()?);
     let own = scores.f32()?;
@@ -135,6 +142,28 @@ pub fn beam_step(
         }
     }
     Ok(())
+}
+
+fn gpu_step(
+    gpu: &Gpu,
+    [best_scores, best_beams, best_tokens, logits]: [&mut Tensor; 4],
+    scores: &Tensor,
+    rules: &BeamRules,
+) -> Result<()> {
+    let ((rows, vocab), (batch, beams)) = (logits.rows_cols(), scores.rows_cols());
+    let n = vocab.min(2 * beams);
+    let list = |name: &str| Tensor::zeros_on(&logits.device(), name, DType::U32, &[rows, n]);
+    let (keys, tokens) = (list("beam_keys")?, list("beam_tokens")?);
+    let (v, n, bits) = (Arg::int(vocab)?, Arg::int(n)?, Arg::I32(weight_bits(vocab)));
+    let (forbidden, offsets, forced) = (rules.forbidden.arg()?, rules.offsets.arg()?, rules.forced.arg()?);
+    let (logits, own) = (logits.arg()?, scores.arg()?);
+    let args = [keys.arg()?, tokens.arg()?, logits, own, forbidden, offsets, forced, v, n.clone(), bits];
+    // SAFETY: the kernel's parameters; shapes were checked here, tokens and offsets by `BeamRules::new`.
+    unsafe { gpu.launch(kernel!("beam_step", "beam_rows"), Geometry::new(rows, THREADS), &args)? };
+    let (out, from, to) = (best_scores.arg()?, best_beams.arg()?, best_tokens.arg()?);
+    let args = [out, from, to, keys.arg()?, tokens.arg()?, Arg::int(beams)?, n];
+    // SAFETY: as above.
+    unsafe { gpu.launch(kernel!("beam_step", "beam_merge"), Geometry::new(batch, THREADS), &args) }
 }
 
 #[derive(Clone, Copy)]

@@ -3,7 +3,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{dictionary::DictionaryFormat, line_process::Protocol};
+use crate::{
+    data::{dictionary::DictionaryFormat, line_process::Protocol},
+    models::m2m100::EarlyStopping,
+};
 
 /// Who translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -15,6 +18,8 @@ pub enum TranslateEngine {
     Command,
     /// Translations made elsewhere (JSONL by row id)
     File,
+    /// NLLB-200, or another M2M100 model (--translator)
+    Nllb,
     /// The model itself
     #[value(name = "self")]
     #[serde(rename = "self")]
@@ -47,6 +52,30 @@ pub struct TranslateSettings {
     /// Mark that the command puts before words it does not know; it is removed (Apertium: *)
     #[arg(long)]
     pub unknown_mark: Option<char>,
+    /// Model of engine `nllb`: a directory or the name of one in the local Hugging Face cache
+    #[arg(long)]
+    pub translator: Option<String>,
+    /// Hypotheses kept, 1 is greedy (engine `nllb`; else generation_config.json, else 4)
+    #[arg(long)]
+    pub num_beams: Option<usize>,
+    /// Exponent of the length that scores are divided by (engine `nllb`; else generation_config.json, else 1)
+    #[arg(long)]
+    pub length_penalty: Option<f32>,
+    /// When the search stops (engine `nllb`; else generation_config.json, else heuristic)
+    #[arg(long, value_enum)]
+    pub early_stopping: Option<EarlyStopping>,
+    /// N-grams of this size never repeat (engine `nllb`; else generation_config.json, else 0: they may)
+    #[arg(long)]
+    pub no_repeat_ngram_size: Option<usize>,
+    /// Tokens of a translated sentence at most (engine `nllb`; else generation_config.json, else 200)
+    #[arg(long)]
+    pub max_length: Option<usize>,
+    /// Hypotheses that decode together (engine `nllb`)
+    #[arg(long, default_value_t = 128)]
+    pub batch_rows: usize,
+    /// Source tokens encoded together (engine `nllb`)
+    #[arg(long, default_value_t = 2048)]
+    pub batch_tokens: usize,
     /// New tokens at most for a sentence (engine `self`)
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,
@@ -65,6 +94,14 @@ impl Default for TranslateSettings {
             protocol: Protocol::Lines,
             timeout: 120.0,
             unknown_mark: None,
+            translator: None,
+            num_beams: None,
+            length_penalty: None,
+            early_stopping: None,
+            no_repeat_ngram_size: None,
+            max_length: None,
+            batch_rows: 128,
+            batch_tokens: 2048,
             max_new_tokens: 256,
             template: "auto".into(),
         }

@@ -1,5 +1,9 @@
 //! `sdrrl translate`: questions and answers into each target language (SDRRL, step 2).
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -15,10 +19,18 @@ use crate::{
         line_process::LineProcess,
         record::{Row, Translation},
     },
-    models::weights::resolve,
+    models::{
+        m2m100::{BeamParams, GenerateOptions},
+        weights::resolve,
+    },
     mt::{
-        Translator, command::CommandTranslator, dictionary::DictionaryTranslator, file::FileTranslator,
-        segment::translate_texts, self_translate::SelfTranslator,
+        Translator,
+        command::CommandTranslator,
+        dictionary::DictionaryTranslator,
+        file::FileTranslator,
+        nllb::{Nllb, NllbTranslator},
+        segment::translate_texts,
+        self_translate::SelfTranslator,
     },
     recipe::{
         generate::GenerateSettings,
@@ -73,12 +85,16 @@ pub fn run(args: &Args) -> Result<()> {
                 let model = args.model.as_ref().context("engine `self` needs --model")?;
                 inputs = vec![("model".into(), resolve(model)?)];
             }
+            TranslateEngine::Nllb => {
+                inputs = vec![("translator".into(), resolve(translator(&args.settings)?)?)]
+            }
             TranslateEngine::Command => {}
         }
     }
     // Whatever an engine needs is loaded once, and only if there is something to translate.
     let mut answerer: Option<Answerer> = None;
     let mut engines: Vec<Engine> = vec![];
+    let mut nllb: Option<Rc<Nllb>> = None;
     let total = crate::data::row_shard::RowSet::open(&args.rows.input)?.len();
     let mut progress = Progress::new("translate", total);
     let mut first = true;
@@ -87,6 +103,12 @@ pub fn run(args: &Args) -> Result<()> {
             if args.settings.engine == TranslateEngine::Itself {
                 let model = args.model.as_deref().unwrap_or_default();
                 answerer = Some(Answerer::load(model, None, args.placement, &args.settings.template)?);
+            } else if args.settings.engine == TranslateEngine::Nllb {
+                let dir = resolve(translator(&args.settings)?)?;
+                let loaded = Nllb::load(&dir, args.placement.dtype, &args.placement.device.open()?)?;
+                let engine = |target: &&str| nllb_engine(&loaded, &args.settings, &dir, source, target);
+                engines = targets.iter().map(engine).collect::<Result<_>>()?;
+                nllb = Some(loaded);
             } else {
                 engines = targets.iter().map(|t| engine(&args.settings, source, t)).collect::<Result<_>>()?;
             }
@@ -105,7 +127,7 @@ pub fn run(args: &Args) -> Result<()> {
         Ok(rows)
     })?;
     progress.finish();
-    say("translate", &summary, "");
+    say("translate", &summary, &nllb.map_or(String::new(), |n| n.report()));
     Ok(())
 }
 
@@ -132,6 +154,31 @@ fn engine(s: &TranslateSettings, source: &str, target: &str) -> Result<Engine<'s
             Engine::Sentences(Box::new(DictionaryTranslator::new(table, &name)))
         }
     })
+}
+
+fn translator(settings: &TranslateSettings) -> Result<&str> {
+    settings.translator.as_deref().context(
+        "engine `nllb` needs translate.translator: a directory or a name such as facebook/nllb-200-distilled-600M (licence CC-BY-NC-4.0)",
+    )
+}
+
+fn nllb_engine(
+    nllb: &Rc<Nllb>,
+    s: &TranslateSettings,
+    dir: &Path,
+    source: &str,
+    target: &str,
+) -> Result<Engine<'static>> {
+    let file = BeamParams::from_dir(dir)?;
+    let params = BeamParams {
+        num_beams: s.num_beams.unwrap_or(file.num_beams),
+        length_penalty: s.length_penalty.unwrap_or(file.length_penalty),
+        early_stopping: s.early_stopping.unwrap_or(file.early_stopping),
+        no_repeat_ngram_size: s.no_repeat_ngram_size.unwrap_or(file.no_repeat_ngram_size),
+        max_length: s.max_length.unwrap_or(file.max_length),
+    };
+    let options = GenerateOptions { batch_rows: s.batch_rows, batch_tokens: s.batch_tokens };
+    Ok(Engine::Sentences(Box::new(NllbTranslator::new(nllb, source, target, params, options)?)))
 }
 
 fn itself<'a>(answerer: &'a Answerer, args: &'a Args, source: &str, target: &str) -> Engine<'a> {
@@ -170,11 +217,17 @@ fn translate_rows(engine: &mut Engine, rows: &mut [Row], source: &str, target: &
             let name = translator.name();
             out.chunks_exact(4)
                 .map(|side| Translation {
-                    instruction: side[0].clone(),
-                    input: side[1].clone(),
-                    answer: side[2].clone(),
-                    output: side[3].clone(),
+                    instruction: side[0].text.clone(),
+                    input: side[1].text.clone(),
+                    answer: side[2].text.clone(),
+                    output: side[3].text.clone(),
                     engine: name.clone(),
+                    scores: ["instruction", "input", "answer", "output"]
+                        .iter()
+                        .zip(side)
+                        .filter(|(_, text)| !text.scores.is_empty())
+                        .map(|(name, text)| (name.to_string(), text.scores.clone()))
+                        .collect(),
                     ..Default::default()
                 })
                 .collect()

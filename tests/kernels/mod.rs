@@ -12,8 +12,10 @@ use sdrrl_emulator::{Config, Stats, with_config};
 use crate::common::uniform;
 
 mod attention;
+mod choosing;
 mod encoder;
 mod gemm;
+mod quantize;
 mod rowwise;
 mod steps;
 mod training;

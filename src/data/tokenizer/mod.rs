@@ -1,5 +1,6 @@
 //! Text to token ids and back: Hugging Face's tokenizer.json, or the tokenizer inside a GGUF file (rebuilt as the same JSON).
 mod from_gguf;
+pub mod sentencepiece;
 
 use std::path::Path;
 
@@ -32,6 +33,9 @@ impl Tokenizer {
         let context = || format!("load the tokenizer of {}", path.display());
         if path.extension().is_some_and(|e| e == "gguf") {
             return from_gguf::load(&Gguf::open(path)?).with_context(context);
+        }
+        if path.is_dir() && !path.join("tokenizer.json").exists() && path.join(sentencepiece::FILE).exists() {
+            return sentencepiece::load(path).with_context(context);
         }
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
         let text = std::fs::read_to_string(&file).with_context(|| {

@@ -2,13 +2,12 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
-use half::bf16;
 use rayon::prelude::*;
 
-use super::quantized::GgmlType;
 use crate::{
     data::gguf::Gguf,
     models::config::Config,
+    ops::quantize::GgmlType,
     tensor::{DType, Tensor},
 };
 
@@ -72,13 +71,11 @@ impl Checkpoint {
                 .par_chunks_mut(cols)
                 .enumerate()
                 .for_each(|(row, o)| kind.dequantize(source(row), o)),
-            _ => out.bf16_mut()?.par_chunks_mut(cols).enumerate().for_each_init(
-                || vec![0.0; cols],
-                |wide, (row, o)| {
-                    kind.dequantize(source(row), wide);
-                    o.iter_mut().zip(wide).for_each(|(o, x)| *o = bf16::from_f32(*x));
-                },
-            ),
+            _ => out
+                .bf16_mut()?
+                .par_chunks_mut(cols)
+                .enumerate()
+                .for_each(|(row, o)| kind.dequantize_bf16(source(row), o)),
         }
         Ok(out)
     }

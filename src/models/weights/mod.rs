@@ -4,7 +4,6 @@ pub mod export;
 pub mod gguf;
 pub mod peft;
 pub mod pickle;
-pub mod quantized;
 pub mod safetensors;
 
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! ggml's block formats, dequantised to f32 (ggml `block_q*` structures; K-quants by super-blocks of 256).
+//! ggml's block formats (its `block_q*` structures; K-quants by super-blocks of 256): values out of them, and the simple ones out of values.
+//! The kernels of `kernels/quantize.cu` compute the same bits, and are held to these.
 use half::{bf16, f16};
 
 /// A ggml element type that can be read.
@@ -61,8 +62,8 @@ impl GgmlType {
                 GgmlType::F32 => o[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
                 GgmlType::F16 => o[0] = half_at(b, 0),
                 GgmlType::Bf16 => o[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-                GgmlType::Q4_0 => nibbles(&b[2..], o, half_at(b, 0), -8.0 * half_at(b, 0)),
-                GgmlType::Q4_1 => nibbles(&b[4..], o, half_at(b, 0), half_at(b, 2)),
+                GgmlType::Q4_0 => nibbles(&b[2..], o, |q| (q - 8.0) * half_at(b, 0)),
+                GgmlType::Q4_1 => nibbles(&b[4..], o, |q| q * half_at(b, 0) + half_at(b, 2)),
                 GgmlType::Q8_0 => {
                     o.iter_mut().zip(&b[2..]).for_each(|(o, &q)| *o = half_at(b, 0) * (q as i8) as f32)
                 }
@@ -71,6 +72,61 @@ impl GgmlType {
             }
         }
     }
+
+    /// The same, rounded.
+    pub fn dequantize_bf16(self, bytes: &[u8], out: &mut [bf16]) {
+        let (values, size) = self.block();
+        let mut wide = [0.0; 256];
+        for (b, o) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(values)) {
+            self.dequantize(b, &mut wide[..values]);
+            o.iter_mut().zip(&wide).for_each(|(o, x)| *o = bf16::from_f32(*x));
+        }
+    }
+
+    /// bytes = the blocks of `values`, both whole blocks; Q8_0, Q4_0 and Q4_1, as ggml's `quantize_row_*_ref` on a machine with fused
+    /// multiplication and addition, and as the gguf package.
+    pub(super) fn quantize(self, values: &[f32], bytes: &mut [u8]) {
+        let (n, size) = self.block();
+        for (x, b) in values.chunks_exact(n).zip(bytes.chunks_exact_mut(size)) {
+            match self {
+                GgmlType::Q8_0 => {
+                    let d = x.iter().fold(0.0f32, |a, x| a.max(x.abs())) / 127.0;
+                    let inverse = inverse(d);
+                    b[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+                    b[2..].iter_mut().zip(x).for_each(|(b, x)| *b = (x * inverse).round() as i8 as u8);
+                }
+                GgmlType::Q4_0 => {
+                    // The first value of the largest magnitude becomes -8.
+                    let most = x.iter().fold(0.0f32, |a, &x| if x.abs() > a.abs() { x } else { a });
+                    let d = most / -8.0;
+                    let inverse = inverse(d) as f64;
+                    b[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+                    pack(x, &mut b[2..], |x| (x as f64 * inverse + 8.5) as u8);
+                }
+                GgmlType::Q4_1 => {
+                    let least = x.iter().fold(f32::INFINITY, |a, &x| a.min(x));
+                    let d = (x.iter().fold(f32::NEG_INFINITY, |a, &x| a.max(x)) - least) / 15.0;
+                    let inverse = inverse(d);
+                    b[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+                    b[2..4].copy_from_slice(&f16::from_f32(least).to_le_bytes());
+                    pack(x, &mut b[4..], |x| ((x - least) * inverse + 0.5) as u8);
+                }
+                // The op refuses the others.
+                _ => return,
+            }
+        }
+    }
+}
+
+fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+/// 32 values as nibbles of at most 15: the first 16 low, the last 16 high.
+fn pack(x: &[f32], bytes: &mut [u8], number: impl Fn(f32) -> u8) {
+    for i in 0..16 {
+        bytes[i] = number(x[i]).min(15) | number(x[i + 16]).min(15) << 4;
+    }
 }
 
 fn half_at(b: &[u8], at: usize) -> f32 {
@@ -78,10 +134,10 @@ fn half_at(b: &[u8], at: usize) -> f32 {
 }
 
 /// 16 bytes: the low nibbles are the first 16 values, the high ones the last.
-fn nibbles(q: &[u8], out: &mut [f32], scale: f32, offset: f32) {
+fn nibbles(q: &[u8], out: &mut [f32], value: impl Fn(f32) -> f32) {
     for i in 0..16 {
-        out[i] = (q[i] & 15) as f32 * scale + offset;
-        out[i + 16] = (q[i] >> 4) as f32 * scale + offset;
+        out[i] = value((q[i] & 15) as f32);
+        out[i + 16] = value((q[i] >> 4) as f32);
     }
 }
 

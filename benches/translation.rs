@@ -1,0 +1,79 @@
+//! Translation against CTranslate2: `cargo bench --bench translation -- --python PYTHON --work DIR [--size 600M|tiny] [--rounds 3] [--threads 2]`.
+//!
+//! A model of NLLB-200-600M's shape with random f32 weights (made once in DIR by scripts/peer_translation.py; 5 GB), 64 sentences of 10 to
+//! 50 tokens, 31 new tokens each, greedy and 4 beams. Each round runs everyone once in a process of its own, after a warm-up.
+mod peer;
+
+use std::{path::Path, process::Command, time::Instant};
+
+use peer::{Contestant, interleave, itself, option, peak_mib};
+use sdrrl::{
+    models::m2m100::{BeamParams, GenerateOptions, M2m100, Request, generate},
+    tensor::DType,
+};
+use serde_json::{Value, json};
+
+fn main() {
+    if let Some(beams) = option("--worker") {
+        return worker(&option("--work").expect("--work DIR"), beams.parse().expect("a number of beams"));
+    }
+    let (Some(python), Some(work)) = (option("--python"), option("--work")) else {
+        return println!("give --python PYTHON (with torch, transformers, ctranslate2) and --work DIR");
+    };
+    let size = option("--size").unwrap_or("600M".into());
+    let threads = option("--threads").unwrap_or("2".into());
+    let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(3);
+    if !Path::new(&work).join("sentences.json").exists() {
+        let made = Command::new(&python).args(["scripts/peer_translation.py", "make", &work, &size]).status();
+        assert!(made.is_ok_and(|s| s.success()), "the model could not be made");
+    }
+    println!("NLLB {size}, f32, 64 sentences, {threads} threads, {rounds} interleaved rounds, medians");
+    println!("{:<24} {:>12} {:>10} {:>10} {:>8}", "", "sentences/s", "tokens", "peak MiB", "ratio");
+    for beams in ["1", "4"] {
+        let own = itself(&["--worker", beams, "--work", &work]);
+        let env = ["env".to_string(), format!("RAYON_NUM_THREADS={threads}")];
+        let peer = [python.as_str(), "scripts/peer_translation.py", "run", &work, beams, &threads];
+        let all = [
+            Contestant { name: format!("sdrrl, {beams} beams"), command: [&env[..], &own].concat() },
+            Contestant {
+                name: format!("CTranslate2, {beams} beams"),
+                command: peer.map(String::from).to_vec(),
+            },
+        ];
+        let results = interleave(&all, rounds);
+        let of = |i: usize, key: &str| results[i].as_ref().and_then(|r| r[key].as_f64()).unwrap_or(f64::NAN);
+        for (i, contestant) in all.iter().enumerate() {
+            let ratio = if i > 0 { format!("{:.2}", of(0, "rate") / of(i, "rate")) } else { String::new() };
+            let numbers = [of(i, "rate"), of(i, "tokens"), of(i, "peak_mib")];
+            println!(
+                "{:<24} {:>12.2} {:>10.0} {:>10.0} {ratio:>8}",
+                contestant.name, numbers[0], numbers[1], numbers[2]
+            );
+        }
+    }
+}
+
+fn worker(work: &str, beams: usize) {
+    let text = std::fs::read_to_string(Path::new(work).join("sentences.json")).expect("sentences.json");
+    let data: Value = serde_json::from_str(&text).expect("JSON");
+    let language = data["language"].as_u64().map(|x| x as u32);
+    let sentences: Vec<Vec<u32>> = serde_json::from_value(data["sentences"].clone()).expect("ids");
+    let requests: Vec<Request> =
+        sentences.into_iter().map(|tokens| Request { tokens, forced_bos: language }).collect();
+    let model = M2m100::load(Path::new(work), DType::F32).expect("the model");
+    let new = data["new"].as_u64().expect("a length") as usize;
+    let run = |requests: &[Request], max_length: usize| {
+        let params = BeamParams { num_beams: beams, max_length, ..BeamParams::default() };
+        generate(&model, requests, &params, GenerateOptions::default(), &mut |_| {}).expect("translations")
+    };
+    run(&requests[..2], 4);
+    let start = Instant::now();
+    let out = run(&requests, new + 1);
+    let seconds = start.elapsed().as_secs_f64();
+    // Without the start token, as the peer counts.
+    let tokens: usize = out.iter().map(|t| t.tokens.len() - 1).sum();
+    println!(
+        "{}",
+        json!({"rate": requests.len() as f64 / seconds, "tokens": tokens, "peak_mib": peak_mib()})
+    );
+}

@@ -1,0 +1,97 @@
+//! Values out of a checkpoint's blocks, and blocks out of values.
+#![allow(unsafe_code)]
+use anyhow::{Result, bail, ensure};
+use rayon::prelude::*;
+
+use crate::{
+    device::{Arg, Geometry, Kernel},
+    tensor::{DType, Tensor, refuse_overlap},
+};
+
+use super::{checks::check, launch::gpu_of};
+
+mod formats;
+
+pub use formats::GgmlType;
+
+const THREADS: usize = 256;
+/// Values that a task of the CPU arm takes: whole blocks of every format.
+const CHUNK: usize = 1 << 14;
+
+/// out = the values of `blocks`, rounded if out is Bf16; `blocks` are bytes of `kind` in a U32 tensor, of which the last word may be used in part.
+/// F32 and Bf16 blocks are `rows::cast`'s on a GPU.
+pub fn dequantize(out: &mut Tensor, blocks: &Tensor, kind: GgmlType) -> Result<()> {
+    let bytes = check_blocks("dequantize", out, blocks, kind)?;
+    refuse_overlap(&[out], &[blocks])?;
+    if let Some(gpu) = gpu_of("dequantize", &[out, blocks])? {
+        use GgmlType::*;
+        let name = match (kind, out.dtype()) {
+            (F16, DType::F32) => "dequantize_f16_f32",
+            (Q4_0, DType::F32) => "dequantize_q4_0_f32",
+            (Q4_1, DType::F32) => "dequantize_q4_1_f32",
+            (Q8_0, DType::F32) => "dequantize_q8_0_f32",
+            (Q4K, DType::F32) => "dequantize_q4_k_f32",
+            (Q6K, DType::F32) => "dequantize_q6_k_f32",
+            (F16, DType::Bf16) => "dequantize_f16_bf16",
+            (Q4_0, DType::Bf16) => "dequantize_q4_0_bf16",
+            (Q4_1, DType::Bf16) => "dequantize_q4_1_bf16",
+            (Q8_0, DType::Bf16) => "dequantize_q8_0_bf16",
+            (Q4K, DType::Bf16) => "dequantize_q4_k_bf16",
+            (Q6K, DType::Bf16) => "dequantize_q6_k_bf16",
+            _ => bail!("dequantize: there is no kernel for {kind:?} blocks to {out:?}"),
+        };
+        let args = [out.arg()?, blocks.arg()?, Arg::U64(out.len() as u64)];
+        let at = Geometry::new(out.len().div_ceil(THREADS), THREADS as u32);
+        // SAFETY: the kernel's parameters; lengths were checked.
+        return unsafe { gpu.launch(Kernel { file: "quantize", name }, at, &args) };
+    }
+    let (values, size) = kind.block();
+    let blocks = &bytemuck::cast_slice::<u32, u8>(blocks.u32()?)[..bytes];
+    let parts = blocks.par_chunks(CHUNK / values * size);
+    if out.dtype() == DType::Bf16 {
+        let out = out.bf16_mut()?.par_chunks_mut(CHUNK);
+        out.zip(parts).for_each(|(out, part)| kind.dequantize_bf16(part, out));
+    } else {
+        out.f32_mut()?.par_chunks_mut(CHUNK).zip(parts).for_each(|(out, part)| kind.dequantize(part, out));
+    }
+    Ok(())
+}
+
+/// blocks (bytes in a U32 tensor) = inp (F32, finite) as Q8_0, Q4_0 or Q4_1 blocks, by ggml's reference rounding.
+pub fn quantize(blocks: &mut Tensor, inp: &Tensor, kind: GgmlType) -> Result<()> {
+    let bytes = check_blocks("quantize", inp, blocks, kind)?;
+    refuse_overlap(&[blocks], &[inp])?;
+    let name = match kind {
+        GgmlType::Q8_0 => "quantize_q8_0",
+        GgmlType::Q4_0 => "quantize_q4_0",
+        GgmlType::Q4_1 => "quantize_q4_1",
+        _ => bail!("quantize: {kind:?} blocks can be read, not made; use Q8_0, Q4_0 or Q4_1"),
+    };
+    ensure!(inp.dtype() == DType::F32, "quantize: {inp:?} must be F32");
+    if let Some(gpu) = gpu_of("quantize", &[blocks, inp])? {
+        let args = [blocks.arg()?, inp.arg()?, Arg::U64(inp.len() as u64 / 32)];
+        let at = Geometry::new(inp.len().div_ceil(THREADS), THREADS as u32);
+        // SAFETY: the kernel's parameters; lengths were checked.
+        return unsafe { gpu.launch(Kernel { file: "quantize", name }, at, &args) };
+    }
+    let (values, size) = kind.block();
+    let blocks = &mut bytemuck::cast_slice_mut::<u32, u8>(blocks.u32_mut()?)[..bytes];
+    let parts = blocks.par_chunks_mut(CHUNK / values * size);
+    parts.zip(inp.f32()?.par_chunks(CHUNK)).for_each(|(part, inp)| kind.quantize(inp, part));
+    Ok(())
+}
+
+/// The bytes of `blocks` that hold as many values as `values`.
+fn check_blocks(op: &str, values: &Tensor, blocks: &Tensor, kind: GgmlType) -> Result<usize> {
+    let (n, size) = kind.block();
+    let bytes = values.len() / n * size;
+    check(
+        values.len().is_multiple_of(n)
+            && values.dtype() != DType::U32
+            && blocks.dtype() == DType::U32
+            && blocks.len() == bytes.div_ceil(4),
+        op,
+        &[values, blocks],
+    )?;
+    Ok(bytes)
+}
