@@ -43,6 +43,26 @@ pub fn paired_by(n: usize, samples: usize, seed: u64, statistic: impl Fn(&[usize
     }
 }
 
+/// 95 % interval of the mean of these values (an accuracy, if they are 0 and 1) by the normal approximation: 1.96 standard errors (sample
+/// standard deviation over root n) either way. None for fewer than two values.
+pub fn normal_interval(values: &[f64]) -> Option<(f64, f64)> {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    let half = 1.959_963_984_540_054 * (variance / n).sqrt();
+    (values.len() > 1).then_some((mean - half, mean + half))
+}
+
+/// 95 % percentile interval of the mean over `samples` bootstrap resamples of these values: inside their range and lopsided near its ends,
+/// where the normal one is neither.
+pub fn bootstrap_interval(values: &[f64], samples: usize, seed: u64) -> Option<(f64, f64)> {
+    let mean = |indices: &[usize]| indices.iter().map(|&i| values[i]).sum::<f64>() / indices.len() as f64;
+    let whole = paired_by(values.len(), samples, seed, |indices| {
+        (0.0, if indices.is_empty() { 0.0 } else { mean(indices) })
+    });
+    (values.len() > 1 && samples > 0).then_some((whole.low, whole.high))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +94,21 @@ mod tests {
         let width = means(&before, &after);
         let expected = 1.96 * (0.25f64 / 400.0).sqrt();
         assert!(((width.high - width.low) / 2.0 / expected - 1.0).abs() < 0.15, "{width:?}");
+    }
+
+    #[test]
+    fn intervals_of_an_accuracy_agree_and_the_resampled_one_stays_in_range() {
+        let values: Vec<f64> = (0..400).map(|i| f64::from(u8::from(i % 5 == 0))).collect();
+        let (low, high) = normal_interval(&values).unwrap();
+        // 0.2 +- 1.96 sqrt(0.2 * 0.8 / 399)
+        assert!((low - 0.160_75).abs() < 1e-5 && (high - 0.239_25).abs() < 1e-5, "{low} {high}");
+        let (l, h) = bootstrap_interval(&values, 2000, 1).unwrap();
+        assert!((l - low).abs() < 0.006 && (h - high).abs() < 0.006, "{l} {h}");
+        let rare: Vec<f64> = (0..50).map(|i| f64::from(u8::from(i == 0))).collect();
+        assert!(
+            normal_interval(&rare).unwrap().0 < 0.0 && bootstrap_interval(&rare, 500, 1).unwrap().0 >= 0.0
+        );
+        assert_eq!((normal_interval(&[1.0]), bootstrap_interval(&[], 10, 1)), (None, None));
     }
 
     #[test]

@@ -63,14 +63,20 @@ fn f1_of(prediction: &[String], gold: &[String]) -> f64 {
     }
     let mut left: HashMap<&str, usize> = HashMap::new();
     gold.iter().for_each(|w| *left.entry(w).or_default() += 1);
-    let mut common = 0;
+    let mut common = 0u32;
     for word in prediction {
         if let Some(n) = left.get_mut(word.as_str()).filter(|n| **n > 0) {
             *n -= 1;
             common += 1;
         }
     }
-    2.0 * common as f64 / (prediction.len() + gold.len()) as f64
+    if common == 0 {
+        return 0.0;
+    }
+    // In the script's order of operations, for the last bit.
+    let (precision, recall) =
+        (f64::from(common) / prediction.len() as f64, f64::from(common) / gold.len() as f64);
+    2.0 * precision * recall / (precision + recall)
 }
 
 #[cfg(test)]

@@ -137,6 +137,11 @@ pub fn paired_randomisation(
     systems.iter().enumerate().map(of).collect()
 }
 
+/// The mean of these numbers to NumPy's last bit; NaN of none.
+pub(super) fn mean(values: &[f64]) -> f64 {
+    Numbers { values: values.to_vec(), single: false }.mean()
+}
+
 /// A NumPy array of f64 or (`single`) f32.
 struct Numbers {
     values: Vec<f64>,

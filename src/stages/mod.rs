@@ -9,6 +9,7 @@ pub mod filter;
 pub mod generate;
 pub mod inspect;
 pub mod merge;
+pub mod metric;
 pub mod pack;
 pub mod parallel;
 pub mod placement;
@@ -54,6 +55,8 @@ pub enum Command {
     Align(align::Args),
     /// Run a matrix of ablations over a recipe
     Ablate(ablate::Args),
+    /// Scores of files: BLEU, chrF, TER, ROUGE, MKQA, significance
+    Metric(metric::Args),
     /// Devices, kernels, memory, threads
     Doctor(doctor::Args),
 }
@@ -78,6 +81,7 @@ impl Command {
             Command::Eval(args) => eval::run(args),
             Command::Align(args) => align::run(args),
             Command::Ablate(args) => ablate::run(args),
+            Command::Metric(args) => metric::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }

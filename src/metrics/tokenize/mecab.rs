@@ -11,6 +11,8 @@ use self::dictionary::{CharCategories, Connections, Dictionary, Settings, Token}
 
 /// Words longer than this are not looked up (MeCab's bound on a length).
 const LONGEST: usize = 65_535;
+/// Unknown words of at most so many characters more than one are grouped (MeCab's `max-grouping-size`).
+const LONGEST_GROUP: usize = 24;
 
 /// A dictionary with which text is split into words.
 pub struct Mecab {
@@ -144,7 +146,7 @@ impl Mecab {
         let mut group_end = None;
         if category.groups {
             let (bytes, chars) = self.categories.run(category, &text[end.min(text.len())..]);
-            if chars <= self.settings.longest_group {
+            if chars <= LONGEST_GROUP {
                 add(end + bytes, out);
             }
             group_end = Some(end + bytes);

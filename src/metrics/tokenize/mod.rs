@@ -1,6 +1,7 @@
 //! sacreBLEU's tokenizers, bit for bit (Post 2018; sacrebleu 2.6.0).
 mod mecab;
 mod rules;
+mod thai;
 
 use std::path::Path;
 
@@ -10,7 +11,9 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     mecab::Mecab,
     rules::{TercomOptions, tercom},
+    thai::ThaiWords,
 };
+use crate::data::language_id;
 
 /// How text becomes words before BLEU counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -63,6 +66,39 @@ impl BleuTokenizer {
             BleuTokenizer::KoMecab => "ko-mecab-0.996/ko-0.9.2-KO",
             other => other.name(),
         }
+    }
+
+    /// sacrebleu's choice for a language, where its dictionary is at hand; else characters for languages without spaces.
+    pub fn for_language(language: &str, has_dictionary: bool) -> BleuTokenizer {
+        match language_id::find(language).map_or(language, |l| l.code) {
+            "zh" => BleuTokenizer::Zh,
+            "ja" if has_dictionary => BleuTokenizer::JaMecab,
+            "ko" if has_dictionary => BleuTokenizer::KoMecab,
+            code if language_id::is_unspaced(code) => BleuTokenizer::Char,
+            _ => BleuTokenizer::V13a,
+        }
+    }
+
+    /// What to say where the tokenizer finds no words in texts of this language.
+    pub fn warning(self, language: &str) -> Option<String> {
+        let unspaced = language_id::is_unspaced(language);
+        let blind = match self {
+            BleuTokenizer::V13a | BleuTokenizer::Intl => unspaced,
+            BleuTokenizer::Zh => unspaced && !language_id::same_language(language, "zh"),
+            _ => false,
+        };
+        let better = match language_id::find(language).map(|l| l.code) {
+            Some("ja") => "ja-mecab (needs a dictionary) or char",
+            Some("zh") => "zh or char",
+            _ => "char",
+        };
+        blind.then(|| {
+            format!(
+                "{} has no spaces between words: tokenizer {} takes whole sentences for words, and BLEU by it says little; take {better}, or chrF",
+                language_id::name(language),
+                self.name()
+            )
+        })
     }
 
     /// The file or folder that `load` needs and how to get it; none where rules are enough.

@@ -140,8 +140,8 @@ pub fn tercom(line: &str, options: &TercomOptions) -> String {
     }
     if options.no_punct {
         line.retain(|c| {
-            !matches!(c, '.' | ',' | '?' | ':' | ';' | '!' | '"' | '(' | ')')
-                && !(options.asian_support && is_asian_punctuation(c))
+            let western = matches!(c, '.' | ',' | '?' | ':' | ';' | '!' | '"' | '(' | ')');
+            !(western || options.asian_support && is_asian_punctuation(c))
         });
     }
     joined(&line)

@@ -279,20 +279,15 @@ fn sweep_blocks(
     let Some(reference) = ran.first() else { return vec![] };
     let mut blocks = vec![];
     for (s, sweep) in matrix.sweeps.iter().enumerate() {
-        // One picture a unit: metrics of the same name share an axis.
-        let mut units: Vec<&str> = rows.iter().map(|&i| reference.to_base[i].name).collect();
-        units.dedup();
-        for unit in units {
-            let own: Vec<usize> =
-                rows.iter().copied().filter(|&i| reference.to_base[i].name == unit).collect();
-            let Some(&first) = own.first() else { continue };
-            let lines: Vec<Curve> = own
-                .iter()
-                .map(|&i| Curve {
-                    name: format!("{} ({})", reference.to_base[i].task, name(&reference.to_base[i].language)),
-                    points: points(s, i, ran),
-                })
-                .collect();
+        for &first in rows {
+            let lines = [Curve {
+                name: format!(
+                    "{} ({})",
+                    reference.to_base[first].task,
+                    name(&reference.to_base[first].language)
+                ),
+                points: points(s, first, ran),
+            }];
             let documents: Vec<String> = ran
                 .iter()
                 .filter_map(|r| {
@@ -303,7 +298,13 @@ fn sweep_blocks(
             let label = sweep.title.as_deref().unwrap_or(&sweep.key);
             let metric = &reference.to_base[first].metric;
             blocks.push(numbered(
-                curves(&format!("{metric} against {}", sweep.key), label, metric, &lines, &levels(ran, first)),
+                curves(
+                    &format!("{} against {}", reference.to_base[first].task, sweep.key),
+                    label,
+                    metric,
+                    &lines,
+                    &levels(ran, first),
+                ),
                 format!(
                     "One training for each value of {}, everything else as in {}. Whiskers as above; dashed: its value and the untrained \
                      model's on {}. Training documents by value: {}.",

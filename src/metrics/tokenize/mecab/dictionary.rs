@@ -279,10 +279,8 @@ impl CharCategories {
     }
 }
 
-/// What `dicrc` sets of what matters here.
+/// What `dicrc` sets of what matters here. (MeCab's own default for `max-grouping-size` goes before what stands there.)
 pub struct Settings {
-    /// Unknown words of at most so many characters more than one are grouped.
-    pub longest_group: usize,
     /// Part of speech, cost of a space before it (MeCab-ko).
     penalties: Vec<(u16, i64)>,
 }
@@ -290,7 +288,7 @@ pub struct Settings {
 impl Settings {
     /// Reads `dicrc`; without the file all is as MeCab has it by default.
     pub fn read(path: &Path) -> Result<Settings> {
-        let mut out = Settings { longest_group: 24, penalties: vec![] };
+        let mut out = Settings { penalties: vec![] };
         if !path.exists() {
             return Ok(out);
         }
@@ -300,20 +298,16 @@ impl Settings {
         .into_owned();
         for line in text.lines().map(str::trim).filter(|l| !l.starts_with([';', '#'])) {
             let Some((key, value)) = line.split_once('=') else { continue };
-            let wrong = || format!("{}: {line:?} is not of whole numbers", path.display());
-            match key.trim() {
-                "max-grouping-size" => out.longest_group = value.trim().parse().with_context(wrong)?,
-                "left-space-penalty-factor" => {
-                    let numbers: Vec<i64> = value
-                        .split(',')
-                        .map(|x| x.trim().parse::<i32>().map(i64::from))
-                        .collect::<Result<_, _>>()
-                        .with_context(wrong)?;
-                    let pair = |p: &[i64]| Some((u16::try_from(p[0]).ok()?, p[1]));
-                    out.penalties = numbers.chunks_exact(2).filter_map(pair).collect();
-                }
-                _ => {}
+            if key.trim() != "left-space-penalty-factor" {
+                continue;
             }
+            let numbers: Vec<i64> = value
+                .split(',')
+                .map(|x| x.trim().parse::<i32>().map(i64::from))
+                .collect::<Result<_, _>>()
+                .with_context(|| format!("{}: {line:?} is not of whole numbers", path.display()))?;
+            let pair = |p: &[i64]| Some((u16::try_from(p[0]).ok()?, p[1]));
+            out.penalties = numbers.chunks_exact(2).filter_map(pair).collect();
         }
         Ok(out)
     }

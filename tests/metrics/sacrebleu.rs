@@ -1,4 +1,4 @@
-//! Metrics against sacrebleu's own numbers (scripts/golden_metrics.py, scripts/golden_systems.py).
+//! BLEU, chrF, TER and significance tests against sacrebleu.
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -10,30 +10,11 @@ use sdrrl::metrics::{
 };
 use serde_json::Value;
 
-fn golden() -> Value {
-    serde_json::from_str(&std::fs::read_to_string("tests/golden/metrics/sacrebleu.json").unwrap()).unwrap()
-}
-
-fn texts(value: &Value) -> Vec<&str> {
-    value.as_array().unwrap().iter().map(|x| x.as_str().unwrap()).collect()
-}
-
-fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
-}
-
-fn same(ours: f64, theirs: f64, what: &str) {
-    assert!((ours - theirs).abs() < 1e-9, "{what}: {ours} is not {theirs}");
-}
-
-/// Equal up to the last bit, which the reader of JSON may lose.
-fn digits(ours: f64, theirs: f64, what: &str) {
-    assert!((ours - theirs).abs() <= 4e-16 * theirs.abs(), "{what}: {ours} is not {theirs}");
-}
+use super::{digits, lines, numbers, read, same, texts};
 
 #[test]
 fn bleu_equals_sacrebleu() {
-    let g = golden();
+    let g = read("sacrebleu.json");
     let (hyps, refs) = (texts(&g["hypotheses"]), texts(&g["references"]));
     for tok in [
         BleuTokenizer::V13a,
@@ -62,7 +43,7 @@ fn bleu_equals_sacrebleu() {
 
 #[test]
 fn chrf_equals_sacrebleu() {
-    let g = golden();
+    let g = read("sacrebleu.json");
     let (hyps, refs) = (texts(&g["hypotheses"]), texts(&g["references"]));
     for order in [0, 2] {
         let theirs = &g["chrf"][order.to_string()];
@@ -92,15 +73,6 @@ proptest! {
         prop_assert!((chrf::corpus_chrf(&[&text], &[&text], 2).unwrap().score - 100.0).abs() < 1e-9);
         prop_assert!((bleu::corpus_bleu(&[&text], &[&text], &BleuTokenizer::V13a.load(None).unwrap()).unwrap().score - 100.0).abs() < 1e-9);
     }
-}
-
-fn systems() -> Value {
-    serde_json::from_str(&std::fs::read_to_string("tests/golden/metrics/systems.json").unwrap()).unwrap()
-}
-
-fn lines(folder: &Path, name: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(folder.join(name)).unwrap();
-    text.lines().map(String::from).collect()
 }
 
 /// Every score, interval and p-value of `golden`, from the files in `folder`; metrics that need a dictionary are left to their own tests.
@@ -163,7 +135,7 @@ fn check_systems(golden: &Value, folder: &Path, dictionary: Option<&Path>) {
 
 #[test]
 fn significance_of_real_systems_equals_sacrebleu() {
-    check_systems(&systems()["excerpt"], Path::new("tests/golden/metrics/flores"), None);
+    check_systems(&read("systems.json")["excerpt"], Path::new("tests/golden/metrics/flores"), None);
 }
 
 /// All 1,012 lines, ja-mecab included.
@@ -171,18 +143,18 @@ fn significance_of_real_systems_equals_sacrebleu() {
 #[ignore = "needs FLORES devtest and its translations, and MeCab's IPA dictionary: SDRRL_FLORES=DIR SDRRL_IPADIC=DIR"]
 fn flores_devtest_equals_sacrebleu() {
     let folder = |name| PathBuf::from(std::env::var(name).unwrap());
-    check_systems(&systems()["devtest"], &folder("SDRRL_FLORES"), Some(&folder("SDRRL_IPADIC")));
+    check_systems(&read("systems.json")["devtest"], &folder("SDRRL_FLORES"), Some(&folder("SDRRL_IPADIC")));
 }
 
 #[test]
 fn ter_equals_sacrebleu() {
-    let g = systems();
+    let g = read("systems.json");
     for case in g["ter"].as_array().unwrap() {
         let text = |key: &str| case[key].as_str().unwrap();
         let ours = ter::statistics(text("hypothesis"), text("reference"), &TercomOptions::default());
         assert_eq!(ours[0], case["edits"].as_u64().unwrap(), "{case}");
     }
-    let pairs = golden();
+    let pairs = read("sacrebleu.json");
     let (hyps, refs) = (texts(&pairs["hypotheses"]), texts(&pairs["references"]));
     for case in g["ter_options"].as_array().unwrap() {
         let on = |key: &str| case["options"][key].as_bool().unwrap();

@@ -1,0 +1,339 @@
+//! `sdrrl metric`: scores of files by hand, as `sacrebleu` gives them: translations, summaries, MKQA predictions.
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use crate::{
+    data::{language_id, text_file},
+    metrics::{
+        bootstrap,
+        corpus::CorpusMetric,
+        mkqa,
+        off_target::is_off_target,
+        rouge::Rouge,
+        significance::{self, Outcome},
+        tokenize::{BleuTokenizer, TercomOptions},
+    },
+    report::table::{Cell, Table, use_colour},
+};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Metric {
+    /// BLEU of n-grams of words (see --tokenize)
+    Bleu,
+    /// chrF2 of characters
+    Chrf,
+    /// chrF2++: characters and words
+    #[value(name = "chrf++")]
+    ChrfPlusPlus,
+    /// Translation edit rate: lower is better
+    Ter,
+    /// ROUGE-L as XL-SUM's authors compute it (needs --language)
+    Rouge,
+    /// Lines that are empty or reliably in another language (needs --language), in percent
+    OffTarget,
+}
+
+/// Arguments of `metric`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// What is right: a text file, a line a segment
+    #[arg(long, short, required_unless_present = "mkqa", conflicts_with = "mkqa")]
+    pub reference: Option<PathBuf>,
+    /// MKQA's annotations (mkqa.jsonl.gz): the hypotheses are predictions in its form (needs --language)
+    #[arg(long, requires = "language")]
+    pub mkqa: Option<PathBuf>,
+    /// What systems said, a file each; the first is the one that paired tests compare with
+    #[arg(long, short = 'i', required = true, num_args = 1..)]
+    pub hypothesis: Vec<PathBuf>,
+    /// What to measure
+    #[arg(long, short, value_enum, value_delimiter = ',', default_value = "bleu,chrf")]
+    pub metrics: Vec<Metric>,
+    /// Language of reference and hypotheses: chooses tokenizers
+    #[arg(long, short)]
+    pub language: Option<String>,
+    /// BLEU's tokenizer [default: by --language, else 13a]
+    #[arg(long, value_enum)]
+    pub tokenize: Option<BleuTokenizer>,
+    /// What tokenizers need: the folder of a MeCab dictionary, or a word list for ROUGE in Thai
+    #[arg(long)]
+    pub dictionary: Option<PathBuf>,
+    /// TER: set spaces around punctuation
+    #[arg(long)]
+    pub ter_normalized: bool,
+    /// TER: delete punctuation
+    #[arg(long)]
+    pub ter_no_punct: bool,
+    /// TER: with one of the two, treat Asian characters too
+    #[arg(long)]
+    pub ter_asian_support: bool,
+    /// TER: do not lower-case
+    #[arg(long)]
+    pub ter_case_sensitive: bool,
+    /// ROUGE: stem words (Snowball)
+    #[arg(long)]
+    pub stem: bool,
+    /// 95 % intervals by bootstrap resampling
+    #[arg(long)]
+    pub confidence: bool,
+    /// Paired bootstrap resampling against the first system
+    #[arg(long, conflicts_with = "paired_ar")]
+    pub paired_bs: bool,
+    /// Paired approximate randomisation against the first system
+    #[arg(long)]
+    pub paired_ar: bool,
+    /// Resamples or trials [default: 1000; with --paired-ar 10000]
+    #[arg(long)]
+    pub samples: Option<usize>,
+    /// Of resamples and trials
+    #[arg(long, default_value_t = 12345)]
+    pub seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One metric of all systems.
+struct Measured {
+    name: String,
+    signature: String,
+    systems: Vec<Outcome>,
+}
+
+/// Prints the scores.
+pub fn run(args: &Args) -> Result<()> {
+    if let Some(gold) = &args.mkqa {
+        return mkqa_scores(args, gold);
+    }
+    ensure!(
+        !(args.paired_bs || args.paired_ar) || args.hypothesis.len() > 1,
+        "a paired test compares systems: give more than one file to --hypothesis"
+    );
+    let reference = args.reference.as_deref().context("--reference is missing")?;
+    let references = segments(reference)?;
+    let mut systems = vec![];
+    for path in &args.hypothesis {
+        let lines = segments(path)?;
+        ensure!(
+            lines.len() == references.len(),
+            "{} has {} lines, but {} has {}: they must be of the same segments, line by line",
+            path.display(),
+            lines.len(),
+            reference.display(),
+            references.len()
+        );
+        ensure!(
+            lines.iter().any(|line| !line.trim().is_empty()),
+            "{}: all its {} lines are empty",
+            path.display(),
+            lines.len()
+        );
+        systems.push(lines);
+    }
+    warn(args, &references);
+    let measured: Vec<Measured> =
+        args.metrics.iter().map(|m| measure(args, *m, &references, &systems)).collect::<Result<_>>()?;
+    print(args, &measured);
+    Ok(())
+}
+
+fn segments(path: &Path) -> Result<Vec<String>> {
+    let lines = text_file::read_lines(path)?;
+    ensure!(!lines.is_empty(), "{} is empty", path.display());
+    Ok(lines)
+}
+
+fn tokenizer(args: &Args) -> BleuTokenizer {
+    let language = args.language.as_deref().unwrap_or_default();
+    args.tokenize.unwrap_or_else(|| BleuTokenizer::for_language(language, args.dictionary.is_some()))
+}
+
+/// Says so where BLEU's tokenizer finds no words in the language, given or recognised.
+fn warn(args: &Args, references: &[String]) {
+    if !args.metrics.contains(&Metric::Bleu) {
+        return;
+    }
+    let sample: String = references.iter().take(50).map(|line| format!("{line}\n")).collect();
+    let recognised = language_id::identify(&sample).map(|found| found.code.to_string());
+    let language = args.language.clone().or(recognised).unwrap_or_default();
+    if let Some(warning) = tokenizer(args).warning(&language) {
+        eprintln!("warning: {warning}");
+    }
+}
+
+fn measure(args: &Args, metric: Metric, references: &[String], systems: &[Vec<String>]) -> Result<Measured> {
+    let language = |what: &str| args.language.as_deref().with_context(|| format!("{what} needs --language"));
+    match metric {
+        Metric::Bleu => {
+            let dictionary = args.dictionary.as_deref();
+            corpus(args, &CorpusMetric::Bleu(tokenizer(args).load(dictionary)?), references, systems)
+        }
+        Metric::Chrf => corpus(args, &CorpusMetric::Chrf(0), references, systems),
+        Metric::ChrfPlusPlus => corpus(args, &CorpusMetric::Chrf(2), references, systems),
+        Metric::Ter => {
+            let options = TercomOptions {
+                normalized: args.ter_normalized,
+                no_punct: args.ter_no_punct,
+                asian_support: args.ter_asian_support,
+                case_sensitive: args.ter_case_sensitive,
+            };
+            corpus(args, &CorpusMetric::Ter(options), references, systems)
+        }
+        Metric::Rouge => {
+            let rouge = Rouge::new(language("ROUGE")?, args.dictionary.as_deref(), args.stem)?;
+            let all = systems.iter().map(|s| rouge.scores(s, references)).collect::<Result<Vec<_>>>()?;
+            Ok(means(args, "ROUGE-L", rouge.signature(), &all))
+        }
+        Metric::OffTarget => {
+            let language = language("off-target")?;
+            language_id::require(language)?;
+            let off = |line: &String| f64::from(u8::from(is_off_target(line, language)));
+            let all: Vec<Vec<f64>> = systems.iter().map(|s| s.iter().map(off).collect()).collect();
+            let signature = format!("off-target|lang:{language}|version:{}", env!("CARGO_PKG_VERSION"));
+            Ok(means(args, "off target %", signature, &all))
+        }
+    }
+}
+
+/// A metric of sacrebleu.
+fn corpus(
+    args: &Args,
+    metric: &CorpusMetric,
+    references: &[String],
+    systems: &[Vec<String>],
+) -> Result<Measured> {
+    let counts = systems.iter().map(|s| metric.counts(s, references)).collect::<Result<Vec<_>>>()?;
+    let samples = args.samples.unwrap_or(if args.paired_ar { 10_000 } else { 1000 });
+    let plain = metric.signature();
+    let (systems, signature) = if args.paired_bs {
+        let signature = significance::signature(&plain, "bs", samples, args.seed);
+        (significance::paired_bootstrap(metric, &counts, samples, args.seed), signature)
+    } else if args.paired_ar {
+        let signature = significance::signature(&plain, "ar", samples, args.seed);
+        (significance::paired_randomisation(metric, &counts, samples, args.seed), signature)
+    } else if args.confidence {
+        let of = |c| Outcome {
+            score: metric.score(c),
+            interval: significance::confidence(metric, c, samples, args.seed),
+            p: None,
+        };
+        (counts.iter().map(of).collect(), significance::signature(&plain, "bs", samples, args.seed))
+    } else {
+        (counts.iter().map(|c| Outcome { score: metric.score(c), ..Default::default() }).collect(), plain)
+    };
+    Ok(Measured { name: metric.name(), signature, systems })
+}
+
+/// A mean of segments' values, in percent; with a test, the bootstrap on them.
+fn means(args: &Args, name: &str, signature: String, systems: &[Vec<f64>]) -> Measured {
+    let samples = args.samples.unwrap_or(1000);
+    let mean =
+        |x: &[f64], rows: &[usize]| 100.0 * rows.iter().map(|&i| x[i]).sum::<f64>() / rows.len() as f64;
+    let tested = args.paired_bs || args.paired_ar;
+    let of = |(i, x): (usize, &Vec<f64>)| {
+        let all: Vec<usize> = (0..x.len()).collect();
+        let interval = (tested || args.confidence)
+            .then(|| bootstrap::bootstrap_interval(x, samples, args.seed))
+            .flatten()
+            .map(|(low, high)| (50.0 * (low + high), 50.0 * (high - low)));
+        let paired = (tested && i > 0).then(|| {
+            bootstrap::paired_by(x.len(), samples, args.seed, |rows| (mean(&systems[0], rows), mean(x, rows)))
+                .p
+        });
+        Outcome { score: mean(x, &all), interval, p: paired }
+    };
+    // Whichever test was asked for: here it is always the bootstrap.
+    let signature = if tested || args.confidence {
+        significance::signature(&signature, "bs", samples, args.seed)
+    } else {
+        signature
+    };
+    Measured { name: name.into(), signature, systems: systems.iter().enumerate().map(of).collect() }
+}
+
+fn print(args: &Args, measured: &[Measured]) {
+    let name = |path: &PathBuf| path.display().to_string();
+    if args.json {
+        let of_system = |i: usize, path: &PathBuf| {
+            let scores = measured.iter().map(|m| {
+                let o = &m.systems[i];
+                let (mean, ci) = (o.interval.map(|x| x.0), o.interval.map(|x| x.1));
+                let record =
+                    json!({"score": o.score, "p_value": o.p, "mean": mean, "ci": ci, "signature": m.signature});
+                (m.name.clone(), record)
+            });
+            Value::Object([("system".into(), name(path).into())].into_iter().chain(scores).collect())
+        };
+        let all: Vec<Value> = args.hypothesis.iter().enumerate().map(|(i, p)| of_system(i, p)).collect();
+        return println!("{:#}", Value::Array(all));
+    }
+    let header: Vec<&str> = ["system"].into_iter().chain(measured.iter().map(|m| m.name.as_str())).collect();
+    let mut table = Table::new(&header);
+    for (i, path) in args.hypothesis.iter().enumerate() {
+        let cells = measured.iter().map(|m| match m.systems[i] {
+            Outcome { score, interval: None, p: None } => Cell::Number(score, 2),
+            other => Cell::Text(words(&other)),
+        });
+        table.push([Cell::Text(name(path))].into_iter().chain(cells).collect());
+    }
+    print!("{}", table.to_text(use_colour()));
+    println!();
+    measured.iter().for_each(|m| println!("{:<12} {}", m.name, m.signature));
+    if measured.iter().any(|m| m.systems.iter().any(|s| s.p.is_some())) {
+        println!(
+            "p: how probable so large a difference from {} is by luck (* below 0.05)",
+            name(&args.hypothesis[0])
+        );
+    }
+}
+
+fn words(outcome: &Outcome) -> String {
+    let mut out = format!("{:.2}", outcome.score);
+    if let Some((mean, half)) = outcome.interval {
+        let _ = write!(out, " ({mean:.2} ± {half:.2})");
+    }
+    if let Some(p) = outcome.p {
+        let _ = write!(out, " p = {p:.4}{}", if p < 0.05 { "*" } else { "" });
+    }
+    out
+}
+
+fn mkqa_scores(args: &Args, gold: &Path) -> Result<()> {
+    let language = args.language.as_deref().context("--mkqa needs --language")?;
+    let golds = mkqa::read_gold(gold, language)?;
+    let mut all = vec![];
+    for path in &args.hypothesis {
+        let predictions = mkqa::read_predictions(path)?;
+        let scores =
+            mkqa::evaluate(&golds, &predictions, language).with_context(|| format!("{}", path.display()))?;
+        let Value::Object(scores) = serde_json::to_value(scores)? else { bail!("scores are no object") };
+        all.push((path.display().to_string(), scores));
+    }
+    let signature = format!("mkqa|lang:{language}|n:{}|version:{}", golds.len(), env!("CARGO_PKG_VERSION"));
+    if args.json {
+        let of = |(system, mut scores): (String, serde_json::Map<String, Value>)| {
+            scores.insert("signature".into(), signature.clone().into());
+            json!({"system": system, "MKQA": scores})
+        };
+        println!("{:#}", Value::Array(all.into_iter().map(of).collect()));
+        return Ok(());
+    }
+    let header: Vec<&str> = ["MKQA"].into_iter().chain(all.iter().map(|a| a.0.as_str())).collect();
+    let mut table = Table::new(&header);
+    let keys: Vec<String> = all.first().map(|a| a.1.keys().cloned().collect()).unwrap_or_default();
+    for key in keys {
+        let value = |a: &(String, serde_json::Map<String, Value>)| {
+            a.1[&key].as_f64().map_or(Cell::Text("none".into()), |x| Cell::Number(x, 2))
+        };
+        table.push([Cell::Text(key.clone())].into_iter().chain(all.iter().map(value)).collect());
+    }
+    print!("{}", table.to_text(use_colour()));
+    println!("\n{signature}");
+    Ok(())
+}
