@@ -7,6 +7,7 @@ mod gemm;
 mod generation;
 mod kernels;
 mod layers;
+mod lm_eval;
 mod m2m100;
 mod metrics;
 mod models;

@@ -399,7 +399,7 @@ fn evaluation_runs_every_kind_of_task_and_compares() {
         results["results"]["belebele"]["acc,none"].is_number()
             && results["results"]["mt"]["bleu,none"].is_number()
     );
-    assert!(results["configs"]["mt"]["signature"].as_str().unwrap().contains("tok:13a"));
+    assert!(results["configs"]["mt"]["signature"]["bleu"].as_str().unwrap().contains("tok:13a"));
     let shown = ok(&[
         "eval",
         "--model",
@@ -600,4 +600,109 @@ fn doctor_and_help_work_everywhere() {
         assert!(help.contains(&format!("  {stage}")), "{stage}: {help}");
     }
     assert_eq!(sdrrl(&["trian"]).status.code(), Some(2), "wrong usage");
+}
+
+/// A matrix of three arms on a small quickstart: stages are shared, a killed one goes on, bad ones are refused at once.
+#[test]
+fn an_ablation_shares_its_stages_and_ends_with_the_same_bytes_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.toml");
+    let text = r#"
+name = "small"
+work = "WORK"
+recipe = "recipes/quickstart.toml"
+set = ["generate.limit=80", "train.max-steps=8", "train.eval-every=4", "eval.bootstrap-samples=50", "eval.while-training=3"]
+[[arms]]
+name = "full"
+[[arms]]
+name = "no-parallel"
+set = ["assemble.use-parallel=false"]
+[[sweeps]]
+name = "tau"
+key = "filter.tau"
+values = [0.8, 0.9]
+"#;
+    let at = |name: &str| dir.path().join(name);
+    let run = |name: &str| {
+        fs::write(&file, text.replace("WORK", &at(name).to_string_lossy())).unwrap();
+        vec!["ablate".to_string(), file.to_string_lossy().to_string()]
+    };
+    let args = run("whole");
+    let out = ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(out.contains("no-parallel") && out.contains("(same training as full)"), "{out}");
+    let folders = |stage: &str| {
+        let all = fs::read_dir(at("whole").join("cache")).unwrap().flatten();
+        all.filter(|e| e.file_name().to_string_lossy().starts_with(stage)).count()
+    };
+    // Four arms: one set of answers, two verdict sets at most, two or three trainings.
+    assert_eq!(
+        (folders("generate-"), folders("translate-"), folders("score-"), folders("filter-")),
+        (1, 1, 1, 2)
+    );
+    assert!(folders("train-") < 4, "{}", folders("train-"));
+    let page = fs::read_to_string(at("whole").join("report.html")).unwrap();
+    for part in ["Conclusions", "Figure 1.", "Table 1.", "English held-out loss", "filter.tau"] {
+        assert!(page.contains(part), "{part}");
+    }
+    let args = run("killed");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sdrrl"))
+        .args(&args)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_secs(2));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let results = |name: &str| fs::read(at(name).join("results.json")).unwrap();
+    assert!(results("whole") == results("killed"));
+    fs::write(&file, text.replace("filter.tau", "filter.taw")).unwrap();
+    fails(&["ablate", &file.to_string_lossy()], &["tau-0.8", "taw", "did you mean `tau`?"]);
+}
+
+/// Task files and data that are wrong: named errors, before the model (which is not even there) is looked for.
+#[test]
+fn wrong_tasks_are_named_before_anything_is_computed() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_string_lossy().to_string();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    write("qa.jsonl", "{\"id\": 1, \"question\": \"q\", \"answers\": [\"a\"]}\n");
+    write(
+        "twice.jsonl",
+        "{\"id\": 1, \"question\": \"q\", \"answers\": [\"a\"]}\n{\"id\": 1, \"question\": \"r\", \"answers\": [\"a\"]}\n",
+    );
+    write("nogold.jsonl", "{\"question\": \"q\"}\n");
+    write("range.jsonl", "{\"question\": \"q\", \"choices\": [\"a\", \"b\"], \"answer\": 2}\n");
+    write(
+        "belebele.jsonl",
+        "{\"flores_passage\": \"p\", \"question\": \"q\", \"mc_answer1\": \"a\", \"mc_answer2\": \"b\", \"mc_answer3\": \"c\", \"mc_answer4\": \"d\", \"correct_answer_num\": \"5\"}\n",
+    );
+    write("xlsum.jsonl", "{\"text\": \"t\", \"summary\": \"\"}\n");
+    write("two", "a\nb\n");
+    write("three", "a\nb\nc\n");
+    write("empty.jsonl", "");
+    let (two, three) = (at("two"), at("three"));
+    let cases = [
+        ("qa", "qa.jsonl", "metrics = [\"bleuu\"]", "did you mean `bleu`?"),
+        ("qa", "twice.jsonl", "", "the id 1 occurred before"),
+        ("qa", "nogold.jsonl", "", "expected `question` (a text) and `answers` (texts)"),
+        ("qa", "empty.jsonl", "", "has no rows"),
+        ("qa", "qa.jsonl", "prompt = \"Answer.\"", "`prompt` needs {text}"),
+        ("multiple-choice", "range.jsonl", "", "`answer` is 2: the right answer is none of the 2 choices"),
+        ("multiple-choice", "belebele.jsonl", "", "`correct_answer_num` is \"5\""),
+        ("multiple-choice", "belebele.jsonl", "metrics = [\"bleu\"]", "`metrics` are of generated replies"),
+        ("summary", "xlsum.jsonl", "", "the text `summary` is missing"),
+        ("translation", "two", &format!("reference = {three:?}"), "has 2 lines"),
+    ];
+    for (kind, file, more, part) in cases {
+        let path = if file == "two" { two.clone() } else { at(file) };
+        write(
+            "tasks.toml",
+            &format!(
+                "[[tasks]]\nname = \"t\"\nkind = {kind:?}\nlanguage = \"es\"\nfile = {path:?}\n{more}\n"
+            ),
+        );
+        fails(&["eval", "--model", &at("none"), "--tasks", &at("tasks.toml"), "--out", &at("out")], &[part]);
+    }
 }

@@ -246,7 +246,9 @@ mod tests {
                 reference::forward(&mut want, &wide, f);
                 for (i, x) in inp.iter().enumerate() {
                     let error = (out[i] as f64 - want[i]).abs();
-                    assert!(error <= 5e-7 * want[i].abs() + 2e-7, "{level:?} {f:?}({x}) = {}", out[i]);
+                    // The normal distribution is known to a unit in the last place of 1.
+                    let unit = 6e-8 * x.abs().max(3.0) as f64;
+                    assert!(error <= 5e-7 * want[i].abs() + unit, "{level:?} {f:?}({x}) = {}", out[i]);
                 }
                 let mut ends = [0.0; 16];
                 let mut inp = [1.0; 16];

@@ -17,12 +17,16 @@ pub enum TaskKind {
     MultipleChoice,
     /// Answers to questions with known answers (JSONL: question, answers): exact match, F1
     Qa,
+    /// MKQA's official annotations (mkqa.jsonl.gz): exact match, F1
+    Mkqa,
+    /// Summaries of articles (XL-Sum JSONL: text, summary): ROUGE-L
+    Summary,
 }
 
 impl TaskKind {
     /// Whether replies are generated (rather than given texts scored).
     pub fn generates(self) -> bool {
-        matches!(self, TaskKind::Translation | TaskKind::Qa)
+        matches!(self, TaskKind::Translation | TaskKind::Qa | TaskKind::Mkqa | TaskKind::Summary)
     }
 }
 
@@ -34,6 +38,37 @@ pub enum Choices {
     Letters,
     /// The choices' texts are scored
     Texts,
+}
+
+/// How a multiple-choice question is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// lm-eval's `belebele` template; `few-shot` solved questions before it
+    #[default]
+    LmEval,
+    /// The same behind five solved questions (Belebele's authors: English ones, see `few-shot-file`)
+    #[serde(rename = "paper-5shot")]
+    Paper5shot,
+    /// An instruction whose reply is cleaned to a letter (Belebele's authors)
+    PaperZeroshot,
+}
+
+/// A metric of generated replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Metric {
+    ExactMatch,
+    F1,
+    Bleu,
+    Chrf,
+    #[serde(rename = "chrf++")]
+    ChrfWords,
+    Ter,
+    #[serde(rename = "rouge-l")]
+    RougeL,
+    OffTarget,
 }
 
 /// One task of an evaluation.
@@ -60,18 +95,59 @@ pub struct EvalTask {
     /// New tokens at most
     #[serde(default = "max_new_tokens")]
     pub max_new_tokens: usize,
-    /// Translation: what the model is asked
-    #[serde(default = "prompt")]
-    pub prompt: String,
+    /// What the model is asked: {text} stands for the sentence, question or article, {source} and {target} for the languages' names
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Metrics of the replies; absent: those of the kind
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<Metric>,
     /// Multiple choice: what is scored
     #[serde(default = "letters")]
     pub choices: Choices,
     /// Multiple choice: solved questions before each (the first rows of the file)
     #[serde(default)]
     pub few_shot: usize,
+    /// Multiple choice: how the question is asked
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Multiple choice: where the solved questions come from; absent: the task's own file
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_shot_file: Option<PathBuf>,
+    /// BLEU: the dictionary or SentencePiece model of tokenizers that need one. ROUGE: the word list (Thai) or MeCab dictionary (Japanese)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dictionary: Option<PathBuf>,
+    /// ROUGE: compare stems (Snowball)
+    #[serde(default)]
+    pub stem: bool,
     /// BLEU's tokenizer; absent: zh and char for languages without spaces, else 13a
     #[serde(default)]
     pub tokenizer: Option<BleuTokenizer>,
+}
+
+impl EvalTask {
+    /// What the model is asked.
+    pub fn prompt(&self) -> &str {
+        self.prompt.as_deref().unwrap_or(match self.kind {
+            TaskKind::Translation => TRANSLATION_PROMPT,
+            TaskKind::Summary => "Summarise the following text in one sentence in {target}.\n\n{text}",
+            TaskKind::Mkqa => "Answer the question in {target}, in a few words.\n{text}",
+            TaskKind::Qa | TaskKind::Perplexity | TaskKind::MultipleChoice => "{text}",
+        })
+    }
+
+    /// The metrics of its replies.
+    pub fn reply_metrics(&self) -> Vec<Metric> {
+        use Metric::*;
+        if !self.metrics.is_empty() {
+            return self.metrics.clone();
+        }
+        match self.kind {
+            TaskKind::Translation => vec![Bleu, ChrfWords, OffTarget],
+            TaskKind::Qa | TaskKind::Mkqa => vec![ExactMatch, F1, OffTarget],
+            TaskKind::Summary => vec![RougeL, OffTarget],
+            TaskKind::Perplexity | TaskKind::MultipleChoice => vec![],
+        }
+    }
 }
 
 fn english() -> String {
@@ -79,9 +155,6 @@ fn english() -> String {
 }
 fn max_new_tokens() -> usize {
     128
-}
-fn prompt() -> String {
-    TRANSLATION_PROMPT.into()
 }
 fn letters() -> Choices {
     Choices::Letters

@@ -8,7 +8,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    data::manifest::{write_atomic, write_error},
+    data::{
+        manifest::{write_atomic, write_error},
+        tokenizer::Tokenizer,
+    },
     models::weights::{convert::pickles_to_safetensors, resolve, safetensors::shard_names},
     qe::cometkiwi::{Files, HPARAMS, hparams::Hparams},
 };
@@ -72,6 +75,10 @@ fn cometkiwi(args: &Args, out: &Path) -> Result<()> {
     };
     convert(&[pickle], out, &wanted)?;
     write_atomic(&out.join("config.json"), format!("{:#}\n", files.converted_config()).as_bytes())?;
+    if !files.tokenizer.join("tokenizer.json").is_file() {
+        // A SentencePiece file is laid out as the encoder's config.json says, which the new directory no longer has.
+        Tokenizer::load(&files.tokenizer)?.save(out)?;
+    }
     companions(&files.tokenizer, out)
 }
 

@@ -57,12 +57,12 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Measure a model; compare two
     Eval(eval::Args),
-    /// Scores of files: BLEU, chrF, TER, ROUGE, MKQA, significance
-    Metric(metric::Args),
     /// Compare hidden states of parallel sentences, before and after training
     Align(align::Args),
     /// Run a matrix of ablations over a recipe
     Ablate(ablate::Args),
+    /// Scores of files: BLEU, chrF, TER, ROUGE, MKQA, significance
+    Metric(metric::Args),
     /// Devices, kernels, memory, threads
     Doctor(doctor::Args),
 }
@@ -87,9 +87,9 @@ impl Command {
             Command::Merge(args) => merge::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Eval(args) => eval::run(args),
-            Command::Metric(args) => metric::run(args),
             Command::Align(args) => align::run(args),
             Command::Ablate(args) => ablate::run(args),
+            Command::Metric(args) => metric::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }

@@ -220,7 +220,7 @@ fn short(text: &str, length: usize) -> String {
 }
 
 fn training(recipe: &Recipe) -> Result<Vec<Block>> {
-    let (mut train, mut validation) = (vec![], vec![]);
+    let (mut train, mut validation, mut source) = (vec![], vec![], vec![]);
     let mut table = Table::new(&["variant", "documents", "trained tokens", "steps", "best validation loss"]);
     for variant in &recipe.variants {
         let name = variant.name();
@@ -228,6 +228,7 @@ fn training(recipe: &Recipe) -> Result<Vec<Block>> {
         let points = |tag: &str| -> Result<Vec<(f64, f64)>> { metric(&dir.join("metrics.jsonl"), tag) };
         train.push(Series { name: name.into(), points: points("train/loss")? });
         validation.push(Series { name: name.into(), points: points("eval/loss")? });
+        source.push(Series { name: name.into(), points: points("eval/source_loss")? });
         let summary = |dir: &str| -> Result<Value> {
             Ok(Manifest::load(&recipe.work.join(format!("{dir}-{name}")))?.map_or(Value::Null, |m| m.summary))
         };
@@ -251,6 +252,10 @@ fn training(recipe: &Recipe) -> Result<Vec<Block>> {
         Block::Svg {
             svg: line_plot("Validation loss", "step", "nats per token", &validation),
             caption: "On held-out source rows.".into(),
+        },
+        Block::Svg {
+            svg: line_plot("Source-language loss", "step", "nats per token", &source),
+            caption: "The base model's own answers to held-out source questions, the same for each variant: a rise is forgetting.".into(),
         },
     ])
 }

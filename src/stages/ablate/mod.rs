@@ -115,7 +115,7 @@ fn finish(matrix: &Ablations, ran: &[Ran]) -> Result<()> {
     let results = json!({"name": matrix.name, "recipe": matrix.recipe, "set": matrix.set, "arms": arms});
     write_atomic(&matrix.work.join("results.json"), format!("{results:#}\n").as_bytes())?;
     println!();
-    for (_, table) in report::tables(ran) {
+    for (_, table) in report::tables(ran, 2) {
         println!("{}", table.to_text(use_colour()));
     }
     for line in report::conclusions(matrix, ran) {

@@ -34,10 +34,10 @@ fn title(r: &Ran, ran: &[Ran]) -> String {
     format!("{}{}", r.arm.title(), same.unwrap_or_default())
 }
 
-/// What is headed and its table: the headline metrics, two tasks a table, one row an arm.
-pub fn tables(ran: &[Ran]) -> Vec<(String, Table)> {
+/// What is headed and its table: the headline metrics of `width` tasks side by side, one row an arm.
+pub fn tables(ran: &[Ran], width: usize) -> Vec<(String, Table)> {
     let Some(reference) = ran.first() else { return vec![] };
-    let chunks: Vec<Vec<usize>> = headlines(ran).chunks(2).map(<[usize]>::to_vec).collect();
+    let chunks: Vec<Vec<usize>> = headlines(ran).chunks(width.max(1)).map(<[usize]>::to_vec).collect();
     let table = |indices: &Vec<usize>| {
         let labels: Vec<String> = indices
             .iter()
@@ -164,6 +164,14 @@ fn sweep_sentence(key: &str, sweep: usize, i: usize, ran: &[Ran]) -> Option<Stri
     let points = points(sweep, i, ran);
     let best = points.iter().max_by(|a, b| better(a.1, b.1))?;
     let worst = points.iter().min_by(|a, b| better(a.1, b.1))?;
+    if best.1 == worst.1 {
+        return Some(format!(
+            "{key} from {} to {}: no difference on {}.",
+            points.first()?.0,
+            points.last()?.0,
+            c.task
+        ));
+    }
     Some(format!(
         "{key} from {} to {}: {} is best at {} ({:.d$}) and worst at {} ({:.d$}).",
         points.first()?.0,
@@ -196,7 +204,7 @@ pub fn build(matrix: &Ablations, ran: &[Ran]) -> Result<Report> {
         recipe.model,
         name(&recipe.source_language)
     ))];
-    for (n, (heading, table)) in tables(ran).into_iter().enumerate() {
+    for (n, (heading, table)) in tables(ran, 1).into_iter().enumerate() {
         result.push(Block::Table(table));
         result.push(Block::Paragraph(format!(
             "Table {}. {heading}. Differences with 95 % intervals of the paired bootstrap over test rows: to the untrained base model, and \
@@ -210,7 +218,7 @@ pub fn build(matrix: &Ablations, ran: &[Ran]) -> Result<Report> {
         result.push(numbered(
             forest(&format!("{} ({})", c.task, name(&c.language)), &c.metric, &estimates(ran, i), &levels(ran, i)),
             format!(
-                "{} on {} after training, each arm. Whiskers: {}'s value plus the 95 % interval of the paired difference to it, so an arm \
+                "Each arm after training: {} on the rows of {}. Whiskers: {}'s value plus the 95 % interval of the paired difference to it, so an arm \
                  differs from it where its whisker does not touch the first dashed line.",
                 c.metric,
                 c.task,
@@ -271,20 +279,15 @@ fn sweep_blocks(
     let Some(reference) = ran.first() else { return vec![] };
     let mut blocks = vec![];
     for (s, sweep) in matrix.sweeps.iter().enumerate() {
-        // One picture a unit: metrics of the same name share an axis.
-        let mut units: Vec<&str> = rows.iter().map(|&i| reference.to_base[i].name).collect();
-        units.dedup();
-        for unit in units {
-            let own: Vec<usize> =
-                rows.iter().copied().filter(|&i| reference.to_base[i].name == unit).collect();
-            let Some(&first) = own.first() else { continue };
-            let lines: Vec<Curve> = own
-                .iter()
-                .map(|&i| Curve {
-                    name: format!("{} ({})", reference.to_base[i].task, name(&reference.to_base[i].language)),
-                    points: points(s, i, ran),
-                })
-                .collect();
+        for &first in rows {
+            let lines = [Curve {
+                name: format!(
+                    "{} ({})",
+                    reference.to_base[first].task,
+                    name(&reference.to_base[first].language)
+                ),
+                points: points(s, first, ran),
+            }];
             let documents: Vec<String> = ran
                 .iter()
                 .filter_map(|r| {
@@ -295,7 +298,13 @@ fn sweep_blocks(
             let label = sweep.title.as_deref().unwrap_or(&sweep.key);
             let metric = &reference.to_base[first].metric;
             blocks.push(numbered(
-                curves(&format!("{metric} against {}", sweep.key), label, metric, &lines, &levels(ran, first)),
+                curves(
+                    &format!("{} against {}", reference.to_base[first].task, sweep.key),
+                    label,
+                    metric,
+                    &lines,
+                    &levels(ran, first),
+                ),
                 format!(
                     "One training for each value of {}, everything else as in {}. Whiskers as above; dashed: its value and the untrained \
                      model's on {}. Training documents by value: {}.",

@@ -1,5 +1,5 @@
 //! What the samples of a task say: metrics that can be computed on any resample of them.
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -9,9 +9,11 @@ use crate::{
         chrf::{self, ChrfStatistics},
         off_target::is_off_target,
         qa,
-        tokenize::BleuTokenizer,
+        rouge::Rouge,
+        ter,
+        tokenize::{BleuTokenizer, TercomOptions, Tokenizer},
     },
-    recipe::eval::{EvalTask, TaskKind},
+    recipe::eval::{EvalTask, Metric, Protocol, TaskKind},
 };
 
 /// One row of a task with the model's reply.
@@ -31,6 +33,13 @@ pub struct Sample {
     /// Characters of each choice; bytes and tokens of the text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lengths: Vec<usize>,
+    /// The article was cut to fit the model's context.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub truncated: bool,
+}
+
+fn is_false(x: &bool) -> bool {
+    !x
 }
 
 /// One metric of one task.
@@ -41,6 +50,8 @@ pub struct Measure {
     pub higher_is_better: bool,
     /// For people.
     pub decimals: usize,
+    /// How it was computed: sacrebleu's signature where it is sacrebleu's metric.
+    pub signature: String,
     per_sample: PerSample,
 }
 
@@ -51,6 +62,7 @@ enum PerSample {
     Ratio(Vec<(f64, f64)>),
     Bleu(Vec<BleuStatistics>),
     Chrf(Vec<ChrfStatistics>),
+    Ter(Vec<[u64; ter::WIDTH]>),
 }
 
 impl Measure {
@@ -66,6 +78,10 @@ impl Measure {
             }
             PerSample::Bleu(x) => bleu::from_statistics(indices.iter().map(|&i| &x[i])),
             PerSample::Chrf(x) => chrf::from_statistics(indices.iter().map(|&i| &x[i])),
+            PerSample::Ter(x) => {
+                let sum = |k: usize| indices.iter().map(|&i| x[i][k]).sum::<u64>() as f64;
+                ter::compute(&[sum(0), sum(1)]).unwrap_or_else(|| ter::without_reference(sum(0)))
+            }
         }
     }
 
@@ -89,6 +105,9 @@ impl Measure {
             "bits_per_byte" => "bits per byte".into(),
             "bleu" => "BLEU".into(),
             "chrf++" => "chrF++".into(),
+            "chrf" => "chrF".into(),
+            "ter" => "TER".into(),
+            "rougeL" => "ROUGE-L F1".into(),
             other => other.into(),
         }
     }
@@ -105,23 +124,52 @@ pub fn tokenizer(task: &EvalTask) -> BleuTokenizer {
     })
 }
 
-/// sacreBLEU's signatures of the task's metrics.
-pub fn signature(task: &EvalTask) -> Option<String> {
-    (task.kind == TaskKind::Translation)
-        .then(|| format!("BLEU {}; chrF++ {}", bleu::signature(tokenizer(task)), chrf::signature(2)))
+/// What the metrics of a task need beside its samples.
+struct Tools {
+    bleu: Option<Tokenizer>,
+    rouge: Option<Rouge>,
+}
+
+fn tools(task: &EvalTask) -> Result<Tools> {
+    let metrics = task.reply_metrics();
+    let dictionary = task.dictionary.as_deref();
+    let bleu = metrics.contains(&Metric::Bleu).then(|| {
+        let kind = tokenizer(task);
+        kind.load(dictionary.filter(|_| kind.needs().is_some()))
+    });
+    let rouge = metrics.contains(&Metric::RougeL).then(|| Rouge::new(&task.language, dictionary, task.stem));
+    Ok(Tools { bleu: bleu.transpose()?, rouge: rouge.transpose()? })
+}
+
+/// Whatever the metrics of `task` need is there; a warning where BLEU's words would mean nothing.
+pub fn check(task: &EvalTask) -> Result<Option<String>> {
+    let tools = tools(task)?;
+    let unspaced = language_id::is_unspaced(&task.language);
+    let useless = |t: &Tokenizer| {
+        unspaced && matches!(t.kind(), BleuTokenizer::V13a | BleuTokenizer::Intl | BleuTokenizer::None)
+    };
+    Ok(tools.bleu.filter(useless).map(|t| {
+        format!(
+            "task {}: BLEU with tokenizer {} takes whole sentences of {} for words and says next to nothing: use char, or read chrF++",
+            task.name,
+            t.kind().name(),
+            language_id::name(&task.language)
+        )
+    }))
 }
 
 /// Every metric of `task`.
 pub fn measures(task: &EvalTask, samples: &[Sample]) -> Result<Vec<Measure>> {
     ensure!(!samples.is_empty(), "task {} has no samples", task.name);
-    let percent = |name, higher_is_better, f: &dyn Fn(&Sample) -> f64| Measure {
+    let version = env!("CARGO_PKG_VERSION");
+    let percent = |name: &'static str, higher_is_better, how: String, f: &dyn Fn(&Sample) -> f64| Measure {
         name,
         higher_is_better,
         decimals: 1,
+        signature: format!("{how}|version:{version}"),
         per_sample: PerSample::Percent(samples.iter().map(f).collect()),
     };
     let target = |s: &Sample| s.targets.first().cloned().unwrap_or_default();
-    let off = |s: &Sample| f64::from(u8::from(is_off_target(&s.response, &task.language)));
     Ok(match task.kind {
         TaskKind::Perplexity => {
             // Nats to bits; the first length is the text's bytes.
@@ -135,20 +183,9 @@ pub fn measures(task: &EvalTask, samples: &[Sample]) -> Result<Vec<Measure>> {
                 name: "bits_per_byte",
                 higher_is_better: false,
                 decimals: 3,
+                signature: format!("bpb|bytes:utf8|context:cut|version:{version}"),
                 per_sample: PerSample::Ratio(samples.iter().map(bits).collect()),
             }]
-        }
-        TaskKind::Translation => {
-            let tok = tokenizer(task).load(None)?;
-            let of_bleu = samples.iter().map(|s| bleu::statistics(&s.response, &target(s), &tok)).collect();
-            let of_chrf = samples.iter().map(|s| chrf::statistics(&s.response, &target(s), 2)).collect();
-            let measure =
-                |name, per_sample| Measure { name, higher_is_better: true, decimals: 2, per_sample };
-            vec![
-                measure("bleu", PerSample::Bleu(of_bleu)),
-                measure("chrf++", PerSample::Chrf(of_chrf)),
-                percent("off_target", false, &off),
-            ]
         }
         TaskKind::MultipleChoice => {
             let best = |s: &Sample, per_char: bool| {
@@ -160,24 +197,87 @@ pub fn measures(task: &EvalTask, samples: &[Sample]) -> Result<Vec<Measure>> {
                 // The first of equals, as lm-eval's argmax.
                 (0..s.log_likelihoods.len()).fold(0, |b, i| if score(i) > score(b) { i } else { b })
             };
-            let right =
-                move |s: &Sample, per_char| f64::from(u8::from(letter(best(s, per_char)) == target(s)));
-            vec![
-                percent("acc", true, &move |s| right(s, false)),
-                percent("acc_norm", true, &move |s| right(s, true)),
-            ]
-        }
-        TaskKind::Qa => {
-            let golds = |s: &Sample| s.targets.iter().map(String::from).collect::<Vec<_>>();
-            let with = |s: &Sample, f: &dyn Fn(&str, &[&str], &str) -> f64| {
-                let golds = golds(s);
-                f(&s.response, &golds.iter().map(String::as_str).collect::<Vec<_>>(), &task.language)
+            let right = move |s: &Sample, per_char| {
+                // A reply that was cleaned to a letter has no likelihoods.
+                let chosen =
+                    if s.log_likelihoods.is_empty() { s.response.clone() } else { letter(best(s, per_char)) };
+                f64::from(u8::from(chosen == target(s)))
             };
-            vec![
-                percent("exact_match", true, &|s| with(s, &qa::exact_match)),
-                percent("f1", true, &|s| with(s, &qa::f1)),
-                percent("off_target", false, &off),
-            ]
+            let protocol = serde_json::to_value(task.protocol)?;
+            let how = format!(
+                "acc|protocol:{}|choices:{}|shots:{}",
+                protocol.as_str().unwrap_or_default(),
+                serde_json::to_value(task.choices)?.as_str().unwrap_or_default(),
+                task.few_shot
+            );
+            let mut out = vec![percent("acc", true, format!("{how}|norm:none"), &move |s| right(s, false))];
+            if task.protocol != Protocol::PaperZeroshot {
+                out.push(percent("acc_norm", true, format!("{how}|norm:characters"), &move |s| {
+                    right(s, true)
+                }));
+            }
+            out
+        }
+        TaskKind::Translation | TaskKind::Qa | TaskKind::Mkqa | TaskKind::Summary => {
+            let tools = tools(task)?;
+            task.reply_metrics()
+                .into_iter()
+                .map(|m| reply_measure(task, m, &tools, samples))
+                .collect::<Result<_>>()?
+        }
+    })
+}
+
+fn reply_measure(task: &EvalTask, metric: Metric, tools: &Tools, samples: &[Sample]) -> Result<Measure> {
+    let version = env!("CARGO_PKG_VERSION");
+    let language = &task.language;
+    let target = |s: &Sample| s.targets.first().cloned().unwrap_or_default();
+    let percent = |name: &'static str, higher_is_better, how: &str, f: &dyn Fn(&Sample) -> f64| Measure {
+        name,
+        higher_is_better,
+        decimals: 1,
+        signature: format!("{how}|lang:{language}|version:{version}"),
+        per_sample: PerSample::Percent(samples.iter().map(f).collect()),
+    };
+    let corpus = |name: &'static str, higher_is_better, signature: String, per_sample| Measure {
+        name,
+        higher_is_better,
+        decimals: 2,
+        signature,
+        per_sample,
+    };
+    let with = |s: &Sample, f: &dyn Fn(&str, &[&str], &str) -> f64| {
+        f(&s.response, &s.targets.iter().map(String::as_str).collect::<Vec<_>>(), language)
+    };
+    let of_chrf = |words: usize| {
+        let all = samples.iter().map(|s| chrf::statistics(&s.response, &target(s), words)).collect();
+        (chrf::signature(words), PerSample::Chrf(all))
+    };
+    Ok(match metric {
+        Metric::ExactMatch => percent("exact_match", true, "em|norm:mkqa", &|s| with(s, &qa::exact_match)),
+        Metric::F1 => percent("f1", true, "f1|norm:mkqa", &|s| with(s, &qa::f1)),
+        Metric::OffTarget => percent("off_target", false, "off-target", &|s| {
+            f64::from(u8::from(is_off_target(&s.response, language)))
+        }),
+        Metric::Bleu => {
+            let tok = tools.bleu.as_ref().context("BLEU has no tokenizer")?;
+            let all = samples.iter().map(|s| bleu::statistics(&s.response, &target(s), tok)).collect();
+            corpus("bleu", true, bleu::signature(tok.kind()), PerSample::Bleu(all))
+        }
+        Metric::Chrf | Metric::ChrfWords => {
+            let (name, words) = if metric == Metric::Chrf { ("chrf", 0) } else { ("chrf++", 2) };
+            let (signature, all) = of_chrf(words);
+            corpus(name, true, signature, all)
+        }
+        Metric::Ter => {
+            let options = TercomOptions::default();
+            let all = samples.iter().map(|s| ter::statistics(&s.response, &target(s), &options)).collect();
+            corpus("ter", false, ter::signature(&options), PerSample::Ter(all))
+        }
+        Metric::RougeL => {
+            let rouge = tools.rouge.as_ref().context("ROUGE has no language")?;
+            let all = samples.iter().map(|s| rouge.f1(&s.response, &target(s))).collect();
+            corpus("rougeL", true, rouge.signature(), PerSample::Percent(all))
         }
     })
 }

@@ -17,7 +17,7 @@ use crate::{
     data::{
         language_id,
         manifest::{Manifest, write_atomic},
-        row_shard::RowSet,
+        row_shard::{RowSet, ShardWriter},
     },
     models::weights::resolve,
     recipe::{
@@ -113,15 +113,16 @@ pub(super) fn read_tasks(path: &Path) -> Result<EvalSettings> {
 
 /// Evaluates every task that is not finished, then writes results.json.
 pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
-    check(settings)?;
+    let loaded = check(settings)?;
     let model_path = resolve(job.model)?;
     let mut answerer = None;
     let (mut done, mut skipped) = (0, 0);
-    for task in &settings.tasks {
+    for (task, items) in settings.tasks.iter().zip(&loaded) {
         ensure!(!interrupted(), "stopped before task {}: the same command goes on from there", task.name);
         let mut inputs: Vec<(&str, &Path)> = vec![("model", &model_path), ("file", &task.file)];
         inputs.extend(job.adapter.map(|a| ("adapter", a)));
         inputs.extend(task.reference.as_deref().map(|r| ("reference", r)));
+        inputs.extend(task.few_shot_file.as_deref().map(|r| ("few-shot-file", r)));
         let mut identity =
             json!({"template": job.template, "system": job.system, "dtype": job.placement.to_string()});
         identity["task"] = serde_json::to_value(task)?;
@@ -137,12 +138,18 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
         let Some(answerer) = &answerer else { continue };
         manifest.begin(&dir)?;
         let label = format!("{} {}", job.label, task.name);
-        let samples = tasks::run(answerer, task, job.system, settings.batch_rows, &label)
+        let writer = ShardWriter::open_or_resume(&dir.join("samples.jsonl"), manifest.job())?;
+        tasks::run_into(answerer, task, job.system, settings.batch_rows, items, writer, &label)
             .with_context(|| format!("task {}", task.name))?;
-        let text: String =
-            samples.iter().map(|s| serde_json::to_string(s).map(|s| s + "\n")).collect::<Result<_, _>>()?;
-        write_atomic(&dir.join("samples.jsonl"), text.as_bytes())?;
-        manifest.finish(&dir, json!({"samples": samples.len()}))?;
+        let samples = read_samples(job.out, task)?;
+        let truncated = samples.iter().filter(|s| s.truncated).count();
+        if truncated > 0 {
+            println!(
+                "{label}: {truncated} of {} articles were cut to fit the model's context",
+                samples.len()
+            );
+        }
+        manifest.finish(&dir, json!({"samples": samples.len(), "truncated": truncated}))?;
         done += 1;
     }
     if done == 0 && skipped > 0 && job.out.join("results.json").exists() {
@@ -153,9 +160,10 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
     write_results(job, settings)
 }
 
-/// Whatever is wrong with the tasks, before anything is computed.
-pub(super) fn check(settings: &EvalSettings) -> Result<()> {
+/// The rows of every task; whatever is wrong with the tasks or their files is an error here, before anything is computed.
+pub(super) fn check(settings: &EvalSettings) -> Result<Vec<Vec<tasks::Item>>> {
     ensure!(!settings.tasks.is_empty(), "eval.tasks is empty: add [[eval.tasks]]");
+    let mut loaded = vec![];
     for (i, task) in settings.tasks.iter().enumerate() {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         ensure!(
@@ -175,8 +183,23 @@ pub(super) fn check(settings: &EvalSettings) -> Result<()> {
             "task {}: `reference` belongs to kind translation, which needs it",
             task.name
         );
+        let replies = task.kind.generates();
+        ensure!(
+            !replies || task.prompt().contains("{text}"),
+            "task {}: `prompt` needs {{text}}, where the question stands",
+            task.name
+        );
+        ensure!(
+            replies || task.metrics.is_empty(),
+            "task {}: `metrics` are of generated replies, which this kind has not",
+            task.name
+        );
+        if let Some(warning) = measure::check(task).with_context(|| format!("task {}", task.name))? {
+            eprintln!("warning: {warning}");
+        }
+        loaded.push(tasks::load(task).with_context(|| format!("task {}", task.name))?);
     }
-    Ok(())
+    Ok(loaded)
 }
 
 /// The samples of a finished task.
@@ -190,22 +213,27 @@ pub fn read_samples(dir: &Path, task: &EvalTask) -> Result<Vec<Sample>> {
 /// results.json in lm-eval's layout, without anything that differs between two equal runs.
 fn write_results(job: &Job, settings: &EvalSettings) -> Result<()> {
     let (mut results, mut better, mut counts, mut configs) = (Map::new(), Map::new(), Map::new(), Map::new());
+    let mut n_shot = Map::new();
     for task in &settings.tasks {
         let samples = read_samples(job.out, task)?;
         let mut own = Map::new();
         own.insert("alias".into(), json!(task.name));
-        let mut own_better = Map::new();
+        let (mut own_better, mut signatures) = (Map::new(), Map::new());
         for m in measure::measures(task, &samples)? {
             let all: Vec<usize> = (0..samples.len()).collect();
             own.insert(format!("{},none", m.name), json!(m.value(&all)));
             own.insert(format!("{}_stderr,none", m.name), m.stderr().map_or(json!("N/A"), |x| json!(x)));
             own_better.insert(m.name.into(), json!(m.higher_is_better));
+            signatures.insert(m.name.into(), json!(m.signature));
         }
         results.insert(task.name.clone(), Value::Object(own));
         better.insert(task.name.clone(), Value::Object(own_better));
         counts.insert(task.name.clone(), json!({"original": samples.len(), "effective": samples.len()}));
         let mut config = serde_json::to_value(task)?;
-        config["signature"] = json!(measure::signature(task));
+        config["prompt"] = json!(task.prompt());
+        config["signature"] = json!(signatures);
+        config["truncated"] = json!(samples.iter().filter(|s| s.truncated).count());
+        n_shot.insert(task.name.clone(), json!(task.few_shot));
         configs.insert(task.name.clone(), config);
     }
     let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
@@ -213,6 +241,7 @@ fn write_results(job: &Job, settings: &EvalSettings) -> Result<()> {
         "results": results,
         "configs": configs,
         "higher_is_better": better,
+        "n-shot": n_shot,
         "n-samples": counts,
         "config": {"model": "sdrrl", "model_args": {"dtype": job.placement.to_string(), "adapter": job.adapter.and_then(name)}, "bootstrap_iters": settings.bootstrap_samples},
         "model_name": name(Path::new(job.model)),
@@ -225,7 +254,7 @@ fn write_results(job: &Job, settings: &EvalSettings) -> Result<()> {
 
 /// One row a metric of each task.
 pub fn results_table(out: &Path, settings: &EvalSettings) -> Result<Table> {
-    let mut table = Table::new(&["task", "language", "metric", "value", "samples"]);
+    let mut table = Table::new(&["task", "language", "metric", "value", "samples", "signature"]);
     for task in &settings.tasks {
         let samples = read_samples(out, task)?;
         let all: Vec<usize> = (0..samples.len()).collect();
@@ -236,6 +265,7 @@ pub fn results_table(out: &Path, settings: &EvalSettings) -> Result<Table> {
                 Cell::Text(m.label()),
                 Cell::Number(m.value(&all), m.decimals),
                 Cell::Number(samples.len() as f64, 0),
+                Cell::Text(m.signature.clone()),
             ]);
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     models::{llama::Llama, train_step::TrainStep},
     recipe::eval::EvalSettings,
     stages::{
-        eval::{self, measure::measures},
+        eval::{self, measure::measures, tasks::Item},
         generate::Answerer,
     },
 };
@@ -20,6 +20,7 @@ use crate::{
 /// Tasks with everything that turns their rows into replies.
 pub(super) struct Probe {
     settings: EvalSettings,
+    items: Vec<Vec<Item>>,
     template: String,
     system: Option<String>,
     tokenizer: Arc<Tokenizer>,
@@ -43,7 +44,7 @@ impl Probe {
         for task in &mut settings.tasks {
             task.limit = if task.limit == 0 { rows } else { task.limit.min(rows) };
         }
-        eval::check(&settings)?;
+        let items = eval::check(&settings)?;
         let tokenizer = Arc::new(Tokenizer::load(model)?);
         Ok(Some(Probe {
             chat: ChatTemplate::load(&args.probe_template, &tokenizer)?.into(),
@@ -51,13 +52,19 @@ impl Probe {
             system: args.probe_system.clone(),
             generation: GenerationConfig::from_model(model)?,
             tokenizer,
+            items,
             settings,
         }))
     }
 
     /// For the manifest: what decides the measured values.
     pub fn identity(&self) -> Result<Value> {
-        let files = self.settings.tasks.iter().map(|t| hash_path(&t.file)).collect::<Result<Vec<_>>>()?;
+        let paths = self
+            .settings
+            .tasks
+            .iter()
+            .flat_map(|t| [Some(&t.file), t.reference.as_ref()].into_iter().flatten());
+        let files = paths.map(|p| hash_path(p)).collect::<Result<Vec<_>>>()?;
         Ok(
             json!({"tasks": self.settings.tasks, "files": files, "template": self.template, "system": self.system}),
         )
@@ -77,9 +84,9 @@ impl Probe {
             generation: self.generation.clone(),
         };
         let mut out = vec![];
-        for task in &self.settings.tasks {
+        for (task, items) in self.settings.tasks.iter().zip(&self.items) {
             let samples =
-                eval::tasks::run(&answerer, task, self.system.as_deref(), self.settings.batch_rows, "")
+                eval::tasks::run(&answerer, task, self.system.as_deref(), self.settings.batch_rows, items)
                     .with_context(|| format!("task {}, measured while training", task.name))?;
             ensure!(!samples.is_empty(), "task {} has no rows", task.name);
             let all: Vec<usize> = (0..samples.len()).collect();

@@ -1,5 +1,5 @@
 //! Text to pieces exactly as SentencePiece itself does it (Kudo and Richardson 2018), where no model's ids are needed: spBLEU counts
-//! pieces. The tokenizers above normalise user-perceived characters one by one, as transformers does; SentencePiece takes the longest match.
+//! pieces. The tokenizers beside it normalise user-perceived characters one by one, as transformers does; SentencePiece takes the longest match.
 use std::{
     cmp::{Ordering, Reverse},
     collections::{BinaryHeap, HashMap},
@@ -233,17 +233,26 @@ impl Pieces {
             consider(&symbols, a.previous, &mut agenda);
             consider(&symbols, Some(left), &mut agenda);
         }
-        let mut out = vec![];
-        for symbol in symbols.iter().filter(|s| s.end > s.start) {
-            let mut open = vec![(symbol.start, symbol.end)];
-            while let Some((start, end)) = open.pop() {
-                let piece = &text[start..end];
-                let id = self.index.get(piece);
-                let unused = id.is_some_and(|&id| self.model.pieces[id].kind == proto::UNUSED);
-                match split.get(piece).filter(|_| unused) {
-                    Some(&left) => open.extend([(start + left, end), (start, start + left)]),
-                    None => out.push(Part { end, known: id.is_some() }),
-                }
+        let whole = symbols.iter().filter(|s| s.end > s.start);
+        whole.flat_map(|s| self.without_unused(text, s.start, s.end, &split)).collect()
+    }
+
+    /// A merged part, with unused pieces in it taken apart again; `split` has the bytes of their left halves.
+    fn without_unused(
+        &self,
+        text: &str,
+        start: usize,
+        end: usize,
+        split: &HashMap<&str, usize>,
+    ) -> Vec<Part> {
+        let (mut out, mut open) = (vec![], vec![(start, end)]);
+        while let Some((start, end)) = open.pop() {
+            let piece = &text[start..end];
+            let id = self.index.get(piece);
+            let unused = id.is_some_and(|&id| self.model.pieces[id].kind == proto::UNUSED);
+            match split.get(piece).filter(|_| unused) {
+                Some(&left) => open.extend([(start + left, end), (start, start + left)]),
+                None => out.push(Part { end, known: id.is_some() }),
             }
         }
         out

@@ -1,0 +1,372 @@
+//! The rows of a task, and running them: prompts, replies, log-likelihoods.
+pub mod choices;
+
+use std::{collections::HashSet, path::Path};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value};
+
+use super::measure::{Sample, letter};
+use crate::{
+    data::{
+        row_shard::{RowShard, ShardWriter},
+        text_file::read_lines,
+    },
+    infer::engine::{Engine, EngineOptions, ScoreRequest},
+    metrics::mkqa,
+    mt::self_translate::translation_prompt,
+    recipe::{
+        eval::{EvalTask, TaskKind},
+        generate::GenerateSettings,
+    },
+    report::progress::Progress,
+    stages::{generate::Answerer, rows::interrupted},
+};
+
+/// What a model does with a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ask {
+    /// The prompt is answered.
+    Reply,
+    /// The prompt is answered with the letter of one of so many choices.
+    Letter(usize),
+    /// These continuations of the prompt are scored.
+    Choose(Vec<String>),
+    /// The prompt itself is scored.
+    Score,
+}
+
+/// One row before a model has seen it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// Without reply and likelihoods.
+    pub sample: Sample,
+    /// What is done with it.
+    pub ask: Ask,
+}
+
+/// Every row of `task`, in the file's order. Whatever is wrong with its files is an error here.
+pub fn load(task: &EvalTask) -> Result<Vec<Item>> {
+    let reply = |samples: Vec<Sample>| samples.into_iter().map(|s| Item { sample: s, ask: Ask::Reply });
+    let mut items: Vec<Item> = match task.kind {
+        TaskKind::Perplexity => {
+            texts(task)?.into_iter().map(|s| Item { sample: s, ask: Ask::Score }).collect()
+        }
+        TaskKind::Translation => reply(translations(task)?).collect(),
+        TaskKind::Qa => reply(questions(task)?).collect(),
+        TaskKind::Mkqa => reply(mkqa_questions(task)?).collect(),
+        TaskKind::Summary => reply(articles(task)?).collect(),
+        TaskKind::MultipleChoice => choices::items(task)?,
+    };
+    ensure!(!items.is_empty(), "{} has no rows", task.file.display());
+    if task.limit > 0 {
+        items.truncate(task.limit);
+    }
+    Ok(items)
+}
+
+/// Runs `items` from where `writer` stands (`done` rows) to the end, some at a time, so that a killed task goes on where it was.
+pub fn run_into(
+    answerer: &Answerer,
+    task: &EvalTask,
+    system: Option<&str>,
+    batch_rows: usize,
+    items: &[Item],
+    (mut writer, done): (ShardWriter, usize),
+    label: &str,
+) -> Result<()> {
+    let mut progress = Progress::new(label, items.len());
+    progress.advance(done.min(items.len()));
+    for chunk in items.get(done..).unwrap_or_default().chunks(batch_rows.max(1) * 4) {
+        ensure!(!interrupted(), "stopped: the same command goes on from there");
+        for sample in run(answerer, task, system, batch_rows, chunk)? {
+            writer.push(&sample)?;
+        }
+        writer.flush()?;
+        progress.advance(chunk.len());
+    }
+    progress.finish();
+    writer.finish()
+}
+
+/// The samples of some rows.
+pub fn run(
+    answerer: &Answerer,
+    task: &EvalTask,
+    system: Option<&str>,
+    batch_rows: usize,
+    items: &[Item],
+) -> Result<Vec<Sample>> {
+    match items.first().map(|i| &i.ask) {
+        None => Ok(vec![]),
+        Some(Ask::Score) => log_likelihoods(answerer, items),
+        Some(Ask::Choose(_)) => multiple_choice(answerer, items),
+        Some(Ask::Reply | Ask::Letter(_)) => replies(answerer, task, system, batch_rows, items),
+    }
+}
+
+fn replies(
+    answerer: &Answerer,
+    task: &EvalTask,
+    system: Option<&str>,
+    batch_rows: usize,
+    items: &[Item],
+) -> Result<Vec<Sample>> {
+    let settings = GenerateSettings {
+        max_new_tokens: task.max_new_tokens,
+        temperature: Some(0.0),
+        repetition_penalty: Some(1.0),
+        no_repeat_ngram_size: Some(0),
+        system: system.map(String::from),
+        batch_rows,
+        ..Default::default()
+    };
+    let mut samples: Vec<Sample> = items.iter().map(|i| i.sample.clone()).collect();
+    if task.kind == TaskKind::Summary {
+        samples.iter_mut().try_for_each(|s| fit_article(answerer, task, system, s))?;
+    }
+    let ids: Vec<String> = samples.iter().map(|s| s.doc_id.to_string()).collect();
+    let asked: Vec<_> =
+        samples.iter().zip(&ids).map(|(s, id)| (id.as_str(), s.prompt.as_str(), "")).collect();
+    let replies = answerer.answer(&asked, &settings, &mut |_| {})?;
+    for ((sample, item), (text, ..)) in samples.iter_mut().zip(items).zip(replies) {
+        sample.response = match (&item.ask, task.kind) {
+            (Ask::Letter(choices), _) => choices::named_letter(&text, *choices),
+            // A translation of one line is one line.
+            (_, TaskKind::Translation) => first_line(&text).into(),
+            (_, TaskKind::Mkqa) => {
+                first_line(&text).trim_matches(|c| "\"'“”„«»‘’`".contains(c)).trim().into()
+            }
+            _ => text,
+        };
+    }
+    Ok(samples)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default().trim()
+}
+
+/// Cuts the article, never the frame around it, until prompt and reply fit the model's context.
+fn fit_article(
+    answerer: &Answerer,
+    task: &EvalTask,
+    system: Option<&str>,
+    sample: &mut Sample,
+) -> Result<()> {
+    let context = answerer.model.config.max_position_embeddings;
+    let length = |prompt: &str| -> Result<usize> {
+        Ok(answerer.template.encode_prompt(&answerer.tokenizer, system, prompt, "")?.len())
+    };
+    let article = std::mem::take(&mut sample.prompt);
+    let tokens = answerer.tokenizer.encode(&article, false)?;
+    let (frame, room) = (length(&summary_prompt(task, ""))?, context.saturating_sub(task.max_new_tokens));
+    ensure!(
+        frame < room,
+        "the prompt without its article has {frame} tokens, of {room} that are left for it"
+    );
+    let mut keep = tokens.len();
+    loop {
+        let text = if keep == tokens.len() {
+            article.clone()
+        } else {
+            // The cut may fall inside of a character.
+            answerer.tokenizer.decode(&tokens[..keep])?.trim_end_matches('\u{fffd}').to_string()
+        };
+        let prompt = summary_prompt(task, &text);
+        let surplus = length(&prompt)?.saturating_sub(room);
+        if surplus == 0 {
+            sample.truncated = keep < tokens.len();
+            sample.prompt = prompt;
+            return Ok(());
+        }
+        keep = keep.saturating_sub(surplus);
+    }
+}
+
+fn summary_prompt(task: &EvalTask, article: &str) -> String {
+    translation_prompt(task.prompt(), &task.source_language, &task.language, article)
+}
+
+fn texts(task: &EvalTask) -> Result<Vec<Sample>> {
+    let lines = read_lines(&task.file)?;
+    let text = |(doc_id, prompt): (usize, String)| Sample { doc_id, prompt, ..Default::default() };
+    Ok(lines.into_iter().enumerate().filter(|(_, l)| !l.trim().is_empty()).map(text).collect())
+}
+
+fn translations(task: &EvalTask) -> Result<Vec<Sample>> {
+    let reference = task.reference.as_deref().context("`reference` is missing")?;
+    let (sources, references) = (read_lines(&task.file)?, read_lines(reference)?);
+    ensure!(
+        sources.len() == references.len(),
+        "{} has {} lines, {} has {}: they must be parallel",
+        task.file.display(),
+        sources.len(),
+        reference.display(),
+        references.len()
+    );
+    let pairs = sources.iter().zip(references).enumerate();
+    Ok(pairs
+        .map(|(doc_id, (source, reference))| Sample {
+            doc_id,
+            prompt: translation_prompt(task.prompt(), &task.source_language, &task.language, source),
+            targets: vec![reference],
+            ..Default::default()
+        })
+        .collect())
+}
+
+/// Refuses an id (`id` or `example_id`) that occurred before.
+fn unique(row: &Value, place: &str, seen: &mut HashSet<String>) -> Result<()> {
+    let id = ["id", "example_id"].iter().map(|key| &row[*key]).find(|v| !v.is_null());
+    if let Some(id) = id {
+        ensure!(seen.insert(id.to_string()), "{place}: the id {id} occurred before");
+    }
+    Ok(())
+}
+
+/// Rows of a JSONL file, their ids checked.
+fn rows(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
+    let shard = RowShard::open(path)?;
+    ensure!(!shard.is_empty(), "{} has no rows", path.display());
+    let mut seen = HashSet::new();
+    let mut out = vec![];
+    for i in 0..shard.len() {
+        let row: Map<String, Value> = shard.get(i)?;
+        let row = Value::Object(row);
+        unique(&row, &shard.place(i), &mut seen)?;
+        if let Value::Object(row) = row {
+            out.push((shard.place(i), row));
+        }
+    }
+    Ok(out)
+}
+
+fn questions(task: &EvalTask) -> Result<Vec<Sample>> {
+    let mut out = vec![];
+    for (doc_id, (place, row)) in rows(&task.file)?.into_iter().enumerate() {
+        let text = |key: &str| row.get(key).and_then(Value::as_str).map(String::from);
+        let list = |key: &str| {
+            row.get(key)
+                .and_then(Value::as_array)
+                .map(|a| a.iter().filter_map(Value::as_str).map(String::from).collect())
+        };
+        let prompt = text("question").or_else(|| text("instruction"));
+        let answers: Option<Vec<String>> =
+            list("answers").or_else(|| text("answer").or_else(|| text("output")).map(|a| vec![a]));
+        let (Some(question), Some(targets)) = (prompt, answers.filter(|a| !a.is_empty())) else {
+            bail!("{place}: expected `question` (a text) and `answers` (texts)")
+        };
+        let prompt = translation_prompt(task.prompt(), &task.source_language, &task.language, &question);
+        out.push(Sample { doc_id, prompt, targets, ..Default::default() });
+    }
+    Ok(out)
+}
+
+/// MKQA's official annotations: `queries` and `answers` by language.
+fn mkqa_questions(task: &EvalTask) -> Result<Vec<Sample>> {
+    let golds = mkqa::read_gold(&task.file, &task.language)?;
+    let mut out = vec![];
+    for (doc_id, (line, gold)) in
+        read_lines(&task.file)?.iter().filter(|l| !l.trim().is_empty()).zip(golds).enumerate()
+    {
+        let row: Value = serde_json::from_str(line)
+            .with_context(|| format!("{}: question {}", task.file.display(), gold.id))?;
+        let queries = &row["queries"];
+        let code = crate::data::language_id::find(&task.language).map_or(task.language.as_str(), |l| l.code);
+        let query =
+            queries[&task.language].as_str().or_else(|| queries[code].as_str()).with_context(|| {
+                format!("{}: question {}: no text `queries.{code}`", task.file.display(), gold.id)
+            })?;
+        let prompt = translation_prompt(task.prompt(), &task.source_language, &task.language, query);
+        out.push(Sample { doc_id, prompt, targets: gold.answers, ..Default::default() });
+    }
+    Ok(out)
+}
+
+/// XL-Sum: `text` and `summary`. The prompt is only the article until it is known what fits.
+fn articles(task: &EvalTask) -> Result<Vec<Sample>> {
+    let mut out = vec![];
+    for (doc_id, (place, row)) in rows(&task.file)?.into_iter().enumerate() {
+        let text = |key: &str| {
+            row.get(key)
+                .and_then(Value::as_str)
+                .filter(|t| !t.trim().is_empty())
+                .map(String::from)
+                .with_context(|| format!("{place}: the text `{key}` is missing"))
+        };
+        out.push(Sample {
+            doc_id,
+            prompt: text("text")?,
+            targets: vec![text("summary")?],
+            ..Default::default()
+        });
+    }
+    Ok(out)
+}
+
+/// Scores each text from its first token on (behind the begin token, if the model has one). Texts beyond the context are cut.
+fn log_likelihoods(answerer: &Answerer, items: &[Item]) -> Result<Vec<Sample>> {
+    let mut engine = Engine::new(&answerer.model, EngineOptions::default())?;
+    let mut samples: Vec<Sample> = items.iter().map(|i| i.sample.clone()).collect();
+    let mut requests = vec![];
+    for sample in samples.iter_mut() {
+        let mut tokens = answerer.tokenizer.encode(&sample.prompt, true)?;
+        tokens.truncate(engine.context());
+        let start = 1.min(tokens.len());
+        // Without a begin token the first token has nothing before it and is not scored; its bytes do not count then.
+        let scored = answerer.tokenizer.decode(&tokens[start..])?;
+        sample.lengths = vec![scored.len(), tokens.len() - start];
+        requests.push(ScoreRequest { tokens, start });
+    }
+    let keep: Vec<usize> = (0..requests.len()).filter(|&i| requests[i].tokens.len() > 1).collect();
+    let asked: Vec<ScoreRequest> = keep.iter().map(|&i| requests[i].clone()).collect();
+    for (i, x) in keep.into_iter().zip(score(&mut engine, &asked)?) {
+        samples[i].log_likelihoods = vec![x];
+    }
+    Ok(samples)
+}
+
+/// The log-likelihood of each request's scored tokens, in nats.
+fn score(engine: &mut Engine, requests: &[ScoreRequest]) -> Result<Vec<f64>> {
+    let mut out = vec![];
+    for values in engine.log_probs(requests, &mut |_| {})? {
+        // Six decimals: more than f32 sums mean.
+        let sum: f64 = values.iter().map(|x| f64::from(*x)).sum();
+        out.push((sum * 1e6).round() / 1e6);
+    }
+    Ok(out)
+}
+
+fn multiple_choice(answerer: &Answerer, items: &[Item]) -> Result<Vec<Sample>> {
+    let mut engine = Engine::new(&answerer.model, EngineOptions::default())?;
+    let mut requests = vec![];
+    for item in items {
+        let Ask::Choose(continuations) = &item.ask else { continue };
+        let prompt = &item.sample.prompt;
+        let given = answerer.tokenizer.encode(prompt, true)?;
+        for continuation in continuations {
+            // The whole is encoded at once and cut where the prompt ends, as lm-eval does.
+            let mut tokens = answerer.tokenizer.encode(&format!("{prompt}{continuation}"), true)?;
+            let mut start = given.len().min(tokens.len().saturating_sub(1)).max(1);
+            // Too long: the beginning goes.
+            let surplus = tokens.len().saturating_sub(engine.context());
+            tokens.drain(..surplus);
+            start = start.saturating_sub(surplus).max(1);
+            requests.push(ScoreRequest { tokens, start });
+        }
+    }
+    let scores = score(&mut engine, &requests)?;
+    let mut rest = &scores[..];
+    let mut samples = vec![];
+    for item in items {
+        let mut sample = item.sample.clone();
+        let (own, others) = rest.split_at(sample.lengths.len().min(rest.len()));
+        rest = others;
+        sample.log_likelihoods = own.to_vec();
+        let best = (0..own.len()).fold(0, |b, i| if own[i] > own[b] { i } else { b });
+        sample.response = letter(best);
+        samples.push(sample);
+    }
+    Ok(samples)
+}
