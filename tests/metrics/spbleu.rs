@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use sdrrl::{
     data::tokenizer::sentencepiece::Pieces,
     metrics::{corpus::CorpusMetric, tokenize::BleuTokenizer},
+    recipe::eval::EvalTask,
+    stages::eval::measure::{self, Sample},
 };
 use serde_json::Value;
 
@@ -63,6 +65,29 @@ fn spbleu_equals_sacrebleu() {
 fn spbleu_of_flores_devtest_equals_sacrebleu() {
     let g = read("spbleu/golden.json");
     check(&g["devtest"], &g["bleu"], Path::new(&std::env::var("SDRRL_FLORES").unwrap()));
+}
+
+#[test]
+fn eval_tasks_take_a_sentencepiece_model() {
+    let of = |dictionary: &str| -> EvalTask {
+        let text = "name = \"th\"\nkind = \"translation\"\nfile = \"a\"\nlanguage = \"th\"\ntokenizer = \"flores200\"\n";
+        toml::from_str(&format!("{text}{dictionary}")).unwrap()
+    };
+    let missing = measure::check(&of("")).err().unwrap().to_string();
+    assert!(missing.contains("flores200 needs FLORES-200's SentencePiece model"), "{missing}");
+    let task = of("dictionary = \"tests/golden/sentencepiece/nllb/sentencepiece.bpe.model\"\n");
+    assert_eq!(measure::check(&task).unwrap(), None);
+    let folder = Path::new("tests/golden/metrics/flores");
+    let pairs = lines(folder, "test.google.th").into_iter().zip(lines(folder, "test.th"));
+    let samples: Vec<Sample> = pairs
+        .map(|(response, target)| Sample { response, targets: vec![target], ..Default::default() })
+        .collect();
+    let all = measure::measures(&task, &samples).unwrap();
+    let ours = all.iter().find(|m| m.name == "bleu").unwrap();
+    let theirs = &read("spbleu/golden.json")["bleu"]["flores200"];
+    assert_eq!(ours.signature, theirs["signature"].as_str().unwrap());
+    let rows: Vec<usize> = (0..samples.len()).collect();
+    same(ours.value(&rows), theirs["scores"]["test.google.th"].as_f64().unwrap(), "eval");
 }
 
 #[test]

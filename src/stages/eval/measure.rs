@@ -150,7 +150,7 @@ pub fn check(task: &EvalTask) -> Result<Option<String>> {
     };
     Ok(tools.bleu.filter(useless).map(|t| {
         format!(
-            "task {}: BLEU with tokenizer {} takes whole sentences of {} for words and says next to nothing: use char, or read chrF++",
+            "task {}: BLEU with tokenizer {} takes whole sentences of {} for words and says next to nothing: use char or flores200 (spBLEU), or read chrF++",
             task.name,
             t.kind().name(),
             language_id::name(&task.language)
