@@ -48,7 +48,10 @@ fn scores_stand_with_their_signatures() {
     assert!(good && pieces.contains("56.95") && pieces.contains("tok:flores200"), "{pieces} {error}");
     let (good, rouge, error) =
         metric(&["-r", REFERENCE, "-i", GOOGLE, "-m", "rouge,off-target", "-l", "es", "--confidence"]);
-    assert!(good && rouge.contains("rougeL|bs:1000|seed:12345|lang:es") && rouge.contains(" ± "), "{rouge} {error}");
+    assert!(
+        good && rouge.contains("rougeL|bs:1000|seed:12345|lang:es") && rouge.contains(" ± "),
+        "{rouge} {error}"
+    );
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub enum BleuTokenizer {
     #[serde(rename = "flores200")]
     #[value(name = "flores200")]
     Flores200,
-    /// spBLEU: pieces of a SentencePiece model of 1,003 languages (needs its file)
+    /// spBLEU: pieces of spBLEU-1K's SentencePiece model (needs its file)
     #[serde(rename = "spBLEU-1K")]
     #[value(name = "spBLEU-1K")]
     SpBleu1K,
