@@ -34,7 +34,10 @@ fn scores_stand_with_their_signatures() {
     assert!(table.contains("p = ") && table.contains("nrefs:1|ar:10000|seed:12345|case:mixed"), "{table}");
     let (good, rouge, error) =
         metric(&["-r", REFERENCE, "-i", GOOGLE, "-m", "rouge,off-target", "-l", "es", "--confidence"]);
-    assert!(good && rouge.contains("rougeL|lang:es") && rouge.contains(" ± "), "{rouge} {error}");
+    assert!(
+        good && rouge.contains("rougeL|bs:1000|seed:12345|lang:es") && rouge.contains(" ± "),
+        "{rouge} {error}"
+    );
 }
 
 #[test]
