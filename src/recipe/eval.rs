@@ -113,7 +113,7 @@ pub struct EvalTask {
     /// Multiple choice: where the solved questions come from; absent: the task's own file
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub few_shot_file: Option<PathBuf>,
-    /// BLEU: the dictionary of tokenizers that need one. ROUGE: the word list (Thai) or MeCab dictionary (Japanese)
+    /// BLEU: the dictionary or SentencePiece model of tokenizers that need one. ROUGE: the word list (Thai) or MeCab dictionary (Japanese)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dictionary: Option<PathBuf>,
     /// ROUGE: compare stems (Snowball)

@@ -61,7 +61,7 @@ pub struct Args {
     /// BLEU's tokenizer [default: by --language, else 13a]
     #[arg(long, value_enum)]
     pub tokenize: Option<BleuTokenizer>,
-    /// What tokenizers need: the folder of a MeCab dictionary, or a word list for ROUGE in Thai
+    /// What tokenizers need: the folder of a MeCab dictionary, a SentencePiece model file for spBLEU, or a word list for ROUGE in Thai
     #[arg(long)]
     pub dictionary: Option<PathBuf>,
     /// TER: set spaces around punctuation

@@ -32,6 +32,20 @@ fn scores_stand_with_their_signatures() {
     }
     let (_, table, _) = metric(&["-r", REFERENCE, "-i", BERGAMOT, GOOGLE, "--paired-ar", "-m", "bleu"]);
     assert!(table.contains("p = ") && table.contains("nrefs:1|ar:10000|seed:12345|case:mixed"), "{table}");
+    let model = "tests/golden/sentencepiece/nllb/sentencepiece.bpe.model";
+    let (good, pieces, error) = metric(&[
+        "-r",
+        REFERENCE,
+        "-i",
+        GOOGLE,
+        "-m",
+        "bleu",
+        "--tokenize",
+        "flores200",
+        "--dictionary",
+        model,
+    ]);
+    assert!(good && pieces.contains("56.95") && pieces.contains("tok:flores200"), "{pieces} {error}");
     let (good, rouge, error) =
         metric(&["-r", REFERENCE, "-i", GOOGLE, "-m", "rouge,off-target", "-l", "es", "--confidence"]);
     assert!(
@@ -69,6 +83,7 @@ fn what_cannot_be_scored_is_named() {
         (vec!["-r", REFERENCE, "-i", GOOGLE, "--paired-bs"], "give more than one file"),
         (vec!["-r", REFERENCE, "-i", GOOGLE, "-m", "rouge"], "needs --language"),
         (vec!["-r", REFERENCE, "-i", GOOGLE, "--tokenize", "ja-mecab"], "pip install ipadic"),
+        (vec!["-r", REFERENCE, "-i", GOOGLE, "--tokenize", "spBLEU-1K"], "spbleu-1k_tokenizer_spm.model"),
         (vec!["-r", REFERENCE, "-i", GOOGLE, "-m", "rouge", "-l", "th"], "pip install pythainlp"),
     ] {
         let (good, _, error) = metric(&arguments);

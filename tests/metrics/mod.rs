@@ -1,6 +1,7 @@
-//! Metrics against their references' own numbers (scripts/golden_{metrics,systems,rouge,mkqa,mecab}.py).
+//! Metrics against their references' own numbers (scripts/golden_{metrics,systems,spbleu,rouge,mkqa,mecab}.py).
 mod command;
 mod sacrebleu;
+mod spbleu;
 mod words;
 
 use std::path::Path;

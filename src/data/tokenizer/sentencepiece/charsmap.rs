@@ -1,44 +1,85 @@
 //! `precompiled_charsmap`: the length of a double-array trie (darts-clone), the trie, then the replacements, each ended by a zero byte.
 use anyhow::{Context, Result, ensure};
 
-/// Walks everything that a text can reach, so that a damaged map is refused here and not met in the middle of a text.
-pub fn check(map: &[u8]) -> Result<()> {
-    let size = map.first_chunk().map(|b| u32::from_le_bytes(*b) as usize).context("it is empty")?;
-    ensure!(
-        size >= 4 && size.is_multiple_of(4) && map.len() - 4 >= size,
-        "a trie of {size} bytes in {}",
-        map.len()
-    );
-    let (trie, texts) = map[4..].split_at(size);
-    let texts = std::str::from_utf8(texts).context("its replacements are not UTF-8")?;
-    let units: Vec<u32> =
-        trie.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    let offset = |unit: u32| ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize;
-    let (mut seen, mut open) = (vec![false; units.len()], vec![offset(units[0])]);
-    while let Some(node) = open.pop() {
-        ensure!(node | 0xff < units.len(), "its trie leads to unit {node} of {}", units.len());
-        if std::mem::replace(&mut seen[node], true) {
-            continue;
-        }
-        for label in 1..256 {
-            let unit = units[node ^ label];
-            // The sign bit marks values: no label is equal to one that has it.
-            if unit & ((1 << 31) | 0xff) != label as u32 {
+/// A map that was found whole.
+pub struct Charsmap {
+    units: Vec<u32>,
+    texts: String,
+}
+
+/// Where the children of a unit are, exclusive-or'ed with its own place.
+fn offset(unit: u32) -> usize {
+    ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize
+}
+
+/// Whether `unit` is reached by `byte`. The sign bit marks values: no label is equal to one that has it.
+fn has_label(unit: u32, byte: u8) -> bool {
+    unit & ((1 << 31) | 0xff) == u32::from(byte)
+}
+
+fn has_value(unit: u32) -> bool {
+    unit >> 8 & 1 == 1
+}
+
+impl Charsmap {
+    /// Walks everything that a text can reach, so that a damaged map is refused here and not met in the middle of a text.
+    pub fn parse(map: &[u8]) -> Result<Charsmap> {
+        let size = map.first_chunk().map(|b| u32::from_le_bytes(*b) as usize).context("it is empty")?;
+        ensure!(
+            size >= 4 && size.is_multiple_of(4) && map.len() - 4 >= size,
+            "a trie of {size} bytes in {}",
+            map.len()
+        );
+        let (trie, texts) = map[4..].split_at(size);
+        let texts = std::str::from_utf8(texts).context("its replacements are not UTF-8")?;
+        let units: Vec<u32> =
+            trie.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let (mut seen, mut open) = (vec![false; units.len()], vec![offset(units[0])]);
+        while let Some(node) = open.pop() {
+            ensure!(node | 0xff < units.len(), "its trie leads to unit {node} of {}", units.len());
+            if std::mem::replace(&mut seen[node], true) {
                 continue;
             }
-            let next = (node ^ label) ^ offset(unit);
-            if unit >> 8 & 1 == 1 {
-                let value = units.get(next).context("its trie has a value outside")? & 0x7fff_ffff;
-                ensure!(
-                    texts.is_char_boundary(value as usize),
-                    "a replacement begins at byte {value} of {}",
-                    texts.len()
-                );
+            for label in 1..=255u8 {
+                let at = node ^ usize::from(label);
+                let unit = units[at];
+                if !has_label(unit, label) {
+                    continue;
+                }
+                let next = at ^ offset(unit);
+                if has_value(unit) {
+                    let value = units.get(next).context("its trie has a value outside")? & 0x7fff_ffff;
+                    ensure!(
+                        texts.is_char_boundary(value as usize),
+                        "a replacement begins at byte {value} of {}",
+                        texts.len()
+                    );
+                }
+                open.push(next);
             }
-            open.push(next);
         }
+        Ok(Charsmap { units, texts: texts.into() })
     }
-    Ok(())
+
+    /// The replacement of the longest beginning of `text` that has one, and that beginning's bytes.
+    pub fn longest(&self, text: &str) -> Option<(&str, usize)> {
+        let mut node = offset(self.units[0]);
+        let mut found = None;
+        for (i, byte) in text.bytes().enumerate() {
+            let at = node ^ usize::from(byte);
+            let Some(&unit) = self.units.get(at).filter(|unit| byte > 0 && has_label(**unit, byte)) else {
+                break;
+            };
+            node = at ^ offset(unit);
+            if has_value(unit) {
+                let value = self.units.get(node).map_or(0, |v| (v & 0x7fff_ffff) as usize);
+                found = Some((value, i + 1));
+            }
+        }
+        let (value, length) = found.filter(|(_, length)| text.is_char_boundary(*length))?;
+        let replacement = self.texts.get(value..)?.split('\0').next()?;
+        Some((replacement, length))
+    }
 }
 
 /// RFC 4648, with padding.

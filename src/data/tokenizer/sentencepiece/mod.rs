@@ -1,5 +1,6 @@
 //! `sentencepiece.bpe.model`: SentencePiece's protobuf (sentencepiece_model.proto), rebuilt as the tokenizer.json that transformers makes of it.
 mod charsmap;
+mod pieces;
 mod proto;
 
 use std::{collections::HashMap, path::Path};
@@ -7,6 +8,7 @@ use std::{collections::HashMap, path::Path};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
+pub use self::pieces::Pieces;
 use super::Tokenizer;
 
 /// How a model numbers SentencePiece's pieces: `<s> <pad> </s> <unk>`, then the pieces after the first three, then the layout's own tokens.
@@ -111,7 +113,7 @@ fn normalizer(model: &proto::Model, layout: Layout) -> Result<Value> {
     if model.charsmap.is_empty() {
         return Ok(Value::Null);
     }
-    charsmap::check(&model.charsmap).context("its character map (precompiled_charsmap)")?;
+    charsmap::Charsmap::parse(&model.charsmap).context("its character map (precompiled_charsmap)")?;
     let map = json!({"type": "Precompiled", "precompiled_charsmap": charsmap::base64(&model.charsmap)});
     if layout == Layout::XlmRoberta {
         return Ok(map);

@@ -1,4 +1,4 @@
-//! What is needed of `ModelProto`: pieces, the model's type and the character map.
+//! What is needed of `ModelProto`: pieces, the model's type, the character map and how spaces are treated.
 use anyhow::{Context, Result, bail, ensure};
 
 /// `TrainerSpec.model_type` UNIGRAM.
@@ -6,10 +6,17 @@ pub const UNIGRAM: u64 = 1;
 /// BPE.
 pub const BPE: u64 = 2;
 
+/// `SentencePiece.Type`: what a piece is for; others are told apart nowhere.
+pub const NORMAL: u64 = 1;
+pub const UNKNOWN: u64 = 2;
+pub const USER_DEFINED: u64 = 4;
+pub const UNUSED: u64 = 5;
+
 /// One piece of the vocabulary.
 pub struct Piece {
     pub text: String,
     pub score: f32,
+    pub kind: u64,
 }
 
 /// The parsed file.
@@ -17,6 +24,32 @@ pub struct Model {
     pub pieces: Vec<Piece>,
     pub kind: u64,
     pub charsmap: Vec<u8>,
+    /// Characters without a piece become pieces of their bytes.
+    pub byte_fallback: bool,
+    /// The space that stands before each text stands behind it.
+    pub space_behind: bool,
+    /// Texts get a space before them.
+    pub add_dummy_prefix: bool,
+    /// Spaces at both ends, and all but one in a row, are dropped.
+    pub remove_extra_whitespaces: bool,
+    /// Spaces are written ▁.
+    pub escape_whitespaces: bool,
+}
+
+impl Default for Model {
+    /// What the format says of absent fields.
+    fn default() -> Model {
+        Model {
+            pieces: vec![],
+            kind: UNIGRAM,
+            charsmap: vec![],
+            byte_fallback: false,
+            space_behind: false,
+            add_dummy_prefix: true,
+            remove_extra_whitespaces: true,
+            escape_whitespaces: true,
+        }
+    }
 }
 
 /// A field's value.
@@ -78,7 +111,7 @@ impl<'a> Fields<'a> {
 
 impl Model {
     pub fn parse(bytes: &[u8]) -> Result<Model> {
-        let mut model = Model { pieces: vec![], kind: UNIGRAM, charsmap: vec![] };
+        let mut model = Model::default();
         let mut fields = Fields(bytes);
         while let Some((number, value)) = fields.next()? {
             let Field::Bytes(inner) = value else { continue };
@@ -89,16 +122,23 @@ impl Model {
                 2 => {
                     let mut spec = Fields(inner);
                     while let Some((number, value)) = spec.next()? {
-                        if let (3, Field::Varint(kind)) = (number, value) {
-                            model.kind = kind;
+                        match (number, value) {
+                            (3, Field::Varint(kind)) => model.kind = kind,
+                            (24, Field::Varint(on)) => model.space_behind = on != 0,
+                            (35, Field::Varint(on)) => model.byte_fallback = on != 0,
+                            _ => {}
                         }
                     }
                 }
                 3 => {
                     let mut spec = Fields(inner);
                     while let Some((number, value)) = spec.next()? {
-                        if let (2, Field::Bytes(map)) = (number, value) {
-                            model.charsmap = map.to_vec();
+                        match (number, value) {
+                            (2, Field::Bytes(map)) => model.charsmap = map.to_vec(),
+                            (3, Field::Varint(on)) => model.add_dummy_prefix = on != 0,
+                            (4, Field::Varint(on)) => model.remove_extra_whitespaces = on != 0,
+                            (5, Field::Varint(on)) => model.escape_whitespaces = on != 0,
+                            _ => {}
                         }
                     }
                 }
@@ -110,7 +150,7 @@ impl Model {
 }
 
 fn piece(bytes: &[u8]) -> Result<Piece> {
-    let mut piece = Piece { text: String::new(), score: 0.0 };
+    let mut piece = Piece { text: String::new(), score: 0.0, kind: NORMAL };
     let mut fields = Fields(bytes);
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
@@ -118,6 +158,7 @@ fn piece(bytes: &[u8]) -> Result<Piece> {
                 piece.text = String::from_utf8(text.to_vec()).context("it is not UTF-8")?
             }
             (2, Field::Fixed32(score)) => piece.score = f32::from_le_bytes(score),
+            (3, Field::Varint(kind)) => piece.kind = kind,
             _ => {}
         }
     }
