@@ -71,7 +71,7 @@ pub struct TranslateSettings {
     #[arg(long)]
     pub max_length: Option<usize>,
     /// Hypotheses that decode together (engine `nllb`)
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 96)]
     pub batch_rows: usize,
     /// Source tokens encoded together (engine `nllb`)
     #[arg(long, default_value_t = 2048)]
@@ -100,7 +100,7 @@ impl Default for TranslateSettings {
             early_stopping: None,
             no_repeat_ngram_size: None,
             max_length: None,
-            batch_rows: 128,
+            batch_rows: 96,
             batch_tokens: 2048,
             max_new_tokens: 256,
             template: "auto".into(),

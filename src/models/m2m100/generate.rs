@@ -26,7 +26,7 @@ pub struct GenerateOptions {
 
 impl Default for GenerateOptions {
     fn default() -> GenerateOptions {
-        GenerateOptions { batch_rows: 128, batch_tokens: 2048 }
+        GenerateOptions { batch_rows: 96, batch_tokens: 2048 }
     }
 }
 
