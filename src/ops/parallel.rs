@@ -1,6 +1,11 @@
 //! Sharing work and outputs among threads. How work is cut never depends on the number of threads.
 #![allow(unsafe_code)]
-use std::{cell::RefCell, marker::PhantomData, ops::Range};
+use std::{
+    cell::RefCell,
+    marker::PhantomData,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use crate::ops::fork_join::fork_join;
 
@@ -14,6 +19,28 @@ pub(crate) fn for_each_task(tasks: usize, work: usize, f: impl Fn(usize) + Sync 
     } else {
         fork_join(tasks, rayon::current_num_threads(), &f)
     }
+}
+
+/// As [`for_each_task`], but each thread takes tasks that follow one another, and those of others only when its own are done: neighbouring
+/// tasks that read one stream of memory then read it in order.
+pub(crate) fn for_each_in_runs(tasks: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
+    let threads = rayon::current_num_threads().min(tasks);
+    if threads < 2 || work < MIN_WORK {
+        return (0..tasks).for_each(f);
+    }
+    let end = |run: usize| tasks * run / threads;
+    let next: Vec<AtomicUsize> = (0..threads).map(|run| AtomicUsize::new(end(run))).collect();
+    fork_join(threads, threads, &|own| {
+        for run in (own..threads).chain(0..own) {
+            loop {
+                let task = next[run].fetch_add(1, Relaxed);
+                if task >= end(run + 1) {
+                    break;
+                }
+                f(task);
+            }
+        }
+    })
 }
 
 /// Calls `f` on blocks of `0..rows`, of a size that gives each enough work at `work_per_row`.

@@ -24,7 +24,7 @@ use anyhow::Result;
 use crate::{
     ops::{
         checks::check,
-        parallel::{Shared, for_each_task},
+        parallel::{Shared, for_each_in_runs, for_each_task},
         rows::{add, sum_rows},
         simd,
     },
@@ -204,7 +204,7 @@ fn dot_product(
         return Ok(());
     }
     let work = n * k * parts.iter().map(|p| p.2).sum::<usize>();
-    for_each_task(tasks.len(), work, |t| {
+    for_each_in_runs(tasks.len(), work, |t| {
         let (which, rows, cols) = tasks[t].clone();
         let (out, w, m) = parts[which];
         simd::run(DotBlock { out, a, w, rows, cols, k, m, epilogue });

@@ -50,6 +50,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// `LANES` elements from `p` on are readable.
     unsafe fn load_bf16(self, p: *const half::bf16) -> Self::V;
 
+    /// Asks for the cache line of `p`, which need not be readable.
+    #[inline(always)]
+    fn prefetch(self, _p: *const u8) {}
+
     #[inline(always)]
     fn read(self, s: &[f32]) -> Self::V {
         assert!(s.len() >= Self::LANES);
