@@ -213,7 +213,12 @@ fn wrong_mkqa_and_summary_tasks_are_named_before_anything_is_computed() {
         ("mkqa", row("1", "{\"es\": [{\"text\": 3}]}", queries), "", &["f.jsonl:1", "an answer's text is 3"]),
         ("mkqa", String::new(), "", &["f.jsonl has no rows"]),
         ("mkqa", "{".into(), "", &["f.jsonl:1", "not JSON"]),
-        ("mkqa", good.clone(), "metrics = [\"f2\"]", &["metrics", "unknown variant `f2`, expected one of `exact-match`"]),
+        (
+            "mkqa",
+            good.clone(),
+            "metrics = [\"f2\"]",
+            &["metrics", "unknown variant `f2`, expected one of `exact-match`"],
+        ),
         ("mkqa", good.clone(), "reference = \"x\"", &["task t", "`reference` belongs to"]),
         ("summary", article(1, "summary").repeat(2), "", &["f.jsonl:2", "the id 1 occurred before"]),
         ("summary", article(1, "abstract"), "", &["f.jsonl:1", "the text `summary` is missing"]),

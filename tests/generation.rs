@@ -4,8 +4,9 @@ use std::path::Path;
 use sdrrl::{
     data::random::RowRandom,
     infer::{
-        engine::{Engine, EngineOptions, Finish, Generated, Request, ScoreRequest},
+        engine::{Engine, EngineOptions, Finish, Generated, Request},
         sampler::SamplingParams,
+        scoring::ScoreRequest,
     },
     models::llama::Llama,
     ops::gemm::linear_forward,
