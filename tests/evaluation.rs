@@ -414,6 +414,60 @@ fn alignment_of_two_files_equals_numpys_by_command_and_as_a_task() {
     );
 }
 
+/// As a task of a recipe: before and after in the table, planes and curves in the report; what has no interval is not judged.
+#[test]
+fn a_runs_report_shows_the_alignment_before_and_after() {
+    let golden = parallel();
+    let place = Place::new("");
+    let source = place.write("en.txt", &(golden.source.join("\n") + "\n"));
+    let target = place.write("es.txt", &(golden.target.join("\n") + "\n"));
+    let recipe = fs::read_to_string("recipes/quickstart.toml").unwrap();
+    let tasks = task(
+        "align-es",
+        "alignment",
+        "es",
+        &source,
+        &format!("reference = {target:?}\nprojection = \"tsne\""),
+    );
+    let path =
+        place.write("r.toml", &format!("{}\n{}", recipe, tasks.replace("[[tasks]]", "[[eval.tasks]]")));
+    let work = format!("work={}", place.at("work").display());
+    let shown = ok(&[
+        "run",
+        &path,
+        "--set",
+        &work,
+        "--set",
+        "generate.limit=60",
+        "--set",
+        "train.max-steps=4",
+        "--set",
+        "variants=[\"sdrrl\"]",
+        "--set",
+        "eval.bootstrap-samples=50",
+    ]);
+    let line = shown.lines().find(|l| l.contains("linear CKA")).unwrap();
+    assert!(line.starts_with("align-es") && !line.contains(".."), "{shown}");
+    assert!(
+        shown.contains("sdrrl: of 6 target-language metrics"),
+        "three of the answers, three with intervals of these: {shown}"
+    );
+    let page = fs::read_to_string(place.at("work/report.html")).unwrap();
+    for part in [
+        "Alignment of hidden states",
+        "Sentences at layer 2, before training",
+        "after sdrrl training",
+        "t-SNE 2",
+        "mean cosine of translations",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let results: Value =
+        serde_json::from_str(&fs::read_to_string(place.at("work/results.json")).unwrap()).unwrap();
+    let text = results.to_string();
+    assert!(text.contains("\"cka\"") && text.contains("\"low\":null"), "{text}");
+}
+
 /// Principal components are numpy's; t-SNE's loss is as low as scikit-learn's by scikit-learn's own probabilities.
 #[test]
 fn projections_equal_numpys_and_scikit_learns() {

@@ -54,10 +54,11 @@ pub fn conclusions(recipe: &Recipe, all: &Results) -> Vec<String> {
     let source = name(&recipe.source_language);
     all.iter()
         .map(|(variant, comparisons)| {
+            // Without an interval nothing is said.
             let of = |is_source: bool| {
-                comparisons
-                    .iter()
-                    .filter(move |c| same_language(&c.language, &recipe.source_language) == is_source)
+                comparisons.iter().filter(move |c| {
+                    same_language(&c.language, &recipe.source_language) == is_source && !c.paired.low.is_nan()
+                })
             };
             // An interval beyond zero on the good or on the bad side.
             let better =
