@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/metrics/rouge.json: ROUGE-L of csebuetnlp's multilingual ROUGE (PyPI multilingual-rouge, no stemmer).
+"""Writes tests/golden/metrics/rouge.json: ROUGE-L of csebuetnlp's multilingual ROUGE (PyPI multilingual-rouge), and its stems.
 
-    golden_rouge.py FLORES        the folder of golden_systems.py; run that first, it writes the excerpt
+    golden_rouge.py FLORES STOP_WORDS     FLORES: the folder of golden_systems.py; run that first, it writes the excerpt
+                                          STOP_WORDS: `src` of the crate stop-words, which has NLTK's lists (nltk/) and stopwords-iso's (iso/)
 
-Needs `pip install multilingual-rouge pyonmttok pythainlp fugashi unidic-lite`. Japanese is segmented with unidic-lite. The sentences in
+The stemmers are NLTK's, told to leave NLTK's stop words alone; the words that are stemmed are those of stopwords-iso (MIT), which are
+common in each language. Needs `pip install multilingual-rouge pyonmttok pythainlp fugashi unidic-lite`. Japanese is segmented with unidic-lite. The sentences in
 Vietnamese, Korean, Hindi and of odd characters were written for this project (Apache-2.0)."""
 import json
 import random
+import shutil
 import sys
+import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import fugashi
+import nltk
 import unidic_lite
 from multilingual_rouge import rouge_scorer
 from pythainlp.tokenize import word_tokenize
@@ -46,11 +51,35 @@ def thai_cases():
     return [{"text": t, "words": word_tokenize(t, engine="newmm", custom_dict=trie, join_broken_num=False)} for t in texts]
 
 
+STEMMED = {"da": "danish", "nl": "dutch", "en": "english", "fi": "finnish", "fr": "french", "de": "german", "hu": "hungarian", "it": "italian",
+           "no": "norwegian", "pt": "portuguese", "ro": "romanian", "ru": "russian", "es": "spanish", "sv": "swedish"}
+
+
+def stemmed(lists):
+    """ROUGE-L of the Spanish excerpt with stems; stems of 60 words of each language, of which those with ő are apart (see Rouge::new)."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(lists / "nltk", Path(folder) / "corpora" / "stopwords")
+        nltk.data.path.insert(0, folder)
+        draw = random.Random(7)
+        words = json.loads((lists / "iso" / "stopwords-iso.json").read_text(encoding="utf-8"))
+        out = {"words": {}, "misspelt-suffixes": []}
+        for code, name in STEMMED.items():
+            stemmer = rouge_scorer.MultiStemmer(name)
+            common = sorted(w for w in set(words[code]) if w.isalpha() and w == w.lower())
+            stems = [[w, stemmer(w)] for w in sorted(draw.sample(common, min(60, len(common))))]
+            out["words"][code] = [p for p in stems if code != "hu" or "ő" not in p[0]]
+            out["misspelt-suffixes"] += [p for p in stems if code == "hu" and "ő" in p[0]]
+        rouge = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True, lang="spanish")
+        read = lambda file: (OUT / "flores" / file).read_text(encoding="utf-8").split("\n")[:40]
+        out["es"] = [rouge.score(t, p)["rougeL"].fmeasure for t, p in zip(read("test.es"), read("test.google.es"))]
+    return out
+
+
 def main():
     folder = Path(sys.argv[1])
     warnings.simplefilter("ignore")
     tagger = fugashi.GenericTagger(f"-O wakati -b 50000 -r {unidic_lite.DICDIR}/mecabrc -d {unidic_lite.DICDIR}")
-    packages = ("multilingual-rouge", "pyonmttok", "pythainlp", "fugashi", "unidic-lite")
+    packages = ("multilingual-rouge", "nltk", "pyonmttok", "pythainlp", "fugashi", "unidic-lite")
     out = {"versions": {p: version(p) for p in packages}, "excerpt": {}, "devtest": {}, "own": {}, "thai": {"list": THAI, "cases": thai_cases()}}
 
     def scorer(name):
@@ -71,6 +100,7 @@ def main():
         rouge = scorer(name)
         out["own"][code] = [{"prediction": p, "target": t, "words": rouge._tokenizer(p.lower()),
                              "f1": rouge.score(t, p)["rougeL"].fmeasure} for p, t in pairs]
+    out["stemmed"] = stemmed(Path(sys.argv[2]))
     (OUT / "rouge.json").write_text(json.dumps(out, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 

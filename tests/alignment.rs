@@ -50,7 +50,12 @@ fn hidden_states_equal_transformers_and_alignment_equals_numpy() {
             let what = format!("{} {:?} hidden state {l}", case.model, case.pooling);
             assert_close(&what, &source[l].concat(), &expected.concat(), 1e-4);
             let found = Alignment::of(&source[l], &target[l]).unwrap();
-            assert!((found.cka - case.cka[l]).abs() < 1e-4, "{what}: CKA {} for {}", found.cka, case.cka[l]);
+            assert!(
+                (found.cka() - case.cka[l]).abs() < 1e-4,
+                "{what}: CKA {} for {}",
+                found.cka(),
+                case.cka[l]
+            );
             for (a, b) in found.cosines.iter().zip(&case.cosine[l]) {
                 assert!((a - b).abs() < 1e-4, "{what}: cosine {a} for {b}");
             }

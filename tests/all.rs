@@ -3,6 +3,7 @@ mod alignment;
 mod cli;
 mod common;
 mod data_formats;
+mod evaluation;
 mod gemm;
 mod generation;
 mod kernels;

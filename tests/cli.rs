@@ -16,13 +16,13 @@ fn sdrrl(args: &[&str]) -> Output {
     program().args(args).env("NO_COLOR", "1").output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Standard output of a call that must succeed.
 #[track_caller]
-fn ok(args: &[&str]) -> String {
+pub fn ok(args: &[&str]) -> String {
     let out = sdrrl(args);
     assert!(out.status.success(), "{args:?}: {}{}", text(&out.stdout), text(&out.stderr));
     text(&out.stdout)
@@ -30,7 +30,7 @@ fn ok(args: &[&str]) -> String {
 
 /// The message of a call that must fail with exit code 1, without a panic.
 #[track_caller]
-fn fails(args: &[&str], parts: &[&str]) {
+pub fn fails(args: &[&str], parts: &[&str]) {
     let out = sdrrl(args);
     let message = text(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{args:?}: {message}");

@@ -4,8 +4,9 @@ use std::path::Path;
 use sdrrl::{
     data::random::RowRandom,
     infer::{
-        engine::{Engine, EngineOptions, Finish, Generated, Request, ScoreRequest},
+        engine::{Engine, EngineOptions, Finish, Generated, Request},
         sampler::SamplingParams,
+        scoring::ScoreRequest,
     },
     models::llama::Llama,
     ops::gemm::linear_forward,
@@ -104,6 +105,33 @@ fn log_probs_are_those_of_the_softmax() {
             let want = row[request.tokens[i] as usize] - log_sum;
             assert!((got[i - 1] as f64 - want).abs() < 1e-5, "{} {want}", got[i - 1]);
         }
+    }
+}
+
+/// What greedy decoding writes scores as greedy; any other last token does not.
+#[test]
+fn scores_know_what_greedy_decoding_would_write() {
+    for name in ["llama-tied", "mistral-window"] {
+        let model = tiny(name);
+        let mut engine = Engine::new(&model, EngineOptions { batch_rows: 3, batch_tokens: 40 }).unwrap();
+        let asked = requests(9);
+        let params = SamplingParams { max_new_tokens: 5, temperature: 0.0, ..Default::default() };
+        let written = engine.generate(&asked, &params, &mut |_, _| {}).unwrap();
+        let scored = |change: u32| -> Vec<ScoreRequest> {
+            let rows = asked.iter().zip(&written).filter(|(_, w)| !w.tokens.is_empty());
+            rows.map(|(r, w)| {
+                let mut tokens = [r.tokens.clone(), w.tokens.clone()].concat();
+                let last = tokens.len() - 1;
+                tokens[last] = (tokens[last] + change) % 96;
+                ScoreRequest { tokens, start: r.tokens.len() }
+            })
+            .collect()
+        };
+        let mut greedy = |change: u32| -> Vec<bool> {
+            engine.score(&scored(change), &mut |_| {}).unwrap().into_iter().map(|s| s.greedy).collect()
+        };
+        assert!(greedy(0).len() > 4 && greedy(0).iter().all(|g| *g), "{name}");
+        assert!(greedy(1).iter().all(|g| !g), "{name}");
     }
 }
 

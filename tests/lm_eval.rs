@@ -1,4 +1,4 @@
-//! Multiple choice against lm-eval: log-likelihoods and every choice (tests/golden/lm_eval, scripts/golden_lm_eval.py).
+//! Against lm-eval (tests/golden/lm_eval, scripts/golden_lm_eval.py): log-likelihoods, every choice, and the rows of its sample files.
 use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
@@ -52,5 +52,90 @@ fn log_likelihoods_and_choices_equal_lm_evals() {
         assert!((found("acc_norm,none") - share(right_norm)).abs() < 1e-9, "{results:#}");
         let signature = results["configs"][name]["signature"]["acc"].as_str().unwrap();
         assert!(signature.starts_with("acc|protocol:lm-eval|"), "{signature}");
+    }
+}
+
+/// Texts and flags equal, log-likelihoods within 1e-3.
+fn same_replies(ours: &Value, theirs: &Value, what: &str) {
+    match (ours, theirs) {
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).for_each(|(a, b)| same_replies(a, b, what));
+        }
+        (Value::String(a), Value::String(b)) => match (a.parse::<f64>(), b.parse::<f64>()) {
+            (Ok(a), Ok(b)) => assert!((a - b).abs() < 1e-3, "{what}: {a} for {b}"),
+            // Our replies are trimmed.
+            _ => assert_eq!(a, b.trim(), "{what}"),
+        },
+        _ => panic!("{what}: {ours} for {theirs}"),
+    }
+}
+
+/// Every field of every row but these: lm-eval ends replies at a line's end, ours end by themselves; and it sets its own begin token before
+/// texts, which has the first word's likelihood counted too.
+#[test]
+fn sample_files_have_lm_evals_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let golden: Value =
+        serde_json::from_str(&fs::read_to_string("tests/golden/lm_eval/golden.json").unwrap()).unwrap();
+    let task = |name: &str, kind: &str, file: &str, more: &str| {
+        format!(
+            "[[tasks]]\nname = {name:?}\nkind = {kind:?}\nlanguage = \"es\"\nfile = \"tests/golden/lm_eval/{file}\"\n{more}\n"
+        )
+    };
+    let tasks = dir.path().join("tasks.toml");
+    fs::write(
+        &tasks,
+        task("belebele", "multiple-choice", "belebele.jsonl", "")
+            + &task("exams", "multiple-choice", "exams.jsonl", "choices = \"texts\"")
+            + &task(
+                "qa",
+                "qa",
+                "qa.jsonl",
+                "max-new-tokens = 12\nmetrics = [\"exact-match\", \"bleu\", \"chrf\"]",
+            )
+            + &task("text", "perplexity", "text.txt", ""),
+    )
+    .unwrap();
+    let out = dir.path().join("out");
+    let run = Command::new(env!("CARGO_BIN_EXE_sdrrl"))
+        .args(["eval", "--model", "assets/quickstart/model", "--template", "plain", "--tasks"])
+        .args([&tasks, Path::new("--out"), &out])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    for (name, expected) in golden["sample-files"].as_object().unwrap() {
+        let text = fs::read_to_string(out.join(format!("samples_{name}_sdrrl.jsonl"))).unwrap();
+        for (i, (line, theirs)) in text.split('\n').zip(expected.as_array().unwrap()).enumerate() {
+            let what = format!("{name} row {i}");
+            let ours: Value = serde_json::from_str(line).unwrap();
+            let keys = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            assert_eq!(keys(&ours), keys(theirs), "{what}");
+            for (key, theirs) in theirs.as_object().unwrap() {
+                let what = format!("{what} {key}");
+                let ours = &ours[key];
+                match (name.as_str(), key.as_str()) {
+                    ("qa", "arguments") => {
+                        let (a, b) = (&ours["gen_args_0"], &theirs["gen_args_0"]);
+                        assert_eq!(a["arg_0"], b["arg_0"], "{what}");
+                        assert_eq!(keys(&a["arg_1"]), keys(&b["arg_1"]), "{what}");
+                        assert_eq!(a["arg_1"]["max_gen_toks"], b["arg_1"]["max_gen_toks"], "{what}");
+                    }
+                    ("text", "resps" | "filtered_resps") => {
+                        let number =
+                            |v: &Value| v.to_string().trim_matches(['[', ']', '"']).parse::<f64>().unwrap();
+                        assert!(number(ours) < 0.0 && number(theirs) < 0.0, "{what}");
+                        assert_eq!(
+                            (ours.is_array(), ours[0].is_array()),
+                            (theirs.is_array(), theirs[0].is_array())
+                        );
+                    }
+                    ("text", "bits_per_byte") => {
+                        assert!(ours[0].is_f64() && ours[1].as_u64() <= theirs[1].as_u64(), "{what}: {ours}");
+                    }
+                    (_, "resps" | "filtered_resps" | "bleu" | "chrf") => same_replies(ours, theirs, &what),
+                    _ => assert_eq!(ours, theirs, "{what}"),
+                }
+            }
+        }
     }
 }

@@ -7,7 +7,10 @@ use sdrrl::{
         random::RowRandom,
         token_shard::{Document, TokenShard, write},
     },
-    infer::engine::{Engine, EngineOptions, ScoreRequest},
+    infer::{
+        engine::{Engine, EngineOptions},
+        scoring::ScoreRequest,
+    },
     models::{
         config::Config,
         llama::Llama,

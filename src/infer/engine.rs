@@ -1,16 +1,17 @@
-//! Batched generation and scoring: rows of any lengths run together without padding; a row that ends makes room for the next.
-use anyhow::{Context, Result, bail, ensure};
+//! Batched generation: rows of any lengths run together without padding, longest first; a row that ends makes room for the next.
+use std::cmp::Reverse;
+
+use anyhow::{Context, Result, ensure};
 
 use super::{kv_cache::KvCache, sampler::SamplingParams};
 use crate::{
     data::random::row_id,
     models::{decode::Decoder, llama::Llama},
     ops::{
-        cross_entropy::{Scratch, linear_cross_entropy_forward},
         rows::gather_rows,
         sampling::{Sampler, SamplingRow},
     },
-    tensor::{Arena, DType, Tensor},
+    tensor::{DType, Tensor},
 };
 
 /// How much runs at once.
@@ -62,19 +63,10 @@ pub struct Generated {
     pub finish: Finish,
 }
 
-/// A text to score.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScoreRequest {
-    /// All ids.
-    pub tokens: Vec<u32>,
-    /// The first that is scored (at least 1).
-    pub start: usize,
-}
-
 /// Runs one model.
 pub struct Engine<'m> {
-    model: &'m Llama,
-    options: EngineOptions,
+    pub(super) model: &'m Llama,
+    pub(super) options: EngineOptions,
 }
 
 struct Row {
@@ -151,13 +143,16 @@ impl<'m> Engine<'m> {
         let last = Tensor::zeros_on(&device, "last_hidden", acts, &[rows, config.hidden_size])?;
         let mut sampler = Sampler::new(&device, rows, rows * params.listed(longest))?;
         let (sampling, penalized) = (params.sampling(), params.repetition_penalty != 1.0);
+        // The longest begin, so that no long row is left to run alone at the end.
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        order.sort_by_key(|&i| Reverse(requests[i].tokens.len()));
         let mut done: Vec<Option<Generated>> = vec![None; requests.len()];
         let (mut active, mut next): (Vec<Row>, usize) = (vec![], 0);
         while next < requests.len() || !active.is_empty() {
             let mut joining = vec![];
             let mut tokens = 0;
             while next < requests.len() && active.len() + joining.len() < rows {
-                let r = &requests[next];
+                let r = &requests[order[next]];
                 if !joining.is_empty() && tokens + r.tokens.len() > most {
                     break;
                 }
@@ -168,7 +163,7 @@ impl<'m> Engine<'m> {
                 unique.sort_unstable();
                 unique.dedup();
                 joining.push(Row {
-                    request: next,
+                    request: order[next],
                     seen: r.tokens.clone(),
                     prompt: r.tokens.len(),
                     start,
@@ -233,94 +228,6 @@ impl<'m> Engine<'m> {
             active.extend(kept);
         }
         done.into_iter().map(|d| d.context("a row was lost")).collect()
-    }
-
-    /// ln p(tokens[i] | tokens[..i]) for i in start.. of each request.
-    pub fn log_probs(
-        &mut self,
-        requests: &[ScoreRequest],
-        on_done: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Vec<f32>>> {
-        let context = self.context();
-        let vocab = self.model.config.vocab_size;
-        for (i, r) in requests.iter().enumerate() {
-            ensure!(
-                r.start >= 1 && r.start <= r.tokens.len(),
-                "text {i}: nothing stands before its first scored token"
-            );
-            if r.tokens.len() > context {
-                bail!("text {i} has {} tokens, the model takes {context}: shorten it", r.tokens.len());
-            }
-            ensure!(
-                r.tokens.iter().all(|&t| (t as usize) < vocab),
-                "text {i}: a token is beyond the vocabulary of {vocab}"
-            );
-        }
-        let longest = requests.iter().map(|r| r.tokens.len()).max().unwrap_or(0);
-        let total: usize = requests.iter().map(|r| r.tokens.len()).sum();
-        let budget = self.options.batch_tokens.max(longest).min(total);
-        if budget == 0 {
-            return Ok(vec![]);
-        }
-        let mut decoder = Decoder::new(self.model, budget, longest)?;
-        let (device, acts) = (self.model.device(), self.model.activation_dtype());
-        let (mut scratch, _) = Arena::build("loss scratch", &device, |a| {
-            Scratch::lay_out(a, acts, budget, vocab, self.model.config.hidden_size, 48 << 20)
-        })?;
-        let mut out = vec![];
-        let mut from = 0;
-        while from < requests.len() {
-            let (mut to, mut tokens) = (from, 0);
-            while to < requests.len() && (to == from || tokens + requests[to].tokens.len() <= budget) {
-                tokens += requests[to].tokens.len();
-                to += 1;
-            }
-            let batch = &requests[from..to];
-            out.extend(self.score_batch(&mut decoder, &mut scratch, batch)?);
-            on_done(batch.len());
-            from = to;
-        }
-        Ok(out)
-    }
-
-    fn score_batch(
-        &self,
-        decoder: &mut Decoder,
-        scratch: &mut Scratch,
-        batch: &[ScoreRequest],
-    ) -> Result<Vec<Vec<f32>>> {
-        let texts: Vec<&[u32]> = batch.iter().map(|r| r.tokens.as_slice()).collect();
-        let n: usize = texts.iter().map(|t| t.len()).sum();
-        let hidden = decoder.prompts(self.model, &texts, None, &[])?;
-        let (mut targets, mut weights) = (vec![], vec![]);
-        for r in batch {
-            for i in 0..r.tokens.len() {
-                targets.push(r.tokens.get(i + 1).copied().unwrap_or(0));
-                weights.push(if i + 1 >= r.start && i + 1 < r.tokens.len() { 1.0 } else { 0.0 });
-            }
-        }
-        let device = self.model.device();
-        let targets = Tensor::from_u32("targets", &[n], &targets)?.to_device(&device)?;
-        let token_weights = Tensor::from_f32("token_weights", &[n], &weights)?.to_device(&device)?;
-        let mut losses = Tensor::zeros_on(&device, "losses", DType::F32, &[n])?;
-        linear_cross_entropy_forward(
-            &mut losses,
-            scratch,
-            &hidden,
-            &self.model.weights.lm_head,
-            &targets,
-            &token_weights,
-        )?;
-        let losses = losses.to_f32_vec()?;
-        let mut at = 0;
-        Ok(batch
-            .iter()
-            .map(|r| {
-                let own = losses[at + r.start - 1..at + r.tokens.len() - 1].iter().map(|x| -x).collect();
-                at += r.tokens.len();
-                own
-            })
-            .collect())
     }
 }
 

@@ -1,5 +1,6 @@
-//! Batched generation.
+//! Batched generation and scoring.
 pub mod engine;
 pub mod hidden;
 pub mod kv_cache;
 pub mod sampler;
+pub mod scoring;

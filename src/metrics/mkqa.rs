@@ -139,12 +139,27 @@ pub fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
     Ok(out)
 }
 
-struct Scored {
+/// One prediction against its question.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scored {
     em: f64,
     f1: f64,
     answerable: bool,
     answered: bool,
     no_answer: f64,
+}
+
+impl Scored {
+    /// `answers` as in [`Gold`], `answer` and `no_answer` as in [`Prediction`].
+    pub fn new(answers: &[&str], answer: &str, no_answer: f64, language: &str) -> Scored {
+        Scored {
+            em: qa::exact_match(answer, answers, language),
+            f1: qa::f1(answer, answers, language),
+            answerable: answers != [""],
+            answered: !answer.is_empty(),
+            no_answer,
+        }
+    }
 }
 
 /// The official numbers. Every question needs a prediction, every prediction a question.
@@ -158,13 +173,7 @@ pub fn evaluate(golds: &[Gold], predictions: &[Prediction], language: &str) -> R
     }
     let score = |gold: &Gold, p: &Prediction| {
         let answers: Vec<&str> = gold.answers.iter().map(String::as_str).collect();
-        Scored {
-            em: qa::exact_match(&p.answer, &answers, language),
-            f1: qa::f1(&p.answer, &answers, language),
-            answerable: gold.answers != [""],
-            answered: !p.answer.is_empty(),
-            no_answer: p.no_answer,
-        }
+        Scored::new(&answers, &p.answer, p.no_answer, language)
     };
     // In the order of the predictions for the threshold, of the questions for the means: sums depend on it in their last bits.
     let sweep: Vec<Scored> = predictions
@@ -178,6 +187,12 @@ pub fn evaluate(golds: &[Gold], predictions: &[Prediction], language: &str) -> R
         golds.iter().filter_map(|g| Some(score(g, predicted.get(g.id.as_str())?))).collect();
     let (best, threshold) = best_threshold(&sweep);
     Ok(summary(&all, best, threshold))
+}
+
+/// The official numbers of predictions in the order of their questions.
+pub fn scores(all: &[Scored]) -> Scores {
+    let (best, threshold) = best_threshold(all);
+    summary(all, best, threshold)
 }
 
 /// The largest F1 (percent), and the threshold with which it is reached: from nobody answers to everybody does.

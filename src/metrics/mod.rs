@@ -8,6 +8,7 @@ pub mod mkqa;
 pub mod ngrams;
 pub mod numpy_random;
 pub mod off_target;
+pub mod projection;
 pub mod qa;
 pub mod rouge;
 pub mod significance;

@@ -1,6 +1,6 @@
 //! ROUGE-L (Lin 2004) of any language, tokenized as XL-SUM's authors do (csebuetnlp, multilingual_rouge_scoring): lower case, split at
 //! every punctuation mark, then words by a segmenter of the language, or by runs of letters and of digits with each ideograph alone.
-use std::{path::Path, sync::LazyLock};
+use std::{collections::HashSet, path::Path, sync::LazyLock};
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
@@ -23,6 +23,8 @@ pub struct Rouge {
     language: String,
     segmenter: Option<Segmenter>,
     stemmer: Option<Stemmer>,
+    /// Words that are not stemmed.
+    stop_words: HashSet<&'static str>,
 }
 
 /// Words of at most so many characters are not stemmed.
@@ -30,8 +32,8 @@ const UNSTEMMED: usize = 3;
 
 impl Rouge {
     /// For texts in `language`. Thai needs a word list and Japanese the folder of a MeCab dictionary. `stem` is refused where there is no
-    /// Snowball stemmer. (The authors' package asks NLTK's stemmers to leave stop words alone; these lists are not here, so that all words
-    /// are stemmed.)
+    /// Snowball stemmer; stop words (NLTK's lists) keep their form, as in the authors' package. (NLTK's Hungarian suffixes have õ for ő, so
+    /// that it leaves words in -ből, -ről and the like whole; here they are stemmed as Snowball has it.)
     pub fn new(language: &str, dictionary: Option<&Path>, stem: bool) -> Result<Rouge> {
         let code = language_id::find(language).map_or(language, |l| l.code);
         let segmenter = match code {
@@ -45,7 +47,9 @@ impl Rouge {
         };
         let stemmer = algorithm(code).filter(|_| stem).map(Stemmer::create);
         ensure!(stemmer.is_some() || !stem, "there is no stemmer for {language}: leave it out");
-        Ok(Rouge { language: code.into(), segmenter, stemmer })
+        let listed = stop_words::lookup(if code == "nb" { "no" } else { code }).unwrap_or_default();
+        let stop_words = if stem { listed.iter().copied().collect() } else { HashSet::new() };
+        Ok(Rouge { language: code.into(), segmenter, stemmer, stop_words })
     }
 
     /// How scores were computed. sacrebleu has no such metric: the words are our own.
@@ -55,7 +59,7 @@ impl Rouge {
             Some(Segmenter::Japanese(mecab)) => format!("mecab-0.996-{}", mecab.len()),
             None => "onmt-aggressive".into(),
         };
-        let stem = if self.stemmer.is_some() { "snowball" } else { "no" };
+        let stem = if self.stemmer.is_some() { "snowball-nltk" } else { "no" };
         format!(
             "rougeL|lang:{}|case:lc|punct:no|tok:{tokenizer}|stem:{stem}|version:{}",
             self.language,
@@ -74,7 +78,9 @@ impl Rouge {
             None => aggressive(&text),
         };
         if let Some(stemmer) = &self.stemmer {
-            for word in words.iter_mut().filter(|w| w.chars().count() > UNSTEMMED) {
+            let stemmed =
+                |w: &&mut String| w.chars().count() > UNSTEMMED && !self.stop_words.contains(w.as_str());
+            for word in words.iter_mut().filter(stemmed) {
                 *word = stemmer.stem(word).into_owned();
             }
         }

@@ -3,7 +3,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{metrics::tokenize::BleuTokenizer, mt::self_translate::TRANSLATION_PROMPT};
+use crate::{
+    infer::{engine::EngineOptions, hidden::Pooling},
+    metrics::{projection::Projection, tokenize::BleuTokenizer},
+    mt::self_translate::TRANSLATION_PROMPT,
+};
 
 /// What a task measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +25,8 @@ pub enum TaskKind {
     Mkqa,
     /// Summaries of articles (XL-Sum JSONL: text, summary): ROUGE-L
     Summary,
+    /// Hidden states of parallel sentences (two text files): cosine, linear CKA, retrieval at 1, layer by layer
+    Alignment,
 }
 
 impl TaskKind {
@@ -81,12 +87,12 @@ pub struct EvalTask {
     pub kind: TaskKind,
     /// The texts, questions or source sentences
     pub file: PathBuf,
-    /// Translation: the reference translations, line by line
+    /// Translation: the reference translations, line by line. Alignment: the translations
     #[serde(default)]
     pub reference: Option<PathBuf>,
     /// Language of the answers (of the text; of the translations)
     pub language: String,
-    /// Translation: language of `file`
+    /// Translation and alignment: language of `file`
     #[serde(default = "english")]
     pub source_language: String,
     /// Use at most so many rows (0: all)
@@ -122,6 +128,15 @@ pub struct EvalTask {
     /// BLEU's tokenizer; absent: zh and char for languages without spaces, else 13a
     #[serde(default)]
     pub tokenizer: Option<BleuTokenizer>,
+    /// Alignment: how a sentence's tokens become one vector; absent: their mean
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
+    /// Alignment: the hidden state of the headline numbers and the picture (0: embeddings); absent: the one in the middle
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// Alignment: how the picture is made; absent: pca
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projection: Option<Projection>,
 }
 
 impl EvalTask {
@@ -131,7 +146,7 @@ impl EvalTask {
             TaskKind::Translation => TRANSLATION_PROMPT,
             TaskKind::Summary => "Summarise the following text in one sentence in {target}.\n\n{text}",
             TaskKind::Mkqa => "Answer the question in {target}, in a few words.\n{text}",
-            TaskKind::Qa | TaskKind::Perplexity | TaskKind::MultipleChoice => "{text}",
+            TaskKind::Qa | TaskKind::Perplexity | TaskKind::MultipleChoice | TaskKind::Alignment => "{text}",
         })
     }
 
@@ -145,7 +160,7 @@ impl EvalTask {
             TaskKind::Translation => vec![Bleu, ChrfWords, OffTarget],
             TaskKind::Qa | TaskKind::Mkqa => vec![ExactMatch, F1, OffTarget],
             TaskKind::Summary => vec![RougeL, OffTarget],
-            TaskKind::Perplexity | TaskKind::MultipleChoice => vec![],
+            TaskKind::Perplexity | TaskKind::MultipleChoice | TaskKind::Alignment => vec![],
         }
     }
 }
@@ -168,6 +183,9 @@ pub struct EvalSettings {
     pub tasks: Vec<EvalTask>,
     /// Rows that are generated together; no result depends on it
     pub batch_rows: usize,
+    /// Tokens of prompts, or of texts to score, in one call; no result depends on it
+    #[serde(skip_serializing_if = "is_default_budget")]
+    pub batch_tokens: usize,
     /// Resamples of the paired bootstrap
     pub bootstrap_samples: usize,
     /// Of the bootstrap
@@ -175,6 +193,17 @@ pub struct EvalSettings {
     /// Rows of each generation task that are also answered at each validation while training (0: none)
     #[serde(skip_serializing_if = "is_zero")]
     pub while_training: usize,
+}
+
+impl EvalSettings {
+    /// How much runs at once.
+    pub fn batch(&self) -> EngineOptions {
+        EngineOptions { batch_rows: self.batch_rows.max(1), batch_tokens: self.batch_tokens.max(1) }
+    }
+}
+
+fn is_default_budget(n: &usize) -> bool {
+    *n == EngineOptions::default().batch_tokens
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -186,6 +215,7 @@ impl Default for EvalSettings {
         EvalSettings {
             tasks: vec![],
             batch_rows: 16,
+            batch_tokens: EngineOptions::default().batch_tokens,
             bootstrap_samples: 1000,
             seed: 12345,
             while_training: 0,

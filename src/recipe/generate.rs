@@ -38,6 +38,9 @@ pub struct GenerateSettings {
     /// Rows that are generated together; no row's greedy answer depends on it
     #[arg(long, default_value_t = 16)]
     pub batch_rows: usize,
+    /// Tokens of prompts in one call; nor on it
+    #[arg(long, default_value_t = 2048)]
+    pub batch_tokens: usize,
     /// Of every draw
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
@@ -57,6 +60,7 @@ impl Default for GenerateSettings {
             no_repeat_ngram_size: None,
             limit: 0,
             batch_rows: 16,
+            batch_tokens: 2048,
             seed: 42,
         }
     }

@@ -19,7 +19,7 @@ pub enum Cell {
     Text(String),
     /// A number and its decimals, aligned right.
     Number(f64, usize),
-    /// A difference with its interval; coloured when the interval excludes zero.
+    /// A difference with its interval (NaN: there is none); coloured when the interval excludes zero.
     Delta {
         /// The difference.
         value: f64,
@@ -50,6 +50,9 @@ impl Cell {
             // What a model wrote must neither break the table nor steer the terminal.
             Cell::Text(s) => s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
             Cell::Number(x, decimals) => format!("{x:.decimals$}"),
+            Cell::Delta { value, decimals, low, high, .. } if low.is_nan() || high.is_nan() => {
+                format!("{value:+.decimals$}")
+            }
             Cell::Delta { value, decimals, low, high, .. } => {
                 format!("{value:+.decimals$} ({low:+.decimals$} .. {high:+.decimals$})")
             }
@@ -201,6 +204,7 @@ mod tests {
         t.push(vec![Cell::Text("日本|x".into()), Cell::Number(1.25, 1), delta(2.0, 1.0, 3.0, true)]);
         t.push(vec![Cell::Text("<b>".into()), Cell::Number(100.0, 1), delta(2.0, 1.0, 3.0, false)]);
         t.push(vec![Cell::Text("s".into()), Cell::Empty, delta(0.5, -1.0, 2.0, true)]);
+        t.push(vec![Cell::Text("n".into()), Cell::Empty, delta(7.5, f64::NAN, f64::NAN, true)]);
         t
     }
 
@@ -211,6 +215,10 @@ mod tests {
         assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
         assert!(!text.contains("\x1b[32m") && table().to_text(true).contains("\x1b[32m+2.0"), "{text}");
         assert!(table().to_text(true).contains("\x1b[31m+2.0"), "a rise of what should fall is bad");
+        assert!(
+            text.contains(" +7.5\n") && table().to_text(true).contains(" +7.5\n"),
+            "no interval, no verdict"
+        );
     }
 
     #[test]

@@ -12,8 +12,14 @@ use crate::{
         text_file::read_lines,
         tokenizer::Tokenizer,
     },
-    infer::hidden::{Pooling, sentence_vectors},
-    metrics::alignment::{Alignment, mean, principal_plane},
+    infer::{
+        engine::EngineOptions,
+        hidden::{Pooling, sentence_vectors},
+    },
+    metrics::{
+        alignment::Alignment,
+        projection::{Plane, Projection, project},
+    },
     models::{llama::Llama, lora::Lora, weights::resolve},
     report::{
         html::{Block, Report, Section},
@@ -53,6 +59,9 @@ pub struct Args {
     /// The layer of the picture; absent: the one in the middle
     #[arg(long)]
     pub layer: Option<usize>,
+    /// How the picture is made
+    #[arg(long, value_enum, default_value = "pca")]
+    pub projection: Projection,
     /// Folder for alignment.json and report.html
     #[arg(long)]
     pub out: PathBuf,
@@ -61,25 +70,43 @@ pub struct Args {
     pub placement: Placement,
 }
 
-/// One model: each layer's vectors of both languages, and what they say.
-struct Looked {
-    name: &'static str,
-    source: Vec<Vec<Vec<f32>>>,
-    target: Vec<Vec<Vec<f32>>>,
-    layers: Vec<Alignment>,
+/// What is done with the sentences.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// How a sentence's tokens become one vector.
+    pub pooling: Pooling,
+    /// The hidden state of the picture; absent: the one in the middle.
+    pub layer: Option<usize>,
+    /// How the picture is made.
+    pub projection: Projection,
+    /// Tokens that run together.
+    pub batch_tokens: usize,
+}
+
+/// One model: what its layers say about the pairs, and a picture of one of them.
+pub struct Looked {
+    /// What it is called.
+    pub name: String,
+    /// By hidden state: 0 are the embeddings.
+    pub layers: Vec<Alignment>,
+    /// The hidden state of the picture.
+    pub layer: usize,
+    /// All source sentences, then all translations.
+    pub plane: Plane,
 }
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     require(&args.source_language)?;
     require(&args.target_language)?;
-    let (source, target) = read_pairs(&args.source, &args.target, args.limit)?;
+    let pairs = read_pairs(&args.source, &args.target, args.limit)?;
+    let texts: (Vec<String>, Vec<String>) = pairs.into_iter().map(|(_, a, b)| (a, b)).unzip();
     let path = resolve(&args.model)?;
     let mut inputs: Vec<(&str, &Path)> =
         vec![("model", &path), ("source", &args.source), ("target", &args.target)];
     inputs.extend(args.after.as_deref().map(|a| ("after", a)));
     let settings = json!({"languages": [args.source_language, args.target_language], "limit": args.limit,
-        "pooling": args.pooling, "layer": args.layer, "dtype": args.placement.to_string()});
+        "pooling": args.pooling, "layer": args.layer, "projection": args.projection, "dtype": args.placement.to_string()});
     let manifest = Manifest::expected("align", &inputs, &settings)?;
     if manifest.is_done(&args.out)? {
         println!("align: unchanged, skipped");
@@ -87,26 +114,35 @@ pub fn run(args: &Args) -> Result<()> {
     }
     manifest.begin(&args.out)?;
     let tokenizer = Tokenizer::load(&path)?;
-    let mut looked = vec![look("before", &load(&path, None, args)?, &tokenizer, &source, &target, args)?];
-    if let Some(after) = &args.after {
-        let model = load(&path, Some(after), args)?;
-        looked.push(look("after", &model, &tokenizer, &source, &target, args)?);
+    let how = How {
+        pooling: args.pooling,
+        layer: args.layer,
+        projection: args.projection,
+        batch_tokens: EngineOptions::default().batch_tokens,
+    };
+    let mut looked = vec![];
+    for (name, after) in [("before", None), ("after", args.after.as_deref())] {
+        if name == "after" && after.is_none() {
+            continue;
+        }
+        let model = load(&path, after, args)?;
+        let mut progress = Progress::new(&format!("align {name}"), 2 * texts.0.len());
+        looked
+            .push(look(name, &model, &tokenizer, (&texts.0, &texts.1), &how, &mut |n| progress.advance(n))?);
+        progress.finish();
     }
-    let layers = looked[0].layers.len();
-    let layer = args.layer.unwrap_or(layers / 2);
-    ensure!(layer < layers, "--layer is {layer}: the model has hidden states 0 to {}", layers - 1);
     let table = table(&looked);
     print!("{}", table.to_text(use_colour()));
-    let result = json!({"pairs": source.len(), "pooling": args.pooling, "models": looked.iter().map(values).collect::<Vec<_>>()});
+    let result = json!({"pairs": texts.0.len(), "pooling": args.pooling, "models": looked.iter().map(values).collect::<Vec<_>>()});
     write_atomic(&args.out.join("alignment.json"), format!("{result:#}\n").as_bytes())?;
-    let report = build(args, &looked, layer, table, source.len());
+    let report = build(args, &looked, table);
     write_atomic(&args.out.join("report.html"), report.to_html().as_bytes())?;
     println!("report: {}", args.out.join("report.html").display());
-    manifest.finish(&args.out, json!({"pairs": source.len()}))
+    manifest.finish(&args.out, json!({"pairs": texts.0.len()}))
 }
 
-/// Parallel lines, without those where a side is empty.
-pub fn read_pairs(source: &Path, target: &Path, limit: usize) -> Result<(Vec<String>, Vec<String>)> {
+/// Parallel lines with their index, without those where a side is empty.
+pub fn read_pairs(source: &Path, target: &Path, limit: usize) -> Result<Vec<(usize, String, String)>> {
     let (a, b) = (read_lines(source)?, read_lines(target)?);
     ensure!(
         a.len() == b.len(),
@@ -117,16 +153,17 @@ pub fn read_pairs(source: &Path, target: &Path, limit: usize) -> Result<(Vec<Str
         b.len()
     );
     let most = if limit == 0 { usize::MAX } else { limit };
-    let kept = a.into_iter().zip(b).filter(|(x, y)| !x.trim().is_empty() && !y.trim().is_empty());
-    let (a, b): (Vec<String>, Vec<String>) = kept.take(most).unzip();
+    let pairs = a.into_iter().zip(b).enumerate().map(|(i, (a, b))| (i, a, b));
+    let kept = pairs.filter(|(_, a, b)| !a.trim().is_empty() && !b.trim().is_empty());
+    let pairs: Vec<_> = kept.take(most).collect();
     ensure!(
-        a.len() >= 2,
+        pairs.len() >= 2,
         "{} and {} have {} pairs of sentences: at least 2 are needed",
         source.display(),
         target.display(),
-        a.len()
+        pairs.len()
     );
-    Ok((a, b))
+    Ok(pairs)
 }
 
 fn load(path: &Path, after: Option<&Path>, args: &Args) -> Result<Llama> {
@@ -143,54 +180,53 @@ fn load(path: &Path, after: Option<&Path>, args: &Args) -> Result<Llama> {
     args.placement.place(model)
 }
 
-fn look(
-    name: &'static str,
+/// Runs the model over the sentences and their translations; `on_done` is told of each.
+pub fn look(
+    name: &str,
     model: &Llama,
     tokenizer: &Tokenizer,
-    source: &[String],
-    target: &[String],
-    args: &Args,
+    texts: (&[String], &[String]),
+    how: &How,
+    on_done: &mut dyn FnMut(usize),
 ) -> Result<Looked> {
-    let mut progress = Progress::new(&format!("align {name}"), 2 * source.len());
+    let states = model.config.num_hidden_layers + 1;
+    let layer = how.layer.unwrap_or(states / 2);
+    ensure!(layer < states, "layer is {layer}: the model has hidden states 0 to {}", states - 1);
     let mut vectors = |texts: &[String]| -> Result<Vec<Vec<Vec<f32>>>> {
         let tokens = texts.iter().map(|t| tokenizer.encode(t, true)).collect::<Result<Vec<_>>>()?;
-        sentence_vectors(model, &tokens, args.pooling, 2048, &mut |n| progress.advance(n))
+        sentence_vectors(model, &tokens, how.pooling, how.batch_tokens, on_done)
     };
-    let (source, target) = (vectors(source)?, vectors(target)?);
-    progress.finish();
-    let layers: Vec<Alignment> = source
+    let (source, target) = (vectors(texts.0)?, vectors(texts.1)?);
+    let layers = source
         .iter()
         .zip(&target)
         .enumerate()
         .map(|(l, (a, b))| Alignment::of(a, b).with_context(|| format!("hidden state {l}")))
         .collect::<Result<_>>()?;
-    Ok(Looked { name, source, target, layers })
+    let both = [source[layer].as_slice(), target[layer].as_slice()].concat();
+    Ok(Looked { name: name.into(), layers, layer, plane: project(&both, how.projection)? })
 }
 
 /// Name, how to read it, value of a layer.
 type Metric = (&'static str, &'static str, fn(&Alignment) -> f64);
 const METRICS: [Metric; 4] = [
-    ("cosine", "mean cosine of translations", |a| mean(a.cosines.iter().copied())),
-    ("linear CKA", "linear CKA", |a| a.cka),
-    ("retrieval@1, source to target", "share found (%)", |a| share(&a.forward)),
-    ("retrieval@1, target to source", "share found (%)", |a| share(&a.backward)),
+    ("cosine", "mean cosine of translations", |a| a.cosine()),
+    ("linear CKA", "linear CKA", |a| a.cka()),
+    ("retrieval@1, source to target", "share found (%)", |a| 100.0 * a.retrieved().0),
+    ("retrieval@1, target to source", "share found (%)", |a| 100.0 * a.retrieved().1),
 ];
 
-fn share(hits: &[bool]) -> f64 {
-    100.0 * mean(hits.iter().map(|x| f64::from(u8::from(*x))))
+/// Every layer's numbers.
+pub fn values(looked: &Looked) -> Value {
+    let of = |a: &Alignment| {
+        let (forward, backward) = a.retrieved();
+        json!({"cosine": a.cosine(), "cka": a.cka(), "retrieval-source-target": forward, "retrieval-target-source": backward})
+    };
+    json!({"name": looked.name, "layers": looked.layers.iter().map(of).collect::<Vec<_>>()})
 }
 
-fn values(looked: &Looked) -> Value {
-    let layers: Vec<Value> = looked
-        .layers
-        .iter()
-        .map(|a| json!({"cosine": mean(a.cosines.iter().copied()), "cka": a.cka,
-            "retrieval-source-target": share(&a.forward) / 100.0, "retrieval-target-source": share(&a.backward) / 100.0}))
-        .collect();
-    json!({"name": looked.name, "layers": layers})
-}
-
-fn table(looked: &[Looked]) -> Table {
+/// One row a layer.
+pub fn table(looked: &[Looked]) -> Table {
     let mut header = vec!["layer".to_string()];
     for (metric, ..) in METRICS {
         header.extend(looked.iter().map(|l| format!("{metric}, {}", l.name)));
@@ -207,35 +243,67 @@ fn table(looked: &[Looked]) -> Table {
     table
 }
 
-fn build(args: &Args, looked: &[Looked], layer: usize, table: Table, pairs: usize) -> Report {
-    let (source, target) = (name(&args.source_language), name(&args.target_language));
-    let pooling = if args.pooling == Pooling::Mean { "mean over tokens" } else { "last token" };
-    let mut blocks = vec![];
-    for l in looked {
-        let groups = [(source, &l.source[layer]), (target, &l.target[layer])];
-        let all: Vec<Vec<f32>> = groups.iter().flat_map(|(_, v)| v.iter().cloned()).collect();
-        let (points, explained) = principal_plane(&all);
+fn build(args: &Args, looked: &[Looked], table: Table) -> Report {
+    let languages = (name(&args.source_language), name(&args.target_language));
+    let mut by_layer = layer_curves(looked, languages, args.pooling);
+    by_layer.push(Block::Table(table));
+    Report {
+        title: "Alignment of hidden states".into(),
+        subtitle: format!("{}, {} and {}", args.model, languages.0, languages.1),
+        sections: vec![
+            Section {
+                heading: "The plane".into(),
+                blocks: planes(looked, languages, args.pooling, args.projection),
+            },
+            Section { heading: "Layer by layer".into(), blocks: by_layer },
+        ],
+    }
+}
+
+/// A picture of each model's sentences in both languages.
+pub fn planes(
+    looked: &[Looked],
+    languages: (&str, &str),
+    pooling: Pooling,
+    projection: Projection,
+) -> Vec<Block> {
+    let picture = |l: &Looked| {
+        let pairs = l.plane.points.len() / 2;
         let of = |i: usize, name: &str| Curve {
             name: name.into(),
-            points: points[i * pairs..(i + 1) * pairs].iter().map(|p| (p.0, p.1, (p.1, p.1))).collect(),
+            points: l.plane.points[i * pairs..(i + 1) * pairs]
+                .iter()
+                .map(|p| (p.0, p.1, (p.1, p.1)))
+                .collect(),
         };
-        let axis = |k: usize| format!("component {} ({:.0} % of the variance)", k + 1, 100.0 * explained[k]);
-        blocks.push(Block::Svg {
-            svg: scatter(
-                &format!("Sentences at layer {layer}, {} training", l.name),
-                &axis(0),
-                &axis(1),
-                &[of(0, source), of(1, target)],
-                true,
-            ),
+        let axis = |k: usize| match (projection, l.plane.explained) {
+            (Projection::Tsne, _) => format!("t-SNE {}", k + 1),
+            (_, Some(e)) => format!("component {} ({:.0} % of the variance)", k + 1, 100.0 * e[k]),
+            (_, None) => format!("component {}", k + 1),
+        };
+        let groups = [of(0, languages.0), of(1, languages.1)];
+        let title = format!("Sentences at layer {}, {} training", l.layer, l.name);
+        Block::Svg {
+            svg: scatter(&title, &axis(0), &axis(1), &groups, true),
             caption: format!(
-                "{pairs} parallel sentences, {pooling}, projected on the two principal components of both languages together (fitted for this \
-                 picture alone). A grey line joins each sentence with its translation."
+                "{pairs} parallel sentences, {}, by {} of both languages together (fitted for this picture alone). A grey line joins each \
+                 sentence with its translation.",
+                words(pooling),
+                projection.name()
             ),
-        });
-    }
-    let mut by_layer = vec![];
-    for (title, unit, value) in METRICS {
+        }
+    };
+    looked.iter().map(picture).collect()
+}
+
+fn words(pooling: Pooling) -> &'static str {
+    if pooling == Pooling::Mean { "mean over tokens" } else { "last token" }
+}
+
+/// Each number over the layers, a curve a model.
+pub fn layer_curves(looked: &[Looked], languages: (&str, &str), pooling: Pooling) -> Vec<Block> {
+    let pairs = looked.first().map_or(0, |l| l.plane.points.len() / 2);
+    let of = |(title, unit, value): &Metric| {
         let lines: Vec<Curve> = looked
             .iter()
             .map(|l| Curve {
@@ -243,18 +311,15 @@ fn build(args: &Args, looked: &[Looked], layer: usize, table: Table, pairs: usiz
                 points: l.layers.iter().enumerate().map(|(i, a)| (i as f64, value(a), (0.0, 0.0))).collect(),
             })
             .collect();
-        by_layer.push(Block::Svg {
+        Block::Svg {
             svg: curves(title, "layer (0: embeddings)", unit, &lines, &[]),
-            caption: format!("{title} of {pairs} {source}–{target} sentence pairs by layer, {pooling}."),
-        });
-    }
-    by_layer.push(Block::Table(table));
-    Report {
-        title: "Alignment of hidden states".into(),
-        subtitle: format!("{}, {source} and {target}", args.model),
-        sections: vec![
-            Section { heading: "The plane".into(), blocks },
-            Section { heading: "Layer by layer".into(), blocks: by_layer },
-        ],
-    }
+            caption: format!(
+                "{title} of {pairs} {}–{} sentence pairs by layer, {}.",
+                languages.0,
+                languages.1,
+                words(pooling)
+            ),
+        }
+    };
+    METRICS.iter().map(of).collect()
 }

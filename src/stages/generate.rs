@@ -139,7 +139,7 @@ impl Answerer {
                 .with_context(|| format!("row {id}"))?;
             requests.push(Request { id: id.to_string(), tokens });
         }
-        let options = EngineOptions { batch_rows: settings.batch_rows, ..EngineOptions::default() };
+        let options = EngineOptions { batch_rows: settings.batch_rows, batch_tokens: settings.batch_tokens };
         let mut engine = Engine::new(&self.model, options)?;
         let done = engine.generate(&requests, &self.sampling(settings), &mut |_, _| on_done(1))?;
         done.into_iter()
@@ -203,6 +203,7 @@ pub fn run_shards(args: &Args, questions: &Path, out: &Path) -> Result<()> {
     let mut settings = serde_json::to_value(&args.settings)?;
     if let Some(map) = settings.as_object_mut() {
         map.remove("batch-rows");
+        map.remove("batch-tokens");
         map.insert("dtype".into(), json!(args.placement.to_string()));
     }
     let job = RowsJob {

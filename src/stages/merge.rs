@@ -6,7 +6,10 @@ use anyhow::{Result, ensure};
 use super::placement::parse_dtype;
 use crate::{
     data::tokenizer::Tokenizer,
-    infer::engine::{Engine, EngineOptions, ScoreRequest},
+    infer::{
+        engine::{Engine, EngineOptions},
+        scoring::ScoreRequest,
+    },
     models::{llama::Llama, lora::Lora, weights::resolve},
     tensor::DType,
 };

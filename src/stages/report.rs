@@ -4,14 +4,18 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::eval::{
-    compare::{Comparison, delta},
-    read_samples,
+use super::{
+    align,
+    eval::{
+        compare::{Comparison, delta},
+        read_samples,
+        tasks::alignment::looked,
+    },
 };
 use crate::{
     data::language_id::{name, same_language},
     data::{manifest::Manifest, record::Row, row_shard::RowSet},
-    recipe::Recipe,
+    recipe::{Recipe, eval::TaskKind},
     report::{
         html::{Block, Report, Section},
         plots::{Series, bars, histogram, line_plot},
@@ -50,10 +54,11 @@ pub fn conclusions(recipe: &Recipe, all: &Results) -> Vec<String> {
     let source = name(&recipe.source_language);
     all.iter()
         .map(|(variant, comparisons)| {
+            // Without an interval nothing is said.
             let of = |is_source: bool| {
-                comparisons
-                    .iter()
-                    .filter(move |c| same_language(&c.language, &recipe.source_language) == is_source)
+                comparisons.iter().filter(move |c| {
+                    same_language(&c.language, &recipe.source_language) == is_source && !c.paired.low.is_nan()
+                })
             };
             // An interval beyond zero on the good or on the bad side.
             let better =
@@ -82,6 +87,9 @@ pub fn build(recipe: &Recipe, all: &Results) -> Result<Report> {
     let mut sections = vec![Section { heading: "Result".into(), blocks: result(recipe, all) }];
     sections.push(Section { heading: "Data".into(), blocks: data(recipe)? });
     sections.push(Section { heading: "Training".into(), blocks: training(recipe)? });
+    if recipe.eval.tasks.iter().any(|t| t.kind == TaskKind::Alignment) {
+        sections.push(Section { heading: "Alignment of hidden states".into(), blocks: alignment(recipe)? });
+    }
     sections.push(Section { heading: "Replies before and after".into(), blocks: replies(recipe)? });
     let settings = toml::to_string(recipe).context("write the recipe's settings")?;
     sections.push(Section { heading: "All settings".into(), blocks: vec![Block::Code(settings)] });
@@ -102,7 +110,10 @@ fn result(recipe: &Recipe, all: &Results) -> Vec<Block> {
     blocks.extend(conclusions(recipe, all).into_iter().map(Block::Paragraph));
     let Some((_, first)) = all.first() else { return blocks };
     // One picture a unit: percentages and scores up to 100 together, the rest apart.
-    let percent: Vec<usize> = (0..first.len()).filter(|&i| first[i].higher_is_better).collect();
+    // Cosines and CKA stay below 1 and have curves of their own.
+    let small = |c: &Comparison| matches!(c.name, "cosine" | "cka");
+    let percent: Vec<usize> =
+        (0..first.len()).filter(|&i| first[i].higher_is_better && !small(&first[i])).collect();
     let any = |i: usize| first[i].before != 0.0 || all.iter().any(|(_, c)| c[i].after != 0.0);
     let other: Vec<usize> = (0..first.len()).filter(|&i| !first[i].higher_is_better && any(i)).collect();
     for (title, indices) in [("Higher is better", percent), ("Lower is better", other)] {
@@ -267,6 +278,25 @@ pub(super) fn metric(path: &Path, tag: &str) -> Result<Vec<(f64, f64)>> {
         Some((v["step"].as_f64()?, v[tag].as_f64()?))
     };
     Ok(text.lines().filter_map(point).collect())
+}
+
+/// Of each alignment task: the plane before and after, and every number over the layers.
+fn alignment(recipe: &Recipe) -> Result<Vec<Block>> {
+    let mut blocks = vec![];
+    for task in recipe.eval.tasks.iter().filter(|t| t.kind == TaskKind::Alignment) {
+        let of =
+            |title: &str, folder: &str| looked(title, task, &read_samples(&recipe.work.join(folder), task)?);
+        let mut all = vec![of("before", "eval-base")?];
+        for v in &recipe.variants {
+            all.push(of(&format!("after {}", v.name()), &format!("eval-{}", v.name()))?);
+        }
+        let languages = (name(&task.source_language), name(&task.language));
+        let (pooling, projection) = (task.pooling.unwrap_or_default(), task.projection.unwrap_or_default());
+        blocks.push(Block::Paragraph(format!("{} ({} and {})", task.name, languages.0, languages.1)));
+        blocks.extend(align::planes(&all, languages, pooling, projection));
+        blocks.extend(align::layer_curves(&all, languages, pooling));
+    }
+    Ok(blocks)
 }
 
 fn replies(recipe: &Recipe) -> Result<Vec<Block>> {

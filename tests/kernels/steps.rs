@@ -4,8 +4,9 @@ use std::path::Path;
 use sdrrl::{
     data::random::RowRandom,
     infer::{
-        engine::{Engine, EngineOptions, Request, ScoreRequest},
+        engine::{Engine, EngineOptions, Request},
         sampler::SamplingParams,
+        scoring::ScoreRequest,
     },
     models::{
         llama::Llama,

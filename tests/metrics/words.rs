@@ -112,11 +112,39 @@ fn rouge_equals_the_multilingual_package() {
     }
     let signature = Rouge::new("es", None, true).unwrap().signature();
     assert!(
-        signature.starts_with("rougeL|lang:es|case:lc|punct:no|tok:onmt-aggressive|stem:snowball|"),
+        signature.starts_with("rougeL|lang:es|case:lc|punct:no|tok:onmt-aggressive|stem:snowball-nltk|"),
         "{signature}"
     );
     assert!(Rouge::new("th", None, false).err().unwrap().to_string().contains("pythainlp"));
     assert!(Rouge::new("ko", None, true).is_err());
+}
+
+/// NLTK's Snowball, stop words left alone; but for Hungarian suffixes that NLTK misspells.
+#[test]
+fn stems_and_stemmed_rouge_are_the_multilingual_packages() {
+    let g = &read("rouge.json")["stemmed"];
+    let stem = |language: &str, word: &str| Rouge::new(language, None, true).unwrap().words(word);
+    let mut kept = 0;
+    for (language, pairs) in g["words"].as_object().unwrap() {
+        let rouge = Rouge::new(language, None, true).unwrap();
+        for pair in pairs.as_array().unwrap().iter().map(texts) {
+            assert_eq!(rouge.words(pair[0]), [pair[1]], "{language} {pair:?}");
+            kept += usize::from(pair[0] == pair[1]);
+        }
+    }
+    assert!(kept > 200, "stop words are among the words: {kept} were kept");
+    assert_eq!(stem("es", "estuvieron"), ["estuvieron"], "a stop word");
+    assert_eq!(stem("es", "cantaron"), ["cant"]);
+    for pair in g["misspelt-suffixes"].as_array().unwrap().iter().map(texts) {
+        assert!(pair[1].starts_with(&stem("hu", pair[0])[0]), "{pair:?}");
+    }
+    let folder = Path::new("tests/golden/metrics/flores");
+    let rouge = Rouge::new("es", None, true).unwrap();
+    let scores = rouge.scores(&lines(folder, "test.google.es"), &lines(folder, "test.es")).unwrap();
+    assert_eq!(scores.len(), 40);
+    for (i, theirs) in g["es"].as_array().unwrap().iter().enumerate() {
+        digits(scores[i], theirs.as_f64().unwrap(), &format!("line {}", i + 1));
+    }
 }
 
 /// All 1,012 lines, and the languages with segmenters.

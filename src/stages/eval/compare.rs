@@ -3,7 +3,10 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::{measure::measures, read_samples};
+use super::{
+    measure::{Measure, measures},
+    read_samples,
+};
 use crate::{
     metrics::bootstrap::{Paired, paired_by},
     recipe::eval::EvalSettings,
@@ -28,7 +31,7 @@ pub struct Comparison {
     pub before: f64,
     /// The second model's value.
     pub after: f64,
-    /// Their difference.
+    /// Their difference; its interval is NaN where the metric has none.
     pub paired: Paired,
 }
 
@@ -48,8 +51,11 @@ pub fn compare(before: &Path, after: &Path, settings: &EvalSettings) -> Result<V
         );
         let all: Vec<usize> = (0..old.len()).collect();
         for (a, b) in measures(task, &old)?.iter().zip(&measures(task, &new)?) {
-            let paired =
-                paired_by(old.len(), settings.bootstrap_samples, settings.seed, |i| (a.value(i), b.value(i)));
+            let mut paired =
+                paired_by(old.len(), resamples(a, settings), settings.seed, |i| (a.value(i), b.value(i)));
+            if !a.has_intervals() {
+                (paired.low, paired.high, paired.p) = (f64::NAN, f64::NAN, f64::NAN);
+            }
             out.push(Comparison {
                 task: task.name.clone(),
                 language: task.language.clone(),
@@ -64,6 +70,10 @@ pub fn compare(before: &Path, after: &Path, settings: &EvalSettings) -> Result<V
         }
     }
     Ok(out)
+}
+
+fn resamples(measure: &Measure, settings: &EvalSettings) -> usize {
+    if measure.has_intervals() { settings.bootstrap_samples } else { 0 }
 }
 
 /// One row a metric.

@@ -1,12 +1,16 @@
 //! What the samples of a task say: metrics that can be computed on any resample of them.
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
+use super::tasks::alignment::{Pair, looked};
 use crate::{
     data::language_id,
     metrics::{
+        alignment::linear_cka,
         bleu::{self, BleuStatistics},
         chrf::{self, ChrfStatistics},
+        mkqa,
         off_target::is_off_target,
         qa,
         rouge::Rouge,
@@ -25,17 +29,26 @@ pub struct Sample {
     pub prompt: String,
     /// Its reply, or the letter of its choice.
     pub response: String,
+    /// All of the reply, where only a part of it is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<String>,
     /// What was expected; several where any will do.
     pub targets: Vec<String>,
     /// Log-likelihoods in nats: of each choice, or of the text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_likelihoods: Vec<f64>,
+    /// Whether greedy decoding would write each choice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub greedy: Vec<bool>,
     /// Characters of each choice; bytes and tokens of the text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lengths: Vec<usize>,
     /// The article was cut to fit the model's context.
     #[serde(default, skip_serializing_if = "is_false")]
     pub truncated: bool,
+    /// Alignment: what every hidden state says about the pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<Pair>,
 }
 
 fn is_false(x: &bool) -> bool {
@@ -58,6 +71,10 @@ pub struct Measure {
 enum PerSample {
     /// Mean, times 100.
     Percent(Vec<f64>),
+    /// Mean.
+    Mean(Vec<f64>),
+    /// Of all sentences together: its centring and its neighbours belong to one set, so that a resample has no value.
+    Cka(Vec<[f64; 3]>),
     /// Sum of the first over the sum of the second.
     Ratio(Vec<(f64, f64)>),
     Bleu(Vec<BleuStatistics>),
@@ -72,6 +89,8 @@ impl Measure {
             PerSample::Percent(x) => {
                 100.0 * indices.iter().map(|&i| x[i]).sum::<f64>() / indices.len().max(1) as f64
             }
+            PerSample::Mean(x) => indices.iter().map(|&i| x[i]).sum::<f64>() / indices.len().max(1) as f64,
+            PerSample::Cka(x) => linear_cka(&indices.iter().map(|&i| x[i]).collect::<Vec<_>>()),
             PerSample::Ratio(x) => {
                 let (a, b) = indices.iter().fold((0.0, 0.0), |(a, b), &i| (a + x[i].0, b + x[i].1));
                 a / b.max(1e-300)
@@ -81,6 +100,25 @@ impl Measure {
             PerSample::Ter(x) => {
                 let sum = |k: usize| indices.iter().map(|&i| x[i][k]).sum::<u64>() as f64;
                 ter::compute(&[sum(0), sum(1)]).unwrap_or_else(|| ter::without_reference(sum(0)))
+            }
+        }
+    }
+
+    /// Whether resamples of the rows have a value, so that there can be an interval.
+    pub fn has_intervals(&self) -> bool {
+        !matches!(self.per_sample, PerSample::Cka(_))
+    }
+
+    /// What row `i` contributes, as lm-eval's sample files have it: a value; for metrics of a corpus what is summed or compared.
+    pub fn of_row(&self, i: usize, sample: &Sample) -> Value {
+        match &self.per_sample {
+            PerSample::Percent(x) | PerSample::Mean(x) => json!(x[i]),
+            PerSample::Cka(x) => json!(x[i]),
+            PerSample::Ratio(_) => {
+                json!([sample.log_likelihoods.iter().sum::<f64>(), sample.lengths.first()])
+            }
+            PerSample::Bleu(_) | PerSample::Chrf(_) | PerSample::Ter(_) => {
+                json!([sample.targets.first(), sample.response])
             }
         }
     }
@@ -108,6 +146,10 @@ impl Measure {
             "chrf" => "chrF".into(),
             "ter" => "TER".into(),
             "rougeL" => "ROUGE-L F1".into(),
+            "cosine" => "cosine of translations".into(),
+            "cka" => "linear CKA".into(),
+            "retrieval_forward" => "retrieval@1 of translations %".into(),
+            "retrieval_backward" => "retrieval@1 of sources %".into(),
             other => other.into(),
         }
     }
@@ -218,6 +260,7 @@ pub fn measures(task: &EvalTask, samples: &[Sample]) -> Result<Vec<Measure>> {
             }
             out
         }
+        TaskKind::Alignment => alignment_measures(task, samples)?,
         TaskKind::Translation | TaskKind::Qa | TaskKind::Mkqa | TaskKind::Summary => {
             let tools = tools(task)?;
             task.reply_metrics()
@@ -280,6 +323,52 @@ fn reply_measure(task: &EvalTask, metric: Metric, tools: &Tools, samples: &[Samp
             corpus("rougeL", true, rouge.signature(), PerSample::Percent(all))
         }
     })
+}
+
+/// The headline numbers: those of the picture's layer.
+fn alignment_measures(task: &EvalTask, samples: &[Sample]) -> Result<Vec<Measure>> {
+    let mut all = looked("", task, samples)?;
+    let layer = all.layer;
+    let of = all.layers.swap_remove(layer);
+    let pooling = serde_json::to_value(task.pooling.unwrap_or_default())?;
+    let hits = |x: &[bool]| PerSample::Percent(x.iter().map(|x| f64::from(u8::from(*x))).collect());
+    let (forward, backward) = (hits(&of.forward), hits(&of.backward));
+    let measure = |name: &'static str, decimals, per_sample| Measure {
+        name,
+        higher_is_better: true,
+        decimals,
+        signature: format!(
+            "{name}|lang:{}-{}|layer:{layer}|pooling:{}|version:{}",
+            task.source_language,
+            task.language,
+            pooling.as_str().unwrap_or_default(),
+            env!("CARGO_PKG_VERSION")
+        ),
+        per_sample,
+    };
+    Ok(vec![
+        measure("cosine", 3, PerSample::Mean(of.cosines)),
+        measure("cka", 3, PerSample::Cka(of.cka_parts)),
+        measure("retrieval_forward", 1, forward),
+        measure("retrieval_backward", 1, backward),
+    ])
+}
+
+/// MKQA's official numbers and their signature, named as its script names them; its own exact match and F1 are measures already. A model states
+/// no probability that there is no answer, so that it is 0 throughout, as for predictions without one.
+pub fn official(task: &EvalTask, samples: &[Sample]) -> Result<Option<(Map<String, Value>, String)>> {
+    if task.kind != TaskKind::Mkqa {
+        return Ok(None);
+    }
+    let scored = |s: &Sample| {
+        let answers: Vec<&str> = s.targets.iter().map(String::as_str).collect();
+        mkqa::Scored::new(&answers, &s.response, 0.0, &task.language)
+    };
+    let scores = mkqa::scores(&samples.iter().map(scored).collect::<Vec<_>>());
+    let Value::Object(mut scores) = serde_json::to_value(scores)? else { return Ok(None) };
+    scores.retain(|key, _| key != "exact_match" && key != "f1");
+    let (n, version) = (samples.len(), env!("CARGO_PKG_VERSION"));
+    Ok(Some((scores, format!("mkqa|lang:{}|n:{n}|no-answer-prob:none|version:{version}", task.language))))
 }
 
 /// A, B, C ...

@@ -1,9 +1,10 @@
-//! `sdrrl eval`: perplexity, translation, multiple choice and question answering of a model; two models compared.
+//! `sdrrl eval`: perplexity, translation, multiple choice, question answering, summaries and alignment of a model; two models compared.
 //!
-//! `OUT/TASK/samples.jsonl` holds each prompt with its reply and `OUT/results.json` the metrics in lm-eval's layout. A task that is finished is not
-//! run again.
+//! `OUT/TASK/samples.jsonl` holds each prompt with its reply: what the metrics are computed from, now or later. `OUT/results.json` and
+//! `OUT/samples_TASK_sdrrl.jsonl` are for others, in lm-eval's layout. A task that is finished is not run again.
 pub mod compare;
 pub mod measure;
+mod samples;
 pub(super) mod tasks;
 
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{generate::Answerer, placement::Placement, rows::interrupted};
+use super::{align, generate::Answerer, placement::Placement, rows::interrupted};
 use crate::{
     data::{
         language_id,
@@ -21,7 +22,7 @@ use crate::{
     },
     models::weights::resolve,
     recipe::{
-        eval::{EvalSettings, EvalTask},
+        eval::{EvalSettings, EvalTask, TaskKind},
         source,
     },
     report::table::{Cell, Table, use_colour},
@@ -139,7 +140,7 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
         manifest.begin(&dir)?;
         let label = format!("{} {}", job.label, task.name);
         let writer = ShardWriter::open_or_resume(&dir.join("samples.jsonl"), manifest.job())?;
-        tasks::run_into(answerer, task, job.system, settings.batch_rows, items, writer, &label)
+        tasks::run_into(answerer, task, job.system, settings.batch(), items, writer, &label)
             .with_context(|| format!("task {}", task.name))?;
         let samples = read_samples(job.out, task)?;
         let truncated = samples.iter().filter(|s| s.truncated).count();
@@ -157,7 +158,7 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
     } else {
         println!("{}: {done} tasks evaluated, {skipped} unchanged", job.label);
     }
-    write_results(job, settings)
+    write_results(job, settings, &loaded)
 }
 
 /// The rows of every task; whatever is wrong with the tasks or their files is an error here, before anything is computed.
@@ -177,12 +178,18 @@ pub(super) fn check(settings: &EvalSettings) -> Result<Vec<Vec<tasks::Item>>> {
             task.name
         );
         language_id::require(&task.language).with_context(|| format!("task {}", task.name))?;
-        let translates = task.kind == crate::recipe::eval::TaskKind::Translation;
+        let aligns = task.kind == TaskKind::Alignment;
         ensure!(
-            translates == task.reference.is_some(),
-            "task {}: `reference` belongs to kind translation, which needs it",
+            (aligns || task.kind == TaskKind::Translation) == task.reference.is_some(),
+            "task {}: `reference` belongs to kinds translation and alignment, which need it",
             task.name
         );
+        ensure!(
+            aligns || (task.pooling.is_none() && task.layer.is_none() && task.projection.is_none()),
+            "task {}: `pooling`, `layer` and `projection` belong to kind alignment",
+            task.name
+        );
+        language_id::require(&task.source_language).with_context(|| format!("task {}", task.name))?;
         let replies = task.kind.generates();
         ensure!(
             !replies || task.prompt().contains("{text}"),
@@ -210,21 +217,31 @@ pub fn read_samples(dir: &Path, task: &EvalTask) -> Result<Vec<Sample>> {
     set.iter().collect()
 }
 
-/// results.json in lm-eval's layout, without anything that differs between two equal runs.
-fn write_results(job: &Job, settings: &EvalSettings) -> Result<()> {
+/// results.json and the sample files in lm-eval's layout, without anything that differs between two equal runs.
+fn write_results(job: &Job, settings: &EvalSettings, items: &[Vec<tasks::Item>]) -> Result<()> {
     let (mut results, mut better, mut counts, mut configs) = (Map::new(), Map::new(), Map::new(), Map::new());
-    let mut n_shot = Map::new();
-    for task in &settings.tasks {
+    let (mut n_shot, mut alignment) = (Map::new(), Map::new());
+    for (task, items) in settings.tasks.iter().zip(items) {
         let samples = read_samples(job.out, task)?;
         let mut own = Map::new();
         own.insert("alias".into(), json!(task.name));
         let (mut own_better, mut signatures) = (Map::new(), Map::new());
-        for m in measure::measures(task, &samples)? {
-            let all: Vec<usize> = (0..samples.len()).collect();
+        let all: Vec<usize> = (0..samples.len()).collect();
+        let measures = measure::measures(task, &samples)?;
+        samples::write(job.out, task, items, &samples, &measures)?;
+        for m in measures {
             own.insert(format!("{},none", m.name), json!(m.value(&all)));
             own.insert(format!("{}_stderr,none", m.name), m.stderr().map_or(json!("N/A"), |x| json!(x)));
             own_better.insert(m.name.into(), json!(m.higher_is_better));
             signatures.insert(m.name.into(), json!(m.signature));
+        }
+        if let Some((scores, signature)) = measure::official(task, &samples)? {
+            own.extend(scores.into_iter().map(|(key, value)| (format!("{key},none"), value)));
+            signatures.insert("mkqa".into(), json!(signature));
+        }
+        if task.kind == TaskKind::Alignment {
+            let looked = tasks::alignment::looked(&task.name, task, &samples)?;
+            alignment.insert(task.name.clone(), align::values(&looked)["layers"].clone());
         }
         results.insert(task.name.clone(), Value::Object(own));
         better.insert(task.name.clone(), Value::Object(own_better));
@@ -237,7 +254,7 @@ fn write_results(job: &Job, settings: &EvalSettings) -> Result<()> {
         configs.insert(task.name.clone(), config);
     }
     let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
-    let value = json!({
+    let mut value = json!({
         "results": results,
         "configs": configs,
         "higher_is_better": better,
@@ -249,6 +266,9 @@ fn write_results(job: &Job, settings: &EvalSettings) -> Result<()> {
         "system_instruction": job.system,
         "version": env!("CARGO_PKG_VERSION"),
     });
+    if !alignment.is_empty() {
+        value["alignment"] = Value::Object(alignment);
+    }
     write_atomic(&job.out.join("results.json"), format!("{value:#}\n").as_bytes())
 }
 

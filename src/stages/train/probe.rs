@@ -86,7 +86,7 @@ impl Probe {
         let mut out = vec![];
         for (task, items) in self.settings.tasks.iter().zip(&self.items) {
             let samples =
-                eval::tasks::run(&answerer, task, self.system.as_deref(), self.settings.batch_rows, items)
+                eval::tasks::run(&answerer, task, self.system.as_deref(), self.settings.batch(), items)
                     .with_context(|| format!("task {}, measured while training", task.name))?;
             ensure!(!samples.is_empty(), "task {} has no rows", task.name);
             let all: Vec<usize> = (0..samples.len()).collect();

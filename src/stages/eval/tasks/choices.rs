@@ -21,12 +21,15 @@ struct Question {
     right: usize,
 }
 
+/// A question and its row.
+type Row = (Question, Value);
+
 /// Every question of the task, rendered as its protocol has it.
 pub fn items(task: &EvalTask) -> Result<Vec<Item>> {
-    let questions = read(&task.file)?;
+    let rows = read(&task.file)?;
     let solved = match &task.few_shot_file {
         Some(file) => read(file)?,
-        None => questions.clone(),
+        None => rows.clone(),
     };
     let shots = if task.protocol == Protocol::Paper5shot && task.few_shot == 0 { 5 } else { task.few_shot };
     ensure!(
@@ -37,17 +40,17 @@ pub fn items(task: &EvalTask) -> Result<Vec<Item>> {
     );
     if task.protocol == Protocol::PaperZeroshot {
         ensure!(shots == 0, "protocol paper-zeroshot takes no solved questions: leave few-shot at 0");
-        return Ok(questions.iter().enumerate().map(|(i, q)| instruction(i, q)).collect());
+        return Ok(rows.into_iter().enumerate().map(|(i, row)| instruction(i, row)).collect());
     }
     let shots: String = solved
         .iter()
         .take(shots)
-        .map(|q| format!("{}{}\n\n", render(q, task.choices), continuation(q, q.right, task.choices)))
+        .map(|(q, _)| format!("{}{}\n\n", render(q, task.choices), continuation(q, q.right, task.choices)))
         .collect();
-    let item = |(doc_id, q): (usize, &Question)| {
-        let prompt = format!("{shots}{}", render(q, task.choices));
+    let item = |(doc_id, (q, doc)): (usize, Row)| {
+        let prompt = format!("{shots}{}", render(&q, task.choices));
         let continuations: Vec<String> =
-            (0..q.choices.len()).map(|i| continuation(q, i, task.choices)).collect();
+            (0..q.choices.len()).map(|i| continuation(&q, i, task.choices)).collect();
         let sample = Sample {
             doc_id,
             prompt,
@@ -55,13 +58,13 @@ pub fn items(task: &EvalTask) -> Result<Vec<Item>> {
             lengths: continuations.iter().map(|c| c.trim().chars().count()).collect(),
             ..Default::default()
         };
-        Item { sample, ask: Ask::Choose(continuations) }
+        Item { sample, ask: Ask::Choose(continuations), doc }
     };
-    Ok(questions.iter().enumerate().map(item).collect())
+    Ok(rows.into_iter().enumerate().map(item).collect())
 }
 
 /// The zero-shot instruction of the Belebele authors (sample_zero_shot_instructions.md), answered in words.
-fn instruction(doc_id: usize, q: &Question) -> Item {
+fn instruction(doc_id: usize, (q, doc): Row) -> Item {
     let passage = q.passage.as_ref().map(|p| format!("Passage:\n{p}\n###\n")).unwrap_or_default();
     let choices: Vec<String> =
         q.choices.iter().enumerate().map(|(i, c)| format!("({}) {c}", letter(i))).collect();
@@ -72,7 +75,7 @@ fn instruction(doc_id: usize, q: &Question) -> Item {
         choices.join("\n")
     );
     let sample = Sample { doc_id, prompt, targets: vec![letter(q.right)], ..Default::default() };
-    Item { sample, ask: Ask::Letter(q.choices.len()) }
+    Item { sample, ask: Ask::Letter(q.choices.len()), doc }
 }
 
 /// The letter that a reply names: the first `(A)`, else a letter that stands first and alone, else nothing.
@@ -106,7 +109,7 @@ fn continuation(q: &Question, i: usize, choices: Choices) -> String {
 
 /// Belebele (`flores_passage`, `question`, `mc_answer1` ..., `correct_answer_num`), EXAMS (`question.stem`, `question.choices`, `answerKey`), or
 /// plain rows (`question`, `choices`: texts, `answer`: a letter or an index from 0).
-fn read(path: &Path) -> Result<Vec<Question>> {
+fn read(path: &Path) -> Result<Vec<Row>> {
     let shard = RowShard::open(path)?;
     ensure!(!shard.is_empty(), "{} has no rows", path.display());
     let mut seen = std::collections::HashSet::new();
@@ -123,7 +126,7 @@ fn read(path: &Path) -> Result<Vec<Question>> {
         };
         let q = found.with_context(|| shard.place(i))?;
         ensure!(q.choices.len() >= 2, "{}: a question needs two choices or more", shard.place(i));
-        out.push(q);
+        out.push((q, row));
     }
     Ok(out)
 }
@@ -193,7 +196,7 @@ mod tests {
         assert_eq!(render(&q, Choices::Letters), "P: A passage.\nQ: What?\nA: w\nB: x\nC: y\nD: z\nAnswer:");
         assert_eq!((q.right, continuation(&q, 1, Choices::Letters).as_str()), (1, " B"));
         assert!(
-            instruction(0, &q)
+            instruction(0, (q.clone(), row))
                 .sample
                 .prompt
                 .ends_with("###\nChoices:\n(A) w\n(B) x\n(C) y\n(D) z\n###\nAnswer:")

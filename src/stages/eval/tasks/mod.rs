@@ -1,10 +1,11 @@
 //! The rows of a task, and running them: prompts, replies, log-likelihoods.
+pub mod alignment;
 pub mod choices;
 
 use std::{collections::HashSet, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::measure::{Sample, letter};
 use crate::{
@@ -12,7 +13,10 @@ use crate::{
         row_shard::{RowShard, ShardWriter},
         text_file::read_lines,
     },
-    infer::engine::{Engine, EngineOptions, ScoreRequest},
+    infer::{
+        engine::{Engine, EngineOptions},
+        scoring::{ScoreRequest, Scored},
+    },
     metrics::mkqa,
     mt::self_translate::translation_prompt,
     recipe::{
@@ -34,6 +38,8 @@ pub enum Ask {
     Choose(Vec<String>),
     /// The prompt itself is scored.
     Score,
+    /// Its hidden states are compared with those of its translation.
+    Align,
 }
 
 /// One row before a model has seen it.
@@ -43,20 +49,20 @@ pub struct Item {
     pub sample: Sample,
     /// What is done with it.
     pub ask: Ask,
+    /// The row as it stands in its file.
+    pub doc: Value,
 }
 
 /// Every row of `task`, in the file's order. Whatever is wrong with its files is an error here.
 pub fn load(task: &EvalTask) -> Result<Vec<Item>> {
-    let reply = |samples: Vec<Sample>| samples.into_iter().map(|s| Item { sample: s, ask: Ask::Reply });
     let mut items: Vec<Item> = match task.kind {
-        TaskKind::Perplexity => {
-            texts(task)?.into_iter().map(|s| Item { sample: s, ask: Ask::Score }).collect()
-        }
-        TaskKind::Translation => reply(translations(task)?).collect(),
-        TaskKind::Qa => reply(questions(task)?).collect(),
-        TaskKind::Mkqa => reply(mkqa_questions(task)?).collect(),
-        TaskKind::Summary => reply(articles(task)?).collect(),
+        TaskKind::Perplexity => texts(task)?,
+        TaskKind::Translation => translations(task)?,
+        TaskKind::Qa => questions(task)?,
+        TaskKind::Mkqa => mkqa_questions(task)?,
+        TaskKind::Summary => articles(task)?,
         TaskKind::MultipleChoice => choices::items(task)?,
+        TaskKind::Alignment => alignment::items(task)?,
     };
     ensure!(!items.is_empty(), "{} has no rows", task.file.display());
     if task.limit > 0 {
@@ -70,23 +76,48 @@ pub fn run_into(
     answerer: &Answerer,
     task: &EvalTask,
     system: Option<&str>,
-    batch_rows: usize,
+    batch: EngineOptions,
     items: &[Item],
     (mut writer, done): (ShardWriter, usize),
     label: &str,
 ) -> Result<()> {
     let mut progress = Progress::new(label, items.len());
     progress.advance(done.min(items.len()));
-    for chunk in items.get(done..).unwrap_or_default().chunks(batch_rows.max(1) * 4) {
+    let mut rest = items.get(done..).unwrap_or_default();
+    while !rest.is_empty() {
         ensure!(!interrupted(), "stopped: the same command goes on from there");
-        for sample in run(answerer, task, system, batch_rows, chunk)? {
+        if task.kind == TaskKind::Alignment {
+            // Each sentence is looked for among all: what a killed run wrote of them is left as it is.
+            let samples = run(answerer, task, system, batch, items)?;
+            samples.iter().skip(done).try_for_each(|s| writer.push(s))?;
+            break;
+        }
+        let (chunk, later) = rest.split_at(chunk_length(rest, batch));
+        for sample in run(answerer, task, system, batch, chunk)? {
             writer.push(&sample)?;
         }
         writer.flush()?;
         progress.advance(chunk.len());
+        rest = later;
     }
     progress.finish();
     writer.finish()
+}
+
+/// Rows that are run between two writes: four times those that decode together, or about sixteen budgets of tokens to score (at four bytes a
+/// token), so that batches are full and little is lost to a kill.
+fn chunk_length(items: &[Item], batch: EngineOptions) -> usize {
+    let mut bytes = 0;
+    let fits = |(i, item): &(usize, &Item)| {
+        let texts = match &item.ask {
+            Ask::Choose(continuations) => continuations.len(),
+            Ask::Score => 1,
+            Ask::Reply | Ask::Letter(_) | Ask::Align => return *i < batch.batch_rows * 4,
+        };
+        bytes += item.sample.prompt.len() * texts;
+        bytes <= 64 * batch.batch_tokens
+    };
+    items.iter().enumerate().take_while(fits).count().max(1)
 }
 
 /// The samples of some rows.
@@ -94,14 +125,15 @@ pub fn run(
     answerer: &Answerer,
     task: &EvalTask,
     system: Option<&str>,
-    batch_rows: usize,
+    batch: EngineOptions,
     items: &[Item],
 ) -> Result<Vec<Sample>> {
     match items.first().map(|i| &i.ask) {
         None => Ok(vec![]),
-        Some(Ask::Score) => log_likelihoods(answerer, items),
-        Some(Ask::Choose(_)) => multiple_choice(answerer, items),
-        Some(Ask::Reply | Ask::Letter(_)) => replies(answerer, task, system, batch_rows, items),
+        Some(Ask::Score) => log_likelihoods(answerer, batch, items),
+        Some(Ask::Choose(_)) => multiple_choice(answerer, batch, items),
+        Some(Ask::Reply | Ask::Letter(_)) => replies(answerer, task, system, batch, items),
+        Some(Ask::Align) => alignment::run(answerer, task, batch, items),
     }
 }
 
@@ -109,7 +141,7 @@ fn replies(
     answerer: &Answerer,
     task: &EvalTask,
     system: Option<&str>,
-    batch_rows: usize,
+    batch: EngineOptions,
     items: &[Item],
 ) -> Result<Vec<Sample>> {
     let settings = GenerateSettings {
@@ -118,7 +150,8 @@ fn replies(
         repetition_penalty: Some(1.0),
         no_repeat_ngram_size: Some(0),
         system: system.map(String::from),
-        batch_rows,
+        batch_rows: batch.batch_rows,
+        batch_tokens: batch.batch_tokens,
         ..Default::default()
     };
     let mut samples: Vec<Sample> = items.iter().map(|i| i.sample.clone()).collect();
@@ -137,8 +170,9 @@ fn replies(
             (_, TaskKind::Mkqa) => {
                 first_line(&text).trim_matches(|c| "\"'“”„«»‘’`".contains(c)).trim().into()
             }
-            _ => text,
+            _ => text.clone(),
         };
+        sample.reply = (text != sample.response).then_some(text);
     }
     Ok(samples)
 }
@@ -188,13 +222,17 @@ fn summary_prompt(task: &EvalTask, article: &str) -> String {
     translation_prompt(task.prompt(), &task.source_language, &task.language, article)
 }
 
-fn texts(task: &EvalTask) -> Result<Vec<Sample>> {
+fn texts(task: &EvalTask) -> Result<Vec<Item>> {
     let lines = read_lines(&task.file)?;
-    let text = |(doc_id, prompt): (usize, String)| Sample { doc_id, prompt, ..Default::default() };
+    let text = |(doc_id, prompt): (usize, String)| Item {
+        doc: json!({"text": prompt}),
+        sample: Sample { doc_id, prompt, ..Default::default() },
+        ask: Ask::Score,
+    };
     Ok(lines.into_iter().enumerate().filter(|(_, l)| !l.trim().is_empty()).map(text).collect())
 }
 
-fn translations(task: &EvalTask) -> Result<Vec<Sample>> {
+fn translations(task: &EvalTask) -> Result<Vec<Item>> {
     let reference = task.reference.as_deref().context("`reference` is missing")?;
     let (sources, references) = (read_lines(&task.file)?, read_lines(reference)?);
     ensure!(
@@ -207,11 +245,10 @@ fn translations(task: &EvalTask) -> Result<Vec<Sample>> {
     );
     let pairs = sources.iter().zip(references).enumerate();
     Ok(pairs
-        .map(|(doc_id, (source, reference))| Sample {
-            doc_id,
-            prompt: translation_prompt(task.prompt(), &task.source_language, &task.language, source),
-            targets: vec![reference],
-            ..Default::default()
+        .map(|(doc_id, (source, reference))| {
+            let prompt = translation_prompt(task.prompt(), &task.source_language, &task.language, source);
+            let doc = json!({"source": source, "reference": reference});
+            reply(doc_id, prompt, vec![reference], doc)
         })
         .collect())
 }
@@ -242,7 +279,7 @@ fn rows(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
     Ok(out)
 }
 
-fn questions(task: &EvalTask) -> Result<Vec<Sample>> {
+fn questions(task: &EvalTask) -> Result<Vec<Item>> {
     let mut out = vec![];
     for (doc_id, (place, row)) in rows(&task.file)?.into_iter().enumerate() {
         let text = |key: &str| row.get(key).and_then(Value::as_str).map(String::from);
@@ -258,13 +295,13 @@ fn questions(task: &EvalTask) -> Result<Vec<Sample>> {
             bail!("{place}: expected `question` (a text) and `answers` (texts)")
         };
         let prompt = translation_prompt(task.prompt(), &task.source_language, &task.language, &question);
-        out.push(Sample { doc_id, prompt, targets, ..Default::default() });
+        out.push(reply(doc_id, prompt, targets, Value::Object(row)));
     }
     Ok(out)
 }
 
 /// MKQA's official annotations: `queries` and `answers` by language.
-fn mkqa_questions(task: &EvalTask) -> Result<Vec<Sample>> {
+fn mkqa_questions(task: &EvalTask) -> Result<Vec<Item>> {
     let golds = mkqa::read_gold(&task.file, &task.language)?;
     let mut out = vec![];
     for (doc_id, (line, gold)) in
@@ -279,13 +316,13 @@ fn mkqa_questions(task: &EvalTask) -> Result<Vec<Sample>> {
                 format!("{}: question {}: no text `queries.{code}`", task.file.display(), gold.id)
             })?;
         let prompt = translation_prompt(task.prompt(), &task.source_language, &task.language, query);
-        out.push(Sample { doc_id, prompt, targets: gold.answers, ..Default::default() });
+        out.push(reply(doc_id, prompt, gold.answers, row));
     }
     Ok(out)
 }
 
 /// XL-Sum: `text` and `summary`. The prompt is only the article until it is known what fits.
-fn articles(task: &EvalTask) -> Result<Vec<Sample>> {
+fn articles(task: &EvalTask) -> Result<Vec<Item>> {
     let mut out = vec![];
     for (doc_id, (place, row)) in rows(&task.file)?.into_iter().enumerate() {
         let text = |key: &str| {
@@ -295,19 +332,20 @@ fn articles(task: &EvalTask) -> Result<Vec<Sample>> {
                 .map(String::from)
                 .with_context(|| format!("{place}: the text `{key}` is missing"))
         };
-        out.push(Sample {
-            doc_id,
-            prompt: text("text")?,
-            targets: vec![text("summary")?],
-            ..Default::default()
-        });
+        let (article, summary) = (text("text")?, text("summary")?);
+        out.push(reply(doc_id, article, vec![summary], Value::Object(row)));
     }
     Ok(out)
 }
 
+/// A row whose prompt is answered.
+fn reply(doc_id: usize, prompt: String, targets: Vec<String>, doc: Value) -> Item {
+    Item { sample: Sample { doc_id, prompt, targets, ..Default::default() }, ask: Ask::Reply, doc }
+}
+
 /// Scores each text from its first token on (behind the begin token, if the model has one). Texts beyond the context are cut.
-fn log_likelihoods(answerer: &Answerer, items: &[Item]) -> Result<Vec<Sample>> {
-    let mut engine = Engine::new(&answerer.model, EngineOptions::default())?;
+fn log_likelihoods(answerer: &Answerer, batch: EngineOptions, items: &[Item]) -> Result<Vec<Sample>> {
+    let mut engine = Engine::new(&answerer.model, batch)?;
     let mut samples: Vec<Sample> = items.iter().map(|i| i.sample.clone()).collect();
     let mut requests = vec![];
     for sample in samples.iter_mut() {
@@ -321,25 +359,19 @@ fn log_likelihoods(answerer: &Answerer, items: &[Item]) -> Result<Vec<Sample>> {
     }
     let keep: Vec<usize> = (0..requests.len()).filter(|&i| requests[i].tokens.len() > 1).collect();
     let asked: Vec<ScoreRequest> = keep.iter().map(|&i| requests[i].clone()).collect();
-    for (i, x) in keep.into_iter().zip(score(&mut engine, &asked)?) {
-        samples[i].log_likelihoods = vec![x];
+    for (i, log_probs) in keep.into_iter().zip(engine.log_probs(&asked, &mut |_| {})?) {
+        samples[i].log_likelihoods = vec![sum(&log_probs)];
     }
     Ok(samples)
 }
 
-/// The log-likelihood of each request's scored tokens, in nats.
-fn score(engine: &mut Engine, requests: &[ScoreRequest]) -> Result<Vec<f64>> {
-    let mut out = vec![];
-    for values in engine.log_probs(requests, &mut |_| {})? {
-        // Six decimals: more than f32 sums mean.
-        let sum: f64 = values.iter().map(|x| f64::from(*x)).sum();
-        out.push((sum * 1e6).round() / 1e6);
-    }
-    Ok(out)
+/// The log-likelihood of a text in nats, to six decimals: more than f32 sums mean.
+fn sum(log_probs: &[f32]) -> f64 {
+    (log_probs.iter().map(|x| f64::from(*x)).sum::<f64>() * 1e6).round() / 1e6
 }
 
-fn multiple_choice(answerer: &Answerer, items: &[Item]) -> Result<Vec<Sample>> {
-    let mut engine = Engine::new(&answerer.model, EngineOptions::default())?;
+fn multiple_choice(answerer: &Answerer, batch: EngineOptions, items: &[Item]) -> Result<Vec<Sample>> {
+    let mut engine = Engine::new(&answerer.model, batch)?;
     let mut requests = vec![];
     for item in items {
         let Ask::Choose(continuations) = &item.ask else { continue };
@@ -356,15 +388,17 @@ fn multiple_choice(answerer: &Answerer, items: &[Item]) -> Result<Vec<Sample>> {
             requests.push(ScoreRequest { tokens, start });
         }
     }
-    let scores = score(&mut engine, &requests)?;
+    let scores: Vec<Scored> = engine.score(&requests, &mut |_| {})?;
     let mut rest = &scores[..];
     let mut samples = vec![];
     for item in items {
         let mut sample = item.sample.clone();
         let (own, others) = rest.split_at(sample.lengths.len().min(rest.len()));
         rest = others;
-        sample.log_likelihoods = own.to_vec();
-        let best = (0..own.len()).fold(0, |b, i| if own[i] > own[b] { i } else { b });
+        sample.log_likelihoods = own.iter().map(|s| sum(&s.log_probs)).collect();
+        sample.greedy = own.iter().map(|s| s.greedy).collect();
+        let of = &sample.log_likelihoods;
+        let best = (0..of.len()).fold(0, |b, i| if of[i] > of[b] { i } else { b });
         sample.response = letter(best);
         samples.push(sample);
     }
