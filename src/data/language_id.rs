@@ -187,7 +187,9 @@ pub fn code(name: &str) -> Result<String> {
     }
     let all =
         LANGUAGES.iter().flat_map(|l| [l.nllb, l.name, l.code]).chain(FLORES.iter().flat_map(|f| [f.0, f.1]));
-    let near = nearest(name, all).map_or(String::new(), |n| format!(" (did you mean `{n}`?)"));
+    let part = |f: &&(&str, &str)| lower.len() > 3 && f.1.to_lowercase().contains(&lower);
+    let near = FLORES.iter().find(part).map(|f| f.1).or_else(|| nearest(name, all));
+    let near = near.map_or(String::new(), |n| format!(" (did you mean `{n}`?)"));
     bail!(
         "language `{name}` is not known{near}; languages go by ISO codes (cs, ces), English names (Czech) and the codes of NLLB-200 (ces_Latn)"
     )

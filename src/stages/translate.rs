@@ -272,6 +272,7 @@ fn nllb_engine(
         early_stopping: s.early_stopping.unwrap_or(file.early_stopping),
         no_repeat_ngram_size: s.no_repeat_ngram_size.unwrap_or(file.no_repeat_ngram_size),
         max_length: s.max_length.unwrap_or(file.max_length),
+        forced_eos: file.forced_eos,
     };
     let options = GenerateOptions { batch_rows: s.batch_rows, batch_tokens: s.batch_tokens };
     Ok(Engine::Nllb(NllbTranslator::new(nllb, source, target, params, options)?))
