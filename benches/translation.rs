@@ -1,4 +1,4 @@
-//! Translation against CTranslate2: `cargo bench --bench translation -- --python PYTHON --work DIR [--size 600M|tiny] [--rounds 3] [--threads 2]`.
+//! Translation against CTranslate2: `cargo bench --bench translation -- --python PYTHON --work DIR [--size 600M|tiny|ending] [--rounds 3] [--threads 2]`.
 //!
 //! A model of NLLB-200-600M's shape with random f32 weights (made once in DIR by scripts/peer_translation.py; 5 GB), 64 sentences of 10 to
 //! 50 tokens, 31 new tokens each, greedy and 4 beams. Each round runs everyone once in a process of its own, after a warm-up.
@@ -71,9 +71,12 @@ fn worker(work: &str, beams: usize) {
     let out = run(&requests, new + 1);
     let seconds = start.elapsed().as_secs_f64();
     // Without the start token, as the peer counts.
-    let tokens: usize = out.iter().map(|t| t.tokens.len() - 1).sum();
+    let mut lengths: Vec<usize> = out.iter().map(|t| t.tokens.len() - 1).collect();
+    let tokens: usize = lengths.iter().sum();
+    lengths.sort();
+    let quartiles: Vec<usize> = (0..5).map(|q| lengths[q * (lengths.len() - 1) / 4]).collect();
     println!(
         "{}",
-        json!({"rate": requests.len() as f64 / seconds, "tokens": tokens, "peak_mib": peak_mib()})
+        json!({"rate": requests.len() as f64 / seconds, "tokens": tokens, "peak_mib": peak_mib(), "lengths": quartiles})
     );
 }

@@ -82,11 +82,16 @@ SETTINGS = {
     "beam3-short": dict(num_beams=3, length_penalty=-0.5),
     "beam2-ngram3": dict(num_beams=2, no_repeat_ngram_size=3),
     "greedy-ngram2": dict(num_beams=1, no_repeat_ngram_size=2),
+    # Many are cut at this length: the last token is then the forced one, at no cost, whatever rule forbids it.
+    "greedy-forced-eos": dict(num_beams=1, forced_eos_token_id=2, max_length=9),
+    "beam4-forced-eos": dict(num_beams=4, forced_eos_token_id=2, max_length=9),
+    "beam3-forced-other": dict(num_beams=3, forced_eos_token_id=17, no_repeat_ngram_size=1, max_length=7),
 }
 search = {}
 for name, settings in SETTINGS.items():
     out = []
-    generation = GenerationConfig(**settings, do_sample=False, max_length=32, decoder_start_token_id=2, eos_token_id=2, pad_token_id=1, bos_token_id=0)
+    longest = settings.get("max_length", 32)
+    generation = GenerationConfig(**{**settings, "max_length": longest}, do_sample=False, decoder_start_token_id=2, eos_token_id=2, pad_token_id=1, bos_token_id=0)
     for s, f in zip(sources, forced):
         generation.forced_bos_token_id = f
         r = model.generate(torch.tensor([s]), generation_config=generation, return_dict_in_generate=True, output_scores=True)
@@ -98,7 +103,7 @@ for name, settings in SETTINGS.items():
         else:
             score = r.sequences_scores[0].item()
         out.append({"ids": ids, "score": score})
-    search[name] = {"settings": settings, "max_length": 32, "out": out}
+    search[name] = {"settings": settings, "max_length": longest, "out": out}
     lengths = sorted(len(o["ids"]) for o in out)
     print(name, "lengths", lengths[0], lengths[25], lengths[-1], "complete", sum(o["ids"][-1] == 2 for o in out), "distinct", len({t for o in out for t in o["ids"]}))
 golden = {"torch": torch.__version__, "transformers": transformers.__version__, "sources": sources, "forced": forced, "states": states, "search": search}

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The other side of benches/translation.rs: makes a random NLLB-shaped model, and translates with CTranslate2.
 
-  peer_translation.py make DIR SIZE          SIZE: 600M (facebook/nllb-200-distilled-600M's shape) or tiny
+  peer_translation.py make DIR SIZE          SIZE: 600M (facebook/nllb-200-distilled-600M's shape), tiny, or ending (sentences end after few
+                                             or many tokens: what joining a running batch is measured with)
   peer_translation.py run DIR BEAMS THREADS  one timed run in f32; prints one JSON object
 DIR gets config.json, model.safetensors, sentences.json (64 sentences of ids) and ct2/ (CTranslate2's form of the same weights).
 pip install torch transformers ctranslate2
@@ -23,13 +24,21 @@ def make(folder, size):
     shape = dict(vocab_size=256206, d_model=1024, encoder_layers=12, decoder_layers=12, encoder_ffn_dim=4096, decoder_ffn_dim=4096)
     if size == "tiny":
         shape = dict(vocab_size=2000, d_model=64, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=128, decoder_ffn_dim=128)
-    config = M2M100Config(**shape, encoder_attention_heads=16, decoder_attention_heads=16, max_position_embeddings=1024, init_std=0.02, scale_embedding=True)
+    if size == "ending":
+        shape = dict(vocab_size=16000, d_model=512, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=2048, decoder_ffn_dim=2048)
+    std = 0.08 if size == "ending" else 0.02
+    config = M2M100Config(**shape, encoder_attention_heads=16, decoder_attention_heads=16, max_position_embeddings=1024, init_std=std, scale_embedding=True)
     torch.manual_seed(1)
     model = M2M100ForConditionalGeneration(config).eval()
     with torch.no_grad():
-        # No hypothesis ends before the length: both sides then do the same work.
         common = model.model.decoder.layer_norm.bias.normal_(0, 0.5)
-        model.model.shared.weight[2] = -40 * common / common.norm()
+        if size == "ending":
+            # Sentences end after all lengths: the end token's row leans to what the states have in common.
+            model.model.shared.weight.normal_(0, 0.05)
+            model.model.shared.weight[2] += 3.5 * common / common.dot(common)
+        else:
+            # No hypothesis ends before the length: both sides then do the same work.
+            model.model.shared.weight[2] = -40 * common / common.norm()
     model.save_pretrained(folder)
 
     class Vocabulary:
@@ -52,9 +61,10 @@ def make(folder, size):
     Path(folder, "ct2").mkdir(exist_ok=True)
     spec.save(str(Path(folder, "ct2")))
     g = torch.Generator().manual_seed(2)
-    lengths = torch.randint(8, 48, (64,), generator=g).tolist()
+    count, new = (256, 96) if size == "ending" else (64, MAX_NEW)
+    lengths = torch.randint(8, 48, (count,), generator=g).tolist()
     sentences = [[10] + torch.randint(100, config.vocab_size - 400, (n,), generator=g).tolist() + [2] for n in lengths]
-    Path(folder, "sentences.json").write_text(json.dumps({"sentences": sentences, "language": LANGUAGE, "new": MAX_NEW}))
+    Path(folder, "sentences.json").write_text(json.dumps({"sentences": sentences, "language": LANGUAGE, "new": new}))
 
 
 def run(folder, beams, threads):

@@ -45,6 +45,7 @@ fn params(case: &Value) -> BeamParams {
         early_stopping,
         no_repeat_ngram_size: s["no_repeat_ngram_size"].as_u64().unwrap_or(0) as usize,
         max_length: case["max_length"].as_u64().unwrap() as usize,
+        forced_eos: s["forced_eos_token_id"].as_u64().map(|id| id as u32),
     }
 }
 
@@ -68,7 +69,9 @@ fn check_states(model: &M2m100, tolerance: f32) {
         golden["sources"].as_array().unwrap()[..states.len()].iter().map(ids).collect();
     let mut runner = Runner::new(model, 64, states.len(), 40).unwrap();
     let sentences: Vec<&[u32]> = sources.iter().map(Vec::as_slice).collect();
-    let encoded = every_fourth(runner.encode(&sentences).unwrap().to_f32_vec().unwrap());
+    let starts: Vec<usize> =
+        (0..sentences.len()).map(|i| sentences[..i].iter().map(|s| s.len()).sum()).collect();
+    let encoded = every_fourth(runner.encode(&sentences, &starts).unwrap().to_f32_vec().unwrap());
     let want: Vec<f32> = states.iter().flat_map(|s| floats(&s["encoder"])).collect();
     let error = largest_difference(&encoded, &want);
     assert!(error < tolerance, "encoder: {error}");
@@ -127,15 +130,19 @@ fn greedy_and_beam_search_find_what_transformers_finds() {
     }
 }
 
+/// Greedy and with beams; two sentences at a time, so that others join while these run.
 #[test]
 fn the_emulated_gpu_finds_the_same_translations() {
     let (golden, model) = (golden(), M2m100::load(Path::new(DIR), DType::F32).unwrap());
+    let emulated = model.to_device(&Device::emulated()).unwrap();
     let requests = &requests(&golden)[3..8];
-    let params = BeamParams { num_beams: 2, max_length: 12, ..BeamParams::default() };
-    let run =
-        |model: &M2m100| generate(model, requests, &params, GenerateOptions::default(), &mut |_| {}).unwrap();
-    let tokens = |t: Vec<Translated>| t.into_iter().map(|t| t.tokens).collect::<Vec<_>>();
-    assert_eq!(tokens(run(&model.to_device(&Device::emulated()).unwrap())), tokens(run(&model)));
+    for num_beams in [1, 2] {
+        let params = BeamParams { num_beams, max_length: 12, ..BeamParams::default() };
+        let options = GenerateOptions { batch_rows: 2 * num_beams, ..GenerateOptions::default() };
+        let run = |model: &M2m100| generate(model, requests, &params, options, &mut |_| {}).unwrap();
+        let tokens = |t: Vec<Translated>| t.into_iter().map(|t| t.tokens).collect::<Vec<_>>();
+        assert_eq!(tokens(run(&emulated)), tokens(run(&model)), "{num_beams} beams");
+    }
 }
 
 #[test]
@@ -148,13 +155,40 @@ fn a_translation_does_not_depend_on_its_batch_order_or_threads() {
             .unwrap()
     };
     let alone: Vec<Translated> = all.iter().flat_map(|r| run(std::slice::from_ref(r), 1, 1)).collect();
-    for (rows, tokens) in [(4, 1), (28, 60), (400, 4096)] {
+    // Few seats, few slots, and room for all: sentences join at other moments each time.
+    for (rows, tokens) in [(4, 1), (8, 70), (28, 60), (28, 4096), (400, 4096)] {
         assert_eq!(run(&all, rows, tokens), alone, "{rows} {tokens}");
     }
     let backwards: Vec<Request> = all.iter().rev().cloned().collect();
     let mut got = with_threads(3, || run(&backwards, 60, 300));
     got.reverse();
     assert_eq!(got, alone);
+}
+
+#[test]
+fn generation_config_is_read_as_transformers_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = |text: &str| {
+        fs::write(dir.path().join("generation_config.json"), text).unwrap();
+        BeamParams::from_dir(dir.path())
+    };
+    let p = read(r#"{"forced_eos_token_id": 2, "max_length": 50, "num_beams": 3, "early_stopping": true}"#)
+        .unwrap();
+    assert_eq!((p.forced_eos, p.max_length, p.num_beams), (Some(2), 50, 3));
+    assert_eq!(p.early_stopping, EarlyStopping::FirstComplete);
+    assert_eq!(read(r#"{"forced_eos_token_id": [7]}"#).unwrap().forced_eos, Some(7));
+    assert_eq!(
+        read(r#"{"forced_eos_token_id": null, "max_new_tokens": 9}"#).unwrap(),
+        BeamParams { max_length: 10, ..BeamParams::default() }
+    );
+    for bad in ["\"x\"", "[2, 3]", "-1", "4294967296"] {
+        let error = format!("{:#}", read(&format!("{{\"forced_eos_token_id\": {bad}}}")).unwrap_err());
+        assert!(error.contains("forced_eos_token_id") && error.contains("generation_config.json"), "{error}");
+    }
+    let model = M2m100::load(Path::new(DIR), DType::F32).unwrap();
+    let params = BeamParams { forced_eos: Some(131), max_length: 10, ..BeamParams::default() };
+    let error = format!("{:#}", params.check(&model.config).unwrap_err());
+    assert!(error.contains("forced_eos_token_id") && error.contains("131"), "{error}");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! SentencePiece tokenizers held to transformers (scripts/golden_sentencepiece.py), and the engine `nllb` from end to end.
-use std::{cell::RefCell, fs, path::Path};
+use std::{cell::RefCell, fs, path::Path, process::Stdio};
 
 use proptest::prelude::*;
 use sdrrl::{
     data::{
+        language_id,
         random::RowRandom,
         tokenizer::{
             Tokenizer,
@@ -17,7 +18,7 @@ use sdrrl::{
     },
     mt::{
         Translator,
-        nllb::{Nllb, NllbTranslator},
+        nllb::{Nllb, NllbText, NllbTranslator},
     },
     tensor::{DType, Tensor},
 };
@@ -200,4 +201,120 @@ fn the_stage_translates_keeps_layout_and_scores_and_explains_what_is_missing() {
     fs::remove_file(dir.path().join("nllb/model.safetensors")).unwrap();
     let missing = String::from_utf8_lossy(&run("y", &["--translator", &at("nllb")]).stderr).into_owned();
     assert!(missing.contains("model.safetensors") && missing.contains("pytorch_model.bin"), "{missing}");
+}
+
+/// 150 rows are three chunks, so that tokenising, searching and writing overlap.
+#[test]
+fn a_translation_killed_at_any_moment_goes_on_to_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    fs::create_dir(at("nllb")).unwrap();
+    model(&dir.path().join("nllb"));
+    let row = |i: usize| {
+        let text = format!("Say {i} to {}. Then stop.", "the house ".repeat(i % 7));
+        json!({"id": format!("r{i}"), "instruction": text, "output": "Yes."}).to_string() + "\n"
+    };
+    fs::write(at("rows.jsonl"), (0..150).map(row).collect::<String>()).unwrap();
+    let command = |out: &str| {
+        let mut command = program();
+        command.args([
+            "translate",
+            "--input",
+            &at("rows.jsonl"),
+            "--out",
+            &at(out),
+            "--target-languages",
+            "cs,quy_Latn",
+        ]);
+        command.args([
+            "--engine",
+            "nllb",
+            "--translator",
+            &at("nllb"),
+            "--num-beams",
+            "2",
+            "--max-length",
+            "12",
+        ]);
+        command
+    };
+    let text = |out: &str| fs::read(dir.path().join(out).join("rows-00000.jsonl")).unwrap();
+    let whole = std::time::Instant::now();
+    assert!(command("whole").output().unwrap().status.success());
+    let whole = whole.elapsed();
+    let mut random = RowRandom::new(2, "kill", "translate");
+    let mut kills = 0;
+    for _ in 0..6 {
+        let mut child = command("killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(whole.mul_f64(0.3 + 0.6 * random.uniform()));
+        child.kill().unwrap();
+        kills += usize::from(!child.wait().unwrap().success());
+    }
+    assert!(kills > 0);
+    assert!(command("killed").output().unwrap().status.success());
+    assert!(text("killed") == text("whole"));
+    let first: Value = serde_json::from_slice(text("whole").split(|b| *b == b'\n').next().unwrap()).unwrap();
+    assert!(first["translations"]["quy_Latn"]["instruction"].is_string());
+    // A row that cannot be read stops the stage by name, behind the rows of the chunks before it.
+    let mut bytes = fs::read(at("rows.jsonl")).unwrap();
+    let line = bytes.windows(6).position(|w| w == b"\"r140\"").unwrap();
+    bytes[line + 2] = 0xff;
+    fs::write(at("rows.jsonl"), bytes).unwrap();
+    let said = String::from_utf8_lossy(&command("bad").output().unwrap().stderr).into_owned();
+    assert!(
+        said.contains("rows.jsonl:141") && said.contains("not UTF-8") && said.contains("rows 128..150"),
+        "{said}"
+    );
+    let partial = fs::read_dir(at("bad"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "partial"));
+    assert_eq!(fs::read_to_string(partial.unwrap()).unwrap().lines().count(), 128);
+}
+
+#[test]
+fn every_code_of_the_tokenizer_is_a_language_and_the_nearest_is_suggested() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path());
+    let nllb = Nllb::load(dir.path(), DType::F32, &Device::Cpu).unwrap();
+    let make = |to: &str| {
+        NllbTranslator::new(
+            &nllb,
+            "en",
+            to,
+            BeamParams::from_dir(dir.path()).unwrap(),
+            GenerateOptions::default(),
+        )
+    };
+    let tokenizer = Tokenizer::load(&Path::new(DIR).join("nllb")).unwrap();
+    let text = NllbText::load(dir.path()).unwrap();
+    for code in NLLB_CODES.split_whitespace() {
+        // By the model's code, and by what the stages write.
+        for name in [code.to_string(), language_id::code(code).unwrap()] {
+            assert_eq!(text.language(&name).unwrap(), tokenizer.id(code).unwrap(), "{name}");
+        }
+        assert!(make(code).is_ok(), "{code}");
+    }
+    for (wrong, near) in [("quy_Latm", "quy_Latn"), ("zho_Hanz", "zho_Han"), ("tyv_Cyrl", "_Cyrl")] {
+        let error = format!("{:#}", make(wrong).err().unwrap());
+        assert!(error.contains(wrong) && error.contains("did you mean") && error.contains(near), "{error}");
+    }
+    let rows = dir.path().join("rows.jsonl");
+    fs::write(&rows, "{\"id\":\"1\",\"instruction\":\"a\"}\n").unwrap();
+    let out = dir.path().join("out");
+    let said = program()
+        .args([
+            "translate",
+            "--engine",
+            "nllb",
+            "--translator",
+            dir.path().to_str().unwrap(),
+            "--target-languages",
+            "Quechua",
+        ])
+        .args(["--input", rows.to_str().unwrap(), "--out", out.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("Quechua") && said.contains("did you mean `Ayacucho Quechua`"), "{said}");
 }

@@ -1,6 +1,12 @@
 //! Language codes and names, and which language a text is in (whatlang's trigrams plus a look at the script).
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use whatlang::{Detector, Lang};
+
+pub use super::flores::is_flores;
+use super::{
+    flores::{FLORES, canonical},
+    words::nearest,
+};
 
 /// A language under the names that the field gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +152,47 @@ pub fn find(name: &str) -> Option<&'static Language> {
                 || l.name.to_lowercase() == name
         })
     };
-    known(&name).or_else(|| known(name.split(['_', '-']).next().unwrap_or_default()))
+    let by_part = || {
+        let found = known(name.split(['_', '-']).next().unwrap_or_default())?;
+        // Another script of a language is not that of the table.
+        canonical(&name).is_none_or(|code| code[3..] == found.nllb[3..]).then_some(found)
+    };
+    known(&name).or_else(by_part)
+}
+
+/// How this program writes the language called `name`: [`Language::code`], or for the many more languages of NLLB-200 their code there (`quy_Latn`),
+/// by code, ISO 639-3 or English name. A code of that form with a script in use passes too: a model may have been taught more languages.
+pub fn code(name: &str) -> Result<String> {
+    let name = name.trim();
+    let scripts =
+        || FLORES.iter().map(|f| f.0).chain(LANGUAGES.iter().map(|l| l.nllb)).map(|code| &code[3..]);
+    if let Some(code) = canonical(name) {
+        let own = FLORES.iter().any(|f| f.0 == code);
+        if let Some(l) = find(&code).filter(|_| !own) {
+            return Ok(l.code.into());
+        }
+        if own || scripts().any(|s| s == &code[3..]) {
+            return Ok(code);
+        }
+    }
+    let lower = name.to_lowercase();
+    let named =
+        |f: &&(&str, &str)| f.1.to_lowercase() == lower || f.0.split('_').next() == Some(lower.as_str());
+    let mut more = FLORES.iter().filter(named);
+    match (find(name), more.next(), more.next()) {
+        (Some(l), _, _) => return Ok(l.code.into()),
+        (None, Some(one), None) => return Ok(one.0.into()),
+        (None, Some(a), Some(b)) => bail!("language `{name}` is ambiguous: write {} or {}", a.0, b.0),
+        (None, None, _) => {}
+    }
+    let all =
+        LANGUAGES.iter().flat_map(|l| [l.nllb, l.name, l.code]).chain(FLORES.iter().flat_map(|f| [f.0, f.1]));
+    let part = |f: &&(&str, &str)| lower.len() > 3 && f.1.to_lowercase().contains(&lower);
+    let near = FLORES.iter().find(part).map(|f| f.1).or_else(|| nearest(name, all));
+    let near = near.map_or(String::new(), |n| format!(" (did you mean `{n}`?)"));
+    bail!(
+        "language `{name}` is not known{near}; languages go by ISO codes (cs, ces), English names (Czech) and the codes of NLLB-200 (ces_Latn)"
+    )
 }
 
 /// As [`find`], with an error that lists what is known.
@@ -155,9 +201,10 @@ pub fn require(name: &str) -> Result<&'static Language> {
     find(name).with_context(|| format!("language `{name}` is not known; known are {}", known()))
 }
 
-/// The English name of a language; a code that is not in the table stands for itself.
+/// The English name of a language; a code that is not in the tables stands for itself.
 pub fn name(code: &str) -> &str {
-    find(code).map_or(code, |l| l.name)
+    let more = FLORES.iter().find(|f| f.0 == code).map(|f| f.1);
+    more.or_else(|| find(code).map(|l| l.name)).unwrap_or(code)
 }
 
 /// Whether two names mean one language (`no` and `nob_Latn` do).
@@ -290,7 +337,8 @@ fn script(language: &Language) -> Option<&'static [(u32, u32)]> {
 
 /// Whether words of the language are not separated by spaces.
 pub fn is_unspaced(code: &str) -> bool {
-    find(code).is_some_and(|l| l.unspaced)
+    let script = || ["_Hant", "_Hans", "_Tibt", "_Mymr"].iter().any(|s| code.ends_with(s));
+    find(code).map_or_else(script, |l| l.unspaced)
 }
 
 /// The text without fenced code, inline code and addresses, which look English in any language.
@@ -329,6 +377,39 @@ mod tests {
         assert!(find("xx").is_none() && find("").is_none());
         assert_eq!(name("tlh"), "tlh");
         assert!(same_language("spa_Latn", "es") && !same_language("es", "pt"));
+        assert!(find("arb_Latn").is_none(), "another script is another language");
+    }
+
+    #[test]
+    fn every_language_of_nllb_has_a_code_and_a_name() {
+        for nllb in crate::data::tokenizer::sentencepiece::NLLB_CODES.split_whitespace() {
+            let own = code(nllb).unwrap();
+            let table = LANGUAGES.iter().find(|l| l.nllb == nllb);
+            assert_eq!(own, table.map_or(nllb, |l| l.code));
+            assert!(name(&own) != own, "{nllb} has no name");
+            assert_eq!(code(name(&own)).unwrap(), own, "{}", name(&own));
+            assert_eq!(code(&nllb.to_lowercase()).unwrap(), own);
+        }
+        for (other, own) in [
+            ("quy", "quy_Latn"),
+            ("zh", "zh"),
+            ("zho_Hant", "zho_Hant"),
+            ("Greek", "el"),
+            ("fas_Arab", "fa"),
+            ("tyv_Cyrl", "tyv_Cyrl"),
+        ] {
+            assert_eq!(code(other).unwrap(), own);
+        }
+        for (wrong, near) in [
+            ("quy_Latm", "quy_Latn"),
+            ("Quechua", "Ayacucho Quechua"),
+            ("Checz", "Czech"),
+            ("ace", "ace_Latn"),
+        ] {
+            let error = code(wrong).unwrap_err().to_string();
+            assert!(error.contains(near) && error.contains(wrong), "{error}");
+        }
+        assert!(is_unspaced("zho_Hant") && is_unspaced("bod_Tibt") && !is_unspaced("quy_Latn"));
     }
 
     #[test]

@@ -85,7 +85,8 @@ impl Manifest {
         }
     }
 
-    /// Whether `dir` holds the finished result of exactly this, and if not, why. A damaged manifest counts as a difference.
+    /// Whether `dir` holds the finished result of exactly this, and if not, why. A damaged manifest counts as a difference. What a kill in the last
+    /// moment of [`Manifest::finish`] left is removed.
     pub fn state(&self, dir: &Path) -> Result<State> {
         let old = match Manifest::load(dir) {
             Ok(Some(old)) => old,
@@ -100,7 +101,12 @@ impl Manifest {
                 Err(_) => changes.push(format!("{name}: is gone")),
             }
         }
-        Ok(if changes.is_empty() { State::Done } else { State::Changed(changes) })
+        if changes.is_empty() {
+            // Of a process that was killed right after it had written the manifest.
+            remove_if_there(&dir.join(PENDING))?;
+            return Ok(State::Done);
+        }
+        Ok(State::Changed(changes))
     }
 
     /// Whether the stage has nothing to do in `dir`.

@@ -1,6 +1,7 @@
 //! Rows, shards, dictionaries, parallel text, tokenizers, templates: no tensors, no device.
 pub mod alarms;
 pub mod dictionary;
+pub mod flores;
 pub mod gguf;
 pub mod language_id;
 pub mod line_process;

@@ -2,7 +2,7 @@
 //!
 //! What its users meet is handled here: language codes are set by the engine, sentences longer than the model's positions are split, loops,
 //! endless translations and wrong languages are searched again with more beams and without repeated n-grams.
-use std::{cell::Cell, path::Path, rc::Rc};
+use std::{cell::Cell, path::Path, rc::Rc, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
@@ -13,19 +13,35 @@ use crate::{
         alarms::{has_content, is_loop, translation_alarms},
         language_id,
         tokenizer::Tokenizer,
+        words::nearest,
     },
     device::Device,
-    models::m2m100::{BeamParams, GenerateOptions, M2m100, Request, Translated, generate},
+    models::m2m100::{BeamParams, GenerateOptions, M2m100, M2m100Config, Request, Translated, generate},
     tensor::DType,
 };
 
-/// A loaded model, shared by the translators of all directions.
-pub struct Nllb {
-    model: M2m100,
+/// What of an engine works on text alone: tokenizer and languages. It may be at work on another thread while the model computes.
+pub struct NllbText {
     tokenizer: Tokenizer,
     name: String,
+    /// Tokens that the model takes at once.
+    longest: usize,
+    eos: u32,
     /// `legacy_behaviour`: the source's language code stands behind its end token instead of before its text.
     legacy: bool,
+}
+
+/// A part of a sentence that the model takes at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// A loaded model, shared by the translators of all directions.
+pub struct Nllb {
+    text: Arc<NllbText>,
+    model: M2m100,
     split: Cell<usize>,
     retried: Cell<usize>,
     improved: Cell<usize>,
@@ -35,13 +51,12 @@ pub struct Nllb {
 const RETRY_BEAMS: usize = 5;
 const RETRY_NGRAM: usize = 3;
 
-impl Nllb {
-    /// Loads a Hugging Face directory of an M2M100 model with its tokenizer.
-    pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Rc<Nllb>> {
+impl NllbText {
+    /// Reads the tokenizer and the config.json of a Hugging Face directory of an M2M100 model.
+    pub fn load(dir: &Path) -> Result<NllbText> {
+        let config = M2m100Config::from_dir(dir)?;
         let tokenizer = Tokenizer::load(dir)?;
-        let model = M2m100::load(dir, dtype)?;
-        let model = if *device == Device::Cpu { model } else { model.to_device(device)? };
-        let (words, rows) = (tokenizer.vocab_size(), model.config.vocab_size);
+        let (words, rows) = (tokenizer.vocab_size(), config.vocab_size);
         ensure!(
             words <= rows,
             "{}: the tokenizer has {words} tokens, the model {rows}: they do not belong together",
@@ -49,8 +64,86 @@ impl Nllb {
         );
         let legacy = tokenizer.config()["legacy_behaviour"].as_bool().unwrap_or(false);
         let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let (longest, eos) = (config.max_position_embeddings, config.eos_token_id);
+        Ok(NllbText { tokenizer, name, longest, eos, legacy })
+    }
+
+    /// The token of a language: any code or name of [`language_id`], or the model's own code (`quy_Latn`) for all of its languages.
+    pub fn language(&self, name: &str) -> Result<u32> {
+        let own = self.tokenizer.id(name).filter(|_| language_id::is_flores(name));
+        // A code that the table would take for another script's must not become it.
+        let known =
+            || self.tokenizer.id(language_id::find(name).filter(|_| !language_id::is_flores(name))?.nllb);
+        let code = || language_id::code(name).ok().and_then(|code| self.tokenizer.id(&code));
+        own.or_else(known).or_else(code).with_context(|| {
+            let codes = (0..self.tokenizer.vocab_size() as u32).map(|id| self.tokenizer.token_text(id));
+            let codes: Vec<String> = codes.filter(|t| language_id::is_flores(t)).collect();
+            let near = nearest(name, codes.iter().map(String::as_str));
+            format!(
+                "{} has no language `{name}`{}: give its code as NLLB writes it (ces_Latn), an ISO code or an English name",
+                self.name,
+                near.map_or(String::new(), |n| format!(" (did you mean `{n}`?)"))
+            )
+        })
+    }
+
+    /// `sentence` in the language with the token `language`, in pieces that fit the model, cut at the white space nearest the middle. None
+    /// if there is nothing to translate: an empty line, a rule, a number of dashes.
+    pub fn pieces(&self, sentence: &str, language: u32) -> Result<Vec<Piece>> {
+        let mut out = vec![];
+        if has_content(sentence) {
+            self.cut(sentence.trim(), language, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    fn cut(&self, text: &str, language: u32, out: &mut Vec<Piece>) -> Result<()> {
+        let ids = self.source_ids(text, language)?;
+        if ids.len() <= self.longest {
+            out.push(Piece { text: text.into(), ids });
+            return Ok(());
+        }
+        let middle = text.len() / 2;
+        let inner = |at: &usize| *at > 0 && *at < text.len();
+        let spaces = text.char_indices().filter(|(_, c)| c.is_whitespace()).map(|(at, _)| at).filter(inner);
+        let letters = || text.char_indices().map(|(at, _)| at).filter(inner);
+        let near = |at: &usize| at.abs_diff(middle);
+        let at = spaces.min_by_key(near).or_else(|| letters().min_by_key(near));
+        let at = at.with_context(|| {
+            format!("one letter gives {} tokens; the model takes {}", ids.len(), self.longest)
+        })?;
+        for part in [&text[..at], &text[at..]] {
+            if !part.trim().is_empty() {
+                self.cut(part.trim(), language, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn source_ids(&self, text: &str, language: u32) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer.encode(text, false)?;
+        if self.legacy {
+            ids.extend([self.eos, language]);
+        } else {
+            ids.insert(0, language);
+            ids.push(self.eos);
+        }
+        Ok(ids)
+    }
+}
+
+impl Nllb {
+    /// Loads a Hugging Face directory of an M2M100 model with its tokenizer.
+    pub fn load(dir: &Path, dtype: DType, device: &Device) -> Result<Rc<Nllb>> {
+        Nllb::with_text(dir, Arc::new(NllbText::load(dir)?), dtype, device)
+    }
+
+    /// As [`Nllb::load`], where the directory's texts' part is loaded already.
+    pub fn with_text(dir: &Path, text: Arc<NllbText>, dtype: DType, device: &Device) -> Result<Rc<Nllb>> {
+        let model = M2m100::load(dir, dtype)?;
+        let model = if *device == Device::Cpu { model } else { model.to_device(device)? };
         let [split, retried, improved] = [Cell::new(0), Cell::new(0), Cell::new(0)];
-        Ok(Rc::new(Nllb { model, tokenizer, name, legacy, split, retried, improved }))
+        Ok(Rc::new(Nllb { text, model, split, retried, improved }))
     }
 
     /// What happened so far, in words; empty if nothing did.
@@ -64,32 +157,6 @@ impl Nllb {
         }
         parts.join("; ")
     }
-
-    /// The token of a language: any code or name of [`language_id`], or the model's own code (`ces_Latn`) for all of its languages.
-    fn language(&self, name: &str) -> Result<u32> {
-        let own = self.tokenizer.id(name).filter(|_| is_code(name));
-        let known = || self.tokenizer.id(language_id::find(name)?.nllb);
-        own.or_else(known).with_context(|| {
-            format!("{} has no language `{name}`: give its code as NLLB writes it (ces_Latn), an ISO code or an English name", self.name)
-        })
-    }
-
-    fn source_ids(&self, text: &str, language: u32) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(text, false)?;
-        let end = self.model.config.eos_token_id;
-        if self.legacy {
-            ids.extend([end, language]);
-        } else {
-            ids.insert(0, language);
-            ids.push(end);
-        }
-        Ok(ids)
-    }
-}
-
-/// `ces_Latn`: three small letters and a script.
-fn is_code(name: &str) -> bool {
-    name.len() == 8 && name.as_bytes()[3] == b'_' && name.bytes().take(3).all(|b| b.is_ascii_lowercase())
 }
 
 /// One direction.
@@ -103,13 +170,6 @@ pub struct NllbTranslator {
     scores: Vec<f64>,
 }
 
-/// A part of a sentence that the model takes at once.
-struct Piece {
-    sentence: usize,
-    text: String,
-    ids: Vec<u32>,
-}
-
 impl NllbTranslator {
     /// From `source` to `target`; errors for languages that the model does not have.
     pub fn new(
@@ -120,7 +180,7 @@ impl NllbTranslator {
         options: GenerateOptions,
     ) -> Result<NllbTranslator> {
         params.check(&nllb.model.config)?;
-        let (from, to) = (nllb.language(source)?, nllb.language(target)?);
+        let (from, to) = (nllb.text.language(source)?, nllb.text.language(target)?);
         let languages = (source.to_string(), target.to_string());
         Ok(NllbTranslator {
             nllb: nllb.clone(),
@@ -133,35 +193,33 @@ impl NllbTranslator {
         })
     }
 
-    /// `text` in pieces that fit the model, cut at the white space nearest the middle.
-    fn pieces(&self, sentence: usize, text: &str, out: &mut Vec<Piece>) -> Result<()> {
-        let ids = self.nllb.source_ids(text, self.source)?;
-        let most = self.nllb.model.config.max_position_embeddings;
-        if ids.len() <= most {
-            out.push(Piece { sentence, text: text.into(), ids });
-            return Ok(());
+    /// As `translate`, where the pieces of each sentence are made already ([`NllbText::pieces`] in the source language).
+    pub fn translate_pieces(&mut self, sentences: &[String], pieces: &[Vec<Piece>]) -> Result<Vec<String>> {
+        ensure!(sentences.len() == pieces.len(), "{} sentences, {} in pieces", sentences.len(), pieces.len());
+        let split = pieces.iter().filter(|p| p.len() > 1).count();
+        self.nllb.split.set(self.nllb.split.get() + split);
+        let all: Vec<&Piece> = pieces.iter().flatten().collect();
+        let mut found = self.search(&all, &self.params)?;
+        self.retry(&all, &mut found)?;
+        let (mut found, mut out) = (found.into_iter(), Vec::with_capacity(sentences.len()));
+        let space = if language_id::is_unspaced(&self.languages.1) { "" } else { " " };
+        self.scores.clear();
+        for (sentence, pieces) in sentences.iter().zip(pieces) {
+            let own: Vec<(String, Translated)> = found.by_ref().take(pieces.len()).collect();
+            let sum: f64 = own.iter().map(|(_, t)| t.score as f64).sum();
+            self.scores.push(sum / own.len().max(1) as f64);
+            let texts: Vec<String> = own.into_iter().map(|(text, _)| text).collect();
+            // Nothing to translate stays as it is.
+            out.push(if pieces.is_empty() { sentence.clone() } else { texts.join(space) });
         }
-        let middle = text.len() / 2;
-        let inner = |at: &usize| *at > 0 && *at < text.len();
-        let spaces = text.char_indices().filter(|(_, c)| c.is_whitespace()).map(|(at, _)| at).filter(inner);
-        let letters = || text.char_indices().map(|(at, _)| at).filter(inner);
-        let near = |at: &usize| at.abs_diff(middle);
-        let at = spaces.min_by_key(near).or_else(|| letters().min_by_key(near));
-        let at =
-            at.with_context(|| format!("one letter gives {} tokens; the model takes {most}", ids.len()))?;
-        for part in [&text[..at], &text[at..]] {
-            if !part.trim().is_empty() {
-                self.pieces(sentence, part.trim(), out)?;
-            }
-        }
-        Ok(())
+        Ok(out)
     }
 
     fn search(&self, pieces: &[&Piece], params: &BeamParams) -> Result<Vec<(String, Translated)>> {
         let requests: Vec<Request> =
             pieces.iter().map(|p| Request { tokens: p.ids.clone(), forced_bos: Some(self.target) }).collect();
         let found = generate(&self.nllb.model, &requests, params, self.options, &mut |_| {})?;
-        let tokenizer = &self.nllb.tokenizer;
+        let tokenizer = &self.nllb.text.tokenizer;
         found
             .into_par_iter()
             .map(|t| {
@@ -172,17 +230,11 @@ impl NllbTranslator {
             .collect()
     }
 
-    fn faults(&self, source: &str, (text, found): &(String, Translated)) -> usize {
-        let alarms = translation_alarms(source, text, &self.languages.0, &self.languages.1);
-        let serious = ["empty", "truncated", "loop", "wrong-language"];
-        let named = alarms.iter().filter(|a| serious.contains(&a.as_str())).count();
-        named + usize::from(!found.complete) + usize::from(is_loop(text) && !is_loop(source))
-    }
-
     /// Searches suspicious translations again; the second is kept where it has fewer faults.
-    fn retry(&self, pieces: &[Piece], found: &mut [(String, Translated)]) -> Result<()> {
+    fn retry(&self, pieces: &[&Piece], found: &mut [(String, Translated)]) -> Result<()> {
+        let languages = (self.languages.0.as_str(), self.languages.1.as_str());
         let faults: Vec<usize> =
-            pieces.iter().zip(found.iter()).map(|(p, f)| self.faults(&p.text, f)).collect();
+            pieces.par_iter().zip(&*found).map(|(p, f)| faults_of(&p.text, f, languages)).collect();
         let again: Vec<usize> = (0..pieces.len()).filter(|&i| faults[i] > 0).collect();
         if again.is_empty() {
             return Ok(());
@@ -192,17 +244,25 @@ impl NllbTranslator {
             no_repeat_ngram_size: RETRY_NGRAM,
             ..self.params.clone()
         };
-        let suspicious: Vec<&Piece> = again.iter().map(|&i| &pieces[i]).collect();
+        let suspicious: Vec<&Piece> = again.iter().map(|&i| pieces[i]).collect();
         let nllb = &self.nllb;
         nllb.retried.set(nllb.retried.get() + again.len());
         for (i, second) in again.into_iter().zip(self.search(&suspicious, &params)?) {
-            if self.faults(&pieces[i].text, &second) < faults[i] {
+            if faults_of(&pieces[i].text, &second, languages) < faults[i] {
                 found[i] = second;
                 nllb.improved.set(nllb.improved.get() + 1);
             }
         }
         Ok(())
     }
+}
+
+/// How many things are wrong with a translation.
+fn faults_of(source: &str, (text, found): &(String, Translated), (from, to): (&str, &str)) -> usize {
+    let alarms = translation_alarms(source, text, from, to);
+    let serious = ["empty", "truncated", "loop", "wrong-language"];
+    let named = alarms.iter().filter(|a| serious.contains(&a.as_str())).count();
+    named + usize::from(!found.complete) + usize::from(is_loop(text) && !is_loop(source))
 }
 
 impl Translator for NllbTranslator {
@@ -212,35 +272,14 @@ impl Translator for NllbTranslator {
             0 => String::new(),
             n => format!(", no repeated {n}-grams"),
         };
-        format!("nllb {}, beams {}, length penalty {}{ngrams}", self.nllb.name, p.num_beams, p.length_penalty)
+        let name = &self.nllb.text.name;
+        format!("nllb {name}, beams {}, length penalty {}{ngrams}", p.num_beams, p.length_penalty)
     }
 
     fn translate(&mut self, sentences: &[String]) -> Result<Vec<String>> {
-        let mut pieces = vec![];
-        let mut out = sentences.to_vec();
-        // Nothing to translate stays as it is: an empty line, a rule, a number of dashes.
-        for (i, text) in sentences.iter().enumerate().filter(|(_, s)| has_content(s)) {
-            let before = pieces.len();
-            self.pieces(i, text.trim(), &mut pieces)?;
-            self.nllb.split.set(self.nllb.split.get() + usize::from(pieces.len() > before + 1));
-            out[i].clear();
-        }
-        let mut found = self.search(&pieces.iter().collect::<Vec<_>>(), &self.params)?;
-        self.retry(&pieces, &mut found)?;
-        let mut parts = vec![0usize; sentences.len()];
-        self.scores = vec![0.0; sentences.len()];
-        let space = if language_id::is_unspaced(&self.languages.1) { "" } else { " " };
-        for (piece, (text, translated)) in pieces.iter().zip(&found) {
-            let (i, joined) = (piece.sentence, &mut out[piece.sentence]);
-            if parts[i] > 0 {
-                joined.push_str(space);
-            }
-            joined.push_str(text);
-            self.scores[i] += translated.score as f64;
-            parts[i] += 1;
-        }
-        self.scores.iter_mut().zip(&parts).for_each(|(s, &n)| *s /= n.max(1) as f64);
-        Ok(out)
+        let (text, source) = (&*self.nllb.text, self.source);
+        let pieces = sentences.par_iter().map(|s| text.pieces(s, source)).collect::<Result<Vec<_>>>()?;
+        self.translate_pieces(sentences, &pieces)
     }
 
     fn scores(&self) -> &[f64] {

@@ -1,8 +1,7 @@
-//! Whole texts through a sentence translator: split, translate every sentence of a batch at once, put together.
+//! Whole texts and a translator of sentences: what to give it, and its sentences put together again.
 use anyhow::{Result, ensure};
 
-use super::Translator;
-use crate::data::sentences::{Piece, join, split};
+use crate::data::sentences::{Piece, join, sentences, split};
 
 /// A whole text.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,66 +12,51 @@ pub struct TranslatedText {
     pub scores: Vec<f64>,
 }
 
-/// Translates texts of any length; white space, lists and code between sentences survive.
-pub fn translate_texts(translator: &mut dyn Translator, texts: &[&str]) -> Result<Vec<TranslatedText>> {
+/// The sentences of texts of any length, one after another.
+pub fn sentences_of(texts: &[&str]) -> Vec<String> {
+    texts.iter().flat_map(|text| sentences(text)).map(String::from).collect()
+}
+
+/// The texts with what `engine` made of their [`sentences_of`]; white space, lists and code between them survive. `scores` are those of the
+/// sentences, or none.
+pub fn put_together(
+    texts: &[&str],
+    engine: &str,
+    translated: &[String],
+    scores: &[f64],
+) -> Result<Vec<TranslatedText>> {
     let pieces: Vec<Vec<Piece>> = texts.iter().map(|t| split(t)).collect();
-    let sentences: Vec<String> = pieces
-        .iter()
-        .flatten()
-        .filter_map(|p| if let Piece::Sentence(s) = p { Some(s.to_string()) } else { None })
-        .collect();
-    let translated = translator.translate(&sentences)?;
-    ensure!(
-        translated.len() == sentences.len(),
-        "{} gave {} sentences for {}",
-        translator.name(),
-        translated.len(),
-        sentences.len()
-    );
-    let (mut rest, mut scores) = (&translated[..], translator.scores());
-    Ok(pieces
-        .iter()
-        .map(|p| {
-            let n = p.iter().filter(|x| matches!(x, Piece::Sentence(_))).count();
-            let (own, others) = rest.split_at(n);
-            rest = others;
-            let (own_scores, others) = scores.split_at(n.min(scores.len()));
-            scores = others;
-            TranslatedText { text: join(p, own), scores: own_scores.to_vec() }
-        })
-        .collect())
+    let count = |p: &[Piece]| p.iter().filter(|x| matches!(x, Piece::Sentence(_))).count();
+    let expected: usize = pieces.iter().map(|p| count(p)).sum();
+    ensure!(translated.len() == expected, "{engine} gave {} sentences for {expected}", translated.len());
+    let (mut rest, mut scores) = (translated, scores);
+    let one = |p: &Vec<Piece>| {
+        let n = count(p);
+        let (own, others) = rest.split_at(n);
+        rest = others;
+        let (own_scores, others) = scores.split_at(n.min(scores.len()));
+        scores = others;
+        TranslatedText { text: join(p, own), scores: own_scores.to_vec() }
+    };
+    Ok(pieces.iter().map(one).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    struct Upper;
-    impl Translator for Upper {
-        fn name(&self) -> String {
-            "upper".into()
-        }
-        fn translate(&mut self, s: &[String]) -> Result<Vec<String>> {
-            Ok(s.iter().map(|x| x.to_uppercase()).collect())
-        }
-    }
-
-    struct Lossy;
-    impl Translator for Lossy {
-        fn name(&self) -> String {
-            "lossy".into()
-        }
-        fn translate(&mut self, s: &[String]) -> Result<Vec<String>> {
-            Ok(s[1..].to_vec())
-        }
-    }
-
     #[test]
     fn texts_come_back_in_order_with_their_layout() {
-        let out = translate_texts(&mut Upper, &["- a b. C d.\n- e", "", "```x```", "f"]).unwrap();
-        let out: Vec<String> = out.into_iter().map(|t| t.text).collect();
-        assert_eq!(out, ["- A B. C D.\n- E", "", "```x```", "F"]);
-        let error = translate_texts(&mut Lossy, &["One. Two."]).unwrap_err().to_string();
+        let texts = ["- a b. C d.\n- E", "", "```x```", "f"];
+        let sentences = sentences_of(&texts);
+        assert_eq!(sentences, ["a b.", "C d.", "E", "f"]);
+        let upper: Vec<String> = sentences.iter().map(|s| s.to_uppercase()).collect();
+        let out = put_together(&texts, "upper", &upper, &[0.5, 1.0, 2.0, 3.0]).unwrap();
+        let (texts_out, scores): (Vec<String>, Vec<Vec<f64>>) =
+            out.into_iter().map(|t| (t.text, t.scores)).unzip();
+        assert_eq!(texts_out, ["- A B. C D.\n- E", "", "```x```", "F"]);
+        assert_eq!(scores, [vec![0.5, 1.0, 2.0], vec![], vec![], vec![3.0]]);
+        let error = put_together(&["One. Two."], "lossy", &upper[..1], &[]).unwrap_err().to_string();
         assert!(error.contains("lossy gave 1 sentences for 2"), "{error}");
     }
 }

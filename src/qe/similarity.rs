@@ -1,31 +1,69 @@
 //! The cosine of two sentences' embeddings by any XLM-R sentence encoder (multilingual E5 and the like): the mean of the last
 //! layer's states, normalised. It sees wrong, garbled and off-target lines, not fluency.
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
-use rayon::prelude::*;
 
-use super::Scorer;
+use super::{Encoded, PairEncoder, Scorer, encode_all};
 use crate::{
     data::tokenizer::Tokenizer,
     device::Device,
-    models::xlm_roberta::{Encoder, LastLayer, XlmRoberta, batches},
+    models::xlm_roberta::{Config, Encoder, LastLayer, XlmRoberta, batches},
     tensor::DType,
 };
+
+/// Tokenizer and limits of an encoder, and what is put before every sentence.
+pub struct SimilarityText {
+    tokenizer: Tokenizer,
+    prefix: String,
+    /// Tokens of a sentence at most.
+    longest: usize,
+    bos: u32,
+    eos: u32,
+}
+
+impl SimilarityText {
+    /// Reads the tokenizer of a Hugging Face directory; `prefix` is put before every sentence (`query: ` for E5).
+    pub fn load(dir: &Path, prefix: &str) -> Result<SimilarityText> {
+        let config = Config::from_dir(dir)?;
+        let tokenizer = Tokenizer::load(dir)?;
+        ensure!(
+            tokenizer.vocab_size() <= config.vocab_size,
+            "the tokenizer of {} has {} tokens, the encoder {}: do they belong together?",
+            dir.display(),
+            tokenizer.vocab_size(),
+            config.vocab_size
+        );
+        let (bos, eos, longest) = (config.bos_token_id, config.eos_token_id, config.max_tokens());
+        Ok(SimilarityText { tokenizer, prefix: prefix.into(), longest, bos, eos })
+    }
+}
+
+impl PairEncoder for SimilarityText {
+    fn encode(&self, source: &str, translation: &str) -> Result<Encoded> {
+        let mut encoded = Encoded::default();
+        for text in [source, translation] {
+            let mut ids = self.tokenizer.encode(&format!("{}{text}", self.prefix), false)?;
+            encoded.cut |= ids.len() > self.longest.saturating_sub(2);
+            ids.truncate(self.longest.saturating_sub(2));
+            encoded.ids.push([&[self.bos], &ids[..], &[self.eos]].concat());
+        }
+        Ok(encoded)
+    }
+}
 
 /// The scorer.
 pub struct Similarity {
     name: String,
     model: XlmRoberta,
     encoder: Encoder,
-    tokenizer: Tokenizer,
-    prefix: String,
+    text: Arc<SimilarityText>,
     batch_tokens: usize,
     cut: usize,
 }
 
 impl Similarity {
-    /// Loads the encoder of a Hugging Face directory; `prefix` is put before every sentence (`query: ` for E5).
+    /// Loads the encoder of a Hugging Face directory; see [`SimilarityText::load`].
     pub fn load(
         dir: &Path,
         prefix: &str,
@@ -33,41 +71,34 @@ impl Similarity {
         device: &Device,
         batch_tokens: usize,
     ) -> Result<Similarity> {
+        let text = SimilarityText::load(dir, prefix)?;
+        Similarity::with_text(dir, Arc::new(text), dtype, device, batch_tokens)
+    }
+
+    /// As [`Similarity::load`], where the texts' part is loaded already.
+    pub fn with_text(
+        dir: &Path,
+        text: Arc<SimilarityText>,
+        dtype: DType,
+        device: &Device,
+        batch_tokens: usize,
+    ) -> Result<Similarity> {
         let model = XlmRoberta::load(dir, dtype)?;
         let model = if device.gpu().is_some() { model.to_device(device)? } else { model };
-        let tokenizer = Tokenizer::load(dir)?;
-        ensure!(
-            tokenizer.vocab_size() <= model.config.vocab_size,
-            "the tokenizer of {} has {} tokens, the encoder {}: do they belong together?",
-            dir.display(),
-            tokenizer.vocab_size(),
-            model.config.vocab_size
-        );
         let batch_tokens = batch_tokens.max(model.config.max_tokens());
         let encoder = Encoder::new(&model, batch_tokens, LastLayer::All)?;
         let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let prefix = &text.prefix;
         let name = format!("similarity {name}{}{prefix}", if prefix.is_empty() { "" } else { " " });
-        Ok(Similarity { name, model, encoder, tokenizer, prefix: prefix.into(), batch_tokens, cut: 0 })
+        Ok(Similarity { name, model, encoder, text, batch_tokens, cut: 0 })
     }
 
-    /// The embedding of each sentence, of length 1. A sentence longer than the encoder's positions is cut.
-    pub fn embed(&mut self, sentences: &[&str]) -> Result<Vec<Vec<f32>>> {
-        let c = &self.model.config;
-        let longest = c.max_tokens();
-        let (bos, eos) = (c.bos_token_id, c.eos_token_id);
-        let encode = |text: &&str| -> Result<(Vec<u32>, bool)> {
-            let mut ids = self.tokenizer.encode(&format!("{}{text}", self.prefix), false)?;
-            let cut = ids.len() > longest.saturating_sub(2);
-            ids.truncate(longest.saturating_sub(2));
-            Ok(([&[bos], &ids[..], &[eos]].concat(), cut))
-        };
-        let encoded: Vec<(Vec<u32>, bool)> = sentences.par_iter().map(encode).collect::<Result<_>>()?;
-        self.cut += encoded.iter().filter(|e| e.1).count();
-        let ids: Vec<Vec<u32>> = encoded.into_iter().map(|e| e.0).collect();
-        let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
-        let mut out = vec![vec![]; sentences.len()];
+    /// The embedding of each sentence, given as ids, of length 1.
+    fn embed(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        let lengths: Vec<usize> = ids.iter().map(|s| s.len()).collect();
+        let mut out = vec![vec![]; ids.len()];
         for batch in batches(&lengths, self.batch_tokens) {
-            let chosen: Vec<&[u32]> = batch.iter().map(|&i| ids[i].as_slice()).collect();
+            let chosen: Vec<&[u32]> = batch.iter().map(|&i| ids[i]).collect();
             let last = self.model.config.num_hidden_layers;
             self.encoder.forward(&self.model, &chosen, &mut |s| {
                 if s.layer < last {
@@ -102,8 +133,14 @@ impl Scorer for Similarity {
     }
 
     fn score(&mut self, pairs: &[(String, String)]) -> Result<Vec<f64>> {
-        let sentences: Vec<&str> = pairs.iter().flat_map(|(a, b)| [a.as_str(), b.as_str()]).collect();
-        let embedded = self.embed(&sentences)?;
+        let encoded = encode_all(&*self.text, pairs)?;
+        self.score_encoded(pairs, &encoded)
+    }
+
+    fn score_encoded(&mut self, _pairs: &[(String, String)], encoded: &[Encoded]) -> Result<Vec<f64>> {
+        self.cut += encoded.iter().filter(|e| e.cut).count();
+        let ids: Vec<&[u32]> = encoded.iter().flat_map(|e| &e.ids).map(Vec::as_slice).collect();
+        let embedded = self.embed(&ids)?;
         let cosine = |pair: &[Vec<f32>]| -> Result<f64> {
             let dot: f64 = pair[0].iter().zip(&pair[1]).map(|(&a, &b)| a as f64 * b as f64).sum();
             ensure!(dot.is_finite(), "{}: a cosine is {dot}: are the weights damaged?", self.name);

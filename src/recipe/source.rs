@@ -5,6 +5,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use crate::data::words::nearest;
+
 /// Reads `path`, applies each override (`section.key=value`) in order, and checks the result against `T`.
 pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T> {
     let text = std::fs::read_to_string(path).with_context(|| {
@@ -61,12 +63,7 @@ fn suggestion(message: &str) -> Option<String> {
     let start = message.find("unknown field").or_else(|| message.find("unknown variant"))?;
     let mut quoted = message[start..].split('`').skip(1).step_by(2);
     let unknown = quoted.next()?;
-    let score = |known: &str| strsim::jaro_winkler(unknown, known);
-    quoted
-        .map(|k| (score(k), k))
-        .filter(|(s, _)| *s > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, k)| k.to_string())
+    nearest(unknown, quoted).map(String::from)
 }
 
 #[cfg(test)]

@@ -55,9 +55,9 @@ pub fn run(args: &Args) -> Result<()> {
         !s.translation_prompts.is_empty() && s.translation_prompts.iter().all(|p| p.contains("{text}")),
         "assemble.translation-prompts: every prompt needs {{text}}"
     );
-    let source = language_id::require(&args.source_language)?.code;
-    let targets: Vec<&str> =
-        args.target_languages.iter().map(|l| Ok(language_id::require(l)?.code)).collect::<Result<_>>()?;
+    let source = language_id::code(&args.source_language)?;
+    let targets: Vec<String> =
+        args.target_languages.iter().map(|l| language_id::code(l)).collect::<Result<_>>()?;
     let parallel = args.parallel.as_deref().filter(|_| s.variant == Variant::Sdrrl && s.use_parallel);
     let mut inputs: Vec<(&str, &Path)> = vec![("rows", &args.input)];
     inputs.extend(parallel.map(|p| ("parallel", p)));
@@ -137,7 +137,7 @@ struct Side<'a> {
     input: &'a str,
 }
 
-fn from_row(row: &Row, targets: &[&str], s: &AssembleSettings, out: &mut Vec<Example>) -> Result<()> {
+fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<Example>) -> Result<()> {
     let source = Side { language: &row.language, instruction: &row.instruction, input: &row.input };
     let mut push = |pair: &str, target: &str, question: &Side, language: &str, answer: &str| {
         if !has_content(question.instruction) || !has_content(answer) {
@@ -173,7 +173,7 @@ fn from_row(row: &Row, targets: &[&str], s: &AssembleSettings, out: &mut Vec<Exa
         push("S>S", &row.language, &source, &row.language, answer.map_or("", |a| &a.text));
     }
     for target in targets {
-        let (Some(t), Some(verdict)) = (row.translations.get(*target), row.verdicts.get(*target)) else {
+        let (Some(t), Some(verdict)) = (row.translations.get(target), row.verdicts.get(target)) else {
             bail!("row {} has no verdict for {target}: run `filter` for it first", row.id)
         };
         let translated = Side { language: target, instruction: &t.instruction, input: &t.input };
@@ -187,7 +187,7 @@ fn from_row(row: &Row, targets: &[&str], s: &AssembleSettings, out: &mut Vec<Exa
             continue;
         }
         let own = answer.map_or("", |a| &a.text);
-        let mixed = row.code_switched.get(*target);
+        let mixed = row.code_switched.get(target);
         for pair in s.pairs.iter().filter(|p| **p != PairType::SourceSource) {
             let question = match pair {
                 PairType::SourceSource | PairType::SourceTarget => Some(&source),
@@ -198,7 +198,7 @@ fn from_row(row: &Row, targets: &[&str], s: &AssembleSettings, out: &mut Vec<Exa
             let Some(question) = question.or(switched.as_ref()) else { continue };
             let to_target = pair.name().ends_with(">T");
             let (language, text) =
-                if to_target { (*target, t.answer.as_str()) } else { (row.language.as_str(), own) };
+                if to_target { (target.as_str(), t.answer.as_str()) } else { (row.language.as_str(), own) };
             push(pair.name(), target, question, language, text);
         }
     }

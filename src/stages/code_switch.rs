@@ -32,14 +32,14 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!((0.0..=1.0).contains(&s.rate), "code-switch.rate is {}: a probability was expected", s.rate);
     let mut inputs: Vec<(String, PathBuf)> = vec![];
     for target in &targets {
-        let path = path_for(&s.dictionary, "code-switch.dictionary", source, target)?;
+        let path = path_for(&s.dictionary, "code-switch.dictionary", &source, target)?;
         inputs.extend(dictionary_files(&format!("dictionary-{target}"), &path));
     }
     let mut dictionaries: Vec<(Dictionary, Dictionary)> = vec![];
     let (mut words, mut replaced) = (0, 0);
     let summary = args.rows.map("code-switch", s, inputs, 4096, &mut |mut rows| {
         if dictionaries.is_empty() {
-            dictionaries = targets.iter().map(|t| load(s, source, t)).collect::<Result<_>>()?;
+            dictionaries = targets.iter().map(|t| load(s, &source, t)).collect::<Result<_>>()?;
         }
         for (target, (forth, back)) in targets.iter().zip(&dictionaries) {
             for row in &mut rows {

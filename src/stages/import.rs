@@ -114,6 +114,10 @@ fn convert(files: &[PathBuf], out: &Path, wanted: &dyn Fn(&str) -> bool) -> Resu
         done.aliases.len(),
         done.left_out.len()
     );
+    if let [first, ..] = &done.narrowed[..] {
+        let n = done.narrowed.len();
+        println!("import: {n} tensors of 64-bit floats ({first} ...) were rounded to 32 bits");
+    }
     Ok(())
 }
 

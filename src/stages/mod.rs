@@ -11,6 +11,7 @@ pub mod import;
 pub mod inspect;
 pub mod merge;
 pub mod metric;
+pub mod overlap;
 pub mod pack;
 pub mod parallel;
 pub mod placement;

@@ -35,16 +35,16 @@ pub struct Args {
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let s = &args.settings;
-    let source = language_id::require(&args.source_language)?.code;
+    let source = language_id::code(&args.source_language)?;
     ensure!(s.min_words <= s.max_words, "parallel.min-words is above parallel.max-words");
     let selection =
         Selection { limit: s.limit, min_words: s.min_words, max_words: s.max_words, seed: s.seed };
     let mut corpora = vec![];
     for target in &args.target_languages {
-        let target = language_id::require(target)?.code;
-        let file = path_for(&s.file, "parallel.file", source, target)?;
+        let target = language_id::code(target)?;
+        let file = path_for(&s.file, "parallel.file", &source, &target)?;
         let other = match &s.target_file {
-            Some(_) => Some(path_for(&s.target_file, "parallel.target-file", source, target)?),
+            Some(_) => Some(path_for(&s.target_file, "parallel.target-file", &source, &target)?),
             None => None,
         };
         corpora.push((target, file, other));
@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut all = vec![];
     let mut summary = serde_json::Map::new();
     for (target, file, other) in &corpora {
-        let (pairs, c) = read(file, other.as_deref(), (source, target), &selection)
+        let (pairs, c) = read(file, other.as_deref(), (&source, target), &selection)
             .with_context(|| format!("parallel corpus {source}-{target}"))?;
         ensure!(!pairs.is_empty(), "{}: no usable pair among {} lines", file.display(), c.lines);
         println!(

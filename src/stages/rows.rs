@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+use super::overlap::{Parts, map_chunks};
 use crate::data::{
     language_id,
     manifest::{MANIFEST, Manifest, PENDING, State, remove_if_there, write_error},
@@ -100,10 +101,10 @@ pub struct RowArgs {
 
 impl RowArgs {
     /// The languages' own codes; unknown ones are errors.
-    pub fn languages(&self) -> Result<(&'static str, Vec<&'static str>)> {
-        let targets: Vec<&str> =
-            self.target_languages.iter().map(|l| Ok(language_id::require(l)?.code)).collect::<Result<_>>()?;
-        let source = language_id::require(&self.source_language)?.code;
+    pub fn languages(&self) -> Result<(String, Vec<String>)> {
+        let targets: Vec<String> =
+            self.target_languages.iter().map(|l| language_id::code(l)).collect::<Result<_>>()?;
+        let source = language_id::code(&self.source_language)?;
         ensure!(!targets.is_empty(), "give at least one target language");
         for (i, target) in targets.iter().enumerate() {
             ensure!(*target != source, "{source} is the source language and a target language");
@@ -121,11 +122,21 @@ impl RowArgs {
         chunk: usize,
         f: &mut dyn FnMut(Vec<Row>) -> Result<Vec<Row>>,
     ) -> Result<RowsSummary> {
+        map_rows(&self.job(stage, settings, extra_inputs)?, chunk, f)
+    }
+
+    /// The job of `stage`; each element of `inputs` is a further file that decides the result.
+    pub fn job<'a>(
+        &'a self,
+        stage: &'a str,
+        settings: &impl Serialize,
+        extra_inputs: Vec<(String, PathBuf)>,
+    ) -> Result<RowsJob<'a>> {
         let (source, targets) = self.languages()?;
         let mut settings = serde_json::to_value(settings)?;
         settings["source-language"] = json!(source);
         settings["target-languages"] = json!(targets);
-        let job = RowsJob {
+        Ok(RowsJob {
             stage,
             input: &self.input,
             out: &self.out,
@@ -133,14 +144,16 @@ impl RowArgs {
             settings,
             extra_inputs,
             quiet: false,
-        };
-        map_rows(&job, chunk, f)
+        })
     }
 }
 
 /// `text` with {source}, {target} (codes) and {source3}, {target3} (three letters) filled in.
 pub fn with_languages(text: &str, source: &str, target: &str) -> String {
-    let three = |code: &str| language_id::find(code).map_or(code.to_string(), |l| l.code3.to_string());
+    let three = |code: &str| {
+        let nllb = || code.split('_').next().unwrap_or_default().to_string();
+        language_id::find(code).map_or_else(nllb, |l| l.code3.to_string())
+    };
     text.replace("{source3}", &three(source))
         .replace("{target3}", &three(target))
         .replace("{source}", source)
@@ -214,10 +227,19 @@ pub struct RowsSummary {
 ///
 /// Killed at any moment, the same call goes on after the last complete row and ends with the same bytes, provided that `f` gives a row the
 /// same result in whatever chunk it stands. Results of other inputs or settings are replaced, never continued.
-pub fn map_rows<I: DeserializeOwned, O: Serialize>(
+pub fn map_rows<I: DeserializeOwned + Send, O: Serialize + Send>(
     job: &RowsJob,
     chunk: usize,
     f: &mut dyn FnMut(Vec<I>) -> Result<Vec<O>>,
+) -> Result<RowsSummary> {
+    map_parts(job, chunk, &mut Parts { prepare: &Ok, compute: f, finish: &Ok })
+}
+
+/// As [`map_rows`], with the work in parts that run at the same time.
+pub fn map_parts<I: DeserializeOwned, P: Send, C: Send, O: Serialize>(
+    job: &RowsJob,
+    chunk: usize,
+    parts: &mut Parts<I, P, C, O>,
 ) -> Result<RowsSummary> {
     let begun = Instant::now();
     let mut inputs: Vec<(&str, &Path)> = vec![("rows", job.input)];
@@ -237,7 +259,14 @@ pub fn map_rows<I: DeserializeOwned, O: Serialize>(
     for (i, shard) in set.shards().iter().enumerate().filter(|(i, _)| job.part.has(*i)) {
         let path = job.out.join(&names[i]);
         if !is_complete(&path, number, shard.len())? {
-            map_shard(job, shard, &path, number, chunk.max(1), f)?;
+            let (writer, done) = ShardWriter::open_or_resume(&path, number)?;
+            ensure!(
+                done <= shard.len(),
+                "{} has more rows than {}: delete it",
+                path.display(),
+                shard.path().display()
+            );
+            map_chunks(job.stage, shard, writer, chunk.max(1), parts)?.finish()?;
         }
         rows += shard.len();
     }
@@ -302,43 +331,4 @@ fn is_complete(path: &Path, job: u64, rows: usize) -> Result<bool> {
     }
     let shard = RowShard::open(path)?;
     Ok(shard.job() == job && shard.len() == rows)
-}
-
-fn map_shard<I: DeserializeOwned, O: Serialize>(
-    job: &RowsJob,
-    shard: &RowShard,
-    path: &Path,
-    number: u64,
-    chunk: usize,
-    f: &mut dyn FnMut(Vec<I>) -> Result<Vec<O>>,
-) -> Result<()> {
-    let (mut writer, done) = ShardWriter::open_or_resume(path, number)?;
-    ensure!(
-        done <= shard.len(),
-        "{} has more rows than {}: delete it",
-        path.display(),
-        shard.path().display()
-    );
-    let mut at = done;
-    while at < shard.len() {
-        if interrupted() {
-            bail!(
-                "stopped at row {at} of {} in {}: the same command goes on from there",
-                shard.len(),
-                shard.name()
-            );
-        }
-        let end = shard.len().min(at + chunk);
-        let rows = (at..end).map(|i| shard.get(i)).collect::<Result<Vec<I>>>()?;
-        let out = f(rows).map_err(|e| {
-            e.context(format!("{}: rows {at}..{end} of {}", job.stage, shard.path().display()))
-        })?;
-        ensure!(out.len() == end - at, "stage {} gave {} rows for {}", job.stage, out.len(), end - at);
-        for row in &out {
-            writer.push(row)?;
-        }
-        writer.flush()?;
-        at = end;
-    }
-    writer.finish()
 }

@@ -1,11 +1,13 @@
 //! `sdrrl score`: a quality score for each translated sentence, without a reference (SDRRL, step 3).
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
 
 use super::{
+    overlap::{Parts, Shared},
     placement::Placement,
-    rows::{RowArgs, dictionary_files, path_for, say, with_languages},
+    rows::{RowArgs, dictionary_files, map_parts, path_for, say, with_languages},
     translate::{sides, translated_sides},
 };
 use crate::{
@@ -18,12 +20,12 @@ use crate::{
     },
     models::weights::resolve,
     qe::{
-        Scorer,
+        Encoded, PairEncoder, Scorer,
         builtin::BuiltinScorer,
-        cometkiwi::{CometKiwi, Files},
+        cometkiwi::{CometKiwi, Files, KiwiText},
         command::CommandScorer,
         file::FileScorer,
-        similarity::Similarity,
+        similarity::{Similarity, SimilarityText},
     },
     recipe::score::{Aggregate, ScoreEngine, ScoreSettings},
     report::progress::Progress,
@@ -57,12 +59,12 @@ pub fn run(args: &Args) -> Result<()> {
         ScoreEngine::Command => {}
         ScoreEngine::Builtin | ScoreEngine::File => {
             for target in &targets {
-                let path = path_for(&s.file, "score.file", source, target)?;
+                let path = path_for(&s.file, "score.file", &source, target)?;
                 inputs.extend(dictionary_files(&format!("file-{target}"), &path));
             }
         }
         ScoreEngine::Cometkiwi => {
-            let files = Files::find(s.model.as_deref().unwrap_or(COMETKIWI), s.encoder.as_deref())?;
+            let files = cometkiwi_files(s)?;
             inputs.push(("model".into(), files.dir));
             inputs.push(("encoder".into(), files.tokenizer));
         }
@@ -75,26 +77,71 @@ pub fn run(args: &Args) -> Result<()> {
     if one {
         settings["placement"] = args.placement.to_string().into();
     }
+    let encoder = Shared::new(|| encoder(s));
     let mut scorers: Vec<Box<dyn Scorer>> = vec![];
     let mut progress = Progress::new("score", crate::data::row_shard::RowSet::open(&args.rows.input)?.len());
-    let summary = args.rows.map("score", &settings, inputs, chunk, &mut |mut rows| {
-        if scorers.is_empty() {
-            let loaded = if one { &targets[..1] } else { &targets };
-            scorers = loaded.iter().map(|t| scorer(args, source, t)).collect::<Result<_>>()?;
-        }
-        for (i, target) in targets.iter().enumerate() {
-            let scorer = &mut scorers[if one { 0 } else { i }];
-            score_rows(scorer.as_mut(), &mut rows, target, s.aggregate)?;
-        }
-        progress.advance(rows.len());
-        Ok(rows)
-    })?;
+    let mut parts = Parts {
+        prepare: &|rows: Vec<Row>| {
+            let encoder = encoder.get()?;
+            let encoder = encoder.as_ref().as_ref().map(Encoder::as_dyn);
+            let pairs = targets.iter().map(|t| Pairs::of(&rows, t, encoder)).collect::<Result<Vec<_>>>()?;
+            Ok((rows, pairs))
+        },
+        compute: &mut |(rows, pairs): (Vec<Row>, Vec<Pairs>)| {
+            if scorers.is_empty() {
+                let loaded = if one { &targets[..1] } else { &targets[..] };
+                let load = |t: &String| scorer(args, &source, t, &encoder);
+                scorers = loaded.iter().map(load).collect::<Result<_>>()?;
+            }
+            let scored = |(i, pairs): (usize, Pairs)| pairs.score(scorers[if one { 0 } else { i }].as_mut());
+            let scored = pairs.into_iter().enumerate().map(scored).collect::<Result<Vec<_>>>()?;
+            progress.advance(rows.len());
+            Ok((rows, scored))
+        },
+        finish: &|(mut rows, scored): (Vec<Row>, Vec<Scored>)| {
+            for (target, scored) in targets.iter().zip(scored) {
+                insert(&mut rows, scored, target, s.aggregate);
+            }
+            Ok(rows)
+        },
+    };
+    let summary = map_parts(&args.rows.job("score", &settings, inputs)?, chunk, &mut parts)?;
     progress.finish();
     let cut: usize = scorers.iter().map(|s| s.cut()).sum();
     let detail =
         if cut > 0 { format!("{cut} texts longer than the scorer reads were cut") } else { String::new() };
     say("score", &summary, &detail);
     Ok(())
+}
+
+/// The part of an engine that tokenises.
+enum Encoder {
+    Cometkiwi(Arc<KiwiText>),
+    Similarity(Arc<SimilarityText>),
+}
+
+impl Encoder {
+    fn as_dyn(&self) -> &dyn PairEncoder {
+        match self {
+            Encoder::Cometkiwi(text) => text.as_ref(),
+            Encoder::Similarity(text) => text.as_ref(),
+        }
+    }
+}
+
+fn encoder(s: &ScoreSettings) -> Result<Option<Encoder>> {
+    Ok(match s.engine {
+        ScoreEngine::Cometkiwi => Some(Encoder::Cometkiwi(Arc::new(KiwiText::load(&cometkiwi_files(s)?)?))),
+        ScoreEngine::Similarity => {
+            let text = SimilarityText::load(&similarity_model(s)?, &s.prefix)?;
+            Some(Encoder::Similarity(Arc::new(text)))
+        }
+        _ => None,
+    })
+}
+
+fn cometkiwi_files(s: &ScoreSettings) -> Result<Files> {
+    Files::find(s.model.as_deref().unwrap_or(COMETKIWI), s.encoder.as_deref())
 }
 
 fn similarity_model(s: &ScoreSettings) -> Result<PathBuf> {
@@ -104,16 +151,24 @@ fn similarity_model(s: &ScoreSettings) -> Result<PathBuf> {
     )?)
 }
 
-fn scorer(args: &Args, source: &str, target: &str) -> Result<Box<dyn Scorer>> {
+fn scorer(
+    args: &Args,
+    source: &str,
+    target: &str,
+    encoder: &Shared<Option<Encoder>>,
+) -> Result<Box<dyn Scorer>> {
     let s = &args.settings;
     let Placement { dtype, device } = args.placement;
-    if s.engine == ScoreEngine::Cometkiwi {
-        let files = Files::find(s.model.as_deref().unwrap_or(COMETKIWI), s.encoder.as_deref())?;
-        return Ok(Box::new(CometKiwi::load(&files, dtype, &device.open()?, s.batch_tokens)?));
-    }
-    if s.engine == ScoreEngine::Similarity {
-        let model = similarity_model(s)?;
-        return Ok(Box::new(Similarity::load(&model, &s.prefix, dtype, &device.open()?, s.batch_tokens)?));
+    match &*encoder.get()? {
+        Some(Encoder::Cometkiwi(text)) => {
+            let (files, device) = (cometkiwi_files(s)?, device.open()?);
+            return Ok(Box::new(CometKiwi::with_text(&files, text.clone(), dtype, &device, s.batch_tokens)?));
+        }
+        Some(Encoder::Similarity(text)) => {
+            let (dir, device) = (similarity_model(s)?, device.open()?);
+            return Ok(Box::new(Similarity::with_text(&dir, text.clone(), dtype, &device, s.batch_tokens)?));
+        }
+        None => {}
     }
     if s.engine == ScoreEngine::Command {
         let command = s.command.as_ref().context("engine `command` needs score.command")?;
@@ -134,40 +189,68 @@ fn scorer(args: &Args, source: &str, target: &str) -> Result<Box<dyn Scorer>> {
     })
 }
 
-/// Scores every translated side of every row. Sentence by sentence where both languages have as many sentences; else the side as a whole.
-fn score_rows(scorer: &mut dyn Scorer, rows: &mut [Row], target: &str, aggregate: Aggregate) -> Result<()> {
-    let mut pairs: Vec<(String, String)> = vec![];
-    let mut owners: Vec<(usize, &'static str)> = vec![];
-    for (i, row) in rows.iter().enumerate() {
-        let t = row.translations.get(target).with_context(|| {
-            format!("row {} has no translation into {target}: run `translate` for it first", row.id)
-        })?;
-        for ((side, text), translation) in sides(row).into_iter().zip(translated_sides(t)) {
-            if !has_content(text) || translation.is_empty() {
-                continue;
-            }
-            let (a, b) = (sentences(text), sentences(translation));
-            let parts: Vec<(&str, &str)> = if a.len() == b.len() && !a.is_empty() {
-                a.into_iter().zip(b).collect()
-            } else {
-                vec![(text, translation)]
-            };
-            for (a, b) in parts {
-                pairs.push((a.to_string(), b.to_string()));
-                owners.push((i, side));
+/// The sentence pairs of a chunk in one language, each with the number of its row and its side.
+struct Pairs {
+    pairs: Vec<(String, String)>,
+    owners: Vec<(usize, &'static str)>,
+    /// Of each pair, where the engine has an encoder.
+    encoded: Vec<Encoded>,
+}
+
+/// What became of [`Pairs`].
+struct Scored {
+    values: Vec<f64>,
+    owners: Vec<(usize, &'static str)>,
+    engine: String,
+}
+
+impl Pairs {
+    /// Of every translated side of every row: sentence by sentence where both languages have as many sentences, else the side as a whole.
+    fn of(rows: &[Row], target: &str, encoder: Option<&dyn PairEncoder>) -> Result<Pairs> {
+        let (mut pairs, mut owners) = (vec![], vec![]);
+        for (i, row) in rows.iter().enumerate() {
+            let t = row.translations.get(target).with_context(|| {
+                format!("row {} has no translation into {target}: run `translate` for it first", row.id)
+            })?;
+            for ((side, text), translation) in sides(row).into_iter().zip(translated_sides(t)) {
+                if !has_content(text) || translation.is_empty() {
+                    continue;
+                }
+                let (a, b) = (sentences(text), sentences(translation));
+                let parts: Vec<(&str, &str)> = if a.len() == b.len() && !a.is_empty() {
+                    a.into_iter().zip(b).collect()
+                } else {
+                    vec![(text, translation)]
+                };
+                for (a, b) in parts {
+                    pairs.push((a.to_string(), b.to_string()));
+                    owners.push((i, side));
+                }
             }
         }
+        let mut encoded = vec![];
+        if let Some(encoder) = encoder {
+            let one = |((a, b), (row, side)): (&(String, String), &(usize, &str))| {
+                encoder.encode(a, b).with_context(|| format!("row {}, {side}", rows[*row].id))
+            };
+            encoded = pairs.par_iter().zip(&owners).map(one).collect::<Result<_>>()?;
+        }
+        Ok(Pairs { pairs, owners, encoded })
     }
-    let values = scorer.score(&pairs)?;
-    ensure!(
-        values.len() == pairs.len(),
-        "{} gave {} scores for {} pairs",
-        scorer.name(),
-        values.len(),
-        pairs.len()
-    );
+
+    fn score(self, scorer: &mut dyn Scorer) -> Result<Scored> {
+        let (n, engine) = (self.pairs.len(), scorer.name());
+        let values = scorer.score_encoded(&self.pairs, &self.encoded)?;
+        ensure!(values.len() == n, "{engine} gave {} scores for {n} pairs", values.len());
+        Ok(Scored { values, owners: self.owners, engine })
+    }
+}
+
+/// Gives each row its scores.
+fn insert(rows: &mut [Row], scored: Scored, target: &str, aggregate: Aggregate) {
+    let Scored { values, owners, engine } = scored;
     let mut found: Vec<Scores> =
-        rows.iter().map(|_| Scores { engine: scorer.name(), ..Default::default() }).collect();
+        rows.iter().map(|_| Scores { engine: engine.clone(), ..Default::default() }).collect();
     for ((row, side), value) in owners.into_iter().zip(values) {
         // Six decimals are more than any scorer means, and keep the rows readable.
         found[row].sentences.entry(side.into()).or_default().push((value * 1e6).round() / 1e6);
@@ -182,5 +265,4 @@ fn score_rows(scorer: &mut dyn Scorer, rows: &mut [Row], target: &str, aggregate
         }
         row.scores.insert(target.to_string(), scores);
     }
-    Ok(())
 }

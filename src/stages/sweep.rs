@@ -148,7 +148,7 @@ pub fn run(args: &Args) -> Result<()> {
     manifest.finish(&args.out, json!({"taus": taus.len(), "languages": targets.len()}))
 }
 
-fn write(args: &Args, taus: &[f64], targets: &[&str], counts: &[Vec<Count>]) -> Result<()> {
+fn write(args: &Args, taus: &[f64], targets: &[String], counts: &[Vec<Count>]) -> Result<()> {
     let mut table = Table::new(&["language", "tau", "rows", "kept", "share %", "question", "answer"]);
     let mut tsv = String::from("language\ttau\trows\tkept\tshare\tkept_output");
     for side in SIDES {

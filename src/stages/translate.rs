@@ -6,11 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
 
 use super::{
     generate::Answerer,
+    overlap::{Parts, Shared},
     placement::Placement,
-    rows::{RowArgs, dictionary_files, path_for, say, with_languages},
+    rows::{RowArgs, dictionary_files, map_parts, path_for, say, with_languages},
 };
 use crate::{
     data::{
@@ -28,8 +30,8 @@ use crate::{
         command::CommandTranslator,
         dictionary::DictionaryTranslator,
         file::FileTranslator,
-        nllb::{Nllb, NllbTranslator},
-        segment::translate_texts,
+        nllb::{Nllb, NllbText, NllbTranslator, Piece},
+        segment::{TranslatedText, put_together, sentences_of},
         self_translate::SelfTranslator,
     },
     recipe::{
@@ -60,78 +62,172 @@ pub struct Args {
 const CHUNK: usize = 64;
 
 /// Who translates in one direction.
-enum Engine<'a> {
-    Sentences(Box<dyn Translator + 'a>),
+enum Engine {
+    Sentences(Box<dyn Translator>),
+    Nllb(NllbTranslator),
     Rows(FileTranslator),
 }
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let (source, targets) = args.rows.languages()?;
-    let mut inputs: Vec<(String, PathBuf)> = vec![];
-    for target in &targets {
-        match args.settings.engine {
-            TranslateEngine::Dictionary => {
-                let path =
-                    path_for(&args.settings.file, "translate.file (the phrase table)", source, target)?;
-                inputs.extend(dictionary_files(&format!("phrases-{target}"), &path));
-            }
-            TranslateEngine::File => {
-                let path =
-                    path_for(&args.settings.file, "translate.file (the translated rows)", source, target)?;
-                inputs.push((format!("translations-{target}"), path));
-            }
-            TranslateEngine::Itself => {
-                let model = args.model.as_ref().context("engine `self` needs --model")?;
-                inputs = vec![("model".into(), resolve(model)?)];
-            }
-            TranslateEngine::Nllb => {
-                inputs = vec![("translator".into(), resolve(translator(&args.settings)?)?)]
-            }
-            TranslateEngine::Command => {}
-        }
-    }
+    let inputs = inputs(args, &source, &targets)?;
     // Whatever an engine needs is loaded once, and only if there is something to translate.
-    let mut answerer: Option<Answerer> = None;
-    let mut engines: Vec<Engine> = vec![];
-    let mut nllb: Option<Rc<Nllb>> = None;
+    let text = Shared::new(|| NllbText::load(&resolve(translator(&args.settings)?)?));
+    let mut loaded: Option<Loaded> = None;
     let total = crate::data::row_shard::RowSet::open(&args.rows.input)?.len();
     let mut progress = Progress::new("translate", total);
-    let mut first = true;
-    let summary = args.rows.map("translate", &args.settings, inputs, CHUNK, &mut |mut rows| {
-        if std::mem::take(&mut first) {
-            if args.settings.engine == TranslateEngine::Itself {
-                let model = args.model.as_deref().unwrap_or_default();
-                answerer = Some(Answerer::load(model, None, args.placement, &args.settings.template)?);
-            } else if args.settings.engine == TranslateEngine::Nllb {
-                let dir = resolve(translator(&args.settings)?)?;
-                let loaded = Nllb::load(&dir, args.placement.dtype, &args.placement.device.open()?)?;
-                let engine = |target: &&str| nllb_engine(&loaded, &args.settings, &dir, source, target);
-                engines = targets.iter().map(engine).collect::<Result<_>>()?;
-                nllb = Some(loaded);
-            } else {
-                engines = targets.iter().map(|t| engine(&args.settings, source, t)).collect::<Result<_>>()?;
+    let is_nllb = args.settings.engine == TranslateEngine::Nllb;
+    let mut parts = Parts {
+        prepare: &|rows| prepare(rows, if is_nllb { Some(&text) } else { None }, &source),
+        compute: &mut |prepared: Prepared| {
+            let loaded = match &mut loaded {
+                Some(loaded) => loaded,
+                none => none.insert(Loaded::new(args, &source, &targets, &text)?),
+            };
+            let made = (0..targets.len()).map(|i| loaded.translate(i, &prepared)).collect::<Result<_>>()?;
+            progress.advance(prepared.rows.len());
+            Ok((prepared.rows, made))
+        },
+        finish: &|(mut rows, made): (Vec<Row>, Vec<Made>)| {
+            for (target, made) in targets.iter().zip(made) {
+                insert(&mut rows, made, &source, target)?;
             }
-        }
-        for (i, target) in targets.iter().enumerate() {
-            match (&answerer, engines.get_mut(i)) {
-                (Some(a), _) => {
-                    let mut own = itself(a, args, source, target);
-                    translate_rows(&mut own, &mut rows, source, target)?
-                }
-                (None, Some(engine)) => translate_rows(engine, &mut rows, source, target)?,
-                (None, None) => {}
-            }
-        }
-        progress.advance(rows.len());
-        Ok(rows)
-    })?;
+            Ok(rows)
+        },
+    };
+    let job = args.rows.job("translate", &args.settings, inputs)?;
+    let summary = map_parts(&job, CHUNK, &mut parts)?;
     progress.finish();
-    say("translate", &summary, &nllb.map_or(String::new(), |n| n.report()));
+    let report = loaded.and_then(|l| l.nllb).map_or(String::new(), |n| n.report());
+    say("translate", &summary, &report);
     Ok(())
 }
 
-fn engine(s: &TranslateSettings, source: &str, target: &str) -> Result<Engine<'static>> {
+/// The files that decide what an engine says.
+fn inputs(args: &Args, source: &str, targets: &[String]) -> Result<Vec<(String, PathBuf)>> {
+    let s = &args.settings;
+    let mut inputs = vec![];
+    match s.engine {
+        TranslateEngine::Dictionary => {
+            for target in targets {
+                let path = path_for(&s.file, "translate.file (the phrase table)", source, target)?;
+                inputs.extend(dictionary_files(&format!("phrases-{target}"), &path));
+            }
+        }
+        TranslateEngine::File => {
+            for target in targets {
+                let path = path_for(&s.file, "translate.file (the translated rows)", source, target)?;
+                inputs.push((format!("translations-{target}"), path));
+            }
+        }
+        TranslateEngine::Itself => {
+            let model = args.model.as_ref().context("engine `self` needs --model")?;
+            inputs.push(("model".into(), resolve(model)?));
+        }
+        TranslateEngine::Nllb => inputs.push(("translator".into(), resolve(translator(s)?)?)),
+        TranslateEngine::Command => {}
+    }
+    Ok(inputs)
+}
+
+/// Rows on their way to the engines.
+struct Prepared {
+    rows: Vec<Row>,
+    /// Of all rows' sides.
+    sentences: Vec<String>,
+    /// Of each sentence, for engine `nllb`: they are the same for all targets.
+    pieces: Vec<Vec<Piece>>,
+}
+
+fn prepare(rows: Vec<Row>, text: Option<&Shared<NllbText>>, source: &str) -> Result<Prepared> {
+    let of_row = |row: &Row| sentences_of(&sides(row).map(|(_, text)| text));
+    let by_row: Vec<Vec<String>> = rows.iter().map(of_row).collect();
+    let mut pieces = vec![];
+    if let Some(text) = text {
+        let text = text.get()?;
+        let language = text.language(source)?;
+        let sentences: Vec<(&Row, &String)> =
+            rows.iter().zip(&by_row).flat_map(|(row, s)| s.iter().map(move |s| (row, s))).collect();
+        let one = |(row, sentence): &(&Row, &String)| {
+            text.pieces(sentence, language).with_context(|| format!("row {}: {sentence:?}", row.id))
+        };
+        pieces = sentences.par_iter().map(one).collect::<Result<_>>()?;
+    }
+    let sentences = by_row.into_iter().flatten().collect();
+    Ok(Prepared { rows, sentences, pieces })
+}
+
+/// What an engine made of a chunk in one language.
+enum Made {
+    Rows(Vec<Translation>),
+    Sentences { translated: Vec<String>, scores: Vec<f64>, engine: String },
+}
+
+/// The engines of all target languages.
+struct Loaded<'a> {
+    args: &'a Args,
+    source: &'a str,
+    targets: &'a [String],
+    /// Engine `self`.
+    answerer: Option<Answerer>,
+    engines: Vec<Engine>,
+    nllb: Option<Rc<Nllb>>,
+}
+
+impl<'a> Loaded<'a> {
+    fn new(
+        args: &'a Args,
+        source: &'a str,
+        targets: &'a [String],
+        text: &Shared<NllbText>,
+    ) -> Result<Loaded<'a>> {
+        let s = &args.settings;
+        let mut loaded = Loaded { args, source, targets, answerer: None, engines: vec![], nllb: None };
+        if s.engine == TranslateEngine::Itself {
+            let model = args.model.as_deref().unwrap_or_default();
+            loaded.answerer = Some(Answerer::load(model, None, args.placement, &s.template)?);
+        } else if s.engine == TranslateEngine::Nllb {
+            let dir = resolve(translator(s)?)?;
+            let Placement { dtype, device } = args.placement;
+            let nllb = Nllb::with_text(&dir, text.get()?, dtype, &device.open()?)?;
+            let engine = |target: &String| nllb_engine(&nllb, s, &dir, source, target);
+            loaded.engines = targets.iter().map(engine).collect::<Result<_>>()?;
+            loaded.nllb = Some(nllb);
+        } else {
+            loaded.engines = targets.iter().map(|t| engine(s, source, t)).collect::<Result<_>>()?;
+        }
+        Ok(loaded)
+    }
+
+    /// A chunk into target language `i`.
+    fn translate(&mut self, i: usize, prepared: &Prepared) -> Result<Made> {
+        let Prepared { rows, sentences, pieces } = prepared;
+        let made = |translator: &dyn Translator, translated: Vec<String>| Made::Sentences {
+            translated,
+            scores: translator.scores().to_vec(),
+            engine: translator.name(),
+        };
+        if let Some(answerer) = &self.answerer {
+            let mut own = itself(answerer, self.args, self.source, &self.targets[i]);
+            let translated = own.translate(sentences)?;
+            return Ok(made(&own, translated));
+        }
+        Ok(match &mut self.engines[i] {
+            Engine::Sentences(translator) => {
+                let translated = translator.translate(sentences)?;
+                made(translator.as_ref(), translated)
+            }
+            Engine::Nllb(translator) => {
+                let translated = translator.translate_pieces(sentences, pieces)?;
+                made(translator, translated)
+            }
+            Engine::Rows(file) => Made::Rows(rows.iter().map(|r| from_file(file, r)).collect::<Result<_>>()?),
+        })
+    }
+}
+
+fn engine(s: &TranslateSettings, source: &str, target: &str) -> Result<Engine> {
     Ok(match s.engine {
         TranslateEngine::File => {
             Engine::Rows(FileTranslator::load(&path_for(&s.file, "translate.file", source, target)?)?)
@@ -168,7 +264,7 @@ fn nllb_engine(
     dir: &Path,
     source: &str,
     target: &str,
-) -> Result<Engine<'static>> {
+) -> Result<Engine> {
     let file = BeamParams::from_dir(dir)?;
     let params = BeamParams {
         num_beams: s.num_beams.unwrap_or(file.num_beams),
@@ -176,12 +272,13 @@ fn nllb_engine(
         early_stopping: s.early_stopping.unwrap_or(file.early_stopping),
         no_repeat_ngram_size: s.no_repeat_ngram_size.unwrap_or(file.no_repeat_ngram_size),
         max_length: s.max_length.unwrap_or(file.max_length),
+        forced_eos: file.forced_eos,
     };
     let options = GenerateOptions { batch_rows: s.batch_rows, batch_tokens: s.batch_tokens };
-    Ok(Engine::Sentences(Box::new(NllbTranslator::new(nllb, source, target, params, options)?)))
+    Ok(Engine::Nllb(NllbTranslator::new(nllb, source, target, params, options)?))
 }
 
-fn itself<'a>(answerer: &'a Answerer, args: &'a Args, source: &str, target: &str) -> Engine<'a> {
+fn itself<'a>(answerer: &'a Answerer, args: &Args, source: &str, target: &str) -> SelfTranslator<'a> {
     let settings = GenerateSettings {
         max_new_tokens: args.settings.max_new_tokens,
         temperature: Some(0.0),
@@ -192,48 +289,56 @@ fn itself<'a>(answerer: &'a Answerer, args: &'a Args, source: &str, target: &str
         Ok(answerer.answer(&questions, &settings, &mut |_| {})?.into_iter().map(|a| a.0).collect())
     };
     let model = args.model.as_deref().unwrap_or_default();
-    Engine::Sentences(Box::new(SelfTranslator::new(Box::new(ask), model, source, target)))
+    SelfTranslator::new(Box::new(ask), model, source, target)
 }
 
-fn translate_rows(engine: &mut Engine, rows: &mut [Row], source: &str, target: &str) -> Result<()> {
-    let translated: Vec<Translation> = match engine {
-        Engine::Rows(file) => rows
+fn from_file(file: &FileTranslator, row: &Row) -> Result<Translation> {
+    let t = file.get(&row.id)?.clone();
+    Ok(Translation {
+        instruction: t.instruction,
+        input: t.input,
+        answer: t.answer,
+        output: t.output,
+        engine: file.name().into(),
+        ..Default::default()
+    })
+}
+
+/// The sides of each row, put together again.
+fn from_sentences(
+    rows: &[Row],
+    translated: &[String],
+    scores: &[f64],
+    engine: &str,
+) -> Result<Vec<Translation>> {
+    let texts: Vec<&str> = rows.iter().flat_map(sides).map(|(_, text)| text).collect();
+    let out = put_together(&texts, engine, translated, scores)?;
+    let one = |side: &[TranslatedText]| Translation {
+        instruction: side[0].text.clone(),
+        input: side[1].text.clone(),
+        answer: side[2].text.clone(),
+        output: side[3].text.clone(),
+        engine: engine.into(),
+        scores: ["instruction", "input", "answer", "output"]
             .iter()
-            .map(|row| {
-                let t = file.get(&row.id)?;
-                Ok(Translation {
-                    instruction: t.instruction.clone(),
-                    input: t.input.clone(),
-                    answer: t.answer.clone(),
-                    output: t.output.clone(),
-                    engine: file.name().into(),
-                    ..Default::default()
-                })
-            })
-            .collect::<Result<_>>()?,
-        Engine::Sentences(translator) => {
-            let texts: Vec<&str> = rows.iter().flat_map(sides).map(|(_, text)| text).collect();
-            let out = translate_texts(translator.as_mut(), &texts)?;
-            let name = translator.name();
-            out.chunks_exact(4)
-                .map(|side| Translation {
-                    instruction: side[0].text.clone(),
-                    input: side[1].text.clone(),
-                    answer: side[2].text.clone(),
-                    output: side[3].text.clone(),
-                    engine: name.clone(),
-                    scores: ["instruction", "input", "answer", "output"]
-                        .iter()
-                        .zip(side)
-                        .filter(|(_, text)| !text.scores.is_empty())
-                        .map(|(name, text)| (name.to_string(), text.scores.clone()))
-                        .collect(),
-                    ..Default::default()
-                })
-                .collect()
+            .zip(side)
+            .filter(|(_, text)| !text.scores.is_empty())
+            .map(|(name, text)| (name.to_string(), text.scores.clone()))
+            .collect(),
+        ..Default::default()
+    };
+    Ok(out.chunks_exact(4).map(one).collect())
+}
+
+/// Gives each row its translation, with the alarms that it raises.
+fn insert(rows: &mut [Row], made: Made, source: &str, target: &str) -> Result<()> {
+    let translations = match made {
+        Made::Rows(translations) => translations,
+        Made::Sentences { translated, scores, engine } => {
+            from_sentences(rows, &translated, &scores, &engine)?
         }
     };
-    for (row, mut t) in rows.iter_mut().zip(translated) {
+    for (row, mut t) in rows.iter_mut().zip(translations) {
         for ((side, text), other) in sides(row).iter().zip([&t.instruction, &t.input, &t.answer, &t.output]) {
             let alarms = translation_alarms(text, other, source, target);
             if !alarms.is_empty() {

@@ -30,6 +30,11 @@ pub struct Search {
 }
 
 impl Search {
+    /// Tokens of each running hypothesis before its last: what its region of the cache holds before the next step.
+    pub fn length(&self) -> usize {
+        self.running.first().map_or(0, |h| h.tokens.len() - 1)
+    }
+
     /// Begins with the start token.
     pub fn new(start: u32, regions: Vec<usize>) -> Search {
         let first = Hypothesis { tokens: vec![start], score: 0.0, region: regions[0] };

@@ -179,6 +179,8 @@ pub struct BeamParams {
     pub no_repeat_ngram_size: usize,
     /// Tokens at most, with the start token and the end token.
     pub max_length: usize,
+    /// The last token of a hypothesis that reaches `max_length`, whatever the model thinks (`forced_eos_token_id`).
+    pub forced_eos: Option<u32>,
 }
 
 impl Default for BeamParams {
@@ -189,6 +191,7 @@ impl Default for BeamParams {
             early_stopping: EarlyStopping::Heuristic,
             no_repeat_ngram_size: 0,
             max_length: 200,
+            forced_eos: None,
         }
     }
 }
@@ -201,9 +204,22 @@ impl BeamParams {
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let json: Value =
             serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
+        let token = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
         let number = |key: &str, default: usize| json[key].as_u64().map_or(default, |x| x as usize);
         let default = BeamParams::default();
+        let forced_eos = match &json["forced_eos_token_id"] {
+            Value::Null => None,
+            Value::Array(ids) if ids.len() == 1 => token(&ids[0]),
+            other => token(other),
+        };
+        ensure!(
+            forced_eos.is_some() || json["forced_eos_token_id"].is_null(),
+            "{}: forced_eos_token_id is {}: the id of one token was expected",
+            path.display(),
+            json["forced_eos_token_id"]
+        );
         Ok(BeamParams {
+            forced_eos,
             num_beams: number("num_beams", default.num_beams),
             length_penalty: json["length_penalty"].as_f64().map_or(default.length_penalty, |x| x as f32),
             early_stopping: match &json["early_stopping"] {
@@ -224,6 +240,12 @@ impl BeamParams {
             (1..=MAX_BEAMS).contains(&self.num_beams) && 2 * self.num_beams <= config.vocab_size,
             "num-beams is {}; 1 to {MAX_BEAMS} can be searched",
             self.num_beams
+        );
+        ensure!(
+            self.forced_eos.is_none_or(|id| (id as usize) < config.vocab_size),
+            "forced_eos_token_id {:?} is beyond the vocabulary of {}",
+            self.forced_eos,
+            config.vocab_size
         );
         ensure!(self.length_penalty.is_finite(), "length-penalty is {}", self.length_penalty);
         ensure!(

@@ -35,7 +35,7 @@ pub struct StepRow {
     pub region: usize,
     /// Tokens of the row before this one: its position.
     pub length: usize,
-    /// First token and number of tokens of its source sentence among those encoded.
+    /// First slot and number of tokens of its source sentence, as it was encoded.
     pub source: (usize, usize),
 }
 
@@ -49,9 +49,10 @@ pub struct Runner<'m> {
     a: Buffers,
     /// Each decoder layer's own keys and values.
     cache: Vec<KeyValues>,
-    /// Each decoder layer's keys and values of the encoder's states.
+    /// Each decoder layer's keys and values of the encoder's states, by slot.
     cross: Vec<KeyValues>,
-    encoded: usize,
+    /// Slots for source tokens.
+    slots: usize,
 }
 
 struct Buffers {
@@ -76,7 +77,7 @@ struct Buffers {
 }
 
 impl<'m> Runner<'m> {
-    /// For up to `tokens` source tokens at once, and decoder steps over up to `regions` hypotheses of up to `positions` tokens.
+    /// With slots for `tokens` source tokens, for decoder steps over up to `regions` hypotheses of up to `positions` tokens.
     pub fn new(model: &'m M2m100, tokens: usize, regions: usize, positions: usize) -> Result<Runner<'m>> {
         let config = &model.config;
         ensure!(
@@ -121,14 +122,16 @@ impl<'m> Runner<'m> {
         .with_context(|| {
             format!("room for {tokens} source tokens and {regions} hypotheses of {positions}")
         })?;
-        Ok(Runner { model, rows: n, positions, a, cache, cross, encoded: 0 })
+        Ok(Runner { model, rows: n, positions, a, cache, cross, slots: tokens })
     }
 
-    /// Encodes `sentences` and keeps the decoder's keys and values of them; returns the encoder's states (N, C), sentences back to back.
-    pub fn encode(&mut self, sentences: &[&[u32]]) -> Result<Tensor> {
+    /// Encodes `sentences`; the decoder's keys and values of each go to the slots from its number in `starts` on, in the place of what was
+    /// there. Returns the encoder's states (N, C), sentences back to back.
+    pub fn encode(&mut self, sentences: &[&[u32]], starts: &[usize]) -> Result<Tensor> {
         let n: usize = sentences.iter().map(|s| s.len()).sum();
-        let room = self.rows.min(self.cross.first().map_or(0, |c| c.0.shape()[0]));
-        ensure!(n > 0 && n <= room, "{n} source tokens in one call; there is room for {room}");
+        ensure!(n > 0 && n <= self.slots, "{n} source tokens in one call; there are {} slots", self.slots);
+        let fits = sentences.iter().zip(starts).all(|(s, start)| start + s.len() <= self.slots);
+        ensure!(sentences.len() == starts.len() && fits, "{starts:?} are no places for the source sentences");
         let most = self.model.config.max_position_embeddings;
         let longest = sentences.iter().map(|s| s.len()).max().unwrap_or(0);
         ensure!(longest <= most, "a source sentence has {longest} tokens, the model takes {most}");
@@ -155,12 +158,17 @@ impl<'m> Runner<'m> {
             self.feed_forward(n, &layer.feed_forward)?;
         }
         let states = self.normed(n, &model.encoder_norm)?;
-        for (layer, (keys, values)) in model.decoder.iter().zip(&self.cross) {
+        let to = sentences.iter().zip(starts).flat_map(|(s, &start)| start..start + s.len());
+        let mut slots = self.a.slots.rows(0..n)?;
+        slots.write_u32(&to.map(|slot| slot as u32).collect::<Vec<_>>())?;
+        let (mut k, mut v) = (self.a.k.rows(0..n)?, self.a.v.rows(0..n)?);
+        for (layer, (keys, values)) in model.decoder.iter().zip(&mut self.cross) {
             let w = cross_attention(layer)?;
-            project(&mut keys.rows(0..n)?, &states, &w.k_proj)?;
-            project(&mut values.rows(0..n)?, &states, &w.v_proj)?;
+            project(&mut k, &states, &w.k_proj)?;
+            project(&mut v, &states, &w.v_proj)?;
+            scatter_rows(keys, &k, &slots)?;
+            scatter_rows(values, &v, &slots)?;
         }
-        self.encoded = n;
         Ok(states)
     }
 
@@ -168,10 +176,10 @@ impl<'m> Runner<'m> {
     pub fn step(&mut self, rows: &[StepRow]) -> Result<Tensor> {
         let n = rows.len();
         ensure!(n > 0 && n <= self.rows, "{n} rows in one step; there is room for {}", self.rows);
-        let fits = |r: &StepRow| r.length < self.positions && r.source.0 + r.source.1 <= self.encoded;
+        let fits = |r: &StepRow| r.length < self.positions && r.source.0 + r.source.1 <= self.slots;
         ensure!(
             rows.iter().all(fits),
-            "a row leaves its region or the encoded sentences: {:?}",
+            "a row leaves its region or the source slots: {:?}",
             rows.iter().find(|r| !fits(r))
         );
         let first = self.model.config.pad_token_id + 1;
@@ -203,17 +211,16 @@ impl<'m> Runner<'m> {
         linear_forward(logits, states, &self.model.shared, None)
     }
 
-    /// Copies the first `length` positions of regions of the cache: (from, to) pairs, in which no region occurs on both sides.
-    pub fn copy_regions(&mut self, moves: &[(usize, usize)], length: usize) -> Result<()> {
-        let slots = |side: &dyn Fn(&(usize, usize)) -> usize, part: &[(usize, usize)]| -> Vec<u32> {
-            let first = |m: &(usize, usize)| side(m) * self.positions;
-            part.iter().flat_map(|m| first(m)..first(m) + length).map(|s| s as u32).collect()
-        };
-        for part in moves.chunks((self.rows / length.max(1)).max(1)) {
-            let n = part.len() * length;
+    /// Copies the first positions of regions of the cache: (from, to, positions), in which no region occurs on both sides.
+    pub fn copy_regions(&mut self, moves: &[(usize, usize, usize)]) -> Result<()> {
+        let at = |region: usize, i: usize| (region * self.positions + i) as u32;
+        let slots: Vec<(u32, u32)> =
+            moves.iter().flat_map(|&(from, to, n)| (0..n).map(move |i| (at(from, i), at(to, i)))).collect();
+        for part in slots.chunks(self.rows) {
+            let n = part.len();
             let (mut from, mut to) = (self.a.starts.rows(0..n)?, self.a.slots.rows(0..n)?);
-            from.write_u32(&slots(&|m| m.0, part))?;
-            to.write_u32(&slots(&|m| m.1, part))?;
+            from.write_u32(&part.iter().map(|p| p.0).collect::<Vec<_>>())?;
+            to.write_u32(&part.iter().map(|p| p.1).collect::<Vec<_>>())?;
             let mut between = self.a.att.rows(0..n)?;
             for (keys, values) in &mut self.cache {
                 for cache in [keys, values] {

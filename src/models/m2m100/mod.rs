@@ -4,6 +4,7 @@ mod beam;
 pub mod config;
 mod forward;
 mod generate;
+mod slots;
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
 //! PyTorch's pickled checkpoints written as safetensors, tensor by tensor: bytes go from the mapped file to the new one, whatever the size.
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fs::File,
     io::{BufWriter, Write},
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     pickle::{self, PickledTensor},
-    safetensors::gather,
+    safetensors::{gather, narrow},
 };
 use crate::data::{manifest::write_atomic, map::map_path};
 
@@ -28,10 +29,12 @@ pub struct Converted {
     pub aliases: Vec<(String, String)>,
     /// Buffers left out: integers, masks.
     pub left_out: Vec<String>,
+    /// Tensors of 64-bit floats, written with 32 bits.
+    pub narrowed: Vec<String>,
 }
 
 /// Writes `DIR/model.safetensors` from one pickle, or one shard for each of several and their index; `wanted` chooses by name. Numbers
-/// keep their type, so that nothing is rounded.
+/// keep their type, so that nothing is rounded; only 64-bit floats, which no model computes with, become 32-bit ones.
 pub fn pickles_to_safetensors(
     files: &[PathBuf],
     dir: &Path,
@@ -71,7 +74,7 @@ fn select(
     let mut first: HashMap<(usize, usize, Vec<usize>, Option<Vec<usize>>), String> = HashMap::new();
     let mut out = vec![];
     for t in all {
-        if !matches!(t.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) || !wanted(&t.name) {
+        if !matches!(t.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) || !wanted(&t.name) {
             done.left_out.push(t.name);
             continue;
         }
@@ -80,6 +83,9 @@ fn select(
             Some(other) => done.aliases.push((t.name, other.clone())),
             None => {
                 first.insert(place, t.name.clone());
+                if t.dtype == Dtype::F64 {
+                    done.narrowed.push(t.name.clone());
+                }
                 out.push(t);
             }
         }
@@ -87,8 +93,13 @@ fn select(
     out
 }
 
+/// The type that a tensor is written with.
+fn written(t: &PickledTensor) -> Dtype {
+    if t.dtype == Dtype::F64 { Dtype::F32 } else { t.dtype }
+}
+
 fn size(t: &PickledTensor) -> usize {
-    t.shape.iter().product::<usize>() * t.dtype.bitsize() / 8
+    t.shape.iter().product::<usize>() * written(t).bitsize() / 8
 }
 
 fn write(path: &Path, map: &Mmap, tensors: &[PickledTensor], aliases: &[(String, String)]) -> Result<()> {
@@ -100,7 +111,7 @@ fn write(path: &Path, map: &Mmap, tensors: &[PickledTensor], aliases: &[(String,
     let mut offset = 0;
     for t in tensors {
         let end = offset + size(t);
-        let entry = json!({"dtype": t.dtype, "shape": t.shape, "data_offsets": [offset, end]});
+        let entry = json!({"dtype": written(t), "shape": t.shape, "data_offsets": [offset, end]});
         ensure!(header.insert(t.name.clone(), entry).is_none(), "two tensors are called {}", t.name);
         offset = end;
     }
@@ -112,12 +123,14 @@ fn write(path: &Path, map: &Mmap, tensors: &[PickledTensor], aliases: &[(String,
     out.write_all(header.as_bytes()).with_context(context)?;
     for t in tensors {
         let bytes = map.get(t.offset..t.offset + t.bytes).context("a tensor leaves the file")?;
-        match &t.strides {
-            None => out.write_all(bytes).with_context(context)?,
-            Some(strides) => {
-                out.write_all(&gather(bytes, &t.shape, strides, t.dtype)).with_context(context)?
-            }
+        let mut bytes = match &t.strides {
+            None => Cow::Borrowed(bytes),
+            Some(strides) => gather(bytes, &t.shape, strides, t.dtype).into(),
+        };
+        if t.dtype == Dtype::F64 {
+            bytes = narrow(&bytes).with_context(|| format!("tensor {}", t.name))?.into();
         }
+        out.write_all(&bytes).with_context(context)?;
     }
     out.into_inner().map_err(|e| e.into_error()).and_then(|f| f.sync_all()).with_context(context)
 }

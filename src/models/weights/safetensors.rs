@@ -1,5 +1,6 @@
 //! Hugging Face checkpoints: safetensors or PyTorch's pickles, one file or shards with an index; mapped, never read whole.
 use std::{
+    borrow::Cow,
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
@@ -146,21 +147,21 @@ impl Checkpoint {
             path.display(),
             entry.shape
         );
-        let bytes = &map[entry.offset..entry.offset + entry.bytes];
+        let mut bytes = Cow::Borrowed(&map[entry.offset..entry.offset + entry.bytes]);
+        let (mut from, mut in_place) = (entry.dtype, true);
         if let Some(strides) = &entry.strides {
-            let dense = gather(bytes, &entry.shape, strides, entry.dtype);
-            let mut out = Tensor::zeros(name, dtype, dims)?;
-            convert(&mut out, entry.dtype, &dense)
-                .with_context(|| format!("{}: tensor {name}", path.display()))?;
-            return Ok(out);
+            (bytes, in_place) = (gather(&bytes, &entry.shape, strides, from).into(), false);
         }
-        let same = matches!((entry.dtype, dtype), (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16));
-        if same && (bytes.as_ptr() as usize).is_multiple_of(dtype.bytes()) {
+        if from == Dtype::F64 {
+            let narrow = narrow(&bytes).with_context(|| format!("{}: tensor {name}", path.display()))?;
+            (bytes, from, in_place) = (narrow.into(), Dtype::F32, false);
+        }
+        let same = matches!((from, dtype), (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16));
+        if same && in_place && (bytes.as_ptr() as usize).is_multiple_of(dtype.bytes()) {
             return Tensor::mapped(name, map.clone(), entry.offset, dtype, dims);
         }
         let mut out = Tensor::zeros(name, dtype, dims)?;
-        convert(&mut out, entry.dtype, bytes)
-            .with_context(|| format!("{}: tensor {name}", path.display()))?;
+        convert(&mut out, from, &bytes).with_context(|| format!("{}: tensor {name}", path.display()))?;
         Ok(out)
     }
 }
@@ -203,6 +204,21 @@ pub(super) fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], dtype: Dt
     out
 }
 
+/// 64-bit floats as 32-bit ones, rounded to nearest.
+pub(super) fn narrow(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(bytes.len() / 2);
+    for b in bytes.chunks_exact(8) {
+        let wide = f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+        let x = wide as f32;
+        ensure!(
+            x.is_finite() || !wide.is_finite(),
+            "{wide:e}, a 64-bit float, is beyond what 32 bits can hold"
+        );
+        out.extend(x.to_le_bytes());
+    }
+    Ok(out)
+}
+
 const BLOCK: usize = 1 << 16;
 
 /// out = bytes, element by element through f32.
@@ -211,7 +227,7 @@ fn convert(out: &mut Tensor, from: Dtype, bytes: &[u8]) -> Result<()> {
         Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
         Dtype::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
         Dtype::BF16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        other => return Err(anyhow!("element type {other:?} is not supported (F32, F16, BF16 are)")),
+        other => return Err(anyhow!("element type {other:?} is not supported (F64, F32, F16, BF16 are)")),
     };
     let size = if from == Dtype::F32 { 4 } else { 2 };
     ensure!(bytes.len() == out.len() * size, "{} bytes for {} elements", bytes.len(), out.len());

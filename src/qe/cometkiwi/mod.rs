@@ -5,14 +5,16 @@
 //! between them. No sigmoid and no bounds: scores can leave 0..1. A pair's score does not depend on the pairs beside it.
 pub mod hparams;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, ensure};
-use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use self::hparams::Hparams;
-use super::Scorer;
+use super::{Encoded, PairEncoder, Scorer, encode_all};
 use crate::{
     data::tokenizer::Tokenizer,
     device::Device,
@@ -90,6 +92,10 @@ impl Files {
         Ok(Files { encoder, hparams, pickle: Some(pickle), tokenizer: source, dir })
     }
 
+    fn config(&self) -> Result<Config> {
+        Config::from_value(self.encoder.clone()).context("the encoder's config.json")
+    }
+
     /// The config.json of a converted directory.
     pub fn converted_config(&self) -> Value {
         json!({"model_type": MODEL_TYPE, "encoder": self.encoder, "hparams": self.hparams})
@@ -105,12 +111,58 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
 }
 
+/// Tokenizer and limits of a model.
+pub struct KiwiText {
+    tokenizer: Tokenizer,
+    /// Tokens of a pair at most.
+    longest: usize,
+    bos: u32,
+    eos: u32,
+    pad: u32,
+}
+
+impl KiwiText {
+    /// Reads the tokenizer of `files`.
+    pub fn load(files: &Files) -> Result<KiwiText> {
+        let config = files.config()?;
+        let tokenizer = Tokenizer::load(&files.tokenizer).context(WHAT_IS_NEEDED)?;
+        ensure!(
+            tokenizer.vocab_size() <= config.vocab_size,
+            "the tokenizer has {} tokens, the encoder {}: do they belong together?",
+            tokenizer.vocab_size(),
+            config.vocab_size
+        );
+        let (bos, eos, pad) = (config.bos_token_id, config.eos_token_id, config.pad_token_id);
+        Ok(KiwiText { tokenizer, longest: config.max_tokens(), bos, eos, pad })
+    }
+}
+
+impl PairEncoder for KiwiText {
+    /// `<s> translation </s></s> source </s>`, as unbabel-comet makes it: either side is cut to what is left of the positions less 2 with
+    /// its own `<s>` and `</s>`, then the whole to the positions. The text of special tokens counts as such, and padding is dropped.
+    fn encode(&self, source: &str, translation: &str) -> Result<Encoded> {
+        let mut cut = false;
+        let mut side = |text: &str| -> Result<Vec<u32>> {
+            let mut ids = self.tokenizer.encode_with_special(text)?;
+            cut |= ids.len() > self.longest.saturating_sub(4);
+            ids.truncate(self.longest.saturating_sub(4));
+            ids.retain(|&id| id != self.pad);
+            Ok(ids)
+        };
+        let (bos, eos) = (self.bos, self.eos);
+        let mut ids = [&[bos], &side(translation)?[..], &[eos, eos], &side(source)?[..], &[eos]].concat();
+        cut |= ids.len() > self.longest;
+        ids.truncate(self.longest);
+        Ok(Encoded { ids: vec![ids], cut })
+    }
+}
+
 /// The scorer.
 pub struct CometKiwi {
     name: String,
     model: XlmRoberta,
     encoder: Encoder,
-    tokenizer: Tokenizer,
+    text: Arc<KiwiText>,
     /// Of each hidden state, gamma included.
     layer_weights: Vec<f32>,
     estimator: Vec<Linear>,
@@ -121,8 +173,18 @@ pub struct CometKiwi {
 impl CometKiwi {
     /// Loads `files` with matrices as `dtype` onto `device`; `batch_tokens` are encoded at once.
     pub fn load(files: &Files, dtype: DType, device: &Device, batch_tokens: usize) -> Result<CometKiwi> {
-        let hparams = Hparams::from_value(&files.hparams)?;
-        let config = Config::from_value(files.encoder.clone()).context("the encoder's config.json")?;
+        CometKiwi::with_text(files, Arc::new(KiwiText::load(files)?), dtype, device, batch_tokens)
+    }
+
+    /// As [`CometKiwi::load`], where the texts' part is loaded already.
+    pub fn with_text(
+        files: &Files,
+        text: Arc<KiwiText>,
+        dtype: DType,
+        device: &Device,
+        batch_tokens: usize,
+    ) -> Result<CometKiwi> {
+        let (hparams, config) = (Hparams::from_value(&files.hparams)?, files.config()?);
         let checkpoint = match &files.pickle {
             Some(path) => Checkpoint::open_file(path)?,
             None => Checkpoint::open(&files.dir)?,
@@ -153,43 +215,16 @@ impl CometKiwi {
                 (model.to_device(device)?, estimator.iter().map(put).collect::<Result<_>>()?)
             }
         };
-        let tokenizer = Tokenizer::load(&files.tokenizer).context(WHAT_IS_NEEDED)?;
-        ensure!(
-            tokenizer.vocab_size() <= model.config.vocab_size,
-            "the tokenizer has {} tokens, the encoder {}: do they belong together?",
-            tokenizer.vocab_size(),
-            model.config.vocab_size
-        );
         let batch_tokens = batch_tokens.max(model.config.max_tokens());
         let encoder = Encoder::new(&model, batch_tokens, LastLayer::First)?;
         let name = files.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let name = format!("cometkiwi {name}");
-        Ok(CometKiwi { name, model, encoder, tokenizer, layer_weights, estimator, batch_tokens, cut: 0 })
+        Ok(CometKiwi { name, model, encoder, text, layer_weights, estimator, batch_tokens, cut: 0 })
     }
 
-    /// `<s> translation </s></s> source </s>`, as unbabel-comet makes it: either side is cut to what is left of the positions less 2 with
-    /// its own `<s>` and `</s>`, then the whole to the positions. The text of special tokens counts as such, and padding is dropped.
+    /// The ids that the encoder reads of a pair.
     pub fn token_ids(&self, source: &str, translation: &str) -> Result<Vec<u32>> {
-        Ok(self.encode(source, translation)?.0)
-    }
-
-    /// The ids, and whether anything was cut off.
-    fn encode(&self, source: &str, translation: &str) -> Result<(Vec<u32>, bool)> {
-        let c = &self.model.config;
-        let longest = c.max_tokens();
-        let mut cut = false;
-        let mut side = |text: &str| -> Result<Vec<u32>> {
-            let mut ids = self.tokenizer.encode_with_special(text)?;
-            cut |= ids.len() > longest.saturating_sub(4);
-            ids.truncate(longest.saturating_sub(4));
-            ids.retain(|&id| id != c.pad_token_id);
-            Ok(ids)
-        };
-        let (bos, eos) = (c.bos_token_id, c.eos_token_id);
-        let mut ids = [&[bos], &side(translation)?[..], &[eos, eos], &side(source)?[..], &[eos]].concat();
-        cut |= ids.len() > longest;
-        ids.truncate(longest);
-        Ok((ids, cut))
+        Ok(self.text.encode(source, translation)?.ids.concat())
     }
 
     /// The scores of pairs that are token ids.
@@ -265,11 +300,13 @@ impl Scorer for CometKiwi {
     }
 
     fn score(&mut self, pairs: &[(String, String)]) -> Result<Vec<f64>> {
-        let this = &*self;
-        let encoded: Vec<(Vec<u32>, bool)> =
-            pairs.par_iter().map(|(source, mt)| this.encode(source, mt)).collect::<Result<_>>()?;
-        self.cut += encoded.iter().filter(|e| e.1).count();
-        let ids: Vec<&[u32]> = encoded.iter().map(|e| e.0.as_slice()).collect();
+        let encoded = encode_all(&*self.text, pairs)?;
+        self.score_encoded(pairs, &encoded)
+    }
+
+    fn score_encoded(&mut self, pairs: &[(String, String)], encoded: &[Encoded]) -> Result<Vec<f64>> {
+        self.cut += encoded.iter().filter(|e| e.cut).count();
+        let ids: Vec<&[u32]> = encoded.iter().flat_map(|e| &e.ids).map(Vec::as_slice).collect();
         let scores = self.score_ids(&ids)?;
         if let Some(i) = scores.iter().position(|s| !s.is_finite()) {
             anyhow::bail!(

@@ -1,0 +1,271 @@
+//! The chunks of a shard in a pipeline of three threads: one reads and prepares, the caller's computes, one finishes and appends.
+//!
+//! Chunks stay in order, so that the file has the same bytes as without the pipeline; the queues between the threads hold one chunk each,
+//! so that memory stays bounded. Whichever part fails, all rows before the failing chunk are written first.
+use std::{
+    ops::Range,
+    panic::resume_unwind,
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::{self, ScopedJoinHandle},
+};
+
+use anyhow::{Result, bail, ensure};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::rows::interrupted;
+use crate::data::row_shard::{RowShard, ShardWriter};
+
+/// A stage's work on a chunk of rows `I`, in three parts that run at the same time, each on another chunk.
+pub struct Parts<'a, I, P, C, O> {
+    /// On a thread of its own, what needs no model: tokenising.
+    pub prepare: &'a (dyn Fn(Vec<I>) -> Result<P> + Sync),
+    /// On the calling thread, where the model is.
+    pub compute: &'a mut dyn FnMut(P) -> Result<C>,
+    /// On a third thread: as many rows as came in, in their order.
+    pub finish: &'a (dyn Fn(C) -> Result<Vec<O>> + Sync),
+}
+
+/// Rows of the shard, and what a part made of them.
+type Chunk<T> = (Range<usize>, Result<T>);
+
+/// Appends what `parts` make of the rows of `shard` to `writer`, from the row on that the writer has reached.
+pub fn map_chunks<I: DeserializeOwned, P: Send, C: Send, O: Serialize>(
+    stage: &str,
+    shard: &RowShard,
+    mut writer: ShardWriter,
+    chunk: usize,
+    parts: &mut Parts<I, P, C, O>,
+) -> Result<ShardWriter> {
+    let (first, prepare, finish) = (writer.len(), parts.prepare, parts.finish);
+    let about = |rows: &Range<usize>| {
+        format!("{stage}: rows {}..{} of {}", rows.start, rows.end, shard.path().display())
+    };
+    thread::scope(|scope| {
+        let (to_compute, prepared) = sync_channel(1);
+        let (to_write, computed) = sync_channel(1);
+        let reading = scope.spawn(move || read(shard, first, chunk, prepare, &to_compute));
+        let writing = scope.spawn(move || -> Result<ShardWriter> {
+            for (rows, computed) in computed {
+                let out = finish(computed).map_err(|e| e.context(about(&rows)))?;
+                ensure!(out.len() == rows.len(), "stage {stage} gave {} rows for {}", out.len(), rows.len());
+                out.iter().try_for_each(|row| writer.push(row))?;
+                writer.flush()?;
+            }
+            Ok(writer)
+        });
+        // Whoever ends first closes its channels, upon which the others end too.
+        let result = compute(shard, prepared, to_write, parts.compute, &about);
+        let writer = join(writing);
+        join(reading);
+        // The writer's rows are the earlier ones.
+        let writer = writer?;
+        result.map(|()| writer)
+    })
+}
+
+fn read<I: DeserializeOwned, P>(
+    shard: &RowShard,
+    first: usize,
+    chunk: usize,
+    prepare: &dyn Fn(Vec<I>) -> Result<P>,
+    to: &SyncSender<Chunk<P>>,
+) {
+    for start in (first..shard.len()).step_by(chunk) {
+        let rows = start..shard.len().min(start + chunk);
+        let prepared = rows.clone().map(|i| shard.get(i)).collect::<Result<Vec<I>>>().and_then(prepare);
+        let failed = prepared.is_err();
+        if to.send((rows, prepared)).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn compute<P, C>(
+    shard: &RowShard,
+    from: Receiver<Chunk<P>>,
+    to: SyncSender<(Range<usize>, C)>,
+    f: &mut dyn FnMut(P) -> Result<C>,
+    about: &dyn Fn(&Range<usize>) -> String,
+) -> Result<()> {
+    for (rows, prepared) in from {
+        if interrupted() {
+            bail!(
+                "stopped at row {} of {} in {}: the same command goes on from there",
+                rows.start,
+                shard.len(),
+                shard.name()
+            );
+        }
+        let computed = prepared.and_then(&mut *f).map_err(|e| e.context(about(&rows)))?;
+        if to.send((rows, computed)).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What the thread returned; its panic goes on here.
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// What several threads need: made by the first to ask, and only if one does.
+pub struct Shared<'a, T> {
+    make: Box<dyn Fn() -> Result<T> + Sync + 'a>,
+    made: Mutex<Option<Arc<T>>>,
+}
+
+impl<'a, T> Shared<'a, T> {
+    /// By `make`.
+    pub fn new(make: impl Fn() -> Result<T> + Sync + 'a) -> Shared<'a, T> {
+        Shared { make: Box::new(make), made: Mutex::new(None) }
+    }
+
+    /// It, or why it could not be made.
+    pub fn get(&self) -> Result<Arc<T>> {
+        // A panic while making it leaves nothing behind.
+        let mut made = self.made.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(made) = &*made {
+            return Ok(made.clone());
+        }
+        Ok(made.insert(Arc::new((self.make)()?)).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc::channel, time::Duration};
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn shard(dir: &std::path::Path, rows: usize) -> RowShard {
+        let path = dir.join("in.jsonl");
+        std::fs::write(&path, (0..rows).map(|i| format!("{{\"i\":{i}}}\n")).collect::<String>()).unwrap();
+        RowShard::open(&path).unwrap()
+    }
+
+    fn writer(dir: &std::path::Path) -> ShardWriter {
+        ShardWriter::open_or_resume(&dir.join("rows-00000.jsonl"), 1).unwrap().0
+    }
+
+    fn numbers(rows: &[Value]) -> Vec<u64> {
+        rows.iter().map(|r| r["i"].as_u64().unwrap()).collect()
+    }
+
+    /// Every part waits, for its first chunk, until the part before it has begun the next one: without overlap this would never end.
+    #[test]
+    fn three_chunks_are_at_work_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (preparing, computing) = (channel::<()>(), channel::<()>());
+        let (prepares, computes) = (Mutex::new(preparing.0), computing.0);
+        let (prepare_seen, compute_seen) = (preparing.1, Mutex::new(computing.1));
+        let wait = Duration::from_secs(60);
+        let out = map_chunks(
+            "test",
+            &shard(dir.path(), 6),
+            writer(dir.path()),
+            2,
+            &mut Parts {
+                prepare: &|rows: Vec<Value>| {
+                    if numbers(&rows) == [2, 3] {
+                        prepares.lock().unwrap().send(()).unwrap();
+                    }
+                    Ok(numbers(&rows))
+                },
+                compute: &mut |rows: Vec<u64>| {
+                    match rows[0] {
+                        0 => prepare_seen.recv_timeout(wait).unwrap(),
+                        2 => computes.send(()).unwrap(),
+                        _ => {}
+                    }
+                    Ok(rows)
+                },
+                finish: &|rows: Vec<u64>| {
+                    if rows[0] == 0 {
+                        compute_seen.lock().unwrap().recv_timeout(wait).unwrap();
+                    }
+                    Ok(rows.iter().map(|i| json!({"j": i})).collect())
+                },
+            },
+        )
+        .unwrap();
+        out.finish().unwrap();
+        let text = std::fs::read_to_string(dir.path().join("rows-00000.jsonl")).unwrap();
+        assert_eq!(text, (0..6).map(|i| format!("{{\"j\":{i}}}\n")).collect::<String>());
+    }
+
+    /// Whichever part fails at row 4, the rows before its chunk are there and the error says which rows; then it goes on to the same bytes.
+    #[test]
+    fn a_failure_in_any_part_keeps_the_rows_before_it_and_names_the_chunk() {
+        for part in ["prepare", "compute", "finish", "count"] {
+            let dir = tempfile::tempdir().unwrap();
+            let rows = shard(dir.path(), 9);
+            let run = |failing: &str| {
+                let may_fail = |name: &str, rows: Vec<Value>| -> Result<Vec<Value>> {
+                    ensure!(name != failing || numbers(&rows)[0] != 4, "{name} failed");
+                    Ok(rows)
+                };
+                map_chunks(
+                    "test",
+                    &rows,
+                    writer(dir.path()),
+                    2,
+                    &mut Parts {
+                        prepare: &|rows| may_fail("prepare", rows),
+                        compute: &mut |rows| may_fail("compute", rows),
+                        finish: &|rows: Vec<Value>| {
+                            let keep =
+                                if failing == "count" && numbers(&rows)[0] == 4 { 1 } else { rows.len() };
+                            Ok(may_fail("finish", rows)?.into_iter().take(keep).collect::<Vec<_>>())
+                        },
+                    },
+                )
+            };
+            let error = format!("{:#}", run(part).err().unwrap());
+            let named = if part == "count" { "gave 1 rows for 2".into() } else { format!("{part} failed") };
+            assert!(error.contains(&named), "{error}");
+            assert!(part == "count" || error.contains("rows 4..6 of"), "{error}");
+            assert_eq!(writer(dir.path()).len(), 4, "{part}");
+            run("").unwrap().finish().unwrap();
+            let text = std::fs::read_to_string(dir.path().join("rows-00000.jsonl")).unwrap();
+            assert_eq!(text, std::fs::read_to_string(dir.path().join("in.jsonl")).unwrap(), "{part}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "in a part")]
+    fn a_panic_in_a_part_comes_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let _ = map_chunks(
+            "test",
+            &shard(dir.path(), 4),
+            writer(dir.path()),
+            1,
+            &mut Parts {
+                prepare: &|rows: Vec<Value>| Ok(rows),
+                compute: &mut |rows: Vec<Value>| Ok(rows),
+                finish: &|rows: Vec<Value>| {
+                    if numbers(&rows) == [2] { panic!("in a part") } else { Ok(rows) }
+                },
+            },
+        );
+    }
+
+    #[test]
+    fn shared_things_are_made_once_and_a_failure_is_told_again() {
+        let count = Mutex::new(0);
+        let shared = Shared::new(|| {
+            *count.lock().unwrap() += 1;
+            ensure!(*count.lock().unwrap() > 1, "not yet");
+            Ok(7)
+        });
+        assert!(shared.get().is_err());
+        assert_eq!((*shared.get().unwrap(), *shared.get().unwrap()), (7, 7));
+        assert_eq!(*count.lock().unwrap(), 2);
+    }
+}
