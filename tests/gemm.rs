@@ -20,6 +20,7 @@ const SIZES: &[[usize; 3]] = &[
     [16, 330, 64],
     [100, 16, 70],
     [40, 90, 16],
+    [19, 70, 1700],
 ];
 
 fn operands([n, m, k]: [usize; 3], layout: Layout) -> (Tensor, Tensor) {
@@ -74,7 +75,13 @@ fn products_agree_with_the_naive_sum() {
 
 #[test]
 fn a_row_does_not_depend_on_its_batch() {
-    let (m, k) = (70, 321);
+    // Sums of the second length are cut.
+    for (m, k) in [(70, 321), (70, 2085)] {
+        row_in_batches(m, k);
+    }
+}
+
+fn row_in_batches(m: usize, k: usize) {
     let (a, w) = operands([300, m, k], Layout::NT);
     for w in [w.clone(), to_bf16(&w)] {
         let run = |rows: usize| {
@@ -86,8 +93,8 @@ fn a_row_does_not_depend_on_its_batch() {
             first
         };
         let alone = run(1);
-        for rows in [2, 3, 7, 8, 64, 65, 300] {
-            assert_eq!(alone, run(rows), "{:?} in a batch of {rows}", w.dtype());
+        for rows in [2, 3, 7, 8, 9, 10, 11, 64, 65, 300] {
+            assert_eq!(alone, run(rows), "{:?}, depth {k}, in a batch of {rows}", w.dtype());
         }
     }
 }

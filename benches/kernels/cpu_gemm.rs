@@ -1,4 +1,4 @@
-//! Matrix products of SmolLM2-135M's shapes on the CPU, beside the `gemm` crate in the same interleaved run.
+//! Matrix products of the shapes of SmolLM2-135M and of models 1024 wide (NLLB-600M, XLM-R large) on the CPU, beside the `gemm` crate in the same interleaved run.
 use std::time::Instant;
 
 use half::bf16;
@@ -70,6 +70,9 @@ pub fn run(filters: &[String]) {
         (Layout::NT, [1024, 1536, 576]),
         (Layout::NT, [1024, 576, 1536]),
         (Layout::NT, [256, 49152, 576]),
+        (Layout::NT, [512, 4096, 1024]),
+        (Layout::NT, [512, 1024, 4096]),
+        (Layout::NT, [96, 1024, 4096]),
         (Layout::NN, [1024, 576, 1536]),
         (Layout::NN, [1024, 1536, 576]),
         (Layout::NN, [256, 576, 49152]),

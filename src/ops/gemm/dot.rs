@@ -43,45 +43,55 @@ pub(super) struct DotBlock<'a> {
 
 /// Up to this many rows the weights are read from memory as one stream, one row after another, each once: four rows in turn, as the tile
 /// of many rows wants them, are four streams, which memory delivers more slowly (37 and 45 GB/s on a Zen 5 machine).
-const FEW_ROWS: usize = 8;
+pub(super) const FEW_ROWS: usize = 8;
 
 impl Kernel for DotBlock<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let (from, to) = (self.cols.start * self.k, self.cols.end * self.k);
         match self.w {
-            Weight::F32(w) => {
-                let w = &w[self.cols.start * self.k..];
-                if self.rows.len() <= FEW_ROWS { self.stream(s, w) } else { self.block(s, w) }
-            }
-            Weight::Bf16(w) => {
-                let w = &w[self.cols.start * self.k..self.cols.end * self.k];
-                if self.rows.len() <= FEW_ROWS {
-                    return self.stream(s, w);
-                }
+            Weight::F32(w) if self.rows.len() <= FEW_ROWS => self.stream(s, &w[from..to]),
+            Weight::Bf16(w) if self.rows.len() <= FEW_ROWS => self.stream(s, &w[from..to]),
+            Weight::F32(w) if self.k <= DEEP => self.block(s, &w[from..to]),
+            Weight::F32(w) => self.deep_block(s, &w[from..to]),
+            Weight::Bf16(w) if self.k <= DEEP => {
                 // Taken and put back, not lent to a closure: closures do not inherit the instruction set.
                 let mut wide = WIDE.take();
-                wide.resize(w.len(), 0.0);
-                widen(s, w, &mut wide);
+                wide.resize(to - from, 0.0);
+                widen(s, &w[from..to], &mut wide);
                 self.block(s, &wide[..]);
                 WIDE.set(wide);
             }
+            Weight::Bf16(w) => self.deep_block(s, &w[from..to]),
         }
     }
 }
 
-thread_local!(static WIDE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });
+/// Sums longer than this are cut: rows of many kilobytes, the more so of powers of two, push each other out of the caches (4096: 215 GFLOP/s in one
+/// piece, 285 in four, on 2 threads of Zen 5; at 1536 the two are level).
+pub(super) const DEEP: usize = 1536;
+/// The length of a cut.
+const DEPTH: usize = 1024;
+/// Columns of a task whose sums are cut: each packed row of `a` is used for all of them.
+pub(super) const DEEP_COLS: usize = 64;
+
+thread_local! {
+    static WIDE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PARTIAL: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
 
 /// out = w as f32
 #[inline(always)]
-fn widen<S: Simd>(s: S, w: &[bf16], out: &mut [f32]) {
+fn widen<S: Simd, W: Element>(s: S, w: &[W], out: &mut [f32]) {
     let whole = w.len() / S::LANES * S::LANES;
     for i in (0..whole).step_by(S::LANES) {
-        // SAFETY: i + LANES <= w.len() == out.len().
-        unsafe { s.store(out.as_mut_ptr().add(i), s.load_bf16(w.as_ptr().add(i))) }
+        // SAFETY: i + LANES <= w.len(), and out is as long.
+        unsafe { s.store(out.as_mut_ptr().add(i), W::load(s, w.as_ptr().add(i))) }
     }
     for i in whole..w.len() {
-        out[i] = w[i].to_f32();
+        out[i] = w[i].widen();
     }
 }
 
@@ -113,6 +123,19 @@ impl Element for bf16 {
     fn widen(self) -> f32 {
         f32::from_bits((self.to_bits() as u32) << 16)
     }
+}
+
+/// A cut of a block's long sums.
+struct Cut<'a> {
+    /// Rows of `a`, [`DEPTH`] apart.
+    left: &'a [f32],
+    /// Rows of `w`.
+    right: &'a [f32],
+    /// Lane sums of earlier cuts, a register for each element.
+    partial: &'a mut [f32],
+    first: usize,
+    depth: usize,
+    last: bool,
 }
 
 impl DotBlock<'_> {
@@ -172,6 +195,103 @@ impl DotBlock<'_> {
                     self.columns::<S, W, 1, false>(s, a, w, i, 0..cols);
                     i += 1;
                 }
+            }
+        }
+    }
+
+    /// As `block`, for long sums: they are cut, and what a cut needs of `a` and `w` is packed. The order of every sum stays what it is elsewhere.
+    #[inline(always)]
+    fn deep_block<S: Simd, W: Element>(&self, s: S, w: &[W]) {
+        let (rows, cols, k) = (self.rows.len(), self.cols.len(), self.k);
+        assert!(w.len() == cols * k && self.a.len() >= self.rows.end * k);
+        let whole = k / S::LANES * S::LANES;
+        let (mut packed, mut partial) = (PACKED.take(), PARTIAL.take());
+        packed.resize((rows + cols) * DEPTH, 0.0);
+        partial.resize(rows * cols * S::LANES, 0.0);
+        for first in (0..whole).step_by(DEPTH) {
+            let depth = DEPTH.min(whole - first);
+            let (left, right) = packed.split_at_mut(rows * DEPTH);
+            for (i, row) in left.chunks_exact_mut(DEPTH).enumerate() {
+                widen(s, &self.a[(self.rows.start + i) * k + first..][..depth], &mut row[..depth]);
+            }
+            for (j, row) in right.chunks_exact_mut(DEPTH).enumerate() {
+                widen(s, &w[j * k + first..][..depth], &mut row[..depth]);
+            }
+            let cut = Cut { left, right, partial: &mut partial, first, depth, last: first + depth == whole };
+            self.cut_rows(s, w, cut);
+        }
+        PACKED.set(packed);
+        PARTIAL.set(partial);
+    }
+
+    #[inline(always)]
+    fn cut_rows<S: Simd, W: Element>(&self, s: S, w: &[W], mut cut: Cut) {
+        let (rows, cols) = (self.rows.len(), self.cols.len());
+        let mut i = 0;
+        while i < rows {
+            let r = if S::TILE_ROWS == 8 && rows - i >= 6 { 6 } else { [1, 2, 2, 4][(rows - i).min(4) - 1] };
+            let mut j = 0;
+            while j < cols {
+                let c = if j + 4 <= cols { 4 } else { 1 };
+                // SAFETY: the cut holds rows i..i + r and j..j + c.
+                unsafe {
+                    match (r, c) {
+                        (6, 4) => self.cut_tile::<S, W, 6, 4>(s, w, &mut cut, i, j),
+                        (4, 4) => self.cut_tile::<S, W, 4, 4>(s, w, &mut cut, i, j),
+                        (2, 4) => self.cut_tile::<S, W, 2, 4>(s, w, &mut cut, i, j),
+                        (1, 4) => self.cut_tile::<S, W, 1, 4>(s, w, &mut cut, i, j),
+                        _ => {
+                            for r in i..i + r {
+                                self.cut_tile::<S, W, 1, 1>(s, w, &mut cut, r, j);
+                            }
+                        }
+                    }
+                }
+                j += c;
+            }
+            i += r;
+        }
+    }
+
+    /// # Safety
+    /// i + R <= rows and j + C <= columns of this block.
+    #[inline(always)]
+    unsafe fn cut_tile<S: Simd, W: Element, const R: usize, const C: usize>(
+        &self,
+        s: S,
+        w: &[W],
+        cut: &mut Cut,
+        i: usize,
+        j: usize,
+    ) {
+        let (cols, k) = (self.cols.len(), self.k);
+        let mut sums = [[s.splat(0.0); C]; R];
+        // SAFETY: the caller's promise; `partial` holds a register for each element.
+        unsafe {
+            let partial = cut.partial.as_mut_ptr();
+            if cut.first > 0 {
+                for r in 0..R {
+                    for c in 0..C {
+                        sums[r][c] = s.load(partial.add(((i + r) * cols + j + c) * S::LANES));
+                    }
+                }
+            }
+            let (left, right) = (cut.left.as_ptr().add(i * DEPTH), cut.right.as_ptr().add(j * DEPTH));
+            sums = lanes::<S, f32, R, C>(s, sums, left, right, DEPTH, cut.depth);
+            if !cut.last {
+                for r in 0..R {
+                    for c in 0..C {
+                        s.store(partial.add(((i + r) * cols + j + c) * S::LANES), sums[r][c]);
+                    }
+                }
+                return;
+            }
+            let a = self.a.as_ptr().add((self.rows.start + i) * k);
+            let rest: [[f32; C]; R] = tail(a, w.as_ptr().add(j * k), k, k / S::LANES * S::LANES);
+            for r in 0..R {
+                let mut four = [s.splat(0.0); 4];
+                four[..C].copy_from_slice(&sums[r]);
+                self.store(self.rows.start + i + r, self.cols.start + j, &s.sum4(four)[..C], &rest[r]);
             }
         }
     }
@@ -241,7 +361,6 @@ unsafe fn one_by_one<S: Simd, W: Element, const R: usize>(
     let line = (64 / size_of::<W>()).max(S::LANES);
     let whole = k / S::LANES * S::LANES;
     let mut sums = [[s.splat(0.0); 4]; R];
-    let mut rest = [[0.0; 4]; R];
     for c in 0..4 {
         let mut lanes = [s.splat(0.0); R];
         // SAFETY: every index is below R * k or 4 * k, by the caller's promise; what is asked for ahead is not touched.
@@ -259,17 +378,13 @@ unsafe fn one_by_one<S: Simd, W: Element, const R: usize>(
                     p += S::LANES;
                 }
             }
-            for p in whole..k {
-                for r in 0..R {
-                    rest[r][c] += *a.add(r * k + p) * (*w.add(p)).widen();
-                }
-            }
         }
         for r in 0..R {
             sums[r][c] = lanes[r];
         }
     }
-    (sums, rest)
+    // SAFETY: the caller's promise.
+    (sums, unsafe { tail(a, w, k, whole) })
 }
 
 /// The lane sums of R rows of `a` by C rows of `w`, and the sums over what K leaves of a register.
@@ -284,31 +399,62 @@ unsafe fn tile<S: Simd, W: Element, const R: usize, const C: usize>(
     k: usize,
 ) -> ([[S::V; C]; R], [[f32; C]; R]) {
     let whole = k / S::LANES * S::LANES;
-    let mut sums = [[s.splat(0.0); C]; R];
-    let mut rest = [[0.0; C]; R];
-    // SAFETY: every index is below R * k or C * k, by the caller's promise.
-    unsafe {
-        let mut p = 0;
-        while p < whole {
-            let mut right = [s.splat(0.0); C];
+    // SAFETY: the caller's promise.
+    unsafe { (lanes(s, [[s.splat(0.0); C]; R], a, w, k, whole), tail(a, w, k, whole)) }
+}
+
+/// sums + the lane sums over the first `depth` (whole registers) of R rows of `a` by C rows of `w`, `stride` elements apart in both.
+///
+/// # Safety
+/// R rows of `depth` floats at `a`, C rows of `depth` elements at `w`.
+#[inline(always)]
+unsafe fn lanes<S: Simd, W: Element, const R: usize, const C: usize>(
+    s: S,
+    mut sums: [[S::V; C]; R],
+    a: *const f32,
+    w: *const W,
+    stride: usize,
+    depth: usize,
+) -> [[S::V; C]; R] {
+    let mut p = 0;
+    while p < depth {
+        let mut right = [s.splat(0.0); C];
+        // SAFETY: p + LANES <= depth.
+        unsafe {
             for c in 0..C {
-                right[c] = W::load(s, w.add(c * k + p));
+                right[c] = W::load(s, w.add(c * stride + p));
             }
             for r in 0..R {
-                let left = s.load(a.add(r * k + p));
+                let left = s.load(a.add(r * stride + p));
                 for c in 0..C {
                     sums[r][c] = s.fma(left, right[c], sums[r][c]);
                 }
             }
-            p += S::LANES;
         }
-        for p in whole..k {
-            for r in 0..R {
-                for c in 0..C {
-                    rest[r][c] += *a.add(r * k + p) * (*w.add(c * k + p)).widen();
-                }
+        p += S::LANES;
+    }
+    sums
+}
+
+/// The sums over from..k, less than a register, of R rows of `a` by C rows of `w`.
+///
+/// # Safety
+/// R rows of k floats at `a`, C rows of k elements at `w`.
+#[inline(always)]
+unsafe fn tail<W: Element, const R: usize, const C: usize>(
+    a: *const f32,
+    w: *const W,
+    k: usize,
+    from: usize,
+) -> [[f32; C]; R] {
+    let mut rest = [[0.0; C]; R];
+    for p in from..k {
+        for r in 0..R {
+            for c in 0..C {
+                // SAFETY: p < k.
+                rest[r][c] += unsafe { *a.add(r * k + p) * (*w.add(c * k + p)).widen() };
             }
         }
     }
-    (sums, rest)
+    rest
 }

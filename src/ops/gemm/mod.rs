@@ -30,7 +30,7 @@ use crate::{
     },
     tensor::{DType, Tensor, refuse_overlap},
 };
-use dot::{DotBlock, Epilogue, Weight};
+use dot::{DEEP, DEEP_COLS, DotBlock, Epilogue, FEW_ROWS, Weight};
 use gpu::{Extras, product};
 use outer::{OuterBlock, STRIP};
 
@@ -185,7 +185,11 @@ fn dot_product(
     if n == 0 {
         return Ok(());
     }
-    let cols = (WEIGHT_BLOCK / k.max(1)).max(4).next_multiple_of(4);
+    let cols = if k > DEEP && n > FEW_ROWS {
+        DEEP_COLS
+    } else {
+        (WEIGHT_BLOCK / k.max(1)).max(4).next_multiple_of(4)
+    };
     let mut parts = Vec::with_capacity(outs.len());
     for (which, (out, w)) in outs.iter_mut().zip(weights).enumerate() {
         let m = w.shape()[0];
