@@ -86,3 +86,27 @@ fn a_stage_is_skipped_only_while_nothing_changed() {
     assert_eq!(RowSet::open(&out).unwrap().len(), 8);
     assert!(!out.join(shard_name(2)).exists());
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_a_killed_writer_left_is_removed_and_a_living_one_is_let_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let left = |name: &str| dir.path().join(name);
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let gone = child.id();
+    child.wait().unwrap();
+    let (host, alive) = (host.trim(), std::process::id());
+    let dead = left(&format!("a.json.{host}-{gone}.partial"));
+    let kept = [
+        format!("a.json.{host}-{}.partial", std::os::unix::process::parent_id()),
+        format!("a.json.elsewhere-{gone}.partial"),
+        format!("b.json.{host}-{gone}.partial"),
+        format!("a.json.{host}-mine.partial"),
+    ];
+    kept.iter().map(|k| left(k)).chain([dead.clone()]).for_each(|p| std::fs::write(p, "half").unwrap());
+    sdrrl::data::manifest::write_atomic(&left("a.json"), b"{}").unwrap();
+    assert!(!dead.exists(), "process {alive} left what {gone} had begun");
+    assert!(kept.iter().all(|k| left(k).exists()));
+    assert_eq!(std::fs::read(left("a.json")).unwrap(), b"{}");
+}

@@ -287,11 +287,14 @@ fn walk(dir: &Path, prefix: &str, depth: usize, out: &mut Vec<(String, PathBuf)>
     Ok(())
 }
 
-/// Writes under a temporary name, syncs, renames: `path` holds the old bytes or the new ones, never a part.
+/// Writes under a temporary name, syncs, renames: `path` holds the old bytes or the new ones, never a part. What a killed process of this
+/// machine left of the same file is removed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.partial", std::process::id()));
-    let partial = path.with_file_name(name);
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // On a shared file system the writers of other machines may be alive.
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let own = format!("{name}.{}-", host.trim());
+    let partial = path.with_file_name(format!("{own}{}.partial", std::process::id()));
     let write = || -> io::Result<()> {
         let mut file = File::create(&partial)?;
         file.write_all(bytes)?;
@@ -303,7 +306,25 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|e| {
         let _ = fs::remove_file(&partial);
         write_error(path, e)
-    })
+    })?;
+    remove_left_over(path, &own);
+    Ok(())
+}
+
+/// Removes the temporary files `own` + PID of processes that are gone, as far as that can be told.
+fn remove_left_over(path: &Path, own: &str) {
+    let Some(Ok(entries)) = path.parent().map(fs::read_dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(own).and_then(|rest| rest.strip_suffix(".partial"));
+        let is_pid = |pid: &&str| pid.parse::<u32>().is_ok();
+        if let Some(pid) = pid.filter(is_pid)
+            && Path::new("/proc/self").exists()
+            && !Path::new("/proc").join(pid).exists()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Makes a rename in the folder of `path` survive a power cut; best effort, since not every file system can.
