@@ -3,6 +3,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     device::Device,
+    models::slots::Slots,
     tensor::{Arena, DType, Tensor},
 };
 
@@ -10,8 +11,7 @@ use crate::{
 pub struct KvCache {
     /// (slots, NKV * HS) of each layer.
     pub layers: Vec<(Tensor, Tensor)>,
-    /// Free ranges (start, length), sorted by start, never touching.
-    free: Vec<(usize, usize)>,
+    free: Slots,
     slots: usize,
 }
 
@@ -29,7 +29,7 @@ impl KvCache {
             (0..layers).map(|_| (one("k_cache"), one("v_cache"))).collect::<Vec<_>>()
         })
         .with_context(|| format!("a cache of {slots} tokens"))?;
-        Ok(KvCache { layers, free: vec![(0, slots)], slots })
+        Ok(KvCache { layers, free: Slots::new(slots), slots })
     }
 
     /// Tokens that fit when empty.
@@ -39,52 +39,11 @@ impl KvCache {
 
     /// The first slot of a fresh range of `length`, or `None` while no gap is large enough.
     pub fn allocate(&mut self, length: usize) -> Option<usize> {
-        let i = self.free.iter().position(|&(_, n)| n >= length)?;
-        let (start, n) = self.free[i];
-        if n == length {
-            self.free.remove(i);
-        } else {
-            self.free[i] = (start + length, n - length)
-        }
-        Some(start)
+        self.free.take(length)
     }
 
     /// Gives a range back.
     pub fn release(&mut self, start: usize, length: usize) {
-        let i = self.free.partition_point(|&(s, _)| s < start);
-        self.free.insert(i, (start, length));
-        if i + 1 < self.free.len() && start + length == self.free[i + 1].0 {
-            self.free[i].1 += self.free.remove(i + 1).1;
-        }
-        if i > 0 && self.free[i - 1].0 + self.free[i - 1].1 == start {
-            self.free[i - 1].1 += self.free.remove(i).1;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn ranges_never_overlap_and_all_return(lengths in proptest::collection::vec(1usize..20, 1..60)) {
-            let mut cache = KvCache::new(1, 1, 64, &Device::Cpu, DType::F32).unwrap();
-            let mut held: Vec<(usize, usize)> = vec![];
-            for (i, &n) in lengths.iter().enumerate() {
-                if i % 3 == 2 && !held.is_empty() {
-                    let (start, n) = held.remove(i % held.len());
-                    cache.release(start, n);
-                }
-                if let Some(start) = cache.allocate(n) {
-                    prop_assert!(start + n <= 64);
-                    prop_assert!(held.iter().all(|&(s, l)| start + n <= s || s + l <= start));
-                    held.push((start, n));
-                }
-            }
-            held.into_iter().for_each(|(start, n)| cache.release(start, n));
-            prop_assert_eq!(cache.free, vec![(0, 64)]);
-        }
+        self.free.give_back(start, length);
     }
 }

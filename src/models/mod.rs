@@ -6,6 +6,7 @@ pub mod llama;
 pub mod lora;
 pub mod m2m100;
 pub mod rope_table;
+pub mod slots;
 mod train_buffers;
 pub mod train_step;
 pub mod weights;

@@ -6,9 +6,9 @@ use super::{
     beam::{Candidate, Search},
     config::BeamParams,
     forward::{Runner, StepRow},
-    slots::Slots,
 };
 use crate::{
+    models::slots::Slots,
     ops::{
         beam_step::{BeamRules, beam_step},
         rows::gather_rows,

@@ -4,7 +4,6 @@ mod beam;
 pub mod config;
 mod forward;
 mod generate;
-mod slots;
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Which slots for source tokens are free: runs of them are taken by sentences and given back in any order.
+//! Which slots of a cache are free: runs of them are taken by sequences and given back in any order.
 
 /// Free runs (first slot, length), in order, none touching the next.
 #[derive(Debug)]
