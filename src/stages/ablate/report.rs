@@ -162,25 +162,21 @@ fn sweep_sentence(key: &str, sweep: usize, i: usize, ran: &[Ran]) -> Option<Stri
     let c = &ran.first()?.to_base[i];
     let better = |a: f64, b: f64| if c.higher_is_better { a.total_cmp(&b) } else { b.total_cmp(&a) };
     let points = points(sweep, i, ran);
-    let best = points.iter().max_by(|a, b| better(a.1, b.1))?;
-    let worst = points.iter().min_by(|a, b| better(a.1, b.1))?;
-    if best.1 == worst.1 {
-        return Some(format!(
-            "{key} from {} to {}: no difference on {}.",
-            points.first()?.0,
-            points.last()?.0,
-            c.task
-        ));
+    let best = points.iter().max_by(|a, b| better(a.1, b.1))?.1;
+    let worst = points.iter().min_by(|a, b| better(a.1, b.1))?.1;
+    let (first, last) = (points.first()?.0, points.last()?.0);
+    if best == worst {
+        return Some(format!("{key} from {first} to {last}: no difference on {}.", c.task));
     }
+    let at = |value: f64| {
+        let all: Vec<String> = points.iter().filter(|p| p.1 == value).map(|p| p.0.to_string()).collect();
+        all.join(", ")
+    };
     Some(format!(
-        "{key} from {} to {}: {} is best at {} ({:.d$}) and worst at {} ({:.d$}).",
-        points.first()?.0,
-        points.last()?.0,
+        "{key} from {first} to {last}: {} is best at {} ({best:.d$}) and worst at {} ({worst:.d$}).",
         c.task,
-        best.0,
-        best.1,
-        worst.0,
-        worst.1,
+        at(best),
+        at(worst),
         d = c.decimals
     ))
 }
