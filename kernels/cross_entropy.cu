@@ -11,12 +11,12 @@
 namespace {
 constexpr int THREADS = 512;
 
-// `rows` maps rows of the chunk to rows of losses, targets and weights.
+// `rows` maps rows of the chunk to rows of losses, targets and weights (null: each to its own); `weights` belong to the gradient.
 template <class T>
 DEV void softmax_loss(float* losses, T* dlogits, const float* logits, const int* rows, const uint32_t* targets, const float* weights, int vocab, float scale) {
   SHARED(float, scratch, [32]);
   size_t row = blockIdx.x;
-  int i = rows[row];
+  int i = rows ? rows[row] : int(row);
   const float* x = logits + row * vocab;
   uint32_t target = targets[i];
   float top = -INFINITY;
@@ -25,11 +25,12 @@ DEV void softmax_loss(float* losses, T* dlogits, const float* logits, const int*
   float sum = 0;
   for (int c = threadIdx.x; c < vocab; c += THREADS) sum += expf(x[c] - top);
   sum = block_sum(sum, scratch);
-  float log_sum = logf(sum), factor = scale * weights[i];
+  float log_sum = logf(sum);
   bool known = target < uint32_t(vocab);
   if (threadIdx.x == 0) losses[i] = known ? log_sum - (x[target] - top) : NAN;
   if (!dlogits) return;
   __syncthreads();        // dlogits may be the logits' own memory, and x[target] was read above
+  float factor = scale * weights[i];
   for (int c = threadIdx.x; c < vocab; c += THREADS) {
     float p = expf(x[c] - top - log_sum);
     dlogits[row * vocab + c] = from_float<T>(factor * (uint32_t(c) == target ? p - 1.0f : p));

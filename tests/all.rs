@@ -17,6 +17,7 @@ mod ops;
 mod pickle;
 mod qe;
 mod row_shard;
+mod scoring;
 mod tokenizer;
 mod training;
 mod training_ops;

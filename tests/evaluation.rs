@@ -180,7 +180,8 @@ fn a_task_that_was_cut_off_goes_on_where_it_was() {
     let partial = || {
         let files = fs::read_dir(place.at("cut/s")).into_iter().flatten().flatten().map(|e| e.path());
         files
-            .filter(|p| p.extension().is_some_and(|e| e == "partial"))
+            // Not the manifest's, which is a partial file for a moment too.
+            .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("samples")))
             .find(|p| fs::read(p).is_ok_and(|b| b.contains(&b'\n')))
     };
     let began = Instant::now();

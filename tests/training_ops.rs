@@ -3,6 +3,7 @@ use sdrrl::{
     ops::{
         adamw::{self, AdamW, adamw_update},
         cross_entropy::{self, Scratch},
+        gemm::linear_forward,
         grad_norm::global_norm,
     },
     tensor::{Arena, DType, Tensor},
@@ -81,7 +82,25 @@ fn loss_and_gradients_agree_with_the_naive_sum() {
         )
         .unwrap();
         assert_eq!(alone.f32().unwrap(), losses.f32().unwrap());
+        let mut logits = Tensor::zeros("logits", DType::F32, &[n, v]).unwrap();
+        linear_forward(&mut logits, &t.hidden, &t.weight, None).unwrap();
+        cross_entropy::cross_entropy_forward(&mut alone, &mut logits, &t.targets).unwrap();
+        let weighted = t.token_weights.f32().unwrap().iter().map(|&w| if w == 0.0 { 0.0 } else { 1.0 });
+        let of_logits: Vec<f32> = alone.f32().unwrap().iter().zip(weighted).map(|(x, w)| x * w).collect();
+        assert_close("losses of logits", &of_logits, &to_f32(&want), 1e-6);
     }
+}
+
+#[test]
+fn losses_of_logits_refuse_targets_beyond_the_vocabulary() {
+    let mut logits = Tensor::zeros("logits", DType::F32, &[2, 5]).unwrap();
+    let mut losses = Tensor::zeros("losses", DType::F32, &[2]).unwrap();
+    let mut fails = |targets: &[u32]| {
+        let targets = Tensor::from_u32("targets", &[targets.len()], targets).unwrap();
+        cross_entropy::cross_entropy_forward(&mut losses, &mut logits, &targets).unwrap_err().to_string()
+    };
+    assert!(fails(&[0, 5]).contains("targets"));
+    assert!(fails(&[0]).contains("targets"));
 }
 
 #[test]

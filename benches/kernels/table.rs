@@ -7,7 +7,7 @@ use sdrrl::{
         adamw::{AdamW, AdamWTable, Group},
         attention::{AttentionShape, attention_backward, attention_forward, cross_attention_forward},
         beam_step::{BeamRules, beam_step},
-        cross_entropy::{Scratch, linear_cross_entropy_forward_backward},
+        cross_entropy::{Scratch, cross_entropy_forward, linear_cross_entropy_forward_backward},
         decode_attention::decode_attention_forward,
         embedding::{embedding_backward, embedding_forward},
         gemm::{linear_backward_input, linear_backward_weight, linear_forward},
@@ -218,6 +218,7 @@ pub fn rows() -> Vec<Row> {
             decode
         ),
         row!("linear_cross_entropy", "N C V", &[2048, 4096, 32000], &[17, 40, 301], |d, _| flop(4.0, d), loss, rows_alone: false),
+        row!("cross_entropy", "N V", &[256, 49152], &[3, 700], |d, _| Work::Bytes(4.0 * (d[0] * d[1]) as f64), loss_of_logits, dtypes: ONLY_F32),
         row!("adamw", "N", &[40_000_000], &[5000], |d, _| Work::Bytes(28.0 * d[0] as f64), adamw, rows_alone: false, dtypes: ONLY_F32),
         row!("grad_norm", "N", &[40_000_000], &[5000], |d, _| Work::Bytes(4.0 * d[0] as f64), norm, rows_alone: false, dtypes: ONLY_F32),
         row!("sample_greedy", "N V", &[64, 32000], &[3, 700], |d, _| Work::Bytes(4.0 * (d[0] * d[1]) as f64), |w, d| sample(w, d, 0.0), dtypes: ONLY_F32, exact: true),
@@ -465,6 +466,13 @@ fn loss(w: &World, d: &[usize]) -> Result<Case> {
             1.0,
         )
     })
+}
+
+fn loss_of_logits(w: &World, d: &[usize]) -> Result<Case> {
+    let mut logits = w.normal_f32("logits", d)?;
+    let targets = w.integers("targets", d[0], |i| i * 7919 % d[1])?;
+    let mut losses = w.out_f32(&d[..1])?;
+    case(&[&losses.clone()], move || cross_entropy_forward(&mut losses, &mut logits, &targets))
 }
 
 fn adamw(w: &World, d: &[usize]) -> Result<Case> {

@@ -5,14 +5,14 @@
 //! fit the scratch: all logits never exist at once.
 #![allow(unsafe_code)]
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     device::{Arg, Geometry, Gpu},
     ops::{
         checks::{check, check_ids},
         gemm::{linear_backward_input, linear_backward_weight, linear_forward_many_rows},
-        launch::{gpu_of, kernel},
+        launch::{check_dtype, gpu_of, kernel},
         parallel::{Shared, for_each_task},
         rows::{gather_rows, scatter_rows},
         simd::{self, Kernel, Simd},
@@ -64,6 +64,30 @@ pub fn linear_cross_entropy_forward(
     token_weights: &Tensor,
 ) -> Result<()> {
     run(losses, None, scratch, hidden, weight, targets, token_weights, 0.0)
+}
+
+/// losses (N) = nll of each row of logits (N, V), F32, which stay as they are; targets U32 (N). On a GPU a target that is not below V gives NaN.
+pub fn cross_entropy_forward(losses: &mut Tensor, logits: &mut Tensor, targets: &Tensor) -> Result<()> {
+    const OP: &str = "cross_entropy";
+    let (n, vocab) = logits.rows_cols();
+    check(losses.len() == n && targets.len() == n, OP, &[losses, logits, targets])?;
+    refuse_overlap(&[losses], &[logits, targets])?;
+    if let Some(gpu) = gpu_of(OP, &[losses, logits, targets])? {
+        check_dtype(OP, DType::F32, &[losses, logits])?;
+        let (out, inp, targets) = (losses.arg()?, logits.arg()?, targets.arg()?);
+        let args = [out, Arg::Null, inp, Arg::Null, targets, Arg::Null, Arg::int(vocab)?, Arg::F32(0.0)];
+        let kernel = kernel!("cross_entropy", "softmax_loss_f32");
+        // SAFETY: the kernel's parameters; shapes were checked, targets are checked by the kernel.
+        return unsafe { gpu.launch(kernel, Geometry::new(n, 512), &args) };
+    }
+    let ids = targets.u32()?;
+    if let Some(i) = ids.iter().position(|&id| id as usize >= vocab) {
+        bail!("{OP}: entry {i} of {targets:?} is {}, beyond the columns of {logits:?}", ids[i]);
+    }
+    let rows: Vec<usize> = (0..n).collect();
+    let nll = softmax_rows(logits.f32_mut()?, vocab, &rows, ids, &[], None);
+    losses.f32_mut()?.copy_from_slice(&nll);
+    Ok(())
 }
 
 /// As the forward, and: dhidden (N, C) = d(grad_scale Σ_i weight_i nll_i) / d hidden, dweight (V, C) += the same for the head.

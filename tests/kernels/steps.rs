@@ -123,14 +123,20 @@ fn generate(device: &Device, name: &str) {
         };
         assert_eq!(run(&on_device), run(&model), "{name}");
     }
-    let texts: Vec<ScoreRequest> = requests()
+    let mut texts: Vec<ScoreRequest> = requests()
         .into_iter()
         .filter(|r| r.tokens.len() > 1)
         .map(|r| ScoreRequest { tokens: r.tokens, start: 1 })
         .collect();
-    let score =
-        |model: &Llama| Engine::new(model, options).unwrap().log_probs(&texts, &mut |_| {}).unwrap().concat();
-    let error = relative_error(&score(&on_device), &score(&model));
+    let score = |model: &Llama, texts: &[ScoreRequest]| -> Vec<f32> {
+        let scored = Engine::new(model, options).unwrap().score(texts, &mut |_| {}).unwrap();
+        scored.iter().flat_map(|s| [&s.log_probs[..], &[f32::from(u8::from(s.greedy))]].concat()).collect()
+    };
+    // And choices of one, two and four tokens behind a common context.
+    let context = [5, 6, 7, 8, 9, 10, 11];
+    let tails: [&[u32]; 5] = [&[1], &[2], &[3, 4], &[5, 6, 7, 8], &[5, 6, 9, 9]];
+    texts.extend(tails.map(|t| ScoreRequest { tokens: [&context, t].concat(), start: context.len() }));
+    let error = relative_error(&score(&on_device, &texts), &score(&model, &texts));
     assert!(error < 1e-4, "{name}: {error:e}");
 }
 

@@ -2,7 +2,10 @@
 use sdrrl::{
     ops::{
         adamw::{self, AdamW, AdamWTable, Group},
-        cross_entropy::{self, Scratch, linear_cross_entropy_forward, linear_cross_entropy_forward_backward},
+        cross_entropy::{
+            self, Scratch, cross_entropy_forward, linear_cross_entropy_forward,
+            linear_cross_entropy_forward_backward,
+        },
         grad_norm::GradNorm,
         lora::{self, LowRank, lora_backward, lora_backward_input, lora_forward},
     },
@@ -45,6 +48,22 @@ fn loss(device: &Device, dtype: DType) {
     assert_within("losses", &losses, &want, tolerance(dtype));
     assert_near("dhidden", &dh, &want_dh);
     assert_within("dweight", &dw, &want_dw, tolerance(dtype));
+}
+
+/// The same from logits: a head that is the identity.
+fn loss_of_logits(device: &Device) {
+    let (n, v) = (7, 301);
+    let (logits, _) = random("logits", F32, n * v);
+    let logits: Vec<f32> = logits.iter().map(|x| x * 8.0).collect();
+    let identity: Vec<f32> = (0..v * v).map(|i| if i / v == i % v { 1.0 } else { 0.0 }).collect();
+    let targets: Vec<u32> = (0..n as u32).map(|i| i * 50).collect();
+    let (want, ..) =
+        cross_entropy::reference::forward_backward(&logits, &identity, &targets, &[1.0; 7], [n, v, v], 1.0);
+    let mut held = put(device, F32, &[n, v], &logits);
+    let mut losses = out(device, F32, &[n]);
+    cross_entropy_forward(&mut losses, &mut held, &put_u32(device, &targets)).unwrap();
+    assert_within("losses", &losses, &want, tolerance(F32));
+    assert_eq!(held.to_f32_vec().unwrap(), logits);
 }
 
 fn low_rank(device: &Device, dtype: DType, sizes: [usize; 4]) {
@@ -111,6 +130,7 @@ fn optimizer(device: &Device) {
 cases! {
     loss_f32(device) { loss(device, F32) }
     loss_bf16(device) { loss(device, Bf16) }
+    loss_of_given_logits(device) { loss_of_logits(device) }
     lora_f32(device) { low_rank(device, F32, [19, 40, 24, 3]) }
     lora_bf16(device) { low_rank(device, Bf16, [19, 72, 88, 8]) }
     lora_bf16_rings_go_round(device) { low_rank(device, Bf16, [24, 200, 216, 40]) }

@@ -5,7 +5,7 @@
 pub mod compare;
 pub mod measure;
 mod samples;
-pub(super) mod tasks;
+pub mod tasks;
 
 use std::path::{Path, PathBuf};
 
