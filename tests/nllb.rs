@@ -89,6 +89,14 @@ proptest! {
     }
 }
 
+/// A folder with a model in `nllb`.
+fn place_with_model() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("nllb")).unwrap();
+    model(&dir.path().join("nllb"));
+    dir
+}
+
 /// A directory of a random model with the small tokenizer.
 fn model(dir: &Path) {
     let config = json!({"model_type": "m2m_100", "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
@@ -156,10 +164,8 @@ fn long_sentences_are_split_and_empty_ones_stay_empty() {
 
 #[test]
 fn the_stage_translates_keeps_layout_and_scores_and_explains_what_is_missing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = place_with_model();
     let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-    fs::create_dir(at("nllb")).unwrap();
-    model(&dir.path().join("nllb"));
     let rows: String = (0..5)
         .map(|i| json!({"id": format!("r{i}"), "instruction": format!("Say {i}. Then stop.\n\n- one"), "output": ""}).to_string() + "\n")
         .collect();
@@ -206,10 +212,8 @@ fn the_stage_translates_keeps_layout_and_scores_and_explains_what_is_missing() {
 /// 150 rows are three chunks, so that tokenising, searching and writing overlap.
 #[test]
 fn a_translation_killed_at_any_moment_goes_on_to_the_same_bytes() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = place_with_model();
     let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-    fs::create_dir(at("nllb")).unwrap();
-    model(&dir.path().join("nllb"));
     let row = |i: usize| {
         let text = format!("Say {i} to {}. Then stop.", "the house ".repeat(i % 7));
         json!({"id": format!("r{i}"), "instruction": text, "output": "Yes."}).to_string() + "\n"
