@@ -67,6 +67,9 @@ enum : uint8_t { GENERIC_WRITE = 1, IN_FLIGHT = 2, READ_BY_OTHERS = 4, ATOMIC = 
 
 struct Alloc { uint8_t *base, *user; size_t bytes, mapped; Cell* cells; uint8_t* init; };   // init: one byte for two of memory
 struct Kernel { void (*entry)(void**); int nargs; std::vector<uint32_t> sizes; int max_threads; };
+std::map<std::string, Kernel>& kernels();
+// Why a driver would refuse the launch; empty if it would not.
+std::string refuse(const Kernel& k, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t smem, const uint32_t* sizes, int nargs, const EmuConfig& cfg);
 
 // What a thread knows of another gang through atomics: everything of that gang before this.
 struct Knowledge { uint32_t epoch; Clock vc; };

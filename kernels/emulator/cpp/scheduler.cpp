@@ -108,7 +108,7 @@ uint32_t rnd() {
 }
 const char* base_name(const char* file) { const char* s = strrchr(file, '/'); return s ? s + 1 : file; }
 
-static std::map<std::string, Kernel>& kernels() { static std::map<std::string, Kernel> k; return k; }
+std::map<std::string, Kernel>& kernels() { static std::map<std::string, Kernel> k; return k; }
 void register_kernel(const char* name, void (*entry)(void**), int nargs, const uint32_t* sizes, int max_threads) {
   kernels()[name] = {entry, nargs, std::vector<uint32_t>(sizes, sizes + nargs), max_threads};
 }
@@ -484,7 +484,7 @@ static void run_gang(unsigned nctas, EmuDim grid, EmuDim block, const unsigned* 
   for (auto& c : s.gang.ctas) if (!finish_stores(c.get())) return leftover("a thread ended with a TMA store not waited for");
   if (!s.async.empty()) return leftover("a block ended with asynchronous copies in flight");
 }
-static std::string refuse(const Kernel& k, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t smem, const uint32_t* sizes, int nargs, const EmuConfig& cfg) {
+std::string refuse(const Kernel& k, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t smem, const uint32_t* sizes, int nargs, const EmuConfig& cfg) {
   uint64_t threads = uint64_t(block.x) * block.y * block.z, blocks = uint64_t(grid.x) * grid.y * grid.z, per = uint64_t(cluster.x) * cluster.y * cluster.z;
   auto n = [](uint64_t x) { return std::to_string(x); };
   if (nargs != k.nargs) return n(nargs) + " arguments given, it takes " + n(k.nargs);
