@@ -4,8 +4,11 @@
 //! `cargo bench --bench kernels -- --device cuda [--json FILE] [NAME ..]`: the table of GPU rows (`kernels/table.rs`). A row's results are held to
 //! the CPU's before its time is taken; memory-bound rows find the L2 cache flushed; ceilings (a copy, our best matrix product) are
 //! measured in the same run. FILE gets a line of JSON as each row ends.
-//! `cargo bench --bench kernels -- --smoke [--json FILE]`: the same rows with tiny shapes on the emulated device: checks, no times.
+//! `.. --once ROW`: that row twice, the second time inside a profiler's range: `ncu --profile-from-start off bench-kernels --device cuda --once "add 8192x4096 bf16"`.
+//! `cargo bench --bench kernels -- --smoke [--device D] [--json FILE]`: the same rows with tiny shapes, on the emulated device unless said otherwise: checks, no times.
 use std::process::ExitCode;
+
+use gpu::How;
 
 #[path = "kernels/cpu_gemm.rs"]
 mod cpu_gemm;
@@ -17,32 +20,33 @@ mod table;
 mod world;
 
 fn main() -> ExitCode {
-    let (mut device, mut json, mut smoke, mut filters) = (None, None, false, vec![]);
+    let (mut device, mut json, mut how, mut filters) = (None, None, How::default(), vec![]);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--device" => device = args.next(),
             "--json" => json = args.next(),
-            "--smoke" => smoke = true,
+            "--smoke" => how.smoke = true,
+            "--once" => how.once = true,
             // cargo's own.
             "--bench" => {}
             _ if arg.starts_with('-') => {
                 eprintln!(
-                    "there is no option {arg}; use --device cuda[:N], --json FILE, --smoke, and parts of rows' names"
+                    "there is no option {arg}; use --device cuda[:N], --json FILE, --smoke, --once, and parts of rows' names"
                 );
                 return ExitCode::from(2);
             }
             _ => filters.push(arg),
         }
     }
-    if smoke {
-        device = Some("emulated".into());
+    if how.smoke {
+        device = device.or(Some("emulated".into()));
     }
     let Some(device) = device.filter(|d| d != "cpu") else {
         cpu_gemm::run(&filters);
         return ExitCode::SUCCESS;
     };
-    match gpu::run(&device, smoke, json.as_deref(), &filters) {
+    match gpu::run(&device, how, json.as_deref(), &filters) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(wrong) => {
             eprintln!("{wrong} rows failed");

@@ -26,10 +26,19 @@ const FLUSH: usize = 256 << 20;
 /// Rows of a result that are computed on the CPU too, where rows do not depend on each other.
 const CHECKED_ROWS: usize = 32;
 
+/// What is done with a row.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub struct How {
+    /// Tiny shapes, checks, no times.
+    pub smoke: bool,
+    /// No checks, no times: one run for a profiler.
+    pub once: bool,
+}
+
 struct Bench {
     gpu: World,
     cpu: Device,
-    smoke: bool,
+    how: How,
     flush: Option<(Tensor, Tensor)>,
     /// Bytes a second of a copy, FLOP a second of our best matrix product.
     ceilings: (Option<f64>, Option<f64>),
@@ -38,24 +47,25 @@ struct Bench {
 }
 
 /// Runs the rows whose names contain one of `filters` (all, if there are none); the number of rows that failed.
-pub fn run(device: &str, smoke: bool, json: Option<&str>, filters: &[String]) -> Result<usize> {
+pub fn run(device: &str, how: How, json: Option<&str>, filters: &[String]) -> Result<usize> {
     let device = device.parse::<DeviceChoice>()?.open()?;
     let gpu = device.gpu().context("--device takes cuda or cuda:N here")?.clone();
-    ensure!(smoke || !gpu.is_emulated(), "the emulated device has no speed: use --smoke");
+    ensure!(how != How::default() || !gpu.is_emulated(), "the emulated device has no speed: use --smoke");
+    let timed = how == How::default();
     let json = json.map(|path| File::create(path).with_context(|| format!("create {path}"))).transpose()?;
     let words = FLUSH / 4;
     let big = || Tensor::zeros_on(&device, "flush", DType::F32, &[words]);
     let mut bench = Bench {
-        flush: if smoke { None } else { Some((big()?, big()?)) },
+        flush: if timed { Some((big()?, big()?)) } else { None },
         gpu: World { device: device.clone(), acts: DType::Bf16, rounded: DType::Bf16 },
         cpu: Device::Cpu,
-        smoke,
+        how,
         ceilings: (None, None),
         json,
         driver: std::fs::read_to_string("/sys/module/nvidia/version").ok().map(|v| v.trim().into()),
     };
     println!("{}, driver {}", gpu.name(), bench.driver.as_deref().unwrap_or("none"));
-    if !smoke {
+    if timed {
         bench.measure_ceilings(&gpu)?;
         println!(
             "random normal inputs; medians; L2 flushed for rows in GB/s; % of a copy's rate and of our best bf16 product, both of this run"
@@ -64,9 +74,11 @@ pub fn run(device: &str, smoke: bool, json: Option<&str>, filters: &[String]) ->
     let mut wrong = 0;
     for row in rows() {
         for dtype in row.dtypes {
-            let dims = if smoke { row.tiny } else { row.dims };
+            let dims = if how.smoke { row.tiny } else { row.dims };
             let name = format!("{} {} {}", row.op, shape(dims), dtype.suffix());
-            if !filters.is_empty() && !filters.iter().any(|f| name.contains(f)) {
+            // For a profiler the whole name counts: `add 8192x4096 bf16` is not `residual_add 8192x4096 bf16`.
+            let wanted = |f: &String| if how.once { name == *f } else { name.contains(f) };
+            if !filters.is_empty() && !filters.iter().any(wanted) {
                 continue;
             }
             (bench.gpu.acts, bench.gpu.rounded) = (*dtype, *dtype);
@@ -89,9 +101,16 @@ fn shape(dims: &[usize]) -> String {
 impl Bench {
     fn row(&mut self, row: &Row, dims: &[usize], name: &str) -> Result<Value> {
         let mut case = (row.make)(&self.gpu, dims)?;
+        if self.how.once {
+            let gpu = self.gpu.device.gpu().context("a GPU")?;
+            (case.run)()?;
+            gpu.profile(&mut case.run)?;
+            println!("{name:<52} ran inside a profiler's range");
+            return Ok(json!({"once": true}));
+        }
         (case.run)()?;
         let error = self.check(row, dims, &case)?;
-        if self.smoke {
+        if self.how.smoke {
             println!("{name:<52} agrees with the CPU, error {error:.1e}");
             return Ok(json!({"checked": error, "smoke": true}));
         }

@@ -1,8 +1,10 @@
 //! CUDA's driver through cudarc, which opens libcuda at run time: without it this program still starts and says so.
 use std::{
+    borrow::Cow,
     collections::HashMap,
     ffi::{CString, c_void},
     mem::MaybeUninit,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -102,16 +104,21 @@ impl Driver {
         ensure!(arch >= 80, "{} is an sm_{arch}; the kernels need sm_80 (Ampere) or later", info.name);
         let context = CudaContext::new(ordinal).map_err(|e| explain("open the device", e))?;
         let mut modules = HashMap::new();
-        for &(file, image) in FATBINS {
+        let (mut name, folder) = (info.name.clone(), std::env::var_os("SDRRL_FATBINS"));
+        for &(file, own) in FATBINS {
             if file.starts_with("sm90/") && arch != 90 {
                 continue;
             }
+            let image = match &folder {
+                Some(folder) => instead_of(own, file, Path::new(folder), &mut name)?,
+                None => Cow::Borrowed(own),
+            };
             // SAFETY: a fatbin that nvcc wrote.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
                 .map_err(|e| explain(&format!("load kernels/{file}.cu"), e))?;
             modules.insert(file, Module(module));
         }
-        Ok(Driver { context, modules, functions: Mutex::default(), name: info.name.clone(), arch })
+        Ok(Driver { context, modules, functions: Mutex::default(), name, arch })
     }
 
     fn bind(&self) -> Result<()> {
@@ -180,6 +187,17 @@ impl Driver {
         let ms =
             unsafe { result::event::elapsed(begin.0, end.0) }.map_err(|e| explain("read the events", e))?;
         Ok(ms as f64 / 1e3)
+    }
+
+    /// Runs `run` inside a profiler's range: `ncu --profile-from-start off` sees nothing else.
+    pub(super) fn profile(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.synchronize()?;
+        // SAFETY: a context is current; without a profiler the calls do nothing.
+        unsafe { sys::cuProfilerStart() }.result().map_err(|e| explain("start the profiler's range", e))?;
+        let done = run().and_then(|()| self.synchronize());
+        // SAFETY: as above.
+        unsafe { sys::cuProfilerStop() }.result().map_err(|e| explain("end the profiler's range", e))?;
+        done
     }
 
     /// The kernel's handle, allowed at least `shared` bytes of dynamic shared memory.
@@ -271,6 +289,26 @@ impl Driver {
         Ok(unsafe { std::mem::transmute_copy::<sys::CUtensorMap, TensorMap>(map.0.assume_init_ref()) })
     }
 }
+
+/// `folder/FILE.fatbin` in place of the program's own, if there is one; the device's name then says so.
+fn instead_of(own: &'static [u8], file: &str, folder: &Path, name: &mut String) -> Result<Cow<'static, [u8]>> {
+    let path = folder.join(format!("{file}.fatbin"));
+    if !path.exists() {
+        return Ok(Cow::Borrowed(own));
+    }
+    let image = std::fs::read(&path).with_context(|| format!("read {} (SDRRL_FATBINS)", path.display()))?;
+    // The driver trusts the lengths in the image: the least that can be said of a wrong file is said here.
+    ensure!(
+        image.starts_with(&FATBIN_MAGIC),
+        "{} (SDRRL_FATBINS) is no fatbin: make it with nvcc -fatbin",
+        path.display()
+    );
+    name.push_str(&format!(", {file} of {}", folder.display()));
+    Ok(Cow::Owned(image))
+}
+
+/// How every fatbin begins.
+const FATBIN_MAGIC: [u8; 4] = 0xba55_ed50u32.to_le_bytes();
 
 fn unsafe_zeroed() -> sys::CUlaunchAttribute {
     // SAFETY: a C struct of integers for which zero is a value.

@@ -220,6 +220,14 @@ impl Gpu {
         }
     }
 
+    /// Runs `run` inside a profiler's range, for `ncu --profile-from-start off`.
+    pub fn profile(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        match &self.driver {
+            Driver::Cuda(d) => self.or_latest(d.profile(run)),
+            Driver::Emulated => run(),
+        }
+    }
+
     /// Waits for everything; errors of earlier launches come out here.
     pub fn synchronize(&self) -> Result<()> {
         match &self.driver {
