@@ -506,17 +506,25 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), String> {
 
 /// Writes the Rust source that embeds the fatbins.
 fn write_table(out_dir: &Path, version: &str, rows: &[(&str, String)]) -> Result<(), String> {
-    let mut table =
-        String::from("/// Compiled kernel files by name.\npub const FATBINS: &[(&str, &[u8])] = &[\n");
-    let mut usage = String::new();
-    for (name, lines) in rows {
+    // The driver reads words of 8 bytes from an image, which a plain `include_bytes!` may put anywhere.
+    let mut table = String::from("#[repr(C, align(16))]\nstruct Aligned<T>(T);\n");
+    let (mut list, mut usage) = (String::new(), String::new());
+    for (i, (name, lines)) in rows.iter().enumerate() {
         let path = out_dir.join(format!("kernels/{name}.fatbin"));
         let path = path.to_str().ok_or_else(|| format!("{}: the path is not UTF-8", path.display()))?;
         // Writing into a String cannot fail.
-        let _ = writeln!(table, "    ({name:?}, include_bytes!({path:?})),");
+        let _ = writeln!(
+            table,
+            "static F{i}: Aligned<[u8; include_bytes!({path:?}).len()]> = Aligned(*include_bytes!({path:?}));"
+        );
+        let _ = writeln!(list, "    ({name:?}, &F{i}.0),");
         usage.push_str(lines);
     }
-    let _ = writeln!(table, "];\n/// What `nvcc --version` printed; empty if no kernels were compiled.");
+    let _ = writeln!(
+        table,
+        "/// Compiled kernel files by name.\npub static FATBINS: &[(&str, &[u8])] = &[\n{list}];"
+    );
+    let _ = writeln!(table, "/// What `nvcc --version` printed; empty if no kernels were compiled.");
     let _ = writeln!(table, "pub const NVCC_VERSION: &str = {version:?};");
     let _ = writeln!(table, "/// Lines `kernel arch registers smem stack spill` of all kernels.");
     let _ = writeln!(table, "pub const KERNEL_USAGE: &str = {usage:?};");

@@ -26,12 +26,13 @@ template <class F, class T> DEV void apply(T* out, const T* dout, const T* inp, 
   size_t at = (size_t(blockIdx.x) * THREADS + threadIdx.x) * N;
   if (at >= n) return;
   int left = int(n - at < size_t(N) ? n - at : size_t(N));
+  bool vec = aligned16(out, N) && aligned16(inp, N) && aligned16(dout, N);
   Pack<T> x, d;
-  load_some(x, inp + at, left, true);
-  if (dout) load_some(d, dout + at, left, true);
+  load_some(x, inp + at, left, vec);
+  if (dout) load_some(d, dout + at, left, vec);
 #pragma unroll
   for (int i = 0; i < N; i++) x.v[i] = dout ? d.v[i] * F::slope(x.v[i]) : F::value(x.v[i]);
-  store_some(x, out + at, left, true);
+  store_some(x, out + at, left, vec);
 }
 }  // namespace
 

@@ -234,9 +234,9 @@ template <Layout L> DEV void fma_gemm(const Args& g) {
     tensor_gemm<layout, bm, bn, wm, wn, threads>(g, smem);        \
   }                                                               \
   EXPORT_KERNEL(name, threads)
-TENSOR(Layout::NT, gemm_nt_128_bf16, 128, 128, 64, 32, 256, 1)
-TENSOR(Layout::NN, gemm_nn_128_bf16, 128, 128, 64, 32, 256, 1)
-TENSOR(Layout::TN, gemm_tn_128_bf16, 128, 128, 64, 32, 256, 1)
+TENSOR(Layout::NT, gemm_nt_128_bf16, 128, 128, 64, 32, 256, 2)
+TENSOR(Layout::NN, gemm_nn_128_bf16, 128, 128, 64, 32, 256, 2)
+TENSOR(Layout::TN, gemm_tn_128_bf16, 128, 128, 64, 32, 256, 2)
 TENSOR(Layout::NT, gemm_nt_64_bf16, 64, 64, 32, 32, 128, 2)
 TENSOR(Layout::NN, gemm_nn_64_bf16, 64, 64, 32, 32, 128, 2)
 TENSOR(Layout::TN, gemm_tn_64_bf16, 64, 64, 32, 32, 128, 2)

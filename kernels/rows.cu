@@ -71,8 +71,10 @@ KERNEL(cast_f32_f32, THREADS, 1)(float* out, const float* inp, float scale, unsi
 EXPORT_KERNEL(cast_f32_f32, THREADS)
 KERNEL(cast_bf16_bf16, THREADS, 1)(bf16* out, const bf16* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
 EXPORT_KERNEL(cast_bf16_bf16, THREADS)
+// 4 words a thread.
 KERNEL(copy_u32, THREADS, 1)(uint32_t* out, const uint32_t* inp, unsigned long long n) {
-  size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (i < n) out[i] = inp[i];
+  size_t i = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 4;
+  if (i + 4 <= n && aligned16(out, 4) && aligned16(inp, 4)) *reinterpret_cast<uint4*>(out + i) = *reinterpret_cast<const uint4*>(inp + i);
+  else for (int k = 0; k < 4; k++) if (i + k < n) out[i + k] = inp[i + k];
 }
 EXPORT_KERNEL(copy_u32, THREADS)

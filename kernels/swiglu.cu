@@ -10,16 +10,16 @@ namespace {
 constexpr int THREADS = 256;
 
 template <class T> struct Span { size_t at; int left; bool vec; };
-template <class T> DEV bool span(Span<T>& s, unsigned long long n) {
+template <class T> DEV bool span(Span<T>& s, bool aligned, unsigned long long n) {
   s.at = (size_t(blockIdx.x) * THREADS + threadIdx.x) * Pack<T>::N;
   if (s.at >= n) return false;
   s.left = int(n - s.at < size_t(Pack<T>::N) ? n - s.at : size_t(Pack<T>::N));
-  s.vec = true;     // tensors begin at multiples of 256 bytes
+  s.vec = aligned;
   return true;
 }
 template <class T> DEV void forward(T* out, const T* gate, const T* up, unsigned long long n) {
   Span<T> s;
-  if (!span(s, n)) return;
+  if (!span(s, aligned16(out, 16) && aligned16(gate, 16) && aligned16(up, 16), n)) return;
   Pack<T> g, u;
   load_some(g, gate + s.at, s.left, s.vec);
   load_some(u, up + s.at, s.left, s.vec);
@@ -29,7 +29,8 @@ template <class T> DEV void forward(T* out, const T* gate, const T* up, unsigned
 }
 template <class T> DEV void backward(T* dgate, T* dup, const T* dout, const T* gate, const T* up, unsigned long long n) {
   Span<T> s;
-  if (!span(s, n)) return;
+  bool aligned = aligned16(dgate, 16) && aligned16(dup, 16) && aligned16(dout, 16) && aligned16(gate, 16) && aligned16(up, 16);
+  if (!span(s, aligned, n)) return;
   Pack<T> d, g, u;
   load_some(d, dout + s.at, s.left, s.vec);
   load_some(g, gate + s.at, s.left, s.vec);

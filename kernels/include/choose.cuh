@@ -72,6 +72,12 @@ DEV float row_top(const float* x, int n, ChooseScratch& s) {
   return top < INFINITY ? top : NAN;
 }
 
+// *bin += w in two halves: shared memory adds 32 bits at once, but 64 only by trying again and again.
+DEV void add_to_bin(u64* bin, u64 w) {
+  uint32_t *half = reinterpret_cast<uint32_t*>(bin), low = uint32_t(w), old = atomicAdd(half, low);
+  uint32_t high = uint32_t(w >> 32) + (old + low < old);
+  if (high) atomicAdd(half + 1, high);
+}
 struct Cut { uint32_t key; u64 above; };
 // Where the weights that item(i, key) gives, added from the largest key down, reach `target`; 8 bits of the key at a time.
 template <class Item> DEV Cut select(Item item, int n, u64 target, ChooseScratch& s) {
@@ -83,7 +89,7 @@ template <class Item> DEV Cut select(Item item, int n, u64 target, ChooseScratch
     for (int i = threadIdx.x; i < n; i += blockDim.x) {
       uint32_t key;
       u64 w = item(i, key);
-      if (w > 0 && (u64(key ^ cut.key) >> (shift + 8)) == 0) atomicAdd(&s.bins[key >> shift & 255], w);
+      if (w > 0 && (u64(key ^ cut.key) >> (shift + 8)) == 0) add_to_bin(&s.bins[key >> shift & 255], w);
     }
     __syncthreads();
     // Each warp for itself: a lane takes 8 bins, lane 0 the largest digits.

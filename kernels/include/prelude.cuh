@@ -5,7 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
-#define SHARED(T, name, dims) __shared__ T name dims
+#define SHARED(T, name, dims) __shared__ __align__(16) T name dims  // vectors and cp.async go through them
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) uint8_t name[]
 #define KERNEL(name, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name
 #define EXPORT_KERNEL(name, threads)

@@ -94,6 +94,15 @@ DEV uint64_t wgmma_descriptor(const void* tile, uint32_t lbo_bytes, uint32_t sbo
 DEV void wgmma_fence() { TWIN(asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"), emu::wgmma_fence()); }
 DEV void wgmma_commit() { TWIN(asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"), emu::wgmma_commit()); }
 template <int N> DEV void wgmma_wait(WHERE0) { TWIN(asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(N) : "memory"), emu::wgmma_wait(N PASS_WHERE)); }
+// After the wait: no use of d may move above it.
+template <int N> DEV void wgmma_done(float (&d)[N]) {
+#if defined(__CUDACC__)
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+#else
+  (void)d;
+#endif
+}
 #if defined(__CUDACC__)
 template <int N> struct Wgmma;
 #include "wgmma_generated.cuh"

@@ -76,6 +76,7 @@ template <bool NN> DEV void consume(Smem& s, const TensorMap& mc, int group, int
       previous = st;
     }
     wgmma_wait<0>();
+    wgmma_done(acc);
     if (previous >= 0 && tid == 0) mbar_arrive(&s.empty[previous]);
     store_tile(s, mc, acc, group, m0, n0, alpha);
   }

@@ -1,7 +1,7 @@
 //! CUDA's driver through cudarc, which opens libcuda at run time: without it this program still starts and says so.
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ffi::{CString, c_void},
     mem::MaybeUninit,
     path::Path,
@@ -26,9 +26,15 @@ pub(super) struct Driver {
     context: Arc<CudaContext>,
     modules: HashMap<&'static str, Module>,
     functions: Mutex<HashMap<Kernel, Function>>,
+    /// True if memory is allocated and freed in the order of the stream, without waiting.
+    pools: bool,
     pub(super) name: String,
     pub(super) arch: u32,
+    pub(super) multiprocessors: u32,
 }
+
+/// Devices that were opened, by ordinal. They stay open until the program ends: a context and its kernels take long to make.
+static OPEN: Mutex<BTreeMap<usize, Arc<Driver>>> = Mutex::new(BTreeMap::new());
 
 struct Module(sys::CUmodule);
 #[derive(Clone, Copy)]
@@ -47,6 +53,7 @@ unsafe impl Send for Function {}
 pub(crate) struct Buffer {
     at: sys::CUdeviceptr,
     context: Arc<CudaContext>,
+    pooled: bool,
 }
 
 impl Buffer {
@@ -58,8 +65,15 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
-            // SAFETY: allocated by `Driver::allocate`; nobody holds the address any more. A failure at exit is of no interest.
-            let _ = unsafe { result::free_sync(self.at) };
+            // SAFETY: allocated by `Driver::allocate`; nobody holds the address any more, and kernels that were launched with it come before it in the
+            // stream. A failure at exit is of no interest.
+            let _ = unsafe {
+                if self.pooled {
+                    result::free_async(self.at, std::ptr::null_mut())
+                } else {
+                    result::free_sync(self.at)
+                }
+            };
         }
     }
 }
@@ -89,7 +103,18 @@ fn explain(what: &str, e: DriverError) -> anyhow::Error {
 }
 
 impl Driver {
-    pub(super) fn open(ordinal: usize) -> Result<Driver> {
+    /// The device `ordinal`, its kernels loaded.
+    pub(super) fn open(ordinal: usize) -> Result<Arc<Driver>> {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(driver) = open.get(&ordinal) {
+            return Ok(driver.clone());
+        }
+        let driver = Arc::new(Driver::load(ordinal)?);
+        open.insert(ordinal, driver.clone());
+        Ok(driver)
+    }
+
+    fn load(ordinal: usize) -> Result<Driver> {
         if FATBINS.is_empty() {
             bail!(
                 "this program was built without GPU kernels, because there was no nvcc: run scripts/get_nvcc.sh (or set NVCC) and build again"
@@ -118,7 +143,14 @@ impl Driver {
                 .map_err(|e| explain(&format!("load kernels/{file}.cu"), e))?;
             modules.insert(file, Module(module));
         }
-        Ok(Driver { context, modules, functions: Mutex::default(), name, arch })
+        let multiprocessors = context
+            .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .map_err(|e| explain("count the multiprocessors", e))? as u32;
+        let pools = context.has_async_alloc();
+        if pools {
+            keep_freed_memory(&context)?;
+        }
+        Ok(Driver { context, modules, functions: Mutex::default(), pools, name, arch, multiprocessors })
     }
 
     fn bind(&self) -> Result<()> {
@@ -128,8 +160,15 @@ impl Driver {
     pub(super) fn allocate(&self, bytes: usize) -> Result<Buffer> {
         self.bind()?;
         // SAFETY: freed once, by Buffer's drop.
-        let at = unsafe { result::malloc_sync(bytes) }.map_err(|e| explain("allocate", e))?;
-        let buffer = Buffer { at, context: self.context.clone() };
+        let at = unsafe {
+            if self.pools {
+                result::malloc_async(std::ptr::null_mut(), bytes)
+            } else {
+                result::malloc_sync(bytes)
+            }
+        }
+        .map_err(|e| explain("allocate", e))?;
+        let buffer = Buffer { at, context: self.context.clone(), pooled: self.pools };
         self.zero(&buffer, 0, bytes)?;
         Ok(buffer)
     }
@@ -288,6 +327,18 @@ impl Driver {
         // SAFETY: 128 bytes of plain data, zeroed and then written by the driver.
         Ok(unsafe { std::mem::transmute_copy::<sys::CUtensorMap, TensorMap>(map.0.assume_init_ref()) })
     }
+}
+
+/// Memory that is freed stays with the program, for its next allocation.
+fn keep_freed_memory(context: &CudaContext) -> Result<()> {
+    let mut all = u64::MAX;
+    // SAFETY: a device of the driver, and an attribute of 64 bits.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut all).cast())
+    }
+    .map_err(|e| explain("set up the memory pool", e))
 }
 
 /// `folder/FILE.fatbin` in place of the program's own, if there is one; the device's name then says so.

@@ -30,7 +30,7 @@ pub struct Gpu {
 const REMEMBERED: usize = 4;
 
 enum Driver {
-    Cuda(cuda::Driver),
+    Cuda(Arc<cuda::Driver>),
     Emulated,
 }
 
@@ -108,6 +108,13 @@ impl Gpu {
     /// True if kernels run on the host.
     pub fn is_emulated(&self) -> bool {
         matches!(self.driver, Driver::Emulated)
+    }
+    /// Streaming multiprocessors. The emulator runs blocks one after another: as if it had few, so that persistent blocks take several tiles.
+    pub fn multiprocessors(&self) -> usize {
+        match &self.driver {
+            Driver::Cuda(d) => d.multiprocessors as usize,
+            Driver::Emulated => 2,
+        }
     }
 
     /// `bytes` of zeroed memory.

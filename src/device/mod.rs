@@ -4,7 +4,11 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use anyhow::{Context, Result, bail};
-use cudarc::driver::{CudaContext, sys};
+use cudarc::driver::{
+    DriverError,
+    result::{self, device},
+    sys,
+};
 
 mod cuda;
 mod emulated;
@@ -132,18 +136,26 @@ pub fn gpus() -> Result<Vec<GpuInfo>, String> {
     if !unsafe { sys::is_culib_present() } {
         return Err("no CUDA driver library (libcuda) on this machine".into());
     }
-    let count = CudaContext::device_count().map_err(|e| format!("the CUDA driver lists no device: {e:?}"))?;
-    (0..count as usize)
-        .map(|ordinal| {
-            let context =
-                CudaContext::new(ordinal).map_err(|e| format!("open CUDA device {ordinal}: {e:?}"))?;
-            Ok(GpuInfo {
-                name: context.name().map_err(|e| format!("{e:?}"))?,
-                compute_capability: context.compute_capability().map_err(|e| format!("{e:?}"))?,
-                memory: context.total_mem().map_err(|e| format!("{e:?}"))?,
-            })
+    // No context is made: that would take memory and time on devices that are other people's.
+    let one = |ordinal: i32| -> Result<GpuInfo, DriverError> {
+        use sys::CUdevice_attribute as A;
+        let device = device::get(ordinal)?;
+        // SAFETY: a device of this driver.
+        let attribute = |a| unsafe { device::get_attribute(device, a) };
+        Ok(GpuInfo {
+            name: device::get_name(device)?,
+            compute_capability: (
+                attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            ),
+            // SAFETY: as above.
+            memory: unsafe { device::total_mem(device) }?,
         })
-        .collect()
+    };
+    let count = result::init()
+        .and_then(|()| device::get_count())
+        .map_err(|e| format!("the CUDA driver lists no device: {e:?}"))?;
+    (0..count).map(|i| one(i).map_err(|e| format!("ask for CUDA device {i}: {e:?}"))).collect()
 }
 
 /// Vector extensions that the CPU kernels may choose from, those present on this machine.

@@ -81,9 +81,8 @@ pub fn copy(out: &mut Tensor, inp: &Tensor) -> Result<()> {
     }
     let words = out.bytes() / 4;
     let args = [out.arg()?, inp.arg()?, Arg::U64(words as u64)];
-    let at = Geometry::new(words.div_ceil(THREADS as usize), THREADS);
     // SAFETY: the kernel's parameters; lengths were checked.
-    unsafe { gpu.launch(kernel!("rows", "copy_u32"), at, &args) }
+    unsafe { gpu.launch(kernel!("rows", "copy_u32"), elementwise(out), &args) }
 }
 
 /// out row i = inp row map\[i\], zeros where map\[i\] is `u32::MAX`; map (rows of out). Other entries must be below inp's rows.

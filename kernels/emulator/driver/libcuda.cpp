@@ -95,7 +95,7 @@ EXPORT cuDeviceGetAttribute(int* value, CUdevice_attribute what, CUdevice) {
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = 0; break;
     case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 132; break;
     case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = OPTIN_SHARED; break;
-    case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED: *value = 0; break;
+    case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED: *value = 1; break;
     default: fprintf(stderr, "rehearsal driver: attribute %d is not known here\n", int(what)); return CUDA_ERROR_INVALID_VALUE;
   }
   return CUDA_SUCCESS;
@@ -170,6 +170,23 @@ EXPORT cuMemsetD8(CUdeviceptr to, unsigned char value, size_t n) {
   ENTER;
   if (!inside(to, n) || value != 0) return CUDA_ERROR_INVALID_VALUE;
   t_current->queue.push_back([=] { emu_fill_zero(reinterpret_cast<void*>(to), n); });
+  return CUDA_SUCCESS;
+}
+
+EXPORT cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice) { *pool = reinterpret_cast<CUmemoryPool>(&g_context); return CUDA_SUCCESS; }
+EXPORT cuMemPoolSetAttribute(CUmemoryPool, CUmemPool_attribute what, void*) {
+  return what == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
+}
+EXPORT cuMemAllocAsync(CUdeviceptr* at, size_t bytes, CUstream stream) { return stream ? CUDA_ERROR_INVALID_VALUE : cuMemAlloc(at, bytes); }
+// The memory stays until the work before it is done.
+EXPORT cuMemFreeAsync(CUdeviceptr at, CUstream stream) {
+  ENTER;
+  auto& c = *t_current;
+  auto it = c.memory.find(at);
+  if (stream || it == c.memory.end()) return CUDA_ERROR_INVALID_VALUE;
+  c.held -= it->second;
+  c.memory.erase(it);
+  c.queue.push_back([=] { emu_free(reinterpret_cast<void*>(at)); });
   return CUDA_SUCCESS;
 }
 

@@ -10,8 +10,6 @@ use crate::{
 
 /// Bytes of the kernel's shared memory: 4 stages of 128 x 64 and 64 x 128, the output's 128 x 128, 8 barriers.
 const SHARED: usize = (4 * 2 * 128 * 64 + 128 * 128) * 2 + 1024;
-/// Blocks that an H100 holds at once, one on each multiprocessor.
-const BLOCKS: usize = 132;
 
 /// out (N, M) = alpha a b, all bf16 with rows of 16-byte multiples.
 pub(super) fn product(
@@ -34,9 +32,8 @@ pub(super) fn product(
     };
     let (map_a, map_b, map_out) = (map(a, [128, 64])?, map(b, b_tile)?, map(out, [64, 64])?);
     let args = [map_a, map_b, map_out, Arg::int(n)?, Arg::int(m)?, Arg::int(k)?, Arg::F32(alpha)];
-    // The emulator runs blocks one after another: few of them, so that each takes several tiles.
-    let most = if gpu.is_emulated() { 2 } else { BLOCKS };
-    let blocks = (n.div_ceil(128) * m.div_ceil(128)).min(most);
+    // One block a multiprocessor: shared memory holds no second one.
+    let blocks = (n.div_ceil(128) * m.div_ceil(128)).min(gpu.multiprocessors());
     // SAFETY: the kernel's parameters; the caller checked shapes and alignment.
     unsafe { gpu.launch(kernel, Geometry::new(blocks, 384).shared(SHARED), &args) }
 }
