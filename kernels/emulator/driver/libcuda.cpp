@@ -8,12 +8,14 @@
 #include <cuda.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "runtime.hpp"
@@ -72,6 +74,59 @@ bool inside(CUdeviceptr at, size_t n) {
 void fail(const char* why) {
   fprintf(stderr, "rehearsal driver: %s\n", why);
   g_context.error = CUDA_ERROR_LAUNCH_FAILED;
+}
+// Threads that stay: each has stacks of its own in the emulator, which are never given back.
+class Workers {
+  std::mutex lock;
+  std::condition_variable changed;
+  std::function<void(int)> work;
+  int round = 0, busy = 0;
+
+ public:
+  const int count = int(std::max(1u, std::thread::hardware_concurrency()));
+  Workers() {
+    for (int i = 1; i < count; i++) std::thread([this, i] { serve(i); }).detach();
+  }
+  // f(0) here, f(1) .. f(count - 1) in the others.
+  void run(std::function<void(int)> f) {
+    {
+      std::lock_guard<std::mutex> guard(lock);
+      work = f;
+      busy = count - 1;
+      round++;
+    }
+    changed.notify_all();
+    f(0);
+    std::unique_lock<std::mutex> guard(lock);
+    changed.wait(guard, [this] { return busy == 0; });
+  }
+
+ private:
+  void serve(int i) {
+    for (int seen = 0;;) {
+      std::unique_lock<std::mutex> guard(lock);
+      changed.wait(guard, [&] { return round != seen; });
+      seen = round;
+      auto f = work;
+      guard.unlock();
+      f(i);
+      guard.lock();
+      if (--busy == 0) changed.notify_all();
+    }
+  }
+};
+// Runs a launch; blocks that are independent of each other are shared among the machine's threads.
+void launch(const std::string& name, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t shared, std::vector<void*> args, const std::vector<uint32_t>& sizes, EmuConfig how) {
+  static Workers& workers = *new Workers;
+  bool alone = how.checks || how.cooperative || cluster.x * cluster.y * cluster.z > 1 || grid.x * grid.y * grid.z < 2;
+  how.parts = alone ? 1 : workers.count;
+  auto part = [&](int i) {
+    EmuConfig own = how;
+    own.part = i;
+    if (emu_launch(name.c_str(), grid, block, cluster, shared, args.data(), sizes.data(), int(sizes.size()), &own, nullptr)) fail(emu_last_error());
+  };
+  if (alone) part(0);
+  else workers.run(part);
 }
 #define EXPORT extern "C" __attribute__((visibility("default"))) CUresult
 #define ENTER                                            \
@@ -275,7 +330,7 @@ EXPORT cuLaunchKernelEx(const CUlaunchConfig* at, CUfunction function, void** pa
   t_current->queue.push_back([=, values = std::move(values)] {
     std::vector<void*> args;
     for (auto& v : values) args.push_back(reinterpret_cast<void*>((uintptr_t(v.data()) + 63) & ~uintptr_t(63)));
-    if (emu_launch(f->name.c_str(), grid, block, cluster, shared, args.data(), sizes.data(), int(sizes.size()), &how, nullptr)) fail(emu_last_error());
+    launch(f->name, grid, block, cluster, shared, std::move(args), sizes, how);
   });
   return CUDA_SUCCESS;
 }
