@@ -1,190 +1,271 @@
 #!/usr/bin/env bash
-# Everything that a GPU can tell about this program, in the order of its worth, within a time: correctness of every kernel and of whole steps, the
-# quickstart's training, parity with PyTorch, the sanitizers, the benchmarks beside their peers. In a bundle of scripts/gpu_bundle.sh this file is run.sh.
-#   run.sh [--out DIR] [--minutes N] [--device cuda|emulated] [PART ...]
-# Parts: correctness quickstart parity sanitizers kernels steps (default: all, in this order). DIR gets one JSON a part (default: results) and the logs beside
-# it; a part that does not fit the time that is left is named in summary.json and skipped, and a run cut off leaves valid JSON.
-# --device emulated runs the same commands without a GPU, to try this script; its figures mean nothing.
+# Everything that a GPU can tell about this program, in the order of its worth, within a time. In a bundle of scripts/gpu_bundle.sh this file is run.sh.
+#   run.sh [--out DIR] [--minutes N] [--device cuda|emulated] [--small] [PART ...]
+# Parts (all, if none is named; in this order):
+#   correctness  every declared kernel case and whole step; what fails, hangs or was not reached is run again alone
+#   calibration  the emulator's own cases on the chip: layouts, barriers, driver's rules, arithmetic
+#   quickstart   its training on the device beside the same on the processor
+#   parity       20 LoRA steps of a model of 1.1 billion parameters beside transformers + peft
+#   kernels      the table of kernels beside PyTorch, three rounds in turn
+#   steps        whole LoRA steps, packed, beside transformers + peft        generation  greedy generation beside transformers
+#   sanitizers   memcheck, racecheck, synccheck, initcheck over the cases    mutants     which planted faults the chip shows
+#   ncu          hardware counters of the five rows that are furthest behind
+# DIR (default: results) gets PART.jsonl, a line at a time, so that a run cut off anywhere leaves valid results; logs; and, at the end, report.json and report.md
+# (scripts/gpu_report.py, which also joins several DIRs). A part that does not fit the time left is named and left out.
+# --small takes tiny sizes, to rehearse on a machine without a GPU (scripts/rehearsal_driver.sh); its figures mean nothing.
 set -uo pipefail
 cd "$(dirname "$0")"
-out=results minutes=25 device=cuda parts=()
+all=(correctness calibration quickstart parity kernels steps generation sanitizers mutants ncu)
+out=results minutes=25 device=cuda small="" parts=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --out) out=$2; shift 2 ;;
-    --minutes) minutes=$2; shift 2 ;;
-    --device) device=$2; shift 2 ;;
-    correctness | quickstart | parity | sanitizers | kernels | steps) parts+=("$1"); shift ;;
-    *) sed -n '2,8p' "$0" >&2; exit 2 ;;
+    --out) out=${2:?}; shift 2 ;;
+    --minutes) minutes=${2:?}; shift 2 ;;
+    --device) device=${2:?}; shift 2 ;;
+    --small) small=yes; shift ;;
+    *) if [[ " ${all[*]} " == *" $1 "* ]]; then parts+=("$1"); shift; else sed -n '2,16p' "$0" >&2; exit 2; fi ;;
     esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(correctness quickstart parity sanitizers kernels steps)
+[ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
+[ "$device" = emulated ] && small=yes
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 ends=$(($(date +%s) + minutes * 60))
-left() { echo $((ends - $(date +%s))); }
-failed=0
+python=$(command -v python3 || true)
+export SDRRL_BIN=$PWD/sdrrl PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$out/inductor}
+# Where some machines keep libcuda without telling the linker.
+[ -d /usr/local/nvidia/lib64 ] && export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/usr/local/nvidia/lib64
 
 # A string as JSON.
-quote() { printf '"%s"' "$(printf '%s' "$1" | tr '\n\t' '  ' | sed 's/\\/\\\\/g; s/"/\\"/g')"; }
-# write NAME: stdin to NAME.json, whole or not at all.
-write() { cat >"$out/$1.json.partial" && mv "$out/$1.json.partial" "$out/$1.json"; }
+quote() { printf '"%s"' "$(printf '%s' "$1" | tr '\n\t' '  ' | tr -d '\000-\010\013-\037' | sed 's/\\/\\\\/g; s/"/\\"/g')"; }
+# record PART MEMBERS: a line of PART.jsonl.
+record() { printf '{%s}\n' "$2" >>"$out/$1.jsonl"; }
+# room BEGUN SECONDS: what is left of a part's seconds.
+room() { echo $(($1 + $2 - SECONDS)); }
+has_python() { [ -n "$python" ] && "$python" -c "import $1" 2>/dev/null; }
+# skip PART WHY
+skip() { record "$1" "\"skipped\": $(quote "$2")"; echo "skipped: $2"; }
+# The last line of a log that says what went wrong.
+reason() { grep -aE 'panicked|relative error|error|Error|expected|CUDA says' "$1" | grep -v '^test ' | tail -n 1 | cut -c1-300; }
 gpu() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
 machine() {
-    printf '{"date": %s, "commit": %s, "device": %s, "gpu": %s, "driver": %s, "power_limit": %s, "clocks_sm": %s, "clocks_memory": %s' \
-        "$(quote "$(date -u +%Y-%m-%dT%H:%M:%SZ)")" "$(quote "$(cat commit 2>/dev/null)")" "$(quote "$device")" "$(quote "$(gpu name)")" \
-        "$(quote "$(gpu driver_version)")" "$(quote "$(gpu power.limit)")" "$(quote "$(gpu clocks.sm)")" "$(quote "$(gpu clocks.mem)")"
-}
-# tests_json LOG STATUS SECONDS: what libtest said, as JSON.
-tests_json() {
-    machine
-    printf ', "status": %d, "seconds": %d, "passed": [' "$2" "$3"
-    awk '/^test .* \.\.\. ok$/ { printf "%s\"%s\"", n++ ? ", " : "", $2 }' "$1"
-    printf '], "failed": ['
-    awk '/^test .* \.\.\. FAILED$/ { printf "%s\"%s\"", n++ ? ", " : "", $2 }' "$1"
-    printf ']}\n'
+    printf '{"date": %s, "commit": %s, "device": %s, "small": %s, "gpu": %s, "driver": %s, "power_limit": %s, "clocks_sm": %s, "clocks_memory": %s, "cores": %d, "torch": %s}\n' \
+        "$(quote "$(date -u +%Y-%m-%dT%H:%M:%SZ)")" "$(quote "$(cat commit 2>/dev/null)")" "$(quote "$device")" "$([ -n "$small" ] && echo true || echo false)" \
+        "$(quote "$(gpu name)")" "$(quote "$(gpu driver_version)")" "$(quote "$(gpu power.limit)")" "$(quote "$(gpu clocks.max.sm)")" \
+        "$(quote "$(gpu clocks.max.mem)")" "$(nproc)" "$(quote "$([ -n "$python" ] && "$python" -c 'import torch; print(torch.__version__)' 2>/dev/null)")"
 }
 
+# cases SECONDS LOG NAME ...: those cases, one after another in one process.
+cases() {
+    local seconds=$1 log=$2
+    shift 2
+    SDRRL_TEST_DEVICE=$device timeout "$seconds" tests/all --exact "$@" --test-threads 1 >"$log" 2>&1
+}
 correctness() {
-    local begun=$SECONDS
-    # One thread: a fault of one kernel must not be blamed on another test.
-    SDRRL_TEST_DEVICE=$device SDRRL_BIN=$PWD/sdrrl timeout "$1" tests/all kernels:: --test-threads 1 >"$out/correctness.log" 2>&1
-    local status=$?
-    tests_json "$out/correctness.log" $status $((SECONDS - begun)) | write correctness
-    grep -E '^test result|panicked' "$out/correctness.log"
-    return $status
-}
-
-# The quickstart with everything on the device against the same on the processor, by its final table.
-quickstart() {
-    local begun=$SECONDS status=0 limits=()
-    [ "$device" = emulated ] && limits=(--set train.max-steps=2 --set 'eval.tasks=[]')
-    for where in cpu "$device"; do
-        timeout "$1" ./sdrrl run recipes/quickstart.toml --set "work=$out/quickstart-$where" --set "device=$where" --set dtype=bf16 \
-            --set 'variants=["sdrrl"]' "${limits[@]}" >"$out/quickstart-$where.log" 2>&1 || status=$?
-    done
-    {
-        machine
-        printf ', "status": %d, "seconds": %d' $status $((SECONDS - begun))
-        for where in cpu "$device"; do
-            printf ', "%s": [' "$where"
-            grep '"train/loss"' "$out/quickstart-$where/train-sdrrl/metrics.jsonl" 2>/dev/null | paste -sd, -
-            printf '], "%s_table": %s' "$where" "$(quote "$(grep -E '^qa-' "$out/quickstart-$where.log" | tr -s ' ' | paste -sd';' -)")"
+    local begun=$SECONDS left=() again=() round=0 limit=150 bad=0 name log
+    mapfile -t left < <(tests/all kernels:: --list --format terse 2>/dev/null | sed -n 's/: test$//p')
+    [ ${#left[@]} -gt 0 ] || { record correctness '"error": "the test program lists no case"'; return 1; }
+    [ -n "$small" ] && mapfile -t left < <(printf '%s\n' "${left[@]}" | grep -v quickstart)
+    # A process that ends early goes on behind the case that ended it.
+    while [ ${#left[@]} -gt 0 ] && [ "$(room "$begun" "$1")" -gt 20 ]; do
+        round=$((round + 1)) log=$out/correctness.$round.log
+        [ "$(room "$begun" "$1")" -lt $limit ] && limit=$(room "$begun" "$1")
+        cases "$limit" "$log" "${left[@]}"
+        local before=${#left[@]} rest=() stopped=""
+        for name in "${left[@]}"; do
+            if grep -q "^test $name \.\.\. ok" "$log"; then record correctness "\"case\": $(quote "$name"), \"result\": \"ok\""
+            elif grep -q "^test $name \.\.\. FAILED" "$log"; then again+=("$name")
+            elif [ -z "$stopped" ]; then stopped=$name; again+=("$name")
+            else rest+=("$name"); fi
         done
-        printf '}\n'
-    } | write quickstart
-    for where in cpu "$device"; do echo "$where:"; grep -E '^qa-|error' "$out/quickstart-$where.log"; done
+        left=("${rest[@]}")
+        [ ${#left[@]} -lt "$before" ] || break
+        limit=60
+    done
+    for name in "${again[@]}"; do
+        if [ "$(room "$begun" "$1")" -lt 5 ]; then left+=("$name"); continue; fi
+        log=$out/correctness.${name//:/_}.log
+        SDRRL_SYNC_LAUNCHES=1 cases 40 "$log" "$name"
+        case $? in
+        0) record correctness "\"case\": $(quote "$name"), \"result\": \"ok alone\"" ;;
+        124) bad=1; record correctness "\"case\": $(quote "$name"), \"result\": \"hung\"" ;;
+        *) bad=1; record correctness "\"case\": $(quote "$name"), \"result\": \"failed\", \"says\": $(quote "$(reason "$log")")" ;;
+        esac
+    done
+    for name in "${left[@]}"; do bad=1; record correctness "\"case\": $(quote "$name"), \"result\": \"not reached\""; done
+    grep -o '"result": "[a-z ]*"' "$out/correctness.jsonl" | sort | uniq -c
+    grep -v '"ok"' "$out/correctness.jsonl" | head -n 20
+    return $bad
+}
+
+calibration() {
+    [ -x scripts/calibrate.sh ] || { skip calibration "no scripts/calibrate.sh in this bundle"; return 0; }
+    timeout "$1" scripts/calibrate.sh --device "$device" --out "$out" >"$out/calibration.log" 2>&1
+    local status=$?
+    [ -f "$out/calibration.json" ] && record calibration "\"result\": $(tr '\n' ' ' <"$out/calibration.json")"
+    [ $status = 0 ] || record calibration "\"status\": $status, \"says\": $(quote "$(reason "$out/calibration.log")")"
+    tail -n 30 "$out/calibration.log"
     return $status
 }
 
-# 20 LoRA steps of a model of 1.1 billion parameters against transformers and peft.
+quickstart() {
+    local begun=$SECONDS status=0 limits=() code where
+    [ -n "$small" ] && limits=(--set train.max-steps=2 --set 'eval.tasks=[]')
+    for where in cpu "$device"; do
+        timeout "$(room "$begun" "$1")" ./sdrrl run recipes/quickstart.toml --set "work=$out/quickstart-$where" --set "device=$where" --set dtype=bf16 \
+            --set 'variants=["sdrrl"]' "${limits[@]}" >"$out/quickstart-$where.log" 2>&1
+        code=$?
+        [ $code = 0 ] || status=$code
+        record quickstart "\"device\": $(quote "$where"), \"status\": $code, \"seconds\": $((SECONDS - begun)), \"losses\": [$(
+            sed -n 's/.*"train\/loss": *\([0-9.e+-]*\).*/\1/p' "$out/quickstart-$where/train-sdrrl/metrics.jsonl" 2>/dev/null | paste -sd, -)], \"table\": $(
+            quote "$(grep -E '^qa-' "$out/quickstart-$where.log" | tr -s ' ' | paste -sd';' -)"), \"says\": $(quote "$([ $code = 0 ] || reason "$out/quickstart-$where.log")")"
+        echo "$where: $(grep -E '^qa-' "$out/quickstart-$where.log" || tail -n 2 "$out/quickstart-$where.log")"
+    done
+    rm -rf "$out"/quickstart-{cpu,"$device"}
+    return $status
+}
+
 parity() {
     local shape=(--shape llama-1b) status
-    [ "$device" = emulated ] && shape=(--shape tiny --steps 4 --length 40 --documents 2)
-    if ! python3 -c 'import torch, transformers, peft' 2>/dev/null; then
-        { machine; printf ', "skipped": "no python3 with torch, transformers and peft"}\n'; } | write parity
-        echo "no python3 with torch, transformers and peft"
-        return 0
-    fi
-    timeout "$1" python3 scripts/peer_parity.py ./sdrrl --device "$device" "${shape[@]}" >"$out/parity.log" 2>&1
+    [ -n "$small" ] && shape=(--shape tiny --steps 4 --length 40 --documents 2)
+    has_python 'torch, transformers, peft' || { skip parity "no python3 with torch, transformers and peft"; return 0; }
+    timeout "$1" "$python" scripts/peer_parity.py ./sdrrl --device "$device" "${shape[@]}" >"$out/parity.log" 2>&1
     status=$?
-    { machine; printf ', "status": %d, "result": %s}\n' $status "$(grep '^{' "$out/parity.log" || echo null)"; } | write parity
+    record parity "\"status\": $status, \"result\": $(grep '^{' "$out/parity.log" || echo null), \"says\": $(quote "$([ $status = 0 ] || reason "$out/parity.log")")"
     grep -v '^{' "$out/parity.log" | tail -n 4
     return $status
 }
 
-sanitizers() {
-    local found status=0 begun=$SECONDS first=1
-    found=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
-    if [ -z "$found" ] || [ "$device" != cuda ]; then
-        { machine; printf ', "skipped": "no compute-sanitizer here"}\n'; } | write sanitizers
-        echo "no compute-sanitizer here"
-        return 0
-    fi
-    {
-        machine
-        printf ', "tools": {'
-        for tool in memcheck racecheck synccheck initcheck; do
-            [ $((begun + $1 - SECONDS)) -gt 20 ] || break
-            SDRRL_TEST_DEVICE=cuda SDRRL_BIN=$PWD/sdrrl timeout $((begun + $1 - SECONDS)) "$found" --tool $tool --error-exitcode 99 --print-limit 20 \
-                tests/all kernels:: --test-threads 1 --skip steps >"$out/$tool.log" 2>&1
-            local code=$?
-            printf '%s"%s": {"status": %d, "summary": %s}' "$([ $first = 1 ] || printf ', ')" $tool $code \
-                "$(quote "$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool.log" | tail -n 1)")"
-            first=0
-        done
-        printf '}}\n'
-    } | write sanitizers
-    grep -hE 'SUMMARY' "$out"/{memcheck,racecheck,synccheck,initcheck}.log 2>/dev/null
-    grep -q '"status": [^0]' "$out/sanitizers.json" && status=1
-    return $status
-}
-
-# Every kernel's row and PyTorch's beside it, in turn, three rounds; the programs write their rows one by one.
 kernels() {
-    local begun=$SECONDS status=0 peer="" more=(--device "$device")
-    [ "$device" = emulated ] && more=(--smoke)
-    [ "$device" = cuda ] && python3 -c 'import torch' 2>/dev/null && peer=yes
+    local begun=$SECONDS status=0 more=(--device "$device") peer=() rounds=3 round
+    [ -n "$small" ] && more+=(--smoke) rounds=1
+    has_python torch && peer=("$python" scripts/peer_kernels.py run --compile --device "$([ -n "$small" ] && echo cpu || echo cuda)")
     rm -f "$out"/kernels.*.jsonl
-    for round in 1 2 3; do
-        [ $((begun + $1 - SECONDS)) -gt 20 ] || break
-        timeout $((begun + $1 - SECONDS)) ./bench-kernels "${more[@]}" --json "$out/kernels.ours.$round.jsonl" >"$out/kernels.$round.log" 2>&1 || status=$?
-        [ -n "$peer" ] && [ $((begun + $1 - SECONDS)) -gt 20 ] &&
-            timeout $((begun + $1 - SECONDS)) python3 scripts/peer_kernels.py run --compile --rows "$out/kernels.ours.$round.jsonl" \
-                --json "$out/kernels.torch.$round.jsonl" >>"$out/kernels.$round.log" 2>&1
-        [ "$device" = emulated ] && break
+    for ((round = 1; round <= rounds; round++)); do
+        [ "$(room "$begun" "$1")" -gt 20 ] || break
+        timeout "$(room "$begun" "$1")" ./bench-kernels "${more[@]}" --json "$out/kernels.ours.$round.jsonl" >"$out/kernels.$round.log" 2>&1 || status=$?
+        [ ${#peer[@]} -gt 0 ] && [ "$(room "$begun" "$1")" -gt 20 ] &&
+            timeout "$(room "$begun" "$1")" "${peer[@]}" --rows "$out/kernels.ours.$round.jsonl" --json "$out/kernels.torch.$round.jsonl" >"$out/kernels.torch.$round.log" 2>&1
     done
-    [ -n "$peer" ] && python3 scripts/peer_kernels.py table --ours "$out"/kernels.ours.*.jsonl --theirs "$out"/kernels.torch.*.jsonl >"$out/kernels.md"
-    {
-        machine
-        printf ', "status": %d, "ours": [' $status
-        cat "$out"/kernels.ours.*.jsonl 2>/dev/null | paste -sd, -
-        printf '], "torch": ['
-        cat "$out"/kernels.torch.*.jsonl 2>/dev/null | paste -sd, -
-        printf ']}\n'
-    } | write kernels
-    head -n 60 "$out/kernels.md" 2>/dev/null || tail -n 60 "$out/kernels.1.log"
+    cat "$out"/kernels.ours.*.jsonl | sed 's/^{/{"by": "sdrrl", /' >>"$out/kernels.jsonl"
+    compgen -G "$out/kernels.torch.*.jsonl" >/dev/null && cat "$out"/kernels.torch.*.jsonl | sed 's/^{/{"by": "torch", /' >>"$out/kernels.jsonl"
+    if [ ${#peer[@]} -gt 0 ]; then
+        "$python" scripts/peer_kernels.py table --ours "$out"/kernels.ours.*.jsonl --theirs "$out"/kernels.torch.*.jsonl >"$out/kernels.md" 2>>"$out/kernels.1.log"
+    fi
+    head -n 70 "$out/kernels.md" 2>/dev/null || tail -n 70 "$out/kernels.1.log"
     return $status
 }
 
-# LoRA steps, packed, of growing models; a row of text a shape.
+# a_bench PART PROGRAM NAME ARGUMENT ...: a bench's table as a line of PART.jsonl.
+a_bench() {
+    local part=$1 program=$2 name=$3 seconds=$4 log=$out/$1.$3.log code
+    shift 4
+    [ "$seconds" -gt 20 ] || { skip "$part" "$name: no time left"; return 0; }
+    timeout "$seconds" "$program" "$@" >"$log" 2>&1
+    code=$?
+    record "$part" "\"name\": $(quote "$name"), \"status\": $code, \"output\": [$(while IFS= read -r line; do quote "$line"; echo; done <"$log" | paste -sd, -)]"
+    cat "$log"
+    return $code
+}
 steps() {
-    local more=() shapes=("smollm2-135m 8 1024" "llama-1b 8 2048" "llama2-7b 8 2048") status=0 begun=$SECONDS first=1
-    [ "$device" = emulated ] && shapes=("tiny 1 16")
-    python3 -c 'import torch, transformers, peft' 2>/dev/null && more=(--python python3)
-    {
-        machine
-        printf ', "tables": ['
-        for shape in "${shapes[@]}"; do
-            read -r name rows length <<<"$shape"
-            timeout $((begun + $1 - SECONDS)) ./bench-steps --shape "$name" --rows "$rows" --length "$length" --dtypes bf16 --device "$device" \
-                --rounds 3 "${more[@]}" >"$out/steps.$name.log" 2>&1 || status=$?
-            printf '%s%s' "$([ $first = 1 ] || printf ', ')" "$(quote "$(paste -sd';' "$out/steps.$name.log")")"
-            first=0
-        done
-        printf '], "status": %d}\n' $status
-    } | write steps
-    tail -n 4 "$out"/steps.*.log
-    return "$(sed 's/.*"status": \([0-9]*\)}$/\1/' "$out/steps.json")"
+    local begun=$SECONDS status=0 more=() rounds=3 shape name rows length shapes=("llama2-7b 2 2048" "llama2-7b 8 2048" "llama-1b 8 2048" "smollm2-135m 8 1024")
+    [ -n "$small" ] && shapes=("tiny 1 16") rounds=1
+    has_python 'torch, transformers, peft' && more=(--python "$python")
+    for shape in "${shapes[@]}"; do
+        read -r name rows length <<<"$shape"
+        a_bench steps ./bench-steps "$name-$rows" "$(room "$begun" "$1")" --shape "$name" --rows "$rows" --length "$length" --dtypes bf16 --device "$device" \
+            --rounds $rounds "${more[@]}" || status=$?
+    done
+    return $status
+}
+generation() {
+    local begun=$SECONDS status=0 more=() rounds=3 shape shapes=(llama2-7b llama-1b)
+    [ -n "$small" ] && shapes=(tiny) rounds=1
+    has_python 'torch, transformers' && more=(--python "$python")
+    for shape in "${shapes[@]}"; do
+        a_bench generation ./bench-generation "$shape" "$(room "$begun" "$1")" --shape "$shape" --device "$device" --rounds $rounds "${more[@]}" || status=$?
+    done
+    return $status
+}
+
+sanitizers() {
+    local found status=0 begun=$SECONDS tool code
+    found=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+    [ -n "$found" ] && [ "$device" = cuda ] || { skip sanitizers "no compute-sanitizer here"; return 0; }
+    for tool in memcheck racecheck synccheck initcheck; do
+        [ "$(room "$begun" "$1")" -gt 20 ] || { skip sanitizers "$tool: no time left"; break; }
+        SDRRL_TEST_DEVICE=cuda timeout "$(room "$begun" "$1")" "$found" --tool $tool --error-exitcode 99 --print-limit 20 \
+            tests/all kernels:: --test-threads 1 --skip quickstart >"$out/$tool.log" 2>&1
+        code=$?
+        [ $code = 0 ] || status=1
+        record sanitizers "\"tool\": \"$tool\", \"status\": $code, \"cases\": $(grep -c '^test .* ok$' "$out/$tool.log"), \"summary\": $(
+            quote "$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool.log" | tail -n 1)"), \"seconds\": $((SECONDS - begun))"
+        tail -n 1 "$out/sanitizers.jsonl"
+    done
+    return $status
+}
+
+# Each fault of scripts/mutate_kernels.sh, compiled into the bundle: does the chip show what the emulator reports?
+mutants() {
+    local begun=$SECONDS number name cases emulator log code result
+    [ -f mutants/list.tsv ] || { skip mutants "no mutants in this bundle"; return 0; }
+    [ "$device" = cuda ] || { skip mutants "the device is not cuda"; return 0; }
+    while IFS=$'\t' read -r number name cases emulator; do
+        [ "$(room "$begun" "$1")" -gt 20 ] || { skip mutants "from $name on: no time left"; break; }
+        log=$out/mutant.$number.log
+        # Unquoted: words of a filter.
+        SDRRL_FATBINS=$PWD/mutants/$number SDRRL_TEST_DEVICE=cuda timeout 15 tests/all $cases --test-threads 1 >"$log" 2>&1
+        code=$?
+        case $code in
+        0) result="not shown" ;;
+        124) result="hangs" ;;
+        *) result="shown" ;;
+        esac
+        record mutants "\"fault\": $(quote "$name"), \"chip\": \"$result\", \"says\": $(quote "$([ $code = 0 ] || reason "$log")"), \"emulator\": $(quote "$emulator")"
+    done <mutants/list.tsv
+    sed 's/.*"fault": "\([^"]*\)", "chip": "\([^"]*\)".*/\2: \1/' "$out/mutants.jsonl" | sort
+}
+
+ncu() {
+    local found begun=$SECONDS rows=() row n=0
+    found=$(type -P ncu || ls /usr/local/cuda/bin/ncu 2>/dev/null)
+    [ -n "$found" ] && [ "$device" = cuda ] || { skip ncu "no ncu here"; return 0; }
+    # Rows that are known to matter, where the table was not measured.
+    rows=("linear_forward 8192x11008x4096 bf16" "lora_forward 8192x11008x4096x16 bf16" "attention_forward 4x2048x32x32x128 bf16" "attention_backward 4x2048x32x32x128 bf16" "swiglu_backward 8192x11008 bf16")
+    compgen -G "$out/kernels.ours.*.jsonl" >/dev/null && [ -n "$python" ] &&
+        mapfile -t rows < <("$python" scripts/peer_kernels.py worst --count 5 --ours "$out"/kernels.ours.*.jsonl --theirs $(compgen -G "$out/kernels.torch.*.jsonl"))
+    for row in "${rows[@]}"; do
+        [ "$(room "$begun" "$1")" -gt 20 ] || { skip ncu "$row: no time left"; continue; }
+        n=$((n + 1))
+        # The clocks stay as they are. Sections, whose names last longer than those of single counters.
+        timeout "$(room "$begun" "$1")" "$found" --clock-control none --profile-from-start off --csv --page details \
+            --section SpeedOfLight --section MemoryWorkloadAnalysis --section Occupancy --section LaunchStats --section WarpStateStats --section SchedulerStats \
+            ./bench-kernels --device cuda --once "$row" >"$out/ncu.$n.csv" 2>"$out/ncu.$n.log"
+        record ncu "\"row\": $(quote "$row"), \"status\": $?, \"csv\": \"ncu.$n.csv\", \"lines\": $(grep -c '^"' "$out/ncu.$n.csv")"
+    done
+    cat "$out/ncu.jsonl"
 }
 
 # Seconds that a part may take at most.
-declare -A most=([correctness]=300 [quickstart]=240 [parity]=240 [sanitizers]=480 [kernels]=420 [steps]=300)
-ran=()
+declare -A most=([correctness]=240 [calibration]=90 [quickstart]=150 [parity]=240 [kernels]=420 [steps]=420 [generation]=200 [sanitizers]=300 [mutants]=180 [ncu]=150)
+failed=0
+[ -f "$out/machine.json" ] || machine >"$out/machine.json"
+cat "$out/machine.json"
 for part in "${parts[@]}"; do
-    room=$(left)
+    room=$((ends - $(date +%s)))
     [ "$room" -gt "${most[$part]}" ] && room=${most[$part]}
     if [ "$room" -lt 20 ]; then
-        ran+=("{\"part\": \"$part\", \"skipped\": \"no time left\"}")
+        record summary "\"part\": \"$part\", \"skipped\": \"no time left\""
         continue
     fi
     echo "== $part (at most $room s)"
+    rm -f "$out/$part.jsonl"
     begun=$SECONDS
     $part "$room"
     status=$?
     [ $status = 0 ] || failed=1
-    ran+=("{\"part\": \"$part\", \"status\": $status, \"seconds\": $((SECONDS - begun))}")
-    { machine; printf ', "parts": [%s]}\n' "$(IFS=,; echo "${ran[*]}")"; } | write summary
+    record summary "\"part\": \"$part\", \"status\": $status, \"seconds\": $((SECONDS - begun))"
 done
-{ machine; printf ', "parts": [%s]}\n' "$(IFS=,; echo "${ran[*]}")"; } | write summary
-echo "== done: $out/summary.json"
+[ -n "$python" ] && "$python" scripts/gpu_report.py "$out"
+echo "== done: $out"
 exit $failed

@@ -4,19 +4,33 @@
 #
 # A changed kernel file is compiled to a shared object as build/host.rs compiles it, and the test program loads it in place of its own
 # (SDRRL_TEST_KERNELS), so that nothing else is built or linked again. Usage: scripts/mutate_kernels.sh [words of a fault's name]
+#
+# scripts/mutate_kernels.sh --fatbins FOLDER runs nothing: it compiles each changed file with nvcc for sm_90a into FOLDER/NUMBER, as SDRRL_FATBINS takes it,
+# and writes FOLDER/list.tsv (number, fault, its cases, what the emulator said when it ran last here), for scripts/gpu_session.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+fatbins=""
+if [ "${1:-}" = --fatbins ]; then
+  fatbins=${2:?a folder}
+  shift 2
+fi
 only=${1:-}
 work=target/mutants
+said=target/mutants.tsv     # fault, what the emulator said; kept between runs
 rm -rf "$work"
 mkdir -p "$work"
 
-if [ -n "${SDRRL_TEST_BINARY:-}" ]; then
+if [ -n "$fatbins" ]; then
+  rm -rf "$fatbins"
+  mkdir -p "$fatbins"
+  nvcc=${NVCC:-$(command -v nvcc || echo target/nvcc/nvidia/cu13/bin/nvcc)}
+  "$nvcc" --version >/dev/null || { echo "mutate_kernels: no nvcc: run scripts/get_nvcc.sh" >&2; exit 1; }
+elif [ -n "${SDRRL_TEST_BINARY:-}" ]; then
   binary=$SDRRL_TEST_BINARY
 else
   binary=$(cargo test --release --test all --no-run 2>&1 | sed -n 's/.*Executable tests\/all.rs (\(.*\))/\1/p')
 fi
-[ -x "$binary" ] || { echo "mutate_kernels: cargo built no test program" >&2; exit 1; }
+[ -n "$fatbins" ] || [ -x "$binary" ] || { echo "mutate_kernels: cargo built no test program" >&2; exit 1; }
 
 # compile FOLDER KERNEL.cu OUT.so: the flags of build/host.rs; symbols of the object itself win over the program's.
 compile() {
@@ -30,6 +44,21 @@ tests() {
   SDRRL_TEST_KERNELS=$PWD/$object RUST_BACKTRACE=0 timeout 300 "$binary" "$@" >"$log" 2>&1
 }
 
+# mutate FOLDER SOURCE FROM TO: the kernels with one text changed, in FOLDER.
+mutate() {
+  local text rest
+  mkdir -p "$1"
+  cp -r kernels/include kernels/sm90 "$1"
+  cp kernels/*.cu "$1"
+  text=$(<"kernels/$2")
+  rest=${text#*"$3"}
+  if [ "$rest" = "$text" ] || [ "${rest#*"$3"}" != "$rest" ]; then
+    echo "mutate_kernels: '$3' must occur once in kernels/$2" >&2
+    exit 1
+  fi
+  printf '%s\n' "${text%%"$3"*}$4$rest" >"$1/$2"
+}
+
 declare -A sound
 survivors=0
 planted=0
@@ -39,7 +68,17 @@ plant() {
   shift 5
   [[ $name == *"$only"* ]] || return 0
   planted=$((planted + 1))
-  local folder=$work/$planted log=$work/$planted.log text rest
+  local folder=$work/$planted log=$work/$planted.log
+  mutate "$folder" "$source" "$from" "$to"
+  if [ -n "$fatbins" ]; then
+    # Two at a time: nvcc takes seconds for the larger files.
+    [ "$(jobs -rp | wc -l)" -lt 2 ] || wait -n
+    mkdir -p "$(dirname "$fatbins/$planted/$kernel")"
+    "$nvcc" -fatbin -O3 -std=c++17 --expt-relaxed-constexpr --compress-mode=size -gencode=arch=compute_90a,code=sm_90a -I "$folder/include" \
+      -o "$fatbins/$planted/${kernel%.cu}.fatbin" "$folder/$kernel" >"$log" 2>&1 || { cat "$log" >&2; touch "$work/failed"; } &
+    printf '%s\t%s\t%s\t%s\n' "$planted" "$name" "$*" "$(awk -F'\t' -v name="$name" '$1 == name { found = $2 } END { print found }' "$said" 2>/dev/null)" >>"$fatbins/list.tsv"
+    return
+  fi
   # Without a fault, through the same loading, the cases pass.
   if [ -z "${sound[$kernel $*]:-}" ]; then
     local control=$work/control_${kernel//\//_}
@@ -51,16 +90,6 @@ plant() {
     fi
     sound[$kernel $*]=1
   fi
-  mkdir -p "$folder"
-  cp -r kernels/include kernels/sm90 "$folder"
-  cp kernels/*.cu "$folder"
-  text=$(<"kernels/$source")
-  rest=${text#*"$from"}
-  if [ "$rest" = "$text" ] || [ "${rest#*"$from"}" != "$rest" ]; then
-    echo "mutate_kernels: '$from' must occur once in kernels/$source" >&2
-    exit 1
-  fi
-  printf '%s\n' "${text%%"$from"*}$to$rest" >"$folder/$source"
   compile "$folder" "$kernel" "$folder.so"
   if tests "$folder.so" "$log" "$@"; then
     survivors=$((survivors + 1))
@@ -69,11 +98,11 @@ plant() {
     local report
     report=$(grep -m1 -oE 'kernel [a-z0-9_]+, block.*|[a-z0-9 _]+: (relative error|element) .*|assertion .*' "$log" || tail -1 "$log")
     echo "| $name | ${report:0:150} |"
+    printf '%s\t%s\n' "$name" "${report:0:150}" >>"$said"
   fi
 }
 
-echo "| fault | found by |"
-echo "| --- | --- |"
+[ -n "$fatbins" ] || { echo "| fault | found by |"; echo "| --- | --- |"; }
 plant "maximum: no barrier before the scratch is used again" include/reduce.cuh $'scratch[lane] : -INFINITY);\n  __syncthreads();' \
   'scratch[lane] : -INFINITY);' cross_entropy.cu kernels::training::loss
 plant "sum: shuffles of half a warp" include/reduce.cuh 'v += __shfl_xor_sync(FULL_MASK, v, o)' 'v += __shfl_xor_sync(0xffffu, v, o)' \
@@ -114,5 +143,11 @@ plant "decoding: warps' parts joined without a barrier" decode_attention.cu \
 plant "AdamW: the last element of a block is left out" adamw.cu 'size_t last = first + BLOCK < e.n ? first + BLOCK : size_t(e.n);' \
   'size_t last = (first + BLOCK < e.n ? first + BLOCK : size_t(e.n)) - 1;' adamw.cu kernels::training::adamw
 [ "$planted" -gt 0 ] || { echo "mutate_kernels: no fault is called '$only'" >&2; exit 1; }
+if [ -n "$fatbins" ]; then
+  wait
+  [ ! -e "$work/failed" ] || exit 1
+  echo "$planted faults compiled into $fatbins"
+  exit 0
+fi
 echo "$planted faults planted, $survivors survived"
 [ "$survivors" = 0 ]
