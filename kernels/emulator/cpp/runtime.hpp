@@ -21,7 +21,7 @@ namespace emu {
 constexpr size_t STACK = 64 * 1024;
 // A block's shared memory: addresses are offsets into it, 18 bits, so that matrix descriptors decode as on the chip.
 // Between arrays lie gaps that no access may touch.
-constexpr size_t ARENA = 256 * 1024, SHARED_BASE = 1024, SHARED_LIMIT = 232448, STATIC_LIMIT = 49152, RED_ZONE = 256;
+constexpr size_t ARENA = 256 * 1024, SHARED_BASE = 1024, SHARED_LIMIT = 232448, DEFAULT_LIMIT = 49152, RED_ZONE = 256;
 constexpr int MAX_CLUSTER = 64;
 
 using Clock = std::vector<uint32_t>;      // by thread of the gang: every access up to this is known
@@ -107,6 +107,7 @@ bool finish_stores(Cta* c);
 // scheduler.cpp
 void make_ready(Fiber* f);
 void block_on(const char* what, const char* file, int line);
+std::string shared_excess(size_t fixed, size_t dynamic, const EmuConfig& cfg);
 void yield();
 const char* base_name(const char* file);
 
