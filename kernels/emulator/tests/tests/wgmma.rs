@@ -174,6 +174,9 @@ fn wgmma_reads_every_layout() {
                 wgmma(&config, &a, &a, true, true, 0).unwrap();
             }
         }
+        if skipped("reports of faults") {
+            break;
+        }
         let (a, b) = (k_major(8, 64, 1), mn_major(8, 256, 64));
         let report = |outcome: Result<(), String>, words: &[&str]| {
             assert_report(&config, outcome.map(|_| Stats::default()), words)
