@@ -66,7 +66,8 @@ struct Cell { uint64_t w_run, r_run; Touch w, r[2]; uint8_t flags; };
 enum : uint8_t { GENERIC_WRITE = 1, IN_FLIGHT = 2, READ_BY_OTHERS = 4, ATOMIC = 8, BEING_READ = 16 };
 
 struct Alloc { uint8_t *base, *user; size_t bytes, mapped; Cell* cells; uint8_t* init; };   // init: one byte for two of memory
-struct Kernel { void (*entry)(void**); int nargs; std::vector<uint32_t> sizes; int max_threads; };
+// The size of the static arrays is learnt at the first launch.
+struct Kernel { void (*entry)(void**); int nargs; std::vector<uint32_t> sizes; int max_threads; size_t static_bytes = 0; };
 std::map<std::string, Kernel>& kernels();
 // Why a driver would refuse the launch; empty if it would not.
 std::string refuse(const Kernel& k, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t smem, const uint32_t* sizes, int nargs, const EmuConfig& cfg);

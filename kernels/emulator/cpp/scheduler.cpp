@@ -110,7 +110,7 @@ const char* base_name(const char* file) { const char* s = strrchr(file, '/'); re
 
 std::map<std::string, Kernel>& kernels() { static std::map<std::string, Kernel> k; return k; }
 void register_kernel(const char* name, void (*entry)(void**), int nargs, const uint32_t* sizes, int max_threads) {
-  kernels()[name] = {entry, nargs, std::vector<uint32_t>(sizes, sizes + nargs), max_threads};
+  kernels()[name] = {entry, nargs, std::vector<uint32_t>(sizes, sizes + nargs), max_threads, 0};
 }
 
 // ---- who runs next ----
@@ -502,7 +502,7 @@ std::string refuse(const Kernel& k, EmuDim grid, EmuDim block, EmuDim cluster, u
   if (grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffff) return "grid (" + n(grid.x) + "," + n(grid.y) + "," + n(grid.z) + ") passes the hardware's limits (2^31-1, 65535, 65535)";
   if (threads > 1024 || block.x > 1024 || block.y > 1024 || block.z > 64) return "block (" + n(block.x) + "," + n(block.y) + "," + n(block.z) + ") passes the hardware's limits (1024, 1024, 64; 1024 threads)";
   if (threads > uint64_t(k.max_threads)) return "a block of " + n(threads) + " threads exceeds its launch bound of " + n(k.max_threads);
-  if (std::string why = shared_excess(0, smem, cfg); !why.empty()) return why;
+  if (std::string why = shared_excess(__atomic_load_n(&k.static_bytes, __ATOMIC_RELAXED), smem, cfg); !why.empty()) return why;
   if (per == 0 || per > 16 || grid.x % cluster.x || grid.y % cluster.y || grid.z % cluster.z) return "the cluster does not divide the grid, or has more than 16 blocks";
   if (per > 8 && !cfg.large_clusters) return "a cluster of " + n(per) + " blocks; more than 8 must be asked for";
   if (cfg.cooperative && per > 1) return "a cooperative launch of clusters, which is not modelled";
@@ -553,6 +553,7 @@ extern "C" int emu_launch(const char* name, EmuDim grid, EmuDim block, EmuDim cl
   unsigned groups = total / per, parts = std::max(1, cfg->parts), first = uint64_t(groups) * cfg->part / parts, last = uint64_t(groups) * (cfg->part + 1) / parts;
   for (unsigned g = first; g < last && !s.failed; g++) run_gang(per, grid, block, &order[g * per]);
   s.inside = false;
+  if (!s.failed) __atomic_store_n(&it->second.static_bytes, s.static_bytes, __ATOMIC_RELAXED);
   if (stats) *stats = s.stats;
   return s.failed ? 1 : 0;
 }
