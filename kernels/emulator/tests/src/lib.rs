@@ -5,6 +5,7 @@ use sdrrl_emulator::{self as emulator, Asynchrony, Config, Geometry, Schedule, S
 
 mod cuda;
 pub mod ring;
+pub mod tiles;
 
 /// True if the tests run on a GPU.
 pub fn on_gpu() -> bool {

@@ -98,7 +98,7 @@ const PLAIN: Geometry = Geometry { grid: [1; 3], block: [32, 1, 1], cluster: [1;
 /// Launches, and looks whether every block has run, or none of a launch that was refused.
 fn launch(kernel: &str, at: Geometry, config: &Config) -> Result<(), String> {
     let count = memory(&[0u32]);
-    let mut args = vec![crate::at(&count)];
+    let mut args = vec![sdrrl_emulator_tests::at(&count)];
     if kernel.starts_with("static") {
         args.push(arg(at.shared_bytes as i32));
     }
