@@ -26,7 +26,7 @@ if [ ! -x "$program" ]; then
 fi
 
 # A string as JSON; the lines of stdin that are not empty as a JSON array.
-quote() { printf '"%s"' "$(printf '%s' "$1" | tr '\n\t' '  ' | sed 's/\\/\\\\/g; s/"/\\"/g')"; }
+quote() { printf '"%s"' "$(printf '%s' "$1" | tr '\000-\037' ' ' | sed 's/\\/\\\\/g; s/"/\\"/g')"; }
 lines() {
     local n=0 line
     printf '['
@@ -63,7 +63,7 @@ publish() {
 run() { SDRRL_TEST_DEVICE=$2 timeout -k 5 "$1" "$program" --test-threads 1 --show-output "${@:3}"; }
 # step MODULE [DEVICE]: its tests. A kernel's fault ends the context of its process: what failed runs again alone, and only what fails again counts.
 step() {
-    local where=${2:-$device} label=$1 begun=$SECONDS status passed bad="" shared="" log one
+    local where=${2:-$device} label=$1 begun=$SECONDS status passed bad="" shared="" log one why
     [ "$where" = "$device" ] || label=$1-$where
     log=$out/$label.log
     run 30 "$where" "$1::" >"$log" 2>"$out/$label.err"
@@ -73,11 +73,15 @@ step() {
         # Also those that a crash or the time limit kept from running.
         for one in $(run 10 "$where" "$1::" --list 2>/dev/null | sed -n 's/: test$//p'); do
             grep -qx "$one" <<<"$passed" && continue
-            if run 10 "$where" --exact "$one" >"$log.alone" 2>>"$out/$label.err"; then
+            run 10 "$where" --exact "$one" >"$log.alone" 2>>"$out/$label.err"
+            why="status $?"
+            if [ "$why" = "status 0" ]; then
                 shared+=${shared:+$'\n'}$one
             else
+                [ "$why" != "status 124" ] || why="hang, ended after 10 s"
                 bad+=${bad:+$'\n'}$one
-                failures+="$one${2:+ on the $2 device}: $(sed -n '/panicked at/,/^stack backtrace\|^note:/p' "$log.alone" | grep -v 'panicked at\|^stack backtrace\|^note:' | head -n 40)"$'\n'
+                failures+="$one${2:+ on the $2 device}: $why"$'\n'
+                failures+=$(sed -n '/panicked at/,/^stack backtrace\|^note:/p' "$log.alone" | grep -v 'panicked at\|^stack backtrace\|^note:\|^$' | head -n 40)$'\n'
             fi
             cat "$log.alone" >>"$log"
             rm -f "$log.alone"
