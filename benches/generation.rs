@@ -3,90 +3,190 @@
 //! SmolLM2-135M-Instruct (scripts/get_assets.sh), prompts of 64 tokens, 64 new tokens, batches of 1 and 8, weights as f32 and bf16. Each
 //! round runs everyone once in a process of its own: a warm-up, then the median of 3. Decode: new tokens behind the first, summed over
 //! the batch. PYTHON needs torch, transformers and gguf, and llama-cpp-python for llama.cpp.
+//!
+//! `--shape llama-1b | llama2-7b` (benches/shapes.json) with `--device cpu | cuda | emulated`: random weights, against transformers with weights alike on
+//! the same device; `--dtypes bf16`, `--batches 1,8,64`, `--prompt 128`, `--new 128`. GB/s of a decode step: the weights of all products once and the
+//! cached keys and values of each row at its mean length.
+//!
+//! Tokens beyond the vocabulary, fewer tokens than asked for, or equal prompts of one batch that go on differently end a run without a figure.
 mod peer;
+mod shapes;
 
-use std::{cell::Cell, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
 use peer::{Contestant, interleave, itself, option, peak_mib};
 use sdrrl::{
     data::random::RowRandom,
+    device::DeviceChoice,
     infer::{
-        engine::{Engine, EngineOptions, Request},
+        engine::{Engine, EngineOptions, Generated, Request},
         sampler::SamplingParams,
     },
-    models::llama::Llama,
+    models::{config::Config, llama::Llama},
     stages::placement::parse_dtype,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const MODEL: &str = "assets/downloads/SmolLM2-135M-Instruct.Q4_1.gguf";
-const NEW: usize = 64;
 
-fn main() {
-    if let Some(case) = option("--worker") {
-        return worker(&case);
+/// What is run: of a shape with random weights, or of the downloaded model.
+struct Case {
+    shape: Option<String>,
+    device: String,
+    prompt: usize,
+    new: usize,
+}
+
+impl Case {
+    fn from_options() -> Case {
+        let shape = option("--shape");
+        let number = |name: &str| {
+            let or = if shape.is_some() { 128 } else { 64 };
+            option(name).map_or(or, |x| x.parse().expect("a whole number"))
+        };
+        let device = option("--device").unwrap_or_else(|| "cpu".into());
+        Case { prompt: number("--prompt"), new: number("--new"), device, shape }
     }
-    if !Path::new(MODEL).exists() {
-        return println!("{MODEL} is missing: run scripts/get_assets.sh");
+    /// `dtype:rows` of everything that is run.
+    fn all(&self) -> Vec<String> {
+        if self.shape.is_none() {
+            return ["f32:1", "bf16:1", "f32:8", "bf16:8"].map(String::from).to_vec();
+        }
+        let dtypes = option("--dtypes").unwrap_or_else(|| "bf16".into());
+        let batches = option("--batches").unwrap_or_else(|| "1,8,64".into());
+        batches.split(',').flat_map(|b| dtypes.split(',').map(move |d| format!("{d}:{b}"))).collect()
     }
-    let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(3);
-    println!("{} threads, {rounds} interleaved rounds, medians", rayon::current_num_threads());
-    println!("{:<30} {:>14} {:>14} {:>12} {:>8}", "", "prefill tok/s", "decode tok/s", "peak MiB", "ratio");
-    for case in ["f32:1", "bf16:1", "f32:8", "bf16:8"] {
-        let mut all =
-            vec![Contestant { name: format!("sdrrl {case}"), command: itself(&["--worker", case]) }];
-        if let Some(python) = option("--python") {
-            all.extend(["transformers", "llama.cpp"].iter().map(|peer| Contestant {
-                name: format!("{peer} {case}"),
-                command:
-                    [python.as_str(), "scripts/peer_generation.py", peer, case].map(String::from).to_vec(),
-            }));
-        }
-        let results = interleave(&all, rounds);
-        let of = |i: usize, key: &str| results[i].as_ref().and_then(|r| r[key].as_f64()).unwrap_or(f64::NAN);
-        for (i, contestant) in all.iter().enumerate() {
-            let ratio =
-                if i > 0 { format!("{:.2}", of(0, "decode") / of(i, "decode")) } else { String::new() };
-            println!(
-                "{:<30} {:>14.1} {:>14.1} {:>12.0} {ratio:>8}",
-                contestant.name,
-                of(i, "prefill"),
-                of(i, "decode"),
-                of(i, "peak_mib")
-            );
-        }
+    fn peers(&self) -> &[&str] {
+        if self.shape.is_some() { &["transformers-random"] } else { &["transformers", "llama.cpp"] }
+    }
+    fn arguments(&self) -> Vec<String> {
+        let Some(shape) = &self.shape else { return vec![] };
+        let (prompt, new) = (self.prompt.to_string(), self.new.to_string());
+        let all = ["--shape", shape, "--device", &self.device, "--prompt", &prompt, "--new", &new];
+        all.map(String::from).to_vec()
+    }
+    /// Bytes that a decode step of `rows` must read.
+    fn step_bytes(&self, config: &Config, dtype: &str, rows: usize) -> f64 {
+        let ((layer, head), layers) = (shapes::product_parameters(config), config.num_hidden_layers as f64);
+        let cached = (self.prompt + self.new / 2) * rows * 2 * config.kv_size();
+        let element = if dtype == "bf16" { 2.0 } else { 4.0 };
+        element * (layers * layer + head + layers * cached as f64)
     }
 }
 
-fn worker(case: &str) {
-    let (dtype, rows) = case.split_once(':').expect("DTYPE:ROWS");
-    let rows: usize = rows.parse().expect("a number of rows");
-    let model = Llama::load(Path::new(MODEL), parse_dtype(dtype).expect("f32 or bf16")).expect("the model");
+fn main() {
+    let case = Case::from_options();
+    if let Some(run) = option("--worker") {
+        return worker(&run, &case);
+    }
+    if case.shape.is_none() && !Path::new(MODEL).exists() {
+        return println!("{MODEL} is missing: run scripts/get_assets.sh");
+    }
+    let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(3);
+    let mut headed = false;
+    for run in case.all() {
+        let own = [itself(&["--worker", &run]), case.arguments()].concat();
+        let mut all = vec![Contestant { name: format!("sdrrl {run}"), command: own }];
+        if let Some(python) = option("--python") {
+            all.extend(case.peers().iter().map(|peer| {
+                let program =
+                    [python.as_str(), "scripts/peer_generation.py", peer, &run].map(String::from).to_vec();
+                Contestant { name: format!("{peer} {run}"), command: [program, case.arguments()].concat() }
+            }));
+        }
+        let results = interleave(&all, rounds);
+        if !std::mem::replace(&mut headed, true) {
+            let card = results.iter().flatten().find_map(|r| r["card"].as_str());
+            print_head(&case, card, rounds);
+        }
+        print(&case, &run, &all, &results);
+    }
+}
+
+fn print_head(case: &Case, card: Option<&str>, rounds: usize) {
+    let model = case.shape.as_ref().map_or("SmolLM2-135M-Instruct".into(), |s| {
+        format!("{s} of random weights, {} tokens behind random prompts of {}, greedy", case.new, case.prompt)
+    });
+    println!("{model} on {}: {}; {rounds} interleaved rounds, medians", case.device, shapes::machine(card));
+    println!(
+        "{:<30} {:>14} {:>14} {:>10} {:>12} {:>8}",
+        "", "prefill tok/s", "decode tok/s", "GB/s", "peak MiB", "ratio"
+    );
+}
+
+fn print(case: &Case, run: &str, all: &[Contestant], results: &[Option<Value>]) {
+    let (dtype, rows) = split(run);
+    let step = case.shape.as_ref().map(|s| case.step_bytes(&shapes::config(s), dtype, rows) / rows as f64);
+    let of = |i: usize, key: &str| results[i].as_ref().and_then(|r| r[key].as_f64()).unwrap_or(f64::NAN);
+    for (i, contestant) in all.iter().enumerate() {
+        let ratio = if i > 0 { format!("{:.2}", of(0, "decode") / of(i, "decode")) } else { String::new() };
+        println!(
+            "{:<30} {:>14.1} {:>14.1} {:>10} {:>12.0} {ratio:>8}",
+            contestant.name,
+            of(i, "prefill"),
+            of(i, "decode"),
+            step.map_or("-".into(), |bytes| format!("{:.1}", bytes * of(i, "decode") / 1e9)),
+            of(i, "peak_mib")
+        );
+    }
+}
+
+fn split(run: &str) -> (&str, usize) {
+    let (dtype, rows) = run.split_once(':').expect("DTYPE:ROWS");
+    (dtype, rows.parse().expect("a number of rows"))
+}
+
+fn worker(run: &str, case: &Case) {
+    let (dtype, rows) = split(run);
+    let dtype = parse_dtype(dtype).expect("f32 or bf16");
+    let device = case.device.parse::<DeviceChoice>().and_then(|d| d.open()).expect("the device");
+    let model = match &case.shape {
+        Some(shape) => shapes::random_model(shapes::config(shape), dtype, &device),
+        None => Llama::load(Path::new(MODEL), dtype).expect("the model"),
+    };
+    let vocabulary = model.config.vocab_size;
+    let batch_tokens = if device.gpu().is_some() { 8192 } else { EngineOptions::default().batch_tokens };
     let mut engine =
-        Engine::new(&model, EngineOptions { batch_rows: rows, ..Default::default() }).expect("an engine");
+        Engine::new(&model, EngineOptions { batch_rows: rows, batch_tokens }).expect("an engine");
     let mut random = RowRandom::new(1, "bench", "prompts");
-    let requests: Vec<Request> = (0..rows)
-        .map(|i| Request {
-            id: i.to_string(),
-            tokens: (0..64).map(|_| 100 + random.below(40_000) as u32).collect(),
-        })
+    let mut prompts: Vec<Vec<u32>> = (0..rows)
+        .map(|_| (0..case.prompt).map(|_| 100 + random.below(vocabulary.min(40_100) - 100) as u32).collect())
         .collect();
+    prompts[rows - 1] = prompts[0].clone();
+    let requests: Vec<Request> =
+        prompts.into_iter().enumerate().map(|(i, tokens)| Request { id: i.to_string(), tokens }).collect();
     let params =
         |n: usize| SamplingParams { max_new_tokens: n, min_new_tokens: n, eos: vec![], ..Default::default() };
     let mut time = |n: usize| {
-        let done = Cell::new(0);
         let start = Instant::now();
-        engine.generate(&requests, &params(n), &mut |_, _| done.set(done.get() + 1)).expect("answers");
-        start.elapsed().as_secs_f64()
+        let found = engine.generate(&requests, &params(n), &mut |_, _| ()).expect("answers");
+        (start.elapsed().as_secs_f64(), found)
     };
     time(4);
+    let mut before: Option<Vec<Generated>> = None;
     let mut all: Vec<(f64, f64)> = (0..3)
         .map(|_| {
-            let first = time(1);
-            let whole = time(NEW);
-            ((rows * 64) as f64 / first, (rows * (NEW - 1)) as f64 / (whole - first))
+            let (first, _) = time(1);
+            let (whole, found) = time(case.new);
+            check(&found, case.new, vocabulary);
+            assert!(before.as_ref().is_none_or(|b| *b == found), "the same prompts go on differently");
+            before = Some(found);
+            let decoded = rows * (case.new - 1);
+            ((rows * case.prompt) as f64 / first, decoded as f64 / (whole - first))
         })
         .collect();
     all.sort_by(|a, b| a.1.total_cmp(&b.1));
-    println!("{}", json!({"prefill": all[1].0, "decode": all[1].1, "peak_mib": peak_mib()}));
+    let peak = device.gpu().map_or_else(peak_mib, |gpu| gpu.peak_bytes() as f64 / 1048576.0);
+    let card = device.gpu().map(|gpu| gpu.name().to_string());
+    println!("{}", json!({"prefill": all[1].0, "decode": all[1].1, "peak_mib": peak, "card": card}));
+}
+
+/// The first and the last prompt are the same.
+fn check(found: &[Generated], new: usize, vocabulary: usize) {
+    for row in found {
+        assert_eq!(row.tokens.len(), new, "a row is shorter than it was asked to be");
+        assert!(row.tokens.iter().all(|&t| (t as usize) < vocabulary), "a token beyond the vocabulary");
+    }
+    let (first, last) = (&found[0].tokens, &found[found.len() - 1].tokens);
+    assert_eq!(first, last, "equal prompts of one batch go on differently");
 }

@@ -11,12 +11,15 @@ pub struct Contestant {
     pub command: Vec<String>,
 }
 
-/// Runs everyone in turn, `rounds` times; the medians of each numeric key.
+/// Runs everyone in turn, `rounds` times; the medians of each numeric key. Each result also goes to standard error as it ends, for runs that are cut off.
 pub fn interleave(contestants: &[Contestant], rounds: usize) -> Vec<Option<Value>> {
     let mut seen: Vec<Vec<Value>> = contestants.iter().map(|_| vec![]).collect();
-    for _ in 0..rounds {
+    for round in 1..=rounds {
         for (contestant, results) in contestants.iter().zip(&mut seen) {
-            results.extend(once(contestant));
+            if let Some(found) = once(contestant) {
+                eprintln!("round {round}, {}: {found}", contestant.name);
+                results.push(found);
+            }
         }
     }
     seen.iter().map(|results| median(results)).collect()
@@ -28,19 +31,21 @@ fn once(contestant: &Contestant) -> Option<Value> {
     let found = text.lines().rev().find_map(|l| serde_json::from_str::<Value>(l).ok());
     if found.is_none() {
         let said = String::from_utf8_lossy(&out.stderr);
-        eprintln!("{}: no result: {}", contestant.name, said.lines().last().unwrap_or("it said nothing"));
+        let last = said.lines().rfind(|l| !l.trim().is_empty() && !l.starts_with("note: "));
+        eprintln!("{}: no result: {}", contestant.name, last.unwrap_or("it said nothing"));
     }
     found
 }
 
 fn median(results: &[Value]) -> Option<Value> {
     let first = results.first()?.as_object()?;
-    let of = |key: &String| {
+    let of = |(key, value): (&String, &Value)| {
         let mut x: Vec<f64> = results.iter().filter_map(|r| r[key].as_f64()).collect();
         x.sort_by(f64::total_cmp);
-        Some((key.clone(), Value::from(*x.get(x.len() / 2)?)))
+        // What is no number is said by the first.
+        (key.clone(), x.get(x.len() / 2).map_or_else(|| value.clone(), |&x| x.into()))
     };
-    Some(Value::Object(first.keys().filter_map(of).collect()))
+    Some(Value::Object(first.iter().map(of).collect()))
 }
 
 /// Peak resident memory of this process, MiB.

@@ -3,27 +3,30 @@
 //! LoRA rank 16 on all seven linears, ROWS documents of LENGTH tokens, every token trained, AdamW, random weights and tokens. Each round
 //! runs everyone once in a process of its own: a warm-up step, then the median of 4. Without --python only this program runs. PYTHON needs
 //! torch, transformers and peft. `--shape smollm2-135m | llama-1b | llama2-7b`, `--rows 4`, `--length 256`, `--dtypes f32,bf16`,
-//! `--device cpu | cuda | emulated`.
+//! `--device cpu | cuda | emulated`; on a GPU the default is 8 rows of 2048 tokens in bf16, for which LLaMA-2-7B needs about 65 GB here. A peer that runs
+//! out of the GPU's memory repeats with gradient checkpointing, and its name says so.
+//!
+//! A first loss that is not finite and near ln V, or a loss that does not fall on the batch that is repeated, ends a run without a figure.
 mod peer;
+mod shapes;
 
 use std::time::Instant;
 
-use half::bf16;
 use peer::{Contestant, interleave, itself, option, peak_mib};
-use rayon::prelude::*;
 use sdrrl::{
     data::random::RowRandom,
-    device::{Device, DeviceChoice},
+    device::DeviceChoice,
     models::{
         config::Config,
-        llama::{Llama, LlamaWeights},
         lora::{Lora, LoraConfig},
         train_step::{PackedBatch, TrainStep, Trainable},
     },
-    tensor::{DType, Tensor},
+    tensor::DType,
     train::optimizer::{Optimizer, OptimizerSettings},
 };
 use serde_json::{Value, json};
+
+const RANK: usize = 16;
 
 /// What is run, as both sides take it on the command line.
 struct Case {
@@ -36,11 +39,13 @@ struct Case {
 impl Case {
     fn from_options() -> Case {
         let number = |name: &str, or: usize| option(name).map_or(or, |x| x.parse().expect("a whole number"));
+        let device = option("--device").unwrap_or_else(|| "cpu".into());
+        let (rows, length) = if device.starts_with("cuda") { (8, 2048) } else { (4, 256) };
         Case {
             shape: option("--shape").unwrap_or_else(|| "smollm2-135m".into()),
-            rows: number("--rows", 4),
-            length: number("--length", 256),
-            device: option("--device").unwrap_or_else(|| "cpu".into()),
+            rows: number("--rows", rows),
+            length: number("--length", length),
+            device,
         }
     }
     fn arguments(&self) -> Vec<String> {
@@ -48,14 +53,34 @@ impl Case {
         let all = ["--shape", &self.shape, "--rows", &rows, "--length", &length, "--device", &self.device];
         all.map(String::from).to_vec()
     }
-    fn config(&self) -> Config {
-        let text = std::fs::read_to_string("benches/shapes.json").expect("run from the repository's root");
-        let shapes: Value = serde_json::from_str(&text).expect("benches/shapes.json is JSON");
-        let shape = shapes
-            .get(&self.shape)
-            .unwrap_or_else(|| panic!("no shape {} in benches/shapes.json", self.shape));
-        serde_json::from_value(shape.clone()).expect("the shape is sound")
-    }
+}
+
+/// Model FLOP a token and the formula: what a step must do, whatever a program does on top (such as checkpointing).
+fn model_flop(c: &Config, length: usize) -> (f64, String) {
+    let ((layer, head), layers) = (shapes::product_parameters(c), c.num_hidden_layers as f64);
+    let n = layers * layer + head;
+    let [hidden, query, kv, mlp] =
+        [c.hidden_size, c.query_size(), c.kv_size(), c.intermediate_size].map(|x| x as f64);
+    // In plus out of q, k, v, o, gate, up and down.
+    let sides = 2.0 * (hidden + query) + 2.0 * (hidden + kv) + 3.0 * (hidden + mlp);
+    let lora = layers * RANK as f64 * sides;
+    // The lowest layer's q, k and v pass nothing on.
+    let lowest = hidden * (query + 2.0 * kv);
+    let attention = length as f64 * query * layers;
+    let total = 2.0 * n + (2.0 * n - 2.0 * lowest) + 6.0 * lora + 7.0 * attention;
+    let formula = format!(
+        "model FLOP/token = 2 N forward + 2 N - 2 C (NH + 2 NKV) HS input gradients + 6 P LoRA + 2 T NH HS L attention forward + 5 T NH HS L backward \
+         = {:.3} G (N = {:.1} M of products, P = {:.2} M of adapters, T = {length})",
+        total / 1e9,
+        n / 1e6,
+        lora / 1e6
+    );
+    (total, formula)
+}
+
+/// FLOP/s of dense bf16 products that NVIDIA states for a card; unknown ones are left out rather than guessed.
+fn dense_peak(card: &str) -> Option<f64> {
+    ["H100 80GB HBM3", "H200"].iter().any(|known| card.contains(known)).then_some(989e12)
 }
 
 fn main() {
@@ -64,7 +89,8 @@ fn main() {
         return worker(&dtype, &case);
     }
     let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(5);
-    let dtypes = option("--dtypes").unwrap_or_else(|| "f32,bf16".into());
+    let dtypes = if case.device.starts_with("cuda") { "bf16" } else { "f32,bf16" };
+    let dtypes = option("--dtypes").unwrap_or_else(|| dtypes.into());
     let dtypes: Vec<&str> = dtypes.split(',').collect();
     let own = |d: &&str| Contestant {
         name: format!("sdrrl {d}"),
@@ -73,42 +99,52 @@ fn main() {
     let mut all: Vec<Contestant> = dtypes.iter().map(own).collect();
     if let Some(python) = option("--python") {
         all.extend(dtypes.iter().map(|d| {
-            Contestant {
-                name: format!("torch + peft {d}"),
-                command: [
-                    [python.as_str(), "scripts/peer_training.py", d].map(String::from).to_vec(),
-                    case.arguments(),
-                ]
-                .concat(),
-            }
+            let program = [python.as_str(), "scripts/peer_training.py", d].map(String::from).to_vec();
+            Contestant { name: format!("torch + peft {d}"), command: [program, case.arguments()].concat() }
         }));
     }
-    println!(
-        "{} of {} x {} tokens on {}, {} threads, {rounds} interleaved rounds, medians",
-        case.shape,
-        case.rows,
-        case.length,
-        case.device,
-        rayon::current_num_threads()
-    );
-    println!(
-        "{:<20} {:>10} {:>14} {:>16} {:>14}",
-        "", "tokens/s", "peak MiB", "tokens/s ratio", "memory ratio"
-    );
     let results = interleave(&all, rounds);
+    print(&case, &all, &results, dtypes.len(), rounds);
+}
+
+fn print(case: &Case, all: &[Contestant], results: &[Option<Value>], dtypes: usize, rounds: usize) {
+    let card = results.iter().flatten().find_map(|r| r["card"].as_str());
+    let (shape, rows, length) = (&case.shape, case.rows, case.length);
+    let machine = shapes::machine(card);
+    println!(
+        "{shape} of {rows} x {length} tokens on {}: {machine}; random weights and tokens, {rounds} interleaved rounds, medians",
+        case.device
+    );
+    let (flop, formula) = model_flop(&shapes::config(shape), length);
+    let peak = card.and_then(dense_peak);
+    println!("{formula}");
+    if let Some(peak) = peak {
+        println!(
+            "% of {:.0} TFLOP/s, the card's dense bf16 peak; MiB are what tensors took of the GPU at most",
+            peak / 1e12
+        );
+    }
+    println!(
+        "{:<32} {:>10} {:>9} {:>7} {:>12} {:>16} {:>14}",
+        "", "tokens/s", "TFLOP/s", "of peak", "peak MiB", "tokens/s ratio", "memory ratio"
+    );
     let of = |i: usize, key: &str| {
         results.get(i).and_then(|r| r.as_ref()).and_then(|r| r[key].as_f64()).unwrap_or(f64::NAN)
     };
     for (i, contestant) in all.iter().enumerate() {
         // Ours against the peer of the same precision.
         let ratio = |key: &str| {
-            let peer = i + dtypes.len();
+            let peer = i + dtypes;
             if peer < all.len() { format!("{:.2}", of(i, key) / of(peer, key)) } else { String::new() }
         };
+        let checkpointing = results[i].as_ref().is_some_and(|r| r["checkpointing"] == true);
+        let rate = of(i, "tokens_per_second") * flop;
         println!(
-            "{:<20} {:>10.1} {:>14.0} {:>16} {:>14}",
-            contestant.name,
+            "{:<32} {:>10.1} {:>9.3} {:>7} {:>12.0} {:>16} {:>14}",
+            format!("{}{}", contestant.name, if checkpointing { ", checkpointing" } else { "" }),
             of(i, "tokens_per_second"),
+            rate / 1e12,
+            peak.map_or("-".into(), |p| format!("{:.1} %", 100.0 * rate / p)),
             of(i, "peak_mib"),
             ratio("tokens_per_second"),
             ratio("peak_mib")
@@ -121,9 +157,11 @@ fn worker(dtype: &str, case: &Case) {
     let (rows, length) = (case.rows, case.length);
     let dtype = if dtype == "bf16" { DType::Bf16 } else { DType::F32 };
     let device = case.device.parse::<DeviceChoice>().and_then(|d| d.open()).expect("the device");
-    let mut model = random_model(case.config(), dtype, &device);
+    let begun = Instant::now();
+    let mut model = shapes::random_model(shapes::config(&case.shape), dtype, &device);
+    let load = begun.elapsed().as_secs_f64();
     let vocabulary = model.config.vocab_size;
-    let lora = LoraConfig { r: 16, alpha: 32.0, ..Default::default() };
+    let lora = LoraConfig { r: RANK, alpha: 32.0, ..Default::default() };
     let lora = Lora::init(&model, lora, 1).expect("adapters");
     let mut step = TrainStep::new(&model, Trainable::Lora(lora), rows * length).expect("memory for a step");
     let settings = OptimizerSettings {
@@ -142,12 +180,12 @@ fn worker(dtype: &str, case: &Case) {
         let tokens: Vec<u32> = (0..length).map(|_| random.below(vocabulary) as u32).collect();
         batch.push(&tokens, &vec![1.0; length]);
     }
-    let mut times = vec![];
+    let (mut times, mut losses) = (vec![], vec![]);
     for number in 1..=5 {
         let start = Instant::now();
         step.zero_grads(&model).expect("gradients");
         let scale = 1.0 / (rows * (length - 1)) as f32;
-        step.forward_backward(&mut model, &batch, scale).expect("a step");
+        losses.push(step.forward_backward(&mut model, &batch, scale).expect("a step").mean());
         optimizer.step(number, 1e-4).expect("an update");
         if let Some(gpu) = device.gpu() {
             gpu.synchronize().expect("no kernel failed");
@@ -157,36 +195,18 @@ fn worker(dtype: &str, case: &Case) {
     let mut rest = times[1..].to_vec();
     rest.sort_by(f64::total_cmp);
     let rate = (rows * length) as f64 / rest[rest.len() / 2];
+    let expected = (vocabulary as f64).ln();
+    assert!(
+        (losses[0] - expected).abs() < 2.0,
+        "the first loss is {}, not near ln V = {expected:.2}",
+        losses[0]
+    );
+    assert!(losses[4] < losses[0], "the loss does not fall: {losses:?}");
     let peak = device.gpu().map_or_else(peak_mib, |gpu| gpu.peak_bytes() as f64 / 1048576.0);
-    println!("{}", json!({"tokens_per_second": rate, "peak_mib": peak}));
-}
-
-/// Normal weights (sum of four uniforms), from a table that is read on and on: billions of draws would take minutes.
-fn random_model(config: Config, dtype: DType, device: &Device) -> Llama {
-    let mut random = RowRandom::new(1, "bench", "weights");
-    let scale = 0.02 * 3f64.sqrt();
-    let table: Vec<f32> = (0..1_000_003)
-        .map(|_| (((0..4).map(|_| random.uniform()).sum::<f64>() - 2.0) * scale) as f32)
-        .collect();
-    let mut next = 0;
-    let weights = LlamaWeights::build(&config, &mut |name, dims, matrix| {
-        let mut t = Tensor::zeros(name, if matrix { dtype } else { DType::F32 }, dims)?;
-        let from = next;
-        next = (next + t.len()) % table.len();
-        match dtype {
-            _ if !matrix => t.f32_mut()?.fill(if name.ends_with("bias") { 0.0 } else { 1.0 }),
-            DType::Bf16 => t
-                .bf16_mut()?
-                .par_iter_mut()
-                .enumerate()
-                .for_each(|(i, x)| *x = bf16::from_f32(table[(from + i) % table.len()])),
-            _ => t
-                .f32_mut()?
-                .par_iter_mut()
-                .enumerate()
-                .for_each(|(i, x)| *x = table[(from + i) % table.len()]),
-        }
-        t.to_device(device)
-    });
-    Llama { config, weights: weights.expect("memory for the model") }
+    let card = device.gpu().map(|gpu| gpu.name().to_string());
+    let (first, last) = (losses[0], losses[4]);
+    println!(
+        "{}",
+        json!({"tokens_per_second": rate, "peak_mib": peak, "first_loss": first, "last_loss": last, "load_seconds": load, "card": card})
+    );
 }

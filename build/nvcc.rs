@@ -1,4 +1,4 @@
-//! Compiles the CUDA kernels for build.rs: one fatbin for each `kernels/*.cu` and `kernels/sm90/*.cu`.
+//! Compiles CUDA kernels for a build script: one fatbin for each `.cu` of the folders in a [`Kernels`].
 //!
 //! nvcc is called directly and only when a kernel, a header, a flag or nvcc itself has changed: results are kept
 //! under a hash of all of these in `target/kernel-cache`, which all profiles share. Without nvcc the table of kernels
@@ -21,7 +21,7 @@ const OLDEST_RELEASE: (u32, u32) = (12, 8);
 /// Where scripts/get_nvcc.sh leaves nvcc, relative to the target directory.
 const LOCAL_NVCC: &str = "nvcc/nvidia/cu13/bin/nvcc";
 
-/// Flags of every compilation. `-Xptxas -v` makes ptxas print the resources that `parse_usage` reads.
+/// Flags of every compilation, before `-I` and the headers' folder. `-Xptxas -v` makes ptxas print the resources that `parse_usage` reads.
 const FLAGS: &[&str] = &[
     "-fatbin",
     "-O3",
@@ -33,19 +33,22 @@ const FLAGS: &[&str] = &[
     "-v",
     "-Werror",
     "all-warnings",
-    "-I",
-    "kernels/include",
-];
-
-/// Ampere and Hopper machine code, and PTX that the driver can translate for every later GPU.
-const COMMON_TARGETS: &[&str] = &[
-    "-gencode=arch=compute_80,code=sm_80",
-    "-gencode=arch=compute_90a,code=sm_90a",
-    "-gencode=arch=compute_80,code=compute_80",
 ];
 
 /// wgmma and TMA exist on Hopper only, and `sm_90a` code runs on nothing else.
-const SM90_TARGETS: &[&str] = &["-gencode=arch=compute_90a,code=sm_90a"];
+pub const SM90_TARGETS: &[&str] = &["-gencode=arch=compute_90a,code=sm_90a"];
+
+/// What a package compiles. Paths are relative to the package, which is where cargo runs a build script.
+pub struct Kernels {
+    /// Folder of `.cu` files, what comes before their names in the table, `-gencode` flags.
+    pub folders: &'static [(&'static str, &'static str, &'static [&'static str])],
+    /// Headers, with all folders inside.
+    pub include: &'static str,
+    /// What makes the build script run again.
+    pub watched: &'static [&'static str],
+    /// The warning of a build without nvcc.
+    pub without: &'static str,
+}
 
 /// Variables that change which nvcc is taken or what it does.
 const VARIABLES: &[&str] = &[
@@ -68,7 +71,6 @@ struct Nvcc {
 struct Unit {
     /// Name in the table: `rmsnorm` or `sm90/gemm`.
     name: String,
-    /// Path relative to the package, which is where cargo runs a build script.
     source: PathBuf,
     targets: &'static [&'static str],
 }
@@ -98,11 +100,11 @@ struct Usage {
 
 /// Compiles all kernels and writes `fatbins.rs` (`FATBINS`, `NVCC_VERSION`, `KERNEL_USAGE`) into `out_dir`.
 /// Ends the build script with readable errors when something fails.
-pub fn compile(out_dir: &Path) {
-    watch();
+pub fn compile(kernels: &Kernels, out_dir: &Path) {
+    watch(kernels);
     let result = match find_nvcc(out_dir) {
-        Ok(Some(nvcc)) => compile_all(&nvcc, out_dir),
-        Ok(None) => without_nvcc(out_dir),
+        Ok(Some(nvcc)) => compile_all(&nvcc, kernels, out_dir),
+        Ok(None) => without_nvcc(kernels, out_dir),
         Err(error) => Err(vec![error]),
     };
     if let Err(errors) = result {
@@ -115,8 +117,8 @@ pub fn compile(out_dir: &Path) {
 
 /// Tells cargo when to run the build script again. Only paths that exist are named: a missing one would make it
 /// run every time.
-fn watch() {
-    for path in ["build", "kernels"].into_iter().filter(|path| Path::new(path).exists()) {
+fn watch(kernels: &Kernels) {
+    for path in kernels.watched.iter().filter(|path| Path::new(path).exists()) {
         println!("cargo::rerun-if-changed={path}");
     }
     for variable in VARIABLES {
@@ -199,28 +201,26 @@ fn target_dir(out_dir: &Path) -> PathBuf {
 // ------------------------------------------------------------------------------------------------- compiling
 
 /// An empty table, so that the program still builds and says at run time that it has no kernels.
-fn without_nvcc(out_dir: &Path) -> Result<(), Vec<String>> {
+fn without_nvcc(kernels: &Kernels, out_dir: &Path) -> Result<(), Vec<String>> {
     if variable("SDRRL_REQUIRE_NVCC").is_some_and(|value| value == "1") {
         return Err(vec![
             "SDRRL_REQUIRE_NVCC=1, but no nvcc was found: run scripts/get_nvcc.sh or set NVCC".into(),
         ]);
     }
-    println!(
-        "cargo::warning=no nvcc found: this is a CPU-only build, `--device cuda` will not work \
-         (run scripts/get_nvcc.sh or set NVCC)"
-    );
+    println!("cargo::warning=no nvcc found: {} (run scripts/get_nvcc.sh or set NVCC)", kernels.without);
     write_table(out_dir, "", &[]).map_err(|error| vec![error])
 }
 
 /// Compiles every unit, also after a failure, so that one build shows all errors.
-fn compile_all(nvcc: &Nvcc, out_dir: &Path) -> Result<(), Vec<String>> {
+fn compile_all(nvcc: &Nvcc, kernels: &Kernels, out_dir: &Path) -> Result<(), Vec<String>> {
     let prepare = || -> Result<(Vec<Unit>, Fnv, PathBuf), String> {
         let cache = target_dir(out_dir).join("kernel-cache");
-        for folder in [&cache, &out_dir.join("kernels/sm90")] {
-            fs::create_dir_all(folder)
+        let results = kernels.folders.iter().map(|(_, prefix, _)| out_dir.join("kernels").join(prefix));
+        for folder in results.chain([cache.clone()]) {
+            fs::create_dir_all(&folder)
                 .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
         }
-        Ok((units()?, common_key(nvcc)?, cache))
+        Ok((units(kernels)?, common_key(nvcc, kernels)?, cache))
     };
     let (units, key, cache) = prepare().map_err(|error| vec![error])?;
     // Another nvcc in the same place may be another version.
@@ -232,7 +232,7 @@ fn compile_all(nvcc: &Nvcc, out_dir: &Path) -> Result<(), Vec<String>> {
         for _ in 0..jobs().min(units.len()) {
             scope.spawn(|| {
                 while let Some((index, unit)) = take(&next, &units) {
-                    let result = compile_unit(nvcc, unit, key.clone(), &cache, out_dir);
+                    let result = compile_unit(nvcc, unit, kernels.include, key.clone(), &cache, out_dir);
                     results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
                 }
             });
@@ -266,12 +266,10 @@ fn jobs() -> usize {
     allowed.unwrap_or_else(|| thread::available_parallelism().map_or(1, |cores| cores.get()))
 }
 
-/// All kernel files in order of name. Other folders of kernels/ (the emulator's) are not looked into.
-fn units() -> Result<Vec<Unit>, String> {
+/// All kernel files in order of name. Other folders inside (the emulator's) are not looked into.
+fn units(kernels: &Kernels) -> Result<Vec<Unit>, String> {
     let mut units = Vec::new();
-    for (folder, prefix, targets) in
-        [("kernels", "", COMMON_TARGETS), ("kernels/sm90", "sm90/", SM90_TARGETS)]
-    {
+    for &(folder, prefix, targets) in kernels.folders {
         for source in files(Path::new(folder), |path| path.extension() == Some(OsStr::new("cu")))? {
             let stem = source.file_stem().and_then(OsStr::to_str);
             let stem = stem.ok_or_else(|| format!("{}: the name is not UTF-8", source.display()))?;
@@ -296,7 +294,14 @@ fn files(folder: &Path, keep: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, St
 }
 
 /// Brings one unit's fatbin and usage into `out_dir/kernels`, from the cache or from nvcc.
-fn compile_unit(nvcc: &Nvcc, unit: &Unit, mut key: Fnv, cache: &Path, out_dir: &Path) -> Outcome {
+fn compile_unit(
+    nvcc: &Nvcc,
+    unit: &Unit,
+    include: &str,
+    mut key: Fnv,
+    cache: &Path,
+    out_dir: &Path,
+) -> Outcome {
     let one = |error: String| vec![error];
     key.add_file(&unit.source).map_err(one)?;
     unit.targets.iter().for_each(|target| key.add(target.as_bytes()));
@@ -305,7 +310,7 @@ fn compile_unit(nvcc: &Nvcc, unit: &Unit, mut key: Fnv, cache: &Path, out_dir: &
     let compiled = match read_entry(&entry) {
         Some(compiled) => compiled,
         None => {
-            let compiled = run_nvcc(nvcc, unit, &fatbin.with_extension("new"))?;
+            let compiled = run_nvcc(nvcc, unit, include, &fatbin.with_extension("new"))?;
             write_entry(&entry, &compiled).map_err(one)?;
             compiled
         }
@@ -317,10 +322,10 @@ fn compile_unit(nvcc: &Nvcc, unit: &Unit, mut key: Fnv, cache: &Path, out_dir: &
 
 /// Runs nvcc on one file. Spills and local memory are errors: they cost more than any tuning brings, and go
 /// unnoticed otherwise.
-fn run_nvcc(nvcc: &Nvcc, unit: &Unit, into: &Path) -> Outcome {
+fn run_nvcc(nvcc: &Nvcc, unit: &Unit, include: &str, into: &Path) -> Outcome {
     let source = unit.source.display();
     let mut command = Command::new(&nvcc.path);
-    command.args(FLAGS).args(unit.targets).arg("-o").arg(into).arg(&unit.source);
+    command.args(FLAGS).args(["-I", include]).args(unit.targets).arg("-o").arg(into).arg(&unit.source);
     let output =
         command.output().map_err(|error| vec![format!("cannot run {}: {error}", nvcc.path.display())])?;
     let text = [output.stdout, output.stderr].concat();
@@ -434,16 +439,16 @@ impl Fnv {
 }
 
 /// The part of the key that all units share: compiler, flags and every file that a kernel may include.
-fn common_key(nvcc: &Nvcc) -> Result<Fnv, String> {
+fn common_key(nvcc: &Nvcc, kernels: &Kernels) -> Result<Fnv, String> {
     let mut key = Fnv::new();
     key.add(&CACHE_FORMAT.to_le_bytes());
     key.add(nvcc.version.as_bytes());
-    FLAGS.iter().for_each(|flag| key.add(flag.as_bytes()));
+    FLAGS.iter().chain(&["-I", kernels.include]).for_each(|flag| key.add(flag.as_bytes()));
     for name in ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"] {
         key.add(variable(name).unwrap_or_default().as_bytes());
     }
-    let mut folders = vec![PathBuf::from("kernels"), PathBuf::from("kernels/sm90")];
-    add_folders(Path::new("kernels/include"), &mut folders)?;
+    let mut folders: Vec<PathBuf> = kernels.folders.iter().map(|(folder, _, _)| folder.into()).collect();
+    add_folders(Path::new(kernels.include), &mut folders)?;
     for folder in folders {
         for header in files(&folder, |path| path.extension() != Some(OsStr::new("cu")))? {
             key.add_file(&header)?;

@@ -1,40 +1,64 @@
 #!/usr/bin/env python3
 """The peers of benches/generation.rs: python scripts/peer_generation.py transformers|llama.cpp f32:1|bf16:8|... Prints one JSON line.
+python scripts/peer_generation.py transformers-random bf16:8 --shape llama2-7b --device cuda --prompt 128 --new 128: random weights.
 
 pip install torch transformers gguf llama-cpp-python; scripts/get_assets.sh brings the model. llama.cpp's f32 and bf16 files are made once
 from the shipped Q4_1 file: right for speed."""
+import argparse
 import json
 import random
 import resource
 import statistics
-import sys
 import time
 from pathlib import Path
 
-DIR, FILE, NEW = Path("assets/downloads"), "SmolLM2-135M-Instruct.Q4_1.gguf", 64
+DIR, FILE = Path("assets/downloads"), "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def prompts(rows):
+def prompts(rows, length=64, below=40100):
     rng = random.Random(1)
-    return [[100 + rng.randrange(40000) for _ in range(64)] for _ in range(rows)]
+    return [[100 + rng.randrange(below - 100) for _ in range(length)] for _ in range(rows)]
 
 
-def with_transformers(dtype, rows):
+def generator(model, ids):
+    """A call that generates n tokens greedily behind `ids` and returns the seconds."""
     import torch
-    from transformers import AutoModelForCausalLM
-    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    model = AutoModelForCausalLM.from_pretrained(DIR, gguf_file=FILE, dtype=dtype, attn_implementation="sdpa").eval()
-    ids = torch.tensor(prompts(rows))
 
     def run(n):
         start = time.perf_counter()
         with torch.inference_mode():
-            model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=2)
-        return time.perf_counter() - start
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=2)
+        if ids.is_cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        assert out.shape == (ids.shape[0], ids.shape[1] + n) and 0 <= out.min() and out.max() < model.config.vocab_size, "tokens that cannot be"
+        return seconds
     return run
 
 
-def with_llama_cpp(dtype, rows):
+def with_random_weights(dtype, rows, args):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    shape = json.loads((Path(__file__).parent.parent / "benches/shapes.json").read_text())[args.shape]
+    torch.manual_seed(1)
+    with torch.device(args.device):
+        dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+        model = LlamaForCausalLM._from_config(LlamaConfig(**shape), dtype=dtype, attn_implementation="sdpa").eval()
+        # Without an end token every row runs to its length; min_new_tokens would cost a pass over the logits.
+        model.generation_config.eos_token_id = model.generation_config.bos_token_id = None
+        ids = torch.tensor(prompts(rows, args.prompt, min(40100, shape["vocab_size"])))
+    return generator(model, ids)
+
+
+def with_transformers(dtype, rows, _):
+    import torch
+    from transformers import AutoModelForCausalLM
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    model = AutoModelForCausalLM.from_pretrained(DIR, gguf_file=FILE, dtype=dtype, attn_implementation="sdpa").eval()
+    return generator(model, torch.tensor(prompts(rows)))
+
+
+def with_llama_cpp(dtype, rows, _):
     import ctypes
 
     import llama_cpp as C
@@ -77,16 +101,28 @@ def with_llama_cpp(dtype, rows):
 
 
 def main():
-    dtype, rows = sys.argv[2].split(":")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ways = {"transformers": with_transformers, "llama.cpp": with_llama_cpp, "transformers-random": with_random_weights}
+    parser.add_argument("peer", choices=list(ways))
+    parser.add_argument("run", help="DTYPE:ROWS")
+    parser.add_argument("--shape")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--prompt", type=int, default=64)
+    parser.add_argument("--new", type=int, default=64)
+    args = parser.parse_args()
+    dtype, rows = args.run.split(":")
     rows = int(rows)
-    run = {"transformers": with_transformers, "llama.cpp": with_llama_cpp}[sys.argv[1]](dtype, rows)
+    run = ways[args.peer](dtype, rows, args)
     run(4)
     found = []
     for _ in range(3):
-        first, whole = run(1), run(NEW)
-        found.append((rows * 64 / first, rows * (NEW - 1) / (whole - first)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"prefill": statistics.median(f[0] for f in found), "decode": statistics.median(f[1] for f in found), "peak_mib": peak}))
+        first, whole = run(1), run(args.new)
+        found.append((rows * args.prompt / first, rows * (args.new - 1) / (whole - first)))
+    peak, card = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, None
+    if args.device.startswith("cuda"):
+        import torch
+        peak, card = torch.cuda.max_memory_allocated() / 2**20, torch.cuda.get_device_name()
+    print(json.dumps({"prefill": statistics.median(f[0] for f in found), "decode": statistics.median(f[1] for f in found), "peak_mib": peak, "card": card}))
 
 
 main()

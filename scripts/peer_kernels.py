@@ -1,232 +1,84 @@
 #!/usr/bin/env python3
 """The PyTorch side of benches/kernels.rs on a GPU, and the table of both.
 
-python scripts/peer_kernels.py run --rows OURS.jsonl --json THEIRS.jsonl [--device cuda] [--compile]
-    times PyTorch's equivalent of every row in OURS.jsonl that has one: cuBLASLt for products, the fastest of cuDNN's and flash's SDPA for attention,
-    fused AdamW, torch.compile (--compile) for what PyTorch has no single kernel for. Random normal inputs, medians of 31 by CUDA events, the L2 cache
-    flushed before memory-bound rows, as the other side does.
+python scripts/peer_kernels.py run --rows OURS.jsonl --json THEIRS.jsonl [--device cuda] [--compile] [--compile-seconds 60]
+    times PyTorch's equivalent of every row in OURS.jsonl that has one: cuBLASLt for products, the fastest of cuDNN's, flash's and the memory-efficient
+    SDPA for attention, fused AdamW, and with --compile also torch.compile for what PyTorch has no single kernel for; the fastest counts and is named. A
+    compilation that fails or takes longer leaves the row to the others. Random normal inputs, medians of 31 by CUDA events, the L2 cache flushed before
+    rows in bytes, as the other side does. The GPU sleeps while Python launches, so that PyTorch is not charged for the host's time (what a call waits
+    for, such as tolist(), counts); the other side's figures include its own launches. The first line has PyTorch's own ceilings: a copy of 256 MiB and
+    the bf16 product 8192^3. Compiled code is kept in TORCHINDUCTOR_CACHE_DIR, by default `inductor` beside THEIRS.jsonl, for later rounds.
+python scripts/peer_kernels.py check [--device cpu] [--compile] [--rows OURS.jsonl] [OP ..]
+    holds every call to the op's formula in f64, at small shapes, and tries `table` and `worst` on rows made up; with --rows every op in it must have a
+    peer or be known to have none.
 python scripts/peer_kernels.py table --ours A.jsonl [A2.jsonl ..] --theirs B.jsonl [B2.jsonl ..]
     medians over rounds of both sides, a row each, slowest against its peer first. To interleave, alternate the two programs and give all files.
+python scripts/peer_kernels.py worst --ours A.jsonl [..] [--theirs B.jsonl [..]] [--count 5]
+    names of the rows that are slowest against PyTorch, then of those furthest below their ceiling, as benches/kernels.rs takes them: for a profiler.
 pip install torch."""
 import argparse
+import contextlib
+import gc
+import io
 import json
 import math
+import os
+import pathlib
+import signal
 import statistics
+import sys
+import tempfile
 import time
 
-import torch
-import torch.nn.functional as F
+from peer_card import card
 
-DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 FLUSH = 256 << 20
+REPEATS = 31
+# Long enough for Python to launch whatever a call launches, in the GPU's cycles: about half a millisecond.
+SLEEP = 1_000_000
+
+# Small shapes for `check`; nothing in them is a multiple of the other.
+SMALL = {
+    "embedding_forward": (5, 40, 11), "embedding_backward": (5, 40, 11), "rmsnorm_forward": (3, 72), "add_rmsnorm_forward": (3, 72),
+    "rmsnorm_backward": (3, 72), "rmsnorm_backward_dweight": (35, 72), "layernorm_forward": (3, 72), "layernorm_backward": (3, 72),
+    "gelu_forward": (3, 72), "gelu_backward": (3, 72), "relu_forward": (3, 72), "relu_backward": (3, 72), "rope_forward": (5, 2, 16),
+    "swiglu_forward": (3, 72), "swiglu_backward": (3, 72), "add": (3, 72), "cast_to_f32": (3, 72), "gather_rows": (3, 72),
+    "linear_forward": (16, 24, 40), "linear_forward_decode": (3, 24, 40), "linear_backward_input": (16, 24, 40),
+    "linear_backward_weight": (16, 24, 40), "lora_forward": (16, 24, 40, 8), "lora_backward_input": (16, 24, 40, 8),
+    "lora_backward": (16, 24, 40, 8), "attention_forward": (2, 24, 4, 2, 32), "attention_backward": (2, 24, 4, 2, 32),
+    "cross_attention_forward": (2, 24, 4, 4, 32), "decode_attention": (3, 40, 4, 2, 32), "linear_cross_entropy": (16, 40, 304),
+    "cross_entropy": (3, 700), "adamw": (5000,), "grad_norm": (5000,), "sample_greedy": (3, 700), "sample_top_k_top_p": (3, 700),
+    "beam_step": (2, 3, 700), "dequantize_q8_0": (2, 256), "quantize_q8_0": (2, 256),
+}
+ONLY_F32 = {"cross_entropy", "adamw", "grad_norm", "sample_greedy", "sample_top_k_top_p", "beam_step", "quantize_q8_0"}
 
 
-def rope(x, cos, sin):
-    a, b = x.chunk(2, -1)
-    return x * cos + torch.cat([-b, a], -1) * sin
+@contextlib.contextmanager
+def at_most(seconds):
+    def late(*_):
+        raise TimeoutError(f"took longer than {seconds} s")
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def sdpa(q, k, v, causal, backend):
-    with torch.nn.attention.sdpa_kernel(backend):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+def clock(call, cold, flush):
+    """The median time of a call, s."""
+    import torch
 
-
-class Peers:
-    """A method an op: (dims, dtype) to the calls that do its work; the fastest counts. `None` if PyTorch has no equivalent."""
-
-    def __init__(self, device, compiled):
-        self.device = device
-        self.compile = torch.compile if compiled else lambda f: f
-        backends = torch.nn.attention.SDPBackend
-        self.backends = {"cudnn": backends.CUDNN_ATTENTION, "flash": backends.FLASH_ATTENTION} if device.startswith("cuda") else {"math": backends.MATH}
-
-    def normal(self, *dims, dtype):
-        return torch.randn(*dims, device=self.device, dtype=dtype)
-
-    def of(self, op, dims, dtype):
-        method = getattr(self, op, None)
-        return method(dims, dtype) if method else None
-
-    def pointwise(self, name, f, count):
-        def peers(d, t):
-            inputs = [self.normal(*d, dtype=t) for _ in range(count)]
-            g = self.compile(f)
-            return {name: lambda: g(*inputs)}
-        return peers
-
-    def embedding_forward(self, d, t):
-        n, c, v = d
-        table, ids = self.normal(v, c, dtype=t), torch.randint(v, (n,), device=self.device)
-        return {"embedding": lambda: F.embedding(ids, table)}
-
-    def rmsnorm_forward(self, d, t):
-        x, w = self.normal(*d, dtype=t), self.normal(d[1], dtype=t)
-        f = self.compile(lambda x, w: F.rms_norm(x, (d[1],), w, 1e-5))
-        return {"rms_norm": lambda: f(x, w)}
-
-    def add_rmsnorm_forward(self, d, t):
-        x, r, w = self.normal(*d, dtype=t), self.normal(*d, dtype=t), self.normal(d[1], dtype=t)
-
-        def plain(x, r, w):
-            s = x + r
-            return s, F.rms_norm(s, (d[1],), w, 1e-5)
-        f = self.compile(plain)
-        return {"add, rms_norm": lambda: f(x, r, w)}
-
-    def backward(self, name, f, inputs, dout):
-        """A call that runs only the backward of f at these inputs."""
-        leaves = [x.detach().requires_grad_() for x in inputs]
-        out = f(*leaves)
-        return {name: lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)}
-
-    def rmsnorm_backward(self, d, t):
-        w = self.normal(d[1], dtype=t)
-        f = self.compile(lambda x: F.rms_norm(x, (d[1],), w, 1e-5))
-        return self.backward("rms_norm backward", f, [self.normal(*d, dtype=t)], self.normal(*d, dtype=t))
-
-    def rmsnorm_backward_dweight(self, d, t):
-        f = self.compile(lambda x, w: F.rms_norm(x, (d[1],), w, 1e-5))
-        return self.backward("rms_norm backward", f, [self.normal(*d, dtype=t), self.normal(d[1], dtype=t)], self.normal(*d, dtype=t))
-
-    def layernorm_forward(self, d, t):
-        x, w, b = self.normal(*d, dtype=t), self.normal(d[1], dtype=t), self.normal(d[1], dtype=t)
-        return {"layer_norm": lambda: F.layer_norm(x, (d[1],), w, b)}
-
-    def layernorm_backward(self, d, t):
-        w, b = self.normal(d[1], dtype=t), self.normal(d[1], dtype=t)
-        return self.backward("layer_norm backward", lambda x: F.layer_norm(x, (d[1],), w, b), [self.normal(*d, dtype=t)], self.normal(*d, dtype=t))
-
-    def gelu_forward(self, d, t):
-        return self.pointwise("gelu", F.gelu, 1)(d, t)
-
-    def gelu_backward(self, d, t):
-        return self.backward("gelu backward", F.gelu, [self.normal(*d, dtype=t)], self.normal(*d, dtype=t))
-
-    def relu_forward(self, d, t):
-        return self.pointwise("relu", F.relu, 1)(d, t)
-
-    def relu_backward(self, d, t):
-        return self.backward("relu backward", F.relu, [self.normal(*d, dtype=t)], self.normal(*d, dtype=t))
-
-    def rope_forward(self, d, t):
-        x, cos, sin = self.normal(*d, dtype=t), self.normal(d[0], 1, d[2], dtype=t), self.normal(d[0], 1, d[2], dtype=t)
-        f = self.compile(rope)
-        return {"rope": lambda: f(x, cos, sin)}
-
-    def swiglu_forward(self, d, t):
-        return self.pointwise("silu(gate) * up", lambda g, u: F.silu(g) * u, 2)(d, t)
-
-    def swiglu_backward(self, d, t):
-        f = self.compile(lambda g, u: F.silu(g) * u)
-        return self.backward("silu(gate) * up backward", f, [self.normal(*d, dtype=t), self.normal(*d, dtype=t)], self.normal(*d, dtype=t))
-
-    def add(self, d, t):
-        x, y = self.normal(*d, dtype=t), self.normal(*d, dtype=t)
-        return {"add_": lambda: x.add_(y)}
-
-    def cast_to_f32(self, d, t):
-        x = self.normal(*d, dtype=t)
-        return {"float()": lambda: x.float()}
-
-    def gather_rows(self, d, t):
-        x, ids = self.normal(*d, dtype=t), torch.randperm(d[0], device=self.device)
-        return {"index_select": lambda: x.index_select(0, ids)}
-
-    def linear_forward(self, d, t):
-        n, m, k = d
-        x, w = self.normal(n, k, dtype=t), self.normal(m, k, dtype=t)
-        return {"linear": lambda: F.linear(x, w)}
-
-    linear_forward_decode = linear_forward
-
-    def linear_backward_input(self, d, t):
-        n, m, k = d
-        dy, w = self.normal(n, m, dtype=t), self.normal(m, k, dtype=t)
-        return {"mm": lambda: dy @ w}
-
-    def linear_backward_weight(self, d, t):
-        n, m, k = d
-        dy, x = self.normal(n, m, dtype=t), self.normal(n, k, dtype=t)
-        return {"mm": lambda: dy.t() @ x}
-
-    def lora_forward(self, d, t):
-        n, m, k, r = d
-        x, w, a, b = (self.normal(*s, dtype=t) for s in [(n, k), (m, k), (r, k), (m, r)])
-        return {"linear, two small ones": lambda: F.linear(x, w) + 2.0 * F.linear(F.linear(x, a), b)}
-
-    def lora_backward_input(self, d, t):
-        n, m, k, r = d
-        dy, w, du, a = (self.normal(*s, dtype=t) for s in [(n, m), (m, k), (n, r), (r, k)])
-        return {"mm, addmm": lambda: torch.addmm(dy @ w, du, a)}
-
-    def lora_backward(self, d, t):
-        n, m, k, r = d
-        dy, u, x, b = (self.normal(*s, dtype=t) for s in [(n, m), (n, r), (n, k), (m, r)])
-
-        def run():
-            du = dy @ b
-            return dy.t() @ u, du.t() @ x
-        return {"three mm": run}
-
-    def attention_forward(self, d, t):
-        b, n, nh, nkv, hs = d
-        q, k, v = (self.normal(b, h, n, hs, dtype=t) for h in [nh, nkv, nkv])
-        return {name: lambda x=x: sdpa(q, k, v, True, x) for name, x in self.backends.items()}
-
-    def attention_backward(self, d, t):
-        b, n, nh, nkv, hs = d
-        inputs = [self.normal(b, h, n, hs, dtype=t) for h in [nh, nkv, nkv]]
-        dout, found = self.normal(b, nh, n, hs, dtype=t), {}
-        for name, backend in self.backends.items():
-            found.update(self.backward(name, lambda q, k, v, x=backend: sdpa(q, k, v, True, x), inputs, dout))
-        return found
-
-    def cross_attention_forward(self, d, t):
-        b, n, nh, nkv, hs = d
-        q, k, v = (self.normal(b, h, n, hs, dtype=t) for h in [nh, nkv, nkv])
-        return {name: lambda x=x: sdpa(q, k, v, False, x) for name, x in self.backends.items()}
-
-    def decode_attention(self, d, t):
-        b, n, nh, nkv, hs = d
-        q, k, v = self.normal(b, nh, 1, hs, dtype=t), self.normal(b, nkv, n, hs, dtype=t), self.normal(b, nkv, n, hs, dtype=t)
-        return {name: lambda x=x: sdpa(q, k, v, False, x) for name, x in self.backends.items()}
-
-    def linear_cross_entropy(self, d, t):
-        n, c, v = d
-        h, w = self.normal(n, c, dtype=t).requires_grad_(), self.normal(v, c, dtype=t)
-        y = torch.randint(v, (n,), device=self.device)
-        f = self.compile(lambda h: F.cross_entropy(F.linear(h, w).float(), y))
-        return {"linear, cross_entropy, backward": lambda: torch.autograd.grad(f(h), h)}
-
-    def adamw(self, d, _):
-        p = torch.nn.Parameter(self.normal(*d, dtype=torch.float32))
-        p.grad = self.normal(*d, dtype=torch.float32)
-        optimizer = torch.optim.AdamW([p], lr=1e-4, fused=self.device.startswith("cuda"))
-        return {"AdamW(fused)": optimizer.step}
-
-    def grad_norm(self, d, _):
-        g = self.normal(*d, dtype=torch.float32)
-        return {"norm": lambda: torch.linalg.vector_norm(g)}
-
-    def sample_greedy(self, d, t):
-        x = self.normal(*d, dtype=torch.float32)
-        return {"argmax": lambda: x.argmax(-1)}
-
-    def beam_step(self, d, _):
-        b, k, v = d
-        x, scores = self.normal(b, k, v, dtype=torch.float32), self.normal(b, k, 1, dtype=torch.float32)
-        return {"log_softmax, topk": lambda: (x.log_softmax(-1) + scores).view(b, -1).topk(2 * k)}
-
-
-def clock(call, cold, flush, on_gpu, repeats=31):
     def once():
-        if cold and on_gpu:
-            flush[0].copy_(flush[1])
-        if not on_gpu:
+        if flush is None:
             start = time.perf_counter()
             call()
             return time.perf_counter() - start
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        if cold:
+            flush[0].copy_(flush[1])
+        torch.cuda._sleep(SLEEP)
         begin.record()
         call()
         end.record()
@@ -234,61 +86,231 @@ def clock(call, cold, flush, on_gpu, repeats=31):
         return begin.elapsed_time(end) / 1e3
     for _ in range(3):
         call()
-    return statistics.median(once() for _ in range(repeats))
+    return statistics.median(once() for _ in range(REPEATS if flush else 3))
+
+
+def ceilings(device, flush):
+    import torch
+    if flush is None:
+        return None, None
+    copied = clock(lambda: flush[0].copy_(flush[1]), False, flush)
+    a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
+    product = clock(lambda: a @ b.t(), False, flush)
+    return 2 * FLUSH / copied, 2 * 8192**3 / product
+
+
+def time_row(peer, args, cold, flush):
+    """What is written of a row: the fastest call, all of them, and what failed."""
+    import torch
+    times, errors = {}, {}
+    if args.compile:
+        torch._dynamo.reset()
+        peer.compile()
+    for name, call in peer.calls.items():
+        try:
+            with at_most(args.compile_seconds):
+                call()
+            times[name] = clock(call, cold, flush)
+        except Exception as e:  # noqa: BLE001: whatever a backend or a compiler raises, the row's other calls go on
+            errors[name] = f"{type(e).__name__}: {e}".split("\n")[0][:200]
+    found = {"errors": errors} if errors else {}
+    if times:
+        name = min(times, key=times.get)
+        found |= {"seconds": times[name], "peer": name, "all": times}
+    return found
 
 
 def run(args):
+    # Before torch is loaded, which reads them.
+    cache = pathlib.Path(args.json).resolve().parent / "inductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
+    os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
+    import torch
+    from peer_kernel_ops import Peers
+    dtypes = {"bf16": torch.bfloat16, "f32": torch.float32}
     torch.manual_seed(1)
-    on_gpu = args.device.startswith("cuda")
-    flush = [torch.empty(FLUSH // 4, device=args.device) for _ in range(2)] if on_gpu else None
-    peers = Peers(args.device, args.compile)
+    flush = [torch.empty(FLUSH // 4, device=args.device) for _ in range(2)] if args.device.startswith("cuda") else None
+    about = {**card(args.device), "torch": torch.__version__}
     with open(args.rows) as rows, open(args.json, "w") as out:
-        for row in map(json.loads, rows):
-            line = {"op": row["op"], "shape": row["shape"], "dtype": row["dtype"], "torch": torch.__version__}
-            try:
-                calls = peers.of(row["op"], row["shape"], DTYPES[row["dtype"]])
-                if calls is None:
-                    continue
-                cold = "bytes" in row
-                times = {}
-                for name, call in calls.items():
-                    try:
-                        times[name] = clock(call, cold, flush, on_gpu)
-                    except RuntimeError as e:
-                        line.setdefault("errors", {})[name] = str(e).split("\n")[0]
-                name = min(times, key=times.get)
-                line.update(seconds=times[name], peer=name, all=times)
-            except (RuntimeError, ValueError) as e:
-                line["error"] = str(e).split("\n")[0]
+        def write(line):
             out.write(json.dumps(line) + "\n")
             out.flush()
-            del peers
-            if on_gpu:
+        copy, product = ceilings(args.device, flush)
+        write({"ceilings": {"copy": copy, "product": product}, **about})
+        for row in map(json.loads, rows):
+            line = {"op": row["op"], "shape": row["shape"], "dtype": row["dtype"], **about}
+            try:
+                peer = Peers(args.device).of(row["op"], row["shape"], dtypes[row["dtype"]])
+                if peer is None:
+                    continue
+                line |= time_row(peer, args, "bytes" in row, flush)
+            except Exception as e:  # noqa: BLE001: a row that PyTorch cannot do costs no other
+                line["error"] = f"{type(e).__name__}: {e}".split("\n")[0][:200]
+            write(line)
+            peer = None
+            gc.collect()
+            if flush:
                 torch.cuda.empty_cache()
-            peers = Peers(args.device, args.compile)
+
+
+def distance(got, want):
+    """The relative error of one result, or the share of different integers."""
+    import torch
+    got = torch.as_tensor(got, device=want.device)
+    assert got.shape == want.shape, f"shape {tuple(got.shape)}, not {tuple(want.shape)}"
+    if not want.is_floating_point():
+        return (got != want).double().mean().item()
+    got = got.double()
+    assert got.isfinite().all(), "a number that is not finite"
+    return ((got - want).norm() / want.norm()).item()
+
+
+def check_op(op, dtype, args):
+    """Prints a line a call; the number of those that are wrong, or 1 if none could run."""
+    import torch
+    from peer_kernel_ops import Peers
+
+    def fresh():
+        torch.manual_seed(1)
+        peer = Peers(args.device).of(op, SMALL[op], dtype)
+        if args.compile:
+            torch._dynamo.reset()
+            peer.compile()
+        return peer
+    wrong = ran = 0
+    for name in fresh().calls:
+        # Some change their inputs.
+        peer = fresh()
+        want, label = peer.plain(), f"{op} {str(dtype).removeprefix('torch.')} by {name}"
+        try:
+            got = peer.compared(peer.calls[name]())
+        except Exception as e:  # noqa: BLE001: a backend may lack an op; another must have it
+            print(f"{label:<90} cannot: {type(e).__name__}: {str(e).splitlines()[0][:100]}")
+            continue
+        ran += 1
+        pairs = list(zip(got, want)) if isinstance(want, tuple) else [(got, want)]
+        try:
+            assert not isinstance(want, tuple) or len(got) == len(want), f"{len(got)} results, not {len(want)}"
+            error = max(distance(*pair) for pair in pairs)
+            assert error <= (2e-2 if dtype == torch.bfloat16 else 1e-5), f"error {error:.1e}"
+            print(f"{label:<90} error {error:.1e}")
+        except AssertionError as e:
+            wrong += 1
+            print(f"{label:<90} WRONG: {e}")
+    return wrong + (ran == 0)
+
+
+def check_rows(path):
+    from peer_kernel_ops import WITHOUT_PEER
+    with open(path) as rows:
+        missing = {json.loads(row)["op"] for row in rows} - SMALL.keys() - WITHOUT_PEER
+    for op in sorted(missing):
+        print(f"{op}: no peer, and not known to have none")
+    return len(missing)
+
+
+def check_tables():
+    """`table` and `worst` on two rounds of three rows made up, one without a peer."""
+    def row(op, seconds, **more):
+        return {"op": op, "shape": [8, 4], "dtype": "bf16", "seconds": seconds, **more}
+    ours = [[row("fast", 1e-6 * r, percent=90.0, ceiling=3e12, bytes=1.0), row("slow", 4e-6, percent=80.0, ceiling=7e14, flop=1.0),
+             row("alone", 1e-6, percent=10.0, ceiling=3e12, bytes=1.0), {"op": "broken", "shape": [1], "dtype": "bf16", "error": "x"}] for r in (1, 2, 3)]
+    theirs = [[{"ceilings": {"copy": 3.1e12, "product": 7.5e14}, "device": "a card", "torch": "2"}, row("fast", 3e-6, peer="p"), row("slow", 2e-6, peer="q")]] * 3
+    with tempfile.TemporaryDirectory() as folder:
+        def files(side, rounds):
+            paths = [pathlib.Path(folder) / f"{side}.{i}" for i in range(len(rounds))]
+            for path, rows in zip(paths, rounds):
+                path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+            return [str(p) for p in paths]
+        given = argparse.Namespace(ours=files("ours", ours), theirs=files("theirs", theirs), count=2)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            table(given)
+        assert "copy 3000 GB/s, product 700 TFLOP/s" in said.getvalue() and "copy 3100 GB/s, product 750 TFLOP/s" in said.getvalue(), said.getvalue()
+        assert "| slow | 8 x 4 | bf16 | 4.0 | 80 % | 2.0 | q | 0.50 |\n| fast | 8 x 4 | bf16 | 2.0 | 90 % | 3.0 | p | 1.50 |" in said.getvalue(), said.getvalue()
+        names = ["slow 8x4 bf16", "fast 8x4 bf16", "alone 8x4 bf16"]
+        for count in range(4):
+            assert worst_names(given.ours, given.theirs, count) == names[:count]
+        assert worst_names(given.ours, [], 2) == ["alone 8x4 bf16", "slow 8x4 bf16"]
+    print("table and worst: as they should be")
+
+
+def check(args):
+    import torch
+    for op in args.ops:
+        if op not in SMALL:
+            sys.exit(f"there is no op {op}; there are {', '.join(SMALL)}")
+    check_tables()
+    wrong = check_rows(args.rows) if args.rows else 0
+    for op in args.ops or SMALL:
+        for dtype in [torch.float32] if op in ONLY_F32 else [torch.bfloat16, torch.float32]:
+            wrong += check_op(op, dtype, args)
+    print(f"{wrong} wrong" if wrong else "every peer computes its op")
+    sys.exit(wrong > 0)
+
+
+def lines(files):
+    for name in files:
+        with open(name) as rows:
+            for text in rows:
+                # A run cut off may leave half a line.
+                with contextlib.suppress(json.JSONDecodeError):
+                    yield json.loads(text)
 
 
 def gather(files):
+    """(op, shape, dtype) to (median seconds, the first round's row)."""
     found = {}
-    for name in files:
-        with open(name) as rows:
-            for row in map(json.loads, rows):
-                if "seconds" in row:
-                    found.setdefault((row["op"], tuple(row["shape"]), row["dtype"]), []).append(row)
+    for row in lines(files):
+        if "seconds" in row:
+            found.setdefault((row["op"], tuple(row["shape"]), row["dtype"]), []).append(row)
     return {k: (statistics.median(r["seconds"] for r in v), v[0]) for k, v in found.items()}
+
+
+def ratios(ours, theirs):
+    """(PyTorch's time / ours, key), slowest first; infinite without a peer."""
+    return sorted((theirs[key][0] / seconds if key in theirs else math.inf, key) for key, (seconds, _) in ours.items())
+
+
+def both_ceilings(ours, theirs):
+    """A line a side: medians over the rounds."""
+    own = {"bytes": [], "flop": []}
+    for row in lines(ours):
+        for key, values in own.items():
+            values.extend([row["ceiling"]] if key in row and row.get("ceiling") else [])
+    peer = [row["ceilings"] for row in lines(theirs) if row.get("ceilings")]
+    found = {"ours": (own["bytes"], own["flop"]), "PyTorch's": tuple([c[k] for c in peer if c[k]] for k in ("copy", "product"))}
+    for side, (copies, products) in found.items():
+        if copies and products:
+            print(f"Ceilings, {side}: copy {statistics.median(copies) / 1e9:.0f} GB/s, product {statistics.median(products) / 1e12:.0f} TFLOP/s (bf16, 8192^3)")
 
 
 def table(args):
     ours, theirs = gather(args.ours), gather(args.theirs)
-    print("| op | shape | type | us | of ceiling | PyTorch us | by | PyTorch / ours |\n| --- | --- | --- | ---: | ---: | ---: | --- | ---: |")
-    rows = []
-    for key, (seconds, row) in ours.items():
-        peer = theirs.get(key)
-        rows.append((peer[0] / seconds if peer else math.inf, key, seconds, row, peer))
-    for ratio, (op, shape, dtype), seconds, row, peer in sorted(rows, key=lambda r: r[0]):
+    about = next((r for r in lines(args.theirs) if "torch" in r), {})
+    print(f"{about.get('device')}, driver {about.get('driver')}, power limit {about.get('power_limit')}, PyTorch {about.get('torch')}; random normal inputs; "
+          f"{len(args.ours)} interleaved rounds, medians; L2 flushed for rows in bytes; PyTorch's launches hidden, ours not.\n")
+    both_ceilings(args.ours, args.theirs)
+    print("\n| op | shape | type | us | of ceiling | PyTorch us | by | PyTorch / ours |\n| --- | --- | --- | ---: | ---: | ---: | --- | ---: |")
+    for ratio, key in ratios(ours, theirs):
+        (seconds, row), peer, (op, shape, dtype) = ours[key], theirs.get(key), key
         percent = f"{row['percent']:.0f} %" if row.get("percent") else "-"
         other = f"{peer[0] * 1e6:.1f} | {peer[1]['peer']} | {ratio:.2f}" if peer else "- | - | -"
         print(f"| {op} | {' x '.join(map(str, shape))} | {dtype} | {seconds * 1e6:.1f} | {percent} | {other} |")
+
+
+def worst_names(ours, theirs, count):
+    ours, theirs = gather(ours), gather(theirs)
+    keys = [key for ratio, key in ratios(ours, theirs) if ratio < math.inf]
+    alone = [(row["percent"], key) for key, (_, row) in ours.items() if row.get("percent") and key not in theirs]
+    keys += [key for _, key in sorted(alone)]
+    return [f"{op} {'x'.join(map(str, shape))} {dtype}" for op, shape, dtype in keys[:count]]
+
+
+def worst(args):
+    for name in worst_names(args.ours, args.theirs, args.count):
+        print(name)
 
 
 def main():
@@ -297,15 +319,24 @@ def main():
     one = commands.add_parser("run")
     one.add_argument("--rows", required=True)
     one.add_argument("--json", required=True)
-    one.add_argument("--device", default="cuda")
-    one.add_argument("--compile", action="store_true")
     one.set_defaults(do=run)
-    two = commands.add_parser("table")
-    two.add_argument("--ours", nargs="+", required=True)
-    two.add_argument("--theirs", nargs="+", required=True)
-    two.set_defaults(do=table)
+    two = commands.add_parser("check")
+    two.add_argument("--rows")
+    two.add_argument("ops", nargs="*")
+    two.set_defaults(do=check)
+    for command, device in [(one, "cuda"), (two, "cpu")]:
+        command.add_argument("--device", default=device)
+        command.add_argument("--compile", action="store_true")
+        command.add_argument("--compile-seconds", type=int, default=60)
+    for name, do in [("table", table), ("worst", worst)]:
+        three = commands.add_parser(name)
+        three.add_argument("--ours", nargs="+", required=True)
+        three.add_argument("--theirs", nargs="*", default=[])
+        three.set_defaults(do=do)
+    three.add_argument("--count", type=int, default=5)
     args = parser.parse_args()
     args.do(args)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -15,11 +15,14 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from peer_card import card
 
 LR, TARGETS = 1e-4, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TOKENIZER = pathlib.Path("assets/quickstart/model")
@@ -36,17 +39,25 @@ def read_shard(path):
     return [(ids[a:b], weights[a:b]) for a, b in zip(offsets, offsets[1:])]
 
 
+def torch_device(args):
+    """Where PyTorch runs and models are made: the same GPU if it finds one."""
+    return args.device if args.device.startswith("cuda") and torch.cuda.is_available() else "cpu"
+
+
 def make_model(args, work):
     """A random model, an adapter whose B is not zero (so that A has gradients from the start), and packed documents."""
     shape = json.loads(pathlib.Path("benches/shapes.json").read_text())[args.shape]
     torch.manual_seed(1)
-    model = LlamaForCausalLM._from_config(LlamaConfig(**shape, bos_token_id=1, eos_token_id=2), dtype=torch.bfloat16)
+    with torch.device(torch_device(args)):
+        model = LlamaForCausalLM._from_config(LlamaConfig(**shape, bos_token_id=1, eos_token_id=2), dtype=torch.bfloat16)
     model.save_pretrained(work / "model")
     for name in ["tokenizer.json", "tokenizer_config.json"]:
         shutil.copy(TOKENIZER / name, work / "model")
     lora = LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM")
-    adapted = get_peft_model(model, lora, autocast_adapter_dtype=False).float()
+    adapted = get_peft_model(model, lora, autocast_adapter_dtype=False)
     for name, p in adapted.named_parameters():
+        if "lora_" in name:
+            p.data = p.data.float()
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.02)
     adapted.save_pretrained(work / "adapter")
@@ -61,7 +72,7 @@ def make_model(args, work):
 
 
 def theirs(args, work, documents, dtype):
-    device = "cuda" if args.device.startswith("cuda") else "cpu"
+    device = torch_device(args)
     model = LlamaForCausalLM.from_pretrained(work / "model", dtype=dtype, attn_implementation="sdpa").to(device)
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
     saved = load_file(work / "adapter" / "adapter_model.safetensors")
@@ -69,7 +80,7 @@ def theirs(args, work, documents, dtype):
     for name, p in parameters.items():
         # The adapters stay in f32, as here and in peft by default.
         p.data = saved[name].to(device, copy=True)
-    cast = torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
+    cast = torch.autocast(device.partition(":")[0], dtype=dtype, enabled=dtype != torch.float32)
     optimizer = torch.optim.AdamW(parameters.values(), lr=LR, weight_decay=0.0)
     trained = sum(sum(w[1:]) for _, w in documents)
     losses, norms = [], []
@@ -123,11 +134,20 @@ def main():
         work = pathlib.Path(args.out or temporary)
         work.mkdir(parents=True, exist_ok=True)
         torch.backends.cuda.matmul.allow_tf32 = False
-        documents = make_model(args, work)
-        own = ours(args, work)
-        exact = theirs(args, work, documents, torch.float32)
-        peer = theirs(args, work, documents, torch.bfloat16) if args.dtype == "bf16" else None
-    result, good = {"shape": args.shape, "dtype": args.dtype, "device": args.device, "steps": args.steps, "torch": torch.__version__}, True
+        clock, seconds = time.perf_counter(), {}
+
+        def timed(what, f, *more):
+            nonlocal clock
+            found, now = f(args, work, *more), time.perf_counter()
+            seconds[what], clock = round(now - clock, 1), now
+            return found
+        documents = timed("model", make_model)
+        own = timed("ours", ours)
+        exact = timed("torch f32", theirs, documents, torch.float32)
+        peer = timed("torch bf16", theirs, documents, torch.bfloat16) if args.dtype == "bf16" else None
+    result = {"shape": args.shape, "dtype": args.dtype, "steps": args.steps, "torch": torch.__version__, "seconds": seconds, "ours_on": args.device,
+              **card(torch_device(args))}
+    good = True
     for i, what in enumerate(["losses", "gradient norms", "adapter's change"]):
         mine = distance(own[i], exact[i])
         allowed = 1.5 * distance(peer[i], exact[i]) + 1e-4 if peer else 1e-3

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes kernels/include/wgmma_generated.cuh: the inline PTX of wgmma for the tile widths that kernels use."""
+"""Writes the inline PTX of wgmma: kernels/include/wgmma_generated.cuh for the tile widths that kernels use, and for the emulator's tests one
+more width, with e4m3 from registers (kernels/emulator/tests/kernels/wgmma_32.cuh)."""
 import pathlib
 
 
@@ -21,7 +22,7 @@ def call(n, name, params, ptx_type, k, a_operands, inputs, tail, template=""):
 """
 
 
-def struct(n):
+def struct(n, extra=""):
     d = f"float (&d)[{n // 2}]"
     desc = ['"l"(da)', '"l"(db)', '"r"(scale_d)']
     regs = [f'"r"(a[{i}])' for i in range(4)] + ['"l"(db)', '"r"(scale_d)']
@@ -30,9 +31,17 @@ def struct(n):
         + call(n, "bf16_ss", f"{d}, uint64_t da, uint64_t db, int scale_d", "bf16", 16, 1, desc + ['"n"(TA)', '"n"(TB)'], "", "template <int TA, int TB> ")
         + call(n, "bf16_rs", f"{d}, const uint32_t (&a)[4], uint64_t db, int scale_d", "bf16", 16, 4, regs + ['"n"(TB)'], "", "template <int TB> ")
         + call(n, "e4m3_ss", f"{d}, uint64_t da, uint64_t db, int scale_d", "e4m3", 32, 1, desc, "")
+        + extra
         + "};\n"
     )
 
 
-target = pathlib.Path(__file__).parent.parent / "kernels/include/wgmma_generated.cuh"
-target.write_text("// Written by scripts/wgmma_wrappers.py.\n" + "".join(struct(n) for n in (64, 128, 256)))
+def e4m3_rs(n):
+    regs = [f'"r"(a[{i}])' for i in range(4)] + ['"l"(db)', '"r"(scale_d)']
+    return call(n, "e4m3_rs", f"float (&d)[{n // 2}], const uint32_t (&a)[4], uint64_t db, int scale_d", "e4m3", 32, 4, regs, "")
+
+
+kernels = pathlib.Path(__file__).parent.parent / "kernels"
+HEAD = "// Written by scripts/wgmma_wrappers.py.\n"
+(kernels / "include/wgmma_generated.cuh").write_text(HEAD + "".join(struct(n) for n in (64, 128, 256)))
+(kernels / "emulator/tests/kernels/wgmma_32.cuh").write_text(HEAD + struct(32, e4m3_rs(32)))

@@ -2,33 +2,16 @@
 //! SmolLM2-135M's (C 576, F 1536, V 49152), NLLB's vocabulary, or what their steps do.
 use anyhow::Result;
 use sdrrl::{
-    ops::{
-        activation::{Activation, activation_backward, activation_forward},
-        adamw::{AdamW, AdamWTable, Group},
-        attention::{AttentionShape, attention_backward, attention_forward, cross_attention_forward},
-        beam_step::{BeamRules, beam_step},
-        cross_entropy::{Scratch, cross_entropy_forward, linear_cross_entropy_forward_backward},
-        decode_attention::decode_attention_forward,
-        embedding::{embedding_backward, embedding_forward},
-        gemm::{linear_backward_input, linear_backward_weight, linear_forward},
-        grad_norm::GradNorm,
-        layernorm::{layernorm_backward, layernorm_forward},
-        lora::{LowRank, lora_backward, lora_backward_input, lora_forward},
-        quantize::{GgmlType, dequantize, quantize},
-        rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
-        rope::rope_forward,
-        rows::{add, cast, gather_rows},
-        sampling::{Sampler, Sampling, SamplingRow},
-        swiglu::{swiglu_backward, swiglu_forward},
-    },
-    tensor::{
-        Arena,
-        DType::{self, Bf16, F32},
-        Tensor,
-    },
+    ops::{activation::Activation, quantize::GgmlType},
+    tensor::DType::{self, Bf16, F32},
 };
 
 use crate::world::World;
+
+#[path = "cases.rs"]
+mod cases;
+pub use cases::Case;
+use cases::*;
 
 /// One row of the table.
 pub struct Row {
@@ -58,19 +41,6 @@ pub enum Work {
     Bytes(f64),
     /// Multiplications and additions.
     Flop(f64),
-}
-
-/// A row, ready to run.
-pub struct Case {
-    /// The call.
-    pub run: Box<dyn FnMut() -> Result<()>>,
-    /// Its results.
-    pub outs: Vec<Tensor>,
-}
-
-fn case(outs: &[&Tensor], run: impl FnMut() -> Result<()> + 'static) -> Result<Case> {
-    let named = |(i, t): (usize, &&Tensor)| t.renamed(&format!("result {i}"));
-    Ok(Case { run: Box::new(run), outs: outs.iter().enumerate().map(named).collect() })
 }
 
 fn bytes(n: usize, t: DType) -> Work {
@@ -103,7 +73,7 @@ pub fn rows() -> Vec<Row> {
             Row { op: $op, names: $names, dims: $dims, tiny: $tiny, work: $work, make: $make $(, $field: $value)*, ..base }
         };
     }
-    vec![
+    let mut all = vec![
         row!("embedding_forward", "N C V", &[8192, 4096, 32000], &[5, 40, 11], |d, t| bytes(2 * d[0] * d[1], t), embedding, exact: true),
         row!("embedding_backward", "N C V", &[8192, 576, 49152], &[5, 40, 11], |d, t| Work::Bytes((d[0] * d[1] * (t.bytes() + 8)) as f64), embedding_back, rows_alone: false),
         row!("rmsnorm_forward", "N C", &[8192, 4096], &[3, 72], |d, t| bytes(2 * d[0] * d[1], t), rmsnorm, dtypes: BOTH),
@@ -167,25 +137,16 @@ pub fn rows() -> Vec<Row> {
         row!("add", "N C", &[8192, 4096], &[3, 72], |d, t| bytes(3 * d[0] * d[1], t), residual),
         row!("cast_to_f32", "N C", &[8192, 4096], &[3, 72], |d, t| Work::Bytes((d[0] * d[1] * (t.bytes() + 4)) as f64), to_f32, exact: true),
         row!("gather_rows", "N C", &[8192, 4096], &[3, 72], |d, t| bytes(2 * d[0] * d[1], t), gather, rows_alone: false, exact: true),
-        row!("linear_forward", "N M K", &[8192, 4096, 4096], &[9, 24, 40], |d, _| flop(2.0, d), linear, dtypes: BOTH),
-        row!("linear_forward", "N M K", &[8192, 11008, 4096], &[9, 24, 40], |d, _| flop(2.0, d), linear),
-        row!("linear_forward", "N M K", &[8192, 4096, 11008], &[9, 24, 40], |d, _| flop(2.0, d), linear),
-        row!("linear_forward", "N M K", &[8192, 1536, 576], &[9, 24, 40], |d, _| flop(2.0, d), linear),
+        row!("linear_forward", "N M K", &[8192, 4096, 4096], &[9, 24, 40], |d, _| flop(2.0, d), linear, rows_alone: false, dtypes: ONLY_F32),
+        row!("linear_forward", "N M K", &[8192, 1536, 576], &[70, 24, 40], |d, _| flop(2.0, d), linear, rows_alone: false),
         row!(
             "linear_forward_decode",
             "N M K",
             &[16, 11008, 4096],
             &[3, 24, 40],
             |d, t| bytes(d[1] * d[2], t),
-            linear
-        ),
-        row!(
-            "linear_backward_input",
-            "N M K",
-            &[8192, 11008, 4096],
-            &[9, 24, 40],
-            |d, _| flop(2.0, d),
-            linear_back_input
+            linear,
+            rows_alone: false
         ),
         row!("linear_backward_weight", "N M K", &[8192, 1536, 576], &[9, 24, 40], |d, _| flop(2.0, d), linear_back_weight, rows_alone: false),
         row!(
@@ -194,7 +155,8 @@ pub fn rows() -> Vec<Row> {
             &[8192, 11008, 4096, 16],
             &[9, 24, 40, 8],
             |d, _| flop(2.0, &[d[0], d[1] * d[2] + d[3] * (d[1] + d[2])]),
-            |w, d| low_rank(w, d, 0)
+            low_rank,
+            rows_alone: false
         ),
         row!(
             "lora_backward_input",
@@ -202,12 +164,16 @@ pub fn rows() -> Vec<Row> {
             &[8192, 11008, 4096, 16],
             &[9, 24, 40, 8],
             |d, _| flop(2.0, &[d[0], d[1] * d[2] + d[3] * d[2]]),
-            |w, d| low_rank(w, d, 1)
+            low_rank_back_input,
+            rows_alone: false
         ),
-        row!("lora_backward", "N M K R", &[8192, 4096, 4096, 16], &[9, 24, 40, 8], |d, t| bytes(d[0] * (2 * d[1] + d[2]), t), |w, d| low_rank(w, d, 2), rows_alone: false),
+        row!("lora_backward", "N M K R", &[8192, 4096, 4096, 16], &[9, 24, 40, 8], |d, t| bytes(d[0] * (2 * d[1] + d[2]), t), low_rank_back, rows_alone: false),
         row!("attention_forward", "B T NH NKV HS", &[4, 2048, 32, 32, 128], &[2, 20, 2, 1, 32], |d, _| flop(2.0, &[d[0], d[1], d[1], d[2], d[4]]), |w, d| attention(w, d, false), rows_alone: false),
+        row!("attention_forward", "B T NH NKV HS", &[4, 2048, 32, 8, 128], &[2, 20, 2, 1, 32], |d, _| flop(2.0, &[d[0], d[1], d[1], d[2], d[4]]), |w, d| attention(w, d, false), rows_alone: false),
         row!("attention_forward", "B T NH NKV HS", &[8, 1024, 9, 3, 64], &[2, 20, 2, 1, 32], |d, _| flop(2.0, &[d[0], d[1], d[1], d[2], d[4]]), |w, d| attention(w, d, false), rows_alone: false, dtypes: BOTH),
         row!("attention_backward", "B T NH NKV HS", &[4, 2048, 32, 32, 128], &[2, 20, 2, 1, 32], |d, _| flop(5.0, &[d[0], d[1], d[1], d[2], d[4]]), |w, d| attention(w, d, true), rows_alone: false),
+        row!("attention_backward", "B T NH NKV HS", &[4, 2048, 32, 8, 128], &[2, 20, 2, 1, 32], |d, _| flop(5.0, &[d[0], d[1], d[1], d[2], d[4]]), |w, d| attention(w, d, true), rows_alone: false),
+        row!("attention_backward", "B T NH NKV HS", &[8, 1024, 9, 3, 64], &[2, 20, 2, 1, 32], |d, _| flop(5.0, &[d[0], d[1], d[1], d[2], d[4]]), |w, d| attention(w, d, true), rows_alone: false),
         row!("cross_attention_forward", "B T NH NKV HS", &[32, 128, 16, 16, 64], &[2, 20, 2, 1, 32], |d, _| flop(4.0, &[d[0], d[1], d[1], d[2], d[4]]), cross, rows_alone: false),
         row!(
             "decode_attention",
@@ -218,6 +184,7 @@ pub fn rows() -> Vec<Row> {
             decode
         ),
         row!("linear_cross_entropy", "N C V", &[2048, 4096, 32000], &[17, 40, 301], |d, _| flop(4.0, d), loss, rows_alone: false),
+        row!("linear_cross_entropy", "N C V", &[8192, 4096, 32000], &[70, 40, 301], |d, _| flop(4.0, d), loss, rows_alone: false),
         row!("cross_entropy", "N V", &[256, 49152], &[3, 700], |d, _| Work::Bytes(4.0 * (d[0] * d[1]) as f64), loss_of_logits, dtypes: ONLY_F32),
         row!("adamw", "N", &[40_000_000], &[5000], |d, _| Work::Bytes(28.0 * d[0] as f64), adamw, rows_alone: false, dtypes: ONLY_F32),
         row!("grad_norm", "N", &[40_000_000], &[5000], |d, _| Work::Bytes(4.0 * d[0] as f64), norm, rows_alone: false, dtypes: ONLY_F32),
@@ -249,286 +216,22 @@ pub fn rows() -> Vec<Row> {
             |w, d| from_blocks(w, d, GgmlType::Q8_0)
         ),
         row!("quantize_q8_0", "N C", &[11008, 4096], &[2, 256], |d, _| Work::Bytes((d[0] * d[1]) as f64 * (4.0 + 34.0 / 32.0)), into_blocks, dtypes: ONLY_F32, exact: true),
-    ]
-}
-
-fn embedding(w: &World, d: &[usize]) -> Result<Case> {
-    let table = w.normal("table", &[d[2], d[1]], 1)?;
-    let (tokens, mut y) = (w.integers("tokens", d[0], |i| i * 7919 % d[2])?, w.out(&d[..2])?);
-    case(&[&y.clone()], move || embedding_forward(&mut y, &tokens, &table))
-}
-
-fn embedding_back(w: &World, d: &[usize]) -> Result<Case> {
-    let tokens = w.integers("tokens", d[0], |i| i * i * 7919 % d[2])?;
-    let (dy, mut dw) = (w.normal("dy", &d[..2], 1)?, w.out_f32(&[d[2], d[1]])?);
-    case(&[&dw.clone()], move || embedding_backward(&mut dw, &dy, &tokens))
-}
-
-fn rmsnorm(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, weight) = (w.normal("x", d, 1)?, w.normal_f32("weight", &d[1..])?);
-    let (mut y, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?);
-    case(&[&y.clone()], move || rmsnorm_forward(&mut y, &mut rstd, &x, &weight, 1e-5))
-}
-
-fn add_rmsnorm(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, r, weight) = (w.normal("x", d, 1)?, w.normal("r", d, 1)?, w.normal_f32("weight", &d[1..])?);
-    let (mut y, mut rstd, mut sum) = (w.out(d)?, w.out_f32(&d[..1])?, w.out(d)?);
-    case(&[&y.clone(), &sum.clone()], move || {
-        add_rmsnorm_forward(&mut y, &mut rstd, &mut sum, &x, &r, &weight, 1e-5)
-    })
-}
-
-fn rmsnorm_back(w: &World, d: &[usize], with_weight: bool) -> Result<Case> {
-    let (x, dy, weight) = (w.normal("x", d, 1)?, w.normal("dy", d, 1)?, w.normal_f32("weight", &d[1..])?);
-    let (mut y, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?);
-    rmsnorm_forward(&mut y, &mut rstd, &x, &weight, 1e-5)?;
-    let (mut dx, mut dw) = (w.normal("dx", d, 1)?, w.out_f32(&d[1..])?);
-    let outs = if with_weight { vec![dx.clone(), dw.clone()] } else { vec![dx.clone()] };
-    case(&outs.iter().collect::<Vec<_>>(), move || {
-        rmsnorm_backward(&mut dx, with_weight.then_some(&mut dw), &dy, &x, &rstd, &weight)
-    })
-}
-
-fn layernorm(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, weight, bias) =
-        (w.normal("x", d, 1)?, w.normal_f32("weight", &d[1..])?, w.normal_f32("bias", &d[1..])?);
-    let (mut y, mut mean, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?, w.out_f32(&d[..1])?);
-    case(&[&y.clone()], move || layernorm_forward(&mut y, &mut mean, &mut rstd, &x, &weight, &bias, 1e-5))
-}
-
-fn layernorm_back(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, weight, bias) =
-        (w.normal("x", d, 1)?, w.normal_f32("weight", &d[1..])?, w.normal_f32("bias", &d[1..])?);
-    let (mut y, mut mean, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?, w.out_f32(&d[..1])?);
-    layernorm_forward(&mut y, &mut mean, &mut rstd, &x, &weight, &bias, 1e-5)?;
-    let (dy, mut dx) = (w.normal("dy", d, 1)?, w.normal("dx", d, 1)?);
-    case(&[&dx.clone()], move || layernorm_backward(&mut dx, None, &dy, &x, &mean, &rstd, &weight))
-}
-
-fn activation(w: &World, d: &[usize], f: Activation) -> Result<Case> {
-    let (x, mut y) = (w.normal("x", d, 1)?, w.out(d)?);
-    case(&[&y.clone()], move || activation_forward(&mut y, &x, f))
-}
-
-fn activation_back(w: &World, d: &[usize], f: Activation) -> Result<Case> {
-    let (x, dy, mut dx) = (w.normal("x", d, 1)?, w.normal("dy", d, 1)?, w.out(d)?);
-    case(&[&dx.clone()], move || activation_backward(&mut dx, &dy, &x, f))
-}
-
-fn rope(w: &World, d: &[usize]) -> Result<Case> {
-    let (n, row, half) = (d[0], d[1] * d[2], d[2] / 2);
-    let angle = |i: usize| (i / half) as f32 * 1e4f32.powf(-((i % half) as f32) / half as f32);
-    let table = |f: fn(f32) -> f32| -> Result<Tensor> {
-        let values: Vec<f32> = (0..2048 * half).map(|i| f(angle(i))).collect();
-        Tensor::from_f32("angles", &[2048, half], &values)?.to_device(&w.device)
-    };
-    let (cos, sin, positions) =
-        (table(f32::cos)?, table(f32::sin)?, w.integers("positions", n, |i| i % 2048)?);
-    let (mut x, hs) = (w.normal("x", &[n, row], 1)?, d[2]);
-    case(&[&x.clone()], move || rope_forward(&mut x, &positions, &cos, &sin, hs))
-}
-
-fn swiglu(w: &World, d: &[usize]) -> Result<Case> {
-    let (gate, up, mut y) = (w.normal("gate", d, 1)?, w.normal("up", d, 1)?, w.out(d)?);
-    case(&[&y.clone()], move || swiglu_forward(&mut y, &gate, &up))
-}
-
-fn swiglu_back(w: &World, d: &[usize]) -> Result<Case> {
-    let (gate, up, dy) = (w.normal("gate", d, 1)?, w.normal("up", d, 1)?, w.normal("dy", d, 1)?);
-    let (mut dgate, mut dup) = (w.out(d)?, w.out(d)?);
-    case(&[&dgate.clone(), &dup.clone()], move || swiglu_backward(&mut dgate, &mut dup, &dy, &gate, &up))
-}
-
-fn residual(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, mut y) = (w.normal("x", d, 1)?, w.normal("y", d, 1)?);
-    case(&[&y.clone()], move || add(&mut y, &x))
-}
-
-fn to_f32(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, mut y) = (w.normal("x", d, 1)?, w.out_f32(d)?);
-    case(&[&y.clone()], move || cast(&mut y, &x, 0.5))
-}
-
-fn gather(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, mut y) = (w.normal("x", d, 1)?, w.out(d)?);
-    let map = w.integers("map", d[0], |i| i * 7919 % d[0])?;
-    case(&[&y.clone()], move || gather_rows(&mut y, &x, &map))
-}
-
-fn linear(w: &World, d: &[usize]) -> Result<Case> {
-    let [n, m, k] = [d[0], d[1], d[2]];
-    let (x, weight) = (w.normal("x", &[n, k], 1)?, w.normal("weight", &[m, k], k)?);
-    let mut y = w.out(&[n, m])?;
-    case(&[&y.clone()], move || linear_forward(&mut y, &x, &weight, None))
-}
-
-fn linear_back_input(w: &World, d: &[usize]) -> Result<Case> {
-    let [n, m, k] = [d[0], d[1], d[2]];
-    let (dy, weight) = (w.normal("dy", &[n, m], 1)?, w.normal("weight", &[m, k], m)?);
-    let mut dx = w.out(&[n, k])?;
-    case(&[&dx.clone()], move || linear_backward_input(&mut dx, &dy, &weight, false))
-}
-
-fn linear_back_weight(w: &World, d: &[usize]) -> Result<Case> {
-    let [n, m, k] = [d[0], d[1], d[2]];
-    let (dy, x) = (w.normal("dy", &[n, m], n)?, w.normal("x", &[n, k], 1)?);
-    let mut dw = w.out_f32(&[m, k])?;
-    case(&[&dw.clone()], move || linear_backward_weight(&mut dw, None, &dy, &x))
-}
-
-/// Forward (0), the input's gradient (1), the adapters' (2).
-fn low_rank(w: &World, d: &[usize], part: usize) -> Result<Case> {
-    let [n, m, k, r] = [d[0], d[1], d[2], d[3]];
-    let (x, dy) = (w.normal("x", &[n, k], 1)?, w.normal("dy", &[n, m], m)?);
-    let (a, b) = (w.normal_f32_of("a", &[r, k], k)?, w.normal_f32_of("b", &[m, r], r)?);
-    let u = w.normal("u", &[n, r], 1)?;
-    match part {
-        0 => {
-            let (weight, mut y, mut u) = (w.normal("weight", &[m, k], k)?, w.out(&[n, m])?, w.out(&[n, r])?);
-            case(&[&y.clone(), &u.clone()], move || {
-                lora_forward(&mut y, &mut u, &x, &weight, None, LowRank { a: &a, b: &b, scale: 2.0 })
-            })
-        }
-        1 => {
-            let (weight, mut dx) = (w.normal("weight", &[m, k], k)?, w.out(&[n, k])?);
-            case(&[&dx.clone()], move || lora_backward_input(&mut dx, &dy, &weight, &u, &a, false))
-        }
-        _ => {
-            let (mut da, mut db, mut du) = (w.out_f32(&[r, k])?, w.out_f32(&[m, r])?, w.out(&[n, r])?);
-            case(&[&da.clone(), &db.clone(), &du.clone()], move || {
-                lora_backward(&mut da, &mut db, &mut du, &dy, &u, &x, LowRank { a: &a, b: &b, scale: 2.0 })
-            })
-        }
+    ];
+    for dims in &PRODUCTS {
+        all.push(
+            row!("linear_forward", "N M K", dims, &[9, 24, 40], |d, _| flop(2.0, d), linear, rows_alone: false),
+        );
+        all.push(row!("linear_backward_input", "N M K", dims, &[9, 24, 40], |d, _| flop(2.0, d), linear_back_input, rows_alone: false));
     }
+    all
 }
 
-fn heads(d: &[usize]) -> AttentionShape {
-    let scale = 1.0 / (d[4] as f32).sqrt();
-    AttentionShape { heads: d[2], kv_heads: d[3], head_size: d[4], scale, window: None }
-}
-
-fn attention(w: &World, d: &[usize], back: bool) -> Result<Case> {
-    let (n, s) = (d[0] * d[1], heads(d));
-    let (qd, kd) = ([n, d[2] * d[4]], [n, d[3] * d[4]]);
-    let (q, k, v) = (w.normal("q", &qd, 1)?, w.normal("k", &kd, 1)?, w.normal("v", &kd, 1)?);
-    let cu = w.integers("cu_seqlens", d[0] + 1, |i| i * d[1])?;
-    let (mut y, mut lse) = (w.out(&qd)?, w.out_f32(&[d[2], n])?);
-    if !back {
-        return case(&[&y.clone(), &lse.clone()], move || {
-            attention_forward(&mut y, &mut lse, &q, &k, &v, &cu, s)
-        });
-    }
-    attention_forward(&mut y, &mut lse, &q, &k, &v, &cu, s)?;
-    let (dy, mut dq, mut dk, mut dv) = (w.normal("dy", &qd, 1)?, w.out(&qd)?, w.out(&kd)?, w.out(&kd)?);
-    case(&[&dq.clone(), &dk.clone(), &dv.clone()], move || {
-        attention_backward(&mut dq, &mut dk, &mut dv, &dy, &y, &lse, &q, &k, &v, &cu, s)
-    })
-}
-
-fn cross(w: &World, d: &[usize]) -> Result<Case> {
-    let (n, s) = (d[0] * d[1], heads(d));
-    let (qd, kd) = ([n, d[2] * d[4]], [n, d[3] * d[4]]);
-    let (q, k, v) = (w.normal("q", &qd, 1)?, w.normal("k", &kd, 1)?, w.normal("v", &kd, 1)?);
-    let cu = w.integers("cu_seqlens", d[0] + 1, |i| i * d[1])?;
-    let (mut y, mut lse) = (w.out(&qd)?, w.out_f32(&[d[2], n])?);
-    case(&[&y.clone()], move || cross_attention_forward(&mut y, &mut lse, &q, &k, &v, &cu, &cu, s))
-}
-
-fn decode(w: &World, d: &[usize]) -> Result<Case> {
-    let (b, t, s) = (d[0], d[1], heads(d));
-    let (q, mut y) = (w.normal("q", &[b, d[2] * d[4]], 1)?, w.out(&[b, d[2] * d[4]])?);
-    let kd = [b * t, d[3] * d[4]];
-    let (k, v) = (w.normal("k", &kd, 1)?, w.normal("v", &kd, 1)?);
-    let (starts, lengths) = (w.integers("starts", b, |i| i * t)?, w.integers("lengths", b, |_| t)?);
-    case(&[&y.clone()], move || decode_attention_forward(&mut y, &q, &k, &v, &starts, &lengths, s))
-}
-
-fn loss(w: &World, d: &[usize]) -> Result<Case> {
-    let [n, c, v] = [d[0], d[1], d[2]];
-    let (hidden, head) = (w.normal("hidden", &[n, c], 1)?, w.normal("head", &[v, c], c)?);
-    let targets = w.integers("targets", n, |i| i * 7919 % v)?;
-    let mut weights = w.out_f32(&[n])?;
-    weights.write_f32(&vec![1.0; n])?;
-    let acts = w.acts;
-    let (mut scratch, _) =
-        Arena::build("scratch", &w.device, |a| Scratch::lay_out(a, acts, n, v, c, 256 << 20))?;
-    let (mut losses, mut dh) = (w.out_f32(&[n])?, w.out(&[n, c])?);
-    case(&[&losses.clone(), &dh.clone()], move || {
-        linear_cross_entropy_forward_backward(
-            &mut losses,
-            &mut dh,
-            None,
-            &mut scratch,
-            &hidden,
-            &head,
-            &targets,
-            &weights,
-            1.0,
-        )
-    })
-}
-
-fn loss_of_logits(w: &World, d: &[usize]) -> Result<Case> {
-    let mut logits = w.normal_f32("logits", d)?;
-    let targets = w.integers("targets", d[0], |i| i * 7919 % d[1])?;
-    let mut losses = w.out_f32(&d[..1])?;
-    case(&[&losses.clone()], move || cross_entropy_forward(&mut losses, &mut logits, &targets))
-}
-
-fn adamw(w: &World, d: &[usize]) -> Result<Case> {
-    let (param, m) = (w.normal_f32("param", d)?, w.normal_f32("m", d)?);
-    let (mut v, grad) = (w.normal_f32("v", d)?, w.normal_f32("grad", d)?);
-    v.write_f32(&v.to_f32_vec()?.iter().map(|x| x * x).collect::<Vec<_>>())?;
-    let group = Group { param: param.clone(), m, v, grad, lr_factor: 1.0, weight_decay: 0.1 };
-    let mut table = AdamWTable::new(vec![group])?;
-    let h =
-        AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.0, step: 3, grad_scale: 0.5 };
-    case(&[&param], move || table.update(&h))
-}
-
-fn norm(w: &World, d: &[usize]) -> Result<Case> {
-    let norm = GradNorm::new(vec![w.normal_f32("grad", d)?])?;
-    let out = w.out_f32(&[1])?;
-    case(&[&out.clone()], move || out.clone().write_f32(&[norm.norm()? as f32]))
-}
-
-fn sample(w: &World, d: &[usize], temperature: f32) -> Result<Case> {
-    let values = w.normal_f32("logits", d)?;
-    let mut logits = values.clone();
-    let mut sampler = Sampler::new(&w.device, d[0], 1)?;
-    let how = Sampling { temperature, top_k: 50, top_p: 0.9, repetition_penalty: 1.0, seed: 1 };
-    let (mut out, n) = (w.out_u32(&d[..1])?, d[0]);
-    case(&[&out.clone()], move || {
-        let rows: Vec<SamplingRow> =
-            (0..n).map(|i| SamplingRow { id: i as u64, ..Default::default() }).collect();
-        let tokens = sampler.sample(&mut logits, &rows, &how)?;
-        out.write_u32(&tokens.iter().map(|t| t.unwrap_or(u32::MAX)).collect::<Vec<_>>())
-    })
-}
-
-fn beams(w: &World, d: &[usize]) -> Result<Case> {
-    let (batch, beams, v) = (d[0], d[1], d[2]);
-    let (mut logits, own) =
-        (w.normal_f32("logits", &[batch * beams, v])?, w.normal_f32("own", &[batch, beams])?);
-    let rules = BeamRules::none(&w.device, batch * beams)?;
-    let best = [batch, 2 * beams];
-    let (mut out, mut from, mut tokens) = (w.out_f32(&best)?, w.out_u32(&best)?, w.out_u32(&best)?);
-    case(&[&out.clone(), &from.clone(), &tokens.clone()], move || {
-        beam_step(&mut out, &mut from, &mut tokens, &mut logits, &own, &rules)
-    })
-}
-
-fn from_blocks(w: &World, d: &[usize], kind: GgmlType) -> Result<Case> {
-    let (values, size) = kind.block();
-    let words = d[0] * d[1] / values * size / 4;
-    // Blocks of small numbers and of scales that are finite: every byte below 0x40.
-    let blocks = w.integers("blocks", words, |i| i.wrapping_mul(0x9e37_79b1) >> 3 & 0x3b3b_3b3b)?;
-    let mut y = w.out(d)?;
-    case(&[&y.clone()], move || dequantize(&mut y, &blocks, kind))
-}
-
-fn into_blocks(w: &World, d: &[usize]) -> Result<Case> {
-    let x = w.normal_f32("x", d)?;
-    let mut blocks = w.out_u32(&[d[0] * d[1] / 32 * 34 / 4])?;
-    case(&[&blocks.clone()], move || quantize(&mut blocks, &x, GgmlType::Q8_0))
-}
+/// The linears of LLaMA-2-7B and its head, also with q, k, v and with gate and up side by side, for 8192 tokens.
+const PRODUCTS: [[usize; 3]; 6] = [
+    [8192, 4096, 4096],
+    [8192, 12288, 4096],
+    [8192, 11008, 4096],
+    [8192, 22016, 4096],
+    [8192, 4096, 11008],
+    [8192, 32000, 4096],
+];

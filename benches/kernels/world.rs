@@ -7,6 +7,9 @@ use sdrrl::{
     tensor::{DType, Tensor},
 };
 
+/// Rows at each end of a long result that the CPU computes too.
+const ENDS: usize = 16;
+
 /// A device and the type of its activations: the CPU computes in f32 what a GPU may hold in bf16.
 pub struct World {
     /// Where tensors are made.
@@ -20,23 +23,54 @@ pub struct World {
 impl World {
     /// Normal numbers of variance 1 / `fan`, in the type of the activations. A tensor of fewer rows is the beginning of one of more.
     pub fn normal(&self, name: &str, dims: &[usize], fan: usize) -> Result<Tensor> {
-        self.values(name, self.acts, dims, fan, self.rounded == DType::Bf16)
+        self.values(name, self.acts, dims, fan, self.rounded == DType::Bf16, &|i| i)
+    }
+    /// The same for results whose rows depend on no other: on the CPU, which only holds them against a GPU's, the first and the last `ENDS` rows.
+    pub fn normal_ends(&self, name: &str, [n, k]: [usize; 2], fan: usize) -> Result<Tensor> {
+        let dims = [self.row_count(n), k];
+        let index = |i: usize| self.row(i / k, n) * k + i % k;
+        self.values(name, self.acts, &dims, fan, self.rounded == DType::Bf16, &index)
+    }
+    fn row_count(&self, n: usize) -> usize {
+        if self.device == Device::Cpu { n.min(2 * ENDS) } else { n }
+    }
+    /// Which of `n` rows the `i`th of `normal_ends` is.
+    pub fn row(&self, i: usize, n: usize) -> usize {
+        if i >= ENDS { i + n - self.row_count(n) } else { i }
+    }
+    /// What to compare of results (N, ..) of `normal_ends`: all (a shorter one is the beginning of a longer one), then the last rows.
+    pub fn ends(&self, results: &[&Tensor], n: usize) -> Result<Vec<Tensor>> {
+        if n <= 2 * ENDS {
+            return Ok(results.iter().map(|&t| t.clone()).collect());
+        }
+        let rows = self.row_count(n);
+        let first = if self.device == Device::Cpu { ENDS } else { n };
+        results.iter().flat_map(|t| [t.rows(0..first), t.rows(rows - ENDS..rows)]).collect()
     }
     /// The same in f32 whatever the activations are: adapters.
     pub fn normal_f32_of(&self, name: &str, dims: &[usize], fan: usize) -> Result<Tensor> {
-        self.values(name, DType::F32, dims, fan, false)
+        self.values(name, DType::F32, dims, fan, false, &|i| i)
     }
     /// The same of variance 1: norms, moments, logits.
     pub fn normal_f32(&self, name: &str, dims: &[usize]) -> Result<Tensor> {
         self.normal_f32_of(name, dims, 1)
     }
-    fn values(&self, name: &str, dtype: DType, dims: &[usize], fan: usize, rounded: bool) -> Result<Tensor> {
+    /// `index` says which number of an endless row of them an element is.
+    fn values(
+        &self,
+        name: &str,
+        dtype: DType,
+        dims: &[usize],
+        fan: usize,
+        rounded: bool,
+        index: &(dyn Fn(usize) -> usize + Sync),
+    ) -> Result<Tensor> {
         let seed =
             name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
         let factor = (3.0 / fan as f32).sqrt();
         let value = |i: usize| {
             // SplitMix64; the sum of four uniforms of its 16-bit parts is near enough to a normal number.
-            let mut z = seed.wrapping_add((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let mut z = seed.wrapping_add((index(i) as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             z ^= z >> 31;

@@ -11,6 +11,8 @@ struct EmuConfig {
   int32_t profile;         // count bank conflicts and sectors
   int32_t cooperative;     // all blocks of the grid are resident together
   int32_t part, parts;     // run only this share of the blocks, other threads run the others
+  int32_t default_shared;  // more than 48 KiB of shared memory were not asked for
+  int32_t large_clusters;  // clusters of 9 to 16 blocks were asked for
 };
 struct EmuDim { uint32_t x, y, z; };
 struct EmuStats {

@@ -89,7 +89,7 @@ std::string describe_mbar(uint64_t* p) {
 }
 
 // ---- tensor maps and the copies they describe ----
-struct Map { uint64_t magic; uint8_t* base; uint32_t dims[5], strides[5]; uint16_t box[5]; uint8_t rank, elem, swizzle; };
+struct Map { uint64_t magic; uint8_t* base; uint64_t dims[5], strides[5]; uint16_t box[5]; uint8_t rank, elem, swizzle; };
 static_assert(sizeof(Map) <= 128);
 constexpr uint64_t MAP_MAGIC = 0x7a3fe11d5d22100bull;
 static uint32_t swizzled(uint32_t addr, int mode) {
@@ -117,7 +117,7 @@ static void move_box(const Box& b, uint8_t* smem, uint32_t off, Direction dir) {
       int64_t x = b.at[i] + int64_t(q % m.box[i]);
       q /= m.box[i];
       inside &= x >= 0 && x < int64_t(m.dims[i]);
-      g += x * uint64_t(m.strides[i]) * 16;
+      g += x * m.strides[i];
     }
     for (uint32_t byte = 0; byte < inner; byte += m.elem) {
       uint8_t* sh = smem + swizzled(off + r * inner + (byte & ~15u), m.swizzle) + (byte & 15);
@@ -155,7 +155,7 @@ static void check_global(const Box& b, Direction dir, const char* what) {
   const Map& m = b.m;
   uint32_t rows = 1;
   for (int i = 1; i < m.rank; i++) rows *= m.box[i];
-  int64_t x0 = std::max<int64_t>(b.at[0], 0), x1 = std::min<int64_t>(b.at[0] + int64_t(m.box[0]), m.dims[0]);
+  int64_t x0 = std::max<int64_t>(b.at[0], 0), x1 = std::min<int64_t>(b.at[0] + int64_t(m.box[0]), int64_t(m.dims[0]));
   for (uint32_t r = 0; r < rows; r++) {
     uint32_t q = r;
     bool inside = x0 < x1;
@@ -164,7 +164,7 @@ static void check_global(const Box& b, Direction dir, const char* what) {
       int64_t x = b.at[i] + int64_t(q % m.box[i]);
       q /= m.box[i];
       inside &= x >= 0 && x < int64_t(m.dims[i]);
-      g += x * uint64_t(m.strides[i]) * 16;
+      g += x * m.strides[i];
     }
     if (!inside) continue;
     for (int64_t byte = x0 * m.elem; byte < x1 * m.elem; byte += m.elem) access(m.base + g + byte, m.elem, dir != Direction::Load, what, dir == Direction::Add);
@@ -267,11 +267,11 @@ extern "C" int emu_tensor_map_encode(void* map, int elem, int rank, void* base, 
   if (box[0] * elem % 16) return 4;
   for (int i = 0; i < rank; i++) {
     if (box[i] == 0 || box[i] > 256) return 5;
-    if (dims[i] == 0 || dims[i] > 0xffffffffull) return 6;
-    m.dims[i] = uint32_t(dims[i]); m.box[i] = uint16_t(box[i]);
+    if (dims[i] == 0 || dims[i] > 1ull << 32) return 6;
+    m.dims[i] = dims[i]; m.box[i] = uint16_t(box[i]);
     if (i == 0) continue;
-    if (strides[i - 1] % 16 || strides[i - 1] >= 1ull << 36) return 7;
-    m.strides[i] = uint32_t(strides[i - 1] / 16);
+    if (strides[i - 1] % 16 || strides[i - 1] >= 1ull << 40) return 7;
+    m.strides[i] = strides[i - 1];
   }
   memset(map, 0, 128);
   memcpy(map, &m, sizeof m);

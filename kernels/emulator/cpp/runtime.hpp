@@ -21,7 +21,7 @@ namespace emu {
 constexpr size_t STACK = 64 * 1024;
 // A block's shared memory: addresses are offsets into it, 18 bits, so that matrix descriptors decode as on the chip.
 // Between arrays lie gaps that no access may touch.
-constexpr size_t ARENA = 256 * 1024, SHARED_BASE = 1024, SHARED_LIMIT = 232448, STATIC_LIMIT = 49152, RED_ZONE = 256;
+constexpr size_t ARENA = 256 * 1024, SHARED_BASE = 1024, SHARED_LIMIT = 232448, DEFAULT_LIMIT = 49152, RED_ZONE = 256;
 constexpr int MAX_CLUSTER = 64;
 
 using Clock = std::vector<uint32_t>;      // by thread of the gang: every access up to this is known
@@ -66,7 +66,8 @@ struct Cell { uint64_t w_run, r_run; Touch w, r[2]; uint8_t flags; };
 enum : uint8_t { GENERIC_WRITE = 1, IN_FLIGHT = 2, READ_BY_OTHERS = 4, ATOMIC = 8, BEING_READ = 16 };
 
 struct Alloc { uint8_t *base, *user; size_t bytes, mapped; Cell* cells; uint8_t* init; };   // init: one byte for two of memory
-struct Kernel { void (*entry)(void**); int nargs; std::vector<uint32_t> sizes; int max_threads; };
+// The size of the static arrays is learnt at the first launch.
+struct Kernel { void (*entry)(void**); int nargs; std::vector<uint32_t> sizes; int max_threads; size_t static_bytes = 0; };
 std::map<std::string, Kernel>& kernels();
 // Why a driver would refuse the launch; empty if it would not.
 std::string refuse(const Kernel& k, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t smem, const uint32_t* sizes, int nargs, const EmuConfig& cfg);
@@ -107,6 +108,7 @@ bool finish_stores(Cta* c);
 // scheduler.cpp
 void make_ready(Fiber* f);
 void block_on(const char* what, const char* file, int line);
+std::string shared_excess(size_t fixed, size_t dynamic, const EmuConfig& cfg);
 void yield();
 const char* base_name(const char* file);
 

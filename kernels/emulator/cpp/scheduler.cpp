@@ -110,7 +110,7 @@ const char* base_name(const char* file) { const char* s = strrchr(file, '/'); re
 
 std::map<std::string, Kernel>& kernels() { static std::map<std::string, Kernel> k; return k; }
 void register_kernel(const char* name, void (*entry)(void**), int nargs, const uint32_t* sizes, int max_threads) {
-  kernels()[name] = {entry, nargs, std::vector<uint32_t>(sizes, sizes + nargs), max_threads};
+  kernels()[name] = {entry, nargs, std::vector<uint32_t>(sizes, sizes + nargs), max_threads, 0};
 }
 
 // ---- who runs next ----
@@ -338,6 +338,13 @@ void setmaxnreg(int registers, bool, const char* file, int line) {
 }
 
 // ---- shared memory ----
+// DYNAMIC_SHARED is aligned to 1024 bytes: nvcc pads the static arrays before it, and a driver counts that.
+std::string shared_excess(size_t fixed, size_t dynamic, const EmuConfig& cfg) {
+  if (dynamic) fixed = (fixed + 1023) / 1024 * 1024;
+  size_t limit = cfg.default_shared ? DEFAULT_LIMIT : SHARED_LIMIT;
+  if (fixed + dynamic <= limit) return "";
+  return std::to_string(fixed + dynamic) + " bytes of shared memory; " + std::to_string(limit) + " is the limit" + (cfg.default_shared ? " unless more is asked for" : "");
+}
 void* static_shared(const void* tag, size_t bytes, size_t align) {
   auto& s = sched();
   Cta* c = me()->cta;
@@ -347,8 +354,10 @@ void* static_shared(const void* tag, size_t bytes, size_t align) {
     it->second = (s.static_end + RED_ZONE + align - 1) / align * align;
     s.static_end = it->second + bytes;
     s.static_bytes += (bytes + 15) / 16 * 16;
-    if (s.static_bytes > STATIC_LIMIT) fail("%zu bytes of static shared memory; 48 KiB is the limit", s.static_bytes);
-    if (s.static_bytes + s.dynamic > SHARED_LIMIT || s.static_end > ARENA) fail("%zu bytes of shared memory; %zu is the limit", s.static_bytes + s.dynamic, SHARED_LIMIT);
+    if (s.static_bytes > DEFAULT_LIMIT) fail("%zu bytes of static shared memory; 48 KiB is the limit", s.static_bytes);
+    std::string why = shared_excess(s.static_bytes, s.dynamic, s.cfg);
+    if (why.empty() && s.static_end > ARENA) why = "too many arrays in shared memory for the emulator";
+    if (!why.empty()) fail("%s", why.c_str());
     give_room(it->second, bytes);
   }
   return c->smem + it->second;
@@ -447,7 +456,7 @@ static void init_cta(Scheduler& s, unsigned i, unsigned threads, EmuDim grid, Em
   Cta* c = s.gang.ctas[i].get();
   c->index = int(i); c->nthreads = c->live = int(threads);
   c->smem = s.arena + i * ARENA;
-  memset(c->smem + SHARED_BASE, 0xff, std::min<size_t>(ARENA - SHARED_BASE, s.dynamic + STATIC_LIMIT + 64 * RED_ZONE));
+  memset(c->smem + SHARED_BASE, 0xff, std::min<size_t>(ARENA - SHARED_BASE, s.dynamic + DEFAULT_LIMIT + 64 * RED_ZONE));
   for (auto& b : c->bar) { b.arrived = 0; b.waiters.clear(); }
   c->warps.resize((threads + 31) / 32);
   c->warp_live.resize(c->warps.size());
@@ -491,9 +500,11 @@ std::string refuse(const Kernel& k, EmuDim grid, EmuDim block, EmuDim cluster, u
   for (int i = 0; i < nargs; i++) if (sizes[i] != k.sizes[i]) return "argument " + n(i) + " has " + n(sizes[i]) + " bytes, it takes " + n(k.sizes[i]);
   if (threads == 0 || blocks == 0) return "an empty grid or block";
   if (grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffff) return "grid (" + n(grid.x) + "," + n(grid.y) + "," + n(grid.z) + ") passes the hardware's limits (2^31-1, 65535, 65535)";
+  if (threads > 1024 || block.x > 1024 || block.y > 1024 || block.z > 64) return "block (" + n(block.x) + "," + n(block.y) + "," + n(block.z) + ") passes the hardware's limits (1024, 1024, 64; 1024 threads)";
   if (threads > uint64_t(k.max_threads)) return "a block of " + n(threads) + " threads exceeds its launch bound of " + n(k.max_threads);
-  if (smem > SHARED_LIMIT) return n(smem) + " bytes of shared memory; " + n(SHARED_LIMIT) + " is the limit";
+  if (std::string why = shared_excess(__atomic_load_n(&k.static_bytes, __ATOMIC_RELAXED), smem, cfg); !why.empty()) return why;
   if (per == 0 || per > 16 || grid.x % cluster.x || grid.y % cluster.y || grid.z % cluster.z) return "the cluster does not divide the grid, or has more than 16 blocks";
+  if (per > 8 && !cfg.large_clusters) return "a cluster of " + n(per) + " blocks; more than 8 must be asked for";
   if (cfg.cooperative && per > 1) return "a cooperative launch of clusters, which is not modelled";
   if (cfg.cooperative && blocks * threads > 65535) return "a cooperative grid of " + n(blocks * threads) + " threads; the emulator holds 65535";
   if (cfg.cooperative && blocks > MAX_CLUSTER) return "a cooperative grid of " + n(blocks) + " blocks; the emulator holds " + n(MAX_CLUSTER);
@@ -542,6 +553,7 @@ extern "C" int emu_launch(const char* name, EmuDim grid, EmuDim block, EmuDim cl
   unsigned groups = total / per, parts = std::max(1, cfg->parts), first = uint64_t(groups) * cfg->part / parts, last = uint64_t(groups) * (cfg->part + 1) / parts;
   for (unsigned g = first; g < last && !s.failed; g++) run_gang(per, grid, block, &order[g * per]);
   s.inside = false;
+  if (!s.failed) __atomic_store_n(&it->second.static_bytes, s.static_bytes, __ATOMIC_RELAXED);
   if (stats) *stats = s.stats;
   return s.failed ? 1 : 0;
 }

@@ -27,7 +27,7 @@ constexpr int DEFAULT_SHARED = 48 * 1024;   // of a block, static and dynamic, w
 constexpr int OPTIN_SHARED = 227 * 1024;
 constexpr uint32_t FATBIN = 0xba55ed50;
 
-struct Function { std::string name; const emu::Kernel* kernel; int dynamic; };
+struct Function { std::string name; const emu::Kernel* kernel; int dynamic; bool asked, large_clusters; };
 struct Module { std::map<std::string, Function> functions; };
 struct Event { Clock::time_point at; bool recorded = false; };
 struct Context {
@@ -288,16 +288,17 @@ EXPORT cuModuleGetFunction(CUfunction* function, CUmodule module, const char* na
   auto found = emu::kernels().find(name);
   if (found == emu::kernels().end()) return CUDA_ERROR_NOT_FOUND;
   auto& known = reinterpret_cast<Module*>(module)->functions;
-  auto it = known.try_emplace(name, Function{name, &found->second, DEFAULT_SHARED}).first;
+  auto it = known.try_emplace(name, Function{name, &found->second, DEFAULT_SHARED, false, false}).first;
   *function = reinterpret_cast<CUfunction>(&it->second);
   return CUDA_SUCCESS;
 }
 EXPORT cuFuncSetAttribute(CUfunction function, CUfunction_attribute what, int value) {
   ENTER;
   auto* f = reinterpret_cast<Function*>(function);
-  if (what == CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED) return CUDA_SUCCESS;
+  if (what == CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED) { f->large_clusters = value; return CUDA_SUCCESS; }
   if (what != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > OPTIN_SHARED) return CUDA_ERROR_INVALID_VALUE;
   f->dynamic = value;
+  f->asked = true;
   return CUDA_SUCCESS;
 }
 EXPORT cuLaunchKernelEx(const CUlaunchConfig* at, CUfunction function, void** parameters, void** extra) {
@@ -308,6 +309,8 @@ EXPORT cuLaunchKernelEx(const CUlaunchConfig* at, CUfunction function, void** pa
   if (uint64_t(at->blockDimX) * at->blockDimY * at->blockDimZ > 1024 || at->blockDimZ > 64) return CUDA_ERROR_INVALID_VALUE;
   EmuDim grid{at->gridDimX, at->gridDimY, at->gridDimZ}, block{at->blockDimX, at->blockDimY, at->blockDimZ}, cluster{1, 1, 1};
   EmuConfig how = config();
+  how.default_shared = !f->asked;
+  how.large_clusters = f->large_clusters;
   for (unsigned i = 0; i < at->numAttrs; i++) {
     const CUlaunchAttribute& a = at->attrs[i];
     if (a.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) cluster = {a.value.clusterDim.x, a.value.clusterDim.y, a.value.clusterDim.z};

@@ -51,19 +51,27 @@ pub struct Config {
     pub profile: bool,
     /// All blocks of the grid are resident together, for grid-wide barriers.
     pub cooperative: bool,
+    /// More than 48 KiB of shared memory were not asked for (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES), as they must be on a GPU.
+    pub default_shared: bool,
+    /// Clusters of 9 to 16 blocks were asked for (CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED), as they must be on a GPU.
+    pub large_clusters: bool,
 }
+
+const DEFAULT: Config = Config {
+    schedule: Schedule::Fifo,
+    asynchrony: Asynchrony::Eager,
+    seed: 1,
+    preempt: 0,
+    checks: false,
+    profile: false,
+    cooperative: false,
+    default_shared: false,
+    large_clusters: false,
+};
 
 impl Default for Config {
     fn default() -> Config {
-        Config {
-            schedule: Schedule::Fifo,
-            asynchrony: Asynchrony::Eager,
-            seed: 1,
-            preempt: 0,
-            checks: false,
-            profile: false,
-            cooperative: false,
-        }
+        DEFAULT
     }
 }
 
@@ -138,6 +146,8 @@ struct RawConfig {
     cooperative: i32,
     part: i32,
     parts: i32,
+    default_shared: i32,
+    large_clusters: i32,
 }
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -299,6 +309,8 @@ unsafe fn launch_part(
         cooperative: config.cooperative as i32,
         part: part as i32,
         parts: parts as i32,
+        default_shared: config.default_shared as i32,
+        large_clusters: config.large_clusters as i32,
     };
     let dim = |d: [u32; 3]| Dim(d[0], d[1], d[2]);
     let mut stats = Stats::default();
@@ -383,8 +395,8 @@ pub fn tensor_map(
         "the inner box is wider than the swizzle",
         "the inner box must be a multiple of 16 bytes",
         "a box dimension must be 1 to 256",
-        "a dimension must be 1 to 2^32 - 1",
-        "strides must be multiples of 16 below 2^36",
+        "a dimension must be 1 to 2^32",
+        "strides must be multiples of 16 below 2^40",
     ];
     if code == 0 {
         Ok(map)
@@ -393,8 +405,7 @@ pub fn tensor_map(
     }
 }
 
-thread_local! { static CONFIG: Cell<Config> = const { Cell::new(Config { schedule: Schedule::Fifo, asynchrony: Asynchrony::Eager,
-seed: 1, preempt: 0, checks: false, profile: false, cooperative: false }) } }
+thread_local! { static CONFIG: Cell<Config> = const { Cell::new(DEFAULT) } }
 thread_local! { static TOTAL: Cell<Stats> = const { Cell::new(Stats { switches: 0, accesses: 0, shared_requests: 0, shared_wavefronts: 0,
 shared_ideal: 0, global_requests: 0, global_sectors: 0, global_ideal: 0 }) } }
 

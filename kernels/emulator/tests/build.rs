@@ -1,17 +1,24 @@
-//! Compiles the test kernels as the project's own are compiled (build/host.rs).
+//! Compiles the test kernels as the project's own are compiled: for the emulator (build/host.rs) and, if there is an nvcc, for Hopper.
 use std::path::{Path, PathBuf};
 
 #[path = "../../../build/host.rs"]
 mod host;
+#[path = "../../../build/nvcc.rs"]
+mod nvcc;
+
+const KERNELS: nvcc::Kernels = nvcc::Kernels {
+    folders: &[("kernels", "", nvcc::SM90_TARGETS)],
+    include: "../../include",
+    watched: &["kernels", "../../include", "../cpp", "../../../build"],
+    without: "the emulator's tests will not run on a GPU",
+};
 
 fn main() {
     let Some(out) = std::env::var_os("OUT_DIR").map(PathBuf::from) else {
         println!("cargo::error=cargo sets no OUT_DIR");
         return;
     };
-    for folder in ["kernels", "../../include", "../cpp", "../../../build/host.rs"] {
-        println!("cargo::rerun-if-changed={folder}");
-    }
     let kernels = host::kernels(Path::new("kernels"));
     host::compile("sdrrl_emulator_test_kernels", &kernels, Path::new("../../include"), &out);
+    nvcc::compile(&KERNELS, &out);
 }

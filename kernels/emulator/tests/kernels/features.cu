@@ -1,6 +1,9 @@
 // Each feature of the execution model once, in the smallest correct kernel.
 #include "ptx_sm90.cuh"
 #include "reduce.cuh"
+#if defined(__CUDACC__)
+#include "wgmma_32.cuh"
+#endif
 
 // ---- warps ----
 KERNEL(warp_functions, 32, 1)(int* out, const int* in) {
@@ -101,6 +104,36 @@ EXPORT_KERNEL(tensor_cores, 32)
 
 // ---- wgmma over images of shared memory that the test lays out: d[thread][i] ----
 struct Tiles { uint32_t a_at, b_at, a_lbo, a_sbo, b_lbo, b_sbo, a_mode, b_mode; int ta, tb, e4m3, from_registers; };
+// The product of the chosen kind. On the chip the kind is part of the instruction: one instance for each.
+#if defined(__CUDACC__)
+template <class Product> DEV void alone(Product product) {
+  wgmma_fence();
+  product();
+  wgmma_commit();
+  wgmma_wait<0>();
+}
+DEV void chosen_product(float (&acc)[16], const uint32_t (&r)[4], uint64_t da, uint64_t db, const Tiles& t) {
+  using W = Wgmma<32>;
+  int kind = t.e4m3 ? 6 + t.from_registers : t.from_registers ? 4 + t.tb : 2 * t.ta + t.tb;
+  switch (kind) {
+    case 0: return alone([&] { W::bf16_ss<0, 0>(acc, da, db, 1); });
+    case 1: return alone([&] { W::bf16_ss<0, 1>(acc, da, db, 1); });
+    case 2: return alone([&] { W::bf16_ss<1, 0>(acc, da, db, 1); });
+    case 3: return alone([&] { W::bf16_ss<1, 1>(acc, da, db, 1); });
+    case 4: return alone([&] { W::bf16_rs<0>(acc, r, db, 1); });
+    case 5: return alone([&] { W::bf16_rs<1>(acc, r, db, 1); });
+    case 6: return alone([&] { W::e4m3_ss(acc, da, db, 1); });
+    case 7: return alone([&] { W::e4m3_rs(acc, r, db, 1); });
+  }
+}
+#else
+DEV void chosen_product(float (&acc)[16], const uint32_t (&r)[4], uint64_t da, uint64_t db, const Tiles& t) {
+  wgmma_fence();
+  emu::wgmma(acc, 32, t.from_registers ? r : nullptr, da, db, true, t.ta, t.tb, t.e4m3 ? emu::Operand::E4m3 : emu::Operand::Bf16, __FILE__, __LINE__);
+  wgmma_commit();
+  wgmma_wait<0>();
+}
+#endif
 DEV uint64_t descriptor(const uint8_t* at, uint32_t lbo, uint32_t sbo, uint32_t mode) {
   return uint64_t(smem_u32(at) >> 4) | uint64_t(lbo >> 4) << 16 | uint64_t(sbo >> 4) << 32 | uint64_t(mode) << 62;
 }
@@ -115,10 +148,7 @@ KERNEL(wgmma_layouts, 128, 1)(float* d, const uint8_t* image, int bytes, const u
   uint32_t r[4];
   for (int k = 0; k < 4; k++) r[k] = registers[i * 4 + k];
   uint64_t da = t.from_registers ? 0 : descriptor(raw + t.a_at, t.a_lbo, t.a_sbo, t.a_mode), db = descriptor(raw + t.b_at, t.b_lbo, t.b_sbo, t.b_mode);
-  wgmma_fence();
-  emu::wgmma(acc, 32, t.from_registers ? r : nullptr, da, db, true, t.ta, t.tb, t.e4m3 ? emu::Operand::E4m3 : emu::Operand::Bf16, __FILE__, __LINE__);
-  wgmma_commit();
-  wgmma_wait<0>();
+  chosen_product(acc, r, da, db, t);
   for (int k = 0; k < 16; k++) d[i * 16 + k] = acc[k];
 }
 EXPORT_KERNEL(wgmma_layouts, 128)

@@ -1,5 +1,5 @@
 //! Each feature of the execution model in a correct kernel, under every schedule and asynchrony; the memory profile's exact counts.
-use sdrrl_emulator::{Config, Geometry, Stats, kernels, tensor_map};
+use sdrrl_emulator::{Config, Geometry, Stats, kernels};
 use sdrrl_emulator_tests::*;
 
 fn everywhere(case: impl Fn(&Config)) {
@@ -75,7 +75,7 @@ fn atomics_of_many_blocks() {
 }
 fn everywhere_cheap(case: impl Fn(&Config)) {
     case(&Config::default());
-    case(&twelve()[10]);
+    twelve().get(10).into_iter().for_each(case);
 }
 
 #[test]
@@ -172,6 +172,9 @@ fn clusters_share_memory() {
         let want = |i: usize| x[(i / 192 * 3 + (i / 64 % 3 + 1) % 3) * 64 + ((i % 64) ^ 1)];
         assert_eq!(go(0, config).unwrap(), (0..384).map(want).collect::<Vec<_>>());
     });
+    if skipped("reports of faults") {
+        return;
+    }
     for config in twelve() {
         let report = |fault: i32, words: &[&str]| {
             assert_report(&config, go(fault, &config).map(|_| Stats::default()), words)
@@ -195,7 +198,7 @@ fn multicast_to_a_cluster() {
         run("cluster_multicast", cluster(4, 2, 32, 1040), &args, config).map(|_| values::<f32>(&out))
     };
     everywhere(|config| assert_eq!(go(0, config).unwrap(), [&x[..], &x, &x, &x].concat(), "{config:?}"));
-    for config in twelve() {
+    for config in reporting() {
         let report = |fault: i32, words: &[&str]| {
             assert_report(&config, go(fault, &config).map(|_| Stats::default()), words)
         };
@@ -224,6 +227,9 @@ fn cooperative_grids() {
         let want: Vec<f32> = (0..2 * n).map(|i| (n - 1 - i % n + i / n) as f32).collect();
         assert_eq!(go(0, config).unwrap(), want);
     });
+    if skipped("reports of faults, clusters in a cooperative launch") {
+        return;
+    }
     for config in twelve() {
         let outcome = go(1, &config).map(|_| Stats::default());
         assert_report(&config, outcome, &["race: read of global memory at offset"]);
@@ -237,6 +243,9 @@ fn cooperative_grids() {
 // ---- the profile ----
 #[test]
 fn profile_counts_are_exact() {
+    if skipped("the memory profile") {
+        return;
+    }
     let config = Config { profile: true, ..Config::default() };
     let profile = |stride: i32, vector: i32| {
         let (out, input) = (fresh::<f32>(32), memory(&vec![0f32; 32 * 33]));

@@ -1,0 +1,74 @@
+//! Models of benches/shapes.json with random weights, and the card that a figure is printed with.
+use std::process::Command;
+
+use half::bf16;
+use rayon::prelude::*;
+use sdrrl::{
+    data::random::RowRandom,
+    device::Device,
+    models::{
+        config::Config,
+        llama::{Llama, LlamaWeights},
+    },
+    tensor::{DType, Tensor},
+};
+use serde_json::Value;
+
+/// The shape's configuration.
+pub fn config(shape: &str) -> Config {
+    let text = std::fs::read_to_string("benches/shapes.json").expect("run from the repository's root");
+    let shapes: Value = serde_json::from_str(&text).expect("benches/shapes.json is JSON");
+    let found = shapes.get(shape).unwrap_or_else(|| panic!("no shape {shape} in benches/shapes.json"));
+    serde_json::from_value(found.clone()).expect("the shape is sound")
+}
+
+/// Parameters of a model's products: of a layer's seven linears, of the head.
+pub fn product_parameters(c: &Config) -> (f64, f64) {
+    let [hidden, query, kv, mlp, vocab] =
+        [c.hidden_size, c.query_size(), c.kv_size(), c.intermediate_size, c.vocab_size].map(|x| x as f64);
+    (2.0 * hidden * (query + kv) + 3.0 * hidden * mlp, hidden * vocab)
+}
+
+/// Normal weights (sum of four uniforms, standard deviation 0.02), from a table that is read on and on: billions of draws would take minutes. One tensor at a
+/// time is in main memory if the device is a GPU.
+pub fn random_model(config: Config, dtype: DType, device: &Device) -> Llama {
+    let mut random = RowRandom::new(1, "bench", "weights");
+    let scale = 0.02 * 3f64.sqrt();
+    let table: Vec<f32> = (0..1_000_003)
+        .map(|_| (((0..4).map(|_| random.uniform()).sum::<f64>() - 2.0) * scale) as f32)
+        .collect();
+    let narrow: Vec<bf16> = table.iter().map(|&x| bf16::from_f32(x)).collect();
+    let mut next = 0;
+    let weights = LlamaWeights::build(&config, &mut |name, dims, matrix| {
+        let mut t = Tensor::zeros(name, if matrix { dtype } else { DType::F32 }, dims)?;
+        let from = next;
+        next = (next + t.len()) % table.len();
+        match dtype {
+            _ if !matrix => t.f32_mut()?.fill(if name.ends_with("bias") { 0.0 } else { 1.0 }),
+            DType::Bf16 => repeat(t.bf16_mut()?, &narrow, from),
+            _ => repeat(t.f32_mut()?, &table, from),
+        }
+        if *device == Device::Cpu { Ok(t) } else { t.to_device(device) }
+    });
+    Llama { config, weights: weights.expect("memory for the model") }
+}
+
+/// Fills `out` with `table`, over and over, beginning at `from`.
+fn repeat<T: Copy + Send + Sync>(out: &mut [T], table: &[T], from: usize) {
+    out.par_chunks_mut(table.len()).for_each(|chunk| {
+        let first = chunk.len().min(table.len() - from);
+        chunk[..first].copy_from_slice(&table[from..from + first]);
+        let rest = chunk.len() - first;
+        chunk[first..].copy_from_slice(&table[..rest]);
+    });
+}
+
+/// What stands beside every figure: the card that the worker saw (or the processor's threads), driver and power limit.
+pub fn machine(card: Option<&str>) -> String {
+    let Some(card) = card else { return format!("{} threads", rayon::current_num_threads()) };
+    let query = ["--query-gpu=driver_version,power.limit", "--format=csv,noheader"];
+    let said = Command::new("nvidia-smi").args(query).output().map(|o| o.stdout).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_string();
+    let (driver, limit) = said.split_once(',').unwrap_or(("unknown", "unknown"));
+    format!("{card}, driver {}, power limit {}", driver.trim(), limit.trim())
+}
