@@ -102,8 +102,13 @@ struct Usage {
 /// Ends the build script with readable errors when something fails.
 pub fn compile(kernels: &Kernels, out_dir: &Path) {
     watch(kernels);
+    println!("cargo::rustc-check-cfg=cfg(gpu_kernels)");
     let result = match find_nvcc(out_dir) {
-        Ok(Some(nvcc)) => compile_all(&nvcc, kernels, out_dir),
+        Ok(Some(nvcc)) => {
+            // For tests that need the kernels in the program.
+            println!("cargo::rustc-cfg=gpu_kernels");
+            compile_all(&nvcc, kernels, out_dir)
+        }
         Ok(None) => without_nvcc(kernels, out_dir),
         Err(error) => Err(vec![error]),
     };

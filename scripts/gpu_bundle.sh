@@ -12,10 +12,11 @@ limit=$((48 * 1024 * 1024))
 fail() { echo "gpu_bundle.sh: $1" >&2; exit 1; }
 
 [ -n "${NVCC:-}" ] || scripts/get_nvcc.sh >/dev/null
-export SDRRL_REQUIRE_NVCC=1
+# Without incremental compilation, whose many code units make programs half as large again.
+export SDRRL_REQUIRE_NVCC=1 CARGO_INCREMENTAL=0
 # One call, so that every program has the same kernels inside; cargo names the programs that it made.
-made=$(cargo build --release --locked --bin sdrrl --test all --bench kernels --bench steps --bench generation --message-format json |
-    sed -n 's/.*"target":{"kind":\["\([a-z]*\)"\][^}]*"name":"\([a-z]*\)".*"executable":"\([^"]*\)".*/\1 \2 \3/p')
+made=$(cargo build --release --locked -p sdrrl -p sdrrl-emulator-tests --bin sdrrl --test all --test emulator --bench kernels --bench steps --bench generation \
+    --message-format json | sed -n 's/.*"target":{"kind":\["\([a-z]*\)"\][^}]*"name":"\([a-z]*\)".*"executable":"\([^"]*\)".*/\1 \2 \3/p')
 
 stage=$folder.partial
 rm -rf "$stage"
@@ -29,6 +30,7 @@ copy() { # KIND NAME as FILE
 }
 copy bin sdrrl sdrrl
 copy test all tests/all
+copy test emulator tests/emulator
 copy bench kernels bench-kernels
 copy bench steps bench-steps
 copy bench generation bench-generation
@@ -36,7 +38,7 @@ scripts/mutate_kernels.sh --fatbins "$stage/mutants"
 cp -R tests/golden "$stage/tests/golden"
 cp -R assets recipes "$stage/"
 rm -rf "$stage/assets/downloads"
-cp scripts/peer_*.py scripts/gpu_report.py "$stage/scripts/"
+cp scripts/peer_*.py scripts/gpu_report.py scripts/calibrate.sh "$stage/scripts/"
 cp benches/shapes.json "$stage/benches/"
 cp scripts/gpu_session.sh "$stage/run.sh"
 git describe --always --dirty >"$stage/commit" 2>/dev/null || echo unknown >"$stage/commit"

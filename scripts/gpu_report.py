@@ -48,6 +48,8 @@ def read(folders):
                 whole, more = lines(path)
                 broken += more
                 for row in whole:
+                    if part == "calibration" and (folder / "calibration.md").exists():
+                        row["page"] = (folder / "calibration.md").read_text()
                     if part == "ncu" and "csv" in row and (folder / row["csv"]).exists():
                         row["counters"] = counters(folder / row["csv"])
                 parts.setdefault(part, []).extend(whole)
@@ -109,8 +111,10 @@ def correctness(rows):
 
 
 def calibration(rows):
-    # scripts/calibrate.sh writes a page of its own beside its JSON.
-    return ["```json"] + [json.dumps(r.get("result", r), indent=1)[:6000] for r in rows] + ["```", ""]
+    # scripts/calibrate.sh writes a page of its own, whose headings go one level down.
+    pages = [r["page"].splitlines() for r in rows if "page" in r]
+    return [f"#{line}" if line.startswith("#") else line for page in pages for line in page[2:]] + [
+        f"Failed: {r['says']}." for r in rows if r.get("status")] + [""]
 
 
 def quickstart(rows):

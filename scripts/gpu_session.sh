@@ -45,8 +45,8 @@ room() { echo $(($1 + $2 - SECONDS)); }
 has_python() { [ -n "$python" ] && "$python" -c "import $1" 2>/dev/null; }
 # skip PART WHY
 skip() { record "$1" "\"skipped\": $(quote "$2")"; echo "skipped: $2"; }
-# The last line of a log that says what went wrong.
-reason() { grep -aE 'panicked|relative error|error|Error|expected|CUDA says' "$1" | grep -v '^test ' | tail -n 1 | cut -c1-300; }
+# The last line of a log that says what went wrong, or simply the last.
+reason() { { tail -n 1 "$1"; grep -aE 'panicked|relative error|error|Error|expected|CUDA says' "$1" | grep -v '^test .*\.\.\. ok\|^error: test failed'; } | tail -n 1 | cut -c1-300; }
 gpu() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
 machine() {
     printf '{"date": %s, "commit": %s, "device": %s, "small": %s, "gpu": %s, "driver": %s, "power_limit": %s, "clocks_sm": %s, "clocks_memory": %s, "cores": %d, "torch": %s}\n' \

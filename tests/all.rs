@@ -16,6 +16,7 @@ mod nllb;
 mod ops;
 mod pickle;
 mod qe;
+mod rehearsal;
 mod row_shard;
 mod scoring;
 mod tokenizer;

@@ -342,7 +342,12 @@ fn keep_freed_memory(context: &CudaContext) -> Result<()> {
 }
 
 /// `folder/FILE.fatbin` in place of the program's own, if there is one; the device's name then says so.
-fn instead_of(own: &'static [u8], file: &str, folder: &Path, name: &mut String) -> Result<Cow<'static, [u8]>> {
+fn instead_of(
+    own: &'static [u8],
+    file: &str,
+    folder: &Path,
+    name: &mut String,
+) -> Result<Cow<'static, [u8]>> {
     let path = folder.join(format!("{file}.fatbin"));
     if !path.exists() {
         return Ok(Cow::Borrowed(own));

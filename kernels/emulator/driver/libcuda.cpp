@@ -125,6 +125,8 @@ void launch(const std::string& name, EmuDim grid, EmuDim block, EmuDim cluster, 
     own.part = i;
     if (emu_launch(name.c_str(), grid, block, cluster, shared, args.data(), sizes.data(), int(sizes.size()), &own, nullptr)) fail(emu_last_error());
   };
+  const char* failing = getenv("SDRRL_REHEARSAL_FAIL");
+  if (failing && name == failing) return fail(("kernel " + name + " fails, as SDRRL_REHEARSAL_FAIL wishes").c_str());
   if (alone) part(0);
   else workers.run(part);
 }

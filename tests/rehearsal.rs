@@ -1,0 +1,120 @@
+//! `--device cuda` without a GPU: the program's real path through CUDA's driver, against the libcuda of kernels/emulator/driver, which runs kernels on
+//! the emulator and is as strict as a driver. Needs the kernels in the program and cuda.h, which come with scripts/get_nvcc.sh.
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::OnceLock,
+};
+
+use crate::{cli::text, common::program};
+
+/// The folder of libcuda.so.1, built once.
+fn driver() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let out = Command::new("scripts/rehearsal_driver.sh").output().unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        fs::canonicalize("target/rehearsal").unwrap()
+    })
+}
+
+fn on(mut command: Command, args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let variables = variables.iter().copied();
+    command.args(args).env("LD_LIBRARY_PATH", driver()).env("NO_COLOR", "1").envs(variables).output().unwrap()
+}
+
+#[track_caller]
+fn fails(args: &[&str], variables: &[(&str, &str)], parts: &[&str]) {
+    let out = on(program(), args, variables);
+    let message = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+}
+
+/// Shards of three short documents and the arguments that train on them.
+fn training(work: &Path) -> Vec<String> {
+    let rows = ["the red house", "a blue river sings to the stone", "green"];
+    let row = |(i, x): (usize, &&str)| {
+        format!("{{\"id\": \"{i}\", \"question\": \"{x}?\", \"answer\": \"{x} is a lamp\"}}\n")
+    };
+    fs::write(work.join("rows.jsonl"), rows.iter().enumerate().map(row).collect::<String>()).unwrap();
+    let path = |name: &str| work.join(name).display().to_string();
+    let pack = ["pack", "--model", "assets/quickstart/model", "--examples", &path("rows.jsonl")];
+    let out = program().args(pack).args(["--out", &path("shards"), "--max-length", "40"]).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let shards = path("shards");
+    let args = [
+        "train",
+        "--model",
+        "assets/quickstart/model",
+        "--shards",
+        &shards,
+        "--dtype",
+        "bf16",
+        "--lora-rank",
+        "4",
+        "--batch-documents",
+        "3",
+        "--max-steps",
+        "2",
+        "--epochs",
+        "2",
+    ];
+    args.map(String::from).to_vec()
+}
+
+#[test]
+#[cfg_attr(not(gpu_kernels), ignore = "no nvcc when this was built: scripts/get_nvcc.sh")]
+fn every_kernel_case_passes_through_cudas_driver() {
+    let own = std::env::current_exe().unwrap();
+    let args = ["kernels::", "--skip", "quickstart", "--test-threads", "2"];
+    let out = on(Command::new(own), &args, &[("SDRRL_TEST_DEVICE", "cuda")]);
+    let said = text(&out.stdout);
+    assert!(out.status.success(), "{said}{}", text(&out.stderr));
+    let passed = said.lines().filter(|l| l.starts_with("test kernels::") && l.ends_with("... ok")).count();
+    assert!(passed > 50, "{said}");
+}
+
+#[test]
+#[cfg_attr(not(gpu_kernels), ignore = "no nvcc when this was built: scripts/get_nvcc.sh")]
+fn training_on_cuda_is_the_emulators_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = training(dir.path());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let run = |device: &str| {
+        let out = dir.path().join(device);
+        let own = ["--device", device, "--out", out.to_str().unwrap()];
+        let done = on(program(), &[&args[..], &own].concat(), &[]);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        ["metrics.jsonl", "adapter_model.safetensors"].map(|name| fs::read(out.join(name)).unwrap())
+    };
+    let (cuda, emulated) = (run("cuda"), run("emulated"));
+    assert!(cuda.iter().all(|bytes| bytes.len() > 100) && cuda == emulated);
+}
+
+#[test]
+#[cfg_attr(not(gpu_kernels), ignore = "no nvcc when this was built: scripts/get_nvcc.sh")]
+fn a_gpu_too_small_and_kernels_that_fail_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = training(dir.path());
+    let out = dir.path().join("out").display().to_string();
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    args.extend(["--device", "cuda", "--out", &out]);
+    let small = [("SDRRL_REHEARSAL_MIB", "2")];
+    fails(&args, &small, &["needs", "MiB on rehearsal", "the GPU's memory is full", "lower the batch size"]);
+    let late = [("SDRRL_REHEARSAL_FAIL", "swiglu_forward_bf16")];
+    fails(&args, &late, &["SDRRL_SYNC_LAUNCHES=1 names it", "the latest launches were", "LAUNCH_FAILED"]);
+    let at_once = [late[0], ("SDRRL_SYNC_LAUNCHES", "1")];
+    fails(&args, &at_once, &["launch swiglu_forward_bf16 of kernels/swiglu.cu", "bf16 [", "LAUNCH_FAILED"]);
+    let changed = dir.path().join("changed");
+    fs::create_dir(&changed).unwrap();
+    fs::write(changed.join("gemm.fatbin"), "no code").unwrap();
+    let wrong = [("SDRRL_FATBINS", changed.to_str().unwrap())];
+    fails(&args, &wrong, &["gemm.fatbin", "is no fatbin", "nvcc -fatbin"]);
+    let none: Vec<&str> = args.iter().map(|a| if *a == "cuda" { "cuda:7" } else { a }).collect();
+    fails(&none, &[], &["there is no CUDA device 7", "1 of them"]);
+}
