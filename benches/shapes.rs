@@ -63,6 +63,14 @@ fn repeat<T: Copy + Send + Sync>(out: &mut [T], table: &[T], from: usize) {
     });
 }
 
+/// What a contestant's name must say too: how it differs from what was asked for. `card` is where it should have run.
+pub fn remarks(result: Option<&Value>, card: Option<&str>) -> String {
+    let Some(result) = result else { return String::new() };
+    let checkpointing = if result["checkpointing"] == true { ", checkpointing" } else { "" };
+    let elsewhere = if card.is_some() && result["card"].is_null() { ", on the CPU" } else { "" };
+    format!("{checkpointing}{elsewhere}")
+}
+
 /// What stands beside every figure: the card that the worker saw (or the processor's threads), driver and power limit.
 pub fn machine(card: Option<&str>) -> String {
     let Some(card) = card else { return format!("{} threads", rayon::current_num_threads()) };

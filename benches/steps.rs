@@ -137,11 +137,11 @@ fn print(case: &Case, all: &[Contestant], results: &[Option<Value>], dtypes: usi
             let peer = i + dtypes;
             if peer < all.len() { format!("{:.2}", of(i, key) / of(peer, key)) } else { String::new() }
         };
-        let checkpointing = results[i].as_ref().is_some_and(|r| r["checkpointing"] == true);
+        let name = contestant.name.clone() + &shapes::remarks(results[i].as_ref(), card);
         let rate = of(i, "tokens_per_second") * flop;
         println!(
             "{:<32} {:>10.1} {:>9.3} {:>7} {:>12.0} {:>16} {:>14}",
-            format!("{}{}", contestant.name, if checkpointing { ", checkpointing" } else { "" }),
+            name,
             of(i, "tokens_per_second"),
             rate / 1e12,
             peak.map_or("-".into(), |p| format!("{:.1} %", 100.0 * rate / p)),
