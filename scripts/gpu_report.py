@@ -6,6 +6,7 @@ Lines that a run was cut off in are left out and counted. Only the standard libr
 import csv
 import json
 import pathlib
+import re
 import statistics
 import sys
 
@@ -37,6 +38,18 @@ def counters(path):
     return found
 
 
+def profile(path):
+    """(pattern, emulator's wavefronts and sectors, the chip's) from the log of the test program under ncu: prints and kernels come in the same order."""
+    text = path.read_text(errors="replace").splitlines()
+    said = [re.search(r"profile: (.*): (\d+) wavefronts, (\d+) sectors", line) for line in text]
+    said = [(m[1], int(m[2]), int(m[3])) for m in said if m]
+    head = next((i for i, line in enumerate(text) if line.startswith('"ID"')), len(text))
+    number = lambda row, part: sum(int(float(v.replace(",", ""))) for k, v in row.items() if k and part in k and v)
+    rows = [r for r in csv.DictReader(line for line in text[head:] if line.startswith('"')) if (r.get("ID") or "").isdigit()]
+    chip = [(number(r, "wavefronts_mem_shared"), number(r, "sectors_pipe_lsu")) for r in rows]
+    return [(what, w, s, *(chip[i] if i < len(chip) else ("-", "-"))) for i, (what, w, s) in enumerate(said)]
+
+
 def read(folders):
     machines, parts, broken = [], {}, 0
     for folder in folders:
@@ -50,6 +63,8 @@ def read(folders):
                 for row in whole:
                     if part == "calibration" and (folder / "calibration.md").exists():
                         row["page"] = (folder / "calibration.md").read_text()
+                    if "profile" in row and (folder / row["profile"]).exists():
+                        row["profile"] = profile(folder / row["profile"])
                     if part == "ncu" and "csv" in row and (folder / row["csv"]).exists():
                         row["counters"] = counters(folder / row["csv"])
                 parts.setdefault(part, []).extend(whole)
@@ -81,7 +96,9 @@ def kernel_rows(rows):
 def markdown(machines, parts, broken):
     m = machines[0] if machines else {}
     text = [f"# {m.get('gpu') or m.get('device', 'no machine.json')}, {m.get('date', '')[:10]}", ""]
-    if m.get("small") or m.get("device") != "cuda":
+    if not m:
+        text += ["**No machine.json: the card is not known.**", ""]
+    elif m["small"] or m["device"] != "cuda":
         text += ["**A rehearsal with tiny sizes: its figures mean nothing.**", ""]
     text += [f"Driver {m.get('driver')}, power limit {m.get('power_limit')}, clocks up to {m.get('clocks_sm')} (SM) and {m.get('clocks_memory')} (memory), "
              f"{m.get('cores')} processor cores, torch {m.get('torch') or 'absent'}, commit {m.get('commit')}. `scripts/gpu_bundle.sh`, then `run.sh` on the machine.", ""]
@@ -156,6 +173,11 @@ def mutants(rows):
 def ncu(rows):
     text = []
     for r in rows:
+        if "profile" in r:
+            if isinstance(r["profile"], list):
+                head = ["pattern", "wavefronts: emulator", "sectors: emulator", "wavefronts: chip", "sectors: chip"]
+                text += ["The emulator's counts of one warp's accesses beside the chip's:", ""] + table(head, r["profile"])
+            continue
         text += [f"{r['row']}{'' if r['status'] == 0 else ', failed'}:", ""]
         found = r.get("counters", {})
         text += table(["kernel", *METRICS], [(k, *(v.get(m, "-") for m in METRICS)) for k, v in found.items()]) if found else ["no counters", ""]

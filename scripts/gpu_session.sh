@@ -9,7 +9,7 @@
 #   kernels      the table of kernels beside PyTorch, three rounds in turn
 #   steps        whole LoRA steps, packed, beside transformers + peft        generation  greedy generation beside transformers
 #   sanitizers   memcheck, racecheck, synccheck, initcheck over the cases    mutants     which planted faults the chip shows
-#   ncu          hardware counters of the five rows that are furthest behind
+#   ncu          hardware counters of the five rows that are furthest behind; the emulator's counts of bank conflicts and sectors beside the chip's
 # DIR (default: results) gets PART.jsonl, a line at a time, so that a run cut off anywhere leaves valid results; logs; and, at the end, report.json and report.md
 # (scripts/gpu_report.py, which also joins several DIRs). A part that does not fit the time left is named and left out.
 # --small takes tiny sizes, to rehearse on a machine without a GPU (scripts/rehearsal_driver.sh); its figures mean nothing.
@@ -243,6 +243,11 @@ ncu() {
             ./bench-kernels --device cuda --once "$row" >"$out/ncu.$n.csv" 2>"$out/ncu.$n.log"
         record ncu "\"row\": $(quote "$row"), \"status\": $?, \"csv\": \"ncu.$n.csv\", \"lines\": $(grep -c '^"' "$out/ncu.$n.csv")"
     done
+    # The emulator's counts of its test patterns, and the chip's.
+    local log=$out/profile.log metrics=l1tex__data_pipe_lsu_wavefronts_mem_shared.sum,l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum,l1tex__t_sectors_pipe_lsu_mem_global_op_st.sum
+    [ "$(room "$begun" "$1")" -gt 10 ] && SDRRL_TEST_DEVICE=cuda timeout "$(room "$begun" "$1")" "$found" --clock-control none -k patterns --csv --page raw \
+        --metrics $metrics tests/emulator features::profile --nocapture --test-threads 1 >"$log" 2>&1
+    record ncu "\"profile\": \"profile.log\", \"status\": $?"
     cat "$out/ncu.jsonl"
 }
 
