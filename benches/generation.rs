@@ -9,6 +9,7 @@
 //! cached keys and values of each row at its mean length.
 //!
 //! Tokens beyond the vocabulary, fewer tokens than asked for, or equal prompts of one batch that go on differently end a run without a figure.
+mod card;
 mod peer;
 mod shapes;
 
@@ -107,7 +108,7 @@ fn print_head(case: &Case, card: Option<&str>, rounds: usize) {
     let model = case.shape.as_ref().map_or("SmolLM2-135M-Instruct".into(), |s| {
         format!("{s} of random weights, {} tokens behind random prompts of {}, greedy", case.new, case.prompt)
     });
-    println!("{model} on {}: {}; {rounds} interleaved rounds, medians", case.device, shapes::machine(card));
+    println!("{model} on {}: {}; {rounds} interleaved rounds, medians", case.device, card::machine(card));
     println!(
         "{:<44} {:>14} {:>14} {:>10} {:>12} {:>8}",
         "", "prefill tok/s", "decode tok/s", "GB/s", "peak MiB", "ratio"

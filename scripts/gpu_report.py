@@ -7,7 +7,6 @@ import csv
 import json
 import pathlib
 import re
-import statistics
 import sys
 
 PARTS = ["correctness", "calibration", "quickstart", "parity", "kernels", "steps", "generation", "sanitizers", "mutants", "ncu"]
@@ -67,30 +66,14 @@ def read(folders):
                         row["profile"] = profile(folder / row["profile"])
                     if part == "ncu" and "csv" in row and (folder / row["csv"]).exists():
                         row["counters"] = counters(folder / row["csv"])
+                if part == "kernels" and (folder / "kernels.md").exists():
+                    whole.append({"page": (folder / "kernels.md").read_text()})
                 parts.setdefault(part, []).extend(whole)
     return machines, parts, broken
 
 
 def table(head, rows):
     return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)] + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows] + [""]
-
-
-def kernel_rows(rows):
-    """Medians over the rounds of both sides, the row furthest behind its peer first."""
-    ours, theirs = {}, {}
-    for row in rows:
-        key = (row.get("op"), "x".join(map(str, row.get("shape", []))), row.get("dtype"))
-        if "seconds" in row:
-            (ours if row["by"] == "sdrrl" else theirs).setdefault(key, []).append(row)
-    out = []
-    for key, own in ours.items():
-        seconds = statistics.median(r["seconds"] for r in own)
-        peer = statistics.median(r["seconds"] for r in theirs[key]) if key in theirs else None
-        percent = own[0].get("percent")
-        out.append((peer / seconds if peer else float("inf"), [
-            *key, f"{seconds * 1e6:.1f}", f"{percent:.0f} %" if percent else "-", f"{peer * 1e6:.1f}" if peer else "-",
-            theirs[key][0].get("peer", "-") if peer else "-", f"{peer / seconds:.2f}" if peer else "-"]))
-    return [row for _, row in sorted(out, key=lambda r: r[0])]
 
 
 def markdown(machines, parts, broken):
@@ -145,14 +128,17 @@ def parity(rows):
         result = r.get("result") or {}
         text += [f"{result.get('shape')}, {result.get('dtype')}, {result.get('steps')} steps: {'passed' if r['status'] == 0 else 'failed ' + r['says']}.", ""]
         text += table(["quantity", "distance from PyTorch in f32", "allowed"], [
-            (k, f"{v['distance']:.2e}", f"{v['allowed']:.2e}") for k, v in result.items() if isinstance(v, dict)])
+            (k, f"{v['distance']:.2e}", f"{v['allowed']:.2e}") for k, v in result.items() if isinstance(v, dict) and "allowed" in v])
     return text
 
 
 def kernels(rows):
     failed = [r for r in rows if "error" in r or "errors" in r]
-    head = ["op", "shape", "type", "us", "of ceiling", "PyTorch us", "by", "PyTorch / ours"]
-    text = table(head, kernel_rows(rows))
+    text = [f"{k}: {v}." for r in rows if not {"by", "page"} & r.keys() for k, v in r.items()] + [""]
+    pages = [line for r in rows if "page" in r for line in r["page"].splitlines()]
+    # Without PyTorch there is no table of both sides.
+    ours = [(r["op"], r["shape"], r["dtype"], f"{r['seconds'] * 1e6:.1f}", r.get("percent")) for r in rows if r.get("by") == "sdrrl" and "seconds" in r]
+    text += [*pages, ""] if pages else table(["op", "shape", "type", "us", "% of ceiling"], ours)
     return text + (table(["by", "op", "shape", "error"], [(r["by"], r.get("op"), r.get("shape"), r.get("error") or r["errors"]) for r in failed]) if failed else [])
 
 
