@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// What happens to a product besides being stored.
-#[derive(Clone, Copy)]
-pub(crate) struct Extras<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Extras<'a> {
     /// Factor on the product.
     pub alpha: f32,
     /// out += instead of =.
@@ -42,31 +42,34 @@ pub enum Rung {
     /// mma.sync, tiles of 128 x 128.
     Mma128,
     /// wgmma and TMA, tiles of 128 x 128: Hopper only.
+    Wgmma128,
+    /// wgmma and TMA, tiles of 128 x 256: Hopper only.
     Wgmma,
 }
 
-/// The rung for out (n, m) = a b of depth k. `plain`: no tail, bias, residual, accumulation, and out in bf16; `aligned`: every row is a multiple of
-/// 16 bytes.
-pub fn pick(arch: u32, layout: Layout, a: DType, [n, m, k]: [usize; 3], plain: bool, aligned: bool) -> Rung {
+/// The rung for out (n, m) = a b of depth k. `tma`: TMA can carry the operands.
+pub fn pick(arch: u32, multiprocessors: usize, a: DType, [n, m, k]: [usize; 3], tma: bool) -> Rung {
     if a == DType::F32 {
         return Rung::Fma;
     }
-    let wgmma = arch == 90 && plain && aligned && layout != Layout::TN;
-    // Below a wave of large tiles the small ones fill the card better.
-    let large = n.div_ceil(128) * m.div_ceil(128) >= 64;
-    match (wgmma && n >= 128 && m >= 128 && k >= 64, large) {
-        (true, _) => Rung::Wgmma,
-        (false, true) => Rung::Mma128,
-        (false, false) => Rung::Mma64,
+    let tiles = |cols: usize| n.div_ceil(128) * m.div_ceil(cols);
+    if arch == 90 && tma && n >= 128 && m >= 128 && k >= 64 {
+        // A product takes as long as its waves of tiles. A tile of 128 columns takes longer than half of one of 256: it brings half as
+        // many products a byte. Published kernels reach 0.8 of the rate with it.
+        let waves = |cols: usize| tiles(cols).div_ceil(multiprocessors.max(1));
+        return if waves(256) * 8 <= waves(128) * 5 { Rung::Wgmma } else { Rung::Wgmma128 };
     }
+    // Below a wave of large tiles the small ones fill the card better.
+    if tiles(128) >= 64 { Rung::Mma128 } else { Rung::Mma64 }
 }
 
-/// The rung that `SDRRL_GEMM` (fma, mma64, mma128, wgmma) forces, so that rungs can be compared.
+/// The rung that `SDRRL_GEMM` (fma, mma64, mma128, wgmma128, wgmma) forces, so that rungs can be compared.
 fn forced() -> Option<Rung> {
     match std::env::var("SDRRL_GEMM").ok()?.as_str() {
         "fma" => Some(Rung::Fma),
         "mma64" => Some(Rung::Mma64),
         "mma128" => Some(Rung::Mma128),
+        "wgmma128" => Some(Rung::Wgmma128),
         "wgmma" => Some(Rung::Wgmma),
         _ => None,
     }
@@ -93,7 +96,8 @@ fn sizes(layout: Layout, a: &Tensor, b: &Tensor) -> ([usize; 3], bool) {
     }
 }
 
-fn aligned(t: &Tensor) -> bool {
+/// True if every row of `t` begins at a multiple of 16 bytes.
+pub(super) fn aligned(t: &Tensor) -> bool {
     (t.rows_cols().1 * t.dtype().bytes()).is_multiple_of(16) && t.is_aligned(16)
 }
 
@@ -140,25 +144,18 @@ pub(crate) fn product(
     if a.dtype() == DType::F32 {
         check_dtype(op, DType::F32, &[out])?;
     }
-    let plain = flags & (OUT_F32 | ACCUMULATE | B_F32) == 0
-        && x.tail.is_none()
-        && x.bias.is_none()
-        && x.resid.is_none();
-    let all_aligned = aligned(a) && aligned(b) && aligned(out);
-    let wanted = rung.or_else(forced);
-    let picked = pick(gpu.arch(), layout, a.dtype(), [n, m, k], plain, all_aligned);
-    let rung = match wanted {
+    let tma = super::wgmma::possible(out, a, b, layout, &x);
+    let picked = pick(gpu.arch(), gpu.multiprocessors(), a.dtype(), [n, m, k], tma);
+    let rung = match rung.or_else(forced) {
         // A forced rung counts where it can do the product at all.
-        Some(Rung::Wgmma) if !(plain && all_aligned && layout != Layout::TN && a.dtype() == DType::Bf16) => {
-            picked
-        }
+        Some(Rung::Wgmma128 | Rung::Wgmma) if !tma => picked,
         Some(Rung::Fma) if a.dtype() == DType::Bf16 => picked,
         Some(forced) if a.dtype() == DType::Bf16 => forced,
         _ => picked,
     };
-    if rung == Rung::Wgmma {
-        super::wgmma::product(&gpu, out, a, b, layout, x.alpha)?;
-        return Ok(Some(()));
+    if let Rung::Wgmma128 | Rung::Wgmma = rung {
+        let tile = if rung == Rung::Wgmma { 256 } else { 128 };
+        return super::wgmma::product(&gpu, out, a, b, layout, &x, tile).map(Some);
     }
     let pointer = |t: Option<&Tensor>| t.map_or(Ok(Arg::Null), Tensor::arg);
     let args = [
@@ -191,7 +188,18 @@ pub fn gemm_on(
     accumulate: bool,
     rung: Rung,
 ) -> Result<()> {
-    let extras = Extras { alpha, accumulate, ..Extras::default() };
+    product_on(out, a, b, layout, Extras { alpha, accumulate, ..Extras::default() }, rung)
+}
+
+/// The same with everything that may happen to a product.
+pub fn product_on(
+    out: &mut Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    layout: Layout,
+    extras: Extras,
+    rung: Rung,
+) -> Result<()> {
     ensure!(product("gemm", out, a, b, layout, extras, Some(rung))?.is_some(), "gemm: {a:?} is not on a GPU");
     Ok(())
 }
@@ -233,12 +241,28 @@ mod tests {
     #[test]
     fn the_rung_follows_shape_and_architecture() {
         let big = [4096, 4096, 4096];
-        assert_eq!(pick(90, Layout::NT, DType::F32, big, true, true), Rung::Fma);
-        assert_eq!(pick(90, Layout::NT, DType::Bf16, big, true, true), Rung::Wgmma);
-        assert_eq!(pick(90, Layout::TN, DType::Bf16, big, true, true), Rung::Mma128);
-        assert_eq!(pick(90, Layout::NT, DType::Bf16, big, false, true), Rung::Mma128);
-        assert_eq!(pick(90, Layout::NT, DType::Bf16, big, true, false), Rung::Mma128);
-        assert_eq!(pick(80, Layout::NT, DType::Bf16, big, true, true), Rung::Mma128);
-        assert_eq!(pick(80, Layout::NN, DType::Bf16, [64, 4096, 4096], true, true), Rung::Mma64);
+        assert_eq!(pick(90, 132, DType::F32, big, true), Rung::Fma);
+        assert_eq!(pick(90, 132, DType::Bf16, big, true), Rung::Wgmma);
+        assert_eq!(pick(90, 132, DType::Bf16, big, false), Rung::Mma128);
+        assert_eq!(pick(80, 108, DType::Bf16, big, true), Rung::Mma128);
+        assert_eq!(pick(80, 108, DType::Bf16, [64, 4096, 4096], true), Rung::Mma64);
+        assert_eq!(pick(90, 132, DType::Bf16, [64, 4096, 4096], true), Rung::Mma64);
+    }
+
+    #[test]
+    fn the_tile_follows_waves() {
+        let tile = |n, m| pick(90, 132, DType::Bf16, [n, m, 4096], true);
+        // 128 tiles of 128 x 128 or 64 of 128 x 256: one wave in either case, of which the small ones are shorter.
+        assert_eq!(tile(1024, 2048), Rung::Wgmma128);
+        // 256 and 128: two waves of small tiles, one of large ones.
+        assert_eq!(tile(2048, 2048), Rung::Wgmma);
+        // 352 and 176: three waves or two, the second of a third of the card.
+        assert_eq!(tile(2816, 2048), Rung::Wgmma128);
+        // A language model's shapes: large tiles.
+        for m in [4096, 11008, 12288, 22016, 32000] {
+            assert_eq!(tile(8192, m), Rung::Wgmma, "{m}");
+        }
+        // Few columns.
+        assert_eq!(tile(8192, 128), Rung::Wgmma128);
     }
 }
