@@ -4,7 +4,8 @@
 // Persistent blocks of three warpgroups. One thread of the first issues TMA loads into a ring of stages, each of a 128 x 64 box of a and BN x 64
 // of b; two consumer warpgroups run wgmma m64nBNk16 on the upper and the lower half of a 128 x BN tile. `full` barriers count bytes, `empty` ones
 // consumers. A tile's steps are: the tail (of its last stage only as many products as it has 16s of depth), K, and what is added to the tile.
-// BN = 256: 4 stages of 48 KiB, 128 accumulators a thread; 128: 6 stages of 32 KiB, for products that have too few tiles.
+// BN = 256: 4 stages of 48 KiB, 128 accumulators a thread; 128: 6 stages of 32 KiB, for products that have too few tiles; 64: 8 stages of 24 KiB, for
+// the few columns of a LoRA's u and du, which read a once at the rate of memory (and have no bf16 addend).
 //
 // A bf16 addend (resid, or out itself) is such a step of 128 columns: TMA brings it while wgmma still runs, in whole lines and with no rule for
 // edges, and ldmatrix reads it in the accumulators' own layout from where stmatrix writes (swizzled: no bank conflicts). A second ring for it would
@@ -27,7 +28,7 @@ constexpr int BM = 128, BK = 64, CONSUMERS = 2, THREADS = 384, GROUP = 16;
 constexpr int BOX = 64 * 64;
 
 template <int BN> struct alignas(1024) Smem {
-  static constexpr int STAGES = 192 * 1024 / ((BM + BN) * BK * 2);
+  static constexpr int STAGES = 192 * 1024 / (2 * BK * (BM + BN));
   bf16 ring[STAGES][(BM + BN) * BK];
   bf16 c[CONSUMERS][2][BOX];  // 64 columns are one swizzled row of 128 bytes
   uint64_t full[STAGES], empty[STAGES];
@@ -170,7 +171,7 @@ DEV void store_tile(Smem<BN>& s, const TensorMap& mc, float (&acc)[BN / 2], Posi
       }
     }
     bf16* box = s.c[group][h % 2];
-    if (tid == 0) tma_store_wait_read<1>();  // what was in the box is stored
+    if (tid == 0) tma_store_wait_read<BN == 64 ? 0 : 1>();  // what was in the box is stored
     group_barrier(group);
 #pragma unroll
     for (int j = 0; j < 8; j += 2, d += 8)
@@ -243,6 +244,8 @@ DEV void gemm(const TensorMap& ma, const TensorMap& mb, const TensorMap& ma2, co
     gemm<bn, nn>(ma, mb, ma2, mb2, mx, mc, g, smem);                                                                               \
   }                                                                                                                                \
   EXPORT_KERNEL(name, THREADS)
+WGMMA(gemm_nt_64_wgmma, 64, false)
+WGMMA(gemm_nn_64_wgmma, 64, true)
 WGMMA(gemm_nt_128_wgmma, 128, false)
 WGMMA(gemm_nn_128_wgmma, 128, true)
 WGMMA(gemm_nt_256_wgmma, 256, false)

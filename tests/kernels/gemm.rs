@@ -43,7 +43,8 @@ fn check(device: &Device, a_type: DType, layout: Layout, shape: [usize; 3], rung
     for (b_type, out_type, alpha, accumulate) in
         [(a_type, a_type, 1.0, false), (Bf16, F32, 0.5, true), (F32, a_type, 1.0, true)]
     {
-        if matches!(rung, Some(Rung::Wgmma | Rung::Wgmma128)) && (out_type != Bf16 || b_type != Bf16) {
+        let hopper = matches!(rung, Some(Rung::Wgmma64 | Rung::Wgmma128 | Rung::Wgmma));
+        if hopper && (out_type != Bf16 || b_type != Bf16) {
             continue;
         }
         let (b, wb) = random("b", b_type, m * k);
@@ -73,9 +74,10 @@ fn check(device: &Device, a_type: DType, layout: Layout, shape: [usize; 3], rung
 
 const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
 
-/// What is added to a product; rank 0 is no tail.
+/// The type of b, and what is added to a product; rank 0 is no tail.
 #[derive(Clone, Copy, Debug)]
 struct Added {
+    b: DType,
     rank: usize,
     scale: f32,
     alpha: f32,
@@ -83,14 +85,16 @@ struct Added {
     resid: Option<DType>,
     accumulate: bool,
 }
-const NOTHING: Added = Added { rank: 0, scale: 1.0, alpha: 1.0, bias: false, resid: None, accumulate: false };
+const NOTHING: Added =
+    Added { b: Bf16, rank: 0, scale: 1.0, alpha: 1.0, bias: false, resid: None, accumulate: false };
 
 /// A bf16 product with an f32 adapter behind it, held to what one rounding of the result allows: 2^-9, so that a wrong column shows.
 fn full(device: &Device, layout: Layout, shape: [usize; 3], rung: Rung, x: Added) {
     let [n, m, k] = shape;
     let (a_dims, b_dims) = dims(layout, shape);
-    let ((a, wa), (b, wb)) = (random("a", Bf16, n * k), random("b", Bf16, m * k));
-    let (ta, tb) = (put(device, Bf16, &a_dims, &a), put(device, Bf16, &b_dims, &b));
+    let ((a, wa), (b, _)) = (random("a", Bf16, n * k), random("b", x.b, m * k));
+    let (ta, tb) = (put(device, Bf16, &a_dims, &a), put(device, x.b, &b_dims, &b));
+    let wb: Vec<f64> = b.iter().map(|x| rounded(*x, Bf16) as f64).collect();
     let mut want = product(layout, &wa, &wb, shape);
     let rank = x.rank.max(1);
     let (a2_dims, b2_dims) = dims(layout, [n, m, rank]);
@@ -121,7 +125,7 @@ fn full(device: &Device, layout: Layout, shape: [usize; 3], rung: Rung, x: Added
         tail: (x.rank > 0).then_some((&ta2, &tb2, x.scale)),
     };
     product_on(&mut y, &ta, &tb, layout, extras, rung).unwrap();
-    assert_within(&format!("{layout:?} {shape:?} {rung:?} {x:?}"), &y, &want, 3e-3);
+    assert_within(&format!("{layout:?} {shape:?} {rung:?} {x:?} product"), &y, &want, 3e-3);
 }
 
 const HOPPER: [Rung; 2] = [Rung::Wgmma128, Rung::Wgmma];
@@ -137,6 +141,18 @@ fn hopper_tail(device: &Device, layout: Layout) {
         for rung in HOPPER {
             full(device, layout, [136, 264, 72], rung, Added { rank, scale, ..NOTHING });
         }
+    }
+}
+
+/// u and du of a LoRA, whose f32 factor is rounded on the way; five tiles for two blocks.
+fn hopper_few_columns(device: &Device) {
+    for layout in [Layout::NT, Layout::NN] {
+        for shape in [[584, 8, 520], [584, 40, 328], [136, 64, 1096]] {
+            full(device, layout, shape, Rung::Wgmma64, Added { b: F32, alpha: 2.0, ..NOTHING });
+            full(device, layout, shape, Rung::Wgmma64, NOTHING);
+        }
+        let with = Added { bias: true, resid: Some(F32), alpha: 0.5, rank: 24, ..NOTHING };
+        full(device, layout, [136, 40, 136], Rung::Wgmma64, with);
     }
 }
 
@@ -192,6 +208,7 @@ cases! {
     gemm_bf16_hopper_tail_nn(device) { hopper_tail(device, Layout::NN) }
     gemm_bf16_hopper_epilogue_nt(device) { hopper_epilogue(device, Layout::NT) }
     gemm_bf16_hopper_epilogue_nn(device) { hopper_epilogue(device, Layout::NN) }
+    gemm_bf16_hopper_few_columns(device) { hopper_few_columns(device) }
     gemm_bf16_hopper_groups(device) {
         // 18 rows of tiles: a group of 16 and one of 2.
         HOPPER.iter().for_each(|&r| full(device, Layout::NT, [2184, 264, 64], r, NOTHING));

@@ -1,7 +1,7 @@
 //! Matrix products on a GPU: which kernel, and its launch.
 use anyhow::{Result, ensure};
 
-use super::Layout;
+use super::{Layout, wgmma::FEW};
 use crate::{
     device::{Arg, Geometry, Gpu, Kernel},
     ops::{
@@ -41,6 +41,8 @@ pub enum Rung {
     Mma64,
     /// mma.sync, tiles of 128 x 128.
     Mma128,
+    /// wgmma and TMA, tiles of 128 x 64: Hopper only, for few columns.
+    Wgmma64,
     /// wgmma and TMA, tiles of 128 x 128: Hopper only.
     Wgmma128,
     /// wgmma and TMA, tiles of 128 x 256: Hopper only.
@@ -53,7 +55,11 @@ pub fn pick(arch: u32, multiprocessors: usize, a: DType, [n, m, k]: [usize; 3], 
         return Rung::Fma;
     }
     let tiles = |cols: usize| n.div_ceil(128) * m.div_ceil(cols);
-    if arch == 90 && tma && n >= 128 && m >= 128 && k >= 64 {
+    let hopper = arch == 90 && tma && n >= 128 && k >= 64;
+    if hopper && m <= FEW {
+        return Rung::Wgmma64;
+    }
+    if hopper && m >= 128 {
         // A product takes as long as its waves of tiles. A tile of 128 columns takes longer than half of one of 256: it brings half as
         // many products a byte. Published kernels reach 0.8 of the rate with it.
         let waves = |cols: usize| tiles(cols).div_ceil(multiprocessors.max(1));
@@ -63,12 +69,13 @@ pub fn pick(arch: u32, multiprocessors: usize, a: DType, [n, m, k]: [usize; 3], 
     if tiles(128) >= 64 { Rung::Mma128 } else { Rung::Mma64 }
 }
 
-/// The rung that `SDRRL_GEMM` (fma, mma64, mma128, wgmma128, wgmma) forces, so that rungs can be compared.
+/// The rung that `SDRRL_GEMM` (fma, mma64, mma128, wgmma64, wgmma128, wgmma) forces, so that rungs can be compared.
 fn forced() -> Option<Rung> {
     match std::env::var("SDRRL_GEMM").ok()?.as_str() {
         "fma" => Some(Rung::Fma),
         "mma64" => Some(Rung::Mma64),
         "mma128" => Some(Rung::Mma128),
+        "wgmma64" => Some(Rung::Wgmma64),
         "wgmma128" => Some(Rung::Wgmma128),
         "wgmma" => Some(Rung::Wgmma),
         _ => None,
@@ -149,12 +156,18 @@ pub(crate) fn product(
     let rung = match rung.or_else(forced) {
         // A forced rung counts where it can do the product at all.
         Some(Rung::Wgmma128 | Rung::Wgmma) if !tma => picked,
+        Some(Rung::Wgmma64) if !tma || m > FEW => picked,
         Some(Rung::Fma) if a.dtype() == DType::Bf16 => picked,
         Some(forced) if a.dtype() == DType::Bf16 => forced,
         _ => picked,
     };
-    if let Rung::Wgmma128 | Rung::Wgmma = rung {
-        let tile = if rung == Rung::Wgmma { 256 } else { 128 };
+    let tile = match rung {
+        Rung::Wgmma64 => Some(64),
+        Rung::Wgmma128 => Some(128),
+        Rung::Wgmma => Some(256),
+        _ => None,
+    };
+    if let Some(tile) = tile {
         return super::wgmma::product(&gpu, out, a, b, layout, &x, tile).map(Some);
     }
     let pointer = |t: Option<&Tensor>| t.map_or(Ok(Arg::Null), Tensor::arg);
@@ -264,5 +277,6 @@ mod tests {
         }
         // Few columns.
         assert_eq!(tile(8192, 128), Rung::Wgmma128);
+        assert_eq!(tile(8192, 16), Rung::Wgmma64);
     }
 }

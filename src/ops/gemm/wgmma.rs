@@ -14,18 +14,22 @@ use crate::{
 /// Bytes of a ring's stages, of whatever tile, and of the boxes in which a tile leaves; the barriers have the last 1024.
 const SHARED: usize = 192 * 1024 + 4 * 64 * 64 * 2 + 1024;
 
-/// True if TMA can carry the operands: bf16, in rows of 16-byte multiples, of which an addend is one matrix at the most. A tail can always be carried:
-/// [`padded`].
+/// Columns up to which tiles of 128 x 64 are taken, and b is made bf16 on the way: it is small.
+pub(super) const FEW: usize = 64;
+
+/// True if TMA can carry the operands: bf16, in rows of 16-byte multiples, of which an addend is one matrix at the most, and none where columns are few.
+/// A tail can always be carried, and so can b of few columns: [`padded`].
 pub(super) fn possible(out: &Tensor, a: &Tensor, b: &Tensor, layout: Layout, x: &Extras) -> bool {
     let tiled = |t: &Tensor| t.dtype() == DType::Bf16 && aligned(t);
-    let resid = x.resid.is_none_or(|r| match r.dtype() {
-        DType::F32 => r.is_aligned(8),
-        _ => !x.accumulate && tiled(r),
-    });
+    let addends = usize::from(x.accumulate) + usize::from(x.resid.is_some_and(|r| r.dtype() == DType::Bf16));
+    let few = out.rows_cols().1 <= FEW;
     layout != Layout::TN
-        && [&*out, a, b].into_iter().all(tiled)
+        && tiled(out)
+        && tiled(a)
+        && (few || tiled(b))
+        && addends <= usize::from(!few)
         && x.bias.is_none_or(|b| b.is_aligned(8))
-        && resid
+        && x.resid.is_none_or(|r| if r.dtype() == DType::F32 { r.is_aligned(8) } else { tiled(r) })
 }
 
 /// scale t in bf16, in rows of 16-byte multiples: t itself if it is so already.
@@ -55,20 +59,23 @@ pub(super) fn product(
         Ok(Arg::Map(gpu.tensor_map_2d(t.address()?, rows, cols, cols, tile)?, t.label()))
     };
     let (kernel, b_tile) = match (layout, tile) {
+        (Layout::NT, 64) => (kernel!("sm90/gemm", "gemm_nt_64_wgmma"), [64, 64]),
+        (Layout::NN, 64) => (kernel!("sm90/gemm", "gemm_nn_64_wgmma"), [64, 64]),
         (Layout::NT, 128) => (kernel!("sm90/gemm", "gemm_nt_128_wgmma"), [128, 64]),
         (Layout::NN, 128) => (kernel!("sm90/gemm", "gemm_nn_128_wgmma"), [64, 64]),
         (Layout::NT, 256) => (kernel!("sm90/gemm", "gemm_nt_256_wgmma"), [256, 64]),
         (Layout::NN, 256) => (kernel!("sm90/gemm", "gemm_nn_256_wgmma"), [64, 64]),
         _ => bail!("gemm: the Hopper kernel has no {layout:?} layout in tiles of 128 x {tile}"),
     };
-    let (map_a, map_b, map_out) = (map(a, [128, 64])?, map(b, b_tile)?, map(out, [64, 64])?);
+    let b = padded(b, 1.0)?;
+    let (map_a, map_b, map_out) = (map(a, [128, 64])?, map(&b, b_tile)?, map(out, [64, 64])?);
     // A power of two goes into b2 while it is rounded: exact, and the kernel need not stop between tail and product.
     let scale = x.tail.map_or(1.0, |t| t.2);
     let power_of_two = scale > 0.0 && scale.is_finite() && scale.to_bits().trailing_zeros() >= 23;
     let folded = if power_of_two { scale } else { 1.0 };
     let (a2, b2) = match x.tail {
         Some((a2, b2, _)) => (padded(a2, 1.0)?, padded(b2, folded)?),
-        None => (a.clone(), b.clone()),
+        None => (a.clone(), b),
     };
     let (map_addend, wide) = match x.resid {
         Some(r) if r.dtype() == DType::F32 => (map_out.clone(), r.arg()?),
@@ -110,19 +117,23 @@ mod tests {
         let device = Device::emulated();
         let zeros = |dtype, dims: &[usize]| Tensor::zeros_on(&device, "t", dtype, dims).unwrap();
         let bf16 = |rows, cols| zeros(DType::Bf16, &[rows, cols]);
-        let (out, a, b) = (bf16(4, 16), bf16(4, 24), bf16(16, 24));
-        let (lines, floats) = (bf16(4, 16), zeros(DType::F32, &[4, 16]));
-        let (flat, bias) = (zeros(DType::F32, &[17]), zeros(DType::F32, &[16]));
-        let shifted = flat.rows(1..17).unwrap();
+        let (out, a, b) = (bf16(4, 72), bf16(4, 24), bf16(72, 24));
+        let (lines, floats) = (bf16(4, 72), zeros(DType::F32, &[4, 72]));
+        let (flat, bias) = (zeros(DType::F32, &[73]), zeros(DType::F32, &[72]));
+        let shifted = flat.rows(1..73).unwrap();
         let with = |x: Extras| possible(&out, &a, &b, Layout::NT, &x);
         let plain = Extras::default();
         assert!(with(plain) && !possible(&out, &a, &b, Layout::TN, &plain));
         assert!(!possible(&floats, &a, &b, Layout::NT, &plain));
-        assert!(!possible(&out, &bf16(4, 20), &bf16(16, 20), Layout::NT, &plain));
+        assert!(!possible(&out, &bf16(4, 20), &bf16(72, 20), Layout::NT, &plain));
         assert!(with(Extras { bias: Some(&bias), resid: Some(&lines), ..plain }));
         assert!(!with(Extras { bias: Some(&shifted), ..plain }));
         assert!(with(Extras { accumulate: true, resid: Some(&floats), ..plain }));
         assert!(!with(Extras { accumulate: true, resid: Some(&lines), ..plain }));
+        // b in f32 where columns are few, and no addend.
+        let few = |x: Extras| possible(&bf16(4, 16), &a, &zeros(DType::F32, &[16, 24]), Layout::NT, &x);
+        assert!(few(plain) && !few(Extras { accumulate: true, ..plain }));
+        assert!(!possible(&out, &a, &zeros(DType::F32, &[72, 24]), Layout::NT, &plain));
     }
 
     #[test]
