@@ -202,6 +202,11 @@ cases! {
     gemm_bf16_rows_of_16_bytes(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [72, 88, 232], Some(Rung::Mma64))); }
     gemm_bf16_odd_rows(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [67, 71, 197], Some(Rung::Mma64))); }
     gemm_bf16_large_tiles(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [136, 144, 232], Some(Rung::Mma128))); }
+    gemm_bf16_sums_in_parts(device) {
+        // Parts of 288 rows, the last of 161; of 352 and 348.
+        check(device, Bf16, Layout::TN, [8, 72, 1025], Some(Rung::Mma64));
+        check(device, Bf16, Layout::TN, [71, 5, 700], Some(Rung::Mma64));
+    }
     gemm_bf16_hopper_nt(device) { hopper(device, Layout::NT) }
     gemm_bf16_hopper_nn(device) { hopper(device, Layout::NN) }
     gemm_bf16_hopper_tail_nt(device) { hopper_tail(device, Layout::NT) }

@@ -7,6 +7,7 @@ use crate::{
     ops::{
         checks::check,
         launch::{check_dtype, gpu_of, kernel},
+        rows::sum_rows,
     },
     tensor::{DType, Tensor, refuse_overlap},
 };
@@ -65,8 +66,8 @@ pub fn pick(arch: u32, multiprocessors: usize, a: DType, [n, m, k]: [usize; 3], 
         let waves = |cols: usize| tiles(cols).div_ceil(multiprocessors.max(1));
         return if waves(256) * 8 <= waves(128) * 5 { Rung::Wgmma } else { Rung::Wgmma128 };
     }
-    // Below a wave of large tiles the small ones fill the card better.
-    if tiles(128) >= 64 { Rung::Mma128 } else { Rung::Mma64 }
+    // Below a wave of large tiles the small ones fill the card better, and where one side is short they waste less.
+    if tiles(128) >= 64 && n.min(m) > 64 { Rung::Mma128 } else { Rung::Mma64 }
 }
 
 /// The rung that `SDRRL_GEMM` (fma, mma64, mma128, wgmma64, wgmma128, wgmma) forces, so that rungs can be compared.
@@ -138,15 +139,13 @@ pub(crate) fn product(
         check(resid.rows_cols() == (n, m), op, &[out, a, b, resid])?;
         set(resid.dtype() == DType::F32, RESID_F32);
     }
-    let mut depth = 0;
     if let Some((a2, b2, _)) = x.tail {
-        let ([n2, m2, k2], fits) = sizes(layout, a2, b2);
+        let ([n2, m2, _], fits) = sizes(layout, a2, b2);
         check(fits && n2 == n && m2 == m, op, &[out, a, b, a2, b2])?;
         check_dtype(op, a.dtype(), &[a2])?;
         set(aligned(a2), A2_VEC);
         set(b2.dtype() == DType::Bf16 && aligned(b2), B2_VEC);
         set(b2.dtype() == DType::F32, B2_F32);
-        depth = k2;
     }
     if a.dtype() == DType::F32 {
         check_dtype(op, DType::F32, &[out])?;
@@ -170,9 +169,45 @@ pub(crate) fn product(
     if let Some(tile) = tile {
         return super::wgmma::product(&gpu, out, a, b, layout, &x, tile).map(Some);
     }
+    plain_product(&gpu, out, a, b, layout, &x, rung, flags).map(Some)
+}
+
+/// Blocks that fill any card, and rows of K that are worth one of their own.
+const BLOCKS: usize = 512;
+const PART: usize = 256;
+
+/// Parts of K that are summed at once, where few elements are sums over many rows (an adapter's gradients). By shape alone: results must not depend on the
+/// card.
+fn parts([n, m, k]: [usize; 3]) -> usize {
+    let most = (BLOCKS / (n.div_ceil(64) * m.div_ceil(64)).max(1)).min(k / PART);
+    // The kernel cuts at multiples of its 32 rows.
+    if most < 2 { 1 } else { k.div_ceil(k.div_ceil(most).next_multiple_of(32)) }
+}
+
+/// The kernels of gemm.cu; the caller checked the shapes.
+fn plain_product(
+    gpu: &Gpu,
+    out: &mut Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    layout: Layout,
+    x: &Extras,
+    rung: Rung,
+    mut flags: i32,
+) -> Result<()> {
+    let ([n, m, k], _) = sizes(layout, a, b);
+    let depth = x.tail.map_or(0, |(a2, b2, _)| sizes(layout, a2, b2).0[2]);
+    let bare = x.tail.is_none() && x.bias.is_none() && x.resid.is_none();
+    let sums = bare && flags & (OUT_F32 | ACCUMULATE | B_BF16) == OUT_F32 | ACCUMULATE | B_BF16;
+    let parts = if layout == Layout::TN && rung == Rung::Mma64 && sums { parts([n, m, k]) } else { 1 };
+    let mut partial = None;
+    if parts > 1 {
+        partial = Some(Tensor::zeros_on(&out.device(), "partial sums", DType::F32, &[parts, n * m])?);
+        flags &= !ACCUMULATE;
+    }
     let pointer = |t: Option<&Tensor>| t.map_or(Ok(Arg::Null), Tensor::arg);
     let args = [
-        out.arg()?,
+        partial.as_ref().unwrap_or(out).arg()?,
         a.arg()?,
         b.arg()?,
         pointer(x.tail.map(|t| t.0))?,
@@ -187,8 +222,8 @@ pub(crate) fn product(
         Arg::F32(x.tail.map_or(1.0, |t| t.2)),
         Arg::I32(flags),
     ];
-    launch(&gpu, rung, layout, [n, m], &args)?;
-    Ok(Some(()))
+    launch(gpu, rung, layout, [n, m, parts], &args)?;
+    partial.map_or(Ok(()), |partial| sum_rows(out, &partial))
 }
 
 /// [`super::gemm`] on a GPU by one rung, where that can do the product: for tests and benches.
@@ -217,7 +252,7 @@ pub fn product_on(
     Ok(())
 }
 
-fn launch(gpu: &Gpu, rung: Rung, layout: Layout, [n, m]: [usize; 2], args: &[Arg]) -> Result<()> {
+fn launch(gpu: &Gpu, rung: Rung, layout: Layout, [n, m, parts]: [usize; 3], args: &[Arg]) -> Result<()> {
     let (tile, threads) = match rung {
         Rung::Mma128 => (128, 256),
         Rung::Mma64 => (64, 128),
@@ -242,7 +277,7 @@ fn launch(gpu: &Gpu, rung: Rung, layout: Layout, [n, m]: [usize; 2], args: &[Arg
         Layout::TN => 2 * flat,
     };
     let shared = if matches!(rung, Rung::Mma64 | Rung::Mma128) { 3 * stage * 2 } else { 0 };
-    let at = Geometry::grid([m.div_ceil(tile), n.div_ceil(tile), 1], threads).shared(shared);
+    let at = Geometry::grid([m.div_ceil(tile), n.div_ceil(tile), parts], threads).shared(shared);
     // SAFETY: the parameters of gemm.cu; `product` checked the shapes.
     unsafe { gpu.launch(kernel, at, args) }
 }
@@ -278,5 +313,14 @@ mod tests {
         // Few columns.
         assert_eq!(tile(8192, 128), Rung::Wgmma128);
         assert_eq!(tile(8192, 16), Rung::Wgmma64);
+    }
+    #[test]
+    fn sums_over_many_rows_go_in_parts() {
+        assert_eq!(parts([16, 4096, 8192]), 8);
+        assert_eq!(parts([11008, 16, 8192]), 2);
+        assert_eq!(parts([4096, 4096, 8192]), 1);
+        assert_eq!(parts([16, 4096, 500]), 1);
+        // Of 288 rows, the last of 161.
+        assert_eq!(parts([8, 8, 1025]), 4);
     }
 }
