@@ -1,7 +1,7 @@
 // Small helpers over rows: sums of partial rows, gathered, scattered and padded rows, sums of tensors, casts.
 //
 // Work: one thread an element or 16 bytes; gather and scatter one block a row. Any sizes. Exact (reduce_rows: a fixed order).
-// Bytes: each element read and written once; add reads two.
+// Bytes: each element read and written once; add reads two. Padded rows are for TMA (a LoRA's tail in sm90/gemm.cu).
 //
 // | version | idea | % of ceiling | GPU | date |
 // | 1 | one pass | not measured on a GPU yet | | |

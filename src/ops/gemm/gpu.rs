@@ -61,8 +61,8 @@ pub fn pick(arch: u32, multiprocessors: usize, a: DType, [n, m, k]: [usize; 3], 
         return Rung::Wgmma64;
     }
     if hopper && m >= 128 {
-        // A product takes as long as its waves of tiles. A tile of 128 columns takes longer than half of one of 256: it brings half as
-        // many products a byte. Published kernels reach 0.8 of the rate with it.
+        // A product takes as long as its waves of tiles. A tile of 128 columns brings fewer products a byte and takes longer than half of one of 256:
+        // 0.8 of its rate is assumed, not measured yet.
         let waves = |cols: usize| tiles(cols).div_ceil(multiprocessors.max(1));
         return if waves(256) * 8 <= waves(128) * 5 { Rung::Wgmma } else { Rung::Wgmma128 };
     }

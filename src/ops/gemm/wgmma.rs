@@ -11,7 +11,7 @@ use crate::{
     tensor::{DType, Tensor},
 };
 
-/// Bytes of a ring's stages, of whatever tile, and of the boxes in which a tile leaves; the barriers have the last 1024.
+/// Shared memory of a block: the ring, whose stages fill 192 KiB with any tile, the boxes in which a tile leaves, and 1024 bytes for barriers.
 const SHARED: usize = 192 * 1024 + 4 * 64 * 64 * 2 + 1024;
 
 /// Columns up to which tiles of 128 x 64 are taken, and b is made bf16 on the way: it is small.
