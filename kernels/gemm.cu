@@ -6,6 +6,7 @@
 // steps of 32 through a ring of 3 stages filled by cp.async. Rows of 32 elements are swizzled, longer ones padded by 16 bytes: no bank conflicts. b may be f32
 // (adapters): it is rounded on the way to shared memory. Any M, N, K; rows that are not multiples of 16 bytes are copied by ordinary loads.
 // f32: FMA units, 64 x 64 tiles, 4 x 4 a thread; b may be bf16 (widened).
+// A TN product of few elements is cut along K: part z of the grid writes a sum of its own, rows.cu adds them up in order.
 // Bytes: M K + N K + M N elements at least; each tile of a is read N / BN times, of b M / BM times.
 //
 // | version | idea | % of ceiling | GPU | date |
@@ -168,6 +169,17 @@ DEV void tensor_gemm(const Args& g, uint8_t* smem) {
       }
 }
 
+// Part z of a TN product: a run of K's rows, and sum z of out (parts, M, N), f32.
+DEV void take_part(Args& g) {
+  int parts = int(gridDim.z), z = int(blockIdx.z);
+  if (parts == 1) return;
+  int rows = ((g.k + parts - 1) / parts + BK - 1) / BK * BK, first = z * rows;
+  g.a = static_cast<const bf16*>(g.a) + size_t(first) * g.m;
+  g.b = static_cast<const bf16*>(g.b) + size_t(first) * g.n;
+  g.out = static_cast<float*>(g.out) + size_t(z) * g.m * g.n;
+  g.k = min(rows, g.k - first);
+}
+
 // ---- f32 ----
 constexpr int FM = 64, FN = 64, FK = 16, F_THREADS = 256;
 DEV float element(const void* p, size_t at, bool is_bf16) { return is_bf16 ? to_float(static_cast<const bf16*>(p)[at]) : static_cast<const float*>(p)[at]; }
@@ -231,6 +243,7 @@ template <Layout L> DEV void fma_gemm(const Args& g) {
   KERNEL(name, threads, blocks) ARGS {                            \
     DYNAMIC_SHARED(smem);                                         \
     Args g = PACKED;                                              \
+    if (layout == Layout::TN) take_part(g);                       \
     tensor_gemm<layout, bm, bn, wm, wn, threads>(g, smem);        \
   }                                                               \
   EXPORT_KERNEL(name, threads)

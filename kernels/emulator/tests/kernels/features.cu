@@ -175,6 +175,18 @@ KERNEL(tma_shift, 32, 1)(const __grid_constant__ TensorMap from, const __grid_co
 }
 EXPORT_KERNEL(tma_shift, 32)
 
+// Another thread writes where a box was loaded from: once it has landed, or (fault) whenever.
+KERNEL(tma_overwrite, 64, 1)(const __grid_constant__ TensorMap from, float* source, int fault) {
+  DYNAMIC_SHARED(raw);
+  uint64_t* bar = reinterpret_cast<uint64_t*>(raw + 1024);
+  if (threadIdx.x == 0) { mbar_init(bar, 1); mbar_fence_init(); }
+  __syncthreads();
+  if (threadIdx.x == 0) { mbar_arrive_expect_tx(bar, 1024); tma_load_2d(raw, &from, bar, 0, 0); }
+  if (!fault || threadIdx.x != 32) mbar_wait(bar, 0);
+  if (threadIdx.x == 32) source[0] = 2.0f;
+}
+EXPORT_KERNEL(tma_overwrite, 64)
+
 // ---- clusters: each block reads the next one's shared memory ----
 KERNEL(cluster_ring, 64, 1)(float* out, const float* in, int blocks, int fault) {
   SHARED(float, x, [64]);
