@@ -14,7 +14,7 @@
 # (scripts/gpu_report.py, which also joins several DIRs). A part that does not fit the time left is named and left out.
 # --small takes tiny sizes, to rehearse on a machine without a GPU (scripts/rehearsal_driver.sh); its figures mean nothing.
 set -uo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")" || exit
 all=(correctness calibration quickstart parity kernels steps generation sanitizers mutants ncu)
 out=results minutes=25 device=cuda small="" parts=()
 while [ $# -gt 0 ]; do
