@@ -1,7 +1,7 @@
 //! Matrix products on a GPU: which kernel, and its launch.
 use anyhow::{Result, ensure};
 
-use super::Layout;
+use super::{Layout, few_rows};
 use crate::{
     device::{Arg, Geometry, Gpu, Kernel},
     ops::{
@@ -37,6 +37,8 @@ impl Default for Extras<'_> {
 pub enum Rung {
     /// FMA units, f32.
     Fma,
+    /// mma.sync, up to 64 rows, a deep ring: reading b is what takes time.
+    FewRows,
     /// mma.sync, tiles of 64 x 64: small products.
     Mma64,
     /// mma.sync, tiles of 128 x 128.
@@ -61,10 +63,11 @@ pub fn pick(arch: u32, layout: Layout, a: DType, [n, m, k]: [usize; 3], plain: b
     }
 }
 
-/// The rung that `SDRRL_GEMM` (fma, mma64, mma128, wgmma) forces, so that rungs can be compared.
+/// The rung that `SDRRL_GEMM` (fma, few, mma64, mma128, wgmma) forces, so that rungs can be compared.
 fn forced() -> Option<Rung> {
     match std::env::var("SDRRL_GEMM").ok()?.as_str() {
         "fma" => Some(Rung::Fma),
+        "few" => Some(Rung::FewRows),
         "mma64" => Some(Rung::Mma64),
         "mma128" => Some(Rung::Mma128),
         "wgmma" => Some(Rung::Wgmma),
@@ -146,13 +149,16 @@ pub(crate) fn product(
         && x.resid.is_none();
     let all_aligned = aligned(a) && aligned(b) && aligned(out);
     let wanted = rung.or_else(forced);
-    let picked = pick(gpu.arch(), layout, a.dtype(), [n, m, k], plain, all_aligned);
+    let few = few_rows::takes(layout, a.dtype(), n);
+    let picked =
+        if few { Rung::FewRows } else { pick(gpu.arch(), layout, a.dtype(), [n, m, k], plain, all_aligned) };
     let rung = match wanted {
         // A forced rung counts where it can do the product at all.
         Some(Rung::Wgmma) if !(plain && all_aligned && layout != Layout::TN && a.dtype() == DType::Bf16) => {
             picked
         }
         Some(Rung::Fma) if a.dtype() == DType::Bf16 => picked,
+        Some(Rung::FewRows) if !few => picked,
         Some(forced) if a.dtype() == DType::Bf16 => forced,
         _ => picked,
     };
@@ -177,6 +183,12 @@ pub(crate) fn product(
         Arg::F32(x.tail.map_or(1.0, |t| t.2)),
         Arg::I32(flags),
     ];
+    if rung == Rung::FewRows {
+        let (kernel, at) = few_rows::launch_of([n, m], gpu.multiprocessors());
+        // SAFETY: the parameters of gemm.cu; the shapes were checked above.
+        unsafe { gpu.launch(kernel, at, &args) }?;
+        return Ok(Some(()));
+    }
     launch(&gpu, rung, layout, [n, m], &args)?;
     Ok(Some(()))
 }
