@@ -42,7 +42,18 @@ template <int ROWS, int COLS, bool SWIZZLED> struct Tile {
 // A tile of ROWS x COLS elements (contiguous along COLS) from (r0, c0) of a matrix (rows, cols), zeros outside.
 template <int ROWS, int COLS, int THREADS, bool SWIZZLED>
 DEV void load_tile(Tile<ROWS, COLS, SWIZZLED>& tile, const bf16* src, int r0, int c0, int rows, int cols, bool vec) {
-  constexpr int CHUNKS = COLS / 8;
+  constexpr int CHUNKS = COLS / 8, STEP = THREADS / CHUNKS;
+  // The tiles of few rows: a warp has little else to do, so that addresses must cost little. Larger tiles have no registers for it.
+  if (SWIZZLED && COLS == 128 && vec) {
+    int r = threadIdx.x / CHUNKS, c = threadIdx.x % CHUNKS * 8;
+    const bf16* p = src + size_t(r0 + r) * cols + c0 + c;
+#pragma unroll
+    for (int j = 0; j < ROWS; j += STEP, p += size_t(STEP) * cols) {
+      bool inside = r0 + r + j < rows && c0 + c < cols;
+      cp_async_16(tile.at(r + j, c), inside ? p : src, inside);
+    }
+    return;
+  }
 #pragma unroll
   for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
     int r = i / CHUNKS, c = i % CHUNKS * 8;
