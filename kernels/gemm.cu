@@ -8,7 +8,7 @@
 // Few rows (NT, M up to 16 or 64): bound by reading b once, N K elements. K is not split: a warp adds up 8 columns of out over all of K, in the order of
 // the larger tiles, so that a row's bits are the same for any M. The ring is deep instead, 128 elements a row and stage: a block of 32 columns
 // has 40 KB of b in flight (16 rows), one of 8 columns 22 KB; those serve matrices too small to give each multiprocessor a block of 32.
-// f32: FMA units, 64 x 64 tiles, 4 x 4 a thread; b may be bf16 (widened).
+// f32: FMA units, 64 x 64 tiles, 4 x 4 a thread; few rows by a ring too; b may be bf16 (widened).
 // Bytes: M K + N K + M N elements at least; each tile of a is read N / BN times, of b M / BM times.
 //
 // | version | idea | % of ceiling | GPU | date |
@@ -100,6 +100,15 @@ DEV void load_stage(Stage<L, BM, BN, DEPTH>& s, const Args& g, int m0, int n0, i
   else load_tile<S::B_ROWS, S::B_COLS, THREADS>(s.b, static_cast<const bf16*>(b), r0, c0, rows, cols, b_vec);
 }
 
+DEV float element(const void* p, size_t at, bool is_bf16) { return is_bf16 ? to_float(static_cast<const bf16*>(p)[at]) : static_cast<const float*>(p)[at]; }
+// An element of out in f32.
+DEV void store_one(const Args& g, int row, int col, float x) {
+  size_t at = size_t(row) * g.n + col;
+  float* o = static_cast<float*>(g.out) + at;
+  if (g.bias) x += g.bias[col];
+  if (g.resid) x += element(g.resid, at, !(g.flags & RESID_F32));
+  *o = g.flags & ACCUMULATE ? *o + x : x;
+}
 // Two neighbouring elements of out, of which the second may lie outside.
 DEV void store_pair(const Args& g, int row, int col, float x, float y) {
   bool two = col + 1 < g.n;
@@ -188,7 +197,6 @@ DEV void tensor_gemm(const Args& g, uint8_t* smem) {
 
 // ---- f32 ----
 constexpr int FM = 64, FN = 64, FK = 16, F_THREADS = 256;
-DEV float element(const void* p, size_t at, bool is_bf16) { return is_bf16 ? to_float(static_cast<const bf16*>(p)[at]) : static_cast<const float*>(p)[at]; }
 
 template <Layout L>
 DEV void fma_steps(float (&acc)[4][4], float (*sa)[FM + 4], float (*sb)[FN + 4], const Args& g, const void* a, const void* b, int depth, int m0, int n0, bool b_bf16) {
@@ -239,6 +247,75 @@ template <Layout L> DEV void fma_gemm(const Args& g) {
       if (row < g.m && col < g.n) store_pair(g, row, col, g.alpha * acc[i][j], g.alpha * acc[i][j + 1]);
     }
 }
+
+// Few rows (NT, M up to 16) in f32: 32 columns a block, K in steps of 64 through a ring of 6 stages; a thread adds up 2 rows of 2 columns in the order
+// of the tiles above. W: type of b.
+constexpr int FEW_ROWS = 16, FEW_COLS = 32, FEW_DEPTH = 64, FEW_STAGES = 6, FEW_THREADS = 128;
+template <class W> struct FewStage {
+  float a[FEW_ROWS][FEW_DEPTH + 4];
+  W b[FEW_COLS][FEW_DEPTH + 16 / sizeof(W)];
+};
+template <int ROWS, class T, int PITCH>
+DEV void load_few(T (*tile)[PITCH], const T* src, int r0, int k0, int rows, int depth, bool vec) {
+  constexpr int N = 16 / sizeof(T), CHUNKS = FEW_DEPTH / N;
+  if (vec) {
+#pragma unroll
+    for (int j = 0; j < ROWS * CHUNKS / FEW_THREADS; j++) {
+      int i = threadIdx.x + j * FEW_THREADS, r = i / CHUNKS, c = i % CHUNKS * N;
+      bool inside = r0 + r < rows && k0 + c < depth;
+      cp_async_16(&tile[r][c], src + (inside ? size_t(r0 + r) * depth + k0 + c : 0), inside);
+    }
+    return;
+  }
+#pragma unroll 4
+  for (int i = threadIdx.x; i < ROWS * FEW_DEPTH; i += FEW_THREADS) {
+    int r = i / FEW_DEPTH, c = i % FEW_DEPTH;
+    tile[r][c] = r0 + r < rows && k0 + c < depth ? src[size_t(r0 + r) * depth + k0 + c] : from_float<T>(0.0f);
+  }
+}
+DEV float4 four(const float* p) { return *reinterpret_cast<const float4*>(p); }
+DEV float4 four(const bf16* p) {
+  uint2 v = *reinterpret_cast<const uint2*>(p);
+  float2 x = unpack_bf16(v.x), y = unpack_bf16(v.y);
+  return make_float4(x.x, x.y, y.x, y.y);
+}
+template <class W> DEV void few_f32(const Args& g, uint8_t* smem) {
+  auto* stages = reinterpret_cast<FewStage<W>*>(smem);
+  int n0 = blockIdx.x * FEW_COLS, column = threadIdx.x % 16, row = threadIdx.x / 16 * 2, steps = (g.k + FEW_DEPTH - 1) / FEW_DEPTH;
+  auto fetch = [&](int t) {
+    FewStage<W>& s = stages[t % FEW_STAGES];
+    if (t < steps) {
+      load_few<FEW_ROWS>(s.a, static_cast<const float*>(g.a), 0, t * FEW_DEPTH, g.m, g.k, g.flags & A_VEC);
+      load_few<FEW_COLS>(s.b, static_cast<const W*>(g.b), n0, t * FEW_DEPTH, g.n, g.k, g.flags & B_VEC);
+    }
+    cp_async_commit();
+  };
+  float acc[2][2] = {};
+  for (int t = 0; t < FEW_STAGES - 1; t++) fetch(t);
+  for (int t = 0; t < steps; t++) {
+    cp_async_wait<FEW_STAGES - 2>();
+    __syncthreads();
+    fetch(t + FEW_STAGES - 1);
+    FewStage<W>& s = stages[t % FEW_STAGES];
+#pragma unroll 4
+    for (int k = 0; k < (row < g.m ? FEW_DEPTH : 0); k += 4)
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          float4 x = four(&s.a[row + i][k]), y = four(&s.b[column + 16 * j][k]);
+          acc[i][j] = fmaf(x.w, y.w, fmaf(x.z, y.z, fmaf(x.y, y.y, fmaf(x.x, y.x, acc[i][j]))));
+        }
+  }
+  cp_async_wait<0>();
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      int col = n0 + column + 16 * j;
+      if (row + i < g.m && col < g.n) store_one(g, row + i, col, g.alpha * acc[i][j]);
+    }
+}
 }  // namespace
 
 #define ARGS                                                                                                                              \
@@ -270,3 +347,12 @@ TENSOR(Layout::NT, gemm_few_64x32_bf16, 64, 32, 64, 8, 128, 4, 128, 2)
 FMA(Layout::NT, gemm_nt_f32)
 FMA(Layout::NN, gemm_nn_f32)
 FMA(Layout::TN, gemm_tn_f32)
+#define FEW(W, name)                  \
+  KERNEL(name, FEW_THREADS, 3) ARGS { \
+    DYNAMIC_SHARED(smem);             \
+    Args g = PACKED;                  \
+    few_f32<W>(g, smem);              \
+  }                                   \
+  EXPORT_KERNEL(name, FEW_THREADS)
+FEW(float, gemm_few_f32)
+FEW(bf16, gemm_few_f32_bf16)

@@ -72,17 +72,18 @@ fn check(device: &Device, a_type: DType, layout: Layout, shape: [usize; 3], rung
 }
 
 /// Few rows, of any number, width and depth. A row has the bits that it has alone and in larger tiles.
-fn few_rows(device: &Device, n: usize, m: usize, k: usize) {
-    check(device, Bf16, Layout::NT, [n, m, k], None);
-    let (a, b) = (random("a", Bf16, n * k).0, put(device, Bf16, &[m, k], &random("b", Bf16, m * k).0));
+fn few_rows(device: &Device, dtype: DType, n: usize, m: usize, k: usize) {
+    check(device, dtype, Layout::NT, [n, m, k], None);
+    let (a, b) = (random("a", dtype, n * k).0, put(device, dtype, &[m, k], &random("b", dtype, m * k).0));
     let run = |rows: &[f32], rung: Rung| {
         let mut y = out(device, F32, &[rows.len() / k, m]);
-        let a = put(device, Bf16, &[rows.len() / k, k], rows);
+        let a = put(device, dtype, &[rows.len() / k, k], rows);
         sdrrl::ops::gemm::gpu::gemm_on(&mut y, &a, &b, Layout::NT, 1.0, false, rung).unwrap();
         y.to_f32_vec().unwrap()
     };
     let all = run(&a, Rung::FewRows);
-    assert_eq!(all, run(&a, Rung::Mma64), "{n} rows: the larger tiles' bits");
+    let larger = if dtype == Bf16 { Rung::Mma64 } else { Rung::Fma };
+    assert_eq!(all, run(&a, larger), "{n} rows: the larger tiles' bits");
     let last = (n - 1) * m;
     assert_eq!(all[last..], run(&a[(n - 1) * k..], Rung::FewRows), "the last of {n} rows: its bits alone");
 }
@@ -139,13 +140,15 @@ cases! {
     gemm_bf16_rows_of_16_bytes(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [72, 88, 232], Some(Rung::Mma64))); }
     gemm_bf16_odd_rows(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [67, 71, 197], Some(Rung::Mma64))); }
     gemm_bf16_large_tiles(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [136, 144, 232], Some(Rung::Mma128))); }
-    gemm_few_rows_1_of_16_bytes(device) { few_rows(device, 1, 300, 1800) }
-    gemm_few_rows_1_narrow(device) { few_rows(device, 1, 1, 3240) }
-    gemm_few_rows_3_odd(device) { few_rows(device, 3, 33, 1797) }
-    gemm_few_rows_8_narrow_odd(device) { few_rows(device, 8, 20, 3243) }
-    gemm_few_rows_16(device) { few_rows(device, 16, 33, 1672) }
-    gemm_few_rows_17(device) { few_rows(device, 17, 43, 1160) }
-    gemm_few_rows_50_odd(device) { few_rows(device, 50, 33, 1157) }
+    gemm_few_rows_1_of_16_bytes(device) { few_rows(device, Bf16, 1, 300, 1800) }
+    gemm_few_rows_1_narrow(device) { few_rows(device, Bf16, 1, 1, 3240) }
+    gemm_few_rows_3_odd(device) { few_rows(device, Bf16, 3, 33, 1797) }
+    gemm_few_rows_8_narrow_odd(device) { few_rows(device, Bf16, 8, 20, 3243) }
+    gemm_few_rows_16(device) { few_rows(device, Bf16, 16, 33, 1672) }
+    gemm_few_rows_17(device) { few_rows(device, Bf16, 17, 43, 1160) }
+    gemm_few_rows_50_odd(device) { few_rows(device, Bf16, 50, 33, 1157) }
+    gemm_few_rows_f32_1(device) { few_rows(device, F32, 1, 33, 840) }
+    gemm_few_rows_f32_16_odd(device) { few_rows(device, F32, 16, 35, 843) }
     gemm_few_rows_with_adapter(device) { few_rows_with_adapter(device) }
     gemm_bf16_hopper_nt(device) { check(device, Bf16, Layout::NT, [200, 328, 584], Some(Rung::Wgmma)); }
     gemm_bf16_hopper_nn(device) { check(device, Bf16, Layout::NN, [200, 328, 584], Some(Rung::Wgmma)); }

@@ -6,19 +6,29 @@ use crate::{
     tensor::DType,
 };
 
-/// Rows that the kernels take at most.
-const MOST: usize = 64;
-
-/// True if out (n, m) = a b of these layout and type of a can go to the kernels for few rows. Any m, depth, tail and type of b.
-pub(super) fn takes(layout: Layout, a: DType, n: usize) -> bool {
-    layout == Layout::NT && a == DType::Bf16 && n <= MOST
+/// True if out (n, m) = a b of these layout and type of a, with a low-rank tail or without, can go to the kernels for few rows. Any m, depth and type
+/// of b.
+pub(super) fn takes(layout: Layout, a: DType, n: usize, tail: bool) -> bool {
+    layout == Layout::NT && if a == DType::Bf16 { n <= 64 } else { n <= 16 && !tail }
 }
 
 /// The kernel for out (n, m), n as in [`takes`], and its launch. A row's bits depend on none of these.
-pub(super) fn launch_of([n, m]: [usize; 2], multiprocessors: usize) -> (Kernel, Geometry) {
+pub(super) fn launch_of(
+    [n, m]: [usize; 2],
+    [a, b]: [DType; 2],
+    multiprocessors: usize,
+) -> (Kernel, Geometry) {
     let at = |columns: usize, threads: u32, shared: usize| {
-        Geometry::grid([m.div_ceil(columns), 1, 1], threads).shared(shared)
+        Geometry::grid([m.div_ceil(columns), n.min(1), 1], threads).shared(shared)
     };
+    // Rows of 64 elements, padded by 16 bytes: 16 of a, 32 of b.
+    match (a, b) {
+        (DType::F32, DType::Bf16) => {
+            return (kernel!("gemm", "gemm_few_f32_bf16"), at(32, 128, 6 * (16 * 272 + 32 * 144)));
+        }
+        (DType::F32, _) => return (kernel!("gemm", "gemm_few_f32"), at(32, 128, 6 * (16 + 32) * 272)),
+        _ => {}
+    }
     // Stages of (rows of a + columns of out) x 128 elements.
     if n > 16 {
         return (kernel!("gemm", "gemm_few_64x32_bf16"), at(32, 128, 4 * (64 + 32) * 128 * 2));
@@ -37,16 +47,18 @@ mod tests {
 
     #[test]
     fn few_rows_go_to_blocks_that_fill_the_card() {
-        assert!(takes(Layout::NT, DType::Bf16, 1) && takes(Layout::NT, DType::Bf16, 64));
-        assert!(!takes(Layout::NT, DType::Bf16, 65) && !takes(Layout::NN, DType::Bf16, 1));
-        assert!(!takes(Layout::NT, DType::F32, 1));
+        assert!(takes(Layout::NT, DType::Bf16, 1, true) && takes(Layout::NT, DType::Bf16, 64, false));
+        assert!(!takes(Layout::NT, DType::Bf16, 65, false) && !takes(Layout::NN, DType::Bf16, 1, false));
+        assert!(takes(Layout::NT, DType::F32, 16, false) && !takes(Layout::NT, DType::F32, 16, true));
+        assert!(!takes(Layout::NT, DType::F32, 17, false));
         let of = |n: usize, m: usize| {
-            let (kernel, at) = launch_of([n, m], 132);
+            let (kernel, at) = launch_of([n, m], [DType::Bf16; 2], 132);
             (kernel.name, at.grid[0])
         };
         assert_eq!(of(1, 4096), ("gemm_few_16x32_bf16", 128));
         assert_eq!(of(16, 32000), ("gemm_few_16x32_bf16", 1000));
         assert_eq!(of(16, 1024), ("gemm_few_16x8_bf16", 128));
         assert_eq!(of(17, 1025), ("gemm_few_64x32_bf16", 33));
+        assert_eq!(launch_of([1, 33], [DType::F32, DType::Bf16], 132).0.name, "gemm_few_f32_bf16");
     }
 }

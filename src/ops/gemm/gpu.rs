@@ -37,7 +37,7 @@ impl Default for Extras<'_> {
 pub enum Rung {
     /// FMA units, f32.
     Fma,
-    /// mma.sync, up to 64 rows, a deep ring: reading b is what takes time.
+    /// NT of few rows, mma.sync or FMA, a deep ring: reading b is what takes time.
     FewRows,
     /// mma.sync, tiles of 64 x 64: small products.
     Mma64,
@@ -121,7 +121,7 @@ pub(crate) fn product(
     set(out.dtype() == DType::F32, OUT_F32);
     set(x.accumulate, ACCUMULATE);
     set(aligned(a), A_VEC);
-    set(b.dtype() == DType::Bf16 && aligned(b), B_VEC);
+    set(aligned(b), B_VEC);
     if let Some(bias) = x.bias {
         check(bias.len() == m, op, &[out, a, b, bias])?;
         check_dtype(op, DType::F32, &[bias])?;
@@ -149,7 +149,7 @@ pub(crate) fn product(
         && x.resid.is_none();
     let all_aligned = aligned(a) && aligned(b) && aligned(out);
     let wanted = rung.or_else(forced);
-    let few = few_rows::takes(layout, a.dtype(), n);
+    let few = few_rows::takes(layout, a.dtype(), n, x.tail.is_some());
     let picked =
         if few { Rung::FewRows } else { pick(gpu.arch(), layout, a.dtype(), [n, m, k], plain, all_aligned) };
     let rung = match wanted {
@@ -157,7 +157,13 @@ pub(crate) fn product(
         Some(Rung::Wgmma) if !(plain && all_aligned && layout != Layout::TN && a.dtype() == DType::Bf16) => {
             picked
         }
-        Some(Rung::Fma) if a.dtype() == DType::Bf16 => picked,
+        Some(Rung::Fma) => {
+            if a.dtype() == DType::Bf16 {
+                picked
+            } else {
+                Rung::Fma
+            }
+        }
         Some(Rung::FewRows) if !few => picked,
         Some(forced) if a.dtype() == DType::Bf16 => forced,
         _ => picked,
@@ -184,7 +190,7 @@ pub(crate) fn product(
         Arg::I32(flags),
     ];
     if rung == Rung::FewRows {
-        let (kernel, at) = few_rows::launch_of([n, m], gpu.multiprocessors());
+        let (kernel, at) = few_rows::launch_of([n, m], [a.dtype(), b.dtype()], gpu.multiprocessors());
         // SAFETY: the parameters of gemm.cu; the shapes were checked above.
         unsafe { gpu.launch(kernel, at, &args) }?;
         return Ok(Some(()));
