@@ -9,6 +9,7 @@
 //! cached keys and values of each row at its mean length.
 //!
 //! Tokens beyond the vocabulary, fewer tokens than asked for, or equal prompts of one batch that go on differently end a run without a figure.
+mod card;
 mod peer;
 mod shapes;
 
@@ -107,9 +108,9 @@ fn print_head(case: &Case, card: Option<&str>, rounds: usize) {
     let model = case.shape.as_ref().map_or("SmolLM2-135M-Instruct".into(), |s| {
         format!("{s} of random weights, {} tokens behind random prompts of {}, greedy", case.new, case.prompt)
     });
-    println!("{model} on {}: {}; {rounds} interleaved rounds, medians", case.device, shapes::machine(card));
+    println!("{model} on {}: {}; {rounds} interleaved rounds, medians", case.device, card::machine(card));
     println!(
-        "{:<30} {:>14} {:>14} {:>10} {:>12} {:>8}",
+        "{:<44} {:>14} {:>14} {:>10} {:>12} {:>8}",
         "", "prefill tok/s", "decode tok/s", "GB/s", "peak MiB", "ratio"
     );
 }
@@ -118,11 +119,13 @@ fn print(case: &Case, run: &str, all: &[Contestant], results: &[Option<Value>]) 
     let (dtype, rows) = split(run);
     let step = case.shape.as_ref().map(|s| case.step_bytes(&shapes::config(s), dtype, rows) / rows as f64);
     let of = |i: usize, key: &str| results[i].as_ref().and_then(|r| r[key].as_f64()).unwrap_or(f64::NAN);
+    let card = results[0].as_ref().and_then(|r| r["card"].as_str());
     for (i, contestant) in all.iter().enumerate() {
+        let name = contestant.name.clone() + &shapes::remarks(results[i].as_ref(), card);
         let ratio = if i > 0 { format!("{:.2}", of(0, "decode") / of(i, "decode")) } else { String::new() };
         println!(
-            "{:<30} {:>14.1} {:>14.1} {:>10} {:>12.0} {ratio:>8}",
-            contestant.name,
+            "{:<44} {:>14.1} {:>14.1} {:>10} {:>12.0} {ratio:>8}",
+            name,
             of(i, "prefill"),
             of(i, "decode"),
             step.map_or("-".into(), |bytes| format!("{:.1}", bytes * of(i, "decode") / 1e9)),

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use gpu::How;
 
+mod card;
 #[path = "kernels/cpu_gemm.rs"]
 mod cpu_gemm;
 #[path = "kernels/gpu.rs"]

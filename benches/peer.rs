@@ -31,7 +31,9 @@ fn once(contestant: &Contestant) -> Option<Value> {
     let found = text.lines().rev().find_map(|l| serde_json::from_str::<Value>(l).ok());
     if found.is_none() {
         let said = String::from_utf8_lossy(&out.stderr);
-        let last = said.lines().rfind(|l| !l.trim().is_empty() && !l.starts_with("note: "));
+        // A panic's message stands below the place where it happened; Python's error is the last line.
+        let panic = said.lines().skip_while(|l| !l.contains("panicked at")).nth(1);
+        let last = panic.or_else(|| said.lines().rfind(|l| !l.trim().is_empty()));
         eprintln!("{}: no result: {}", contestant.name, last.unwrap_or("it said nothing"));
     }
     found

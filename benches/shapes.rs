@@ -1,6 +1,4 @@
 //! Models of benches/shapes.json with random weights, and the card that a figure is printed with.
-use std::process::Command;
-
 use half::bf16;
 use rayon::prelude::*;
 use sdrrl::{
@@ -63,12 +61,10 @@ fn repeat<T: Copy + Send + Sync>(out: &mut [T], table: &[T], from: usize) {
     });
 }
 
-/// What stands beside every figure: the card that the worker saw (or the processor's threads), driver and power limit.
-pub fn machine(card: Option<&str>) -> String {
-    let Some(card) = card else { return format!("{} threads", rayon::current_num_threads()) };
-    let query = ["--query-gpu=driver_version,power.limit", "--format=csv,noheader"];
-    let said = Command::new("nvidia-smi").args(query).output().map(|o| o.stdout).unwrap_or_default();
-    let said = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_string();
-    let (driver, limit) = said.split_once(',').unwrap_or(("unknown", "unknown"));
-    format!("{card}, driver {}, power limit {}", driver.trim(), limit.trim())
+/// What a contestant's name must say too: how it differs from what was asked for. `card` is where it should have run.
+pub fn remarks(result: Option<&Value>, card: Option<&str>) -> String {
+    let Some(result) = result else { return String::new() };
+    let checkpointing = if result["checkpointing"] == true { ", checkpointing" } else { "" };
+    let elsewhere = if card.is_some() && result["card"].is_null() { ", on the CPU" } else { "" };
+    format!("{checkpointing}{elsewhere}")
 }

@@ -7,6 +7,7 @@
 //! out of the GPU's memory repeats with gradient checkpointing, and its name says so.
 //!
 //! A first loss that is not finite and near ln V, or a loss that does not fall on the batch that is repeated, ends a run without a figure.
+mod card;
 mod peer;
 mod shapes;
 
@@ -110,7 +111,7 @@ fn main() {
 fn print(case: &Case, all: &[Contestant], results: &[Option<Value>], dtypes: usize, rounds: usize) {
     let card = results.iter().flatten().find_map(|r| r["card"].as_str());
     let (shape, rows, length) = (&case.shape, case.rows, case.length);
-    let machine = shapes::machine(card);
+    let machine = card::machine(card);
     println!(
         "{shape} of {rows} x {length} tokens on {}: {machine}; random weights and tokens, {rounds} interleaved rounds, medians",
         case.device
@@ -137,11 +138,11 @@ fn print(case: &Case, all: &[Contestant], results: &[Option<Value>], dtypes: usi
             let peer = i + dtypes;
             if peer < all.len() { format!("{:.2}", of(i, key) / of(peer, key)) } else { String::new() }
         };
-        let checkpointing = results[i].as_ref().is_some_and(|r| r["checkpointing"] == true);
+        let name = contestant.name.clone() + &shapes::remarks(results[i].as_ref(), card);
         let rate = of(i, "tokens_per_second") * flop;
         println!(
             "{:<32} {:>10.1} {:>9.3} {:>7} {:>12.0} {:>16} {:>14}",
-            format!("{}{}", contestant.name, if checkpointing { ", checkpointing" } else { "" }),
+            name,
             of(i, "tokens_per_second"),
             rate / 1e12,
             peak.map_or("-".into(), |p| format!("{:.1} %", 100.0 * rate / p)),

@@ -9,6 +9,7 @@
 // the larger tiles, so that a row's bits are the same for any M. The ring is deep instead, 128 elements a row and stage: a block of 32 columns
 // has 40 KB of b in flight (16 rows), one of 8 columns 22 KB; those serve matrices too small to give each multiprocessor a block of 32.
 // f32: FMA units, 64 x 64 tiles, 4 x 4 a thread; few rows by a ring too; b may be bf16 (widened).
+// A TN product of few elements is cut along K: part z of the grid writes a sum of its own, rows.cu adds them up in order.
 // Bytes: M K + N K + M N elements at least; each tile of a is read N / BN times, of b M / BM times.
 //
 // | version | idea | % of ceiling | GPU | date |
@@ -17,7 +18,7 @@
 #include "ptx.cuh"
 
 namespace {
-constexpr int PAD = 8;
+constexpr int BK = 32, PAD = 8;
 enum Flags { B_F32 = 1, B_BF16 = 2, OUT_F32 = 4, ACCUMULATE = 8, A_VEC = 16, B_VEC = 32, A2_VEC = 64, B2_VEC = 128, RESID_F32 = 256, B2_F32 = 512 };
 enum class Layout { NT, NN, TN };
 
@@ -195,6 +196,17 @@ DEV void tensor_gemm(const Args& g, uint8_t* smem) {
       }
 }
 
+// Part z of a TN product: a run of K's rows, and sum z of out (parts, M, N), f32.
+DEV void take_part(Args& g) {
+  int parts = int(gridDim.z), z = int(blockIdx.z);
+  if (parts == 1) return;
+  int rows = ((g.k + parts - 1) / parts + BK - 1) / BK * BK, first = z * rows;
+  g.a = static_cast<const bf16*>(g.a) + size_t(first) * g.m;
+  g.b = static_cast<const bf16*>(g.b) + size_t(first) * g.n;
+  g.out = static_cast<float*>(g.out) + size_t(z) * g.m * g.n;
+  g.k = min(rows, g.k - first);
+}
+
 // ---- f32 ----
 constexpr int FM = 64, FN = 64, FK = 16, F_THREADS = 256;
 
@@ -326,15 +338,16 @@ template <class W> DEV void few_f32(const Args& g, uint8_t* smem) {
   KERNEL(name, threads, blocks) ARGS {                                       \
     DYNAMIC_SHARED(smem);                                                    \
     Args g = PACKED;                                                         \
+    if (layout == Layout::TN) take_part(g);                                  \
     tensor_gemm<layout, bm, bn, wm, wn, depth, stages>(g, smem);             \
   }                                                                          \
   EXPORT_KERNEL(name, threads)
-TENSOR(Layout::NT, gemm_nt_128_bf16, 128, 128, 64, 32, 32, 3, 256, 2)
-TENSOR(Layout::NN, gemm_nn_128_bf16, 128, 128, 64, 32, 32, 3, 256, 2)
-TENSOR(Layout::TN, gemm_tn_128_bf16, 128, 128, 64, 32, 32, 3, 256, 2)
-TENSOR(Layout::NT, gemm_nt_64_bf16, 64, 64, 32, 32, 32, 3, 128, 2)
-TENSOR(Layout::NN, gemm_nn_64_bf16, 64, 64, 32, 32, 32, 3, 128, 2)
-TENSOR(Layout::TN, gemm_tn_64_bf16, 64, 64, 32, 32, 32, 3, 128, 2)
+TENSOR(Layout::NT, gemm_nt_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
+TENSOR(Layout::NN, gemm_nn_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
+TENSOR(Layout::TN, gemm_tn_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
+TENSOR(Layout::NT, gemm_nt_64_bf16, 64, 64, 32, 32, BK, 3, 128, 2)
+TENSOR(Layout::NN, gemm_nn_64_bf16, 64, 64, 32, 32, BK, 3, 128, 2)
+TENSOR(Layout::TN, gemm_tn_64_bf16, 64, 64, 32, 32, BK, 3, 128, 2)
 TENSOR(Layout::NT, gemm_few_16x32_bf16, 16, 32, 16, 8, 128, 6, 128, 3)
 TENSOR(Layout::NT, gemm_few_16x8_bf16, 16, 8, 16, 8, 128, 12, 32, 3)
 TENSOR(Layout::NT, gemm_few_64x32_bf16, 64, 32, 64, 8, 128, 4, 128, 2)

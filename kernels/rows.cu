@@ -1,7 +1,7 @@
-// Small helpers over rows: sums of partial rows, gathered and scattered rows, sums of tensors, casts.
+// Small helpers over rows: sums of partial rows, gathered, scattered and padded rows, sums of tensors, casts.
 //
 // Work: one thread an element or 16 bytes; gather and scatter one block a row. Any sizes. Exact (reduce_rows: a fixed order).
-// Bytes: each element read and written once; add reads two.
+// Bytes: each element read and written once; add reads two. Padded rows are for TMA (a LoRA's tail in sm90/gemm.cu).
 //
 // | version | idea | % of ceiling | GPU | date |
 // | 1 | one pass | not measured on a GPU yet | | |
@@ -44,6 +44,16 @@ template <class O, class I> DEV void cast(O* out, const I* inp, float scale, uns
 #pragma unroll
   for (int k = 0; k < 4; k++) if (first + k < n) out[first + k] = from_float<O>(to_float(inp[first + k]) * scale);
 }
+// out (rows, padded) = scale * inp (rows, cols), zeros behind: 16 bytes of out a thread.
+template <class I> DEV void pad(bf16* out, const I* inp, float scale, int rows, int cols, int padded) {
+  size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x;
+  int chunks = padded / 8, r = int(i / chunks), c = int(i % chunks) * 8;
+  if (r >= rows) return;
+  Pack<bf16> x;
+#pragma unroll
+  for (int k = 0; k < 8; k++) x.v[k] = c + k < cols ? scale * to_float(inp[size_t(r) * cols + c + k]) : 0.0f;
+  x.store(out + i * 8);
+}
 }  // namespace
 
 KERNEL(reduce_rows_f32, THREADS, 1)(float* out, const float* inp, int rows, int cols) { reduce(out, inp, rows, cols); }
@@ -71,6 +81,10 @@ KERNEL(cast_f32_f32, THREADS, 1)(float* out, const float* inp, float scale, unsi
 EXPORT_KERNEL(cast_f32_f32, THREADS)
 KERNEL(cast_bf16_bf16, THREADS, 1)(bf16* out, const bf16* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
 EXPORT_KERNEL(cast_bf16_bf16, THREADS)
+KERNEL(pad_rows_f32, THREADS, 1)(bf16* out, const float* inp, float scale, int rows, int cols, int padded) { pad(out, inp, scale, rows, cols, padded); }
+EXPORT_KERNEL(pad_rows_f32, THREADS)
+KERNEL(pad_rows_bf16, THREADS, 1)(bf16* out, const bf16* inp, float scale, int rows, int cols, int padded) { pad(out, inp, scale, rows, cols, padded); }
+EXPORT_KERNEL(pad_rows_bf16, THREADS)
 // 4 words a thread.
 KERNEL(copy_u32, THREADS, 1)(uint32_t* out, const uint32_t* inp, unsigned long long n) {
   size_t i = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 4;

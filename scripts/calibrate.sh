@@ -65,15 +65,15 @@ run() { SDRRL_TEST_DEVICE=$2 timeout -k 5 "$1" "$program" --test-threads 1 --sho
 step() {
     local where=${2:-$device} label=$1 begun=$SECONDS status passed bad="" shared="" log one why
     [ "$where" = "$device" ] || label=$1-$where
-    log=$out/$label.log
-    run 30 "$where" "$1::" >"$log" 2>"$out/$label.err"
+    log=$out/calibration-$label.log
+    run 30 "$where" "$1::" >"$log" 2>"${log%.log}.err"
     status=$?
     passed=$(sed -n 's/^test \(.*\) \.\.\. ok$/\1/p' "$log")
     if [ $status -ne 0 ]; then
         # Also those that a crash or the time limit kept from running.
         for one in $(run 10 "$where" "$1::" --list 2>/dev/null | sed -n 's/: test$//p'); do
             grep -qx "$one" <<<"$passed" && continue
-            run 10 "$where" --exact "$one" >"$log.alone" 2>>"$out/$label.err"
+            run 10 "$where" --exact "$one" >"$log.alone" 2>>"${log%.log}.err"
             why="status $?"
             if [ "$why" = "status 0" ]; then
                 shared+=${shared:+$'\n'}$one
@@ -86,9 +86,9 @@ step() {
             cat "$log.alone" >>"$log"
             rm -f "$log.alone"
         done
-        [ -n "$bad" ] || [ -n "$shared" ] || { bad="(status $status)"; failures+="$label: status $status, $(tail -n 3 "$log" "$out/$label.err" | head -c 500)"$'\n'; }
+        [ -n "$bad" ] || [ -n "$shared" ] || { bad="(status $status)"; failures+="$label: status $status, $(tail -n 3 "$log" "${log%.log}.err" | head -c 500)"$'\n'; }
     fi
-    [ -s "$out/$label.err" ] || rm -f "$out/$label.err"
+    [ -s "${log%.log}.err" ] || rm -f "${log%.log}.err"
     [ -z "$bad" ] || failed=1
     steps+="${steps:+, }{\"step\": $(quote "$label"), \"status\": $status, \"seconds\": $((SECONDS - begun)), \"passed\": $(lines <<<"$passed"), "
     steps+="\"passed_alone\": $(lines <<<"$shared"), \"failed\": $(lines <<<"$bad"), "
@@ -109,7 +109,7 @@ fault() {
     if [ -z "$text" ]; then
         case $status in 124 | 137) text="hang, ended after 20 s" ;; *) text="died with status $status" ;; esac
     fi
-    printf '%s\n' "$text" >"$out/fault-$1-$2"
+    printf '%s\n' "$text" >"$out/calibration-fault-$1-$2"
 }
 # The table of planted faults: emulator beside chip.
 planted_faults() {
@@ -128,11 +128,11 @@ planted_faults() {
     wait
     n=0
     for one in $names; do
-        emulator=$(cat "$out/fault-emulated-$n") chip=$(cat "$out/fault-$device-$n")
+        emulator=$(cat "$out/calibration-fault-emulated-$n") chip=$(cat "$out/calibration-fault-$device-$n")
         [ "$one" != NONE ] || [ "$chip" = "right result" ] || failed=1
         faults+="${faults:+,}"$'\n'"  {\"fault\": $(quote "$one"), \"emulator\": $(quote "$emulator"), \"chip\": $([ "$device" = emulated ] && echo null || quote "$chip")}"
         table+="| $one | ${emulator//|/\\|} | $([ "$device" = emulated ] && echo "not run" || echo "${chip//|/\\|}") |"$'\n'
-        rm -f "$out/fault-emulated-$n" "$out/fault-$device-$n"
+        rm -f "$out/calibration-fault-emulated-$n" "$out/calibration-fault-$device-$n"
         n=$((n + 1))
     done
     publish

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Collects everything that a GPU machine without Rust needs into one folder under 48 MiB: the stripped programs with their kernels inside, golden
-# files, the quickstart's assets, and run.sh.
+# Collects everything that a GPU machine without Rust needs into one folder and FOLDER.tar.gz, under 48 MiB: the stripped programs with their kernels
+# inside, golden files, the quickstart's assets, planted faults, and run.sh.
 #   scripts/gpu_bundle.sh [FOLDER]      default: target/gpu-bundle
-#   scp -r FOLDER gpu: && ssh gpu FOLDER/run.sh
+#   scp target/gpu-bundle.tar.gz gpu: && ssh gpu 'tar xzf gpu-bundle.tar.gz && gpu-bundle/run.sh'
 # The GPU machine needs a driver (580 or later for CUDA 13 kernels), glibc as new as here, bash. Used there if they are found: compute-sanitizer,
 # python3 with torch.
 set -euo pipefail
@@ -12,8 +12,7 @@ limit=$((48 * 1024 * 1024))
 fail() { echo "gpu_bundle.sh: $1" >&2; exit 1; }
 
 [ -n "${NVCC:-}" ] || scripts/get_nvcc.sh >/dev/null
-# Without incremental compilation, whose many code units make programs half as large again.
-export SDRRL_REQUIRE_NVCC=1 CARGO_INCREMENTAL=0
+export SDRRL_REQUIRE_NVCC=1
 # One call, so that every program has the same kernels inside; cargo names the programs that it made.
 made=$(cargo build --release --locked -p sdrrl -p sdrrl-emulator-tests --bin sdrrl --test all --test emulator --bench kernels --bench steps --bench generation \
     --message-format json | sed -n 's/.*"target":{"kind":\["\([a-z]*\)"\][^}]*"name":"\([a-z]*\)".*"executable":"\([^"]*\)".*/\1 \2 \3/p')
@@ -43,8 +42,9 @@ cp benches/shapes.json "$stage/benches/"
 cp scripts/gpu_session.sh "$stage/run.sh"
 git describe --always --dirty >"$stage/commit" 2>/dev/null || echo unknown >"$stage/commit"
 
-bytes=$(du -sb "$stage" | cut -f1)
-[ "$bytes" -le "$limit" ] || fail "$stage has $bytes bytes, more than $limit: what grew? (du -a $stage | sort -n)"
 rm -rf "$folder"
 mv "$stage" "$folder"
-echo "$folder: $((bytes / 1024 / 1024)) MiB, commit $(cat "$folder/commit"); run $folder/run.sh on a machine with a GPU"
+tar -czf "$folder.tar.gz" -C "$(dirname "$folder")" "$(basename "$folder")"
+bytes=$(stat -c %s "$folder.tar.gz")
+[ "$bytes" -le "$limit" ] || fail "$folder.tar.gz has $bytes bytes, more than $limit: what grew? (du -a $folder | sort -n)"
+echo "$folder.tar.gz: $((bytes / 1024 / 1024)) MiB, commit $(cat "$folder/commit"); unpack it on a machine with a GPU and run $(basename "$folder")/run.sh"

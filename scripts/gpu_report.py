@@ -6,7 +6,7 @@ Lines that a run was cut off in are left out and counted. Only the standard libr
 import csv
 import json
 import pathlib
-import statistics
+import re
 import sys
 
 PARTS = ["correctness", "calibration", "quickstart", "parity", "kernels", "steps", "generation", "sanitizers", "mutants", "ncu"]
@@ -37,6 +37,18 @@ def counters(path):
     return found
 
 
+def profile(path):
+    """(pattern, emulator's wavefronts and sectors, the chip's) from the log of the test program under ncu: prints and kernels come in the same order."""
+    text = path.read_text(errors="replace").splitlines()
+    said = [re.search(r"profile: (.*): (\d+) wavefronts, (\d+) sectors", line) for line in text]
+    said = [(m[1], int(m[2]), int(m[3])) for m in said if m]
+    head = next((i for i, line in enumerate(text) if line.startswith('"ID"')), len(text))
+    number = lambda row, part: sum(int(float(v.replace(",", ""))) for k, v in row.items() if k and part in k and v)
+    rows = [r for r in csv.DictReader(line for line in text[head:] if line.startswith('"')) if (r.get("ID") or "").isdigit()]
+    chip = [(number(r, "wavefronts_mem_shared"), number(r, "sectors_pipe_lsu")) for r in rows]
+    return [(what, w, s, *(chip[i] if i < len(chip) else ("-", "-"))) for i, (what, w, s) in enumerate(said)]
+
+
 def read(folders):
     machines, parts, broken = [], {}, 0
     for folder in folders:
@@ -50,8 +62,12 @@ def read(folders):
                 for row in whole:
                     if part == "calibration" and (folder / "calibration.md").exists():
                         row["page"] = (folder / "calibration.md").read_text()
+                    if "profile" in row and (folder / row["profile"]).exists():
+                        row["profile"] = profile(folder / row["profile"])
                     if part == "ncu" and "csv" in row and (folder / row["csv"]).exists():
                         row["counters"] = counters(folder / row["csv"])
+                if part == "kernels" and (folder / "kernels.md").exists():
+                    whole.append({"page": (folder / "kernels.md").read_text()})
                 parts.setdefault(part, []).extend(whole)
     return machines, parts, broken
 
@@ -60,28 +76,12 @@ def table(head, rows):
     return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)] + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows] + [""]
 
 
-def kernel_rows(rows):
-    """Medians over the rounds of both sides, the row furthest behind its peer first."""
-    ours, theirs = {}, {}
-    for row in rows:
-        key = (row.get("op"), "x".join(map(str, row.get("shape", []))), row.get("dtype"))
-        if "seconds" in row:
-            (ours if row["by"] == "sdrrl" else theirs).setdefault(key, []).append(row)
-    out = []
-    for key, own in ours.items():
-        seconds = statistics.median(r["seconds"] for r in own)
-        peer = statistics.median(r["seconds"] for r in theirs[key]) if key in theirs else None
-        percent = own[0].get("percent")
-        out.append((peer / seconds if peer else float("inf"), [
-            *key, f"{seconds * 1e6:.1f}", f"{percent:.0f} %" if percent else "-", f"{peer * 1e6:.1f}" if peer else "-",
-            theirs[key][0].get("peer", "-") if peer else "-", f"{peer / seconds:.2f}" if peer else "-"]))
-    return [row for _, row in sorted(out, key=lambda r: r[0])]
-
-
 def markdown(machines, parts, broken):
     m = machines[0] if machines else {}
     text = [f"# {m.get('gpu') or m.get('device', 'no machine.json')}, {m.get('date', '')[:10]}", ""]
-    if m.get("small") or m.get("device") != "cuda":
+    if not m:
+        text += ["**No machine.json: the card is not known.**", ""]
+    elif m["small"] or m["device"] != "cuda":
         text += ["**A rehearsal with tiny sizes: its figures mean nothing.**", ""]
     text += [f"Driver {m.get('driver')}, power limit {m.get('power_limit')}, clocks up to {m.get('clocks_sm')} (SM) and {m.get('clocks_memory')} (memory), "
              f"{m.get('cores')} processor cores, torch {m.get('torch') or 'absent'}, commit {m.get('commit')}. `scripts/gpu_bundle.sh`, then `run.sh` on the machine.", ""]
@@ -128,14 +128,17 @@ def parity(rows):
         result = r.get("result") or {}
         text += [f"{result.get('shape')}, {result.get('dtype')}, {result.get('steps')} steps: {'passed' if r['status'] == 0 else 'failed ' + r['says']}.", ""]
         text += table(["quantity", "distance from PyTorch in f32", "allowed"], [
-            (k, f"{v['distance']:.2e}", f"{v['allowed']:.2e}") for k, v in result.items() if isinstance(v, dict)])
+            (k, f"{v['distance']:.2e}", f"{v['allowed']:.2e}") for k, v in result.items() if isinstance(v, dict) and "allowed" in v])
     return text
 
 
 def kernels(rows):
     failed = [r for r in rows if "error" in r or "errors" in r]
-    head = ["op", "shape", "type", "us", "of ceiling", "PyTorch us", "by", "PyTorch / ours"]
-    text = table(head, kernel_rows(rows))
+    text = [f"{k}: {v}." for r in rows if not {"by", "page"} & r.keys() for k, v in r.items()] + [""]
+    pages = [line for r in rows if "page" in r for line in r["page"].splitlines()]
+    # Without PyTorch there is no table of both sides.
+    ours = [(r["op"], r["shape"], r["dtype"], f"{r['seconds'] * 1e6:.1f}", r.get("percent")) for r in rows if r.get("by") == "sdrrl" and "seconds" in r]
+    text += [*pages, ""] if pages else table(["op", "shape", "type", "us", "% of ceiling"], ours)
     return text + (table(["by", "op", "shape", "error"], [(r["by"], r.get("op"), r.get("shape"), r.get("error") or r["errors"]) for r in failed]) if failed else [])
 
 
@@ -156,6 +159,11 @@ def mutants(rows):
 def ncu(rows):
     text = []
     for r in rows:
+        if "profile" in r:
+            if isinstance(r["profile"], list):
+                head = ["pattern", "wavefronts: emulator", "sectors: emulator", "wavefronts: chip", "sectors: chip"]
+                text += ["The emulator's counts of one warp's accesses beside the chip's:", ""] + table(head, r["profile"])
+            continue
         text += [f"{r['row']}{'' if r['status'] == 0 else ', failed'}:", ""]
         found = r.get("counters", {})
         text += table(["kernel", *METRICS], [(k, *(v.get(m, "-") for m in METRICS)) for k, v in found.items()]) if found else ["no counters", ""]

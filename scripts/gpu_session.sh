@@ -9,7 +9,7 @@
 #   kernels      the table of kernels beside PyTorch, three rounds in turn
 #   steps        whole LoRA steps, packed, beside transformers + peft        generation  greedy generation beside transformers
 #   sanitizers   memcheck, racecheck, synccheck, initcheck over the cases    mutants     which planted faults the chip shows
-#   ncu          hardware counters of the five rows that are furthest behind
+#   ncu          hardware counters of the five rows that are furthest behind; the emulator's counts of bank conflicts and sectors beside the chip's
 # DIR (default: results) gets PART.jsonl, a line at a time, so that a run cut off anywhere leaves valid results; logs; and, at the end, report.json and report.md
 # (scripts/gpu_report.py, which also joins several DIRs). A part that does not fit the time left is named and left out.
 # --small takes tiny sizes, to rehearse on a machine without a GPU (scripts/rehearsal_driver.sh); its figures mean nothing.
@@ -110,7 +110,7 @@ calibration() {
 
 quickstart() {
     local begun=$SECONDS status=0 limits=() code where
-    [ -n "$small" ] && limits=(--set train.max-steps=2 --set 'eval.tasks=[]')
+    [ -n "$small" ] && limits=(--set generate.limit=12 --set train.max-steps=2 --set 'eval.tasks=[]')
     for where in cpu "$device"; do
         timeout "$(room "$begun" "$1")" ./sdrrl run recipes/quickstart.toml --set "work=$out/quickstart-$where" --set "device=$where" --set dtype=bf16 \
             --set 'variants=["sdrrl"]' "${limits[@]}" >"$out/quickstart-$where.log" 2>&1
@@ -139,8 +139,13 @@ parity() {
 kernels() {
     local begun=$SECONDS status=0 more=(--device "$device") peer=() rounds=3 round
     [ -n "$small" ] && more+=(--smoke) rounds=1
-    has_python torch && peer=("$python" scripts/peer_kernels.py run --compile --device "$([ -n "$small" ] && echo cpu || echo cuda)")
+    # PyTorch without its GPU would take hours.
+    { [ -n "$small" ] || has_python 'torch; assert torch.cuda.is_available()'; } && has_python torch && peer=("$python" scripts/peer_kernels.py run --compile --device "$([ -n "$small" ] && echo cpu || echo cuda)")
     rm -f "$out"/kernels.*.jsonl
+    if [ ${#peer[@]} -gt 0 ] && [ -z "$small" ]; then
+        timeout 60 "$python" scripts/peer_kernels.py check --device cuda >"$out/kernels.check.log" 2>&1
+        record kernels "\"check of PyTorch's side\": $?, \"says\": $(quote "$(tail -n 1 "$out/kernels.check.log")")"
+    fi
     for ((round = 1; round <= rounds; round++)); do
         [ "$(room "$begun" "$1")" -gt 20 ] || break
         timeout "$(room "$begun" "$1")" ./bench-kernels "${more[@]}" --json "$out/kernels.ours.$round.jsonl" >"$out/kernels.$round.log" 2>&1 || status=$?
@@ -179,11 +184,11 @@ steps() {
     return $status
 }
 generation() {
-    local begun=$SECONDS status=0 more=() rounds=3 shape shapes=(llama2-7b llama-1b)
-    [ -n "$small" ] && shapes=(tiny) rounds=1
-    has_python 'torch, transformers' && more=(--python "$python")
+    local begun=$SECONDS status=0 more=() shape shapes=(llama2-7b llama-1b)
+    [ -n "$small" ] && shapes=(tiny) more=(--batches 1 --prompt 8 --new 4)
+    has_python 'torch, transformers' && more+=(--python "$python")
     for shape in "${shapes[@]}"; do
-        a_bench generation ./bench-generation "$shape" "$(room "$begun" "$1")" --shape "$shape" --device "$device" --rounds $rounds "${more[@]}" || status=$?
+        a_bench generation ./bench-generation "$shape" "$(room "$begun" "$1")" --shape "$shape" --device "$device" --rounds 1 "${more[@]}" || status=$?
     done
     return $status
 }
@@ -243,11 +248,16 @@ ncu() {
             ./bench-kernels --device cuda --once "$row" >"$out/ncu.$n.csv" 2>"$out/ncu.$n.log"
         record ncu "\"row\": $(quote "$row"), \"status\": $?, \"csv\": \"ncu.$n.csv\", \"lines\": $(grep -c '^"' "$out/ncu.$n.csv")"
     done
+    # The emulator's counts of its test patterns, and the chip's.
+    local log=$out/profile.log metrics=l1tex__data_pipe_lsu_wavefronts_mem_shared.sum,l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum,l1tex__t_sectors_pipe_lsu_mem_global_op_st.sum
+    [ "$(room "$begun" "$1")" -gt 10 ] && SDRRL_TEST_DEVICE=cuda timeout "$(room "$begun" "$1")" "$found" --clock-control none -k patterns --csv --page raw \
+        --metrics $metrics tests/emulator features::profile --nocapture --test-threads 1 >"$log" 2>&1
+    record ncu "\"profile\": \"profile.log\", \"status\": $?"
     cat "$out/ncu.jsonl"
 }
 
 # Seconds that a part may take at most.
-declare -A most=([correctness]=240 [calibration]=90 [quickstart]=150 [parity]=240 [kernels]=420 [steps]=420 [generation]=200 [sanitizers]=300 [mutants]=180 [ncu]=150)
+declare -A most=([correctness]=240 [calibration]=90 [quickstart]=150 [parity]=240 [kernels]=480 [steps]=420 [generation]=200 [sanitizers]=300 [mutants]=180 [ncu]=150)
 failed=0
 [ -f "$out/machine.json" ] || machine >"$out/machine.json"
 cat "$out/machine.json"
@@ -266,6 +276,7 @@ for part in "${parts[@]}"; do
     [ $status = 0 ] || failed=1
     record summary "\"part\": \"$part\", \"status\": $status, \"seconds\": $((SECONDS - begun))"
 done
+rm -rf "$out/inductor"
 [ -n "$python" ] && "$python" scripts/gpu_report.py "$out"
 echo "== done: $out"
 exit $failed

@@ -125,8 +125,16 @@ plant "hopper: bytes of b not expected" sm90/gemm.cu '(BM + BN) * BK * 2' 'BM * 
 plant "hopper: no fence before the TMA store" sm90/gemm.cu $'  fence_proxy_async();\n' $'\n' sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
 plant "hopper: a stage is freed before its product has read it" sm90/gemm.cu 'wgmma_wait<1>();     // the stage' '// the stage' \
   sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
-plant "hopper: no named barrier after the store's wait" sm90/gemm.cu $'  if (tid == 0) tma_store_wait_read<0>();\n  if (group == 0) named_barrier<1, 128>();\n  else named_barrier<2, 128>();' \
-  '  if (tid == 0) tma_store_wait_read<0>();' sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
+plant "hopper: no named barrier after the store's wait" sm90/gemm.cu $'// what was in the box is stored\n    group_barrier(group);' \
+  '// what was in the box is stored' sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
+plant "hopper: the tail's scale without the wait for it" sm90/gemm.cu $'      wgmma_wait<0>();\n      wgmma_done(acc);' '      wgmma_done(acc);' \
+  sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_tail
+plant "hopper: an end of the tail one product short" sm90/gemm.cu 'kk * 16 < depth; kk++' 'kk * 16 + 15 < depth; kk++' sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_tail
+plant "hopper: the addend is read before it has come" sm90/gemm.cu 'if (h % 2 == 0) mbar_wait(&s.full[at.stage], at.phase);' ';' \
+  sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_epilogue_nt
+plant "hopper: one store too many may still read its box" sm90/gemm.cu 'BN == 64 ? 0 : 1' 'BN == 64 ? 0 : 2' sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
+plant "hopper: the last group has as many rows as the others" sm90/gemm.cu 'min(GROUP, tiles_m - first)' 'GROUP' sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_groups
+plant "gemm: the last part of K is as long as the others" gemm.cu 'g.k = min(rows, g.k - first);' 'g.k = rows;' gemm.cu kernels::gemm::gemm_bf16_sums_in_parts
 plant "hopper: the epilogue's swizzle is off by one row" sm90/gemm.cu '(chunk ^ row % 8) * 8' '(chunk ^ (row + 1) % 8) * 8' \
   sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
 plant "attention: keys of the next document" attention.cu 'x = col < keys && row < queries' 'x = row < queries' attention.cu kernels::attention::cross_attention_bf16

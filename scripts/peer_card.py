@@ -1,8 +1,11 @@
-"""What every figure of a GPU is printed with: the card, its driver and power limit, the dense bf16 peak that NVIDIA states."""
+"""What every figure of a GPU is printed with: the card, its driver and power limit."""
 import subprocess
 
-# FLOP/s of dense bf16 products, by a part of the name that the driver gives. Others are left out rather than guessed.
-PEAKS = {"H100 80GB HBM3": 989e12, "H200": 989e12}
+
+def torch_device(name):
+    """`name` if it is a GPU that PyTorch finds, else "cpu": the other side may run on an emulated GPU. Every result says which it was."""
+    import torch
+    return name if name.startswith("cuda") and torch.cuda.is_available() else "cpu"
 
 
 def card(device):

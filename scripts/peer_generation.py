@@ -12,6 +12,8 @@ import statistics
 import time
 from pathlib import Path
 
+from peer_card import card, torch_device
+
 DIR, FILE = Path("assets/downloads"), "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -110,6 +112,7 @@ def main():
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--new", type=int, default=64)
     args = parser.parse_args()
+    args.device = torch_device(args.device)
     dtype, rows = args.run.split(":")
     rows = int(rows)
     run = ways[args.peer](dtype, rows, args)
@@ -118,11 +121,11 @@ def main():
     for _ in range(3):
         first, whole = run(1), run(args.new)
         found.append((rows * args.prompt / first, rows * (args.new - 1) / (whole - first)))
-    peak, card = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, None
+    peak, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, None
     if args.device.startswith("cuda"):
         import torch
-        peak, card = torch.cuda.max_memory_allocated() / 2**20, torch.cuda.get_device_name()
-    print(json.dumps({"prefill": statistics.median(f[0] for f in found), "decode": statistics.median(f[1] for f in found), "peak_mib": peak, "card": card}))
+        peak, name = torch.cuda.max_memory_allocated() / 2**20, card(args.device)["device"]
+    print(json.dumps({"prefill": statistics.median(f[0] for f in found), "decode": statistics.median(f[1] for f in found), "peak_mib": peak, "card": name}))
 
 
 main()

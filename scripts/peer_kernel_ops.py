@@ -165,18 +165,18 @@ class Peers:
         return Peer(inputs, plain, {"layer_norm's backward, add_": eager}, {"backward's formula": formula})
 
     def gelu_forward(self, d, t):
-        return self.both(self.normals(1, d, t), lambda x: x * (1 + torch.erf(x / math.sqrt(2))) / 2, "gelu", F.gelu)
+        return Peer(self.normals(1, d, t), lambda x: x * (1 + torch.erf(x / math.sqrt(2))) / 2, {"gelu": F.gelu})
 
     def gelu_backward(self, d, t):
         def plain(dy, x):
             return dy * ((1 + torch.erf(x / math.sqrt(2))) / 2 + x * torch.exp(-x * x / 2) / math.sqrt(2 * math.pi))
-        return self.both(self.normals(2, d, t), plain, "gelu_backward", lambda dy, x: torch.ops.aten.gelu_backward(dy, x))
+        return Peer(self.normals(2, d, t), plain, {"gelu_backward": lambda dy, x: torch.ops.aten.gelu_backward(dy, x)})
 
     def relu_forward(self, d, t):
-        return self.both(self.normals(1, d, t), lambda x: x * (x > 0), "relu", F.relu)
+        return Peer(self.normals(1, d, t), lambda x: x * (x > 0), {"relu": F.relu})
 
     def relu_backward(self, d, t):
-        return self.both(self.normals(2, d, t), lambda dy, x: dy * (x > 0), "threshold_backward", lambda dy, x: torch.ops.aten.threshold_backward(dy, x, 0))
+        return Peer(self.normals(2, d, t), lambda dy, x: dy * (x > 0), {"threshold_backward": lambda dy, x: torch.ops.aten.threshold_backward(dy, x, 0)})
 
     def rope_forward(self, d, t):
         half = d[2] // 2

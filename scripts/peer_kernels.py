@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 
-from peer_card import card
+from peer_card import card, torch_device
 
 FLUSH = 256 << 20
 REPEATS = 31
@@ -99,6 +99,10 @@ def ceilings(device, flush):
     return 2 * FLUSH / copied, 2 * 8192**3 / product
 
 
+def said(e):
+    return " ".join(f"{type(e).__name__}: {e}".split())[:200]
+
+
 def time_row(peer, args, cold, flush):
     """What is written of a row: the fastest call, all of them, and what failed."""
     import torch
@@ -112,7 +116,7 @@ def time_row(peer, args, cold, flush):
                 call()
             times[name] = clock(call, cold, flush)
         except Exception as e:  # noqa: BLE001: whatever a backend or a compiler raises, the row's other calls go on
-            errors[name] = f"{type(e).__name__}: {e}".split("\n")[0][:200]
+            errors[name] = said(e)
     found = {"errors": errors} if errors else {}
     if times:
         name = min(times, key=times.get)
@@ -129,6 +133,7 @@ def run(args):
     import torch
     from peer_kernel_ops import Peers
     dtypes = {"bf16": torch.bfloat16, "f32": torch.float32}
+    args.device = torch_device(args.device)
     torch.manual_seed(1)
     flush = [torch.empty(FLUSH // 4, device=args.device) for _ in range(2)] if args.device.startswith("cuda") else None
     about = {**card(args.device), "torch": torch.__version__}
@@ -146,7 +151,7 @@ def run(args):
                     continue
                 line |= time_row(peer, args, "bytes" in row, flush)
             except Exception as e:  # noqa: BLE001: a row that PyTorch cannot do costs no other
-                line["error"] = f"{type(e).__name__}: {e}".split("\n")[0][:200]
+                line["error"] = said(e)
             write(line)
             peer = None
             gc.collect()
@@ -186,7 +191,7 @@ def check_op(op, dtype, args):
         try:
             got = peer.compared(peer.calls[name]())
         except Exception as e:  # noqa: BLE001: a backend may lack an op; another must have it
-            print(f"{label:<90} cannot: {type(e).__name__}: {str(e).splitlines()[0][:100]}")
+            print(f"{label:<90} cannot: {said(e)}")
             continue
         ran += 1
         pairs = list(zip(got, want)) if isinstance(want, tuple) else [(got, want)]

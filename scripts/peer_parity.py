@@ -22,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from peer_card import card
+from peer_card import card, torch_device
 
 LR, TARGETS = 1e-4, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TOKENIZER = pathlib.Path("assets/quickstart/model")
@@ -39,16 +39,11 @@ def read_shard(path):
     return [(ids[a:b], weights[a:b]) for a, b in zip(offsets, offsets[1:])]
 
 
-def torch_device(args):
-    """Where PyTorch runs and models are made: the same GPU if it finds one."""
-    return args.device if args.device.startswith("cuda") and torch.cuda.is_available() else "cpu"
-
-
 def make_model(args, work):
     """A random model, an adapter whose B is not zero (so that A has gradients from the start), and packed documents."""
     shape = json.loads(pathlib.Path("benches/shapes.json").read_text())[args.shape]
     torch.manual_seed(1)
-    with torch.device(torch_device(args)):
+    with torch.device(torch_device(args.device)):
         model = LlamaForCausalLM._from_config(LlamaConfig(**shape, bos_token_id=1, eos_token_id=2), dtype=torch.bfloat16)
     model.save_pretrained(work / "model")
     for name in ["tokenizer.json", "tokenizer_config.json"]:
@@ -72,7 +67,7 @@ def make_model(args, work):
 
 
 def theirs(args, work, documents, dtype):
-    device = torch_device(args)
+    device = torch_device(args.device)
     model = LlamaForCausalLM.from_pretrained(work / "model", dtype=dtype, attn_implementation="sdpa").to(device)
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
     saved = load_file(work / "adapter" / "adapter_model.safetensors")
@@ -146,7 +141,7 @@ def main():
         exact = timed("torch f32", theirs, documents, torch.float32)
         peer = timed("torch bf16", theirs, documents, torch.bfloat16) if args.dtype == "bf16" else None
     result = {"shape": args.shape, "dtype": args.dtype, "steps": args.steps, "torch": torch.__version__, "seconds": seconds, "ours_on": args.device,
-              **card(torch_device(args))}
+              **card(torch_device(args.device))}
     good = True
     for i, what in enumerate(["losses", "gradient norms", "adapter's change"]):
         mine = distance(own[i], exact[i])

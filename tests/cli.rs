@@ -31,7 +31,12 @@ pub fn ok(args: &[&str]) -> String {
 /// The message of a call that must fail with exit code 1, without a panic.
 #[track_caller]
 pub fn fails(args: &[&str], parts: &[&str]) {
-    let out = sdrrl(args);
+    failed(&sdrrl(args), args, parts);
+}
+
+/// The same of a call that has ended.
+#[track_caller]
+pub fn failed(out: &Output, args: &[&str], parts: &[&str]) {
     let message = text(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{args:?}: {message}");
     assert!(!message.contains("panicked"), "{message}");

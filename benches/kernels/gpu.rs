@@ -13,6 +13,7 @@ use sdrrl::{
 use serde_json::{Value, json};
 
 use crate::{
+    card::machine,
     cpu_gemm::median,
     table::{Case, Row, Work, rows},
     world::World,
@@ -43,7 +44,8 @@ struct Bench {
     /// Bytes a second of a copy, FLOP a second of our best matrix product.
     ceilings: (Option<f64>, Option<f64>),
     json: Option<File>,
-    driver: Option<String>,
+    /// Card, driver, power limit.
+    machine: String,
 }
 
 /// Runs the rows whose names contain one of `filters` (all, if there are none); the number of rows that failed.
@@ -62,9 +64,9 @@ pub fn run(device: &str, how: How, json: Option<&str>, filters: &[String]) -> Re
         how,
         ceilings: (None, None),
         json,
-        driver: std::fs::read_to_string("/sys/module/nvidia/version").ok().map(|v| v.trim().into()),
+        machine: machine(Some(gpu.name())),
     };
-    println!("{}, driver {}", gpu.name(), bench.driver.as_deref().unwrap_or("none"));
+    println!("{}", bench.machine);
     if timed {
         bench.measure_ceilings(&gpu)?;
         println!(
@@ -213,7 +215,7 @@ impl Bench {
         let Some(file) = &mut self.json else { return Ok(()) };
         let mut out = json!({
             "op": row.op, "shape": dims, "dims": row.names, "dtype": dtype.suffix(),
-            "device": self.gpu.device.gpu().map(|g| g.name().to_string()), "driver": self.driver,
+            "machine": self.machine,
         });
         if let (Some(out), Value::Object(line)) = (out.as_object_mut(), line) {
             out.extend(line);

@@ -66,6 +66,20 @@ pub fn cast(out: &mut Tensor, inp: &Tensor, scale: f32) -> Result<()> {
     unsafe { gpu.launch(Kernel { file: "rows", name }, at, &args) }
 }
 
+/// out (N, P) = scale * inp (N, C), P a multiple of 8 and at least C, zeros behind; out Bf16, inp F32 or Bf16. On a GPU.
+pub(crate) fn pad_rows(out: &mut Tensor, inp: &Tensor, scale: f32) -> Result<()> {
+    let ((rows, padded), (n, cols)) = (out.rows_cols(), inp.rows_cols());
+    check(n == rows && cols <= padded && padded.is_multiple_of(8), "pad_rows", &[out, inp])?;
+    check_dtype("pad_rows", DType::Bf16, &[out])?;
+    refuse_overlap(&[out], &[inp])?;
+    let Some(gpu) = gpu_of("pad_rows", &[out, inp])? else { bail!("pad_rows runs on a GPU only") };
+    let sizes = [Arg::int(rows)?, Arg::int(cols)?, Arg::int(padded)?];
+    let args = [&[out.arg()?, inp.arg()?, Arg::F32(scale)], &sizes[..]].concat();
+    let at = Geometry::new((rows * padded / 8).div_ceil(THREADS as usize), THREADS);
+    // SAFETY: the kernel's parameters; shapes were checked, and out's rows are multiples of 16 bytes.
+    unsafe { gpu.launch(kernel!(inp.dtype(), "rows", "pad_rows"), at, &args) }
+}
+
 /// out = inp, bytes and all.
 pub fn copy(out: &mut Tensor, inp: &Tensor) -> Result<()> {
     check(out.bytes() == inp.bytes(), "copy", &[out, inp])?;

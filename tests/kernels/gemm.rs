@@ -1,7 +1,11 @@
 //! Matrix products, every layout and rung.
 use sdrrl::{
     ops::{
-        gemm::{Layout, gemm, gpu::Rung, linear_add_forward, linear_backward_weight, linear_forward},
+        gemm::{
+            Layout, gemm,
+            gpu::{Extras, Rung, product_on},
+            linear_add_forward, linear_backward_weight, linear_forward,
+        },
         lora::{LowRank, lora_forward},
     },
     tensor::DType::{self, Bf16, F32},
@@ -39,11 +43,11 @@ fn check(device: &Device, a_type: DType, layout: Layout, shape: [usize; 3], rung
     let (a_dims, b_dims) = dims(layout, shape);
     let (a, wa) = random("a", a_type, n * k);
     let ta = put(device, a_type, &a_dims, &a);
-    let plain = rung == Some(Rung::Wgmma);
     for (b_type, out_type, alpha, accumulate) in
         [(a_type, a_type, 1.0, false), (Bf16, F32, 0.5, true), (F32, a_type, 1.0, true)]
     {
-        if plain && (accumulate || b_type != Bf16) {
+        let hopper = matches!(rung, Some(Rung::Wgmma64 | Rung::Wgmma128 | Rung::Wgmma));
+        if hopper && (out_type != Bf16 || b_type != Bf16) {
             continue;
         }
         let (b, wb) = random("b", b_type, m * k);
@@ -109,6 +113,103 @@ fn few_rows_with_adapter(device: &Device) {
 
 const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
 
+/// The type of b, and what is added to a product; rank 0 is no tail.
+#[derive(Clone, Copy, Debug)]
+struct Added {
+    b: DType,
+    rank: usize,
+    scale: f32,
+    alpha: f32,
+    bias: bool,
+    resid: Option<DType>,
+    accumulate: bool,
+}
+const NOTHING: Added =
+    Added { b: Bf16, rank: 0, scale: 1.0, alpha: 1.0, bias: false, resid: None, accumulate: false };
+
+/// A bf16 product with an f32 adapter behind it, held to what one rounding of the result allows: 2^-9, so that a wrong column shows.
+fn full(device: &Device, layout: Layout, shape: [usize; 3], rung: Rung, x: Added) {
+    let [n, m, k] = shape;
+    let (a_dims, b_dims) = dims(layout, shape);
+    let ((a, wa), (b, _)) = (random("a", Bf16, n * k), random("b", x.b, m * k));
+    let (ta, tb) = (put(device, Bf16, &a_dims, &a), put(device, x.b, &b_dims, &b));
+    let wb: Vec<f64> = b.iter().map(|x| rounded(*x, Bf16) as f64).collect();
+    let mut want = product(layout, &wa, &wb, shape);
+    let rank = x.rank.max(1);
+    let (a2_dims, b2_dims) = dims(layout, [n, m, rank]);
+    let ((a2, wa2), (b2, _)) = (random("a2", Bf16, n * rank), random("b2", F32, m * rank));
+    let (ta2, tb2) = (put(device, Bf16, &a2_dims, &a2), put(device, F32, &b2_dims, &b2));
+    if x.rank > 0 {
+        let wb2: Vec<f64> = b2.iter().map(|x| rounded(*x, Bf16) as f64).collect();
+        let tail = product(layout, &wa2, &wb2, [n, m, rank]);
+        want.iter_mut().zip(tail).for_each(|(w, t)| *w += t * x.scale as f64);
+    }
+    let (bias, wbias) = random("bias", F32, m);
+    let resid_type = x.resid.unwrap_or(F32);
+    let (resid, wresid) = random("resid", resid_type, n * m);
+    let (start, wstart) = random("start", Bf16, n * m);
+    for (i, w) in want.iter_mut().enumerate() {
+        *w *= x.alpha as f64;
+        *w += if x.bias { wbias[i % m] } else { 0.0 };
+        *w += if x.resid.is_some() { wresid[i] } else { 0.0 };
+        *w += if x.accumulate { wstart[i] } else { 0.0 };
+    }
+    let (tbias, tresid) = (put(device, F32, &[m], &bias), put(device, resid_type, &[n, m], &resid));
+    let mut y = if x.accumulate { put(device, Bf16, &[n, m], &start) } else { out(device, Bf16, &[n, m]) };
+    let extras = Extras {
+        alpha: x.alpha,
+        accumulate: x.accumulate,
+        bias: x.bias.then_some(&tbias),
+        resid: x.resid.map(|_| &tresid),
+        tail: (x.rank > 0).then_some((&ta2, &tb2, x.scale)),
+    };
+    product_on(&mut y, &ta, &tb, layout, extras, rung).unwrap();
+    assert_within(&format!("{layout:?} {shape:?} {rung:?} {x:?} product"), &y, &want, 3e-3);
+}
+
+const HOPPER: [Rung; 2] = [Rung::Wgmma128, Rung::Wgmma];
+
+fn hopper(device: &Device, layout: Layout) {
+    // Two blocks of several tiles each: the rings go round more than twice; ragged in all three.
+    HOPPER.iter().for_each(|&r| check(device, Bf16, layout, [200, 328, 584], Some(r)));
+}
+
+/// Ranks of one, several and more than a stage's products, with and without a stop between tail and product.
+fn hopper_tail(device: &Device, layout: Layout) {
+    for (rank, scale) in [(5, 2.0), (8, 0.3), (16, 1.0), (40, 0.3), (64, 2.0), (72, 0.3)] {
+        for rung in HOPPER {
+            full(device, layout, [136, 264, 72], rung, Added { rank, scale, ..NOTHING });
+        }
+    }
+}
+
+/// u and du of a LoRA, whose f32 factor is rounded on the way; five tiles for two blocks.
+fn hopper_few_columns(device: &Device) {
+    for layout in [Layout::NT, Layout::NN] {
+        for shape in [[584, 8, 520], [584, 40, 328], [136, 64, 1096]] {
+            full(device, layout, shape, Rung::Wgmma64, Added { b: F32, alpha: 2.0, ..NOTHING });
+            full(device, layout, shape, Rung::Wgmma64, NOTHING);
+        }
+        let with = Added { bias: true, resid: Some(F32), alpha: 0.5, rank: 24, ..NOTHING };
+        full(device, layout, [136, 40, 136], Rung::Wgmma64, with);
+    }
+}
+
+fn hopper_epilogue(device: &Device, layout: Layout) {
+    // The last: two addends in bf16, which mma.sync does instead.
+    let addends =
+        [(None, true), (Some(Bf16), false), (Some(F32), false), (Some(F32), true), (Some(Bf16), true)];
+    for rung in HOPPER {
+        full(device, layout, [136, 264, 200], rung, Added { bias: true, alpha: 0.5, ..NOTHING });
+        for (resid, accumulate) in addends {
+            let with = Added { resid, accumulate, ..NOTHING };
+            full(device, layout, [136, 264, 72], rung, with);
+            let with = Added { bias: true, alpha: 0.5, rank: 8, scale: 2.0, ..with };
+            full(device, layout, [136, 392, 328], rung, with);
+        }
+    }
+}
+
 fn linear(device: &Device, dtype: DType) {
     let [n, m, k] = [9, 50, 72];
     let ((x, wx), (w, ww), (b, wb)) =
@@ -150,8 +251,22 @@ cases! {
     gemm_few_rows_f32_1(device) { few_rows(device, F32, 1, 33, 840) }
     gemm_few_rows_f32_16_odd(device) { few_rows(device, F32, 16, 35, 843) }
     gemm_few_rows_with_adapter(device) { few_rows_with_adapter(device) }
-    gemm_bf16_hopper_nt(device) { check(device, Bf16, Layout::NT, [200, 328, 584], Some(Rung::Wgmma)); }
-    gemm_bf16_hopper_nn(device) { check(device, Bf16, Layout::NN, [200, 328, 584], Some(Rung::Wgmma)); }
+    gemm_bf16_sums_in_parts(device) {
+        // Parts of 288 rows, the last of 161; of 352 and 348.
+        check(device, Bf16, Layout::TN, [8, 72, 1025], Some(Rung::Mma64));
+        check(device, Bf16, Layout::TN, [71, 5, 700], Some(Rung::Mma64));
+    }
+    gemm_bf16_hopper_nt(device) { hopper(device, Layout::NT) }
+    gemm_bf16_hopper_nn(device) { hopper(device, Layout::NN) }
+    gemm_bf16_hopper_tail_nt(device) { hopper_tail(device, Layout::NT) }
+    gemm_bf16_hopper_tail_nn(device) { hopper_tail(device, Layout::NN) }
+    gemm_bf16_hopper_epilogue_nt(device) { hopper_epilogue(device, Layout::NT) }
+    gemm_bf16_hopper_epilogue_nn(device) { hopper_epilogue(device, Layout::NN) }
+    gemm_bf16_hopper_few_columns(device) { hopper_few_columns(device) }
+    gemm_bf16_hopper_groups(device) {
+        // 18 rows of tiles: a group of 16 and one of 2.
+        HOPPER.iter().for_each(|&r| full(device, Layout::NT, [2184, 264, 64], r, NOTHING));
+    }
     linear_f32(device) { linear(device, F32) }
     linear_bf16(device) { linear(device, Bf16) }
 }
@@ -165,6 +280,8 @@ fn tensor_products_have_no_bank_conflicts() {
         for [n, m] in [[16, 64], [16, 8], [64, 64]] {
             check(device, Bf16, Layout::NT, [n, m, 256], Some(Rung::FewRows));
         }
+        let added = Added { accumulate: true, ..NOTHING };
+        HOPPER.iter().for_each(|&r| full(device, Layout::NT, [128, 256, 64], r, added));
     };
     if let Some(stats) = profile(run) {
         assert!(stats.shared_requests > 0);

@@ -135,5 +135,7 @@ cases! {
     lora_bf16(device) { low_rank(device, Bf16, [19, 72, 88, 8]) }
     lora_bf16_rings_go_round(device) { low_rank(device, Bf16, [24, 200, 216, 40]) }
     lora_bf16_rank_of_5(device) { low_rank(device, Bf16, [70, 72, 88, 5]) }
+    lora_bf16_of_whole_tiles(device) { low_rank(device, Bf16, [136, 200, 264, 8]) }
+    lora_bf16_of_whole_tiles_rank_of_5(device) { low_rank(device, Bf16, [136, 200, 264, 5]) }
     adamw_and_norm(device) { optimizer(device) }
 }

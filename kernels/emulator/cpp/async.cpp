@@ -170,9 +170,15 @@ static void check_global(const Box& b, Direction dir, const char* what) {
     for (int64_t byte = x0 * m.elem; byte < x1 * m.elem; byte += m.elem) access(m.base + g + byte, m.elem, dir != Direction::Load, what, dir == Direction::Add);
   }
 }
-static void land(Box b, Cta* c, uint32_t off, uint64_t* bar, uint32_t n) {
+// What has landed was read: whoever waits for it may write where it came from. `issuer` is ordered before up to `issued`.
+static void land(Box b, Cta* c, uint32_t off, uint64_t* bar, uint32_t n, int issuer, uint32_t issued) {
   copy_box(b, c->smem, off, Direction::Load);
   async_write_end(c, off, n, c->mbar[bar]);
+  if (sched().cfg.checks) {
+    Clock& to = c->mbar[bar].arriving;
+    if (to.size() <= size_t(issuer)) to.resize(issuer + 1, 0);
+    to[issuer] = std::max(to[issuer], issued);
+  }
   Mbar& m = *reinterpret_cast<Mbar*>(bar);
   m.tx -= n;
   complete(bar);
@@ -185,6 +191,8 @@ void tma_load(void* dst, const void* map, uint64_t* bar, const int* coord, int r
   if (off & 127) fail("TMA load at %s:%d: the shared address is not 128-byte aligned", base_name(file), line);
   if (!has_room(off, n)) fail("TMA load at %s:%d: %u bytes at shared offset %zu pass the end of their array", base_name(file), line, n, off - SHARED_BASE);
   check_global(b, Direction::Load, "TMA load");
+  int issuer = me()->rank;
+  uint32_t issued = me()->clk++;
   if (multicast >> s.gang.ctas.size()) fail("TMA load at %s:%d: multicast mask %x names blocks that the cluster of %zu does not have", base_name(file), line, multicast, s.gang.ctas.size());
   for (unsigned r = 0; r < s.gang.ctas.size(); r++) {
     if (multicast ? !(multicast >> r & 1) : int(r) != own->index) continue;
@@ -192,9 +200,9 @@ void tma_load(void* dst, const void* map, uint64_t* bar, const int* coord, int r
     auto* its_bar = reinterpret_cast<uint64_t*>(c->smem + bar_off);
     mbar(its_bar, file, line);
     async_write_begin(c, off, n, "TMA load", line);
-    if (s.cfg.asynchrony == 0) { land(b, c, off, its_bar, n); continue; }
+    if (s.cfg.asynchrony == 0) { land(b, c, off, its_bar, n, issuer, issued); continue; }
     poison(c->smem + off, n);
-    s.async.push_back([=] { land(b, c, off, its_bar, n); });
+    s.async.push_back([=] { land(b, c, off, its_bar, n, issuer, issued); });
   }
 }
 struct BulkStore {

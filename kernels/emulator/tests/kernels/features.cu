@@ -106,24 +106,25 @@ EXPORT_KERNEL(tensor_cores, 32)
 struct Tiles { uint32_t a_at, b_at, a_lbo, a_sbo, b_lbo, b_sbo, a_mode, b_mode; int ta, tb, e4m3, from_registers; };
 // The product of the chosen kind. On the chip the kind is part of the instruction: one instance for each.
 #if defined(__CUDACC__)
-template <class Product> DEV void alone(Product product) {
+template <class Product> DEV void alone(float (&acc)[16], Product product) {
   wgmma_fence();
   product();
   wgmma_commit();
   wgmma_wait<0>();
+  wgmma_done(acc);
 }
 DEV void chosen_product(float (&acc)[16], const uint32_t (&r)[4], uint64_t da, uint64_t db, const Tiles& t) {
   using W = Wgmma<32>;
   int kind = t.e4m3 ? 6 + t.from_registers : t.from_registers ? 4 + t.tb : 2 * t.ta + t.tb;
   switch (kind) {
-    case 0: return alone([&] { W::bf16_ss<0, 0>(acc, da, db, 1); });
-    case 1: return alone([&] { W::bf16_ss<0, 1>(acc, da, db, 1); });
-    case 2: return alone([&] { W::bf16_ss<1, 0>(acc, da, db, 1); });
-    case 3: return alone([&] { W::bf16_ss<1, 1>(acc, da, db, 1); });
-    case 4: return alone([&] { W::bf16_rs<0>(acc, r, db, 1); });
-    case 5: return alone([&] { W::bf16_rs<1>(acc, r, db, 1); });
-    case 6: return alone([&] { W::e4m3_ss(acc, da, db, 1); });
-    case 7: return alone([&] { W::e4m3_rs(acc, r, db, 1); });
+    case 0: return alone(acc, [&] { W::bf16_ss<0, 0>(acc, da, db, 1); });
+    case 1: return alone(acc, [&] { W::bf16_ss<0, 1>(acc, da, db, 1); });
+    case 2: return alone(acc, [&] { W::bf16_ss<1, 0>(acc, da, db, 1); });
+    case 3: return alone(acc, [&] { W::bf16_ss<1, 1>(acc, da, db, 1); });
+    case 4: return alone(acc, [&] { W::bf16_rs<0>(acc, r, db, 1); });
+    case 5: return alone(acc, [&] { W::bf16_rs<1>(acc, r, db, 1); });
+    case 6: return alone(acc, [&] { W::e4m3_ss(acc, da, db, 1); });
+    case 7: return alone(acc, [&] { W::e4m3_rs(acc, r, db, 1); });
   }
 }
 #else
@@ -173,6 +174,18 @@ KERNEL(tma_shift, 32, 1)(const __grid_constant__ TensorMap from, const __grid_co
   }
 }
 EXPORT_KERNEL(tma_shift, 32)
+
+// Another thread writes where a box was loaded from: once it has landed, or (fault) whenever.
+KERNEL(tma_overwrite, 64, 1)(const __grid_constant__ TensorMap from, float* source, int fault) {
+  DYNAMIC_SHARED(raw);
+  uint64_t* bar = reinterpret_cast<uint64_t*>(raw + 1024);
+  if (threadIdx.x == 0) { mbar_init(bar, 1); mbar_fence_init(); }
+  __syncthreads();
+  if (threadIdx.x == 0) { mbar_arrive_expect_tx(bar, 1024); tma_load_2d(raw, &from, bar, 0, 0); }
+  if (!fault || threadIdx.x != 32) mbar_wait(bar, 0);
+  if (threadIdx.x == 32) source[0] = 2.0f;
+}
+EXPORT_KERNEL(tma_overwrite, 64)
 
 // ---- clusters: each block reads the next one's shared memory ----
 KERNEL(cluster_ring, 64, 1)(float* out, const float* in, int blocks, int fault) {

@@ -52,6 +52,7 @@ template <int fault> DEV void ring(const TensorMap& ma, const TensorMap& mb, con
     if (fault != NO_WGMMA_WAIT || t + 1 < steps) wgmma_wait<0>();
     if (fault != FREE_EARLY && tid == 0) mbar_arrive(&s.empty[st]);
   }
+  if (fault != NO_WGMMA_WAIT) wgmma_done(acc);
   for (int j = 0; j < 8; j += 2) {
     int row = warp * 16 + lane % 16, chunk = j + lane / 16;
     const float* d = &acc[j * 4];

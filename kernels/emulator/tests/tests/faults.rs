@@ -358,3 +358,16 @@ fn refused_launches_and_maps() {
     assert!(map(base, &[128, 8], &[256], &[128, 8]).contains("wider than the swizzle"));
     assert!(map(base, &[64, 8], &[128], &[64, 300]).contains("1 to 256"));
 }
+
+#[test]
+fn the_source_of_a_tma_load_is_free_once_the_box_has_landed() {
+    let run_with = |fault: i32, config: &Config| {
+        let source = memory(&[1f32; 256]);
+        let map = tensor_map(source.address(), 4, &[32, 8], &[128], &[32, 8], 0).unwrap();
+        run("tma_overwrite", geometry(1, 64, 1040), &[arg(map), at(&source), arg(fault)], config)
+    };
+    for config in twelve() {
+        run_with(0, &config).unwrap();
+        assert_report(&config, run_with(1, &config), &["race", "of global memory at offset 0"]);
+    }
+}
