@@ -3,18 +3,22 @@
 // columns of the same product, not a pass over out of its own.
 //
 // bf16: 2 M N (K + K2) FLOP on tensor cores (mma.sync m16n8k16, f32 accumulation). One block a BM x BN tile of out, warps of WM x WN, K in
-// steps of 32 through a ring of 3 stages filled by cp.async. Rows of 32 elements are swizzled, longer ones padded by 16 bytes: no bank conflicts. b may be f32
+// steps of DEPTH through a ring of STAGES filled by cp.async. Rows along K are swizzled, others padded by 16 bytes: no bank conflicts. b may be f32
 // (adapters): it is rounded on the way to shared memory. Any M, N, K; rows that are not multiples of 16 bytes are copied by ordinary loads.
-// f32: FMA units, 64 x 64 tiles, 4 x 4 a thread; b may be bf16 (widened).
+// Few rows (NT, M up to 16 or 64): bound by reading b once, N K elements. K is not split: a warp adds up 8 columns of out over all of K, in the order of
+// the larger tiles, so that a row's bits are the same for any M. The ring is deep instead, 128 elements a row and stage: a block of 32 columns
+// has 40 KB of b in flight (16 rows), one of 8 columns 22 KB; those serve matrices too small to give each multiprocessor a block of 32.
+// f32: FMA units, 64 x 64 tiles, 4 x 4 a thread; few rows by a ring too; b may be bf16 (widened).
 // A TN product of few elements is cut along K: part z of the grid writes a sum of its own, rows.cu adds them up in order.
 // Bytes: M K + N K + M N elements at least; each tile of a is read N / BN times, of b M / BM times.
 //
 // | version | idea | % of ceiling | GPU | date |
 // | 1 | 128 x 128 x 32, 3 stages, direct epilogue | not measured on a GPU yet | | |
+// | 2 | few rows: 16 x 32 x 128, 6 stages; 16 x 8 x 128, 12; 64 x 32 x 128, 4 | not measured on a GPU yet | | |
 #include "ptx.cuh"
 
 namespace {
-constexpr int BK = 32, STAGES = 3, PAD = 8;
+constexpr int BK = 32, PAD = 8;
 enum Flags { B_F32 = 1, B_BF16 = 2, OUT_F32 = 4, ACCUMULATE = 8, A_VEC = 16, B_VEC = 32, A2_VEC = 64, B2_VEC = 128, RESID_F32 = 256, B2_F32 = 512 };
 enum class Layout { NT, NN, TN };
 
@@ -28,17 +32,29 @@ struct Args {
   int flags;
 };
 
-// ROWS x COLS elements in shared memory. Eight rows of the same 16-byte column, and 128 bytes in a row, lie in different banks.
-template <int ROWS, int COLS> struct Tile {
-  static constexpr int PITCH = COLS == 32 ? 32 : COLS + PAD;
+// ROWS x COLS elements in shared memory, rows swizzled (of 32 or 128 elements) or padded. Eight rows of the same 16-byte column, and 128 bytes in a
+// row, lie in different banks.
+template <int ROWS, int COLS, bool SWIZZLED> struct Tile {
+  static constexpr int PITCH = SWIZZLED ? COLS : COLS + PAD;
   bf16 e[ROWS * PITCH];
-  DEV bf16* at(int r, int c) { return &e[r * PITCH + (COLS == 32 ? ((c / 8 ^ r / 2 % 4) * 8 + c % 8) : c)]; }
+  DEV bf16* at(int r, int c) { return &e[r * PITCH + (SWIZZLED ? (c / 8 ^ (COLS == 32 ? r / 2 % 4 : r % 8)) * 8 + c % 8 : c)]; }
 };
 
 // A tile of ROWS x COLS elements (contiguous along COLS) from (r0, c0) of a matrix (rows, cols), zeros outside.
-template <int ROWS, int COLS, int THREADS>
-DEV void load_tile(Tile<ROWS, COLS>& tile, const bf16* src, int r0, int c0, int rows, int cols, bool vec) {
-  constexpr int CHUNKS = COLS / 8;
+template <int ROWS, int COLS, int THREADS, bool SWIZZLED>
+DEV void load_tile(Tile<ROWS, COLS, SWIZZLED>& tile, const bf16* src, int r0, int c0, int rows, int cols, bool vec) {
+  constexpr int CHUNKS = COLS / 8, STEP = THREADS / CHUNKS;
+  // The tiles of few rows: a warp has little else to do, so that addresses must cost little. Larger tiles have no registers for it.
+  if (SWIZZLED && COLS == 128 && vec) {
+    int r = threadIdx.x / CHUNKS, c = threadIdx.x % CHUNKS * 8;
+    const bf16* p = src + size_t(r0 + r) * cols + c0 + c;
+#pragma unroll
+    for (int j = 0; j < ROWS; j += STEP, p += size_t(STEP) * cols) {
+      bool inside = r0 + r + j < rows && c0 + c < cols;
+      cp_async_16(tile.at(r + j, c), inside ? p : src, inside);
+    }
+    return;
+  }
 #pragma unroll
   for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
     int r = i / CHUNKS, c = i % CHUNKS * 8;
@@ -52,8 +68,8 @@ DEV void load_tile(Tile<ROWS, COLS>& tile, const bf16* src, int r0, int c0, int 
     }
   }
 }
-template <int ROWS, int COLS, int THREADS>
-DEV void load_tile(Tile<ROWS, COLS>& tile, const float* src, int r0, int c0, int rows, int cols) {
+template <int ROWS, int COLS, int THREADS, bool SWIZZLED>
+DEV void load_tile(Tile<ROWS, COLS, SWIZZLED>& tile, const float* src, int r0, int c0, int rows, int cols) {
 #pragma unroll
   for (int i = threadIdx.x; i < ROWS * COLS / 2; i += THREADS) {
     int r = i / (COLS / 2), c = i % (COLS / 2) * 2;
@@ -64,16 +80,16 @@ DEV void load_tile(Tile<ROWS, COLS>& tile, const float* src, int r0, int c0, int
   }
 }
 
-template <Layout L, int BM, int BN> struct Stage {
-  static constexpr int A_ROWS = L == Layout::TN ? BK : BM, A_COLS = L == Layout::TN ? BM : BK;
-  static constexpr int B_ROWS = L == Layout::NT ? BN : BK, B_COLS = L == Layout::NT ? BK : BN;
-  Tile<A_ROWS, A_COLS> a;
-  Tile<B_ROWS, B_COLS> b;
+template <Layout L, int BM, int BN, int DEPTH> struct Stage {
+  static constexpr int A_ROWS = L == Layout::TN ? DEPTH : BM, A_COLS = L == Layout::TN ? BM : DEPTH;
+  static constexpr int B_ROWS = L == Layout::NT ? BN : DEPTH, B_COLS = L == Layout::NT ? DEPTH : BN;
+  Tile<A_ROWS, A_COLS, L != Layout::TN> a;
+  Tile<B_ROWS, B_COLS, L == Layout::NT> b;
 };
 
-template <Layout L, int BM, int BN, int THREADS>
-DEV void load_stage(Stage<L, BM, BN>& s, const Args& g, int m0, int n0, int k0, bool tail) {
-  using S = Stage<L, BM, BN>;
+template <Layout L, int BM, int BN, int DEPTH, int THREADS>
+DEV void load_stage(Stage<L, BM, BN, DEPTH>& s, const Args& g, int m0, int n0, int k0, bool tail) {
+  using S = Stage<L, BM, BN, DEPTH>;
   int k = tail ? g.k2 : g.k;
   const bf16* a = static_cast<const bf16*>(tail ? g.a2 : g.a);
   bool a_vec = g.flags & (tail ? A2_VEC : A_VEC), b_vec = g.flags & (tail ? B2_VEC : B_VEC), b_f32 = g.flags & (tail ? B2_F32 : B_F32);
@@ -85,6 +101,15 @@ DEV void load_stage(Stage<L, BM, BN>& s, const Args& g, int m0, int n0, int k0, 
   else load_tile<S::B_ROWS, S::B_COLS, THREADS>(s.b, static_cast<const bf16*>(b), r0, c0, rows, cols, b_vec);
 }
 
+DEV float element(const void* p, size_t at, bool is_bf16) { return is_bf16 ? to_float(static_cast<const bf16*>(p)[at]) : static_cast<const float*>(p)[at]; }
+// An element of out in f32.
+DEV void store_one(const Args& g, int row, int col, float x) {
+  size_t at = size_t(row) * g.n + col;
+  float* o = static_cast<float*>(g.out) + at;
+  if (g.bias) x += g.bias[col];
+  if (g.resid) x += element(g.resid, at, !(g.flags & RESID_F32));
+  *o = g.flags & ACCUMULATE ? *o + x : x;
+}
 // Two neighbouring elements of out, of which the second may lie outside.
 DEV void store_pair(const Args& g, int row, int col, float x, float y) {
   bool two = col + 1 < g.n;
@@ -109,17 +134,18 @@ DEV void store_pair(const Args& g, int row, int col, float x, float y) {
   else { o[0] = from_float<bf16>(x); if (two) o[1] = from_float<bf16>(y); }
 }
 
-template <Layout L, int BM, int BN, int WM, int WN, int THREADS>
+template <Layout L, int BM, int BN, int WM, int WN, int DEPTH, int STAGES>
 DEV void tensor_gemm(const Args& g, uint8_t* smem) {
-  using S = Stage<L, BM, BN>;
+  using S = Stage<L, BM, BN, DEPTH>;
+  constexpr int THREADS = 32 * (BM / WM) * (BN / WN);
   S* stages = reinterpret_cast<S*>(smem);
   constexpr int MI = WM / 16, NI = WN / 8;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, wm = warp / (BN / WN) * WM, wn = warp % (BN / WN) * WN;
   int m0 = blockIdx.y * BM, n0 = blockIdx.x * BN;
-  int tail = (g.k2 + BK - 1) / BK, steps = tail + (g.k + BK - 1) / BK;
+  int tail = (g.k2 + DEPTH - 1) / DEPTH, steps = tail + (g.k + DEPTH - 1) / DEPTH;
   float acc[MI][NI][4] = {};
   auto fetch = [&](int t) {
-    if (t < steps) load_stage<L, BM, BN, THREADS>(stages[t % STAGES], g, m0, n0, (t < tail ? t : t - tail) * BK, t < tail);
+    if (t < steps) load_stage<L, BM, BN, DEPTH, THREADS>(stages[t % STAGES], g, m0, n0, (t < tail ? t : t - tail) * DEPTH, t < tail);
     cp_async_commit();
   };
   for (int t = 0; t < STAGES - 1; t++) fetch(t);
@@ -137,7 +163,7 @@ DEV void tensor_gemm(const Args& g, uint8_t* smem) {
     }
     S& s = stages[t % STAGES];
 #pragma unroll
-    for (int kk = 0; kk < BK; kk += 16) {
+    for (int kk = 0; kk < DEPTH; kk += 16) {
       uint32_t fa[MI][4], fb[NI][2];
 #pragma unroll
       for (int i = 0; i < MI; i++) {
@@ -145,8 +171,9 @@ DEV void tensor_gemm(const Args& g, uint8_t* smem) {
         if constexpr (L == Layout::TN) ldmatrix_x4_trans(fa[i], s.a.at(kk + lane % 8 + lane / 16 * 8, r + lane / 8 % 2 * 8));
         else ldmatrix_x4(fa[i], s.a.at(r + lane % 16, kk + lane / 16 * 8));
       }
+      if constexpr (NI == 1) ldmatrix_x2(fb[0], s.b.at(wn + lane % 8, kk + lane / 8 % 2 * 8));
 #pragma unroll
-      for (int j = 0; j < NI; j += 2) {
+      for (int j = 0; j + 1 < NI; j += 2) {
         uint32_t f[4];
         int c = wn + j * 8;
         if constexpr (L == Layout::NT) ldmatrix_x4(f, s.b.at(c + lane % 8 + lane / 16 * 8, kk + lane / 8 % 2 * 8));
@@ -182,7 +209,6 @@ DEV void take_part(Args& g) {
 
 // ---- f32 ----
 constexpr int FM = 64, FN = 64, FK = 16, F_THREADS = 256;
-DEV float element(const void* p, size_t at, bool is_bf16) { return is_bf16 ? to_float(static_cast<const bf16*>(p)[at]) : static_cast<const float*>(p)[at]; }
 
 template <Layout L>
 DEV void fma_steps(float (&acc)[4][4], float (*sa)[FM + 4], float (*sb)[FN + 4], const Args& g, const void* a, const void* b, int depth, int m0, int n0, bool b_bf16) {
@@ -233,26 +259,98 @@ template <Layout L> DEV void fma_gemm(const Args& g) {
       if (row < g.m && col < g.n) store_pair(g, row, col, g.alpha * acc[i][j], g.alpha * acc[i][j + 1]);
     }
 }
+
+// Few rows (NT, M up to 16) in f32: 32 columns a block, K in steps of 64 through a ring of 6 stages; a thread adds up 2 rows of 2 columns in the order
+// of the tiles above. W: type of b.
+constexpr int FEW_ROWS = 16, FEW_COLS = 32, FEW_DEPTH = 64, FEW_STAGES = 6, FEW_THREADS = 128;
+template <class W> struct FewStage {
+  float a[FEW_ROWS][FEW_DEPTH + 4];
+  W b[FEW_COLS][FEW_DEPTH + 16 / sizeof(W)];
+};
+template <int ROWS, class T, int PITCH>
+DEV void load_few(T (*tile)[PITCH], const T* src, int r0, int k0, int rows, int depth, bool vec) {
+  constexpr int N = 16 / sizeof(T), CHUNKS = FEW_DEPTH / N;
+  if (vec) {
+#pragma unroll
+    for (int j = 0; j < ROWS * CHUNKS / FEW_THREADS; j++) {
+      int i = threadIdx.x + j * FEW_THREADS, r = i / CHUNKS, c = i % CHUNKS * N;
+      bool inside = r0 + r < rows && k0 + c < depth;
+      cp_async_16(&tile[r][c], src + (inside ? size_t(r0 + r) * depth + k0 + c : 0), inside);
+    }
+    return;
+  }
+#pragma unroll 4
+  for (int i = threadIdx.x; i < ROWS * FEW_DEPTH; i += FEW_THREADS) {
+    int r = i / FEW_DEPTH, c = i % FEW_DEPTH;
+    tile[r][c] = r0 + r < rows && k0 + c < depth ? src[size_t(r0 + r) * depth + k0 + c] : from_float<T>(0.0f);
+  }
+}
+DEV float4 four(const float* p) { return *reinterpret_cast<const float4*>(p); }
+DEV float4 four(const bf16* p) {
+  uint2 v = *reinterpret_cast<const uint2*>(p);
+  float2 x = unpack_bf16(v.x), y = unpack_bf16(v.y);
+  return make_float4(x.x, x.y, y.x, y.y);
+}
+template <class W> DEV void few_f32(const Args& g, uint8_t* smem) {
+  auto* stages = reinterpret_cast<FewStage<W>*>(smem);
+  int n0 = blockIdx.x * FEW_COLS, column = threadIdx.x % 16, row = threadIdx.x / 16 * 2, steps = (g.k + FEW_DEPTH - 1) / FEW_DEPTH;
+  auto fetch = [&](int t) {
+    FewStage<W>& s = stages[t % FEW_STAGES];
+    if (t < steps) {
+      load_few<FEW_ROWS>(s.a, static_cast<const float*>(g.a), 0, t * FEW_DEPTH, g.m, g.k, g.flags & A_VEC);
+      load_few<FEW_COLS>(s.b, static_cast<const W*>(g.b), n0, t * FEW_DEPTH, g.n, g.k, g.flags & B_VEC);
+    }
+    cp_async_commit();
+  };
+  float acc[2][2] = {};
+  for (int t = 0; t < FEW_STAGES - 1; t++) fetch(t);
+  for (int t = 0; t < steps; t++) {
+    cp_async_wait<FEW_STAGES - 2>();
+    __syncthreads();
+    fetch(t + FEW_STAGES - 1);
+    FewStage<W>& s = stages[t % FEW_STAGES];
+#pragma unroll 4
+    for (int k = 0; k < (row < g.m ? FEW_DEPTH : 0); k += 4)
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          float4 x = four(&s.a[row + i][k]), y = four(&s.b[column + 16 * j][k]);
+          acc[i][j] = fmaf(x.w, y.w, fmaf(x.z, y.z, fmaf(x.y, y.y, fmaf(x.x, y.x, acc[i][j]))));
+        }
+  }
+  cp_async_wait<0>();
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      int col = n0 + column + 16 * j;
+      if (row + i < g.m && col < g.n) store_one(g, row + i, col, g.alpha * acc[i][j]);
+    }
+}
 }  // namespace
 
 #define ARGS                                                                                                                              \
   (void* out, const void* a, const void* b, const void* a2, const void* b2, const float* bias, const void* resid, int m, int n, int k, int k2, \
    float alpha, float tail_scale, int flags)
 #define PACKED {out, a, b, a2, b2, bias, resid, m, n, k, k2, alpha, tail_scale, flags}
-#define TENSOR(layout, name, bm, bn, wm, wn, threads, blocks)     \
-  KERNEL(name, threads, blocks) ARGS {                            \
-    DYNAMIC_SHARED(smem);                                         \
-    Args g = PACKED;                                              \
-    if (layout == Layout::TN) take_part(g);                       \
-    tensor_gemm<layout, bm, bn, wm, wn, threads>(g, smem);        \
-  }                                                               \
+#define TENSOR(layout, name, bm, bn, wm, wn, depth, stages, threads, blocks) \
+  KERNEL(name, threads, blocks) ARGS {                                       \
+    DYNAMIC_SHARED(smem);                                                    \
+    Args g = PACKED;                                                         \
+    if (layout == Layout::TN) take_part(g);                                  \
+    tensor_gemm<layout, bm, bn, wm, wn, depth, stages>(g, smem);             \
+  }                                                                          \
   EXPORT_KERNEL(name, threads)
-TENSOR(Layout::NT, gemm_nt_128_bf16, 128, 128, 64, 32, 256, 2)
-TENSOR(Layout::NN, gemm_nn_128_bf16, 128, 128, 64, 32, 256, 2)
-TENSOR(Layout::TN, gemm_tn_128_bf16, 128, 128, 64, 32, 256, 2)
-TENSOR(Layout::NT, gemm_nt_64_bf16, 64, 64, 32, 32, 128, 2)
-TENSOR(Layout::NN, gemm_nn_64_bf16, 64, 64, 32, 32, 128, 2)
-TENSOR(Layout::TN, gemm_tn_64_bf16, 64, 64, 32, 32, 128, 2)
+TENSOR(Layout::NT, gemm_nt_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
+TENSOR(Layout::NN, gemm_nn_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
+TENSOR(Layout::TN, gemm_tn_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
+TENSOR(Layout::NT, gemm_nt_64_bf16, 64, 64, 32, 32, BK, 3, 128, 2)
+TENSOR(Layout::NN, gemm_nn_64_bf16, 64, 64, 32, 32, BK, 3, 128, 2)
+TENSOR(Layout::TN, gemm_tn_64_bf16, 64, 64, 32, 32, BK, 3, 128, 2)
+TENSOR(Layout::NT, gemm_few_16x32_bf16, 16, 32, 16, 8, 128, 6, 128, 3)
+TENSOR(Layout::NT, gemm_few_16x8_bf16, 16, 8, 16, 8, 128, 12, 32, 3)
+TENSOR(Layout::NT, gemm_few_64x32_bf16, 64, 32, 64, 8, 128, 4, 128, 2)
 #define FMA(layout, name)                                  \
   KERNEL(name, F_THREADS, 1) ARGS {                        \
     Args g = PACKED;                                       \
@@ -262,3 +360,12 @@ TENSOR(Layout::TN, gemm_tn_64_bf16, 64, 64, 32, 32, 128, 2)
 FMA(Layout::NT, gemm_nt_f32)
 FMA(Layout::NN, gemm_nn_f32)
 FMA(Layout::TN, gemm_tn_f32)
+#define FEW(W, name)                  \
+  KERNEL(name, FEW_THREADS, 3) ARGS { \
+    DYNAMIC_SHARED(smem);             \
+    Args g = PACKED;                  \
+    few_f32<W>(g, smem);              \
+  }                                   \
+  EXPORT_KERNEL(name, FEW_THREADS)
+FEW(float, gemm_few_f32)
+FEW(bf16, gemm_few_f32_bf16)

@@ -139,15 +139,6 @@ pub fn rows() -> Vec<Row> {
         row!("gather_rows", "N C", &[8192, 4096], &[3, 72], |d, t| bytes(2 * d[0] * d[1], t), gather, rows_alone: false, exact: true),
         row!("linear_forward", "N M K", &[8192, 4096, 4096], &[9, 24, 40], |d, _| flop(2.0, d), linear, rows_alone: false, dtypes: ONLY_F32),
         row!("linear_forward", "N M K", &[8192, 1536, 576], &[70, 24, 40], |d, _| flop(2.0, d), linear, rows_alone: false),
-        row!(
-            "linear_forward_decode",
-            "N M K",
-            &[16, 11008, 4096],
-            &[3, 24, 40],
-            |d, t| bytes(d[1] * d[2], t),
-            linear,
-            rows_alone: false
-        ),
         row!("linear_backward_weight", "N M K", &[8192, 1536, 576], &[9, 24, 40], |d, _| flop(2.0, d), linear_back_weight, rows_alone: false),
         row!(
             "lora_forward",
@@ -175,14 +166,6 @@ pub fn rows() -> Vec<Row> {
         row!("attention_backward", "B T NH NKV HS", &[4, 2048, 32, 8, 128], &[2, 20, 2, 1, 32], |d, _| flop(5.0, &[d[0], d[1], d[1], d[2], d[4]]), |w, d| attention(w, d, true), rows_alone: false),
         row!("attention_backward", "B T NH NKV HS", &[8, 1024, 9, 3, 64], &[2, 20, 2, 1, 32], |d, _| flop(5.0, &[d[0], d[1], d[1], d[2], d[4]]), |w, d| attention(w, d, true), rows_alone: false),
         row!("cross_attention_forward", "B T NH NKV HS", &[32, 128, 16, 16, 64], &[2, 20, 2, 1, 32], |d, _| flop(4.0, &[d[0], d[1], d[1], d[2], d[4]]), cross, rows_alone: false),
-        row!(
-            "decode_attention",
-            "B T NH NKV HS",
-            &[64, 1024, 32, 32, 128],
-            &[3, 40, 4, 2, 32],
-            |d, t| bytes(2 * d[0] * d[1] * d[3] * d[4], t),
-            decode
-        ),
         row!("linear_cross_entropy", "N C V", &[2048, 4096, 32000], &[17, 40, 301], |d, _| flop(4.0, d), loss, rows_alone: false),
         row!("linear_cross_entropy", "N C V", &[8192, 4096, 32000], &[70, 40, 301], |d, _| flop(4.0, d), loss, rows_alone: false),
         row!("cross_entropy", "N V", &[256, 49152], &[3, 700], |d, _| Work::Bytes(4.0 * (d[0] * d[1]) as f64), loss_of_logits, dtypes: ONLY_F32),
@@ -223,8 +206,46 @@ pub fn rows() -> Vec<Row> {
         );
         all.push(row!("linear_backward_input", "N M K", dims, &[9, 24, 40], |d, _| flop(2.0, d), linear_back_input, rows_alone: false));
     }
+    for dims in &DECODE_PRODUCTS {
+        all.push(row!("linear_forward_decode", "N M K", dims, &[3, 24, 40], |d, t| bytes(d[1] * d[2], t), linear, rows_alone: false));
+    }
+    for dims in &DECODE_ATTENTION {
+        all.push(row!(
+            "decode_attention",
+            "B T NH NKV HS",
+            dims,
+            &[3, 40, 4, 2, 32],
+            |d, t| bytes(2 * d[0] * d[1] * d[3] * d[4], t),
+            decode
+        ));
+    }
     all
 }
+
+/// The linears of a decode step of LLaMA-2-7B, and its head.
+const DECODE_PRODUCTS: [[usize; 3]; 11] = [
+    [1, 4096, 4096],
+    [8, 4096, 4096],
+    [16, 4096, 4096],
+    [1, 11008, 4096],
+    [8, 11008, 4096],
+    [16, 11008, 4096],
+    [64, 11008, 4096],
+    [1, 32000, 4096],
+    [8, 32000, 4096],
+    [16, 32000, 4096],
+    [1, 1024, 4096],
+];
+
+/// Batches of a decode step, with a key head for each query head and with one for four.
+const DECODE_ATTENTION: [[usize; 5]; 6] = [
+    [1, 1024, 32, 32, 128],
+    [8, 1024, 32, 32, 128],
+    [64, 1024, 32, 32, 128],
+    [1, 1024, 32, 8, 128],
+    [8, 1024, 32, 8, 128],
+    [64, 1024, 32, 8, 128],
+];
 
 /// The linears of LLaMA-2-7B and its head, also with q, k, v and with gate and up side by side, for 8192 tokens.
 const PRODUCTS: [[usize; 3]; 6] = [

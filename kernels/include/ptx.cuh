@@ -23,6 +23,13 @@ DEV void ldmatrix_x4(uint32_t (&r)[4], const void* row WHERE) {
   emu::ldmatrix(r, 4, false, row PASS_WHERE);
 #endif
 }
+DEV void ldmatrix_x2(uint32_t (&r)[2], const void* row WHERE) {
+#if defined(__CUDACC__)
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];\n" : "=r"(r[0]), "=r"(r[1]) : "r"(smem_u32(row)) : "memory");
+#else
+  emu::ldmatrix(r, 2, false, row PASS_WHERE);
+#endif
+}
 DEV void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row WHERE) {
 #if defined(__CUDACC__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(smem_u32(row)) : "memory");

@@ -5,7 +5,7 @@ use sdrrl::{
             AttentionShape, attention_backward, attention_forward, cross_attention_backward,
             cross_attention_forward, reference,
         },
-        decode_attention::{self, decode_attention_forward},
+        decode_attention::{self, decode_attention_forward, gpu::decode_attention_split},
     },
     tensor::DType::{self, Bf16, F32},
 };
@@ -80,19 +80,50 @@ fn cross(device: &Device, dtype: DType) {
     }
 }
 
-fn decode(device: &Device, dtype: DType, s: AttentionShape) {
-    let (slots, starts, lengths) = (170, [0u32, 2, 140], [1u32, 135, 30]);
-    let (qn, row) = (3 * s.heads * s.head_size, s.kv_heads * s.head_size);
+/// The rows of `lengths`, in a cache with unused slots between them.
+fn decode(device: &Device, dtype: DType, s: AttentionShape, lengths: &[u32]) {
+    let rows = lengths.len();
+    let starts: Vec<u32> = (0..rows).map(|i| lengths[..i].iter().sum::<u32>() + 2 * i as u32).collect();
+    let slots = (starts[rows - 1] + lengths[rows - 1]) as usize;
+    let (qrow, row) = (s.heads * s.head_size, s.kv_heads * s.head_size);
     let ((q, wq), (k, wk), (v, wv)) =
-        (random("q", dtype, qn), random("k", dtype, slots * row), random("v", dtype, slots * row));
-    let qd = [3, s.heads * s.head_size];
-    let mut y = out(device, dtype, &qd);
+        (random("q", dtype, rows * qrow), random("k", dtype, slots * row), random("v", dtype, slots * row));
     let (tk, tv) = (put(device, dtype, &[slots, row], &k), put(device, dtype, &[slots, row], &v));
-    let (ts, tl) = (put_u32(device, &starts), put_u32(device, &lengths));
-    decode_attention_forward(&mut y, &put(device, dtype, &qd, &q), &tk, &tv, &ts, &tl, s).unwrap();
-    let mut want = vec![0.0; qn];
-    decode_attention::reference::forward(&mut want, &wq, &wk, &wv, &starts, &lengths, s);
+    let mut want = vec![0.0; rows * qrow];
+    decode_attention::reference::forward(&mut want, &wq, &wk, &wv, &starts, lengths, s);
+    let (tq, ts, tl) =
+        (put(device, dtype, &[rows, qrow], &q), put_u32(device, &starts), put_u32(device, lengths));
+    let mut y = out(device, dtype, &[rows, qrow]);
+    decode_attention_forward(&mut y, &tq, &tk, &tv, &ts, &tl, s).unwrap();
     assert_near("out", &y, &want);
+    // The same bits from every number of blocks, and for a row alone.
+    let bits = y.to_f32_vec().unwrap();
+    for split in [1, 2, 16] {
+        let mut y = out(device, dtype, &[rows, qrow]);
+        decode_attention_split(&mut y, [&tq, &tk, &tv, &ts, &tl], s, split).unwrap();
+        assert_eq!(y.to_f32_vec().unwrap(), bits, "{split} blocks");
+    }
+    let last = rows - 1;
+    let (tq, ts, tl) = (
+        put(device, dtype, &[1, qrow], &q[last * qrow..]),
+        put_u32(device, &starts[last..]),
+        put_u32(device, &lengths[last..]),
+    );
+    let mut y = out(device, dtype, &[1, qrow]);
+    decode_attention_forward(&mut y, &tq, &tk, &tv, &ts, &tl, s).unwrap();
+    assert_eq!(y.to_f32_vec().unwrap(), bits[last * qrow..], "the last row alone");
+}
+
+/// A row that leaves the cache gives NaN and touches no other; the kernel cannot report it.
+fn decode_outside(device: &Device) {
+    let s = shape(2, 1, 64, Some(3));
+    let kv = put(device, Bf16, &[20, 64], &random("kv", Bf16, 20 * 64).0);
+    let q = put(device, Bf16, &[4, 128], &random("q", Bf16, 4 * 128).0);
+    let (starts, lengths) = (put_u32(device, &[0, 15, u32::MAX - 4, 2]), put_u32(device, &[7, 6, 10, 0]));
+    let mut y = out(device, Bf16, &[4, 128]);
+    decode_attention_forward(&mut y, &q, &kv, &kv, &starts, &lengths, s).unwrap();
+    let y = y.to_f32_vec().unwrap();
+    assert!(y[..128].iter().all(|x| x.is_finite()) && y[128..].iter().all(|x| x.is_nan()), "{y:?}");
 }
 
 cases! {
@@ -105,8 +136,16 @@ cases! {
     attention_bf16_128(device) { causal(device, Bf16, shape(2, 1, 128, None), &[0, 70, 75]) }
     cross_attention_f32(device) { cross(device, F32) }
     cross_attention_bf16(device) { cross(device, Bf16) }
-    decode_attention_f32(device) { decode(device, F32, shape(4, 2, 64, None)) }
-    decode_attention_bf16(device) { decode(device, Bf16, shape(2, 1, 200, Some(50))) }
+    decode_attention_f32(device) { decode(device, F32, shape(4, 2, 64, None), &[1, 31, 257]) }
+    decode_attention_f32_odd(device) { decode(device, F32, shape(2, 2, 30, None), &[33, 130]) }
+    decode_attention_f32_128(device) { decode(device, F32, shape(1, 1, 128, None), &[257]) }
+    decode_attention_f32_256(device) { decode(device, F32, shape(2, 1, 256, None), &[65, 3]) }
+    decode_attention_bf16(device) { decode(device, Bf16, shape(2, 1, 200, Some(150)), &[1, 33, 300]) }
+    decode_attention_bf16_64(device) { decode(device, Bf16, shape(2, 2, 64, None), &[31, 1100]) }
+    decode_attention_bf16_128(device) { decode(device, Bf16, shape(2, 2, 128, None), &[33, 1, 257]) }
+    decode_attention_bf16_shared(device) { decode(device, Bf16, shape(5, 1, 128, None), &[257, 31]) }
+    decode_attention_bf16_odd(device) { decode(device, Bf16, shape(3, 1, 20, Some(40)), &[31, 133]) }
+    decode_attention_outside_the_cache(device) { decode_outside(device) }
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Matrix products, every layout and rung.
 use sdrrl::{
-    ops::gemm::{
-        Layout, gemm,
-        gpu::{Extras, Rung, product_on},
-        linear_add_forward, linear_backward_weight, linear_forward,
+    ops::{
+        gemm::{
+            Layout, gemm,
+            gpu::{Extras, Rung, product_on},
+            linear_add_forward, linear_backward_weight, linear_forward,
+        },
+        lora::{LowRank, lora_forward},
     },
     tensor::DType::{self, Bf16, F32},
 };
@@ -70,6 +73,42 @@ fn check(device: &Device, a_type: DType, layout: Layout, shape: [usize; 3], rung
             tolerance(out_type).max(1e-5),
         );
     }
+}
+
+/// Few rows, of any number, width and depth. A row has the bits that it has alone and in larger tiles.
+fn few_rows(device: &Device, dtype: DType, n: usize, m: usize, k: usize) {
+    check(device, dtype, Layout::NT, [n, m, k], None);
+    let (a, b) = (random("a", dtype, n * k).0, put(device, dtype, &[m, k], &random("b", dtype, m * k).0));
+    let run = |rows: &[f32], rung: Rung| {
+        let mut y = out(device, F32, &[rows.len() / k, m]);
+        let a = put(device, dtype, &[rows.len() / k, k], rows);
+        sdrrl::ops::gemm::gpu::gemm_on(&mut y, &a, &b, Layout::NT, 1.0, false, rung).unwrap();
+        y.to_f32_vec().unwrap()
+    };
+    let all = run(&a, Rung::FewRows);
+    let larger = if dtype == Bf16 { Rung::Mma64 } else { Rung::Fma };
+    assert_eq!(all, run(&a, larger), "{n} rows: the larger tiles' bits");
+    let last = (n - 1) * m;
+    assert_eq!(all[last..], run(&a[(n - 1) * k..], Rung::FewRows), "the last of {n} rows: its bits alone");
+}
+
+/// A low-rank tail (adapters in f32), a bias and a residual addition by the kernels for few rows.
+fn few_rows_with_adapter(device: &Device) {
+    let ([n, m, k], r) = ([3, 40, 136], 5);
+    let ((x, wx), (w, ww), (bias, wbias)) =
+        (random("x", Bf16, n * k), random("w", Bf16, m * k), random("bias", F32, m));
+    let ((low_a, wlow_a), (low_b, wlow_b)) = (random("low_a", Bf16, r * k), random("low_b", Bf16, m * r));
+    let (tx, tw, tbias) =
+        (put(device, Bf16, &[n, k], &x), put(device, Bf16, &[m, k], &w), put(device, F32, &[m], &bias));
+    let (ta, tb) = (put(device, F32, &[r, k], &low_a), put(device, F32, &[m, r], &low_b));
+    let (mut y, mut u) = (out(device, Bf16, &[n, m]), out(device, Bf16, &[n, r]));
+    lora_forward(&mut y, &mut u, &tx, &tw, Some(&tbias), LowRank { a: &ta, b: &tb, scale: 0.5 }).unwrap();
+    assert_near("u", &u, &product(Layout::NT, &wx, &wlow_a, [n, r, k]));
+    let u: Vec<f64> = u.to_f32_vec().unwrap().into_iter().map(f64::from).collect();
+    let tail = product(Layout::NT, &u, &wlow_b, [n, m, r]);
+    let mut want = product(Layout::NT, &wx, &ww, [n, m, k]);
+    want.iter_mut().zip(tail).enumerate().for_each(|(i, (y, t))| *y += 0.5 * t + wbias[i % m]);
+    assert_near("out", &y, &want);
 }
 
 const LAYOUTS: [Layout; 3] = [Layout::NT, Layout::NN, Layout::TN];
@@ -202,6 +241,16 @@ cases! {
     gemm_bf16_rows_of_16_bytes(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [72, 88, 232], Some(Rung::Mma64))); }
     gemm_bf16_odd_rows(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [67, 71, 197], Some(Rung::Mma64))); }
     gemm_bf16_large_tiles(device) { LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [136, 144, 232], Some(Rung::Mma128))); }
+    gemm_few_rows_1_of_16_bytes(device) { few_rows(device, Bf16, 1, 300, 1800) }
+    gemm_few_rows_1_narrow(device) { few_rows(device, Bf16, 1, 1, 3240) }
+    gemm_few_rows_3_odd(device) { few_rows(device, Bf16, 3, 33, 1797) }
+    gemm_few_rows_8_narrow_odd(device) { few_rows(device, Bf16, 8, 20, 3243) }
+    gemm_few_rows_16(device) { few_rows(device, Bf16, 16, 33, 1672) }
+    gemm_few_rows_17(device) { few_rows(device, Bf16, 17, 43, 1160) }
+    gemm_few_rows_50_odd(device) { few_rows(device, Bf16, 50, 33, 1157) }
+    gemm_few_rows_f32_1(device) { few_rows(device, F32, 1, 33, 840) }
+    gemm_few_rows_f32_16_odd(device) { few_rows(device, F32, 16, 35, 843) }
+    gemm_few_rows_with_adapter(device) { few_rows_with_adapter(device) }
     gemm_bf16_sums_in_parts(device) {
         // Parts of 288 rows, the last of 161; of 352 and 348.
         check(device, Bf16, Layout::TN, [8, 72, 1025], Some(Rung::Mma64));
@@ -227,6 +276,9 @@ fn tensor_products_have_no_bank_conflicts() {
     let run = |device: &Device| {
         for (rung, n) in [(Rung::Mma64, 64), (Rung::Mma128, 128)] {
             LAYOUTS.iter().for_each(|&l| check(device, Bf16, l, [n, n, 64], Some(rung)));
+        }
+        for [n, m] in [[16, 64], [16, 8], [64, 64]] {
+            check(device, Bf16, Layout::NT, [n, m, 256], Some(Rung::FewRows));
         }
         let added = Added { accumulate: true, ..NOTHING };
         HOPPER.iter().for_each(|&r| full(device, Layout::NT, [128, 256, 64], r, added));

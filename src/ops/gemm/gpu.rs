@@ -1,7 +1,7 @@
 //! Matrix products on a GPU: which kernel, and its launch.
 use anyhow::{Result, ensure};
 
-use super::{Layout, wgmma::FEW};
+use super::{Layout, few_rows, wgmma::FEW};
 use crate::{
     device::{Arg, Geometry, Gpu, Kernel},
     ops::{
@@ -38,6 +38,8 @@ impl Default for Extras<'_> {
 pub enum Rung {
     /// FMA units, f32.
     Fma,
+    /// NT of few rows, mma.sync or FMA, a deep ring: reading b is what takes time.
+    FewRows,
     /// mma.sync, tiles of 64 x 64: small products.
     Mma64,
     /// mma.sync, tiles of 128 x 128.
@@ -70,10 +72,11 @@ pub fn pick(arch: u32, multiprocessors: usize, a: DType, [n, m, k]: [usize; 3], 
     if tiles(128) >= 64 && n.min(m) > 64 { Rung::Mma128 } else { Rung::Mma64 }
 }
 
-/// The rung that `SDRRL_GEMM` (fma, mma64, mma128, wgmma64, wgmma128, wgmma) forces, so that rungs can be compared.
+/// The rung that `SDRRL_GEMM` (fma, few, mma64, mma128, wgmma64, wgmma128, wgmma) forces, so that rungs can be compared.
 fn forced() -> Option<Rung> {
     match std::env::var("SDRRL_GEMM").ok()?.as_str() {
         "fma" => Some(Rung::Fma),
+        "few" => Some(Rung::FewRows),
         "mma64" => Some(Rung::Mma64),
         "mma128" => Some(Rung::Mma128),
         "wgmma64" => Some(Rung::Wgmma64),
@@ -130,7 +133,7 @@ pub(crate) fn product(
     set(out.dtype() == DType::F32, OUT_F32);
     set(x.accumulate, ACCUMULATE);
     set(aligned(a), A_VEC);
-    set(b.dtype() == DType::Bf16 && aligned(b), B_VEC);
+    set(aligned(b), B_VEC);
     if let Some(bias) = x.bias {
         check(bias.len() == m, op, &[out, a, b, bias])?;
         check_dtype(op, DType::F32, &[bias])?;
@@ -151,12 +154,18 @@ pub(crate) fn product(
         check_dtype(op, DType::F32, &[out])?;
     }
     let tma = super::wgmma::possible(out, a, b, layout, &x);
-    let picked = pick(gpu.arch(), gpu.multiprocessors(), a.dtype(), [n, m, k], tma);
+    let few = few_rows::takes(layout, a.dtype(), n, x.tail.is_some());
+    let picked = match few {
+        true => Rung::FewRows,
+        false => pick(gpu.arch(), gpu.multiprocessors(), a.dtype(), [n, m, k], tma),
+    };
     let rung = match rung.or_else(forced) {
         // A forced rung counts where it can do the product at all.
         Some(Rung::Wgmma128 | Rung::Wgmma) if !tma => picked,
         Some(Rung::Wgmma64) if !tma || m > FEW => picked,
-        Some(Rung::Fma) if a.dtype() == DType::Bf16 => picked,
+        Some(Rung::FewRows) if !few => picked,
+        Some(Rung::Fma) if a.dtype() == DType::F32 => Rung::Fma,
+        Some(Rung::Fma) => picked,
         Some(forced) if a.dtype() == DType::Bf16 => forced,
         _ => picked,
     };
@@ -222,6 +231,11 @@ fn plain_product(
         Arg::F32(x.tail.map_or(1.0, |t| t.2)),
         Arg::I32(flags),
     ];
+    if rung == Rung::FewRows {
+        let (kernel, at) = few_rows::launch_of([n, m], [a.dtype(), b.dtype()], gpu.multiprocessors());
+        // SAFETY: the parameters of gemm.cu; the caller checked the shapes.
+        return unsafe { gpu.launch(kernel, at, &args) };
+    }
     launch(gpu, rung, layout, [n, m, parts], &args)?;
     partial.map_or(Ok(()), |partial| sum_rows(out, &partial))
 }

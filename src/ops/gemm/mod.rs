@@ -1,9 +1,11 @@
 //! Matrix products: out = alpha a b [+ bias] [+ out]. On the CPU activations are f32, weights f32 or bf16 (widened, so that activations are
-//! never rounded); on a GPU a product has the type of its activations (a), with f32 accumulation. Results depend neither on the thread count nor, for [`Layout::NT`], on how many rows there are.
+//! never rounded); on a GPU a product has the type of its activations (a), with f32 accumulation. Results depend neither on the thread count nor, for [`Layout::NT`], on how many rows there are
+//! (on a GPU: below 128 of them; from there on Hopper's wgmma may add up in another order).
 #![allow(unsafe_code)]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod dot;
+mod few_rows;
 pub mod gpu;
 mod outer;
 pub mod reference;

@@ -2,10 +2,7 @@
 #![allow(unsafe_code)]
 use anyhow::{Result, ensure};
 
-use crate::{
-    device::{Arg, Geometry},
-    tensor::{Tensor, refuse_overlap},
-};
+use crate::tensor::{Tensor, refuse_overlap};
 
 use super::{
     attention::{
@@ -13,14 +10,16 @@ use super::{
         tile::{Left, Rows, gather_rows, matmul},
     },
     checks::check,
-    launch::{check_dtype, gpu_of, kernel},
+    launch::gpu_of,
     parallel::{Shared, for_each_task, with_scratch},
     simd::{Kernel, MAX_LANES, Simd, run},
 };
 
+pub mod gpu;
+
 /// out (B, NH*HS) = softmax(scale q k^T) v, where row b of q (B, NH*HS) reads slots `starts[b]..starts[b] + lengths[b]` of
 /// k_cache, v_cache (S, NKV*HS); the last of them is the new token's own. With a window only the last `window` slots are read.
-/// A row's result does not depend on the other rows, nor on the thread count. On a GPU a row whose slots leave the cache gives NaN.
+/// A row's result does not depend on the other rows, nor on the thread count. On a GPU heads are of up to 256 elements, and a row whose slots leave the cache gives NaN.
 pub fn decode_attention_forward(
     out: &mut Tensor,
     q: &Tensor,
@@ -30,37 +29,13 @@ pub fn decode_attention_forward(
     lengths: &Tensor,
     shape: AttentionShape,
 ) -> Result<()> {
-    let (b, qrow) = q.rows_cols();
-    let (slots, kvrow) = k_cache.rows_cols();
-    check(
-        shape.is_valid()
-            && qrow == shape.q_row()
-            && kvrow == shape.kv_row()
-            && out.rows_cols() == (b, qrow)
-            && v_cache.rows_cols() == (slots, kvrow)
-            && starts.len() == b
-            && lengths.len() == b,
-        &format!("decode_attention_forward {shape:?}"),
-        &[out, q, k_cache, v_cache, starts, lengths],
-    )?;
-    refuse_overlap(&[out], &[q, k_cache, v_cache, starts, lengths])?;
+    let inputs = [q, k_cache, v_cache, starts, lengths];
+    check_shapes(out, inputs, shape)?;
     if let Some(gpu) = gpu_of("decode_attention_forward", &[out, q, k_cache, v_cache, starts, lengths])? {
-        check_dtype("decode_attention_forward", q.dtype(), &[out, k_cache, v_cache])?;
-        ensure!(
-            shape.head_size <= 256,
-            "decode_attention_forward: heads of {} elements; the GPU kernel takes up to 256",
-            shape.head_size
-        );
-        let kernel = kernel!(q.dtype(), "decode_attention", "decode_attention");
-        let (slots, heads, kv_heads) = (Arg::int(slots)?, Arg::int(shape.heads)?, Arg::int(shape.kv_heads)?);
-        let (hs, window) =
-            (Arg::int(shape.head_size)?, Arg::int(shape.window.unwrap_or(0).min(i32::MAX as usize))?);
-        let (out, q, k, v) = (out.arg()?, q.arg()?, k_cache.arg()?, v_cache.arg()?);
-        let (starts, lengths) = (starts.arg()?, lengths.arg()?);
-        let args = [out, q, k, v, starts, lengths, slots, heads, kv_heads, hs, Arg::F32(shape.scale), window];
-        // SAFETY: the kernel's parameters; shapes were checked, slots are checked by the kernel.
-        return unsafe { gpu.launch(kernel, Geometry::grid([b, shape.heads, 1], 128), &args) };
+        let split = gpu::split(q.rows_cols().0, shape, gpu.multiprocessors());
+        return gpu::launch(&gpu, out, inputs, shape, split);
     }
+    let (slots, qrow) = (k_cache.rows_cols().0, shape.q_row());
     let (starts_, lengths_) = (starts.u32()?, lengths.u32()?);
     for (row, (&s, &l)) in starts_.iter().zip(lengths_).enumerate() {
         ensure!(
@@ -94,6 +69,21 @@ pub fn decode_attention_forward(
         join(out, &parts[of_row[row] * part..of_row[row + 1] * part], shape.head_size);
     }
     Ok(())
+}
+
+fn check_shapes(out: &Tensor, inputs: [&Tensor; 5], shape: AttentionShape) -> Result<()> {
+    let [q, k, v, starts, lengths] = inputs;
+    let (b, slots) = (q.rows_cols().0, k.rows_cols().0);
+    check(
+        shape.is_valid()
+            && [q, out].iter().all(|t| t.rows_cols() == (b, shape.q_row()))
+            && [k, v].iter().all(|t| t.rows_cols() == (slots, shape.kv_row()))
+            && starts.len() == b
+            && lengths.len() == b,
+        &format!("decode_attention_forward {shape:?}"),
+        &[out, q, k, v, starts, lengths],
+    )?;
+    refuse_overlap(&[out], &inputs)
 }
 
 /// Keys of one task, counted from the first that the row reads: a long row keeps several threads busy, and a chunk of its keys is
