@@ -146,8 +146,18 @@ plant "attention backward: log-sum-exp past the document" attention_backward.cu 
   $'        s.lse[threadIdx.x] = inside ? lse[at] : 0.0f;\n        s.delta[threadIdx.x] = inside ? delta[at] : 0.0f;\n      }\n      cp_async_commit();' \
   $'        s.lse[threadIdx.x] = lse[at];\n        s.delta[threadIdx.x] = inside ? delta[at] : 0.0f;\n      }\n      cp_async_commit();' \
   attention_backward.cu kernels::attention::attention_bf16_64
-plant "decoding: warps' parts joined without a barrier" decode_attention.cu \
-  $'part[warp][lane + 32 * i] = acc[i];\n  __syncthreads();' 'part[warp][lane + 32 * i] = acc[i];' decode_attention.cu kernels::attention::decode_attention_f32
+plant "decoding: warps' parts joined without a barrier" decode_attention.cu $'      __syncthreads();\n      join(' '      join(' \
+  decode_attention.cu kernels::attention::decode_attention_f32
+plant "decoding: the next head without a barrier" decode_attention.cu '__syncthreads();         // the next head' '// the next head' \
+  decode_attention.cu kernels::attention::decode_attention_bf16_shared
+plant "decoding: a key past the last" decode_attention.cu 'bool inside = own + u * GROUPS < end;' 'bool inside = own + u * GROUPS <= end;' \
+  decode_attention.cu kernels::attention::decode_attention_bf16_128
+plant "few rows: ragged rows are not masked" gemm.cu 'bool inside = r0 + r + j < rows && c0 + c < cols;' 'bool inside = c0 + c < cols;' \
+  gemm.cu kernels::gemm::gemm_few_rows_1_of_16_bytes
+plant "few rows: fragments of b from the wrong columns" gemm.cu 's.b.at(wn + lane % 8, kk + lane / 8 % 2 * 8)' 's.b.at(wn + lane % 8, kk + lane / 16 * 8)' \
+  gemm.cu kernels::gemm::gemm_few_rows_16
+plant "few rows: one cp.async group too few waited for" gemm.cu 'cp_async_wait<FEW_STAGES - 2>();' 'cp_async_wait<FEW_STAGES - 1>();' \
+  gemm.cu kernels::gemm::gemm_few_rows_f32_1
 plant "AdamW: the last element of a block is left out" adamw.cu 'size_t last = first + BLOCK < e.n ? first + BLOCK : size_t(e.n);' \
   'size_t last = (first + BLOCK < e.n ? first + BLOCK : size_t(e.n)) - 1;' adamw.cu kernels::training::adamw
 [ "$planted" -gt 0 ] || { echo "mutate_kernels: no fault is called '$only'" >&2; exit 1; }
