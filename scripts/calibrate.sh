@@ -103,17 +103,30 @@ step() {
 # fault DEVICE NUMBER: what becomes of one planted fault, into a file; a process each, as it may hang or end the context.
 fault() {
     local status text
-    text=$(SDRRL_TEST_DEVICE=$1 SDRRL_FAULT=$2 timeout -k 5 20 "$program" faults_on_chip:: --ignored --nocapture 2>/dev/null)
+    text=$(SDRRL_TEST_DEVICE=$1 SDRRL_FAULT=$2 timeout -k 2 8 "$program" faults_on_chip:: --ignored --nocapture 2>/dev/null)
     status=$?
     text=$(sed -n 's/^fault [A-Z_]*: //p' <<<"$text" | head -n 1)
     if [ -z "$text" ]; then
-        case $status in 124 | 137) text="hang, ended after 20 s" ;; *) text="died with status $status" ;; esac
+        case $status in 124 | 137) text="hang, ended after 8 s" ;; *) text="died with status $status" ;; esac
     fi
     printf '%s\n' "$text" >"$out/calibration-fault-$1-$2"
 }
+# What is known of each fault so far.
+fault_table() {
+    local n=0 one emulator chip
+    faults="" table=""
+    for one in $names; do
+        emulator=$(cat "$out/calibration-fault-emulated-$n" 2>/dev/null || echo "not run") chip=$(cat "$out/calibration-fault-$device-$n" 2>/dev/null || echo "not run")
+        [ "$one" != NONE ] || [ "$chip" = "right result" ] || [ "$chip" = "not run" ] || failed=1
+        faults+="${faults:+,}"$'\n'"  {\"fault\": $(quote "$one"), \"emulator\": $(quote "$emulator"), \"chip\": $([ "$device" = emulated ] && echo null || quote "$chip")}"
+        table+="| $one | ${emulator//|/\\|} | $([ "$device" = emulated ] && echo "not run" || echo "${chip//|/\\|}") |"$'\n'
+        n=$((n + 1))
+    done
+    publish
+}
 # The table of planted faults: emulator beside chip.
 planted_faults() {
-    local names n=0 one where emulator chip at_once=4 begun=$SECONDS
+    local n=0 one where at_once=4 begun=$SECONDS
     # A GPU may be set to serve one process at a time.
     [[ $(gpu compute_mode) == Exclusive* ]] && at_once=1
     names=$(SDRRL_TEST_DEVICE=emulated SDRRL_FAULT=list "$program" faults_on_chip:: --ignored --nocapture | sed -n 's/^faults: //p')
@@ -126,19 +139,14 @@ planted_faults() {
         n=$((n + 1))
     done
     wait
-    n=0
-    for one in $names; do
-        emulator=$(cat "$out/calibration-fault-emulated-$n") chip=$(cat "$out/calibration-fault-$device-$n")
-        [ "$one" != NONE ] || [ "$chip" = "right result" ] || failed=1
-        faults+="${faults:+,}"$'\n'"  {\"fault\": $(quote "$one"), \"emulator\": $(quote "$emulator"), \"chip\": $([ "$device" = emulated ] && echo null || quote "$chip")}"
-        table+="| $one | ${emulator//|/\\|} | $([ "$device" = emulated ] && echo "not run" || echo "${chip//|/\\|}") |"$'\n'
-        rm -f "$out/calibration-fault-emulated-$n" "$out/calibration-fault-$device-$n"
-        n=$((n + 1))
-    done
-    publish
+    fault_table
+    rm -f "$out"/calibration-fault-*
     echo "planted faults: $n, $((SECONDS - begun)) s"
 }
 
+names=""
+# What still runs must not outlive this script, and what is known is kept.
+trap 'kill $(jobs -p) 2>/dev/null; fault_table; exit 1' TERM INT
 publish
 for one in features wgmma faults rules arithmetic; do step $one; done
 if [ "$device" != emulated ]; then step rules emulated; step arithmetic emulated; fi

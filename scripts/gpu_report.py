@@ -73,7 +73,7 @@ def read(folders):
 
 
 def table(head, rows):
-    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)] + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows] + [""]
+    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)] + ["| " + " | ".join(str(x).replace("|", "\\|") for x in row) + " |" for row in rows] + [""]
 
 
 def markdown(machines, parts, broken):

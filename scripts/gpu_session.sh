@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that a GPU can tell about this program, in the order of its worth, within a time. In a bundle of scripts/gpu_bundle.sh this file is run.sh.
-#   run.sh [--out DIR] [--minutes N] [--device cuda|emulated] [--small] [PART ...]
+#   run.sh [--out DIR] [--archive FILE] [--minutes N] [--device cuda|emulated] [--small] [PART ...]
 # Parts (all, if none is named; in this order):
 #   correctness  every declared kernel case and whole step; what fails, hangs or was not reached is run again alone
 #   calibration  the emulator's own cases on the chip: layouts, barriers, driver's rules, arithmetic
@@ -11,19 +11,21 @@
 #   sanitizers   memcheck, racecheck, synccheck, initcheck over the cases    mutants     which planted faults the chip shows
 #   ncu          hardware counters of the five rows that are furthest behind; the emulator's counts of bank conflicts and sectors beside the chip's
 # DIR (default: results) gets PART.jsonl, a line at a time, so that a run cut off anywhere leaves valid results; logs; and, at the end, report.json and report.md
-# (scripts/gpu_report.py, which also joins several DIRs). A part that does not fit the time left is named and left out.
+# (scripts/gpu_report.py, which also joins several DIRs). A part that does not fit the time left is named and left out. FILE.tar.gz gets all of DIR after each part.
+# Where a case of the Hopper products failed, what follows runs without them (SDRRL_GEMM=mma128) and says so.
 # --small takes tiny sizes, to rehearse on a machine without a GPU (scripts/rehearsal_driver.sh); its figures mean nothing.
 set -uo pipefail
 cd "$(dirname "$0")" || exit
 all=(correctness calibration quickstart parity kernels steps generation sanitizers mutants ncu)
-out=results minutes=25 device=cuda small="" parts=()
+out=results archive="" minutes=25 device=cuda small="" parts=()
 while [ $# -gt 0 ]; do
     case $1 in
     --out) out=${2:?}; shift 2 ;;
+    --archive) archive=$(realpath -m "${2:?}"); shift 2 ;;
     --minutes) minutes=${2:?}; shift 2 ;;
     --device) device=${2:?}; shift 2 ;;
     --small) small=yes; shift ;;
-    *) if [[ " ${all[*]} " == *" $1 "* ]]; then parts+=("$1"); shift; else sed -n '2,16p' "$0" >&2; exit 2; fi ;;
+    *) if [[ " ${all[*]} " == *" $1 "* ]]; then parts+=("$1"); shift; else sed -n '2,17p' "$0" >&2; exit 2; fi ;;
     esac
 done
 [ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
@@ -32,7 +34,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 ends=$(($(date +%s) + minutes * 60))
 python=$(command -v python3 || true)
-export SDRRL_BIN=$PWD/sdrrl PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$out/inductor}
+export SDRRL_BIN=$PWD/sdrrl PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-${TMPDIR:-/tmp}/inductor}
 # Where some machines keep libcuda without telling the linker.
 [ -d /usr/local/nvidia/lib64 ] && export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/usr/local/nvidia/lib64
 
@@ -55,12 +57,26 @@ machine() {
         "$(quote "$(gpu clocks.max.mem)")" "$(nproc)" "$(quote "$([ -n "$python" ] && "$python" -c 'import torch; print(torch.__version__)' 2>/dev/null)")"
 }
 
-# cases SECONDS LOG NAME ...: those cases, one after another in one process.
+# cases SECONDS LOG NAME ...: those cases, one after another in one process; 124 if time is over or one case takes too long: the log grows with each.
 cases() {
-    local seconds=$1 log=$2
+    local ends=$((SECONDS + $1)) log=$2 last=-1 grown=$SECONDS size status
     shift 2
-    SDRRL_TEST_DEVICE=$device timeout "$seconds" tests/all --exact "$@" --test-threads 1 >"$log" 2>&1
+    SDRRL_TEST_DEVICE=$device tests/all --exact "$@" --test-threads 1 >"$log" 2>&1 &
+    local process=$!
+    while sleep 0.2 && kill -0 $process 2>/dev/null; do
+        size=$(stat -c %s "$log")
+        [ "$size" = "$last" ] || { last=$size grown=$SECONDS; }
+        [ $SECONDS -lt $ends ] && [ $((SECONDS - grown)) -lt $stuck ] && continue
+        kill $process
+        sleep 1
+        kill -9 $process 2>/dev/null
+        wait $process 2>/dev/null
+        return 124
+    done
+    wait $process
 }
+# Seconds without a word after which a case counts as hung.
+stuck=25
 correctness() {
     local begun=$SECONDS left=() again=() round=0 limit=150 bad=0 name log
     mapfile -t left < <(tests/all kernels:: --list --format terse 2>/dev/null | sed -n 's/: test$//p')
@@ -111,8 +127,10 @@ calibration() {
 quickstart() {
     local begun=$SECONDS status=0 limits=() code where
     [ -n "$small" ] && limits=(--set generate.limit=12 --set train.max-steps=2 --set 'eval.tasks=[]')
-    for where in cpu "$device"; do
-        timeout "$(room "$begun" "$1")" ./sdrrl run recipes/quickstart.toml --set "work=$out/quickstart-$where" --set "device=$where" --set dtype=bf16 \
+    # The device first: the other half is known.
+    for where in "$device" cpu; do
+        [ "$(room "$begun" "$1")" -gt 5 ] || { skip quickstart "$where: no time left"; break; }
+        timeout -k 5 "$(room "$begun" "$1")" ./sdrrl run recipes/quickstart.toml --set "work=$out/quickstart-$where" --set "device=$where" --set dtype=bf16 \
             --set 'variants=["sdrrl"]' "${limits[@]}" >"$out/quickstart-$where.log" 2>&1
         code=$?
         [ $code = 0 ] || status=$code
@@ -194,15 +212,17 @@ generation() {
 }
 
 sanitizers() {
-    local found status=0 begun=$SECONDS tool code
+    local found status=0 begun=$SECONDS tool code share=4
     found=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
     [ -n "$found" ] && [ "$device" = cuda ] || { skip sanitizers "no compute-sanitizer here"; return 0; }
-    for tool in memcheck racecheck synccheck initcheck; do
+    # Each gets its share of the time that the ones before have left.
+    for tool in racecheck memcheck synccheck initcheck; do
         [ "$(room "$begun" "$1")" -gt 20 ] || { skip sanitizers "$tool: no time left"; break; }
-        SDRRL_TEST_DEVICE=cuda timeout "$(room "$begun" "$1")" "$found" --tool $tool --error-exitcode 99 --print-limit 20 \
+        SDRRL_TEST_DEVICE=cuda timeout -k 5 $(($(room "$begun" "$1") / share)) "$found" --tool $tool --error-exitcode 99 --print-limit 20 \
             tests/all kernels:: --test-threads 1 --skip quickstart >"$out/$tool.log" 2>&1
         code=$?
         [ $code = 0 ] || status=1
+        share=$((share - 1))
         record sanitizers "\"tool\": \"$tool\", \"status\": $code, \"cases\": $(grep -c '^test .* ok$' "$out/$tool.log"), \"summary\": $(
             quote "$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool.log" | tail -n 1)"), \"seconds\": $((SECONDS - begun))"
         tail -n 1 "$out/sanitizers.jsonl"
@@ -232,7 +252,7 @@ mutants() {
 }
 
 ncu() {
-    local found begun=$SECONDS rows=() row n=0
+    local found begun=$SECONDS rows=() row n=0 code status=0
     found=$(type -P ncu || ls /usr/local/cuda/bin/ncu 2>/dev/null)
     [ -n "$found" ] && [ "$device" = cuda ] || { skip ncu "no ncu here"; return 0; }
     # Rows that are known to matter, where the table was not measured.
@@ -246,18 +266,27 @@ ncu() {
         timeout "$(room "$begun" "$1")" "$found" --clock-control none --profile-from-start off --csv --page details \
             --section SpeedOfLight --section MemoryWorkloadAnalysis --section Occupancy --section LaunchStats --section WarpStateStats --section SchedulerStats \
             ./bench-kernels --device cuda --once "$row" >"$out/ncu.$n.csv" 2>"$out/ncu.$n.log"
-        record ncu "\"row\": $(quote "$row"), \"status\": $?, \"csv\": \"ncu.$n.csv\", \"lines\": $(grep -c '^"' "$out/ncu.$n.csv")"
+        code=$?
+        [ $code = 0 ] || status=1
+        if grep -qs 'ERR_NVGPUCTRPERM\|LibraryNotLoaded' "$out/ncu.$n.csv" "$out/ncu.$n.log"; then
+            skip ncu "ncu cannot read this machine's counters: $(reason "$out/ncu.$n.csv")"
+            return 1
+        fi
+        record ncu "\"row\": $(quote "$row"), \"status\": $code, \"csv\": \"ncu.$n.csv\", \"lines\": $(grep -c '^"' "$out/ncu.$n.csv")"
     done
     # The emulator's counts of its test patterns, and the chip's.
     local log=$out/profile.log metrics=l1tex__data_pipe_lsu_wavefronts_mem_shared.sum,l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum,l1tex__t_sectors_pipe_lsu_mem_global_op_st.sum
     [ "$(room "$begun" "$1")" -gt 10 ] && SDRRL_TEST_DEVICE=cuda timeout "$(room "$begun" "$1")" "$found" --clock-control none -k patterns --csv --page raw \
         --metrics $metrics tests/emulator features::profile --nocapture --test-threads 1 >"$log" 2>&1
-    record ncu "\"profile\": \"profile.log\", \"status\": $?"
+    code=$?
+    [ $code = 0 ] || status=1
+    record ncu "\"profile\": \"profile.log\", \"status\": $code"
     cat "$out/ncu.jsonl"
+    return $status
 }
 
 # Seconds that a part may take at most.
-declare -A most=([correctness]=240 [calibration]=90 [quickstart]=150 [parity]=240 [kernels]=480 [steps]=420 [generation]=200 [sanitizers]=300 [mutants]=180 [ncu]=150)
+declare -A most=([correctness]=240 [calibration]=180 [quickstart]=150 [parity]=240 [kernels]=480 [steps]=420 [generation]=200 [sanitizers]=300 [mutants]=180 [ncu]=150)
 failed=0
 [ -f "$out/machine.json" ] || machine >"$out/machine.json"
 cat "$out/machine.json"
@@ -268,15 +297,20 @@ for part in "${parts[@]}"; do
         record summary "\"part\": \"$part\", \"skipped\": \"no time left\""
         continue
     fi
-    echo "== $part (at most $room s)"
+    if [ -z "${SDRRL_GEMM:-}" ] && grep -qsE '"case": "[^"]*hopper[^"]*", "result": "(failed|hung)"' "$out/correctness.jsonl"; then
+        export SDRRL_GEMM=mma128
+        record summary '"part": "note", "skipped": "Hopper products failed: the parts below ran with SDRRL_GEMM=mma128"'
+    fi
+    echo "== $part (at most $room s)${SDRRL_GEMM:+, SDRRL_GEMM=$SDRRL_GEMM}"
     rm -f "$out/$part.jsonl"
     begun=$SECONDS
     $part "$room"
     status=$?
     [ $status = 0 ] || failed=1
     record summary "\"part\": \"$part\", \"status\": $status, \"seconds\": $((SECONDS - begun))"
+    [ -z "$archive" ] || { tar -czf "$archive.partial" -C "$out" . && mv "$archive.partial" "$archive"; }
 done
-rm -rf "$out/inductor"
 [ -n "$python" ] && "$python" scripts/gpu_report.py "$out"
+[ -z "$archive" ] || { tar -czf "$archive.partial" -C "$out" . && mv "$archive.partial" "$archive"; }
 echo "== done: $out"
 exit $failed
