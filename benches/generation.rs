@@ -76,6 +76,16 @@ impl Case {
 }
 
 fn main() {
+    peer::only(&[
+        "--python",
+        "--rounds",
+        "--shape",
+        "--device",
+        "--dtypes",
+        "--batches",
+        "--prompt",
+        "--new",
+    ]);
     let case = Case::from_options();
     if let Some(run) = option("--worker") {
         return worker(&run, &case);

@@ -22,6 +22,7 @@ const EXCERPT: &str = "tests/golden/metrics/flores";
 const CASES: [&str; 4] = ["bleu_chrf", "ter", "paired_bs", "paired_ar"];
 
 fn main() {
+    peer::only(&["--python", "--rounds", "--data"]);
     let data = option("--data").unwrap_or_else(|| EXCERPT.into());
     if let Some(case) = option("--worker") {
         return worker(&case, &data);

@@ -30,6 +30,7 @@ const MODEL: &str = "assets/downloads/SmolLM2-135M-Instruct.Q4_1.gguf";
 const ROWS: &str = "assets/downloads/eval/es.test.jsonl";
 
 fn main() {
+    peer::only(&["--python", "--rounds", "--rows", "--batches", "--out"]);
     let count = option("--rows").unwrap_or("64".into());
     if let (Some(case), Some(out)) = (option("--worker"), option("--out")) {
         return worker(&case, &count, &out);

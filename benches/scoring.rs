@@ -21,6 +21,7 @@ use serde_json::json;
 const BATCH_TOKENS: usize = 2048;
 
 fn main() {
+    peer::only(&["--python", "--rounds", "--shape", "--pairs"]);
     let (shape, pairs) =
         (option("--shape").unwrap_or("large".into()), option("--pairs").unwrap_or("64".into()));
     if let Some(dtype) = option("--worker") {

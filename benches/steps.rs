@@ -85,6 +85,7 @@ fn dense_peak(card: &str) -> Option<f64> {
 }
 
 fn main() {
+    peer::only(&["--python", "--rounds", "--shape", "--rows", "--length", "--dtypes", "--device"]);
     let case = Case::from_options();
     if let Some(dtype) = option("--worker") {
         return worker(&dtype, &case);

@@ -14,6 +14,7 @@ use sdrrl::{
 use serde_json::{Value, json};
 
 fn main() {
+    peer::only(&["--python", "--rounds", "--work", "--size", "--threads"]);
     if let Some(beams) = option("--worker") {
         return worker(&option("--work").expect("--work DIR"), beams.parse().expect("a number of beams"));
     }
