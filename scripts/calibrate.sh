@@ -9,7 +9,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --device) device=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
-    *) sed -n '2,5p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,5p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
     esac
 done
 case $device in cuda | emulated) ;; *) echo "calibrate.sh: --device cuda or emulated" >&2; exit 2 ;; esac

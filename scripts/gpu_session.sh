@@ -6,17 +6,19 @@
 #   calibration  the emulator's own cases on the chip: layouts, barriers, driver's rules, arithmetic
 #   quickstart   its training on the device beside the same on the processor
 #   parity       20 LoRA steps of a model of 1.1 billion parameters beside transformers + peft
-#   kernels      the table of kernels beside PyTorch, three rounds in turn
-#   steps        whole LoRA steps, packed, beside transformers + peft        generation  greedy generation beside transformers
-#   sanitizers   memcheck, racecheck, synccheck, initcheck over the cases    mutants     which planted faults the chip shows
+#   mutants      which planted faults the chip shows
+#   sanitizers   racecheck, memcheck, synccheck, initcheck over the cases
+#   kernels      the table of kernels beside PyTorch, up to three rounds in turn
+#   steps        whole LoRA steps, packed, beside transformers + peft
 #   ncu          hardware counters of the five rows that are furthest behind; the emulator's counts of bank conflicts and sectors beside the chip's
+#   generation   greedy generation beside transformers
 # DIR (default: results) gets PART.jsonl, a line at a time, so that a run cut off anywhere leaves valid results; logs; and, at the end, report.json and report.md
-# (scripts/gpu_report.py, which also joins several DIRs). A part that does not fit the time left is named and left out. FILE.tar.gz gets all of DIR after each part.
+# (scripts/gpu_report.py, which also joins several DIRs). A part that does not fit the time left is named and left out. FILE, a .tar.gz, gets all of DIR after each part.
 # Where a case of the Hopper products failed, what follows runs without them (SDRRL_GEMM=mma128) and says so.
 # --small takes tiny sizes, to rehearse on a machine without a GPU (scripts/rehearsal_driver.sh); its figures mean nothing.
 set -uo pipefail
 cd "$(dirname "$0")" || exit
-all=(correctness calibration quickstart parity kernels steps generation sanitizers mutants ncu)
+all=(correctness calibration quickstart parity mutants sanitizers kernels steps ncu generation)
 out=results archive="" minutes=25 device=cuda small="" parts=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -25,7 +27,7 @@ while [ $# -gt 0 ]; do
     --minutes) minutes=${2:?}; shift 2 ;;
     --device) device=${2:?}; shift 2 ;;
     --small) small=yes; shift ;;
-    *) if [[ " ${all[*]} " == *" $1 "* ]]; then parts+=("$1"); shift; else sed -n '2,17p' "$0" >&2; exit 2; fi ;;
+    *) if [[ " ${all[*]} " == *" $1 "* ]]; then parts+=("$1"); shift; else sed -n '2,18p' "$(basename "$0")" >&2; exit 2; fi ;;
     esac
 done
 [ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
@@ -191,7 +193,7 @@ a_bench() {
     return $code
 }
 steps() {
-    local begun=$SECONDS status=0 more=() rounds=3 shape name rows length shapes=("llama2-7b 2 2048" "llama2-7b 8 2048" "llama-1b 8 2048" "smollm2-135m 8 1024")
+    local begun=$SECONDS status=0 more=() rounds=3 shape name rows length shapes=("llama2-7b 8 2048" "llama2-7b 2 2048" "llama-1b 8 2048" "smollm2-135m 8 1024")
     [ -n "$small" ] && shapes=("tiny 1 16") rounds=1
     has_python 'torch, transformers, peft' && more=(--python "$python")
     for shape in "${shapes[@]}"; do
@@ -236,7 +238,7 @@ mutants() {
     [ -f mutants/list.tsv ] || { skip mutants "no mutants in this bundle"; return 0; }
     [ "$device" = cuda ] || { skip mutants "the device is not cuda"; return 0; }
     while IFS=$'\t' read -r number name cases emulator; do
-        [ "$(room "$begun" "$1")" -gt 20 ] || { skip mutants "from $name on: no time left"; break; }
+        [ "$(room "$begun" "$1")" -gt 15 ] || { skip mutants "from $name on: no time left"; break; }
         log=$out/mutant.$number.log
         # Unquoted: words of a filter.
         SDRRL_FATBINS=$PWD/mutants/$number SDRRL_TEST_DEVICE=cuda timeout 15 tests/all $cases --test-threads 1 >"$log" 2>&1
@@ -285,14 +287,15 @@ ncu() {
     return $status
 }
 
-# Seconds that a part may take at most.
-declare -A most=([correctness]=240 [calibration]=180 [quickstart]=150 [parity]=240 [kernels]=480 [steps]=420 [generation]=200 [sanitizers]=300 [mutants]=180 [ncu]=150)
-failed=0
+# Of the time that is left a part may take its share among those still to come, so that all of them fit; what it does not need goes to the next.
+declare -A share=([correctness]=180 [calibration]=100 [quickstart]=90 [parity]=120 [kernels]=330 [steps]=240 [generation]=80 [sanitizers]=200 [mutants]=110 [ncu]=70)
+to_come=0 failed=0
+for part in "${parts[@]}"; do to_come=$((to_come + share[$part])); done
 [ -f "$out/machine.json" ] || machine >"$out/machine.json"
 cat "$out/machine.json"
 for part in "${parts[@]}"; do
-    room=$((ends - $(date +%s)))
-    [ "$room" -gt "${most[$part]}" ] && room=${most[$part]}
+    room=$(((ends - $(date +%s)) * share[$part] / to_come))
+    to_come=$((to_come - share[$part]))
     if [ "$room" -lt 20 ]; then
         record summary "\"part\": \"$part\", \"skipped\": \"no time left\""
         continue
