@@ -517,7 +517,10 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), String> {
 /// Writes the Rust source that embeds the fatbins.
 fn write_table(out_dir: &Path, version: &str, rows: &[(&str, String)]) -> Result<(), String> {
     // The driver reads words of 8 bytes from an image, which a plain `include_bytes!` may put anywhere.
-    let mut table = String::from("#[repr(C, align(16))]\nstruct Aligned<T>(T);\n");
+    let mut table = String::new();
+    if !rows.is_empty() {
+        table.push_str("#[repr(C, align(16))]\nstruct Aligned<T>(T);\n");
+    }
     let (mut list, mut usage) = (String::new(), String::new());
     for (i, (name, lines)) in rows.iter().enumerate() {
         let path = out_dir.join(format!("kernels/{name}.fatbin"));
