@@ -23,8 +23,8 @@ use sdrrl::{
         engine::{Engine, EngineOptions, Generated, Request},
         sampler::SamplingParams,
     },
-    models::{config::Config, llama::Llama},
-    stages::placement::parse_dtype,
+    models::{transformer::config::Config, transformer::weights::Llama},
+    pipeline::placement::parse_dtype,
 };
 use serde_json::{Value, json};
 

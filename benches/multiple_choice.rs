@@ -13,16 +13,14 @@ use std::{fs, path::Path, time::Instant};
 use peer::{Contestant, interleave, itself, option, peak_mib};
 use sdrrl::{
     device::DeviceChoice,
-    infer::engine::EngineOptions,
-    recipe::eval::EvalTask,
-    stages::{
-        eval::{
-            measure::Sample,
-            tasks::{self, Ask, Item},
-        },
-        generate::Answerer,
-        placement::{Placement, parse_dtype},
+    eval::{
+        measure::Sample,
+        tasks::{self, Ask, Item},
     },
+    infer::answerer::Answerer,
+    infer::engine::EngineOptions,
+    pipeline::placement::{Placement, parse_dtype},
+    recipe::eval::EvalTask,
 };
 use serde_json::json;
 

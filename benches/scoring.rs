@@ -13,7 +13,7 @@ use peer::{Contestant, interleave, itself, option, peak_mib};
 use sdrrl::{
     models::xlm_roberta::{Config, Encoder, LastLayer, XlmRoberta, batches},
     ops::rows::gather_rows,
-    stages::placement::parse_dtype,
+    pipeline::placement::parse_dtype,
     tensor::{DType, Tensor},
 };
 use serde_json::json;

@@ -5,8 +5,8 @@ use sdrrl::{
     data::random::RowRandom,
     device::Device,
     models::{
-        config::Config,
-        llama::{Llama, LlamaWeights},
+        transformer::config::Config,
+        transformer::weights::{Llama, LlamaWeights},
     },
     tensor::{DType, Tensor},
 };

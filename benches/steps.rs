@@ -18,9 +18,9 @@ use sdrrl::{
     data::random::RowRandom,
     device::DeviceChoice,
     models::{
-        config::Config,
-        lora::{Lora, LoraConfig},
-        train_step::{PackedBatch, TrainStep, Trainable},
+        transformer::config::Config,
+        transformer::lora::{Lora, LoraConfig},
+        transformer::train_step::{PackedBatch, TrainStep, Trainable},
     },
     tensor::DType,
     train::optimizer::{Optimizer, OptimizerSettings},

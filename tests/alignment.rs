@@ -4,7 +4,7 @@ use std::path::Path;
 use sdrrl::{
     infer::hidden::{Pooling, sentence_vectors},
     metrics::alignment::Alignment,
-    models::{decode::Decoder, llama::Llama},
+    models::{transformer::decode::Decoder, transformer::weights::Llama},
     tensor::DType,
 };
 use serde::Deserialize;

@@ -8,7 +8,7 @@ use sdrrl::{
         sampler::SamplingParams,
         scoring::ScoreRequest,
     },
-    models::llama::Llama,
+    models::transformer::weights::Llama,
     ops::gemm::linear_forward,
     tensor::{DType, Tensor},
 };
@@ -68,7 +68,8 @@ fn decoding_with_the_cache_equals_running_the_whole_text() {
         assert_eq!((got.tokens.len(), got.finish), (20, Finish::Length));
         let mut tokens = request.tokens.clone();
         for &next in &got.tokens {
-            let mut decoder = sdrrl::models::decode::Decoder::new(&model, tokens.len(), 64).unwrap();
+            let mut decoder =
+                sdrrl::models::transformer::decode::Decoder::new(&model, tokens.len(), 64).unwrap();
             let hidden = decoder.prompts(&model, &[&tokens], None, &[]).unwrap();
             let mut logits = Tensor::zeros("logits", DType::F32, &[tokens.len(), 96]).unwrap();
             linear_forward(&mut logits, &hidden, &model.weights.lm_head, None).unwrap();
@@ -94,7 +95,7 @@ fn log_probs_are_those_of_the_softmax() {
     for (request, got) in scored.iter().zip(&got) {
         assert_eq!(got.len(), request.tokens.len() - 1);
         let n = request.tokens.len();
-        let mut decoder = sdrrl::models::decode::Decoder::new(&model, n, 64).unwrap();
+        let mut decoder = sdrrl::models::transformer::decode::Decoder::new(&model, n, 64).unwrap();
         let hidden = decoder.prompts(&model, &[&request.tokens], None, &[]).unwrap();
         let mut logits = Tensor::zeros("logits", DType::F32, &[n, 96]).unwrap();
         linear_forward(&mut logits, &hidden, &model.weights.lm_head, None).unwrap();

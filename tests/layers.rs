@@ -6,18 +6,18 @@ use std::{
 
 /// From the top down; modules on one line may not use each other.
 const LAYERS: &[&[&str]] = &[
+    &["cli"],
+    &["orchestrate"],
     &["stages"],
-    &["recipe"],
-    &["report"],
-    &["train"],
+    &["eval"],
     &["infer"],
-    &["mt", "qe"],
+    &["recipe"],
+    &["train", "mt", "qe"],
     &["models"],
-    &["metrics"],
-    &["data"],
-    &["ops"],
+    &["ops", "pipeline"],
     &["tensor"],
-    &["device"],
+    &["metrics", "device"],
+    &["data", "report"],
 ];
 
 #[test]

@@ -3,9 +3,9 @@ use std::path::PathBuf;
 
 use sdrrl::{
     models::{
-        llama::Llama,
-        lora::{Lora, LoraConfig},
-        train_step::{PackedBatch, TrainStep, Trainable},
+        transformer::lora::{Lora, LoraConfig},
+        transformer::train_step::{PackedBatch, TrainStep, Trainable},
+        transformer::weights::Llama,
         weights::safetensors::Checkpoint,
     },
     ops::{

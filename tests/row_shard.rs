@@ -3,11 +3,11 @@ use std::{fs, path::Path};
 
 use sdrrl::{
     data::{
-        manifest::{Manifest, State},
         record::Row,
         row_shard::{RowSet, RowShard, shard_name, write_rows},
     },
-    stages::rows::{Part, RowsJob, RowsSummary, map_rows},
+    pipeline::manifest::{Manifest, State},
+    pipeline::rows::{Part, RowsJob, RowsSummary, map_rows},
 };
 use serde_json::json;
 
@@ -105,7 +105,7 @@ fn what_a_killed_writer_left_is_removed_and_a_living_one_is_let_be() {
         format!("a.json.{host}-mine.partial"),
     ];
     kept.iter().map(|k| left(k)).chain([dead.clone()]).for_each(|p| std::fs::write(p, "half").unwrap());
-    sdrrl::data::manifest::write_atomic(&left("a.json"), b"{}").unwrap();
+    sdrrl::data::files::write_atomic(&left("a.json"), b"{}").unwrap();
     assert!(!dead.exists(), "process {alive} left what {gone} had begun");
     assert!(kept.iter().all(|k| left(k).exists()));
     assert_eq!(std::fs::read(left("a.json")).unwrap(), b"{}");

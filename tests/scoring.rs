@@ -7,7 +7,7 @@ use sdrrl::{
         engine::{Engine, EngineOptions},
         scoring::{ScoreRequest, Scored},
     },
-    models::{decode::Decoder, llama::Llama},
+    models::{transformer::decode::Decoder, transformer::weights::Llama},
     ops::gemm::linear_forward,
     tensor::{DType, Tensor},
 };

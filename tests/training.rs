@@ -12,10 +12,10 @@ use sdrrl::{
         scoring::ScoreRequest,
     },
     models::{
-        config::Config,
-        llama::Llama,
-        lora::{Lora, LoraConfig},
-        train_step::{PackedBatch, TrainStep, Trainable},
+        transformer::config::Config,
+        transformer::lora::{Lora, LoraConfig},
+        transformer::train_step::{PackedBatch, TrainStep, Trainable},
+        transformer::weights::Llama,
     },
     train::{
         checkpoint,

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 use proptest::prelude::*;
 use sdrrl::{
     data::tokenizer::Tokenizer,
-    models::{llama::Llama, lora::Lora},
+    models::{transformer::lora::Lora, transformer::weights::Llama},
     ops::quantize::{GgmlType, quantize},
     tensor::{DType, Tensor},
 };
@@ -91,7 +91,7 @@ proptest! {
     fn a_damaged_adapter_loads_or_is_refused(at in 0usize..4000, bit in 0u8..8, cut in any::<bool>(), which in 0usize..2) {
         let dir = tempfile::tempdir().unwrap();
         let model = Llama::load(Path::new("tests/golden/models/llama-tied"), DType::F32).unwrap();
-        let config = sdrrl::models::lora::LoraConfig { r: 2, ..Default::default() };
+        let config = sdrrl::models::transformer::lora::LoraConfig { r: 2, ..Default::default() };
         Lora::init(&model, config, 1).unwrap().save(dir.path(), "base").unwrap();
         damage(&dir.path().join(["adapter_config.json", "adapter_model.safetensors"][which]), at, bit, cut);
         if let Err(e) = Lora::load(dir.path(), &model) {
@@ -181,7 +181,7 @@ fn the_papers_models_are_described_by_their_config_files() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-        let read = sdrrl::models::config::Config::from_dir(dir.path()).unwrap();
+        let read = sdrrl::models::transformer::config::Config::from_dir(dir.path()).unwrap();
         assert_eq!(read.parameters(), parameters, "{config}");
     }
 }

@@ -1,12 +1,12 @@
 //! Rows, shards, dictionaries, parallel text, tokenizers, templates: no tensors, no device.
 pub mod alarms;
 pub mod dictionary;
+pub mod files;
 pub mod flores;
 pub mod gguf;
 pub mod language_id;
 pub mod line_process;
 pub mod loader;
-pub mod manifest;
 pub mod map;
 pub mod parallel;
 pub mod questions;

@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned, de::IgnoredAny};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    manifest::{MANIFEST, PENDING, remove_if_there, sync_folder, write_atomic, write_error},
+    files::{MANIFEST, PENDING, remove_if_there, sync_folder, write_atomic, write_error},
     map::map_path,
 };
 

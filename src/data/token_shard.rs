@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use memmap2::Mmap;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::{manifest::write_error, map::map_path};
+use super::{files::write_error, map::map_path};
 
 const MAGIC: &[u8; 8] = b"SDRRLTK1";
 const HEADER: usize = 32;

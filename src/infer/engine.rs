@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use super::{kv_cache::KvCache, sampler::SamplingParams};
 use crate::{
     data::random::row_id,
-    models::{decode::Decoder, llama::Llama},
+    models::{transformer::decode::Decoder, transformer::weights::Llama},
     ops::{
         rows::gather_rows,
         sampling::{Sampler, SamplingRow},

@@ -2,7 +2,7 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::models::{decode::Decoder, llama::Llama};
+use crate::models::{transformer::decode::Decoder, transformer::weights::Llama};
 
 /// How a sentence's tokens become one vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

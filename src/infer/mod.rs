@@ -1,4 +1,5 @@
 //! Batched generation and scoring.
+pub mod answerer;
 pub mod engine;
 pub mod hidden;
 pub mod kv_cache;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{engine::Engine, kv_cache::KvCache};
 use crate::{
-    models::{decode::Decoder, llama::Llama},
+    models::{transformer::decode::Decoder, transformer::weights::Llama},
     ops::{
         cross_entropy::cross_entropy_forward,
         gemm::linear_forward_many_rows,

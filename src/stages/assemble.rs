@@ -7,11 +7,11 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 
+use crate::pipeline::manifest::Manifest;
 use crate::{
     data::{
         alarms::has_content,
         language_id,
-        manifest::Manifest,
         random::RowRandom,
         record::{CodeSwitched, Example, ParallelPair, Row},
         row_shard::{RowSet, write_rows},

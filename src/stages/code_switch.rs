@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use super::rows::{RowArgs, dictionary_files, path_for, say};
+use crate::pipeline::rows::{RowArgs, dictionary_files, path_for, say};
 use crate::{
     data::{
         dictionary::Dictionary,

@@ -2,7 +2,7 @@
 //! for another tau computes nothing anew.
 use anyhow::{Context, Result, ensure};
 
-use super::rows::{RowArgs, say};
+use crate::pipeline::rows::{RowArgs, say};
 use crate::{
     data::{
         alarms::{ALARMS, has_content},

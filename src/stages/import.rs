@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     data::{
-        manifest::{write_atomic, write_error},
+        files::{write_atomic, write_error},
         tokenizer::Tokenizer,
     },
     models::weights::{convert::pickles_to_safetensors, resolve, safetensors::shard_names},

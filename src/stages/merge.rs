@@ -3,14 +3,14 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use super::placement::parse_dtype;
+use crate::pipeline::placement::parse_dtype;
 use crate::{
     data::tokenizer::Tokenizer,
     infer::{
         engine::{Engine, EngineOptions},
         scoring::ScoreRequest,
     },
-    models::{llama::Llama, lora::Lora, weights::resolve},
+    models::{transformer::lora::Lora, transformer::weights::Llama, weights::resolve},
     tensor::DType,
 };
 

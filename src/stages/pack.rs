@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use serde_json::json;
 
+use crate::pipeline::manifest::Manifest;
 use crate::{
     data::{
-        manifest::Manifest,
         questions,
         record::Example,
         row_shard::{RowSet, RowShard},

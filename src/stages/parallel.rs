@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::rows::path_for;
+use crate::pipeline::manifest::Manifest;
+use crate::pipeline::rows::path_for;
 use crate::{
     data::{
         language_id,
-        manifest::Manifest,
         parallel::{Selection, read},
         row_shard::write_rows,
     },

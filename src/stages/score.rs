@@ -4,11 +4,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
-use super::{
+use super::translate::{sides, translated_sides};
+use crate::pipeline::{
     overlap::{Parts, Shared},
     placement::Placement,
     rows::{RowArgs, dictionary_files, map_parts, path_for, say, with_languages},
-    translate::{sides, translated_sides},
 };
 use crate::{
     data::{

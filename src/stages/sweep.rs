@@ -7,12 +7,13 @@ use serde_json::json;
 
 use super::{
     filter::{self, judge},
-    rows::{Part, RowArgs},
     translate::translated_sides,
 };
+use crate::pipeline::manifest::Manifest;
+use crate::pipeline::rows::{Part, RowArgs};
 use crate::{
     data::{
-        manifest::{Manifest, write_atomic, write_error},
+        files::{write_atomic, write_error},
         record::Row,
         row_shard::RowSet,
     },

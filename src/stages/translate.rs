@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
-use super::{
-    generate::Answerer,
+use crate::infer::answerer::Answerer;
+use crate::pipeline::{
     overlap::{Parts, Shared},
     placement::Placement,
     rows::{RowArgs, dictionary_files, map_parts, path_for, say, with_languages},

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::{early_stopping::EarlyStopping, guard::GuardState};
 use crate::{
-    data::manifest::write_atomic,
+    data::files::write_atomic,
     models::{
-        train_step::Param,
+        transformer::train_step::Param,
         weights::{export::write_safetensors, safetensors::Checkpoint as Tensors},
     },
     tensor::{DType, Tensor},

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::tensorboard::EventWriter;
-use crate::data::manifest::{write_atomic, write_error};
+use crate::data::files::{write_atomic, write_error};
 
 /// The logs of one training run.
 pub struct Log {

@@ -3,7 +3,7 @@ use anyhow::Result;
 
 use crate::{
     device::Device,
-    models::train_step::{Param, ParamKind},
+    models::transformer::train_step::{Param, ParamKind},
     ops::{
         adamw::{AdamW, AdamWTable, Group},
         grad_norm::GradNorm,

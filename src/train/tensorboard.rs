@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::data::manifest::write_error;
+use crate::data::files::write_error;
 
 /// One event file.
 pub struct EventWriter {

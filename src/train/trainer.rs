@@ -21,8 +21,8 @@ use crate::{
         token_shard::TokenShard,
     },
     models::{
-        llama::Llama,
-        train_step::{LossSum, PackedBatch, TrainStep},
+        transformer::train_step::{LossSum, PackedBatch, TrainStep},
+        transformer::weights::Llama,
     },
 };
 

@@ -9,9 +9,9 @@ use sdrrl::{
         scoring::ScoreRequest,
     },
     models::{
-        llama::Llama,
-        lora::{Lora, LoraConfig},
-        train_step::{PackedBatch, TrainStep, Trainable},
+        transformer::lora::{Lora, LoraConfig},
+        transformer::train_step::{PackedBatch, TrainStep, Trainable},
+        transformer::weights::Llama,
     },
     tensor::DType::{self, Bf16, F32},
     train::optimizer::{Optimizer, OptimizerSettings},

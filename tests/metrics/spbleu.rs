@@ -5,9 +5,9 @@ use clap::ValueEnum;
 use proptest::prelude::*;
 use sdrrl::{
     data::tokenizer::sentencepiece::Pieces,
+    eval::measure::{self, Sample},
     metrics::{corpus::CorpusMetric, tokenize::BleuTokenizer},
     recipe::eval::EvalTask,
-    stages::eval::measure::{self, Sample},
 };
 use serde_json::Value;
 

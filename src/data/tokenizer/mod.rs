@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer as Inner;
 
-use super::{gguf::Gguf, manifest::write_atomic};
+use super::{files::write_atomic, gguf::Gguf};
 
 /// A tokenizer with its begin and end tokens.
 pub struct Tokenizer {

@@ -15,7 +15,7 @@ pub use self::{
     generate::{GenerateOptions, Request, Translated, generate},
 };
 use super::{
-    llama::Linear,
+    transformer::weights::Linear,
     weights::{check_memory, safetensors::Checkpoint},
 };
 use crate::{

@@ -16,7 +16,7 @@ use super::{
     pickle::{self, PickledTensor},
     safetensors::{gather, narrow},
 };
-use crate::data::{manifest::write_atomic, map::map_path};
+use crate::data::{files::write_atomic, map::map_path};
 
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use half::bf16;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    models::llama::Llama,
+    models::transformer::weights::Llama,
     tensor::{DType, Tensor},
 };
 
@@ -56,7 +56,7 @@ impl Llama {
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    crate::data::manifest::write_atomic(path, bytes)
+    crate::data::files::write_atomic(path, bytes)
 }
 
 fn write_sharded(dir: &Path, tensors: &[(String, Tensor)], dtype: DType, shard_bytes: usize) -> Result<()> {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::{
     data::gguf::Gguf,
-    models::config::Config,
+    models::transformer::config::Config,
     ops::quantize::GgmlType,
     tensor::{DType, Tensor},
 };

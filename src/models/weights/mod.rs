@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     device::host_memory,
-    models::config::Config,
+    models::transformer::config::Config,
     tensor::{DType, Tensor},
 };
 

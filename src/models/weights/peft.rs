@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::{export::write_safetensors, safetensors::Checkpoint};
 use crate::{
-    data::manifest::write_atomic,
+    data::files::write_atomic,
     models::{
-        llama::{LINEARS, Llama},
-        lora::{Adapter, Lora, LoraConfig},
+        transformer::lora::{Adapter, Lora, LoraConfig},
+        transformer::weights::{LINEARS, Llama},
     },
     tensor::{DType, Tensor},
 };

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    llama::Linear,
+    transformer::weights::Linear,
     weights::{check_memory, safetensors::Checkpoint},
 };
 use crate::{

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{placement::Placement, rows::interrupted};
+use crate::pipeline::manifest::Manifest;
+use crate::pipeline::{interrupt::interrupted, placement::Placement};
 use crate::{
-    data::{manifest::Manifest, token_shard::TokenShard, tokenizer::Tokenizer},
+    data::{token_shard::TokenShard, tokenizer::Tokenizer},
     device::Device,
     models::{
-        config::Config,
-        llama::Llama,
-        lora::{Lora, LoraConfig},
-        train_step::{TrainStep, Trainable},
+        transformer::config::Config,
+        transformer::lora::{Lora, LoraConfig},
+        transformer::train_step::{TrainStep, Trainable},
+        transformer::weights::Llama,
         weights::resolve,
     },
     recipe::{
@@ -103,7 +104,7 @@ pub fn run(args: &Args) -> Result<()> {
     let source = if source_path.exists() { Some(TokenShard::open(&source_path)?) } else { None };
     check_guard(&args.settings, source.as_ref(), &shard)?;
     let (model, trainable) = load(args, &model_path)?;
-    let mut model = args.placement.place(model)?;
+    let mut model = model.place(args.placement.device)?;
     let longest = (0..shard.len()).map(|i| shard.document_len(i)).max().unwrap_or(0);
     let room = args.settings.batch_tokens.min(shard.tokens().max(longest));
     let mut step = TrainStep::new(&model, trainable, room.max(longest))?;

@@ -5,16 +5,18 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Args;
+use crate::pipeline::manifest::hash_path;
 use crate::{
-    data::{manifest::hash_path, template::ChatTemplate, tokenizer::Tokenizer},
+    data::{template::ChatTemplate, tokenizer::Tokenizer},
     device::Device,
-    infer::sampler::GenerationConfig,
-    models::{llama::Llama, train_step::TrainStep},
-    recipe::eval::EvalSettings,
-    stages::{
-        eval::{self, measure::measures, tasks::Item},
-        generate::Answerer,
+    eval::{
+        measure::measures,
+        run::{check, read_tasks},
+        tasks::{self, Item},
     },
+    infer::{answerer::Answerer, sampler::GenerationConfig},
+    models::{transformer::train_step::TrainStep, transformer::weights::Llama},
+    recipe::eval::EvalSettings,
 };
 
 /// Tasks with everything that turns their rows into replies.
@@ -33,7 +35,7 @@ impl Probe {
     pub fn new(args: &Args, model: &Path) -> Result<Option<Probe>> {
         let mut settings = match (&args.probe, &args.probe_tasks) {
             (Some(settings), _) => settings.clone(),
-            (None, Some(path)) => EvalSettings { while_training: args.probe_rows, ..eval::read_tasks(path)? },
+            (None, Some(path)) => EvalSettings { while_training: args.probe_rows, ..read_tasks(path)? },
             (None, None) => return Ok(None),
         };
         settings.tasks.retain(|t| t.kind.generates());
@@ -44,7 +46,7 @@ impl Probe {
         for task in &mut settings.tasks {
             task.limit = if task.limit == 0 { rows } else { task.limit.min(rows) };
         }
-        let items = eval::check(&settings)?;
+        let items = check(&settings)?;
         let tokenizer = Arc::new(Tokenizer::load(model)?);
         Ok(Some(Probe {
             chat: ChatTemplate::load(&args.probe_template, &tokenizer)?.into(),
@@ -85,9 +87,8 @@ impl Probe {
         };
         let mut out = vec![];
         for (task, items) in self.settings.tasks.iter().zip(&self.items) {
-            let samples =
-                eval::tasks::run(&answerer, task, self.system.as_deref(), self.settings.batch(), items)
-                    .with_context(|| format!("task {}, measured while training", task.name))?;
+            let samples = tasks::run(&answerer, task, self.system.as_deref(), self.settings.batch(), items)
+                .with_context(|| format!("task {}, measured while training", task.name))?;
             ensure!(!samples.is_empty(), "task {} has no rows", task.name);
             let all: Vec<usize> = (0..samples.len()).collect();
             for m in measures(task, &samples)? {

@@ -2,7 +2,7 @@
 use std::io::IsTerminal;
 
 use crate::{
-    models::{llama::Llama, train_step::TrainStep},
+    models::{transformer::train_step::TrainStep, transformer::weights::Llama},
     report::progress::duration,
     train::trainer::TrainEvent,
 };

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     measure::{Measure, measures},
-    read_samples,
+    samples::read_samples,
 };
 use crate::{
     metrics::bootstrap::{Paired, paired_by},

@@ -5,8 +5,8 @@
 use anyhow::Result;
 
 use super::{
-    llama::Linear,
     lora::{Adapter, row_norms},
+    weights::Linear,
 };
 use crate::{
     ops::{

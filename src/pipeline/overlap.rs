@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::rows::interrupted;
+use super::interrupt::interrupted;
 use crate::data::row_shard::{RowShard, ShardWriter};
 
 /// A stage's work on a chunk of rows `I`, in three parts that run at the same time, each on another chunk.

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{Ask, Item, unique};
 use crate::{
     data::row_shard::RowShard,
+    eval::measure::{Sample, letter},
     recipe::eval::{Choices, EvalTask, Protocol},
-    stages::eval::measure::{Sample, letter},
 };
 
 /// A question with its choices and the index of the right one.

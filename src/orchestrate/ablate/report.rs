@@ -4,15 +4,13 @@ use anyhow::Result;
 use super::Ran;
 use crate::{
     data::language_id::{name, same_language},
+    eval::compare::{Comparison, delta},
+    orchestrate::report::metric,
     recipe::ablate::Ablations,
     report::{
         html::{Block, Report, Section},
         intervals::{Curve, Estimate, Level, curves, forest},
         table::{Cell, Table},
-    },
-    stages::{
-        eval::compare::{Comparison, delta},
-        report::metric,
     },
 };
 

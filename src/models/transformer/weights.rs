@@ -4,12 +4,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::{
+    super::weights::{Source, check_memory},
     config::Config,
-    weights::{Source, check_memory},
 };
 use crate::{
     data::random::RowRandom,
-    device::Device,
+    device::{Device, DeviceChoice},
     tensor::{DType, Tensor},
 };
 
@@ -160,6 +160,11 @@ impl Llama {
         })
         .with_context(|| format!("copy the model to {device:?}"))?;
         Ok(Llama { config: self.config.clone(), weights })
+    }
+
+    /// The model on the chosen device; on the CPU itself.
+    pub fn place(self, device: DeviceChoice) -> Result<Llama> {
+        if device == DeviceChoice::Cpu { Ok(self) } else { self.to_device(&device.open()?) }
     }
 
     /// Where the weights are.

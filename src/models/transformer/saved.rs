@@ -4,8 +4,8 @@ use anyhow::Result;
 use super::{
     config::Config,
     linear::{AdapterGrads, LinearGrads, Trained},
-    llama::{LINEARS, Llama},
     lora::{Adapter, Lora},
+    weights::{LINEARS, Llama},
 };
 use crate::{
     device::Device,

@@ -6,16 +6,20 @@ use serde::Serialize;
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::placement::{Placement, parse_dtype};
-use super::{
-    assemble, code_switch,
-    eval::{self, compare},
-    filter, generate, pack, parallel, report,
-    rows::{Part, RowArgs, interrupted},
-    score, train, translate,
+use super::report;
+use crate::eval::{
+    compare,
+    run::{Job, evaluate, results_table},
 };
+use crate::pipeline::manifest::hash_path;
+use crate::pipeline::placement::{Placement, parse_dtype};
+use crate::pipeline::{
+    interrupt::interrupted,
+    rows::{Part, RowArgs},
+};
+use crate::stages::{assemble, code_switch, filter, generate, pack, parallel, score, train, translate};
 use crate::{
-    data::manifest::{hash_path, write_atomic},
+    data::files::write_atomic,
     recipe::{
         Recipe,
         assemble::{AssembleSettings, Variant},
@@ -98,7 +102,7 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let out = self.evaluate_trained(&trained, "eval")?;
-        print!("{}", eval::results_table(&out, &r.eval)?.to_text(crate::report::table::use_colour()));
+        print!("{}", results_table(&out, &r.eval)?.to_text(crate::report::table::use_colour()));
         Ok(())
     }
 
@@ -264,7 +268,7 @@ impl<'a> Run<'a> {
         let inputs: Vec<&Path> = adapter.into_iter().collect();
         let stage = if self.cache.is_some() { "eval" } else { label };
         let out = self.dir(stage, &inputs, &settings)?;
-        let job = eval::Job {
+        let job = Job {
             model,
             adapter,
             out: &out,
@@ -273,7 +277,7 @@ impl<'a> Run<'a> {
             placement: self.placement,
             label,
         };
-        eval::evaluate(&job, &r.eval)?;
+        evaluate(&job, &r.eval)?;
         Ok(out)
     }
 

@@ -3,7 +3,7 @@ use std::fmt;
 
 use anyhow::Result;
 
-use crate::{device::DeviceChoice, models::llama::Llama, tensor::DType};
+use crate::{device::DeviceChoice, tensor::DType};
 
 /// What every command that computes takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
@@ -21,13 +21,6 @@ impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}", self.dtype.suffix())?;
         if self.device != DeviceChoice::Cpu { write!(f, ", {}", self.device) } else { Ok(()) }
-    }
-}
-
-impl Placement {
-    /// The model on the device; the CPU's is the one that came in.
-    pub fn place(&self, model: Llama) -> Result<Llama> {
-        if self.device == DeviceChoice::Cpu { Ok(model) } else { model.to_device(&self.device.open()?) }
     }
 }
 

@@ -4,17 +4,16 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{
-    align,
-    eval::{
-        compare::{Comparison, delta},
-        read_samples,
-        tasks::alignment::looked,
-    },
+use crate::eval::{
+    alignment,
+    compare::{Comparison, delta},
+    samples::read_samples,
+    tasks::alignment::looked,
 };
+use crate::pipeline::manifest::Manifest;
 use crate::{
     data::language_id::{name, same_language},
-    data::{manifest::Manifest, record::Row, row_shard::RowSet},
+    data::{record::Row, row_shard::RowSet},
     recipe::{Recipe, eval::TaskKind},
     report::{
         html::{Block, Report, Section},
@@ -293,8 +292,8 @@ fn alignment(recipe: &Recipe) -> Result<Vec<Block>> {
         let languages = (name(&task.source_language), name(&task.language));
         let (pooling, projection) = (task.pooling.unwrap_or_default(), task.projection.unwrap_or_default());
         blocks.push(Block::Paragraph(format!("{} ({} and {})", task.name, languages.0, languages.1)));
-        blocks.extend(align::planes(&all, languages, pooling, projection));
-        blocks.extend(align::layer_curves(&all, languages, pooling));
+        blocks.extend(alignment::planes(&all, languages, pooling, projection));
+        blocks.extend(alignment::layer_curves(&all, languages, pooling));
     }
     Ok(blocks)
 }

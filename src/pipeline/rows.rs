@@ -3,7 +3,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
@@ -13,30 +12,12 @@ use serde_json::{Value, json};
 
 use super::overlap::{Parts, map_chunks};
 use crate::data::{
+    files::{MANIFEST, PENDING, remove_if_there, write_error},
     language_id,
-    manifest::{MANIFEST, Manifest, PENDING, State, remove_if_there, write_error},
     record::Row,
     row_shard::{RowSet, RowShard, ShardWriter, partials_of, shard_name, shard_paths},
 };
-
-/// Set on Ctrl-C; stages end their current chunk, write their state and stop.
-pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Whether the user asked to stop.
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
-/// The first Ctrl-C asks the running stage to write its state and stop; the second ends the process at once.
-pub fn on_interrupt() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("\nstopping after the current step; once more ends at once");
-    })
-    .map_err(|e| anyhow!("listen for Ctrl-C: {e}"))
-}
+use crate::pipeline::manifest::{Manifest, State};
 
 /// A share of the shards, for job arrays: `3/8` works on the third, eleventh, ... shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,14 +5,13 @@ use serde_json::json;
 
 use super::{Ask, Item};
 use crate::{
-    infer::engine::EngineOptions,
+    eval::{
+        alignment::{AlignmentOptions, AlignmentReport, measure_alignment, read_pairs},
+        measure::Sample,
+    },
+    infer::{answerer::Answerer, engine::EngineOptions},
     metrics::{alignment::Alignment, projection::Plane},
     recipe::eval::EvalTask,
-    stages::{
-        align::{How, Looked, look, read_pairs},
-        eval::measure::Sample,
-        generate::Answerer,
-    },
 };
 
 /// A pair's part of an [`Alignment`] for each hidden state, and its place in the picture.
@@ -53,13 +52,14 @@ pub fn run(
     let mut samples: Vec<Sample> = items.iter().map(|i| i.sample.clone()).collect();
     let source: Vec<String> = samples.iter().map(|s| s.prompt.clone()).collect();
     let target: Vec<String> = samples.iter().map(|s| s.targets.concat()).collect();
-    let how = How {
+    let how = AlignmentOptions {
         pooling: task.pooling.unwrap_or_default(),
         layer: task.layer,
         projection: task.projection.unwrap_or_default(),
         batch_tokens: batch.batch_tokens,
     };
-    let found = look("", &answerer.model, &answerer.tokenizer, (&source, &target), &how, &mut |_| {})?;
+    let found =
+        measure_alignment("", &answerer.model, &answerer.tokenizer, (&source, &target), &how, &mut |_| {})?;
     let n = samples.len();
     for (i, sample) in samples.iter_mut().enumerate() {
         sample.pair = Some(Pair {
@@ -75,7 +75,7 @@ pub fn run(
 }
 
 /// What a model's samples say together, for tables and pictures.
-pub fn looked(name: &str, task: &EvalTask, samples: &[Sample]) -> Result<Looked> {
+pub fn looked(name: &str, task: &EvalTask, samples: &[Sample]) -> Result<AlignmentReport> {
     let pairs: Vec<&Pair> = samples.iter().filter_map(|s| s.pair.as_ref()).collect();
     let damaged = || format!("task {}: its samples are not those of an alignment: delete them", task.name);
     let first = pairs.first().filter(|_| pairs.len() == samples.len()).with_context(damaged)?;
@@ -88,7 +88,7 @@ pub fn looked(name: &str, task: &EvalTask, samples: &[Sample]) -> Result<Looked>
         })
     });
     let points = (0..2).flat_map(|side| pairs.iter().map(move |p| p.points[side])).collect();
-    Ok(Looked {
+    Ok(AlignmentReport {
         name: name.into(),
         layers: layers.collect::<Option<Vec<_>>>().filter(|l| first.layer < l.len()).with_context(damaged)?,
         layer: first.layer,

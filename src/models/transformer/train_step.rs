@@ -6,12 +6,12 @@
 use anyhow::{Result, bail, ensure};
 
 use super::{
+    super::weights::check_memory,
     linear,
-    llama::{LayerWeights, Llama},
     lora::Lora,
     rope_table::RopeTable,
-    train_buffers::{Acts, Grads, head_rows, lse_rows},
-    weights::check_memory,
+    saved::{Acts, Grads, head_rows, lse_rows},
+    weights::{LayerWeights, Llama},
 };
 use crate::{
     device::Device,
@@ -27,7 +27,7 @@ use crate::{
     tensor::{DType, Tensor},
 };
 
-pub use super::train_buffers::{Param, ParamKind};
+pub use super::saved::{Param, ParamKind};
 
 /// Documents back to back.
 #[derive(Clone, Debug, Default, PartialEq)]

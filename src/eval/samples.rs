@@ -1,7 +1,7 @@
 //! Sample files in lm-eval's layout (0.4.13, `evaluator.py` and `evaluation_tracker.py`), one line a row, so that its tools read them.
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -9,7 +9,8 @@ use super::{
     measure::{Measure, Sample},
     tasks::{Ask, Item},
 };
-use crate::{data::manifest::write_atomic, recipe::eval::EvalTask};
+use crate::data::row_shard::RowSet;
+use crate::{data::files::write_atomic, recipe::eval::EvalTask};
 
 /// `samples_TASK_sdrrl.jsonl`: where lm-eval has the date, which differs between equal runs.
 pub fn path(out: &Path, task: &EvalTask) -> PathBuf {
@@ -97,4 +98,12 @@ fn row(task: &EvalTask, item: &Item, sample: &Sample) -> Result<Map<String, Valu
 
 fn sha256(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The samples of a finished task.
+pub fn read_samples(dir: &Path, task: &EvalTask) -> Result<Vec<Sample>> {
+    let path = dir.join(&task.name).join("samples.jsonl");
+    let set = RowSet::open(&path)
+        .with_context(|| format!("task {} has no samples: run `eval` first", task.name))?;
+    set.iter().collect()
 }

@@ -3,7 +3,7 @@ use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::llama::{LINEARS, Linear, Llama};
+use super::weights::{LINEARS, Linear, Llama};
 use crate::{
     data::random::RowRandom,
     device::Device,

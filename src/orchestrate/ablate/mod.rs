@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{
-    eval::compare::{self, Comparison},
-    run::Run,
-};
+use super::run::Run;
+use crate::eval::compare::{self, Comparison};
+use crate::pipeline::manifest::Manifest;
 use crate::{
-    data::manifest::{Manifest, write_atomic},
+    data::files::write_atomic,
     recipe::ablate::{Ablations, ResolvedArm},
     report::table::use_colour,
 };

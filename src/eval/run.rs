@@ -1,62 +1,30 @@
-//! `sdrrl eval`: perplexity, translation, multiple choice, question answering, summaries and alignment of a model; two models compared.
+//! Perplexity, translation, multiple choice, question answering, summaries and alignment of a model.
 //!
 //! `OUT/TASK/samples.jsonl` holds each prompt with its reply: what the metrics are computed from, now or later. `OUT/results.json` and
 //! `OUT/samples_TASK_sdrrl.jsonl` are for others, in lm-eval's layout. A task that is finished is not run again.
-pub mod compare;
-pub mod measure;
-mod samples;
-pub mod tasks;
-
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{align, generate::Answerer, placement::Placement, rows::interrupted};
+use super::{
+    alignment, measure,
+    samples::{self, read_samples},
+    tasks,
+};
+use crate::pipeline::manifest::Manifest;
 use crate::{
-    data::{
-        language_id,
-        manifest::{Manifest, write_atomic},
-        row_shard::{RowSet, ShardWriter},
-    },
+    data::{files::write_atomic, language_id, row_shard::ShardWriter},
+    infer::answerer::Answerer,
     models::weights::resolve,
+    pipeline::{interrupt::interrupted, placement::Placement},
     recipe::{
-        eval::{EvalSettings, EvalTask, TaskKind},
+        eval::{EvalSettings, TaskKind},
         source,
     },
-    report::table::{Cell, Table, use_colour},
+    report::table::{Cell, Table},
 };
-use measure::Sample;
-
-/// Arguments of `eval`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Args {
-    /// Model: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache
-    #[arg(long)]
-    pub model: String,
-    /// Adapter directory (PEFT), merged on load
-    #[arg(long)]
-    pub adapter: Option<PathBuf>,
-    /// TOML file with [[tasks]], or a recipe with [[eval.tasks]]
-    #[arg(long)]
-    pub tasks: PathBuf,
-    /// Folder for results and samples
-    #[arg(long)]
-    pub out: PathBuf,
-    /// Folder of an earlier evaluation with the same tasks: print what changed, with intervals
-    #[arg(long)]
-    pub compare: Option<PathBuf>,
-    /// Chat template: auto (the model's own), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2, plain, or a .jinja file
-    #[arg(long, default_value = "auto")]
-    pub template: String,
-    /// System prompt
-    #[arg(long)]
-    pub system: Option<String>,
-    /// How the weights are held and where it computes
-    #[command(flatten)]
-    pub placement: Placement,
-}
 
 /// A model to evaluate, and where to.
 pub struct Job<'a> {
@@ -76,31 +44,8 @@ pub struct Job<'a> {
     pub label: &'a str,
 }
 
-/// Runs the stage.
-pub fn run(args: &Args) -> Result<()> {
-    let settings = read_tasks(&args.tasks)?;
-    let job = Job {
-        model: &args.model,
-        adapter: args.adapter.as_deref(),
-        out: &args.out,
-        template: &args.template,
-        system: args.system.as_deref(),
-        placement: args.placement,
-        label: "eval",
-    };
-    evaluate(&job, &settings)?;
-    match &args.compare {
-        Some(before) => {
-            let table = compare::table(&compare::compare(before, &args.out, &settings)?);
-            print!("{}", table.to_text(use_colour()));
-        }
-        None => print!("{}", results_table(&args.out, &settings)?.to_text(use_colour())),
-    }
-    Ok(())
-}
-
 /// The tasks of a file that has them at its top or under `eval`.
-pub(super) fn read_tasks(path: &Path) -> Result<EvalSettings> {
+pub fn read_tasks(path: &Path) -> Result<EvalSettings> {
     #[derive(Deserialize)]
     struct Recipe {
         eval: toml::Value,
@@ -162,7 +107,7 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
 }
 
 /// The rows of every task; whatever is wrong with the tasks or their files is an error here, before anything is computed.
-pub(super) fn check(settings: &EvalSettings) -> Result<Vec<Vec<tasks::Item>>> {
+pub fn check(settings: &EvalSettings) -> Result<Vec<Vec<tasks::Item>>> {
     ensure!(!settings.tasks.is_empty(), "eval.tasks is empty: add [[eval.tasks]]");
     let mut loaded = vec![];
     for (i, task) in settings.tasks.iter().enumerate() {
@@ -209,14 +154,6 @@ pub(super) fn check(settings: &EvalSettings) -> Result<Vec<Vec<tasks::Item>>> {
     Ok(loaded)
 }
 
-/// The samples of a finished task.
-pub fn read_samples(dir: &Path, task: &EvalTask) -> Result<Vec<Sample>> {
-    let path = dir.join(&task.name).join("samples.jsonl");
-    let set = RowSet::open(&path)
-        .with_context(|| format!("task {} has no samples: run `eval` first", task.name))?;
-    set.iter().collect()
-}
-
 /// results.json and the sample files in lm-eval's layout, without anything that differs between two equal runs.
 fn write_results(job: &Job, settings: &EvalSettings, items: &[Vec<tasks::Item>]) -> Result<()> {
     let (mut results, mut better, mut counts, mut configs) = (Map::new(), Map::new(), Map::new(), Map::new());
@@ -241,7 +178,7 @@ fn write_results(job: &Job, settings: &EvalSettings, items: &[Vec<tasks::Item>])
         }
         if task.kind == TaskKind::Alignment {
             let looked = tasks::alignment::looked(&task.name, task, &samples)?;
-            alignment.insert(task.name.clone(), align::values(&looked)["layers"].clone());
+            alignment.insert(task.name.clone(), alignment::values(&looked)["layers"].clone());
         }
         results.insert(task.name.clone(), Value::Object(own));
         better.insert(task.name.clone(), Value::Object(own_better));

@@ -14,17 +14,18 @@ use crate::{
         text_file::read_lines,
     },
     infer::{
+        answerer::Answerer,
         engine::{Engine, EngineOptions},
         scoring::{ScoreRequest, Scored},
     },
     metrics::mkqa,
     mt::self_translate::translation_prompt,
+    pipeline::interrupt::interrupted,
     recipe::{
         eval::{EvalTask, TaskKind},
         generate::GenerateSettings,
     },
     report::progress::Progress,
-    stages::{generate::Answerer, rows::interrupted},
 };
 
 /// What a model does with a row.

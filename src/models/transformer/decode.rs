@@ -5,8 +5,8 @@
 use anyhow::{Result, ensure};
 
 use super::{
-    llama::{LayerWeights, Linear, Llama},
     rope_table::RopeTable,
+    weights::{LayerWeights, Linear, Llama},
 };
 use crate::{
     ops::{

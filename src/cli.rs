@@ -1,0 +1,82 @@
+//! The subcommands: which function each one calls.
+use anyhow::Result;
+
+use crate::{
+    orchestrate::{ablate, run},
+    pipeline::interrupt::on_interrupt,
+    stages::{
+        align, assemble, code_switch, doctor, eval, filter, generate, import, inspect, merge, metric, pack,
+        parallel, score, sweep, train, translate,
+    },
+};
+
+/// The subcommands.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Drive a recipe through all stages
+    Run(run::Args),
+    /// Answer questions with a model
+    Generate(generate::Args),
+    /// Translate questions and answers
+    Translate(translate::Args),
+    /// Score the translations
+    Score(score::Args),
+    /// Decide which translations to keep
+    Filter(filter::Args),
+    /// Count what other thresholds would keep, without scoring again
+    Sweep(sweep::Args),
+    /// Mix dictionary equivalents into questions
+    CodeSwitch(code_switch::Args),
+    /// Select parallel sentences
+    Parallel(parallel::Args),
+    /// Make training examples
+    Assemble(assemble::Args),
+    /// Tokenise examples into training shards
+    Pack(pack::Args),
+    /// Train an adapter or a model
+    Train(train::Args),
+    /// Convert published PyTorch checkpoints to safetensors
+    Import(import::Args),
+    /// Fold an adapter into its model
+    Merge(merge::Args),
+    /// Show rows, or token shards with their loss mask
+    Inspect(inspect::Args),
+    /// Measure a model; compare two
+    Eval(eval::Args),
+    /// Compare hidden states of parallel sentences, before and after training
+    Align(align::Args),
+    /// Run a matrix of ablations over a recipe
+    Ablate(ablate::Args),
+    /// Scores of files: BLEU, chrF, TER, ROUGE, MKQA, significance
+    Metric(metric::Args),
+    /// Devices, kernels, memory, threads
+    Doctor(doctor::Args),
+}
+
+impl Command {
+    /// Runs the subcommand.
+    pub fn run(&self) -> Result<()> {
+        on_interrupt()?;
+        match self {
+            Command::Run(args) => run::run(args),
+            Command::Generate(args) => generate::run(args),
+            Command::Translate(args) => translate::run(args),
+            Command::Score(args) => score::run(args),
+            Command::Filter(args) => filter::run(args),
+            Command::Sweep(args) => sweep::run(args),
+            Command::CodeSwitch(args) => code_switch::run(args),
+            Command::Parallel(args) => parallel::run(args),
+            Command::Assemble(args) => assemble::run(args),
+            Command::Pack(args) => pack::run(args),
+            Command::Train(args) => train::run(args),
+            Command::Import(args) => import::run(args),
+            Command::Merge(args) => merge::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Eval(args) => eval::run(args),
+            Command::Align(args) => align::run(args),
+            Command::Ablate(args) => ablate::run(args),
+            Command::Metric(args) => metric::run(args),
+            Command::Doctor(args) => doctor::run(args),
+        }
+    }
+}

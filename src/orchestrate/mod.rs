@@ -1,0 +1,4 @@
+//! Recipes through many stages: `run`, `ablate`, and the reports over their folders.
+pub mod ablate;
+pub mod report;
+pub mod run;
