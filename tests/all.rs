@@ -18,6 +18,7 @@ mod pickle;
 mod qe;
 mod rehearsal;
 mod row_shard;
+mod scores;
 mod scoring;
 mod tokenizer;
 mod training;

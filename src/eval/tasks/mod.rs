@@ -7,7 +7,7 @@ use std::{collections::HashSet, path::Path};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use super::measure::{Sample, letter};
+use super::sample::Sample;
 use crate::{
     data::{
         row_shard::{RowShard, ShardWriter},
@@ -18,7 +18,7 @@ use crate::{
         engine::{Engine, EngineOptions},
         scoring::{ScoreRequest, Scored},
     },
-    metrics::mkqa,
+    metrics::{catalog::letter, mkqa},
     mt::self_translate::translation_prompt,
     pipeline::interrupt::interrupted,
     recipe::eval::{EvalTask, TaskKind},
