@@ -80,7 +80,7 @@ fn open(task: &EvalTask, protocol: &str, scorers: Option<Rc<dyn Scorers>>) -> Re
 
 type Opened = (About, Box<dyn OpenMetric>);
 
-/// Whatever the metrics of `task` need is there, and they fit its kind; warnings where their numbers would mean nothing.
+/// Whatever the metrics of `task` need is there, and they fit its kind; gives warnings where their numbers would mean nothing.
 ///
 /// # Errors
 /// A metric that does not fit, a dictionary or model that is missing or another, models for metrics that have none.
@@ -88,22 +88,20 @@ pub fn check(task: &EvalTask) -> Result<Vec<String>> {
     let kind = task.kind;
     ensure!(
         kind.generates() || task.metrics.is_empty(),
-        "task {}: `metrics` are of generated replies, which kind {} has not",
-        task.name,
+        "`metrics` are of generated replies, which kind {} has not",
         kind.name()
     );
     for about in task.metric_names().iter().map(|name| name.about()) {
         ensure!(
             !about.needs.source || kind == TaskKind::Translation,
-            "task {}: metric {} needs source sentences, which belong to kind translation, not {}",
-            task.name,
+            "metric {} needs source sentences, which belong to kind translation, not {}",
             about.name,
             kind.name()
         );
     }
     for name in task.scorers.keys() {
         let used = task.metric_names().iter().any(|m| m.name() == name && m.about().needs.model);
-        ensure!(used, "task {}: `scorers.{name}` is no metric with a model among its `metrics`", task.name);
+        ensure!(used, "`scorers.{name}` is no metric with a model among its `metrics`");
     }
     if !kind.generates() {
         return Ok(vec![]);
