@@ -5,6 +5,7 @@ mod bits_per_byte;
 mod bleu;
 mod choices;
 mod chrf;
+mod contains_answer;
 mod learned;
 mod off_target;
 mod rouge_l;
@@ -22,6 +23,7 @@ use super::metric::{About, Evidence, Metric};
 static METRICS: &[&dyn Metric] = &[
     &answers::ExactMatch,
     &answers::F1,
+    &contains_answer::ContainsAnswer,
     &bleu::Bleu,
     &chrf::CHRF,
     &chrf::CHRF_WORDS,
