@@ -267,7 +267,7 @@ impl Run<'_> {
         // Gradient accumulation equals one large batch: everything is divided by the weight of the whole step.
         let weight: f64 = batches.iter().flat_map(|b| &b.weights).map(|&w| w as f64).sum();
         ensure!(weight > 0.0, "step {}: no token of its documents has a weight", self.state.step + 1);
-        step.zero_grads(model)?;
+        step.zero_grads()?;
         let mut loss = LossSum::default();
         for batch in &batches {
             loss.add(step.forward_backward(model, batch, (1.0 / weight) as f32)?);
