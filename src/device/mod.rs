@@ -11,6 +11,7 @@ use cudarc::driver::{
 };
 
 mod cuda;
+mod driver;
 mod emulated;
 mod gpu;
 mod launch;

@@ -40,7 +40,7 @@ pub fn dir_of(out: &Path, step: u64) -> PathBuf {
 
 /// The parameters' values, by name.
 fn values(params: &[Param]) -> Vec<(String, Tensor)> {
-    params.iter().map(|p| (p.name.clone(), p.value.clone())).collect()
+    params.iter().map(|p| (p.name.clone(), p.value.alias())).collect()
 }
 
 /// Writes the checkpoint of `state.step`.
@@ -53,8 +53,8 @@ pub fn save(out: &Path, state: &State, params: &[Param], moments: &[(Tensor, Ten
     std::fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
     let mut tensors = values(params);
     for (p, (m, v)) in params.iter().zip(moments) {
-        tensors.push((format!("{}.m", p.name), m.clone()));
-        tensors.push((format!("{}.v", p.name), v.clone()));
+        tensors.push((format!("{}.m", p.name), m.alias()));
+        tensors.push((format!("{}.v", p.name), v.alias()));
     }
     write_safetensors(&partial.join("state.safetensors"), &tensors.iter().collect::<Vec<_>>(), DType::F32)?;
     write_atomic(&partial.join("state.json"), format!("{:#}\n", serde_json::to_value(state)?).as_bytes())?;
@@ -86,7 +86,7 @@ pub fn load_latest(out: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)
         .with_context(|| format!("{} is corrupt: delete {}", path.display(), dir.display()))?;
     let file = Tensors::open_file(&dir.join("state.safetensors"))?;
     for (p, (m, v)) in params.iter().zip(moments) {
-        read_into(&file, &p.name, &mut p.value.clone())?;
+        read_into(&file, &p.name, &mut p.value.alias())?;
         read_into(&file, &format!("{}.m", p.name), m)?;
         read_into(&file, &format!("{}.v", p.name), v)?;
     }
@@ -118,7 +118,7 @@ pub fn save_best(out: &Path, params: &[Param]) -> Result<()> {
 /// Puts the best parameters back.
 pub fn load_best(out: &Path, params: &[Param]) -> Result<()> {
     let file = Tensors::open_file(&out.join(BEST))?;
-    params.iter().try_for_each(|p| read_into(&file, &p.name, &mut p.value.clone()))
+    params.iter().try_for_each(|p| read_into(&file, &p.name, &mut p.value.alias()))
 }
 
 /// Removes what only an unfinished run needs.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Gradients of an adapter, shaped like it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct AdapterGrads {
     /// (R, in)
     pub a: Tensor,
@@ -31,7 +31,7 @@ pub struct AdapterGrads {
 }
 
 /// Gradients of a linear's own weights (full training).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LinearGrads {
     /// (out, in)
     pub weight: Tensor,

@@ -24,7 +24,7 @@ use crate::{
         rows::{add, copy},
         swiglu::{swiglu_backward, swiglu_forward},
     },
-    tensor::{DType, Tensor},
+    tensor::{DType, Laid, Tensor},
 };
 
 pub use super::saved::{Param, ParamKind};
@@ -97,6 +97,8 @@ pub struct TrainStep {
     acts: Acts,
     grads: Grads,
     rope: RopeTable,
+    /// The memory of all gradients.
+    flat_grads: Vec<Tensor>,
     shape: AttentionShape,
     max_tokens: usize,
     /// Layers below this one need no gradient.
@@ -118,7 +120,7 @@ impl TrainStep {
         }
         let (acts, acts_bytes) = Acts::new(config, max_tokens, lora, &device, dtype)?;
         let mut memory = vec![("weights".to_string(), model.bytes())];
-        let (grads, grads_bytes) = match trainable {
+        let Laid { parts: grads, flat: flat_grads, bytes: grads_bytes } = match trainable {
             Trainable::Lora(lora) => {
                 memory.push(("adapters".into(), lora.parameters() * 4));
                 let lora = if device == Device::Cpu { lora } else { lora.to_device(&device)? };
@@ -137,7 +139,7 @@ impl TrainStep {
             window: config.sliding_window,
         };
         let rope = RopeTable::new(config, max_tokens, &device)?;
-        Ok(TrainStep { acts, grads, rope, shape, max_tokens, lowest, memory })
+        Ok(TrainStep { acts, grads, flat_grads, rope, shape, max_tokens, lowest, memory })
     }
 
     /// Bytes by purpose.
@@ -151,11 +153,8 @@ impl TrainStep {
     }
 
     /// Sets every gradient to 0.
-    pub fn zero_grads(&mut self, model: &Llama) -> Result<()> {
-        for mut p in self.params(model) {
-            p.grad.fill_zero()?;
-        }
-        Ok(())
+    pub fn zero_grads(&mut self) -> Result<()> {
+        self.flat_grads.iter_mut().try_for_each(Tensor::fill_zero)
     }
 
     /// Every trained tensor, in a fixed order.
@@ -309,7 +308,8 @@ impl TrainStep {
         let u = head_rows(&acts.u, n)?;
         let (mut act, mut dresid, mut dnorm) = (a.act.rows(0..n)?, a.dresid.rows(0..n)?, a.dnorm.rows(0..n)?);
         let (mut dgate, mut dup, mut dact) = (a.dgate.rows(0..n)?, a.dup.rows(0..n)?, a.dact.rows(0..n)?);
-        let (mut norm, mut spare, mut du) = (a.norm.rows(0..n)?, a.spare.clone(), a.du.clone());
+        let (mut norm, mut spare, mut du) =
+            (a.norm.rows(0..n)?, a.spare.as_ref().map(Tensor::alias), a.du.as_ref().map(Tensor::alias));
         swiglu_forward(&mut act, &gate, &up)?;
         // DoRA overwrites dout, and dresid is still needed.
         copy(&mut norm, &dresid)?;
@@ -375,7 +375,8 @@ impl TrainStep {
             (a.dresid.rows(0..n)?, a.dnorm.rows(0..n)?, a.norm.rows(0..n)?);
         let (mut dq, mut dk, mut dv) = (a.dq.rows(0..n)?, a.dk.rows(0..n)?, a.dv.rows(0..n)?);
         let mut datt = a.datt.rows(0..n)?;
-        let (mut spare, mut du, positions) = (a.spare.clone(), a.du.clone(), a.positions.rows(0..n)?);
+        let (mut spare, mut du, positions) =
+            (a.spare.as_ref().map(Tensor::alias), a.du.as_ref().map(Tensor::alias), a.positions.rows(0..n)?);
         copy(&mut norm, &dresid)?;
         let trained = self.grads.trained(l, 3);
         linear::backward(
