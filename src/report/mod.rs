@@ -1,4 +1,5 @@
 //! What people look at: tables on the terminal, the HTML report and its plots.
+pub mod escape;
 pub mod html;
 pub mod intervals;
 pub mod plots;
