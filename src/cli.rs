@@ -1,9 +1,14 @@
 //! The subcommands: which function each one calls.
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
+use tracing::info_span;
 
 use crate::{
+    device::nvtx,
     orchestrate::{ablate, run},
     pipeline::interrupt::on_interrupt,
+    report::trace::{Ranges, Trace},
     stages::{
         align, assemble, code_switch, doctor, eval, filter, generate, import, inspect, merge, metric, pack,
         parallel, score, sweep, train, translate,
@@ -54,9 +59,26 @@ pub enum Command {
 }
 
 impl Command {
-    /// Runs the subcommand.
-    pub fn run(&self) -> Result<()> {
+    /// Runs the subcommand. Its spans go to the file `trace` (or the one of `SDRRL_TRACE`), and to NVIDIA's profilers where they are wanted
+    /// ([`nvtx::wanted`]).
+    pub fn run(&self, trace: Option<&Path>) -> Result<()> {
         on_interrupt()?;
+        let variable = std::env::var_os("SDRRL_TRACE").filter(|v| !v.is_empty()).map(PathBuf::from);
+        let path = trace.map(Path::to_path_buf).or(variable);
+        let ranges = nvtx::wanted()?.then_some(Ranges { push: nvtx::push, pop: nvtx::pop });
+        if path.is_none() && ranges.is_none() {
+            return self.call();
+        }
+        let trace = Trace::begin(path.as_deref(), ranges)?;
+        let whole = format!("{self:?}");
+        let name = whole.split('(').next().unwrap_or_default();
+        let done = info_span!("command", name).in_scope(|| self.call());
+        // What went wrong in the command is what to look at first.
+        let ended = trace.end();
+        done.and(ended)
+    }
+
+    fn call(&self) -> Result<()> {
         match self {
             Command::Run(args) => run::run(args),
             Command::Generate(args) => generate::run(args),

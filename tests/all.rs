@@ -21,6 +21,7 @@ mod rehearsal;
 mod row_shard;
 mod scoring;
 mod tokenizer;
+mod trace;
 mod training;
 mod training_ops;
 mod weights;

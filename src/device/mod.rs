@@ -14,6 +14,7 @@ mod cuda;
 mod emulated;
 mod gpu;
 mod launch;
+pub mod nvtx;
 
 pub use gpu::Gpu;
 pub(crate) use gpu::GpuMemory;
