@@ -29,10 +29,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Arrows that stand for now: (file, module used).
-const STANDING: &[(&str, &str)] = &[
-    // `Answerer` takes the recipe's settings of `generate`; it is to take their values.
-    ("src/infer/answerer.rs", "recipe"),
-];
+const STANDING: &[(&str, &str)] = &[];
 
 /// One use of another module: the path from the crate's root, and the line.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
