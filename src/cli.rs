@@ -18,7 +18,7 @@ use crate::{
 /// The subcommands.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Drive a recipe through all stages
+    /// Run all stages of a recipe
     Run(run::Args),
     /// Answer questions with a model
     Generate(generate::Args),
@@ -34,7 +34,7 @@ pub enum Command {
     CodeSwitch(code_switch::Args),
     /// Select parallel sentences
     Parallel(parallel::Args),
-    /// Make training examples
+    /// Make training examples from rows
     Assemble(assemble::Args),
     /// Tokenise examples into training shards
     Pack(pack::Args),
@@ -42,19 +42,19 @@ pub enum Command {
     Train(train::Args),
     /// Convert published PyTorch checkpoints to safetensors
     Import(import::Args),
-    /// Fold an adapter into its model
+    /// Merge an adapter into its model
     Merge(merge::Args),
     /// Show rows, or token shards with their loss mask
     Inspect(inspect::Args),
-    /// Measure a model; compare two
+    /// Evaluate a model; compare two
     Eval(eval::Args),
     /// Compare hidden states of parallel sentences, before and after training
     Align(align::Args),
     /// Run a matrix of ablations over a recipe
     Ablate(ablate::Args),
-    /// Scores of files: BLEU, chrF, TER, ROUGE, MKQA, significance
+    /// Score files: BLEU, chrF, TER, ROUGE, MKQA, significance tests
     Metric(metric::Args),
-    /// Devices, kernels, memory, threads
+    /// Show devices, kernels, memory and threads
     Doctor(doctor::Args),
 }
 
