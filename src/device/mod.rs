@@ -15,6 +15,7 @@ mod driver;
 mod emulated;
 mod gpu;
 mod launch;
+pub mod nvtx;
 
 pub use gpu::Gpu;
 pub(crate) use gpu::GpuMemory;

@@ -6,6 +6,7 @@ use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use tracing::info_span;
 
 use super::{
     checkpoint::{self, State},
@@ -259,6 +260,8 @@ impl Run<'_> {
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
         let started = Instant::now();
+        let _span = info_span!("train_step", step = self.state.step + 1).entered();
+        let data = info_span!("data").entered();
         let documents = loader.documents(self.state.step as usize);
         let batches =
             step_batches(self.world, self.train, &documents, self.settings, self.state.guard.weight);
@@ -266,6 +269,7 @@ impl Run<'_> {
         let weight = step_weight(self.world, &batches, |other| {
             step_batches(other, self.train, &documents, self.settings, self.state.guard.weight)
         });
+        drop(data);
         ensure!(weight > 0.0, "step {}: no token of its documents has a weight", self.state.step + 1);
         step.zero_grads()?;
         let mut loss = LossSum::default();
@@ -276,7 +280,7 @@ impl Run<'_> {
         let number = self.state.step + 1;
         // Checked before the update: the parameters of the last sound step stay.
         self.check_finite("loss", loss.mean(), number)?;
-        let grad_norm = self.optimizer.step(number, lr)?;
+        let grad_norm = info_span!("optimizer").in_scope(|| self.optimizer.step(number, lr))?;
         self.check_finite("gradient norm", grad_norm, number)?;
         self.state.step = number;
         self.state.train_loss = loss.mean();
@@ -332,6 +336,7 @@ impl Run<'_> {
         step: &mut TrainStep,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
+        let _span = info_span!("evaluate", step = self.state.step).entered();
         let too_far = self.source_loss(model, step, on_event)?;
         let number = self.state.step;
         if let Some(validation) = self.checks.validation {

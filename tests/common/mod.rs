@@ -1,4 +1,6 @@
 //! Helpers that several test files share.
+pub mod source;
+
 use sdrrl::data::random::RowRandom;
 
 /// Uniform numbers in -1..1, the same for the same name.

@@ -4,6 +4,7 @@
 //! only, and nothing below the lowest adapted layer. Saved for backward per layer: the two residuals, 1/rms of both norms, q, k, v
 //! after rotation, the attention's output and log-sum-exp, gate and up; normed inputs and the SwiGLU product are computed again.
 use anyhow::{Result, bail, ensure};
+use tracing::info_span;
 
 use super::{
     super::weights::check_memory,
@@ -188,8 +189,11 @@ impl TrainStep {
         batch: &PackedBatch,
         grad_scale: f32,
     ) -> Result<LossSum> {
+        let forward = info_span!("forward", tokens = batch.tokens.len()).entered();
         let n = self.load(model, batch)?;
         self.decoder_forward(model, n, batch)?;
+        drop(forward);
+        let loss = info_span!("loss").entered();
         let a = &mut self.acts;
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
@@ -209,7 +213,8 @@ impl TrainStep {
             &weights,
             grad_scale,
         )?;
-        self.decoder_backward(model, n, batch)?;
+        drop(loss);
+        info_span!("backward").in_scope(|| self.decoder_backward(model, n, batch))?;
         loss_sum(&self.acts.losses.rows(0..n)?, batch)
     }
 
