@@ -3,7 +3,7 @@ use sdrrl::{
     ops::{
         adamw::{self, AdamW, AdamWTable, Group},
         cross_entropy::{
-            self, Scratch, cross_entropy_forward, linear_cross_entropy_forward,
+            self, Head, Scratch, cross_entropy_forward, linear_cross_entropy_forward,
             linear_cross_entropy_forward_backward,
         },
         grad_norm::GradNorm,
@@ -17,7 +17,7 @@ use sdrrl::{
 
 use super::*;
 
-fn loss(device: &Device, dtype: DType) {
+fn loss(device: &Device, dtype: DType, softcap: Option<f32>) {
     let (n, c, v) = (37, 72, 301);
     let ((h, _), (w, _)) = (random("h", dtype, n * c), random("w", dtype, v * c));
     let targets: Vec<u32> = (0..n as u32).map(|i| i * 53 % v as u32).collect();
@@ -29,9 +29,10 @@ fn loss(device: &Device, dtype: DType) {
     let (tt, tweights) = (put_u32(device, &targets), put(device, F32, &[n], &weights));
     let (mut losses, mut dh) = (out(device, F32, &[n]), out(device, dtype, &[n, c]));
     let mut dw = put(device, F32, &[v, c], &vec![0.0; v * c]);
+    let (head, cap) = (Head { weight: &tw, softcap }, softcap.map(f64::from));
     let (want, want_dh, want_dw) =
-        cross_entropy::reference::forward_backward(&h, &w, &targets, &weights, [n, c, v], 0.3);
-    linear_cross_entropy_forward(&mut losses, &mut scratch, &th, &tw, &tt, &tweights).unwrap();
+        cross_entropy::reference::forward_backward(&h, &w, &targets, &weights, [n, c, v], 0.3, cap);
+    linear_cross_entropy_forward(&mut losses, &mut scratch, &th, head, &tt, &tweights).unwrap();
     assert_within("losses", &losses, &want, tolerance(dtype));
     linear_cross_entropy_forward_backward(
         &mut losses,
@@ -39,7 +40,7 @@ fn loss(device: &Device, dtype: DType) {
         Some(&mut dw),
         &mut scratch,
         &th,
-        &tw,
+        head,
         &tt,
         &tweights,
         0.3,
@@ -57,8 +58,15 @@ fn loss_of_logits(device: &Device) {
     let logits: Vec<f32> = logits.iter().map(|x| x * 8.0).collect();
     let identity: Vec<f32> = (0..v * v).map(|i| if i / v == i % v { 1.0 } else { 0.0 }).collect();
     let targets: Vec<u32> = (0..n as u32).map(|i| i * 50).collect();
-    let (want, ..) =
-        cross_entropy::reference::forward_backward(&logits, &identity, &targets, &[1.0; 7], [n, v, v], 1.0);
+    let (want, ..) = cross_entropy::reference::forward_backward(
+        &logits,
+        &identity,
+        &targets,
+        &[1.0; 7],
+        [n, v, v],
+        1.0,
+        None,
+    );
     let mut held = put(device, F32, &[n, v], &logits);
     let mut losses = out(device, F32, &[n]);
     cross_entropy_forward(&mut losses, &mut held, &put_u32(device, &targets)).unwrap();
@@ -128,8 +136,10 @@ fn optimizer(device: &Device) {
 }
 
 cases! {
-    loss_f32(device) { loss(device, F32) }
-    loss_bf16(device) { loss(device, Bf16) }
+    loss_f32(device) { loss(device, F32, None) }
+    loss_bf16(device) { loss(device, Bf16, None) }
+    loss_capped_f32(device) { loss(device, F32, Some(3.0)) }
+    loss_capped_bf16(device) { loss(device, Bf16, Some(3.0)) }
     loss_of_given_logits(device) { loss_of_logits(device) }
     lora_f32(device) { low_rank(device, F32, [19, 40, 24, 3]) }
     lora_bf16(device) { low_rank(device, Bf16, [19, 72, 88, 8]) }

@@ -135,6 +135,7 @@ impl TrainStep {
             head_size: config.head_size(),
             scale: 1.0 / (config.head_size() as f32).sqrt(),
             window: config.sliding_window,
+            softcap: None,
         };
         let rope = RopeTable::new(config, max_tokens, &device)?;
         Ok(TrainStep { acts, grads, rope, shape, max_tokens, lowest, memory })
