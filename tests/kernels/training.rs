@@ -6,6 +6,7 @@ use sdrrl::{
             self, Head, Scratch, cross_entropy_forward, linear_cross_entropy_forward,
             linear_cross_entropy_forward_backward,
         },
+        dora::{self, dora_backward, dora_forward, dora_norms},
         grad_norm::GradNorm,
         lora::{self, LowRank, lora_backward, lora_backward_input, lora_forward},
     },
@@ -102,6 +103,33 @@ fn low_rank(device: &Device, dtype: DType, sizes: [usize; 4]) {
     assert_within("db", &db, &wdb, tolerance(dtype));
 }
 
+/// Norms of W + s B A, the columns' scale and its backward. The GPU's norms are of the adapters in f32.
+fn dora(device: &Device, dtype: DType, [n, i, o, r]: [usize; 4]) {
+    let ((w, ww), (a, wa), (b, wb)) =
+        (random("w", dtype, o * i), random("a", F32, r * i), random("b", F32, o * r));
+    let ((m, wm), (bias, wbias)) = (random("m", F32, o), random("bias", F32, o));
+    let (ta, tb) = (put(device, F32, &[r, i], &a), put(device, F32, &[o, r], &b));
+    let (tm, tbias) = (put(device, F32, &[o], &m), put(device, F32, &[o], &bias));
+    let low = LowRank { a: &ta, b: &tb, scale: 2.0 };
+    let mut norms = out(device, F32, &[o]);
+    dora_norms(&mut norms, &put(device, dtype, &[o, i], &w), low).unwrap();
+    let want_norms = dora::reference::norms(&ww, &wa, &wb, 2.0, [i, o, r]);
+    assert_near("norms", &norms, &want_norms);
+    let ((z, wz), (d, wd)) = (random("z", dtype, n * o), random("d", dtype, n * o));
+    for (bias, wbias) in [(None, vec![0.0; o]), (Some(&tbias), wbias)] {
+        let (mut y, mut want) = (put(device, dtype, &[n, o], &z), wz.clone());
+        dora_forward(&mut y, &tm, &norms, bias).unwrap();
+        dora::reference::forward(&mut want, &wm, &want_norms, &wbias);
+        assert_near("out", &y, &want);
+    }
+    let (mut dz, mut dm) = (put(device, dtype, &[n, o], &d), put(device, F32, &[o], &m));
+    dora_backward(&mut dz, &mut dm, &put(device, dtype, &[n, o], &z), &tm, &norms).unwrap();
+    let (mut want_dz, mut want_dm) = (wd, wm.clone());
+    dora::reference::backward(&mut want_dz, &mut want_dm, &wz, &wm, &want_norms);
+    assert_near("dz", &dz, &want_dz);
+    assert_near("dmagnitude", &dm, &want_dm);
+}
+
 fn optimizer(device: &Device) {
     let sizes = [5, 4096, 1, 9000];
     let value = |name: &str, n: usize| random(&format!("{name}{n}"), F32, n);
@@ -147,5 +175,8 @@ cases! {
     lora_bf16_rank_of_5(device) { low_rank(device, Bf16, [70, 72, 88, 5]) }
     lora_bf16_of_whole_tiles(device) { low_rank(device, Bf16, [136, 200, 264, 8]) }
     lora_bf16_of_whole_tiles_rank_of_5(device) { low_rank(device, Bf16, [136, 200, 264, 5]) }
+    dora_f32(device) { dora(device, F32, [37, 300, 19, 3]) }
+    dora_bf16(device) { dora(device, Bf16, [70, 72, 270, 40]) }
+    dora_bf16_whole(device) { dora(device, Bf16, [32, 256, 264, 8]); dora(device, Bf16, [3, 600, 8, 70]) }
     adamw_and_norm(device) { optimizer(device) }
 }

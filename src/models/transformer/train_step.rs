@@ -426,9 +426,6 @@ fn refuse_on_gpu(model: &Llama, lora: Option<&Lora>) -> Result<()> {
     if model.device() == Device::Cpu {
         return Ok(());
     }
-    if lora.is_some_and(|l| l.config.use_dora) {
-        bail!("DoRA trains on the CPU only: use --device cpu, or LoRA");
-    }
     if lora.is_none() && model.activation_dtype() != DType::F32 {
         bail!("on a GPU all weights train in f32 only: use --dtype f32, or LoRA");
     }
