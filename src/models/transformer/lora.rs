@@ -6,10 +6,7 @@ use super::weights::{LINEARS, Linear, Llama};
 use crate::{
     data::random::RowRandom,
     device::Device,
-    ops::{
-        lora::LowRank,
-        parallel::{map_chunks, map_tasks},
-    },
+    ops::{dora::dora_norms, lora::LowRank, parallel::map_chunks},
     tensor::{Arena, DType, Tensor},
 };
 
@@ -166,26 +163,13 @@ fn merged_row(weight: &[f32], a: &[f32], b: &[f32], scale: f32, out: &mut [f32])
     }
 }
 
-/// ‖row o of W + scale B A‖ for each o.
+/// ‖row o of W + scale B A‖ for each o, computed where the weights are; the adapter may still be in main memory.
 pub fn row_norms(linear: &Linear, adapter: &Adapter) -> Result<Vec<f32>> {
-    let (out, inp) = linear.weight.rows_cols();
-    let r = adapter.a.shape()[0];
-    let (a, b, scale) = (adapter.a.f32()?, adapter.b.f32()?, adapter.scale);
-    // Slices of either type: threads get no tensors.
-    let (full, half) = match linear.weight.dtype() {
-        DType::Bf16 => (&[][..], linear.weight.bf16()?),
-        _ => (linear.weight.f32()?, &[][..]),
-    };
-    let row = |o: usize| -> f32 {
-        let w = match full.get(o * inp..(o + 1) * inp) {
-            Some(row) if !full.is_empty() => row.to_vec(),
-            _ => half[o * inp..][..inp].iter().map(|x| x.to_f32()).collect(),
-        };
-        let mut merged = vec![0.0; inp];
-        merged_row(&w, a, &b[o * r..][..r], scale, &mut merged);
-        merged.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt() as f32
-    };
-    Ok(map_tasks(out, out * inp * (r + 2), row))
+    let device = linear.weight.device();
+    let (a, b) = (adapter.a.to_device(&device)?, adapter.b.to_device(&device)?);
+    let mut norms = Tensor::zeros_on(&device, "norms", DType::F32, &[linear.weight.shape()[0]])?;
+    dora_norms(&mut norms, &linear.weight, LowRank { a: &a, b: &b, scale: adapter.scale })?;
+    norms.to_f32_vec()
 }
 
 impl Llama {

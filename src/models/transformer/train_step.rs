@@ -138,6 +138,7 @@ impl TrainStep {
             head_size: config.head_size(),
             scale: 1.0 / (config.head_size() as f32).sqrt(),
             window: config.sliding_window,
+            softcap: None,
         };
         let rope = RopeTable::new(config, max_tokens, &device)?;
         Ok(TrainStep { acts, grads, flat_grads, rope, shape, max_tokens, lowest, memory })
@@ -430,9 +431,6 @@ fn documents(batch: &PackedBatch, device: &Device) -> Result<Tensor> {
 fn refuse_on_gpu(model: &Llama, lora: Option<&Lora>) -> Result<()> {
     if model.device() == Device::Cpu {
         return Ok(());
-    }
-    if lora.is_some_and(|l| l.config.use_dora) {
-        bail!("DoRA trains on the CPU only: use --device cpu, or LoRA");
     }
     if lora.is_none() && model.activation_dtype() != DType::F32 {
         bail!("on a GPU all weights train in f32 only: use --dtype f32, or LoRA");
