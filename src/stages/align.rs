@@ -31,10 +31,10 @@ pub struct Args {
     /// The model before training: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache
     #[arg(long)]
     pub model: String,
-    /// The model after training: an adapter directory (PEFT), or a model; without it, only --model is measured
+    /// The model after training: an adapter directory (PEFT), or a model. Without it, only --model is measured
     #[arg(long)]
     pub after: Option<PathBuf>,
-    /// Sentences of the source language, one per line
+    /// Sentences in the source language, one per line
     #[arg(long)]
     pub source: PathBuf,
     /// Their translations, line by line
@@ -46,16 +46,16 @@ pub struct Args {
     /// Language of --target
     #[arg(long)]
     pub target_language: String,
-    /// Use at most this many pairs, from the beginning (0: all)
+    /// Use at most this many sentences, from the beginning (0: all)
     #[arg(long, default_value_t = 500)]
     pub limit: usize,
     /// How a sentence's tokens become one vector
     #[arg(long, value_enum, default_value = "mean")]
     pub pooling: Pooling,
-    /// The layer of the picture [default: the one in the middle]
+    /// Layer to plot [default: the middle one]
     #[arg(long)]
     pub layer: Option<usize>,
-    /// How vectors are projected for the picture
+    /// How the hidden states are projected for the plot
     #[arg(long, value_enum, default_value = "pca")]
     pub projection: Projection,
     /// Folder for alignment.json and report.html
