@@ -81,6 +81,8 @@ mod tests {
                 .unwrap()
                 .0;
         let mut twice = out.alias();
+        let mut lse = line("lse").view(&[1, 4]).unwrap();
+        let [cos, sin] = [&a, &b].map(|t| t.view(&[8, 2]).unwrap());
         let results = [
             swiglu_forward(&mut alias, &a, &b),
             swiglu_forward(&mut part, &inner, &inner),
@@ -97,8 +99,8 @@ mod tests {
             linear_forward_many(&mut [&mut out, &mut twice], &a, &[&b, &c]),
             linear_backward_weight(&mut alias, None, &a, &b),
             linear_backward_weight(&mut out, Some(&mut head.alias()), &a, &b),
-            attention_forward(&mut alias, &mut row, &a, &b, &c, &cu, shape),
-            attention_backward(&mut out, &mut twice, &mut other, &a, &b, &w, &a, &b, &c, &cu, shape),
+            attention_forward(&mut alias, &mut lse, &a, &b, &c, &cu, shape),
+            attention_backward(&mut out, &mut twice, &mut other, &a, &b, &lse, &a, &b, &c, &cu, shape),
             cross_entropy_forward(&mut head.alias(), &mut alias, &ids),
             linear_cross_entropy_forward_backward(
                 &mut row,
@@ -123,7 +125,7 @@ mod tests {
                 1.0,
             ),
             embedding_backward(&mut alias, &a, &ids),
-            rope_forward(&mut alias, &ids, &a, &b, 4),
+            rope_forward(&mut alias, &ids, &cos, &sin, 4),
             add(&mut alias, &a),
             cast(&mut alias, &a, 1.0),
             copy(&mut part, &inner),
