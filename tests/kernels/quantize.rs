@@ -1,7 +1,7 @@
 //! ggml's block formats: the CPU arm's bits, which `tests/weights.rs` holds to the gguf package.
 use sdrrl::{
     data::random::RowRandom,
-    ops::quantize::{GgmlType, dequantize, quantize},
+    ops::quantize::{GgmlType, dequantize, quantize, reference},
     tensor::DType::{self, Bf16, F32, U32},
 };
 
@@ -12,15 +12,19 @@ fn blocks(kind: GgmlType, n: usize) -> Vec<u32> {
     let (values, size) = kind.block();
     let mut random = RowRandom::new(1, "blocks", &format!("{kind:?}"));
     let mut bytes: Vec<u8> = (0..n / values * size).map(|_| random.below(256) as u8).collect();
-    let scales: &[usize] = match kind {
-        GgmlType::Q6K => &[208],
-        GgmlType::Q4_1 | GgmlType::Q4K => &[0, 2],
-        _ => &[0],
+    // The upper bytes of floats.
+    let floats: &[usize] = match kind {
+        GgmlType::F32 => &[3],
+        GgmlType::Q2K => &[81, 83],
+        GgmlType::Q3K => &[109],
+        GgmlType::Q6K => &[209],
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => &[1, 3],
+        _ => &[1],
     };
     for block in bytes.chunks_exact_mut(size) {
-        for &at in scales {
+        for &at in floats {
             // The lowest exponent is a subnormal's; the highest would be infinity's.
-            block[at + 1] &= 0xbb;
+            block[at] &= 0xbb;
         }
     }
     bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -33,7 +37,7 @@ fn bits(t: &Tensor) -> Vec<u32> {
 
 fn out_of_blocks(device: &Device, kind: GgmlType) {
     // More than one block of threads, and not a multiple of them.
-    let n = kind.block().0.max(2) * 11 + if kind == GgmlType::F16 { 263 } else { 0 };
+    let n = kind.block().0.max(2) * 11 + if kind.block().0 == 1 { 263 } else { 0 };
     let words = blocks(kind, n);
     let run = |device: &Device, dtype: DType| {
         let mut values = out(device, dtype, &[n]);
@@ -43,6 +47,16 @@ fn out_of_blocks(device: &Device, kind: GgmlType) {
     for dtype in [F32, Bf16] {
         let want = run(&Device::Cpu, dtype);
         assert!(want.iter().all(|&x| f32::from_bits(x).is_finite()) && want.iter().any(|&x| x != 0));
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let exact = reference::dequantize(kind, &bytes[..n / kind.block().0 * kind.block().1]);
+        let top = exact.iter().fold(0.0f64, |a, x| a.max(x.abs()));
+        for (i, (got, exact)) in want.iter().zip(exact).enumerate() {
+            let error = (f32::from_bits(*got) as f64 - exact).abs();
+            assert!(
+                error <= tolerance(dtype) * (exact.abs() + 1e-2 * top),
+                "{kind:?} {dtype:?} {i}: {error:e}"
+            );
+        }
         assert_eq!(run(device, dtype), want, "{kind:?} {dtype:?}");
     }
 }
@@ -65,8 +79,7 @@ fn into_blocks(device: &Device, kind: GgmlType) {
 
 cases! {
     dequantize_every_format(device) {
-        use GgmlType::*;
-        [F16, Q4_0, Q4_1, Q8_0, Q4K, Q6K].iter().for_each(|&k| out_of_blocks(device, k));
+        GgmlType::ALL.iter().for_each(|&k| out_of_blocks(device, k));
     }
     quantize_the_simple_formats(device) {
         use GgmlType::*;

@@ -35,12 +35,8 @@ impl Checkpoint {
         let path = self.file.path.display();
         let index = *self.by_name.get(name).with_context(|| format!("{path} has no tensor for {name}"))?;
         let entry = &self.file.tensors[index];
-        let kind = GgmlType::from_number(entry.ggml_type).with_context(|| {
-            format!(
-                "{path}: tensor {} has ggml type {}; F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K can be read",
-                entry.name, entry.ggml_type
-            )
-        })?;
+        let kind =
+            GgmlType::readable(entry.ggml_type).with_context(|| format!("{path}: tensor {}", entry.name))?;
         let shape: Vec<usize> = entry.dims.iter().rev().copied().collect();
         ensure!(shape == dims, "{path}: tensor {} has shape {shape:?}, expected {dims:?}", entry.name);
         let (values, block) = kind.block();
