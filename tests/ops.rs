@@ -5,6 +5,7 @@ use sdrrl::{data::random::RowRandom, tensor::Tensor};
 
 mod attention;
 mod beam_step;
+pub mod blocks;
 mod decode_attention;
 mod encoder;
 mod rowwise;

@@ -10,7 +10,13 @@ pub(crate) fn check(ok: bool, op: &str, tensors: &[&Tensor]) -> Result<()> {
 }
 
 /// Errors unless every id is a row of `table`, whose first dimension is `rows`.
-pub(crate) fn check_ids(op: &str, ids: &Tensor, values: &[u32], rows: usize, table: &Tensor) -> Result<()> {
+pub(crate) fn check_ids(
+    op: &str,
+    ids: &Tensor,
+    values: &[u32],
+    rows: usize,
+    table: &impl std::fmt::Debug,
+) -> Result<()> {
     if let Some(i) = values.iter().position(|&id| id as usize >= rows) {
         bail!("{op}: entry {i} of {ids:?} is {}, but {table:?} has {rows} rows", values[i]);
     }

@@ -5,7 +5,7 @@
 //! fit the scratch: all logits never exist at once.
 #![allow(unsafe_code)]
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     device::{Arg, Geometry, Gpu},
@@ -14,6 +14,7 @@ use crate::{
         gemm::{linear_backward_input, linear_backward_weight, linear_forward_many_rows},
         launch::{check_dtype, gpu_of, kernel},
         parallel::{Shared, for_each_task},
+        quantize::Matrix,
         rows::{gather_rows, scatter_rows},
         simd::{self, Kernel, Simd},
     },
@@ -55,15 +56,15 @@ impl Scratch {
 
 /// losses (N) = nll of each row with a weight, 0 elsewhere. hidden (N, C), weight (V, C) F32 or Bf16, targets U32 (N). On a GPU a target that is
 /// not below V gives NaN.
-pub fn linear_cross_entropy_forward(
+pub fn linear_cross_entropy_forward<'a>(
     losses: &mut Tensor,
     scratch: &mut Scratch,
     hidden: &Tensor,
-    weight: &Tensor,
+    weight: impl Into<Matrix<'a>>,
     targets: &Tensor,
     token_weights: &Tensor,
 ) -> Result<()> {
-    run(losses, None, scratch, hidden, weight, targets, token_weights, 0.0)
+    run(losses, None, scratch, hidden, weight.into(), targets, token_weights, 0.0)
 }
 
 /// losses (N) = nll of each row of logits (N, V), F32, which stay as they are; targets U32 (N). On a GPU a target that is not below V gives NaN.
@@ -91,18 +92,18 @@ pub fn cross_entropy_forward(losses: &mut Tensor, logits: &mut Tensor, targets: 
 }
 
 /// As the forward, and: dhidden (N, C) = d(grad_scale Σ_i weight_i nll_i) / d hidden, dweight (V, C) += the same for the head.
-pub fn linear_cross_entropy_forward_backward(
+pub fn linear_cross_entropy_forward_backward<'a>(
     losses: &mut Tensor,
     dhidden: &mut Tensor,
     dweight: Option<&mut Tensor>,
     scratch: &mut Scratch,
     hidden: &Tensor,
-    weight: &Tensor,
+    weight: impl Into<Matrix<'a>>,
     targets: &Tensor,
     token_weights: &Tensor,
     grad_scale: f32,
 ) -> Result<()> {
-    run(losses, Some((dhidden, dweight)), scratch, hidden, weight, targets, token_weights, grad_scale)
+    run(losses, Some((dhidden, dweight)), scratch, hidden, weight.into(), targets, token_weights, grad_scale)
 }
 
 fn run(
@@ -110,7 +111,7 @@ fn run(
     mut grads: Option<(&mut Tensor, Option<&mut Tensor>)>,
     scratch: &mut Scratch,
     hidden: &Tensor,
-    weight: &Tensor,
+    weight: Matrix,
     targets: &Tensor,
     token_weights: &Tensor,
     grad_scale: f32,
@@ -121,17 +122,25 @@ fn run(
     let chunk = scratch.logits.shape()[0];
     let fits = wc == c && losses.len() == n && targets.len() == n && token_weights.len() == n;
     let scratch_fits = scratch.logits.shape() == [chunk, vocab] && scratch.hidden.shape() == [chunk, c];
-    check(fits && scratch_fits, OP, &[losses, hidden, weight, targets, token_weights, &scratch.logits])?;
-    refuse_overlap(&[losses], &[hidden, weight, targets, token_weights])?;
-    if let Some(gpu) = gpu_of(OP, &[losses, hidden, weight, targets, token_weights, &scratch.logits])? {
-        return gpu_run(&gpu, losses, grads, scratch, [hidden, weight, targets, token_weights], grad_scale);
+    let operands = [&*losses, hidden, targets, token_weights, &scratch.logits];
+    weight.check(fits && scratch_fits, OP, &operands)?;
+    refuse_overlap(&[losses], &[hidden, targets, token_weights])?;
+    weight.refuse_overlap(&[losses])?;
+    if let Some(gpu) = gpu_of(OP, &operands)? {
+        // Blocks are unpacked once for all chunks.
+        let done = weight.dense(OP, hidden, |weight| {
+            gpu_of(OP, &[hidden, weight])?;
+            gpu_run(&gpu, losses, grads, scratch, [hidden, weight, targets, token_weights], grad_scale)
+        })?;
+        return done.with_context(|| format!("{OP}: {weight:?} is not on the GPU"));
     }
     let (targets_t, targets) = (targets, targets.u32()?);
-    check_ids(OP, targets_t, targets, vocab, weight)?;
+    check_ids(OP, targets_t, targets, vocab, &weight)?;
     losses.f32_mut()?.fill(0.0);
     if let Some((dhidden, _)) = &mut grads {
         check(dhidden.shape() == hidden.shape(), OP, &[dhidden, hidden])?;
-        refuse_overlap(&[dhidden, losses], &[hidden, weight])?;
+        refuse_overlap(&[dhidden, losses], &[hidden])?;
+        weight.refuse_overlap(&[dhidden, losses])?;
         dhidden.f32_mut()?.fill(0.0);
     }
     let weights = token_weights.f32()?;

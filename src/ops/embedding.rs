@@ -11,14 +11,20 @@ use super::{
     checks::{check, check_ids},
     launch::{check_dtype, gpu_of, kernel},
     parallel::{Shared, for_each_rows, for_each_task},
+    quantize::{Blocks, Matrix, gather_on_gpu},
 };
 
 /// out (N, C) = weight (V, C) `[tokens (N)]`. On the CPU the weight may be F32 or Bf16, on a
-/// GPU it has out's dtype. Errors name the first token that is not below V; on a GPU such a row is NaN.
-pub fn embedding_forward(out: &mut Tensor, tokens: &Tensor, weight: &Tensor) -> Result<()> {
+/// GPU it has out's dtype; of blocks only the rows of tokens are unpacked. Errors name the first token that is not below V; on a GPU such a row is NaN.
+pub fn embedding_forward<'a>(out: &mut Tensor, tokens: &Tensor, weight: impl Into<Matrix<'a>>) -> Result<()> {
     let (n, c) = out.rows_cols();
+    let weight = weight.into();
     let (v, wc) = weight.rows_cols();
-    check(wc == c && tokens.len() == n, "embedding_forward", &[out, tokens, weight])?;
+    weight.check(wc == c && tokens.len() == n, "embedding_forward", &[out, tokens])?;
+    let weight = match weight {
+        Matrix::Dense(weight) => weight,
+        Matrix::Blocks(blocks) => return rows_of_blocks(out, tokens, blocks),
+    };
     refuse_overlap(&[out], &[tokens, weight])?;
     if let Some(gpu) = gpu_of("embedding_forward", &[out, tokens, weight])? {
         check_dtype("embedding_forward", weight.dtype(), &[out])?;
@@ -36,6 +42,23 @@ pub fn embedding_forward(out: &mut Tensor, tokens: &Tensor, weight: &Tensor) -> 
         }),
         DType::U32 => bail!("embedding_forward: {weight:?} holds integers"),
     }
+}
+
+fn rows_of_blocks(out: &mut Tensor, tokens: &Tensor, blocks: &Blocks) -> Result<()> {
+    if gather_on_gpu(out, tokens, blocks)?.is_some() {
+        return Ok(());
+    }
+    let ids = tokens.u32()?;
+    check_ids("embedding_forward", tokens, ids, blocks.format().shape[0], blocks)?;
+    let (n, c) = out.rows_cols();
+    let (out, blocks) = (Shared::new(out.f32_mut()?), blocks.host()?);
+    for_each_rows(n, c, |block| {
+        for i in block {
+            // SAFETY: each row belongs to one block.
+            blocks.row_as_read(ids[i] as usize, unsafe { out.part(i * c, c) });
+        }
+    });
+    Ok(())
 }
 
 fn gather<T: Sync>(

@@ -1,32 +1,18 @@
 //! ggml's block formats: the CPU arm's bits, which `tests/weights.rs` holds to the gguf package.
 use sdrrl::{
-    data::random::RowRandom,
-    ops::quantize::{GgmlType, dequantize, quantize, reference},
+    ops::{
+        embedding::embedding_forward,
+        quantize::{BlockFormat, Blocks, GgmlType, RowOrder, Scratch, dequantize, quantize, reference},
+    },
     tensor::DType::{self, Bf16, F32, U32},
 };
 
 use super::*;
+use crate::{common::random_blocks, ops::blocks::equals_dense};
 
-/// Words of `n` values' blocks: random bytes with finite scales.
+/// Words of `n` values' blocks.
 fn blocks(kind: GgmlType, n: usize) -> Vec<u32> {
-    let (values, size) = kind.block();
-    let mut random = RowRandom::new(1, "blocks", &format!("{kind:?}"));
-    let mut bytes: Vec<u8> = (0..n / values * size).map(|_| random.below(256) as u8).collect();
-    // The upper bytes of floats.
-    let floats: &[usize] = match kind {
-        GgmlType::F32 => &[3],
-        GgmlType::Q2K => &[81, 83],
-        GgmlType::Q3K => &[109],
-        GgmlType::Q6K => &[209],
-        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => &[1, 3],
-        _ => &[1],
-    };
-    for block in bytes.chunks_exact_mut(size) {
-        for &at in floats {
-            // The lowest exponent is a subnormal's; the highest would be infinity's.
-            block[at] &= 0xbb;
-        }
-    }
+    let mut bytes = random_blocks(kind, n);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
@@ -84,5 +70,27 @@ cases! {
     quantize_the_simple_formats(device) {
         use GgmlType::*;
         [Q4_0, Q4_1, Q8_0].iter().for_each(|&k| into_blocks(device, k));
+    }
+    products_over_blocks(device) {
+        for (kind, compute, shape, n) in [
+            (GgmlType::Q4K, Bf16, [70, 256], 130),
+            (GgmlType::Q8_0, Bf16, [33, 96], 5),
+            (GgmlType::Q6K, F32, [19, 256], 18),
+            (GgmlType::Iq4Nl, F32, [7, 64], 3),
+        ] {
+            equals_dense(device, BlockFormat { kind, shape, order: RowOrder::Straight, compute }, n);
+        }
+    }
+    embedding_of_a_token_that_is_not_there(device) {
+        for compute in [F32, Bf16] {
+            let format = BlockFormat { kind: GgmlType::Q5_1, shape: [3, 96], order: RowOrder::Straight, compute };
+            let blocks = Blocks::from_bytes("w", &random_blocks(format.kind, 3 * 96), format).unwrap();
+            let blocks = blocks.to_device(device, &Scratch::new(device, compute, 3 * 96).unwrap()).unwrap();
+            let mut rows = out(device, compute, &[3, 96]);
+            embedding_forward(&mut rows, &put_u32(device, &[2, 3, 0]), &blocks).unwrap();
+            let rows = rows.to_f32_vec().unwrap();
+            assert!(rows[96..192].iter().all(|x| x.is_nan()));
+            assert!(rows[..96].iter().chain(&rows[192..]).all(|x| x.is_finite()));
+        }
     }
 }

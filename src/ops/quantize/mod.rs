@@ -10,11 +10,17 @@ use crate::{
 
 use super::{checks::check, launch::gpu_of};
 
+mod blocks;
 mod formats;
+mod matrix;
 pub mod reference;
 mod unpack;
 
+pub(crate) use blocks::HostBlocks;
+pub use blocks::{BlockFormat, Blocks, RowOrder, Scratch};
 pub use formats::GgmlType;
+pub use matrix::Matrix;
+pub(crate) use matrix::gather_on_gpu;
 
 const THREADS: usize = 256;
 /// Values that a task of the CPU arm takes: whole blocks of every format.
