@@ -149,13 +149,14 @@ fn interleaved_rows_come_out_in_the_models_order() {
     let straight = format(GgmlType::Q5_0, [12, 64], DType::F32);
     let bytes = random_blocks(straight.kind, 12 * 64);
     let stored = Blocks::from_bytes("w", &bytes, straight).unwrap().to_dense(DType::F32).unwrap();
+    let stored = stored.to_f32_vec().unwrap();
     let interleaved = BlockFormat { order: RowOrder::Interleaved(6), ..straight };
     let blocks = Blocks::from_bytes("w", &bytes, interleaved).unwrap();
     let want: Vec<f32> = [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
         .iter()
-        .flat_map(|&r| stored.f32().unwrap()[r * 64..][..64].to_vec())
+        .flat_map(|&r| stored[r * 64..][..64].to_vec())
         .collect();
-    assert_eq!(blocks.to_dense(DType::F32).unwrap().f32().unwrap(), want);
+    assert_eq!(blocks.to_dense(DType::F32).unwrap().to_f32_vec().unwrap(), want);
     let emulated = Device::emulated();
     let scratch = Scratch::new(&emulated, DType::F32, 12 * 64).unwrap();
     let there = blocks.to_device(&emulated, &scratch).unwrap();

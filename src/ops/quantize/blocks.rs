@@ -2,11 +2,7 @@
 //!
 //! Blocks interleave codes and scales, and stay so: nothing is copied or unpacked at load, and a format is only known to the code that unpacks a row.
 //! Products read values of one type, the run's: on the CPU some rows at a time are unpacked into scratch memory, on a GPU a matrix at a time.
-use std::{
-    fmt,
-    ops::Range,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, ops::Range, rc::Rc, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
@@ -79,13 +75,13 @@ impl fmt::Debug for Blocks {
 }
 
 /// Memory on a GPU that one matrix at a time is unpacked into: made once for all of a model's, as large as the largest. Work on a GPU runs in the order in
-/// which it was asked for, so that the next matrix may follow as soon as the product with this one was asked for.
-pub struct Scratch(Arc<Mutex<Tensor>>);
+/// which one thread asked for it, so that the next matrix may follow as soon as the product with this one was asked for.
+pub struct Scratch(Rc<Tensor>);
 
 impl Scratch {
     /// Room for `values` of type `dtype` on `device`.
     pub fn new(device: &Device, dtype: DType, values: usize) -> Result<Scratch> {
-        Ok(Scratch(Arc::new(Mutex::new(Tensor::zeros_on(device, "dequantised", dtype, &[values.max(1)])?))))
+        Ok(Scratch(Rc::new(Tensor::zeros_on(device, "dequantised", dtype, &[values.max(1)])?)))
     }
     fn share(&self) -> Scratch {
         Scratch(self.0.clone())
@@ -146,11 +142,9 @@ impl Blocks {
     /// A copy on `device`, whose products unpack into `scratch`, memory there. Errors if that is too small.
     pub fn to_device(&self, device: &Device, scratch: &Scratch) -> Result<Blocks> {
         let [rows, cols] = self.format.shape;
-        {
-            let room = scratch.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let fits = room.device() == *device && room.dtype() == self.format.compute;
-            ensure!(fits && room.len() >= rows * cols, "{self:?} is not unpacked into {:?}", *room);
-        }
+        let room = &scratch.0;
+        let fits = room.device() == *device && room.dtype() == self.format.compute;
+        ensure!(fits && room.len() >= rows * cols, "{self:?} cannot be unpacked into {room:?}");
         let host = self.host()?;
         let mut bytes = Vec::with_capacity(self.bytes().next_multiple_of(4));
         (0..rows).for_each(|r| bytes.extend_from_slice(host.row(r)));
@@ -198,9 +192,7 @@ impl Blocks {
     pub(crate) fn on_gpu<T>(&self, f: impl FnOnce(&Tensor) -> Result<T>) -> Result<Option<T>> {
         let Place::Gpu(words, scratch) = &self.place else { return Ok(None) };
         let [rows, cols] = self.format.shape;
-        // Held until the work that reads it was asked for.
-        let room = scratch.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut dense = room.rows(0..rows * cols)?.view(&[rows, cols])?.renamed(&self.name);
+        let mut dense = scratch.0.rows(0..rows * cols)?.view(&[rows, cols])?.renamed(&self.name);
         dequantize(&mut dense, words, self.format.kind)?;
         f(&dense).map(Some)
     }
