@@ -1,5 +1,6 @@
 //! One integration binary: a file an op, a stage, a model.
 mod alignment;
+mod blocks;
 mod cli;
 mod common;
 mod data_formats;

@@ -83,6 +83,10 @@ impl Scratch {
     pub fn new(device: &Device, dtype: DType, values: usize) -> Result<Scratch> {
         Ok(Scratch(Rc::new(Tensor::zeros_on(device, "dequantised", dtype, &[values.max(1)])?)))
     }
+    /// Bytes of it.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
     fn share(&self) -> Scratch {
         Scratch(self.0.clone())
     }
