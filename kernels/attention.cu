@@ -163,7 +163,8 @@ template <int D> DEV void forward_f32(float* out, float* lse, const float* q, co
     DYNAMIC_SHARED(smem);                                                                                                                       \
     forward_f32<D>(out, lse, q, k, v, ATTENTION_PACKED, smem);                                                                                  \
   }                                                                                                                                             \
-  EXPORT_KERNEL(attention_forward_##D##_f32, F_THREADS)
+  EXPORT_KERNEL(attention_forward_##D##_f32, F_THREADS)                                                                                         \
+  SHARED_BYTES(attention_forward_##D##_f32, sizeof(float) * ((FQ + 2 * FK) * (D + 4) + FQ * (FK + 1)))
 FORWARD(32)
 FORWARD(64)
 FORWARD(128)

@@ -238,22 +238,24 @@ KERNEL(attention_delta_bf16, 256, 1)(float* delta, const bf16* dout, const bf16*
 EXPORT_KERNEL(attention_delta_bf16, 256)
 KERNEL(attention_delta_f32, 256, 1)(float* delta, const float* dout, const float* out, int n, int heads, int hs) { rowsum(delta, dout, out, n, heads, hs); }
 EXPORT_KERNEL(attention_delta_f32, 256)
-#define BACKWARD(D, T, suffix, threads, q_body, kv_body)                                                                                          \
+#define BACKWARD(D, T, suffix, threads, Memory, q_body, kv_body)                                                                                    \
   KERNEL(attention_backward_q_##D##_##suffix, threads, 1)                                                                                         \
   (T* dq, const T* dout, const float* lse, const float* delta, const T* q, const T* k, const T* v, ATTENTION_ARGS) {                              \
     DYNAMIC_SHARED(smem);                                                                                                                         \
     q_body<D>(dq, dout, lse, delta, q, k, v, ATTENTION_PACKED, smem);                                                                             \
   }                                                                                                                                               \
   EXPORT_KERNEL(attention_backward_q_##D##_##suffix, threads)                                                                                     \
+  SHARED_BYTES(attention_backward_q_##D##_##suffix, sizeof(Memory<D>))                                                                            \
   KERNEL(attention_backward_kv_##D##_##suffix, threads, 1)                                                                                        \
   (T* dk, T* dv, const T* dout, const float* lse, const float* delta, const T* q, const T* k, const T* v, ATTENTION_ARGS) {                       \
     DYNAMIC_SHARED(smem);                                                                                                                         \
     kv_body<D>(dk, dv, dout, lse, delta, q, k, v, ATTENTION_PACKED, smem);                                                                        \
   }                                                                                                                                               \
-  EXPORT_KERNEL(attention_backward_kv_##D##_##suffix, threads)
-BACKWARD(32, bf16, bf16, THREADS, backward_q, backward_kv)
-BACKWARD(64, bf16, bf16, THREADS, backward_q, backward_kv)
-BACKWARD(128, bf16, bf16, THREADS, backward_q, backward_kv)
-BACKWARD(32, float, f32, F_THREADS, backward_q_f32, backward_kv_f32)
-BACKWARD(64, float, f32, F_THREADS, backward_q_f32, backward_kv_f32)
-BACKWARD(128, float, f32, F_THREADS, backward_q_f32, backward_kv_f32)
+  EXPORT_KERNEL(attention_backward_kv_##D##_##suffix, threads)                                                                                   \
+  SHARED_BYTES(attention_backward_kv_##D##_##suffix, sizeof(Memory<D>))
+BACKWARD(32, bf16, bf16, THREADS, Smem, backward_q, backward_kv)
+BACKWARD(64, bf16, bf16, THREADS, Smem, backward_q, backward_kv)
+BACKWARD(128, bf16, bf16, THREADS, Smem, backward_q, backward_kv)
+BACKWARD(32, float, f32, F_THREADS, SmemF32, backward_q_f32, backward_kv_f32)
+BACKWARD(64, float, f32, F_THREADS, SmemF32, backward_q_f32, backward_kv_f32)
+BACKWARD(128, float, f32, F_THREADS, SmemF32, backward_q_f32, backward_kv_f32)

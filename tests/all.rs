@@ -1,5 +1,7 @@
 //! One integration binary: a file an op, a stage, a model.
 mod alignment;
+#[path = "../build/bindings/mod.rs"]
+mod bindings;
 mod cli;
 mod common;
 mod data_formats;

@@ -289,7 +289,7 @@ pub fn adamw(w: &World, d: &[usize]) -> Result<Case> {
 }
 
 pub fn norm(w: &World, d: &[usize]) -> Result<Case> {
-    let norm = GradNorm::new(vec![w.normal_f32("grad", d)?])?;
+    let mut norm = GradNorm::new(vec![w.normal_f32("grad", d)?])?;
     let mut out = w.out_f32(&[1])?;
     case(&[out.clone()], move || out.write_f32(&[norm.norm()? as f32]))
 }

@@ -1,12 +1,147 @@
-//! What the GPU arms of the ops share.
+//! What the GPU arms of the ops share, and what stands behind the launch functions of [`super::kernels`].
+#![allow(unsafe_code)]
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    device::{Geometry, Gpu},
+    device::{Arg, Geometry, Gpu, Kernel, TensorLabel, TensorMap},
     tensor::{DType, Tensor},
 };
+
+/// The blocks of a launch. Threads and shared memory of a block are the kernel's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grid {
+    blocks: [usize; 3],
+    /// Threads in all, for as many blocks along x as that takes.
+    items: Option<usize>,
+    /// Of a block, fewer than the kernel's most.
+    threads: Option<u32>,
+}
+
+impl Grid {
+    /// `blocks` blocks in a row.
+    pub fn new(blocks: usize) -> Grid {
+        Grid::xyz([blocks, 1, 1])
+    }
+    /// Blocks in up to three dimensions.
+    pub fn xyz(blocks: [usize; 3]) -> Grid {
+        Grid { blocks, items: None, threads: None }
+    }
+    /// As many blocks as it takes to have a thread for every `per_thread` of `n` elements.
+    pub fn covering(n: usize, per_thread: usize) -> Grid {
+        Grid { items: Some(n.div_ceil(per_thread)), ..Grid::new(1) }
+    }
+    /// One thread for 16 bytes of `t`.
+    pub fn vectors(t: &Tensor) -> Grid {
+        Grid::covering(t.bytes(), 16)
+    }
+    /// With fewer threads a block than the kernel's most.
+    pub fn threads(self, threads: u32) -> Grid {
+        Grid { threads: Some(threads), ..self }
+    }
+    /// For a kernel of up to `most` threads a block with `shared` bytes of dynamic shared memory.
+    fn geometry(&self, most: u32, shared: u32) -> Geometry {
+        let threads = self.threads.unwrap_or(most);
+        let blocks = self.items.map_or(self.blocks, |n| [n.div_ceil(threads.max(1) as usize), 1, 1]);
+        Geometry::grid(blocks, threads).shared(shared as usize)
+    }
+}
+
+/// A tensor described for TMA: copies of boxes of it. Only valid while the tensor's memory is.
+#[derive(Clone)]
+pub(crate) struct TileMap {
+    map: TensorMap,
+    label: TensorLabel,
+}
+
+impl TileMap {
+    /// `t` as a row-major matrix of bf16, for boxes of `tile` = (rows, columns) with 128-byte swizzle.
+    pub fn new(gpu: &Gpu, t: &Tensor, tile: [u32; 2]) -> Result<TileMap> {
+        ensure!(t.dtype() == DType::Bf16, "{t:?} must be bf16 to be carried by TMA");
+        let (rows, cols) = t.rows_cols();
+        Ok(TileMap { map: gpu.tensor_map_2d(t.address()?, rows, cols, cols, tile)?, label: t.label() })
+    }
+}
+
+/// A parameter's value.
+pub(super) enum Value<'a> {
+    /// Only an OPTIONAL one may be none.
+    Tensor(Option<&'a Tensor>),
+    Int(usize),
+    U32(u32),
+    U64(u64),
+    F32(f32),
+    Map(&'a TileMap),
+}
+
+/// One kernel of a binding.
+pub(super) struct Variant {
+    pub kernel: &'static str,
+    /// The element type that each parameter insists on.
+    pub takes: &'static [Option<DType>],
+    /// Threads of a block at the most.
+    pub threads: &'static u32,
+    /// Dynamic shared memory, bytes.
+    pub shared: Option<&'static u32>,
+}
+
+/// What the build knows of a launch function.
+pub(super) struct Binding {
+    pub file: &'static str,
+    pub name: &'static str,
+    pub variants: &'static [Variant],
+}
+
+impl Binding {
+    /// Launches the variant that the tensors' types choose. Errors name the parameter that is of another type, on another device, or too large.
+    ///
+    /// # Safety
+    /// The values are the kernel's parameters in order; grid and sizes keep it inside its tensors.
+    pub unsafe fn launch(&self, gpu: &Gpu, grid: Grid, values: &[(&'static str, Value)]) -> Result<()> {
+        let variant = self.variant(values)?;
+        let arg = |(name, value): &(&'static str, Value)| -> Result<Arg> {
+            Ok(match value {
+                Value::Tensor(None) => Arg::Null,
+                Value::Tensor(Some(t)) => {
+                    let here = t.gpu().is_some_and(|own| std::ptr::eq(&**own, gpu));
+                    ensure!(
+                        here,
+                        "{}: {name} is {t:?} on {:?}, but runs on {}",
+                        self.name,
+                        t.device(),
+                        gpu.name()
+                    );
+                    t.arg()?
+                }
+                Value::Int(x) => Arg::int(*x).with_context(|| format!("{}: {name}", self.name))?,
+                Value::U32(x) => Arg::U32(*x),
+                Value::U64(x) => Arg::U64(*x),
+                Value::F32(x) => Arg::F32(*x),
+                Value::Map(t) => Arg::Map(t.map, t.label.clone()),
+            })
+        };
+        let args = values.iter().map(arg).collect::<Result<Vec<Arg>>>()?;
+        let at = grid.geometry(*variant.threads, variant.shared.copied().unwrap_or(0));
+        // SAFETY: the caller's promise.
+        unsafe { gpu.launch(Kernel { file: self.file, name: variant.kernel }, at, &args) }
+    }
+
+    /// The variant that takes these types, by the first parameters that tell them apart.
+    fn variant(&self, values: &[(&'static str, Value)]) -> Result<&'static Variant> {
+        let mut left: Vec<&'static Variant> = self.variants.iter().collect();
+        for (i, (name, value)) in values.iter().enumerate() {
+            let Value::Tensor(Some(t)) = value else { continue };
+            let takes = |v: &Variant| v.takes.get(i).copied().flatten().is_none_or(|own| own == t.dtype());
+            if !left.iter().any(|v| takes(v)) {
+                let wanted: Vec<&str> = left.iter().filter_map(|v| v.takes[i].map(DType::suffix)).collect();
+                bail!("{}: {name} must be {} here, but it is {t:?}", self.name, wanted.join(" or "));
+            }
+            left.retain(|v| takes(v));
+        }
+        left.first().copied().with_context(|| format!("{} has no kernel", self.name))
+    }
+}
 
 /// The GPU that all of `tensors` are on; `None` if they are all in main memory. Errors if they are not in one place.
 pub(crate) fn gpu_of(op: &str, tensors: &[&Tensor]) -> Result<Option<Arc<Gpu>>> {
