@@ -330,6 +330,17 @@ template <class W> DEV void few_f32(const Args& g, uint8_t* smem) {
 }
 }  // namespace
 
+EXPORT_CONSTANT(gemm_b_f32, B_F32)
+EXPORT_CONSTANT(gemm_b_bf16, B_BF16)
+EXPORT_CONSTANT(gemm_out_f32, OUT_F32)
+EXPORT_CONSTANT(gemm_accumulate, ACCUMULATE)
+EXPORT_CONSTANT(gemm_a_vec, A_VEC)
+EXPORT_CONSTANT(gemm_b_vec, B_VEC)
+EXPORT_CONSTANT(gemm_a2_vec, A2_VEC)
+EXPORT_CONSTANT(gemm_b2_vec, B2_VEC)
+EXPORT_CONSTANT(gemm_resid_f32, RESID_F32)
+EXPORT_CONSTANT(gemm_b2_f32, B2_F32)
+
 // The pointers of a tail, a bias and an addend are null where there is none.
 #define ARGS                                                                                                                              \
   (void* out, const void* a, const void* b, const void* OPTIONAL a2, const void* OPTIONAL b2, const float* OPTIONAL bias, \

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use sdrrl::{
     device::{Device, DeviceChoice, Gpu},
     ops::{
-        gemm::{Layout, gpu::Rung, gpu::gemm_on},
+        gemm::{Layout, gpu::gemm_on, plan::Rung},
         rows::copy,
     },
     tensor::{DType, Tensor},

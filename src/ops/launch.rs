@@ -69,6 +69,8 @@ pub(super) enum Value<'a> {
     /// Only an OPTIONAL one may be none.
     Tensor(Option<&'a Tensor>),
     Int(usize),
+    /// No kernel has one today.
+    #[allow(dead_code)]
     U32(u32),
     U64(u64),
     F32(f32),
@@ -191,3 +193,79 @@ macro_rules! kernel {
     };
 }
 pub(crate) use kernel;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{device::Device, ops::kernels};
+
+    fn on(device: &Device, name: &str, dtype: DType, n: usize) -> Tensor {
+        Tensor::zeros_on(device, name, dtype, &[n]).unwrap()
+    }
+
+    #[test]
+    fn a_tensor_of_another_type_or_device_is_refused_by_the_parameters_name() {
+        let device = Device::emulated();
+        let gpu = device.gpu().unwrap();
+        let add = |out: &mut Tensor, inp: &Tensor| {
+            // SAFETY: both have 8 elements.
+            let done = unsafe { kernels::add(gpu, Grid::vectors(out), out, inp, 8) };
+            done.map_err(|e| format!("{e:#}"))
+        };
+        let of = |dtype| on(&device, "x", dtype, 8);
+        add(&mut of(DType::F32), &of(DType::F32)).unwrap();
+        add(&mut of(DType::Bf16), &of(DType::Bf16)).unwrap();
+        let error = add(&mut of(DType::Bf16), &on(&device, "residual", DType::F32, 8)).unwrap_err();
+        assert!(error.starts_with("add: inp must be bf16 here, but it is residual F32"), "{error}");
+        let error = add(&mut of(DType::U32), &of(DType::U32)).unwrap_err();
+        assert!(error.starts_with("add: out must be f32 or bf16 here"), "{error}");
+        let error = add(&mut of(DType::F32), &on(&Device::Cpu, "y", DType::F32, 8)).unwrap_err();
+        assert!(
+            error.contains("add: inp is y F32 [8] on cpu, but the kernel runs on emulated GPU"),
+            "{error}"
+        );
+        let error = add(&mut of(DType::F32), &on(&Device::emulated(), "y", DType::F32, 8)).unwrap_err();
+        assert!(error.contains("add: inp is y F32"), "{error}");
+    }
+
+    #[test]
+    fn every_pair_of_types_has_its_own_variant() {
+        let device = Device::emulated();
+        for (from, to) in [
+            (DType::F32, DType::F32),
+            (DType::F32, DType::Bf16),
+            (DType::Bf16, DType::F32),
+            (DType::Bf16, DType::Bf16),
+        ] {
+            let mut inp = on(&device, "inp", from, 5);
+            inp.write_f32(&[1.0, -2.0, 3.0, 4.0, 5.0]).unwrap();
+            let mut out = on(&device, "out", to, 5);
+            // SAFETY: both have 5 elements.
+            unsafe { kernels::cast(device.gpu().unwrap(), Grid::covering(5, 4), &mut out, &inp, 0.5, 5) }
+                .unwrap();
+            assert_eq!(out.to_f32_vec().unwrap(), [0.5, -1.0, 1.5, 2.0, 2.5], "{from:?} {to:?}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_no_int_holds_is_refused_by_name() {
+        let device = Device::emulated();
+        let (mut out, inp) = (on(&device, "out", DType::F32, 4), on(&device, "inp", DType::F32, 4));
+        // SAFETY: it is refused before anything runs.
+        let done =
+            unsafe { kernels::reduce_rows(device.gpu().unwrap(), Grid::new(1), &mut out, &inp, 1 << 31, 4) };
+        let error = format!("{:#}", done.unwrap_err());
+        assert!(error.contains("reduce_rows: rows: a size of 2147483648"), "{error}");
+    }
+
+    #[test]
+    fn a_grid_covers_its_elements_with_the_kernels_own_threads() {
+        let blocks = |grid: Grid| grid.geometry(256, 0).grid;
+        assert_eq!(blocks(Grid::covering(1, 4)), [1, 1, 1]);
+        assert_eq!(blocks(Grid::covering(4 * 256, 4)), [1, 1, 1]);
+        assert_eq!(blocks(Grid::covering(4 * 256 + 1, 4)), [2, 1, 1]);
+        assert_eq!(blocks(Grid::covering(0, 4)), [0, 1, 1]);
+        let at = Grid::xyz([2, 3, 4]).threads(64).geometry(256, 1000);
+        assert_eq!((at.grid, at.block, at.shared_bytes), ([2, 3, 4], 64, 1000));
+    }
+}

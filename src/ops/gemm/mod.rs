@@ -5,9 +5,9 @@
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod dot;
-mod few_rows;
 pub mod gpu;
 mod outer;
+pub mod plan;
 pub mod reference;
 mod wgmma;
 
@@ -33,8 +33,9 @@ use crate::{
     tensor::{DType, Tensor, refuse_overlap},
 };
 use dot::{DEEP, DEEP_COLS, DotBlock, Epilogue, FEW_ROWS, Weight};
-use gpu::{Extras, product};
+use gpu::product;
 use outer::{OuterBlock, STRIP};
+use plan::Extras;
 
 /// How the operands of [`gemm`] lie in memory; out is (N, M) always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
