@@ -1,4 +1,4 @@
-//! One integration binary: a file an op, a stage, a model.
+//! One integration binary: one file per op, stage and model.
 mod alignment;
 #[path = "../build/bindings/mod.rs"]
 mod bindings;
@@ -10,6 +10,7 @@ mod gemm;
 mod generation;
 mod kernels;
 mod layers;
+mod limits;
 mod lm_eval;
 mod m2m100;
 mod metrics;
@@ -22,6 +23,7 @@ mod rehearsal;
 mod row_shard;
 mod scoring;
 mod tokenizer;
+mod trace;
 mod training;
 mod training_ops;
 mod weights;

@@ -5,7 +5,7 @@
 //! insist on that element type; `void` takes any; a struct, `double` and bytes are words of a U32 tensor. `int` is a `usize` that must fit it,
 //! `unsigned`, `unsigned long long` and `float` are `u32`, `u64` and `f32`; a tensor map is a [`TileMap`]. Threads and shared memory are the source's.
 #![allow(unsafe_code)]
-// Some ops still write their launches by hand.
+// quantize chooses its kernels by name.
 #![allow(dead_code)]
 use anyhow::Result;
 

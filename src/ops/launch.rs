@@ -155,11 +155,6 @@ pub(crate) fn gpu_of(op: &str, tensors: &[&Tensor]) -> Result<Option<Arc<Gpu>>> 
     Ok(device.gpu().cloned())
 }
 
-/// One thread for 16 bytes of `t`.
-pub(crate) fn elementwise(t: &Tensor) -> Geometry {
-    Geometry::new(t.bytes().div_ceil(16).div_ceil(256), 256)
-}
-
 /// Errors unless every tensor has this dtype.
 pub(crate) fn check_dtype(op: &str, dtype: DType, tensors: &[&Tensor]) -> Result<()> {
     for t in tensors {
@@ -167,32 +162,6 @@ pub(crate) fn check_dtype(op: &str, dtype: DType, tensors: &[&Tensor]) -> Result
     }
     Ok(())
 }
-
-/// The kernel of `file` whose name ends in the dtype: `kernel!(t.dtype(), "swiglu", "swiglu_forward")`.
-macro_rules! kernel {
-    ($dtype:expr, $file:literal, $name:literal) => {
-        $crate::device::Kernel {
-            file: $file,
-            name: match $dtype {
-                $crate::tensor::DType::Bf16 => concat!($name, "_bf16"),
-                _ => concat!($name, "_f32"),
-            },
-        }
-    };
-    ($dtype:expr, $file:literal, concat $name:literal, $variant:literal) => {
-        $crate::device::Kernel {
-            file: $file,
-            name: match $dtype {
-                $crate::tensor::DType::Bf16 => concat!($name, $variant, "_bf16"),
-                _ => concat!($name, $variant, "_f32"),
-            },
-        }
-    };
-    ($file:literal, $name:literal) => {
-        $crate::device::Kernel { file: $file, name: $name }
-    };
-}
-pub(crate) use kernel;
 
 #[cfg(test)]
 mod tests {

@@ -3,8 +3,8 @@ use anyhow::{Result, ensure};
 
 use super::AttentionShape;
 use crate::{
-    device::{Arg, Geometry, Gpu, Kernel},
-    ops::launch::{check_dtype, kernel},
+    device::Gpu,
+    ops::{kernels, launch::Grid},
     tensor::{DType, Tensor},
 };
 
@@ -16,33 +16,43 @@ pub(super) struct Documents<'a> {
     pub causal: bool,
 }
 
-/// Heads are padded to the next of these in shared memory.
-fn padded(op: &str, head_size: usize) -> Result<usize> {
-    ensure!(head_size <= 128, "{op}: heads of {head_size} elements; the GPU kernels take up to 128");
-    Ok(if head_size <= 32 {
-        32
-    } else if head_size <= 64 {
-        64
-    } else {
-        128
-    })
+/// The largest head that a kernel takes; on the CPU any does.
+const LARGEST_HEAD: usize = 256;
+
+/// Errors unless attention, its backward and decode attention take heads of `head_size` elements and this cap of the scores, on a GPU of compute capability
+/// `arch` (80 for sm_80; `None`: the CPU). For a model to ask before it loads weights.
+pub fn supported(head_size: usize, softcap: Option<f32>, arch: Option<u32>) -> Result<()> {
+    let place = arch.map_or("the CPU".to_owned(), |arch| format!("sm_{arch}"));
+    ensure!(head_size > 0, "attention on {place}: heads of 0 elements");
+    ensure!(
+        softcap.is_none_or(|cap| cap > 0.0 && cap.is_finite()),
+        "attention on {place}: scores cannot be capped to {softcap:?}; a cap is a number above 0"
+    );
+    let Some(arch) = arch else { return Ok(()) };
+    ensure!(arch >= 80, "attention on {place}: the kernels need sm_80 (Ampere) or later");
+    ensure!(
+        head_size <= LARGEST_HEAD,
+        "attention on {place}: heads of {head_size} elements; the kernels take up to {LARGEST_HEAD}"
+    );
+    Ok(())
 }
 
-/// The parameters that all kernels end with.
-fn common(d: Documents, n_q: usize, n_k: usize, s: AttentionShape) -> Result<Vec<Arg>> {
-    Ok(vec![
-        d.cu_q.arg()?,
-        d.cu_k.arg()?,
-        Arg::int(d.cu_q.len() - 1)?,
-        Arg::int(n_q)?,
-        Arg::int(n_k)?,
-        Arg::int(s.heads)?,
-        Arg::int(s.kv_heads)?,
-        Arg::int(s.head_size)?,
-        Arg::F32(s.scale),
-        Arg::I32(d.causal as i32),
-        Arg::int(s.window.unwrap_or(0).min(i32::MAX as usize))?,
-    ])
+/// How a launch is cut: what attention.cu and attention_backward.cu are compiled for. Fewer rows of the longest heads stream by in the backward kernels,
+/// so that all fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tiles {
+    /// Elements of a head in shared memory: heads are padded to the next size that there is.
+    head: usize,
+    /// Rows of a block: queries, or keys where the gradients of keys are made.
+    rows: usize,
+    /// True if dk and dv are made by a kernel each.
+    apart: bool,
+}
+
+fn tiling(head_size: usize, dtype: DType) -> Tiles {
+    let head = [32, 64, 128].into_iter().find(|&h| head_size <= h).unwrap_or(256);
+    let narrow = dtype == DType::Bf16;
+    Tiles { head, rows: if narrow { 64 } else { 32 }, apart: narrow && head > 128 }
 }
 
 /// Blocks that cover every document with tiles of `rows`.
@@ -50,13 +60,26 @@ fn tiles(n: usize, cu: &Tensor, rows: usize) -> usize {
     n / rows + cu.len() - 1
 }
 
-macro_rules! by_head_size {
-    ($d:expr, $dtype:expr, $file:literal, $name:literal) => {
-        match $d {
-            32 => kernel!($dtype, $file, concat $name, "_32"),
-            64 => kernel!($dtype, $file, concat $name, "_64"),
-            _ => kernel!($dtype, $file, concat $name, "_128"),
-        }
+/// Calls a launch function with the parameters that all kernels end with.
+macro_rules! attend {
+    ($launch:expr, $gpu:expr, $grid:expr, [$($own:expr),*], $d:expr, [$q:expr, $k:expr], $s:expr) => {
+        $launch(
+            $gpu,
+            $grid,
+            $($own,)*
+            $d.cu_q,
+            $d.cu_k,
+            $d.cu_q.len() - 1,
+            $q,
+            $k,
+            $s.heads,
+            $s.kv_heads,
+            $s.head_size,
+            $s.scale,
+            $d.causal as usize,
+            $s.window.unwrap_or(0).min(i32::MAX as usize),
+            $s.softcap.unwrap_or(0.0),
+        )
     };
 }
 
@@ -68,20 +91,17 @@ pub(super) fn forward(
     d: Documents,
     s: AttentionShape,
 ) -> Result<()> {
-    check_dtype("attention_forward", q.dtype(), &[out, k, v])?;
-    check_dtype("attention_forward", DType::F32, &[lse])?;
-    let (n, n_k, pad) = (q.rows_cols().0, k.rows_cols().0, padded("attention_forward", s.head_size)?);
-    let kernel: Kernel = by_head_size!(pad, q.dtype(), "attention", "attention_forward");
-    let (rows, threads, shared) = match q.dtype() {
-        DType::Bf16 => (64, 128, 0),
-        // 32 query rows, 16 key rows, 16 value rows, 32 rows of probabilities.
-        _ => (32, 256, (64 * (pad + 4) + 32 * 17) * 4),
+    supported(s.head_size, s.softcap, Some(gpu.arch()))?;
+    let (n, n_k, t) = (q.rows_cols().0, k.rows_cols().0, tiling(s.head_size, q.dtype()));
+    let launch = match t.head {
+        32 => kernels::attention_forward_32,
+        64 => kernels::attention_forward_64,
+        128 => kernels::attention_forward_128,
+        _ => kernels::attention_forward_256,
     };
-    let mut args = vec![out.arg()?, lse.arg()?, q.arg()?, k.arg()?, v.arg()?];
-    args.extend(common(d, n, n_k, s)?);
-    let at = Geometry::grid([tiles(n, d.cu_q, rows), s.heads, 1], threads).shared(shared);
-    // SAFETY: the kernel's parameters; the caller checked the shapes.
-    unsafe { gpu.launch(kernel, at, &args) }
+    let grid = Grid::xyz([tiles(n, d.cu_q, t.rows), s.heads, 1]);
+    // SAFETY: the caller checked the shapes.
+    unsafe { attend!(launch, gpu, grid, [out, lse, q, k, v], d, [n, n_k], s) }
 }
 
 pub(super) fn backward(
@@ -91,30 +111,71 @@ pub(super) fn backward(
     d: Documents,
     s: AttentionShape,
 ) -> Result<()> {
-    const OP: &str = "attention_backward";
-    check_dtype(OP, q.dtype(), &[dq, dk, dv, dout, out, k, v])?;
-    check_dtype(OP, DType::F32, &[lse])?;
-    let (n, n_k, pad) = (q.rows_cols().0, k.rows_cols().0, padded(OP, s.head_size)?);
-    let delta = Tensor::zeros_on(&q.device(), "attention_delta", DType::F32, &[s.heads, n])?;
-    let args =
-        [delta.arg()?, dout.arg()?, out.arg()?, Arg::int(n)?, Arg::int(s.heads)?, Arg::int(s.head_size)?];
-    let at = Geometry::grid([n.div_ceil(8), s.heads, 1], 256);
-    // SAFETY: the kernel's parameters; the caller checked the shapes.
-    unsafe { gpu.launch(kernel!(q.dtype(), "attention_backward", "attention_delta"), at, &args)? };
-    // The Smem structs of attention_backward.cu: two resident and two streamed tiles, log-sum-exp and delta; f32 also P and dS.
-    let (rows, threads, shared) = match q.dtype() {
-        DType::Bf16 => (64, 128, (2 * 64 + 2 * 32) * (pad + 8) * 2 + 2 * 32 * 4),
-        _ => (32, 256, ((2 * 32 + 2 * 16) * (pad + 4) + 2 * 32 * 17 + 2 * 16) * 4),
+    supported(s.head_size, s.softcap, Some(gpu.arch()))?;
+    let (n, n_k, t) = (q.rows_cols().0, k.rows_cols().0, tiling(s.head_size, q.dtype()));
+    let mut delta = Tensor::zeros_on(&q.device(), "attention_delta", DType::F32, &[s.heads, n])?;
+    let grid = Grid::xyz([n.div_ceil(8), s.heads, 1]);
+    // SAFETY: the caller checked the shapes.
+    unsafe { kernels::attention_delta(gpu, grid, &mut delta, dout, out, n, s.heads, s.head_size)? };
+    let launch = match t.head {
+        32 => kernels::attention_backward_q_32,
+        64 => kernels::attention_backward_q_64,
+        128 => kernels::attention_backward_q_128,
+        _ => kernels::attention_backward_q_256,
     };
-    let inputs = [dout.arg()?, lse.arg()?, delta.arg()?, q.arg()?, k.arg()?, v.arg()?];
-    let common = common(d, n, n_k, s)?;
-    let args = |outs: &[Arg]| [outs, &inputs, &common].concat();
-    let kernel: Kernel = by_head_size!(pad, q.dtype(), "attention_backward", "attention_backward_q");
-    let at = Geometry::grid([tiles(n, d.cu_q, rows), s.heads, 1], threads).shared(shared);
+    let grid = Grid::xyz([tiles(n, d.cu_q, t.rows), s.heads, 1]);
     // SAFETY: as above.
-    unsafe { gpu.launch(kernel, at, &args(&[dq.arg()?]))? };
-    let kernel: Kernel = by_head_size!(pad, q.dtype(), "attention_backward", "attention_backward_kv");
-    let at = Geometry::grid([tiles(n_k, d.cu_k, rows), s.kv_heads, 1], threads).shared(shared);
+    unsafe { attend!(launch, gpu, grid, [dq, dout, lse, &delta, q, k, v], d, [n, n_k], s)? };
+    let grid = Grid::xyz([tiles(n_k, d.cu_k, t.rows), s.kv_heads, 1]);
+    if t.apart {
+        // SAFETY: as above.
+        unsafe {
+            let launch = kernels::attention_backward_k_256_bf16;
+            attend!(launch, gpu, grid, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s)?;
+            let launch = kernels::attention_backward_v_256_bf16;
+            return attend!(launch, gpu, grid, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s);
+        }
+    }
+    let launch = match t.head {
+        32 => kernels::attention_backward_kv_32,
+        64 => kernels::attention_backward_kv_64,
+        128 => kernels::attention_backward_kv_128,
+        _ => kernels::attention_backward_kv_256_f32,
+    };
     // SAFETY: as above.
-    unsafe { gpu.launch(kernel, at, &args(&[dk.arg()?, dv.arg()?])) }
+    unsafe { attend!(launch, gpu, grid, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_head_has_a_tile() {
+        for head_size in 1..=LARGEST_HEAD {
+            for dtype in [DType::Bf16, DType::F32] {
+                assert!(tiling(head_size, dtype).head >= head_size, "{head_size}");
+            }
+        }
+        let of = |hs, dtype| (tiling(hs, dtype).head, tiling(hs, dtype).rows, tiling(hs, dtype).apart);
+        assert_eq!([of(20, DType::Bf16), of(64, DType::Bf16)], [(32, 64, false), (64, 64, false)]);
+        assert_eq!([of(80, DType::Bf16), of(256, DType::Bf16)], [(128, 64, false), (256, 64, true)]);
+        assert_eq!([of(96, DType::F32), of(129, DType::F32)], [(128, 32, false), (256, 32, false)]);
+    }
+
+    #[test]
+    fn what_no_kernel_serves_is_refused_by_name() {
+        let refused = |hs, cap, arch| supported(hs, cap, arch).unwrap_err().to_string();
+        for hs in [1, 20, 64, 80, 96, 128, 256] {
+            assert!(supported(hs, Some(50.0), Some(80)).is_ok() && supported(hs, None, None).is_ok());
+        }
+        assert!(supported(512, Some(30.0), None).is_ok(), "the CPU takes any head");
+        let e = refused(512, None, Some(90));
+        assert!(e.contains("512") && e.contains("sm_90") && e.contains("256"), "{e}");
+        assert!(refused(64, None, Some(75)).contains("sm_75"));
+        for cap in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            assert!(refused(64, Some(cap), None).contains("the CPU"), "{cap}");
+        }
+        assert!(refused(0, None, None).contains("0 elements"));
+    }
 }

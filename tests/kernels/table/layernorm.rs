@@ -50,7 +50,7 @@ fn forward(w: &World, d: &[usize]) -> Result<Case> {
     let [x, weight, bias] = inputs(w, d)?;
     let (values, rows) = (wide([&x, &weight, &bias])?, d[0]);
     let (mut y, mut mean, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?, w.out_f32(&d[..1])?);
-    let outs = [y.clone(), mean.clone(), rstd.clone()];
+    let outs = [y.reader(), mean.reader(), rstd.reader()];
     let run = move || layernorm_forward(&mut y, &mut mean, &mut rstd, &x, &weight, &bias, 1e-5);
     Ok(case(&outs, run)?.against(move || reference_forward(&values, rows).to_vec()))
 }
@@ -63,9 +63,9 @@ fn backward(w: &World, d: &[usize], with_weights: bool) -> Result<Case> {
     let (dy, mut dx) = (w.normal("dy", d, 1)?, w.normal("dx", d, 1)?);
     let (mut dweight, mut dbias) = (w.normal_f32("dweight", &d[1..])?, w.normal_f32("dbias", &d[1..])?);
     let given = wide([&dy, &dx, &dweight, &dbias])?;
-    let mut outs = vec![dx.clone()];
+    let mut outs = vec![dx.reader()];
     if with_weights {
-        outs.extend([dweight.clone(), dbias.clone()]);
+        outs.extend([dweight.reader(), dbias.reader()]);
     }
     let run = move || {
         let both = with_weights.then_some((&mut dweight, &mut dbias));

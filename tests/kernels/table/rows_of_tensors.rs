@@ -71,26 +71,26 @@ fn added(w: &World, d: &[usize]) -> Result<Case> {
     let (x, mut y) = (w.normal("x", d, 1)?, w.normal("y", d, 1)?);
     let ([a, b], acts) = (wide([&x, &y])?, w.acts);
     let sum = move |(a, b): (&f64, &f64)| rounded(*a as f32 + *b as f32, acts);
-    Ok(case(&[y.clone()], move || add(&mut y, &x))?.exactly(move || vec![a.iter().zip(&b).map(sum).collect()]))
+    Ok(case(&[y.reader()], move || add(&mut y, &x))?.exactly(move || vec![a.iter().zip(&b).map(sum).collect()]))
 }
 
 fn to_f32(w: &World, d: &[usize]) -> Result<Case> {
     let (x, mut y) = (w.normal("x", d, 1)?, w.out_f32(d)?);
     let [want] = wide([&x])?;
-    Ok(case(&[y.clone()], move || cast(&mut y, &x, 0.5))?.against(move || vec![want.iter().map(|x| x * 0.5).collect()]))
+    Ok(case(&[y.reader()], move || cast(&mut y, &x, 0.5))?.against(move || vec![want.iter().map(|x| x * 0.5).collect()]))
 }
 
 fn from_f32(w: &World, d: &[usize]) -> Result<Case> {
     let (x, mut y) = (w.normal_f32("x", d)?, w.out(d)?);
     let ([values], acts) = (wide([&x])?, w.acts);
-    Ok(case(&[y.clone()], move || cast(&mut y, &x, 0.5))?
+    Ok(case(&[y.reader()], move || cast(&mut y, &x, 0.5))?
         .exactly(move || vec![values.iter().map(|&x| rounded(x as f32 * 0.5, acts)).collect()]))
 }
 
 fn gathered(w: &World, d: &[usize]) -> Result<Case> {
     let (x, mut y) = (w.normal("x", d, 1)?, w.out(d)?);
     let (map, [want], (n, c)) = (w.integers("map", d[0], |i| i * 7919 % d[0])?, wide([&x])?, (d[0], d[1]));
-    Ok(case(&[y.clone()], move || gather_rows(&mut y, &x, &map))?
+    Ok(case(&[y.reader()], move || gather_rows(&mut y, &x, &map))?
         .against(move || vec![(0..n).flat_map(|i| want[i * 7919 % n * c..][..c].to_vec()).collect()]))
 }
 
@@ -100,7 +100,7 @@ fn moved(w: &World, d: &[usize], scatter: bool) -> Result<Case> {
     let map: Vec<usize> = (0..n).map(|i| if i == 1 { NONE } else { n - 1 - i }).collect();
     let (x, mut y) = (w.normal("x", d, 1)?, w.normal("y", d, 1)?);
     let ([from, before], ids) = (wide([&x, &y])?, w.integers("map", n, |i| map[i])?);
-    let outs = [y.clone()];
+    let outs = [y.reader()];
     let run = move || if scatter { scatter_rows(&mut y, &x, &ids) } else { gather_rows(&mut y, &x, &ids) };
     Ok(case(&outs, run)?.against(move || {
         let mut want = before.clone();
@@ -120,5 +120,5 @@ fn moved(w: &World, d: &[usize], scatter: bool) -> Result<Case> {
 fn copied(w: &World, d: &[usize]) -> Result<Case> {
     let (x, mut y) = (w.normal("x", d, 1)?, w.out(d)?);
     let [want] = wide([&x])?;
-    Ok(case(&[y.clone()], move || copy(&mut y, &x))?.against(move || vec![want.clone()]))
+    Ok(case(&[y.reader()], move || copy(&mut y, &x))?.against(move || vec![want.clone()]))
 }
