@@ -1,5 +1,7 @@
 //! One integration binary: one file per op, stage and model.
 mod alignment;
+#[path = "../build/bindings/mod.rs"]
+mod bindings;
 mod blocks;
 mod cli;
 mod common;
