@@ -4,6 +4,7 @@ use anyhow::Result;
 use crate::{
     orchestrate::{ablate, run},
     pipeline::interrupt::on_interrupt,
+    report::out,
     stages::{
         align, assemble, code_switch, doctor, eval, filter, generate, import, inspect, merge, metric, pack,
         parallel, score, sweep, train, translate,
@@ -57,6 +58,9 @@ impl Command {
     /// Runs the subcommand.
     pub fn run(&self) -> Result<()> {
         on_interrupt()?;
+        if matches!(self, Command::Inspect(_) | Command::Metric(_) | Command::Doctor(_)) {
+            out::set_mode(out::Mode::PrintOnly);
+        }
         match self {
             Command::Run(args) => run::run(args),
             Command::Generate(args) => generate::run(args),

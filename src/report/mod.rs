@@ -1,6 +1,7 @@
 //! What people look at: tables on the terminal, the HTML report and its plots.
 pub mod html;
 pub mod intervals;
+pub mod out;
 pub mod plots;
 pub mod progress;
 pub mod table;

@@ -9,7 +9,7 @@ use crate::{
         run::{Job, evaluate, read_tasks, results_table},
     },
     pipeline::placement::Placement,
-    report::table::use_colour,
+    report::{out::say_text, table::use_colour},
 };
 
 /// Arguments of `eval`.
@@ -57,9 +57,9 @@ pub fn run(args: &Args) -> Result<()> {
     match &args.compare {
         Some(before) => {
             let table = compare::table(&compare::compare(before, &args.out, &settings)?);
-            print!("{}", table.to_text(use_colour()));
+            say_text!("{}", table.to_text(use_colour()));
         }
-        None => print!("{}", results_table(&args.out, &settings)?.to_text(use_colour())),
+        None => say_text!("{}", results_table(&args.out, &settings)?.to_text(use_colour())),
     }
     Ok(())
 }

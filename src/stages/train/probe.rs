@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Args;
-use crate::pipeline::manifest::hash_path;
+use crate::pipeline::hash::hash_path;
 use crate::{
     data::{template::ChatTemplate, tokenizer::Tokenizer},
     device::Device,
