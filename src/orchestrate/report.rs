@@ -145,7 +145,7 @@ fn result(recipe: &Recipe, all: &Results) -> Vec<Block> {
 }
 
 fn data(recipe: &Recipe) -> Result<Vec<Block>> {
-    let set = RowSet::open(&recipe.work.join("code-switch"))?;
+    let set = RowSet::open(&WorkDir::new(&recipe.work).room(Room::CodeSwitch))?;
     let rows: Vec<Row> = set.iter().collect::<Result<_>>()?;
     let mut blocks = vec![];
     let alarmed = rows.iter().filter(|r| r.answer.as_ref().is_some_and(|a| !a.alarms.is_empty())).count();

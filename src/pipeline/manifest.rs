@@ -138,10 +138,18 @@ impl Manifest {
         Ok(if changes.is_empty() { State::Done } else { State::Changed(changes) })
     }
 
+    fn pending(dir: &Path) -> Option<Manifest> {
+        serde_json::from_slice(&fs::read(dir.join(PENDING)).ok()?).ok()
+    }
+
     /// The work that was begun in `dir` and has not ended; 0 where there is none or its note is damaged.
     pub(super) fn pending_job(dir: &Path) -> u64 {
-        let read = || -> Option<Manifest> { serde_json::from_slice(&fs::read(dir.join(PENDING)).ok()?).ok() };
-        read().map_or(0, |m| m.job())
+        Manifest::pending(dir).map_or(0, |m| m.job())
+    }
+
+    /// The stage whose folder this is, at work or finished.
+    pub(super) fn stage_of(dir: &Path) -> Option<String> {
+        Manifest::load(dir).ok().flatten().or_else(|| Manifest::pending(dir)).map(|m| m.stage)
     }
 
     /// What differs between an older manifest and this one, outputs and summary aside.

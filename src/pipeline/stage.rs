@@ -273,6 +273,11 @@ fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
 
 /// Makes the folder ready, under its lock.
 fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
+    if let Some(other) = Manifest::stage_of(dir)
+        && other != S::NAME
+    {
+        bail!("{} is the folder of stage {other}: choose another --out for {}", dir.display(), S::NAME);
+    }
     stage.check_folder(manifest)?;
     let state = manifest.state(dir)?;
     let pending = Manifest::pending_job(dir);
@@ -281,10 +286,10 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
             "{} holds a finished {} of other inputs or settings ({}): {advice}",
             dir.display(),
             S::NAME,
-            why.join("; ")
+            some_of(why)
         ),
         (State::Changed(why), Replace::AndSayWhy) if !stage.quiet() => {
-            note!("{}: made again, since {}: {}", stage.label(), dir.display(), why.join("; "));
+            note!("{}: made again, since {}: {}", stage.label(), dir.display(), some_of(why));
         }
         (State::Absent, _) if !dir.join(PENDING).exists() => {
             if let Some(name) = files_of::<S>(dir)?.first() {
@@ -304,6 +309,14 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
         }
     }
     manifest.begin(dir)
+}
+
+/// The first few of many differences.
+fn some_of(why: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let more = why.len().saturating_sub(SHOWN);
+    let shown = why[..why.len() - more].join("; ");
+    if more > 0 { format!("{shown}; and {more} more") } else { shown }
 }
 
 /// What is there of the files that a stage makes.
