@@ -2,6 +2,7 @@
 use std::path::PathBuf;
 
 use sdrrl::{
+    device::Device,
     models::{
         transformer::lora::{Lora, LoraConfig},
         transformer::train_step::{PackedBatch, TrainStep, Trainable},
@@ -74,7 +75,7 @@ fn logits_equal_transformers() {
         let n = batch.tokens.len();
         let mut logits = Tensor::zeros("logits", DType::F32, &[n, model.config.vocab_size]).unwrap();
         linear_forward(&mut logits, &step.hidden(n).unwrap(), &model.weights.lm_head, None).unwrap();
-        assert_close(name, logits.f32().unwrap(), &golden.get("logits"), 1e-5);
+        assert_close(name, logits.to_f32_vec().unwrap(), &golden.get("logits"), 1e-5);
     }
 }
 
@@ -90,7 +91,7 @@ fn full_gradients_equal_pytorch() {
         assert_close(&format!("{name} loss"), &[loss.mean() as f32], &golden.get("full.loss"), 1e-5);
         for p in step.params(&model) {
             let want = golden.get(&format!("full.grad.{}", p.name));
-            assert_close(&format!("{name} {}", p.name), p.grad.f32().unwrap(), &want, 2e-5);
+            assert_close(&format!("{name} {}", p.name), p.grad().to_f32_vec().unwrap(), &want, 2e-5);
         }
     }
 }
@@ -108,9 +109,27 @@ fn lora_step(golden: &Golden, model: &Llama, variant: &str) -> TrainStep {
     let step = TrainStep::new(model, Trainable::Lora(lora), 24).unwrap();
     for mut p in step.params(model) {
         let values = golden.get(&format!("lora.{variant}.param.base_model.model.{}", p.name));
-        p.value.f32_mut().unwrap().copy_from_slice(&values);
+        p.write(&values).unwrap();
     }
     step
+}
+
+/// DoRA on the GPU's kernels: PEFT's loss and gradients.
+#[test]
+fn dora_gradients_equal_peft_on_the_emulated_gpu() {
+    for name in ["llama-tied", "llama-bias"] {
+        let golden = Golden::open(name);
+        let model = Llama::load(&folder(name), DType::F32).unwrap();
+        let mut model = model.to_device(&crate::kernels::emulated()).unwrap();
+        let mut step = lora_step(&golden, &model, "dora");
+        let batch = golden.batch();
+        let loss = step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap();
+        assert_close(name, &[loss.mean() as f32], &golden.get("lora.dora.loss"), 1e-5);
+        for p in step.params(&model) {
+            let want = golden.get(&format!("lora.dora.grad.base_model.model.{}", p.name));
+            assert_close(&format!("{name} {}", p.name), &p.grad.to_f32_vec().unwrap(), &want, 5e-5);
+        }
+    }
 }
 
 #[test]
@@ -126,7 +145,12 @@ fn adapter_gradients_equal_peft() {
             assert_close(&format!("{name} {variant} loss"), &[loss.mean() as f32], &want, 1e-5);
             for p in step.params(&model) {
                 let want = golden.get(&format!("lora.{variant}.grad.base_model.model.{}", p.name));
-                assert_close(&format!("{name} {variant} {}", p.name), p.grad.f32().unwrap(), &want, 5e-5);
+                assert_close(
+                    &format!("{name} {variant} {}", p.name),
+                    p.grad().to_f32_vec().unwrap(),
+                    &want,
+                    5e-5,
+                );
             }
         }
     }
@@ -142,18 +166,18 @@ fn ten_training_steps_have_pytorchs_losses() {
             let batch = golden.batch();
             let mut moments: Vec<(Tensor, Tensor)> = vec![];
             for p in step.params(&model) {
-                let zeros = || Tensor::zeros("moment", DType::F32, p.value.shape()).unwrap();
+                let zeros = || Tensor::zeros("moment", DType::F32, p.value().shape()).unwrap();
                 moments.push((zeros(), zeros()));
             }
             let mut losses = vec![];
             for t in 1..=10 {
-                step.zero_grads(&model).unwrap();
+                step.zero_grads().unwrap();
                 losses.push(
                     step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap().mean()
                         as f32,
                 );
                 let params = step.params(&model);
-                let norm = global_norm(&params.iter().map(|p| &p.grad).collect::<Vec<_>>()).unwrap();
+                let norm = global_norm(&params.iter().map(|p| p.grad()).collect::<Vec<_>>()).unwrap();
                 let grad_scale = (1.0 / (norm + 1e-6)).min(1.0) as f32;
                 let hyper = AdamW {
                     lr: 0.01,
@@ -165,7 +189,9 @@ fn ten_training_steps_have_pytorchs_losses() {
                     grad_scale,
                 };
                 for (mut p, (m, v)) in params.into_iter().zip(&mut moments) {
-                    adamw_update(&mut p.value, m, v, &p.grad, &hyper).unwrap();
+                    let mut value = p.value().to_device(&Device::Cpu).unwrap();
+                    adamw_update(&mut value, m, v, p.grad(), &hyper).unwrap();
+                    p.write(&value.to_f32_vec().unwrap()).unwrap();
                 }
             }
             assert_close(
@@ -208,7 +234,7 @@ fn gradients_do_not_depend_on_the_thread_count() {
         let mut model = Llama::load(&folder("mistral-window"), DType::F32).unwrap();
         let mut step = lora_step(&golden, &model, "dora");
         step.forward_backward(&mut model, &golden.batch(), 1.0).unwrap();
-        step.params(&model).iter().flat_map(|p| p.grad.to_f32_vec().unwrap()).collect::<Vec<f32>>()
+        step.params(&model).iter().flat_map(|p| p.grad().to_f32_vec().unwrap()).collect::<Vec<f32>>()
     };
     assert_eq!(with_threads(1, run), with_threads(3, run));
 }
@@ -221,7 +247,7 @@ fn merged_weights_answer_as_the_adapter_does() {
         let mut step = lora_step(&golden, &model, variant);
         let batch = golden.batch();
         let with_adapter = step.forward(&model, &batch).unwrap().mean();
-        let lora = step.adapter().unwrap().clone();
+        let lora = step.adapter().unwrap();
         let dir = tempfile::tempdir().unwrap();
         lora.save(dir.path(), "base").unwrap();
         model.apply_adapter(&Lora::load(dir.path(), &model).unwrap()).unwrap();

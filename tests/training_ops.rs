@@ -1,8 +1,9 @@
 //! The loss, the optimizer and the gradient norm against naive sums, finite differences and PyTorch's numbers.
 use sdrrl::{
     ops::{
+        activation,
         adamw::{self, AdamW, adamw_update},
-        cross_entropy::{self, Scratch},
+        cross_entropy::{self, Head, Scratch},
         gemm::linear_forward,
         grad_norm::global_norm,
     },
@@ -43,8 +44,10 @@ fn to_f32(x: &[f64]) -> Vec<f32> {
 
 #[test]
 fn loss_and_gradients_agree_with_the_naive_sum() {
-    for (n, c, v) in [(1, 3, 5), (50, 33, 101), (49, 64, 257)] {
+    let cases = [(1, 3, 5, None), (50, 33, 101, None), (49, 64, 257, None), (50, 33, 101, Some(2.0f32))];
+    for (n, c, v, softcap) in cases {
         let mut t = case(n, c, v);
+        let head = Head { weight: &t.weight, softcap };
         let mut losses = Tensor::zeros("losses", DType::F32, &[n]).unwrap();
         let mut dhidden = Tensor::zeros("dhidden", DType::F32, &[n, c]).unwrap();
         let mut dweight = Tensor::zeros("dweight", DType::F32, &[v, c]).unwrap();
@@ -54,39 +57,45 @@ fn loss_and_gradients_agree_with_the_naive_sum() {
             Some(&mut dweight),
             &mut t.scratch,
             &t.hidden,
-            &t.weight,
+            head,
             &t.targets,
             &t.token_weights,
             0.25,
         )
         .unwrap();
         let (want, want_dhidden, want_dweight) = cross_entropy::reference::forward_backward(
-            t.hidden.f32().unwrap(),
-            t.weight.f32().unwrap(),
-            t.targets.u32().unwrap(),
-            t.token_weights.f32().unwrap(),
+            &t.hidden.to_f32_vec().unwrap(),
+            &t.weight.to_f32_vec().unwrap(),
+            &t.targets.to_u32_vec().unwrap(),
+            &t.token_weights.to_f32_vec().unwrap(),
             [n, c, v],
             0.25,
+            softcap.map(f64::from),
         );
-        assert_close("losses", losses.f32().unwrap(), &to_f32(&want), 1e-6);
-        assert_close("dhidden", dhidden.f32().unwrap(), &to_f32(&want_dhidden), 2e-6);
-        assert_close("dweight", dweight.f32().unwrap(), &to_f32(&want_dweight), 2e-6);
+        assert_close("losses", losses.to_f32_vec().unwrap(), &to_f32(&want), 1e-6);
+        assert_close("dhidden", dhidden.to_f32_vec().unwrap(), &to_f32(&want_dhidden), 2e-6);
+        assert_close("dweight", dweight.to_f32_vec().unwrap(), &to_f32(&want_dweight), 2e-6);
         let mut alone = Tensor::zeros("alone", DType::F32, &[n]).unwrap();
         cross_entropy::linear_cross_entropy_forward(
             &mut alone,
             &mut t.scratch,
             &t.hidden,
-            &t.weight,
+            head,
             &t.targets,
             &t.token_weights,
         )
         .unwrap();
-        assert_eq!(alone.f32().unwrap(), losses.f32().unwrap());
+        assert_eq!(alone.to_f32_vec().unwrap(), losses.to_f32_vec().unwrap());
         let mut logits = Tensor::zeros("logits", DType::F32, &[n, v]).unwrap();
         linear_forward(&mut logits, &t.hidden, &t.weight, None).unwrap();
+        if let Some(cap) = softcap {
+            activation::softcap(&mut logits, cap).unwrap();
+        }
         cross_entropy::cross_entropy_forward(&mut alone, &mut logits, &t.targets).unwrap();
-        let weighted = t.token_weights.f32().unwrap().iter().map(|&w| if w == 0.0 { 0.0 } else { 1.0 });
-        let of_logits: Vec<f32> = alone.f32().unwrap().iter().zip(weighted).map(|(x, w)| x * w).collect();
+        let weighted =
+            t.token_weights.to_f32_vec().unwrap().into_iter().map(|w| if w == 0.0 { 0.0 } else { 1.0 });
+        let of_logits: Vec<f32> =
+            alone.to_f32_vec().unwrap().iter().zip(weighted).map(|(x, w)| x * w).collect();
         assert_close("losses of logits", &of_logits, &to_f32(&want), 1e-6);
     }
 }
@@ -105,27 +114,33 @@ fn losses_of_logits_refuse_targets_beyond_the_vocabulary() {
 
 #[test]
 fn the_reference_gradient_is_the_slope_of_the_loss() {
+    [None, Some(0.8)].into_iter().for_each(reference_gradient);
+}
+
+fn reference_gradient(softcap: Option<f64>) {
     let (n, c, v) = (4, 5, 7);
     let t = case(n, c, v);
     let hidden = t.hidden.to_f32_vec().unwrap();
     let loss = |hidden: &[f32]| {
         let (losses, ..) = cross_entropy::reference::forward_backward(
             hidden,
-            t.weight.f32().unwrap(),
-            t.targets.u32().unwrap(),
-            t.token_weights.f32().unwrap(),
+            &t.weight.to_f32_vec().unwrap(),
+            &t.targets.to_u32_vec().unwrap(),
+            &t.token_weights.to_f32_vec().unwrap(),
             [n, c, v],
             1.0,
+            softcap,
         );
-        losses.iter().zip(t.token_weights.f32().unwrap()).map(|(l, &w)| l * w as f64).sum::<f64>()
+        losses.iter().zip(t.token_weights.to_f32_vec().unwrap()).map(|(l, w)| l * w as f64).sum::<f64>()
     };
     let (_, dhidden, _) = cross_entropy::reference::forward_backward(
         &hidden,
-        t.weight.f32().unwrap(),
-        t.targets.u32().unwrap(),
-        t.token_weights.f32().unwrap(),
+        &t.weight.to_f32_vec().unwrap(),
+        &t.targets.to_u32_vec().unwrap(),
+        &t.token_weights.to_f32_vec().unwrap(),
         [n, c, v],
         1.0,
+        softcap,
     );
     for i in 0..n * c {
         let shifted = |by: f32| {
@@ -156,12 +171,12 @@ fn adamw_takes_pytorchs_steps() {
     for (step, g) in [(1, [0.1, -0.2, 0.3]), (2, [0.2, -0.4, 0.6])] {
         adamw_update(&mut p, &mut m, &mut v, &tensor("g", g), &hyper(step)).unwrap();
     }
-    assert_close("p", p.f32().unwrap(), &[0.801_582_8, -1.799_583_9, 0.302_582_3], 1e-6);
+    assert_close("p", p.to_f32_vec().unwrap(), &[0.801_582_8, -1.799_583_9, 0.302_582_3], 1e-6);
     let mut want = (1.0, 0.0, 0.0);
     for (step, g) in [(1, 0.1f32), (2, 0.2)] {
         want = adamw::reference::step(want.0, want.1, want.2, g as f64, &hyper(step));
     }
-    assert_close("p[0]", &p.f32().unwrap()[..1], &[want.0 as f32], 1e-6);
+    assert_close("p[0]", &p.to_f32_vec().unwrap()[..1], &[want.0 as f32], 1e-6);
 }
 
 #[test]
@@ -172,6 +187,6 @@ fn the_norm_is_the_same_on_any_number_of_threads() {
     for threads in [2, 3] {
         assert_eq!(one.to_bits(), with_threads(threads, || global_norm(&[&a, &b]).unwrap()).to_bits());
     }
-    let squares = |t: &Tensor| t.f32().unwrap().iter().map(|&x| x as f64 * x as f64).sum::<f64>();
+    let squares = |t: &Tensor| t.to_f32_vec().unwrap().iter().map(|&x| x as f64 * x as f64).sum::<f64>();
     assert!((one - (squares(&a) + squares(&b)).sqrt()).abs() < 1e-9);
 }

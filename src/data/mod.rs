@@ -5,6 +5,7 @@ pub mod files;
 pub mod flores;
 pub mod gguf;
 pub mod language_id;
+mod languages;
 pub mod line_process;
 pub mod loader;
 pub mod map;

@@ -40,7 +40,7 @@ impl TaskKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Choices {
-    /// All choices stand in the prompt, their letters are scored (lm-eval's belebele)
+    /// The prompt lists all choices and their letters are scored (lm-eval's belebele)
     Letters,
     /// The choices' texts are scored
     Texts,
@@ -95,16 +95,16 @@ pub struct EvalTask {
     /// Translation and alignment: language of `file`
     #[serde(default = "english")]
     pub source_language: String,
-    /// Use at most so many rows (0: all)
+    /// Use at most this many rows (0: all)
     #[serde(default)]
     pub limit: usize,
-    /// New tokens at most
+    /// Generate at most this many tokens
     #[serde(default = "max_new_tokens")]
     pub max_new_tokens: usize,
     /// What the model is asked: {text} stands for the sentence, question or article, {source} and {target} for the languages' names
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// Metrics of the replies; absent: those of the kind
+    /// Metrics of the replies [default: those of the kind]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<Metric>,
     /// Multiple choice: what is scored
@@ -116,7 +116,7 @@ pub struct EvalTask {
     /// Multiple choice: how the question is asked
     #[serde(default)]
     pub protocol: Protocol,
-    /// Multiple choice: where the solved questions come from; absent: the task's own file
+    /// Multiple choice: file of the solved questions [default: the task's own file]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub few_shot_file: Option<PathBuf>,
     /// BLEU: the dictionary or SentencePiece model of tokenizers that need one. ROUGE: the word list (Thai) or MeCab dictionary (Japanese)
@@ -125,16 +125,16 @@ pub struct EvalTask {
     /// ROUGE: compare stems (Snowball)
     #[serde(default)]
     pub stem: bool,
-    /// BLEU's tokenizer; absent: zh and char for languages without spaces, else 13a
+    /// BLEU's tokenizer [default: zh and char for languages without spaces, else 13a]
     #[serde(default)]
     pub tokenizer: Option<BleuTokenizer>,
-    /// Alignment: how a sentence's tokens become one vector; absent: their mean
+    /// Alignment: how a sentence's tokens become one vector [default: their mean]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pooling: Option<Pooling>,
-    /// Alignment: the hidden state of the headline numbers and the picture (0: embeddings); absent: the one in the middle
+    /// Alignment: layer of the headline numbers and the plot (0: embeddings) [default: the middle one]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<usize>,
-    /// Alignment: how the picture is made; absent: pca
+    /// Alignment: how hidden states are projected for the plot [default: pca]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projection: Option<Projection>,
 }
@@ -181,16 +181,16 @@ fn letters() -> Choices {
 pub struct EvalSettings {
     /// The tasks
     pub tasks: Vec<EvalTask>,
-    /// Rows that are generated together; no result depends on it
+    /// Rows generated together; results do not depend on it
     pub batch_rows: usize,
-    /// Tokens of prompts, or of texts to score, in one call; no result depends on it
+    /// Tokens of prompts, or of texts to score, per call; results do not depend on it
     #[serde(skip_serializing_if = "is_default_budget")]
     pub batch_tokens: usize,
     /// Resamples of the paired bootstrap
     pub bootstrap_samples: usize,
-    /// Of the bootstrap
+    /// Seed of the bootstrap
     pub seed: u64,
-    /// Rows of each generation task that are also answered at each validation while training (0: none)
+    /// Rows of each generation task to answer at each validation during training (0: none)
     #[serde(skip_serializing_if = "is_zero")]
     pub while_training: usize,
 }

@@ -36,10 +36,10 @@ pub struct Args {
     /// The model before training: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache
     #[arg(long)]
     pub model: String,
-    /// After training: an adapter directory (PEFT), or a model. Without it only --model is looked at
+    /// The model after training: an adapter directory (PEFT), or a model. Without it, only --model is measured
     #[arg(long)]
     pub after: Option<PathBuf>,
-    /// Sentences of the source language, one a line
+    /// Sentences in the source language, one per line
     #[arg(long)]
     pub source: PathBuf,
     /// Their translations, line by line
@@ -51,16 +51,16 @@ pub struct Args {
     /// Language of --target
     #[arg(long)]
     pub target_language: String,
-    /// Sentences at most, from the beginning (0: all)
+    /// Use at most this many sentences, from the beginning (0: all)
     #[arg(long, default_value_t = 500)]
     pub limit: usize,
     /// How a sentence's tokens become one vector
     #[arg(long, value_enum, default_value = "mean")]
     pub pooling: Pooling,
-    /// The layer of the picture; absent: the one in the middle
+    /// Layer to plot [default: the middle one]
     #[arg(long)]
     pub layer: Option<usize>,
-    /// How the picture is made
+    /// How the hidden states are projected for the plot
     #[arg(long, value_enum, default_value = "pca")]
     pub projection: Projection,
     /// Folder for alignment.json and report.html

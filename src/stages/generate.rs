@@ -47,10 +47,10 @@ pub struct Args {
     /// How the weights are held and where it computes
     #[command(flatten)]
     pub placement: Placement,
-    /// A part of the shards, e.g. 3/8 (directory output)
+    /// Work on one part of the shards, such as 3/8: one run per job-array task (directory output)
     #[arg(long, default_value = "1/1")]
     pub part: Part,
-    /// Rows of a shard (directory output)
+    /// Rows per shard (directory output)
     #[arg(long, default_value_t = 1000)]
     pub rows_per_shard: usize,
     /// How to answer
@@ -207,7 +207,7 @@ fn load(args: &Args) -> Result<Answerer> {
 fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<Vec<Row>> {
     let questions: Vec<_> =
         rows.iter().map(|r| (r.id.as_str(), r.instruction.as_str(), r.input.as_str())).collect();
-    let answers = answerer.answer(&questions, &args.settings, &mut |_| {})?;
+    let answers = answerer.answer(&questions, &(&args.settings).into(), &mut |_| {})?;
     let name = Path::new(&args.model).file_name().map(|n| n.to_string_lossy().into_owned());
     for (row, (text, finish, tokens)) in rows.iter_mut().zip(answers) {
         let alarms = answer_alarms(&row.instruction, &text, finish, &row.language);

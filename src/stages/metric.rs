@@ -46,37 +46,37 @@ pub enum Metric {
 /// Arguments of `metric`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// What is right: a text file, a line a segment
+    /// Reference: a text file, one segment per line
     #[arg(long, short, required_unless_present = "mkqa", conflicts_with = "mkqa")]
     pub reference: Option<PathBuf>,
-    /// MKQA's annotations (mkqa.jsonl.gz): the hypotheses are predictions in its form (needs --language)
+    /// MKQA's annotations (mkqa.jsonl.gz); the hypotheses are then predictions in MKQA's format (needs --language)
     #[arg(long, requires = "language")]
     pub mkqa: Option<PathBuf>,
-    /// What systems said, a file each; the first is the one that paired tests compare with
+    /// System outputs, one file per system; paired tests compare the others with the first
     #[arg(long, short = 'i', required = true, num_args = 1..)]
     pub hypothesis: Vec<PathBuf>,
-    /// What to measure
+    /// Metrics to compute
     #[arg(long, short, value_enum, value_delimiter = ',', default_value = "bleu,chrf")]
     pub metrics: Vec<Metric>,
-    /// Language of reference and hypotheses: chooses tokenizers
+    /// Language of the reference and the hypotheses; it selects the tokenizers
     #[arg(long, short)]
     pub language: Option<String>,
     /// BLEU's tokenizer [default: by --language, else 13a]
     #[arg(long, value_enum)]
     pub tokenize: Option<BleuTokenizer>,
-    /// What tokenizers need: the folder of a MeCab dictionary, a SentencePiece model file for spBLEU, or a word list for ROUGE in Thai
+    /// Data for the tokenizer: a MeCab dictionary folder, a SentencePiece model for spBLEU, or a word list for ROUGE in Thai
     #[arg(long)]
     pub dictionary: Option<PathBuf>,
-    /// TER: set spaces around punctuation
+    /// TER: put spaces around punctuation
     #[arg(long)]
     pub ter_normalized: bool,
-    /// TER: delete punctuation
+    /// TER: remove punctuation
     #[arg(long)]
     pub ter_no_punct: bool,
-    /// TER: with one of the two, treat Asian characters too
+    /// TER: apply either of the two to Asian characters as well
     #[arg(long)]
     pub ter_asian_support: bool,
-    /// TER: do not lower-case
+    /// TER: do not lowercase
     #[arg(long)]
     pub ter_case_sensitive: bool,
     /// ROUGE: stem words (Snowball)
@@ -94,7 +94,7 @@ pub struct Args {
     /// Resamples or trials [default: 1000; with --paired-ar 10000]
     #[arg(long)]
     pub samples: Option<usize>,
-    /// Of resamples and trials
+    /// Seed of the resamples and trials
     #[arg(long, default_value_t = 12345)]
     pub seed: u64,
     /// Print JSON

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tracing::info_span;
 
 use super::{early_stopping::EarlyStopping, guard::GuardState};
 use crate::{
@@ -46,6 +47,7 @@ fn values(params: &[Param]) -> Vec<(String, Tensor)> {
 
 /// Writes the checkpoint of `state.step`.
 pub fn save(out: &Path, state: &State, params: &[Param], moments: &[(Tensor, Tensor)]) -> Result<()> {
+    let _span = info_span!("checkpoint", step = state.step).entered();
     let dir = dir_of(out, state.step);
     let partial = out.join(PARTIAL);
     remove(&partial)?;

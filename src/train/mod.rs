@@ -7,3 +7,4 @@ pub mod optimizer;
 pub mod schedule;
 pub mod tensorboard;
 pub mod trainer;
+pub mod world;

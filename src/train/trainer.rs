@@ -6,6 +6,7 @@ use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use tracing::info_span;
 
 use super::{
     checkpoint::{self, State},
@@ -14,6 +15,7 @@ use super::{
     log::Log,
     optimizer::{Optimizer, OptimizerSettings},
     schedule::Schedule,
+    world::World,
 };
 use crate::{
     data::{
@@ -163,6 +165,7 @@ struct Run<'a> {
     optimizer: Optimizer,
     state: State,
     total: u64,
+    world: World,
 }
 
 /// Trains `model` on `train` into the directory `out`; the best parameters are in place at the end.
@@ -205,7 +208,7 @@ pub fn train<'a>(
     let log = Log::open(out, state.step)?;
     checks.validation = checks.validation.filter(|v| !v.is_empty());
     checks.source = checks.source.filter(|v| !v.is_empty());
-    let mut run = Run { settings, train, checks, out, log, optimizer, state, total };
+    let mut run = Run { settings, train, checks, out, log, optimizer, state, total, world: World::default() };
     if run.state.step == 0 {
         run.source_loss(model, step, on_event)?;
         run.probe(model, step, on_event)?;
@@ -257,17 +260,18 @@ impl Run<'_> {
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
         let started = Instant::now();
-        let batches: Vec<PackedBatch> = loader
-            .micro_batches(self.state.step as usize)
-            .iter()
-            .map(|documents| {
-                packed(self.train, documents, self.settings.per_sentence, self.state.guard.weight)
-            })
-            .collect();
-        // Gradient accumulation equals one large batch: everything is divided by the weight of the whole step.
-        let weight: f64 = batches.iter().flat_map(|b| &b.weights).map(|&w| w as f64).sum();
+        let _span = info_span!("train_step", step = self.state.step + 1).entered();
+        let data = info_span!("data").entered();
+        let documents = loader.documents(self.state.step as usize);
+        let batches =
+            step_batches(self.world, self.train, &documents, self.settings, self.state.guard.weight);
+        // Gradient accumulation and several processes equal one large batch: everything is divided by the weight of the whole step.
+        let weight = step_weight(self.world, &batches, |other| {
+            step_batches(other, self.train, &documents, self.settings, self.state.guard.weight)
+        });
+        drop(data);
         ensure!(weight > 0.0, "step {}: no token of its documents has a weight", self.state.step + 1);
-        step.zero_grads(model)?;
+        step.zero_grads()?;
         let mut loss = LossSum::default();
         for batch in &batches {
             loss.add(step.forward_backward(model, batch, (1.0 / weight) as f32)?);
@@ -276,7 +280,7 @@ impl Run<'_> {
         let number = self.state.step + 1;
         // Checked before the update: the parameters of the last sound step stay.
         self.check_finite("loss", loss.mean(), number)?;
-        let grad_norm = self.optimizer.step(number, lr)?;
+        let grad_norm = info_span!("optimizer").in_scope(|| self.optimizer.step(number, lr))?;
         self.check_finite("gradient norm", grad_norm, number)?;
         self.state.step = number;
         self.state.train_loss = loss.mean();
@@ -332,6 +336,7 @@ impl Run<'_> {
         step: &mut TrainStep,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
+        let _span = info_span!("evaluate", step = self.state.step).entered();
         let too_far = self.source_loss(model, step, on_event)?;
         let number = self.state.step;
         if let Some(validation) = self.checks.validation {
@@ -404,6 +409,27 @@ pub fn validation_loss(
         sum.add(step.forward(model, &packed(shard, &batch, settings.per_sentence, 1.0))?);
     }
     Ok(sum.mean())
+}
+
+/// The micro-batches of a step that one process of `world` runs.
+fn step_batches(
+    world: World,
+    shard: &TokenShard,
+    documents: &[usize],
+    settings: &TrainerSettings,
+    source_weight: f32,
+) -> Vec<PackedBatch> {
+    pack(shard, &world.share(documents), settings.batch_tokens)
+        .iter()
+        .map(|documents| packed(shard, documents, settings.per_sentence, source_weight))
+        .collect()
+}
+
+/// The weight of a whole step: every process adds up all shares in the order of the ranks, so that all divide by the same bits.
+fn step_weight(world: World, own: &[PackedBatch], others: impl Fn(World) -> Vec<PackedBatch>) -> f64 {
+    let of =
+        |batches: &[PackedBatch]| -> f64 { batches.iter().flat_map(|b| &b.weights).map(|&w| w as f64).sum() };
+    world.ranks().map(|rank| if rank == world { of(own) } else { of(&others(rank)) }).sum()
 }
 
 /// `source_weight` is the guard's factor on source documents.

@@ -59,9 +59,9 @@ fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<Vec<f32>
     let mut optimizer = Optimizer::new(&step.params(&model), settings).unwrap();
     let (batch, mut seen, mut grads) = (batch(), vec![], vec![]);
     for number in 1..=3 {
-        step.zero_grads(&model).unwrap();
+        step.zero_grads().unwrap();
         seen.push(step.forward_backward(&mut model, &batch, 0.05).unwrap().mean());
-        grads.push(step.params(&model).iter().flat_map(|p| p.grad.to_f32_vec().unwrap()).collect());
+        grads.push(step.params(&model).iter().flat_map(|p| p.grad().to_f32_vec().unwrap()).collect());
         seen.push(optimizer.step(number, lr).unwrap());
     }
     (seen, grads)
@@ -69,7 +69,7 @@ fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<Vec<f32>
 
 fn train(device: &Device, name: &str, dtype: DType, lora: bool) {
     let own = |model: &Llama| {
-        let mut model = model.clone();
+        let mut model = model.to_device(&Device::Cpu).unwrap();
         if !lora {
             model.make_trainable().unwrap();
         }

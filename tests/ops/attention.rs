@@ -39,8 +39,8 @@ impl Case {
         head_size: usize,
         window: Option<usize>,
     ) -> Case {
-        let shape =
-            AttentionShape { heads, kv_heads, head_size, scale: (head_size as f32).powf(-0.5), window };
+        let scale = (head_size as f32).powf(-0.5);
+        let shape = AttentionShape { heads, kv_heads, head_size, scale, window, softcap: None };
         let n = lengths.iter().sum();
         let t = |name, heads| tensor(name, &[n, heads * head_size]);
         let (q, k, v, dout) = (t("q", heads), t("k", kv_heads), t("v", kv_heads), t("dout", heads));
@@ -51,7 +51,7 @@ impl Case {
     fn documents(&self, range: std::ops::Range<usize>) -> Case {
         let first = self.cu[range.start];
         let rows = first as usize..self.cu[range.end] as usize;
-        let cut = |t: &Tensor| t.rows(rows.clone()).unwrap();
+        let cut = |t: &Tensor| t.to_device(&Device::Cpu).unwrap().into_rows(rows.clone()).unwrap();
         let cu = self.cu[range.start..=range.end].iter().map(|c| c - first).collect();
         let Case { shape, q, k, v, dout, .. } = self;
         Case { shape: *shape, cu, q: cut(q), k: cut(k), v: cut(v), dout: cut(dout) }
@@ -135,11 +135,48 @@ fn attention_equals_its_oracle_on_long_documents() {
 }
 
 #[test]
+fn capped_attention_and_long_heads_equal_their_oracle() {
+    for (nh, nkv, hs, window, softcap) in [
+        (2, 1, 256, None, None),
+        (2, 1, 256, Some(64), Some(50.0)),
+        (2, 2, 96, None, Some(0.5)),
+        (4, 2, 20, Some(5), Some(0.1)),
+    ] {
+        for lengths in [&[2, 0, 1, 37][..], &[300], &[64, 65, 7]] {
+            let mut case = Case::new(lengths, nh, nkv, hs, window);
+            case.shape.softcap = softcap;
+            // Of a few units, so that a small cap cuts deep.
+            case.shape.scale = 0.5;
+            let r = case.run();
+            let Case { shape, cu, q, k, v, dout } = &case;
+            let o = oracle(&wide(q), &wide(k), &wide(v), &wide(dout), cu, *shape);
+            for (name, got, want) in [
+                ("out", &r.out, &o.out),
+                ("lse", &r.lse, &o.lse),
+                ("dq", &r.dq, &o.dq),
+                ("dk", &r.dk, &o.dk),
+                ("dv", &r.dv, &o.dv),
+            ] {
+                close(&format!("{name} {lengths:?} {shape:?}"), got, want, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
 fn attention_equals_pytorch() {
-    let golden = Golden::open();
+    equals_golden(&Golden::open(), None);
+}
+
+#[test]
+fn capped_attention_equals_gemma_2_of_transformers() {
+    equals_golden(&Golden::gemma(), Some(2.0));
+}
+
+fn equals_golden(golden: &Golden, softcap: Option<f32>) {
     let lengths: Vec<usize> = golden.u32s("attention.lengths").iter().map(|&l| l as usize).collect();
     for (name, window) in [("windowNone", None), ("window5", Some(5))] {
-        let shape = AttentionShape { heads: 4, kv_heads: 2, head_size: 16, scale: 0.25, window };
+        let shape = AttentionShape { heads: 4, kv_heads: 2, head_size: 16, scale: 0.25, window, softcap };
         let input = |x: &str| golden.tensor(&format!("attention.{x}"));
         let (q, k, v, dout) = (input("q"), input("k"), input("v"), input("dout"));
         let r = Case { shape, cu: offsets(&lengths), q, k, v, dout }.run();
@@ -152,8 +189,9 @@ fn attention_equals_pytorch() {
 
 #[test]
 fn the_attention_oracle_equals_finite_differences() {
-    for window in [None, Some(2)] {
-        let case = Case::new(&[4, 1, 0, 3], 4, 2, 4, window);
+    for (window, softcap) in [(None, None), (Some(2), None), (Some(3), Some(0.3))] {
+        let mut case = Case::new(&[4, 1, 0, 3], 4, 2, 4, window);
+        case.shape.softcap = softcap;
         let Case { shape, cu, .. } = &case;
         let (q, k, v, dout) = (wide(&case.q), wide(&case.k), wide(&case.v), wide(&case.dout));
         let o = oracle(&q, &k, &v, &dout, cu, *shape);
@@ -180,12 +218,16 @@ fn packed_attention_has_the_bits_of_unpacked() {
                 ("dk", &all.dk, &alone.dk),
                 ("dv", &all.dv, &alone.dv),
             ] {
-                let a = a.rows(rows.clone()).unwrap();
-                same_bits(&format!("{name} of document {d}"), a.f32().unwrap(), b.f32().unwrap());
+                let a = a.slice(rows.clone()).unwrap();
+                same_bits(
+                    &format!("{name} of document {d}"),
+                    a.to_f32_vec().unwrap(),
+                    b.to_f32_vec().unwrap(),
+                );
             }
             for h in 0..6 {
-                let lse = &all.lse.f32().unwrap()[h * n..][rows.clone()];
-                same_bits("lse", lse, &alone.lse.f32().unwrap()[h * rows.len()..][..rows.len()]);
+                let lse = &all.lse.to_f32_vec().unwrap()[h * n..][rows.clone()];
+                same_bits("lse", lse, &alone.lse.to_f32_vec().unwrap()[h * rows.len()..][..rows.len()]);
             }
         }
     }
@@ -198,7 +240,7 @@ fn attention_has_the_same_bits_for_any_number_of_threads() {
     for threads in [2, 3, 5] {
         let r = with_threads(threads, || case.run());
         for (a, b) in [(&one.out, &r.out), (&one.dq, &r.dq), (&one.dk, &r.dk), (&one.dv, &r.dv)] {
-            same_bits(&format!("{a:?}, {threads} threads"), a.f32().unwrap(), b.f32().unwrap());
+            same_bits(&format!("{a:?}, {threads} threads"), a.to_f32_vec().unwrap(), b.to_f32_vec().unwrap());
         }
     }
 }
@@ -210,9 +252,9 @@ fn large_scores_do_not_overflow_and_nan_is_not_hidden() {
     let o = oracle(&wide(&case.q), &wide(&case.k), &wide(&case.v), &wide(&case.dout), &case.cu, case.shape);
     // Scores reach 4000, so an f32 score is off by 2e-4, and so is its probability.
     close("out", &case.run().out, &o.out, 1e-3);
-    case.k.f32_mut().unwrap()[39 * 16] = f32::NAN;
-    let out = case.run().out;
-    let row = |i: usize| &out.f32().unwrap()[i * 32..][..32];
+    change(&mut case.k, |k| k[39 * 16] = f32::NAN);
+    let out = case.run().out.to_f32_vec().unwrap();
+    let row = |i: usize| &out[i * 32..][..32];
     assert!(row(39).iter().all(|x| x.is_nan()) && row(38).iter().all(|x| x.is_finite()));
 }
 
@@ -231,6 +273,8 @@ fn attention_refuses_tensors_that_do_not_fit() {
         AttentionShape { kv_heads: 0, ..*shape },
         AttentionShape { head_size: 0, ..*shape },
         AttentionShape { window: Some(0), ..*shape },
+        AttentionShape { softcap: Some(0.0), ..*shape },
+        AttentionShape { softcap: Some(f32::NAN), ..*shape },
     ] {
         refused(attention_forward(&mut out, &mut lse, q, k, v, &cu, wrong), &names);
     }
@@ -238,8 +282,6 @@ fn attention_refuses_tensors_that_do_not_fit() {
         let wrong = u32s("cu_seqlens", wrong);
         refused(attention_forward(&mut out, &mut lse, q, k, v, &wrong, *shape), &["cu_seqlens"]);
     }
-    let mut alias = q.clone();
-    refused(attention_forward(&mut alias, &mut lse, q, k, v, &cu, *shape), &["q F32", "overlaps"]);
     let (mut dq, mut dk, mut dv) =
         (poisoned("dq", &[7, 32]), poisoned("dk", &[7, 32]), poisoned("dv", &[7, 16]));
     let r = attention_backward(&mut dq, &mut dk, &mut dv, dout, &out, &lse, q, k, v, &cu, *shape);
@@ -250,7 +292,8 @@ fn attention_refuses_tensors_that_do_not_fit() {
 #[test]
 fn full_attention_has_the_bits_of_unpacked() {
     let (cu_q, cu_k) = ([0u32, 5, 295, 295, 300], [0u32, 70, 360, 365, 365]);
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_size: 24, scale: 0.2, window: None };
+    let shape =
+        AttentionShape { heads: 4, kv_heads: 2, head_size: 24, scale: 0.2, window: None, softcap: None };
     let (q, k, v) = (tensor("q", &[300, 96]), tensor("k", &[365, 48]), tensor("v", &[365, 48]));
     let run = |q: &Tensor, k: &Tensor, v: &Tensor, cu_q: &[u32], cu_k: &[u32]| {
         let (mut out, mut lse) = (poisoned("out", q.shape()), poisoned("lse", &[4, q.shape()[0]]));
@@ -261,14 +304,21 @@ fn full_attention_has_the_bits_of_unpacked() {
     let all = with_threads(1, || run(&q, &k, &v, &cu_q, &cu_k));
     same_bits(
         "threads",
-        all.f32().unwrap(),
-        with_threads(3, || run(&q, &k, &v, &cu_q, &cu_k)).f32().unwrap(),
+        all.to_f32_vec().unwrap(),
+        with_threads(3, || run(&q, &k, &v, &cu_q, &cu_k)).to_f32_vec().unwrap(),
     );
     for d in 0..4 {
         let rows = |cu: &[u32]| cu[d] as usize..cu[d + 1] as usize;
-        let [q, k, v] = [(&q, &cu_q), (&k, &cu_k), (&v, &cu_k)].map(|(t, cu)| t.rows(rows(cu)).unwrap());
+        let [q, k, v] = [(&q, &cu_q), (&k, &cu_k), (&v, &cu_k)].map(|(t, cu)| t.slice(rows(cu)).unwrap());
         let alone = run(&q, &k, &v, &[0, q.shape()[0] as u32], &[0, k.shape()[0] as u32]);
-        same_bits("alone", all.rows(rows(&cu_q)).unwrap().f32().unwrap(), alone.f32().unwrap());
+        same_bits(
+            "alone",
+            all.slice(rows(&cu_q)).unwrap().to_f32_vec().unwrap(),
+            alone.to_f32_vec().unwrap(),
+        );
     }
-    assert!(all.rows(295..300).unwrap().f32().unwrap().iter().all(|&x| x == 0.0), "queries without keys");
+    assert!(
+        all.slice(295..300).unwrap().to_f32_vec().unwrap().iter().all(|&x| x == 0.0),
+        "queries without keys"
+    );
 }

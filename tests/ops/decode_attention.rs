@@ -17,8 +17,8 @@ struct Case {
 
 impl Case {
     fn new(lengths: &[u32], heads: usize, kv_heads: usize, head_size: usize, window: Option<usize>) -> Case {
-        let shape =
-            AttentionShape { heads, kv_heads, head_size, scale: (head_size as f32).powf(-0.5), window };
+        let scale = (head_size as f32).powf(-0.5);
+        let shape = AttentionShape { heads, kv_heads, head_size, scale, window, softcap: None };
         // Rows leave room to grow, and the cache begins with a slot that nobody reads.
         let mut next = 1;
         let mut starts = vec![];
@@ -32,7 +32,7 @@ impl Case {
     }
 
     fn run(&self, rows: std::ops::Range<usize>) -> Vec<f32> {
-        let q = self.q.rows(rows.clone()).unwrap();
+        let q = self.q.slice(rows.clone()).unwrap();
         let mut out = poisoned("out", q.shape());
         let (starts, lengths) =
             (u32s("starts", &self.starts[rows.clone()]), u32s("lengths", &self.lengths[rows]));
@@ -44,10 +44,17 @@ impl Case {
 #[test]
 fn decode_attention_equals_its_oracle_and_reads_only_its_slots() {
     for (heads, kv_heads, hs) in
-        [(1, 1, 16), (3, 1, 64), (4, 1, 80), (4, 4, 20), (6, 2, 128), (9, 3, 64), (2, 1, 2)]
+        [(1, 1, 16), (3, 1, 64), (4, 1, 80), (4, 4, 20), (6, 2, 128), (9, 3, 64), (2, 1, 2), (2, 1, 256)]
     {
-        for window in [None, Some(1), Some(37), Some(usize::MAX)] {
+        for (window, softcap) in [
+            (None, None),
+            (Some(1), None),
+            (Some(37), None),
+            (Some(usize::MAX), None),
+            (Some(300), Some(0.1)),
+        ] {
             let mut case = Case::new(&[1, 2, 37, 530, 256], heads, kv_heads, hs, window);
+            case.shape.softcap = softcap;
             let mut want = vec![0.0; case.q.len()];
             let (q, k, v) = (wide(&case.q), wide(&case.k), wide(&case.v));
             reference::forward(&mut want, &q, &k, &v, &case.starts, &case.lengths, case.shape);
@@ -57,8 +64,8 @@ fn decode_attention_equals_its_oracle_and_reads_only_its_slots() {
             let outside: Vec<usize> = (0..case.k.shape()[0]).filter(|&s| !inside(s)).collect();
             for slot in outside {
                 let row = kv_heads * hs;
-                case.k.f32_mut().unwrap()[slot * row..][..row].fill(f32::NAN);
-                case.v.f32_mut().unwrap()[slot * row..][..row].fill(f32::NAN);
+                change(&mut case.k, |k| k[slot * row..][..row].fill(f32::NAN));
+                change(&mut case.v, |v| v[slot * row..][..row].fill(f32::NAN));
             }
             let out = Tensor::from_f32("out", case.q.shape(), &case.run(0..5)).unwrap();
             close(&format!("{:?}", case.shape), &out, &want, F32);
@@ -80,13 +87,13 @@ fn a_decoded_row_has_the_same_bits_in_any_batch_and_for_any_number_of_threads() 
 fn decode_attention_continues_attention() {
     for window in [None, Some(20)] {
         let case = Case::new(&[50], 4, 2, 64, window);
-        let (k, v) = (case.k.rows(1..51).unwrap(), case.v.rows(1..51).unwrap());
+        let (k, v) = (case.k.slice(1..51).unwrap(), case.v.slice(1..51).unwrap());
         let mut q = tensor("prompt", &[50, 256]);
-        q.f32_mut().unwrap()[49 * 256..].copy_from_slice(case.q.f32().unwrap());
+        change(&mut q, |q| q[49 * 256..].copy_from_slice(&case.q.to_f32_vec().unwrap()));
         let (mut out, mut lse) = (poisoned("out", &[50, 256]), poisoned("lse", &[4, 50]));
         attention_forward(&mut out, &mut lse, &q, &k, &v, &u32s("cu_seqlens", &[0, 50]), case.shape).unwrap();
         let decoded = Tensor::from_f32("decoded", &[1, 256], &case.run(0..1)).unwrap();
-        close("last row", &decoded, &wide(&out.rows(49..50).unwrap()), F32);
+        close("last row", &decoded, &wide(&out.slice(49..50).unwrap()), F32);
     }
 }
 

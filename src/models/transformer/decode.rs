@@ -93,6 +93,7 @@ impl Decoder {
             head_size: c.head_size(),
             scale: 1.0 / (c.head_size() as f32).sqrt(),
             window: c.sliding_window,
+            softcap: None,
         };
         Ok(Decoder { shape, rope: RopeTable::new(c, max_positions, &device)?, max_tokens, a })
     }

@@ -1,13 +1,12 @@
 //! Low-rank adapters (LoRA, Hu et al. 2021; rsLoRA, Kalajdzievski 2023; DoRA, Liu et al. 2024) in PEFT's conventions.
 use anyhow::{Context, Result, ensure};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::weights::{LINEARS, Linear, Llama};
 use crate::{
     data::random::RowRandom,
     device::Device,
-    ops::lora::LowRank,
+    ops::{dora::dora_norms, lora::LowRank, parallel::map_chunks},
     tensor::{Arena, DType, Tensor},
 };
 
@@ -46,7 +45,7 @@ impl LoraConfig {
 }
 
 /// The adapter of one linear: weight + scale * B A, with DoRA each row rescaled to `magnitude`. All F32.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Adapter {
     /// (R, in)
     pub a: Tensor,
@@ -66,7 +65,7 @@ impl Adapter {
 }
 
 /// The adapters of a model: by layer, in the order of [`LINEARS`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Lora {
     /// Settings.
     pub config: LoraConfig,
@@ -88,14 +87,14 @@ impl Lora {
         for (i, layer) in lora.layers.iter().enumerate() {
             for (j, adapter) in layer.iter().enumerate() {
                 let Some(adapter) = adapter else { continue };
-                let mut a = adapter.a.clone();
+                let mut a = adapter.a.alias();
                 let bound = 1.0 / (a.shape()[1] as f64).sqrt();
                 let mut random =
                     RowRandom::new(seed, "lora_init", &format!("model.layers.{i}.{}", LINEARS[j]));
                 a.f32_mut()?.iter_mut().for_each(|x| *x = ((random.uniform() * 2.0 - 1.0) * bound) as f32);
                 if let Some(m) = &adapter.magnitude {
                     let norms = row_norms(model.weights.layers[i].linears()[j], adapter)?;
-                    m.clone().f32_mut()?.copy_from_slice(&norms);
+                    m.alias().f32_mut()?.copy_from_slice(&norms);
                 }
             }
         }
@@ -129,13 +128,23 @@ impl Lora {
 
     /// A copy on `device`.
     pub fn to_device(&self, device: &Device) -> Result<Lora> {
-        let mut copy = self.clone();
-        for adapter in copy.layers.iter_mut().flatten().flatten() {
-            adapter.a = adapter.a.to_device(device)?;
-            adapter.b = adapter.b.to_device(device)?;
-            adapter.magnitude = adapter.magnitude.as_ref().map(|m| m.to_device(device)).transpose()?;
+        let copy = |adapter: &Adapter| -> Result<Adapter> {
+            Ok(Adapter {
+                a: adapter.a.to_device(device)?,
+                b: adapter.b.to_device(device)?,
+                magnitude: adapter.magnitude.as_ref().map(|m| m.to_device(device)).transpose()?,
+                scale: adapter.scale,
+            })
+        };
+        let mut layers = vec![];
+        for layer in &self.layers {
+            let mut copied = [const { None }; 7];
+            for (to, from) in copied.iter_mut().zip(layer) {
+                *to = from.as_ref().map(copy).transpose()?;
+            }
+            layers.push(copied);
         }
-        Ok(copy)
+        Ok(Lora { config: self.config.clone(), layers })
     }
 
     /// Trained parameters.
@@ -154,18 +163,13 @@ fn merged_row(weight: &[f32], a: &[f32], b: &[f32], scale: f32, out: &mut [f32])
     }
 }
 
-/// ‖row o of W + scale B A‖ for each o.
+/// ‖row o of W + scale B A‖ for each o, computed where the weights are; the adapter may still be in main memory.
 pub fn row_norms(linear: &Linear, adapter: &Adapter) -> Result<Vec<f32>> {
-    let (out, inp) = linear.weight.rows_cols();
-    let r = adapter.a.shape()[0];
-    let (a, b) = (adapter.a.f32()?, adapter.b.f32()?);
-    let row = |o: usize| -> Result<f32> {
-        let w = linear.weight.rows(o..o + 1)?.to_f32_vec()?;
-        let mut merged = vec![0.0; inp];
-        merged_row(&w, a, &b[o * r..][..r], adapter.scale, &mut merged);
-        Ok(merged.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt() as f32)
-    };
-    (0..out).into_par_iter().map(row).collect()
+    let device = linear.weight.device();
+    let (a, b) = (adapter.a.to_device(&device)?, adapter.b.to_device(&device)?);
+    let mut norms = Tensor::zeros_on(&device, "norms", DType::F32, &[linear.weight.shape()[0]])?;
+    dora_norms(&mut norms, &linear.weight, LowRank { a: &a, b: &b, scale: adapter.scale })?;
+    norms.to_f32_vec()
 }
 
 impl Llama {
@@ -200,10 +204,11 @@ fn merge(linear: &Linear, adapter: &Adapter) -> Result<Tensor> {
     );
     let (a, b) = (adapter.a.f32()?, adapter.b.f32()?);
     let magnitude = adapter.magnitude.as_ref().map(|m| m.f32()).transpose()?;
+    let scale = adapter.scale;
     let source = linear.weight.to_f32_vec()?;
     let mut merged = vec![0.0; out * inp];
-    merged.par_chunks_mut(inp).enumerate().for_each(|(o, row)| {
-        merged_row(&source[o * inp..][..inp], a, &b[o * r..][..r], adapter.scale, row);
+    map_chunks(&mut merged, inp, out * inp * (r + 2), |o, row| {
+        merged_row(&source[o * inp..][..inp], a, &b[o * r..][..r], scale, row);
         if let Some(m) = magnitude {
             let norm = row.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt() as f32;
             row.iter_mut().for_each(|x| *x *= m[o] / norm);

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     device::Device,
     ops::cross_entropy,
-    tensor::{Arena, DType, Tensor},
+    tensor::{Arena, DType, Laid, Tensor},
 };
 
 /// What kind of parameter a tensor is: decides decay and learning rate.
@@ -31,16 +31,31 @@ pub enum ParamKind {
 }
 
 /// A trained tensor and its gradient: handles on the real memory.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Param {
     /// Unique; PEFT's or Hugging Face's.
     pub name: String,
     /// The parameter.
-    pub value: Tensor,
+    pub(crate) value: Tensor,
     /// Its gradient.
-    pub grad: Tensor,
+    pub(crate) grad: Tensor,
     /// Its kind.
     pub kind: ParamKind,
+}
+
+impl Param {
+    /// The parameter, for reading.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+    /// Its gradient, for reading.
+    pub fn grad(&self) -> &Tensor {
+        &self.grad
+    }
+    /// Sets the parameter. Errors unless there are as many values as elements.
+    pub fn write(&mut self, values: &[f32]) -> Result<()> {
+        self.value.write_f32(values)
+    }
 }
 
 pub(super) struct LayerActs {
@@ -191,9 +206,9 @@ impl Acts {
 
 /// The first `n` rows of each.
 pub(super) fn head_rows(u: &[Option<Tensor>; 7], n: usize) -> Result<[Option<Tensor>; 7]> {
-    let mut out = u.clone();
-    for t in out.iter_mut().flatten() {
-        *t = t.rows(0..n)?;
+    let mut out = [const { None }; 7];
+    for (out, t) in out.iter_mut().zip(u) {
+        *out = t.as_ref().map(|t| t.rows(0..n)).transpose()?;
     }
     Ok(out)
 }
@@ -204,8 +219,8 @@ pub(super) fn lse_rows(lse: &Tensor, heads: usize, n: usize) -> Result<Tensor> {
 }
 
 impl Grads {
-    pub(super) fn for_lora(lora: Lora, device: &Device) -> Result<(Grads, usize)> {
-        let (grads, bytes) = Arena::build("gradients", device, |arena| {
+    pub(super) fn for_lora(lora: Lora, device: &Device) -> Result<Laid<Grads>> {
+        let Laid { parts: grads, flat, bytes } = Arena::lay("gradients", device, |arena| {
             let mut like = |t: &Tensor| arena.tensor(&format!("{}.grad", t.name()), DType::F32, t.shape());
             let mut one = |adapter: &Adapter| AdapterGrads {
                 a: like(&adapter.a),
@@ -217,11 +232,11 @@ impl Grads {
                 .map(|l| std::array::from_fn(|j| l[j].as_ref().map(&mut one)))
                 .collect::<Vec<_>>()
         })?;
-        Ok((Grads::Lora { lora, grads }, bytes))
+        Ok(Laid { parts: Grads::Lora { lora, grads }, flat, bytes })
     }
 
-    pub(super) fn for_all(model: &Llama) -> Result<(Grads, usize)> {
-        let (grads, bytes) = Arena::build("gradients", &model.device(), |arena| {
+    pub(super) fn for_all(model: &Llama) -> Result<Laid<Grads>> {
+        let Laid { parts: grads, flat, bytes } = Arena::lay("gradients", &model.device(), |arena| {
             let mut like = |t: &Tensor| arena.tensor(&format!("{}.grad", t.name()), DType::F32, t.shape());
             let w = &model.weights;
             let mut layers = vec![];
@@ -243,7 +258,7 @@ impl Grads {
                 layers,
             }
         })?;
-        Ok((Grads::Full(grads), bytes))
+        Ok(Laid { parts: Grads::Full(grads), flat, bytes })
     }
 
     /// The lowest layer with anything to train.
@@ -258,10 +273,10 @@ impl Grads {
 
     /// The adapters of layer `l`.
     pub(super) fn adapters(&self, l: usize) -> &[Option<Adapter>; 7] {
-        static NONE: [Option<Adapter>; 7] = [const { None }; 7];
+        const NONE: &[Option<Adapter>; 7] = &[const { None }; 7];
         match self {
             Grads::Lora { lora, .. } => &lora.layers[l],
-            Grads::Full(_) => &NONE,
+            Grads::Full(_) => NONE,
         }
     }
 
@@ -285,7 +300,7 @@ impl Grads {
 }
 
 fn param(value: &Tensor, grad: &Tensor, kind: ParamKind) -> Param {
-    Param { name: value.name().to_string(), value: value.clone(), grad: grad.clone(), kind }
+    Param { name: value.name().to_string(), value: value.alias(), grad: grad.alias(), kind }
 }
 
 fn lora_params(lora: &Lora, grads: &[[Option<AdapterGrads>; 7]]) -> Vec<Param> {

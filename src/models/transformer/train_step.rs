@@ -4,6 +4,7 @@
 //! only, and nothing below the lowest adapted layer. Saved for backward per layer: the two residuals, 1/rms of both norms, q, k, v
 //! after rotation, the attention's output and log-sum-exp, gate and up; normed inputs and the SwiGLU product are computed again.
 use anyhow::{Result, bail, ensure};
+use tracing::info_span;
 
 use super::{
     super::weights::check_memory,
@@ -24,7 +25,7 @@ use crate::{
         rows::{add, copy},
         swiglu::{swiglu_backward, swiglu_forward},
     },
-    tensor::{DType, Tensor},
+    tensor::{DType, Laid, Tensor},
 };
 
 pub use super::saved::{Param, ParamKind};
@@ -97,6 +98,8 @@ pub struct TrainStep {
     acts: Acts,
     grads: Grads,
     rope: RopeTable,
+    /// The memory of all gradients.
+    flat_grads: Vec<Tensor>,
     shape: AttentionShape,
     max_tokens: usize,
     /// Layers below this one need no gradient.
@@ -118,7 +121,7 @@ impl TrainStep {
         }
         let (acts, acts_bytes) = Acts::new(config, max_tokens, lora, &device, dtype)?;
         let mut memory = vec![("weights".to_string(), model.bytes())];
-        let (grads, grads_bytes) = match trainable {
+        let Laid { parts: grads, flat: flat_grads, bytes: grads_bytes } = match trainable {
             Trainable::Lora(lora) => {
                 memory.push(("adapters".into(), lora.parameters() * 4));
                 let lora = if device == Device::Cpu { lora } else { lora.to_device(&device)? };
@@ -135,9 +138,10 @@ impl TrainStep {
             head_size: config.head_size(),
             scale: 1.0 / (config.head_size() as f32).sqrt(),
             window: config.sliding_window,
+            softcap: None,
         };
         let rope = RopeTable::new(config, max_tokens, &device)?;
-        Ok(TrainStep { acts, grads, rope, shape, max_tokens, lowest, memory })
+        Ok(TrainStep { acts, grads, flat_grads, rope, shape, max_tokens, lowest, memory })
     }
 
     /// Bytes by purpose.
@@ -151,11 +155,8 @@ impl TrainStep {
     }
 
     /// Sets every gradient to 0.
-    pub fn zero_grads(&mut self, model: &Llama) -> Result<()> {
-        for mut p in self.params(model) {
-            p.grad.fill_zero()?;
-        }
-        Ok(())
+    pub fn zero_grads(&mut self) -> Result<()> {
+        self.flat_grads.iter_mut().try_for_each(Tensor::fill_zero)
     }
 
     /// Every trained tensor, in a fixed order.
@@ -189,8 +190,11 @@ impl TrainStep {
         batch: &PackedBatch,
         grad_scale: f32,
     ) -> Result<LossSum> {
+        let forward = info_span!("forward", tokens = batch.tokens.len()).entered();
         let n = self.load(model, batch)?;
         self.decoder_forward(model, n, batch)?;
+        drop(forward);
+        let loss = info_span!("loss").entered();
         let a = &mut self.acts;
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
@@ -210,7 +214,8 @@ impl TrainStep {
             &weights,
             grad_scale,
         )?;
-        self.decoder_backward(model, n, batch)?;
+        drop(loss);
+        info_span!("backward").in_scope(|| self.decoder_backward(model, n, batch))?;
         loss_sum(&self.acts.losses.rows(0..n)?, batch)
     }
 
@@ -309,7 +314,8 @@ impl TrainStep {
         let u = head_rows(&acts.u, n)?;
         let (mut act, mut dresid, mut dnorm) = (a.act.rows(0..n)?, a.dresid.rows(0..n)?, a.dnorm.rows(0..n)?);
         let (mut dgate, mut dup, mut dact) = (a.dgate.rows(0..n)?, a.dup.rows(0..n)?, a.dact.rows(0..n)?);
-        let (mut norm, mut spare, mut du) = (a.norm.rows(0..n)?, a.spare.clone(), a.du.clone());
+        let (mut norm, mut spare, mut du) =
+            (a.norm.rows(0..n)?, a.spare.as_ref().map(Tensor::alias), a.du.as_ref().map(Tensor::alias));
         swiglu_forward(&mut act, &gate, &up)?;
         // DoRA overwrites dout, and dresid is still needed.
         copy(&mut norm, &dresid)?;
@@ -375,7 +381,8 @@ impl TrainStep {
             (a.dresid.rows(0..n)?, a.dnorm.rows(0..n)?, a.norm.rows(0..n)?);
         let (mut dq, mut dk, mut dv) = (a.dq.rows(0..n)?, a.dk.rows(0..n)?, a.dv.rows(0..n)?);
         let mut datt = a.datt.rows(0..n)?;
-        let (mut spare, mut du, positions) = (a.spare.clone(), a.du.clone(), a.positions.rows(0..n)?);
+        let (mut spare, mut du, positions) =
+            (a.spare.as_ref().map(Tensor::alias), a.du.as_ref().map(Tensor::alias), a.positions.rows(0..n)?);
         copy(&mut norm, &dresid)?;
         let trained = self.grads.trained(l, 3);
         linear::backward(
@@ -424,9 +431,6 @@ fn documents(batch: &PackedBatch, device: &Device) -> Result<Tensor> {
 fn refuse_on_gpu(model: &Llama, lora: Option<&Lora>) -> Result<()> {
     if model.device() == Device::Cpu {
         return Ok(());
-    }
-    if lora.is_some_and(|l| l.config.use_dora) {
-        bail!("DoRA trains on the CPU only: use --device cpu, or LoRA");
     }
     if lora.is_none() && model.activation_dtype() != DType::F32 {
         bail!("on a GPU all weights train in f32 only: use --dtype f32, or LoRA");

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A linear layer: y = x weightᵀ + bias.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Linear {
     /// (out, in)
     pub weight: Tensor,
@@ -34,7 +34,7 @@ pub const LINEARS: [&str; 7] = [
 ];
 
 /// One decoder layer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LayerWeights {
     /// (C), F32
     pub input_layernorm: Tensor,
@@ -85,7 +85,7 @@ impl LayerWeights {
 }
 
 /// All weights. Norms and biases are F32; the rest F32 or Bf16.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LlamaWeights {
     /// (V, C)
     pub embed_tokens: Tensor,
@@ -98,7 +98,7 @@ pub struct LlamaWeights {
 }
 
 /// A model: configuration and weights.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Llama {
     /// `config.json`.
     pub config: Config,
@@ -228,7 +228,7 @@ impl LlamaWeights {
         }
         let norm = make("model.norm.weight", &[c], false)?;
         let lm_head = if config.tie_word_embeddings {
-            embed_tokens.clone()
+            embed_tokens.alias()
         } else {
             make("lm_head.weight", &[v, c], true)?
         };
@@ -236,22 +236,22 @@ impl LlamaWeights {
     }
 
     /// Every tensor once, by its Hugging Face name; a tied head is not listed.
-    pub fn named(&self, config: &Config) -> Vec<(String, Tensor)> {
-        let mut out = vec![("model.embed_tokens.weight".to_string(), self.embed_tokens.clone())];
+    pub fn named(&self, config: &Config) -> Vec<(String, &Tensor)> {
+        let mut out = vec![("model.embed_tokens.weight".to_string(), &self.embed_tokens)];
         for (i, layer) in self.layers.iter().enumerate() {
             for (module, linear) in LINEARS.iter().zip(layer.linears()) {
-                out.push((format!("model.layers.{i}.{module}.weight"), linear.weight.clone()));
+                out.push((format!("model.layers.{i}.{module}.weight"), &linear.weight));
                 if let Some(bias) = &linear.bias {
-                    out.push((format!("model.layers.{i}.{module}.bias"), bias.clone()));
+                    out.push((format!("model.layers.{i}.{module}.bias"), bias));
                 }
             }
-            out.push((format!("model.layers.{i}.input_layernorm.weight"), layer.input_layernorm.clone()));
-            let post = layer.post_attention_layernorm.clone();
+            out.push((format!("model.layers.{i}.input_layernorm.weight"), &layer.input_layernorm));
+            let post = &layer.post_attention_layernorm;
             out.push((format!("model.layers.{i}.post_attention_layernorm.weight"), post));
         }
-        out.push(("model.norm.weight".into(), self.norm.clone()));
+        out.push(("model.norm.weight".into(), &self.norm));
         if !config.tie_word_embeddings {
-            out.push(("lm_head.weight".into(), self.lm_head.clone()));
+            out.push(("lm_head.weight".into(), &self.lm_head));
         }
         out
     }

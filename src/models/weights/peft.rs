@@ -27,10 +27,10 @@ impl Lora {
             for (j, adapter) in layer.iter().enumerate() {
                 let Some(adapter) = adapter else { continue };
                 let name = |part: &str| format!("base_model.model.model.layers.{i}.{}.{part}", LINEARS[j]);
-                tensors.push((name("lora_A.weight"), adapter.a.clone()));
-                tensors.push((name("lora_B.weight"), adapter.b.clone()));
+                tensors.push((name("lora_A.weight"), adapter.a.alias()));
+                tensors.push((name("lora_B.weight"), adapter.b.alias()));
                 if let Some(m) = &adapter.magnitude {
-                    tensors.push((name("lora_magnitude_vector"), m.clone()));
+                    tensors.push((name("lora_magnitude_vector"), m.alias()));
                 }
             }
         }

@@ -28,7 +28,7 @@ pub struct Args {
     /// Change the matrix, e.g. --set work=runs/other or --set 'set=["train.max-steps=10"]' (may be given again)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
-    /// Print the arms and end
+    /// Print the arms and exit
     #[arg(long)]
     pub list: bool,
 }

@@ -234,7 +234,7 @@ impl CometKiwi {
         for batch in batches(&lengths, self.batch_tokens) {
             let sentences: Vec<&[u32]> = batch.iter().map(|&i| pairs[i]).collect();
             let mixed = self.mixed(&sentences)?;
-            for (i, score) in batch.into_iter().zip(self.estimate(&mixed)?) {
+            for (i, score) in batch.into_iter().zip(self.estimate(mixed)?) {
                 scores[i] = score;
             }
         }
@@ -262,9 +262,9 @@ impl CometKiwi {
         Ok(mixed)
     }
 
-    fn estimate(&self, mixed: &Tensor) -> Result<Vec<f32>> {
+    fn estimate(&self, mixed: Tensor) -> Result<Vec<f32>> {
         let (n, _) = mixed.rows_cols();
-        let mut x = mixed.clone();
+        let mut x = mixed;
         for (i, layer) in self.estimator.iter().enumerate() {
             let dims = [n, layer.weight.shape()[0]];
             let make = || Tensor::zeros_on(&x.device(), "estimator", x.dtype(), &dims);

@@ -1,8 +1,10 @@
 //! The promises of the stage engine: parts and runs started at once, settings changed between kills, locks, identity, output that nobody reads.
+mod training;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -211,89 +213,68 @@ fn foreign_files_and_counts_that_do_not_add_up_end_a_stage() {
     assert!(Manifest::load(&out).unwrap().is_none());
 }
 
+/// A stage, the folder of its manifest, its command line, and options that decide only its speed.
+type Case = (&'static str, PathBuf, Vec<String>, Vec<&'static str>);
+
+/// Every stage that computes with a model, in `dir`.
+fn computing_stages(dir: &Path) -> Vec<Case> {
+    let at = |name: &str| dir.join(name).to_string_lossy().into_owned();
+    let write = |name: &str, text: &str| fs::write(dir.join(name), text).unwrap();
+    write("en.txt", "I see a duck.\nThe baker is in the city.\nA red house.\n");
+    write("es.txt", "Veo un pato.\nEl panadero está en la ciudad.\nUna casa roja.\n");
+    let task = "[[tasks]]\nname = \"ppl\"\nkind = \"perplexity\"\nlanguage = \"es\"\n";
+    write("tasks.toml", &format!("{task}file = \"{}\"\n", at("es.txt")));
+    write("examples.jsonl", &"{\"instruction\": \"What is red?\", \"output\": \"A house.\"}\n".repeat(12));
+    ok(&["pack", "--model", MODEL, "--examples", &at("examples.jsonl"), "--out", &at("k")]);
+    let case = |stage: &'static str, folder: &str, options: String, speed: &'static str| {
+        let (out, _) = folder.split_once('/').unwrap_or((folder, ""));
+        let line = format!("{stage} --model {MODEL} --out {} {options}", at(out));
+        let args = line.split_whitespace().map(String::from).collect();
+        (stage, dir.join(folder), args, speed.split_whitespace().collect())
+    };
+    let (g, k, en, es, tasks) = (at("g"), at("k"), at("en.txt"), at("es.txt"), at("tasks.toml"));
+    let short = "--max-new-tokens 4";
+    let batches = "--batch-tokens 77 --batch-rows 2";
+    vec![
+        case("generate", "g", format!("--prompts {QUESTIONS} --limit 3 {short}"), batches),
+        case(
+            "translate",
+            "t",
+            format!("--input {g} --target-languages es --engine self {short}"),
+            "--batch-tokens 77 --batch-rows 2 --timeout 3",
+        ),
+        case("train", "l", format!("--shards {k} --max-steps 2 --restart"), "--checkpoint-every 1"),
+        case("align", "a", format!("--source {en} --target {es} --target-language es"), ""),
+        case("eval", "e/ppl", format!("--tasks {tasks}"), ""),
+    ]
+}
+
 /// What decides bytes makes a stage run again, what decides only speed does not; cuda:0 and cuda:1 are one kind.
 #[test]
 fn every_stage_has_the_same_rule_of_identity() {
     let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-    write("en.txt", "I see a duck.\nThe baker is in the city.\nA red house.\n");
-    write("es.txt", "Veo un pato.\nEl panadero está en la ciudad.\nUna casa roja.\n");
-    write(
-        "tasks.toml",
-        &format!(
-            "[[tasks]]\nname = \"ppl\"\nkind = \"perplexity\"\nlanguage = \"es\"\nfile = \"{}\"\n",
-            at("es.txt")
-        ),
-    );
-    let (g, t, k, l, e, a) = (at("g"), at("t"), at("k"), at("l"), at("e"), at("a"));
-    let examples = at("examples.jsonl");
-    write("examples.jsonl", &"{\"instruction\": \"What is red?\", \"output\": \"A house.\"}\n".repeat(12));
-    ok(&["pack", "--model", MODEL, "--examples", &examples, "--out", &k]);
-    let (en, es, tasks) = (at("en.txt"), at("es.txt"), at("tasks.toml"));
-    let stages: Vec<(&str, PathBuf, Vec<&str>, Vec<&str>)> = vec![
-        (
-            "generate",
-            dir.path().join("g"),
-            ["generate", "--model", MODEL, "--prompts", QUESTIONS, "--out", &g, "--limit", "3"]
-                .into_iter()
-                .chain(["--max-new-tokens", "4"])
-                .collect(),
-            vec!["--batch-tokens", "77", "--batch-rows", "2"],
-        ),
-        (
-            "translate",
-            dir.path().join("t"),
-            ["translate", "--input", &g, "--out", &t, "--target-languages", "es", "--engine", "self"]
-                .into_iter()
-                .chain(["--model", MODEL, "--max-new-tokens", "4"])
-                .collect(),
-            vec!["--batch-tokens", "77", "--batch-rows", "2", "--timeout", "3"],
-        ),
-        (
-            "train",
-            dir.path().join("l"),
-            vec!["train", "--model", MODEL, "--shards", &k, "--out", &l, "--max-steps", "2", "--restart"],
-            vec!["--checkpoint-every", "1"],
-        ),
-        (
-            "align",
-            dir.path().join("a"),
-            ["align", "--model", MODEL, "--source", &en, "--target", &es, "--target-language", "es"]
-                .into_iter()
-                .chain(["--out", &a])
-                .collect(),
-            vec![],
-        ),
-        (
-            "eval",
-            dir.path().join("e/ppl"),
-            vec!["eval", "--model", MODEL, "--tasks", &tasks, "--out", &e],
-            vec![],
-        ),
-    ];
-    for (stage, folder, args, speed) in &stages {
-        ok(args);
-        assert!(ok(&[&args[..], speed].concat()).contains("unchanged"), "{stage}: speed counts");
-        let made = output(&[&args[..], &["--dtype", "bf16"]].concat());
+    for (stage, folder, args, speed) in computing_stages(dir.path()) {
+        let with = |more: &[&str]| {
+            output(&args.iter().map(String::as_str).chain(more.iter().copied()).collect::<Vec<_>>())
+        };
+        let first = with(&[]);
+        assert!(first.status.success(), "{stage}: {}", text(&first.stderr));
+        assert!(text(&with(&speed).stdout).contains("unchanged"), "{stage}: speed counts");
+        let made = with(&["--dtype", "bf16"]);
         assert!(made.status.success() && !text(&made.stdout).contains(": unchanged, skipped"), "{stage}");
-        assert!(
-            text(&made.stderr).contains("placement: \"f32\" -> \"bf16\""),
-            "{stage}: {}",
-            text(&made.stderr)
-        );
+        let message = text(&made.stderr);
+        assert!(message.contains("placement: \"f32\" -> \"bf16\""), "{stage}: {message}");
         // As a GPU would have left it: found unchanged from any other GPU, without opening one.
         let path = folder.join("manifest.json");
         let of_gpu = fs::read_to_string(&path).unwrap().replace("\"bf16\"", "\"bf16, cuda\"");
         fs::write(&path, of_gpu).unwrap();
         for device in ["cuda", "cuda:0", "cuda:1"] {
-            let out = output(&[&args[..], &["--dtype", "bf16", "--device", device]].concat());
+            let out = with(&["--dtype", "bf16", "--device", device]);
             assert!(text(&out.stdout).contains("unchanged"), "{stage} {device}: {}", text(&out.stderr));
         }
+        let cpu = with(&["--dtype", "bf16"]);
+        assert!(text(&cpu.stderr).contains("\"bf16, cuda\" -> \"bf16\""), "{stage}: {}", text(&cpu.stderr));
     }
-    // Parts on two GPUs: the second joins the first's folder, which is left as it is.
-    let out = ok(&[&stages[0].2[..], &["--part", "2/2", "--dtype", "bf16"]].concat());
-    assert!(!out.contains("unchanged"), "the CPU is another kind than a GPU: {out}");
 }
 
 /// A change of a model's small files is told in words, and makes stages that read them run again.
@@ -328,156 +309,6 @@ fn a_changed_template_is_said_in_words() {
     fs::write(&template, "{% for m in messages %}{{ m.content }} {% endfor %}").unwrap();
     let message = text(&output(&own).stderr);
     assert!(message.contains("chat template changed"), "{message}");
-}
-
-/// A small training in `dir`; the token shards are made once.
-struct Training {
-    dir: tempfile::TempDir,
-}
-
-impl Training {
-    fn new() -> Training {
-        let training = Training { dir: tempfile::tempdir().unwrap() };
-        let text = (0..40).map(|i| {
-            format!("{{\"instruction\": \"What is house {i}?\", \"output\": \"House {i} is red.\"}}\n")
-        });
-        fs::write(training.dir.path().join("e.jsonl"), text.collect::<String>()).unwrap();
-        ok(&["pack", "--model", MODEL, "--examples", &training.at("e.jsonl"), "--out", &training.at("k")]);
-        training
-    }
-
-    fn at(&self, name: &str) -> String {
-        self.dir.path().join(name).to_string_lossy().into_owned()
-    }
-
-    fn args(&self, out: &str, more: &[&str]) -> Vec<String> {
-        let (shards, out) = (self.at("k"), self.at(out));
-        let base = ["train", "--model", MODEL, "--shards", &shards, "--out", &out, "--batch-documents", "2"];
-        base.iter().chain(more).map(|s| s.to_string()).collect()
-    }
-
-    fn run(&self, out: &str, more: &[&str]) -> Output {
-        self.start(out, more).wait_with_output().unwrap()
-    }
-
-    fn start(&self, out: &str, more: &[&str]) -> Child {
-        start(&self.args(out, more).iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
-    fn adapter(&self, out: &str) -> Vec<u8> {
-        fs::read(self.dir.path().join(out).join("adapter_model.safetensors")).unwrap()
-    }
-}
-
-const STEPS: [&str; 4] = ["--max-steps", "60", "--checkpoint-every", "2"];
-
-#[test]
-fn a_finished_training_and_foreign_checkpoints_stay() {
-    let t = Training::new();
-    assert!(t.run("a", &["--max-steps", "3"]).status.success());
-    let first = t.adapter("a");
-    let refused = t.run("a", &["--max-steps", "3", "--lr", "0.01"]);
-    let message = text(&refused.stderr);
-    assert!(
-        refused.status.code() == Some(1) && message.contains("settings.lr") && message.contains("--restart"),
-        "{message}"
-    );
-    assert!(t.adapter("a") == first && text(&t.run("a", &["--max-steps", "3"]).stdout).contains("unchanged"));
-    assert!(t.run("a", &["--max-steps", "3", "--lr", "0.01", "--restart"]).status.success());
-    assert!(t.adapter("a") != first);
-    // Checkpoints of another program: nothing starts, nothing of them is touched, with --restart or without.
-    for name in ["checkpoint-500", "checkpoint-00000002"] {
-        let folder = t.dir.path().join("f").join(name);
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("trainer_state.json"), "{}").unwrap();
-        for restart in [&["--max-steps", "3"][..], &["--max-steps", "3", "--restart"]] {
-            let message = text(&t.run("f", restart).stderr);
-            assert!(
-                message.contains(name) && message.contains("not a checkpoint that sdrrl wrote"),
-                "{message}"
-            );
-            assert_eq!(fs::read_to_string(folder.join("trainer_state.json")).unwrap(), "{}");
-            assert!(!t.dir.path().join("f/metrics.jsonl").exists());
-        }
-        fs::remove_dir_all(t.dir.path().join("f")).unwrap();
-    }
-    // And a model is not trained into.
-    let copy = t.dir.path().join("base");
-    fs::create_dir_all(&copy).unwrap();
-    for entry in fs::read_dir(MODEL).unwrap().flatten() {
-        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-    }
-    let message = text(&t.run("base", &["--max-steps", "1", "--method", "full"]).stderr);
-    assert!(message.contains("no stage wrote it"), "{message}");
-    assert!(
-        fs::read(copy.join("model.safetensors")).unwrap()
-            == fs::read(format!("{MODEL}/model.safetensors")).unwrap()
-    );
-}
-
-#[test]
-fn a_second_training_is_refused_by_name_and_a_damaged_checkpoint_falls_back() {
-    let t = Training::new();
-    assert!(t.run("whole", &STEPS).status.success());
-    let out = t.dir.path().join("b");
-    let mut first = t.start("b", &STEPS);
-    wait_for("the third checkpoint", || out.join("checkpoint-00000006").exists() || first_ended(&out));
-    let second = t.run("b", &STEPS);
-    first.kill().unwrap();
-    let pid = first.id();
-    first.wait().unwrap();
-    let message = text(&second.stderr);
-    assert!(
-        second.status.code() == Some(1) && message.contains(&format!("is being written by process {pid} on")),
-        "{message}"
-    );
-    // Other settings do not go on from it; a checkpoint interval is none of them.
-    let refused = text(&t.run("b", &["--max-steps", "60", "--lr", "0.01"]).stderr);
-    assert!(refused.contains("holds a checkpoint") && refused.contains("settings.lr"), "{refused}");
-    let mut checkpoints: Vec<PathBuf> = fs::read_dir(&out)
-        .unwrap()
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("checkpoint-0")))
-        .collect();
-    checkpoints.sort();
-    assert!(checkpoints.len() >= 2, "{checkpoints:?}");
-    let tensors = checkpoints.last().unwrap().join("state.safetensors");
-    let bytes = fs::read(&tensors).unwrap();
-    fs::write(&tensors, &bytes[..bytes.len() / 2]).unwrap();
-    let end = t.run("b", &["--max-steps", "60", "--checkpoint-every", "7"]);
-    let message = text(&end.stderr);
-    assert!(
-        end.status.success() && message.contains("is damaged") && message.contains("goes on after"),
-        "{message}"
-    );
-    assert!(t.adapter("b") == t.adapter("whole"), "resumed from the older checkpoint, the same bits");
-    let left: Vec<String> =
-        fs::read_dir(&out).unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    assert!(!left.iter().any(|n| n.contains("checkpoint")), "{left:?}");
-}
-
-fn first_ended(out: &Path) -> bool {
-    out.join("manifest.json").exists()
-}
-
-#[test]
-fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
-    let t = Training::new();
-    let args: Vec<String> = t.args("n", &STEPS).iter().map(|a| format!("'{a}'")).collect();
-    for (trap, ignored) in [("trap '' HUP;", true), ("", false)] {
-        let command = format!("{trap} exec '{}' {}", program().get_program().display(), args.join(" "));
-        let child =
-            Command::new("sh").args(["-c", &command]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
-        let child = child.unwrap();
-        wait_for("training", || t.dir.path().join("n/metrics.jsonl").exists());
-        let sent = Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-        let end = child.wait_with_output().unwrap();
-        assert_eq!(end.status.success(), ignored, "{}", text(&end.stderr));
-        assert!(ignored || text(&end.stderr).contains("interrupted after step"), "{}", text(&end.stderr));
-        fs::remove_dir_all(t.dir.path().join("n")).unwrap();
-    }
 }
 
 /// Nobody reads on: a printing command ends quietly, work goes on. A full disk instead: a named error, at the end of the work.
