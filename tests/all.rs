@@ -19,6 +19,7 @@ mod models;
 mod nllb;
 mod ops;
 mod pickle;
+mod pipeline;
 mod qe;
 mod rehearsal;
 mod row_shard;

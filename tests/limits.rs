@@ -46,8 +46,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ("src/orchestrate/ablate/report.rs", "build"),
     ("src/orchestrate/ablate/report.rs", "conclusions"),
     ("src/stages/assemble.rs", "from_row"),
-    ("src/stages/score.rs", "run"),
-    ("src/stages/train/mod.rs", "run"),
     ("src/train/trainer.rs", "train"),
     ("tests/cli.rs", "bad_input_is_named_with_what_to_do"),
     ("tests/cli.rs", "evaluation_runs_every_kind_of_task_and_compares"),

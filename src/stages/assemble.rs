@@ -7,17 +7,22 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 
-use crate::pipeline::manifest::Manifest;
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::{Counts, Manifest},
+    rows::{ROW_FILES, apart, open_rows},
+    stage::{self, Made, Open, Stage},
+};
 use crate::{
     data::{
         alarms::has_content,
         language_id,
         random::RowRandom,
         record::{CodeSwitched, Example, ParallelPair, Row},
-        row_shard::{RowSet, write_rows},
     },
     mt::self_translate::translation_prompt,
     recipe::assemble::{AssembleSettings, PairType, Variant},
+    report::out::say,
 };
 
 /// Arguments of `assemble`.
@@ -59,43 +64,86 @@ pub fn run(args: &Args) -> Result<()> {
     let targets: Vec<String> =
         args.target_languages.iter().map(|l| language_id::code(l)).collect::<Result<_>>()?;
     let parallel = args.parallel.as_deref().filter(|_| s.variant == Variant::Sdrrl && s.use_parallel);
-    let mut inputs: Vec<(&str, &Path)> = vec![("rows", &args.input)];
-    inputs.extend(parallel.map(|p| ("parallel", p)));
-    let mut settings = serde_json::to_value(s)?;
-    settings["languages"] = json!([source, targets]);
-    let manifest = Manifest::expected("assemble", &inputs, &settings)?;
-    if manifest.is_done(&args.out)? {
-        println!("assemble {}: unchanged, skipped", s.variant.name());
-        return Ok(());
+    stage::run(&mut Assemble { args, source, targets, parallel }).map(drop)
+}
+
+struct Assemble<'a> {
+    args: &'a Args,
+    source: String,
+    targets: Vec<String>,
+    parallel: Option<&'a Path>,
+}
+
+impl Stage for Assemble<'_> {
+    const NAME: &'static str = "assemble";
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn label(&self) -> String {
+        format!("assemble {}", self.args.settings.variant.name())
     }
-    let (mut examples, mut guards) = (vec![], vec![]);
-    for row in RowSet::open(&args.input)?.iter() {
-        let row = row?;
-        from_row(&row, &targets, s, &mut examples)?;
-        guards.extend(guard(&row, s));
+
+    fn out(&self) -> &Path {
+        &self.args.out
     }
-    if let Some(dir) = parallel {
-        for pair in RowSet::open(dir)?.iter() {
-            from_pair(&pair?, s, &mut examples);
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.args.input, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Identity::of(&self.args.settings)?.with("languages", json!([self.source, self.targets]))
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        Ok(Inputs::new().file("rows", &self.args.input).maybe("parallel", self.parallel))
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let s = &self.args.settings;
+        let (mut examples, mut guards) = (vec![], vec![]);
+        let (mut rows, mut silent) = (0, 0);
+        for row in open_rows(&self.args.input)?.iter() {
+            let row = row?;
+            let before = examples.len();
+            from_row(&row, &self.targets, s, &mut examples)?;
+            rows += 1;
+            silent += usize::from(examples.len() == before);
+            guards.extend(guard(&row, s));
         }
-    }
-    ensure!(
-        !examples.is_empty(),
-        "assemble {}: no example is left: {}",
-        s.variant.name(),
-        match s.variant {
-            Variant::Sdrrl => "lower filter.tau, or look at the verdicts' reasons",
-            _ => "the data set has no answers (`output`) of its own",
+        if let Some(dir) = self.parallel {
+            for pair in open_rows(dir)?.iter() {
+                from_pair(&pair?, s, &mut examples);
+                rows += 1;
+            }
         }
-    );
-    let counts = count(&examples);
-    let listed: Vec<String> = counts.iter().map(|(k, n)| format!("{k} {n}")).collect();
-    println!("assemble {}: {} examples: {}", s.variant.name(), examples.len(), listed.join(", "));
-    manifest.begin(&args.out)?;
-    examples.append(&mut guards);
-    write_rows(&args.out, &examples, 10_000)?;
-    let count = counts.values().sum::<usize>();
-    manifest.finish(&args.out, json!({"examples": count, "pairs": counts}))
+        ensure!(
+            !examples.is_empty(),
+            "{}: no example is left: {}",
+            self.label(),
+            match s.variant {
+                Variant::Sdrrl => "lower filter.tau, or look at the verdicts' reasons",
+                _ => "the data set has no answers (`output`) of its own",
+            }
+        );
+        let counts = count(&examples);
+        let listed: Vec<String> = counts.iter().map(|(k, n)| format!("{k} {n}")).collect();
+        say!(
+            "{}: {} examples: {}; {silent} of {rows} rows gave none",
+            self.label(),
+            examples.len(),
+            listed.join(", ")
+        );
+        examples.append(&mut guards);
+        open.write_rows(&examples, 10_000)?;
+        let count = counts.values().sum::<usize>();
+        let reason = match s.variant {
+            Variant::Sdrrl => "no translation kept, or an alarm in the answer",
+            Variant::Sft => "no output in the data set",
+            Variant::TranslateThenSft => "no output in the data set, or its translation was not kept",
+        };
+        let rows = Counts { read: rows, written: rows - silent, ..Counts::default() };
+        Ok(Made::new(json!({"examples": count, "pairs": counts}))?.counting(rows.dropping(reason, silent)))
+    }
 }
 
 fn count(examples: &[Example]) -> BTreeMap<String, usize> {

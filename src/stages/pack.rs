@@ -8,18 +8,25 @@ use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::pipeline::manifest::Manifest;
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::{Counts, Manifest},
+    rows::{apart, open_rows},
+    stage::{self, Made, Open, Stage},
+    work_dir::TOKENS,
+};
 use crate::{
     data::{
         questions,
         record::Example,
-        row_shard::{RowSet, RowShard},
+        row_shard::RowShard,
         template::ChatTemplate,
         token_shard::{self, Document},
         tokenizer::Tokenizer,
     },
     models::weights::resolve,
     recipe::pack::PackSettings,
+    report::out::say,
 };
 
 /// Arguments of `pack`.
@@ -41,55 +48,88 @@ pub struct Args {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
-    let model = resolve(&args.model)?;
-    let tokenizer_file = if model.is_dir() { model.join("tokenizer.json") } else { model.clone() };
-    let inputs: [(&str, &Path); 2] = [("examples", &args.examples), ("tokenizer", &tokenizer_file)];
-    let manifest = Manifest::expected("pack", &inputs, &args.settings)?;
-    if manifest.is_done(&args.out)? {
-        println!("pack: unchanged, skipped");
-        return Ok(());
+    stage::run(&mut Pack { args }).map(drop)
+}
+
+struct Pack<'a> {
+    args: &'a Args,
+}
+
+impl Stage for Pack<'_> {
+    const NAME: &'static str = "pack";
+    const FILES: &'static [&'static str] = &["train.tokens", "validation.tokens", "source.tokens"];
+
+    fn out(&self) -> &Path {
+        &self.args.out
     }
-    std::fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
-    let tokenizer = Tokenizer::load(&model)?;
-    let template = ChatTemplate::load(&args.settings.template, &tokenizer)?;
-    let examples = read_examples(&args.examples)?;
-    let encoded: Vec<Option<Document>> = examples
-        .par_iter()
-        .map(|e| {
-            encode(e, &tokenizer, &template, &args.settings).with_context(|| format!("example {}", e.id))
-        })
-        .collect::<Result<_>>()?;
-    let mut summary = serde_json::Map::new();
-    for split in ["train", "validation", "source"] {
-        let pairs = || examples.iter().zip(&encoded).filter(|(e, _)| e.split == split);
-        let documents: Vec<Document> = pairs().filter_map(|(_, d)| d.clone()).collect();
-        if split == "source" && documents.is_empty() {
-            continue;
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.args.examples, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Identity::of(&self.args.settings)
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        let inputs = Inputs::new().file("examples", &self.args.examples);
+        Ok(inputs.tokenizer("model", &resolve(&self.args.model)?)?.template(&self.args.settings.template))
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let args = self.args;
+        let tokenizer = Tokenizer::load(&resolve(&args.model)?)?;
+        let template = ChatTemplate::load(&args.settings.template, &tokenizer)?;
+        let examples = read_examples(&args.examples)?;
+        let encoded: Vec<Option<Document>> = examples
+            .par_iter()
+            .map(|e| {
+                encode(e, &tokenizer, &template, &args.settings).with_context(|| format!("example {}", e.id))
+            })
+            .collect::<Result<_>>()?;
+        for e in &examples {
+            ensure!(
+                TOKENS.iter().any(|(split, _)| *split == e.split),
+                "example {}: its split `{}` is none of train, validation, source",
+                e.id,
+                e.split
+            );
         }
-        let mut by_pair: BTreeMap<&str, usize> = BTreeMap::new();
-        pairs().filter(|(_, d)| d.is_some()).for_each(|(e, _)| *by_pair.entry(&e.pair).or_default() += 1);
-        let tokens: usize = documents.iter().map(|d| d.tokens.len()).sum();
-        let trained: usize = documents.iter().flat_map(|d| &d.weights).filter(|w| **w != 0.0).count();
-        let dropped = pairs().filter(|(_, d)| d.is_none()).count();
-        token_shard::write(&args.out.join(format!("{split}.tokens")), &documents)?;
-        println!(
-            "pack: {split}: {} documents, {tokens} tokens, {trained} of them trained, {dropped} too long",
-            documents.len()
+        let mut counts = Counts { read: examples.len(), ..Counts::default() };
+        let mut summary = serde_json::Map::new();
+        for (split, file) in TOKENS {
+            let pairs = || examples.iter().zip(&encoded).filter(|(e, _)| e.split == split);
+            let documents: Vec<Document> = pairs().filter_map(|(_, d)| d.clone()).collect();
+            let mut by_pair: BTreeMap<&str, usize> = BTreeMap::new();
+            pairs().filter(|(_, d)| d.is_some()).for_each(|(e, _)| *by_pair.entry(&e.pair).or_default() += 1);
+            let tokens: usize = documents.iter().map(|d| d.tokens.len()).sum();
+            let trained: usize = documents.iter().flat_map(|d| &d.weights).filter(|w| **w != 0.0).count();
+            let dropped = pairs().filter(|(_, d)| d.is_none()).count();
+            counts.written += documents.len();
+            counts = counts.dropping("too long", dropped);
+            if split == "source" && documents.is_empty() {
+                continue;
+            }
+            token_shard::write(&open.path(file), &documents)?;
+            say!(
+                "pack: {split}: {} documents, {tokens} tokens, {trained} of them trained, {dropped} too long",
+                documents.len()
+            );
+            summary.insert(split.into(), json!({"documents": documents.len(), "tokens": tokens, "trained-tokens": trained, "dropped": dropped, "pairs": by_pair}));
+        }
+        ensure!(
+            summary["train"]["documents"] != json!(0),
+            "no training document is left in {}",
+            args.examples.display()
         );
-        summary.insert(split.into(), json!({"documents": documents.len(), "tokens": tokens, "trained-tokens": trained, "dropped": dropped, "pairs": by_pair}));
+        Ok(Made::new(summary)?.counting(counts))
     }
-    ensure!(
-        summary["train"]["documents"] != json!(0),
-        "no training document is left in {}",
-        args.examples.display()
-    );
-    manifest.finish(&args.out, json!(summary))
 }
 
 /// Examples of a directory, or of a JSONL file of questions with answers (all for training).
 fn read_examples(path: &Path) -> Result<Vec<Example>> {
     if path.is_dir() {
-        return RowSet::open(path)?.iter().collect();
+        return open_rows(path)?.iter().collect();
     }
     let first: serde_json::Map<String, serde_json::Value> = {
         let shard = RowShard::open(path)?;
