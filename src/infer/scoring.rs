@@ -282,7 +282,7 @@ impl Head {
                 hidden,
                 &Tensor::from_u32("scored_rows", &[n], &map)?.to_device(&device)?,
             )?;
-            linear_forward_many_rows(&mut logits, &states, &model.weights.lm_head, None)?;
+            linear_forward_many_rows(&mut logits, &states, model.weights.head(), None)?;
             for turn in 0..rows[0].len() {
                 let now: Vec<&Wanted> = rows.iter().map_while(|w| w.get(turn)).collect();
                 let targets: Vec<u32> = now.iter().map(|w| w.target).collect();

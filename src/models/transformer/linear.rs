@@ -11,7 +11,7 @@ use super::{
 use crate::{
     ops::{
         gemm::{
-            Layout, gemm, linear_backward_input, linear_backward_weight, linear_forward,
+            Layout, gemm, linear_backward_input, linear_backward_weight, linear_forward, linear_forward_many,
             linear_forward_many_rows,
         },
         lora::{lora_backward, lora_backward_input, lora_forward},
@@ -30,21 +30,27 @@ pub struct AdapterGrads {
     pub magnitude: Option<Tensor>,
 }
 
-/// Gradients of a linear's own weights (full training).
-#[derive(Clone, Debug)]
-pub struct LinearGrads {
-    /// (out, in)
-    pub weight: Tensor,
-    /// (out)
-    pub bias: Option<Tensor>,
-}
-
 /// What is trained of a linear.
 pub struct Trained<'a> {
     /// The adapter and its gradients.
     pub adapter: Option<(&'a Adapter, &'a mut AdapterGrads)>,
     /// The weights' own gradients.
-    pub full: Option<&'a mut LinearGrads>,
+    pub full: Option<&'a mut Linear>,
+}
+
+/// Which of the products: they differ in speed, and on a tile unit in the last bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Fast for many rows: training and scoring.
+    Many,
+    /// Fast for few, too: prompts and decode steps.
+    Any,
+}
+
+/// Several layers of one input (N, in), in one dispatch. They have no biases.
+pub fn forward_together(outs: &mut [&mut Tensor], inp: &Tensor, linears: &[&Linear]) -> Result<()> {
+    let weights: Vec<&Tensor> = linears.iter().map(|l| &l.weight).collect();
+    linear_forward_many(outs, inp, &weights)
 }
 
 /// out (N, out) = linear(inp (N, in)); u (N, R) is saved for backward where there is an adapter.
@@ -54,9 +60,11 @@ pub fn forward(
     inp: &Tensor,
     linear: &Linear,
     adapter: Option<&Adapter>,
+    rows: Rows,
 ) -> Result<()> {
     let (Some(adapter), Some(u)) = (adapter, u) else {
-        return linear_forward_many_rows(out, inp, &linear.weight, linear.bias.as_ref());
+        let product = if rows == Rows::Many { linear_forward_many_rows } else { linear_forward };
+        return product(out, inp, &linear.weight, linear.bias.as_ref());
     };
     let Some(gain) = dora_gain(linear, adapter)? else {
         return lora_forward(out, u, inp, &linear.weight, linear.bias.as_ref(), adapter.low_rank());
@@ -79,13 +87,19 @@ fn unscaled(out: &mut Tensor, u: &Tensor, inp: &Tensor, linear: &Linear, adapter
     gemm(out, u, &adapter.b, Layout::NT, adapter.scale, true)
 }
 
-/// dinp (N, in) = or += dout · d linear; the trained parts' gradients +=. `du` (N * R or more) and, for DoRA, `spare` (N * out or more) are scratch;
-/// with DoRA dout is overwritten.
+/// Memory that adapters need in backward.
+pub struct LowRankScratch<'a> {
+    /// N * R or more.
+    pub du: &'a mut Option<Tensor>,
+    /// N * out or more, for DoRA.
+    pub spare: &'a mut Option<Tensor>,
+}
+
+/// dinp (N, in) = or += dout · d linear; the trained parts' gradients +=. With DoRA dout is overwritten.
 pub fn backward(
     dinp: Option<(&mut Tensor, bool)>,
     dout: &mut Tensor,
-    du: &mut Option<Tensor>,
-    spare: &mut Option<Tensor>,
+    low: &mut LowRankScratch,
     u: &Option<Tensor>,
     inp: &Tensor,
     linear: &Linear,
@@ -95,10 +109,10 @@ pub fn backward(
         linear_backward_weight(&mut full.weight, full.bias.as_mut(), dout, inp)?;
     }
     let mut low_rank = None;
-    if let (Some((adapter, grads)), Some(u), Some(du)) = (trained.adapter, u, du) {
+    if let (Some((adapter, grads)), Some(u), Some(du)) = (trained.adapter, u, &mut *low.du) {
         let (n, out) = dout.rows_cols();
         if let (Some(gain), Some(dmagnitude), Some(spare)) =
-            (dora_gain(linear, adapter)?, &mut grads.magnitude, spare)
+            (dora_gain(linear, adapter)?, &mut grads.magnitude, &mut *low.spare)
         {
             let mut z = spare.rows(0..n * out)?.view(&[n, out])?;
             unscaled(&mut z, u, inp, linear, adapter)?;

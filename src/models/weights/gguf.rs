@@ -1,4 +1,5 @@
-//! Tensors of a GGUF file under Hugging Face's names, dequantised; q and k rows return to the rotate-half layout.
+//! A decoder's tensors in a GGUF file, dequantised, and put back as Hugging Face has them: llama.cpp's converter interleaves the rows of q and k of
+//! some families, and adds to the gains of others.
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
@@ -6,7 +7,11 @@ use rayon::prelude::*;
 
 use crate::{
     data::gguf::Gguf,
-    models::transformer::config::Config,
+    models::transformer::{
+        config::Config,
+        registry::{GgufFamily, gguf_family},
+        tree::{Leaf, Place},
+    },
     ops::quantize::GgmlType,
     tensor::{DType, Tensor},
 };
@@ -16,24 +21,27 @@ pub struct Checkpoint {
     file: Gguf,
     by_name: HashMap<String, usize>,
     head_size: usize,
+    family: &'static GgufFamily,
 }
 
 impl Checkpoint {
     /// Of a file whose configuration is `config`.
-    pub fn new(file: Gguf, config: &Config) -> Checkpoint {
-        let by_name = file.tensors.iter().enumerate().map(|(i, t)| (hugging_face_name(&t.name), i)).collect();
-        Checkpoint { file, by_name, head_size: config.head_size() }
+    pub fn new(file: Gguf, config: &Config) -> Result<Checkpoint> {
+        let by_name = file.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        let (_, family) = gguf_family(&file)?;
+        Ok(Checkpoint { file, by_name, head_size: config.head_size(), family })
     }
 
-    /// True if there is a tensor of this Hugging Face name.
-    pub fn has(&self, name: &str) -> bool {
-        self.by_name.contains_key(name)
+    /// The tensors' names.
+    pub fn names(&self) -> Vec<&str> {
+        self.file.tensors.iter().map(|t| t.name.as_str()).collect()
     }
 
-    /// See [`super::Source::tensor`].
-    pub fn tensor(&self, name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
+    /// See [`super::Source::leaf`].
+    pub fn leaf(&self, leaf: &Leaf, dtype: DType) -> Result<Tensor> {
+        let (name, dims) = (&leaf.place.gguf(), &leaf.dims);
         let path = self.file.path.display();
-        let index = *self.by_name.get(name).with_context(|| format!("{path} has no tensor for {name}"))?;
+        let index = *self.by_name.get(name).with_context(|| format!("{path} has no tensor {name}"))?;
         let entry = &self.file.tensors[index];
         let kind = GgmlType::from_number(entry.ggml_type).with_context(|| {
             format!(
@@ -42,7 +50,7 @@ impl Checkpoint {
             )
         })?;
         let shape: Vec<usize> = entry.dims.iter().rev().copied().collect();
-        ensure!(shape == dims, "{path}: tensor {} has shape {shape:?}, expected {dims:?}", entry.name);
+        ensure!(shape == *dims, "{path}: tensor {} has shape {shape:?}, expected {dims:?}", entry.name);
         let (values, block) = kind.block();
         let cols = dims[dims.len() - 1];
         let rows: usize = dims[..dims.len() - 1].iter().product();
@@ -60,11 +68,16 @@ impl Checkpoint {
             self.file.map.len()
         );
         let bytes = &self.file.map[entry.offset..end];
+        let rotated = matches!(leaf.place, Place::Weight(_, id) | Place::Bias(_, id) if id.is_rotated());
+        let permuted = rotated && self.family.permuted;
+        if permuted && dims.len() == 1 {
+            return self.permuted_bias(leaf, bytes, kind);
+        }
         let source = |row: usize| -> &[u8] {
-            let row = if is_permuted(name) { interleaved_row(row, self.head_size) } else { row };
+            let row = if permuted { interleaved_row(row, self.head_size) } else { row };
             &bytes[row * row_bytes..][..row_bytes]
         };
-        let mut out = Tensor::zeros(name, dtype, dims)?;
+        let mut out = Tensor::zeros(&leaf.name, dtype, dims)?;
         match dtype {
             DType::F32 => out
                 .f32_mut()?
@@ -77,12 +90,20 @@ impl Checkpoint {
                 .enumerate()
                 .for_each(|(row, o)| kind.dequantize_bf16(source(row), o)),
         }
+        if matches!(leaf.place, Place::Norm(..) | Place::FinalNorm) && self.family.gain_offset != 0.0 {
+            out.f32_mut()?.iter_mut().for_each(|x| *x -= self.family.gain_offset);
+        }
         Ok(out)
     }
-}
 
-fn is_permuted(name: &str) -> bool {
-    ["q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"].iter().any(|s| name.ends_with(s))
+    /// A bias of q or k, whose elements are the rows of its matrix.
+    fn permuted_bias(&self, leaf: &Leaf, bytes: &[u8], kind: GgmlType) -> Result<Tensor> {
+        let mut stored = vec![0.0; leaf.dims[0]];
+        kind.dequantize(bytes, &mut stored);
+        let values: Vec<f32> =
+            (0..stored.len()).map(|row| stored[interleaved_row(row, self.head_size)]).collect();
+        Tensor::from_f32(&leaf.name, &leaf.dims, &values)
+    }
 }
 
 /// GGUF keeps the two halves of each head interleaved (x0 y0 x1 y1 ...); Hugging Face has all x, then all y.
@@ -90,30 +111,4 @@ fn interleaved_row(row: usize, head_size: usize) -> usize {
     let (head, i) = (row / head_size, row % head_size);
     let half = head_size / 2;
     head * head_size + (i % half) * 2 + i / half
-}
-
-fn hugging_face_name(ggml: &str) -> String {
-    match ggml {
-        "token_embd.weight" => return "model.embed_tokens.weight".into(),
-        "output_norm.weight" => return "model.norm.weight".into(),
-        "output.weight" => return "lm_head.weight".into(),
-        _ => {}
-    }
-    let Some((layer, rest)) = ggml.strip_prefix("blk.").and_then(|s| s.split_once('.')) else {
-        return ggml.into();
-    };
-    let (stem, kind) = rest.rsplit_once('.').unwrap_or((rest, "weight"));
-    let module = match stem {
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "attn_norm" => "input_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        other => other,
-    };
-    format!("model.layers.{layer}.{module}.{kind}")
 }

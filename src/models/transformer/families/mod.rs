@@ -1,0 +1,3 @@
+//! A file for each family: its names, defaults, fields and arithmetic.
+pub mod llama;
+pub mod mistral;
