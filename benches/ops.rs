@@ -75,7 +75,7 @@ fn zeros(name: &str, dims: &[usize]) -> Tensor {
 }
 
 fn attention(bench: &Bench, name: &str, lengths: &[usize], window: Option<usize>) {
-    let shape = AttentionShape { heads: 9, kv_heads: 3, head_size: 64, scale: 0.125, window };
+    let shape = AttentionShape { heads: 9, kv_heads: 3, head_size: 64, scale: 0.125, window, softcap: None };
     let n: usize = lengths.iter().sum();
     let mut cu = vec![0u32];
     lengths.iter().for_each(|l| cu.push(cu[cu.len() - 1] + *l as u32));
@@ -160,7 +160,8 @@ fn encoder(bench: &Bench) {
             activation_backward(&mut act, &dout, &wide, f).expect("shapes");
         });
     }
-    let shape = AttentionShape { heads: 9, kv_heads: 9, head_size: 64, scale: 0.125, window: None };
+    let shape =
+        AttentionShape { heads: 9, kv_heads: 9, head_size: 64, scale: 0.125, window: None, softcap: None };
     let (mut out, mut lse) = (zeros("out", &[N, C]), zeros("lse", &[9, N]));
     let cu = Tensor::from_u32("cu", &[9], &(0..9).map(|i| i * 128).collect::<Vec<_>>()).expect("memory");
     bench.row("full attention 8 x 128", (4 * N * 128 * C) as f64, "GFLOP", || {
@@ -184,7 +185,8 @@ fn embedding(bench: &Bench) {
 
 /// One layer of one decoding step.
 fn decode(bench: &Bench, rows: usize, length: usize) {
-    let shape = AttentionShape { heads: 9, kv_heads: 3, head_size: 64, scale: 0.125, window: None };
+    let shape =
+        AttentionShape { heads: 9, kv_heads: 3, head_size: 64, scale: 0.125, window: None, softcap: None };
     let (mut out, q) = (zeros("out", &[rows, 576]), random("q", &[rows, 576]));
     let (k, v) = (random("k", &[rows * length, 192]), random("v", &[rows * length, 192]));
     let starts: Vec<u32> = (0..rows).map(|r| (r * length) as u32).collect();

@@ -1,9 +1,10 @@
 // Attention forward: out = softmax(scale q k^T) v with log-sum-exp saved, over packed documents of any length; causal (with a sliding window) or
-// full, queries and keys of different documents' lengths (cross), grouped heads, heads of up to 128 elements. Online softmax (Dao 2022).
+// full, queries and keys of different documents' lengths (cross), grouped heads, heads of up to 256 elements, scores capped by tanh where wanted (Gemma 2).
+// Online softmax (Dao 2022).
 //
 // bf16: a block takes 64 queries of one head, a warp 16 of them; keys and values come in tiles of 32 or 64 rows through cp.async; both products on
 // tensor cores. f32: a block takes 32 queries, 8 threads each; keys in tiles of 16; FMA units.
-// FLOP: 4 HS for each visible (query, key) pair and head. Bytes: q, out once, k and v once a query tile. No bank conflicts for HS of 64 and 128 in bf16.
+// FLOP: 4 HS for each visible (query, key) pair and head. Bytes: q, out once, k and v once a query tile. No bank conflicts for HS of 64, 128 and 256 in bf16.
 // A query that sees no key gets 0 and -infinity.
 //
 // | version | idea | % of ceiling | GPU | date |
@@ -15,7 +16,7 @@ constexpr int BQ = 64, THREADS = 128;
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
 // One online softmax step of a warp's scores: masks them, makes them probabilities relative to the new maximum, rescales the sums.
-template <int BKV, int D>
+template <bool CAP, int BKV, int D>
 DEV void softmax_step(float (&s)[1][BKV / 8][4], float (&acc)[1][D / 8][4], float (&top)[2], float (&sum)[2], const AttentionArgs& a, int q0, int k0, int queries, int keys) {
   int lane = threadIdx.x % 32;
 #pragma unroll
@@ -28,7 +29,7 @@ DEV void softmax_step(float (&s)[1][BKV / 8][4], float (&acc)[1][D / 8][4], floa
       for (int e = 0; e < 2; e++) {
         int col = k0 + j * 8 + lane % 4 * 2 + e;
         float& x = s[0][j][2 * h + e];
-        x = col < keys && row < queries && visible(a, row, col) ? x * a.scale * LOG2E : -INFINITY;
+        x = col < keys && row < queries && visible(a, row, col) ? (CAP ? soft_cap<bf16>(x * a.scale, a.cap) : x * a.scale) * LOG2E : -INFINITY;
         m = fmaxf(m, x);
       }
     m = fmaxf(m, __shfl_xor_sync(FULL_MASK, m, 1));
@@ -51,11 +52,12 @@ DEV void softmax_step(float (&s)[1][BKV / 8][4], float (&acc)[1][D / 8][4], floa
   }
 }
 
-template <int D> DEV void forward(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v, const AttentionArgs& a) {
-  constexpr int BKV = D <= 64 ? 64 : 32;
-  SHARED(bf16, sq, [BQ][D + 8]);
-  SHARED(bf16, sk, [BKV][D + 8]);
-  SHARED(bf16, sv, [BKV][D + 8]);
+template <int D> constexpr int KEYS = D <= 64 ? 64 : 32;
+// At 256 more than a launch has without asking: dynamic shared memory there.
+template <int D> struct Smem { bf16 q[BQ][D + 8], k[KEYS<D>][D + 8], v[KEYS<D>][D + 8]; };
+template <int D> DEV void forward(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v, const AttentionArgs& a, Smem<D>& smem) {
+  constexpr int BKV = KEYS<D>;
+  auto sq = smem.q, sk = smem.k, sv = smem.v;
   int document, first;
   if (!find_tile(a.cu_q, a.documents, blockIdx.x, BQ, document, first)) return;
   int head = blockIdx.y, group = head / (a.heads / a.kv_heads), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -75,7 +77,7 @@ template <int D> DEV void forward(bf16* out, float* lse, const bf16* q, const bf
     __syncthreads();
     float s[1][BKV / 8][4] = {};
     multiply_transposed<BKV, D>(s, sq, warp * 16, sk);
-    softmax_step<BKV, D>(s, acc, top, sum, a, first + warp * 16, k0, queries, keys);
+    by_cap(a, [&](auto cap) { softmax_step<decltype(cap)::value, BKV, D>(s, acc, top, sum, a, first + warp * 16, k0, queries, keys); });
     multiply_rows<BKV, D>(acc, s, sv);
   }
   cp_async_wait<0>();
@@ -110,6 +112,7 @@ template <int D> DEV void forward_f32(float* out, float* lse, const float* q, co
     load_rows<FK, D, F_THREADS>(sv, v + (k_start + k0) * k_pitch + group * a.hs, keys - k0, k_pitch, a.hs);
     __syncthreads();
     float s[FK / 8], m = top;
+    bool capped = a.cap > 0;
 #pragma unroll
     for (int j = 0; j < FK / 8; j++) {
       int key = k0 + tx + 8 * j;
@@ -118,7 +121,9 @@ template <int D> DEV void forward_f32(float* out, float* lse, const float* q, co
         float4 x = *reinterpret_cast<float4*>(&sq[ty][d]), y = *reinterpret_cast<float4*>(&sk[tx + 8 * j][d]);
         dot = fmaf(x.x, y.x, fmaf(x.y, y.y, fmaf(x.z, y.z, fmaf(x.w, y.w, dot))));
       }
-      s[j] = key < keys && row < queries && visible(a, row, key) ? dot * a.scale : -INFINITY;
+      dot *= a.scale;
+      if (capped) dot = soft_cap<float>(dot, a.cap);
+      s[j] = key < keys && row < queries && visible(a, row, key) ? dot : -INFINITY;
       m = fmaxf(m, s[j]);
     }
 #pragma unroll
@@ -154,16 +159,25 @@ template <int D> DEV void forward_f32(float* out, float* lse, const float* q, co
 }
 }  // namespace
 
-#define FORWARD(D)                                                                                                                              \
-  KERNEL(attention_forward_##D##_bf16, THREADS, 2)(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v, ATTENTION_ARGS) {        \
-    forward<D>(out, lse, q, k, v, ATTENTION_PACKED);                                                                                            \
-  }                                                                                                                                             \
-  EXPORT_KERNEL(attention_forward_##D##_bf16, THREADS)                                                                                          \
+#define FORWARD_F32(D)                                                                                                                          \
   KERNEL(attention_forward_##D##_f32, F_THREADS, 1)(float* out, float* lse, const float* q, const float* k, const float* v, ATTENTION_ARGS) {    \
     DYNAMIC_SHARED(smem);                                                                                                                       \
     forward_f32<D>(out, lse, q, k, v, ATTENTION_PACKED, smem);                                                                                  \
   }                                                                                                                                             \
   EXPORT_KERNEL(attention_forward_##D##_f32, F_THREADS)
+#define FORWARD(D)                                                                                                                              \
+  KERNEL(attention_forward_##D##_bf16, THREADS, 2)(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v, ATTENTION_ARGS) {        \
+    SHARED(Smem<D>, smem, [1]);                                                                                                                 \
+    forward<D>(out, lse, q, k, v, ATTENTION_PACKED, smem[0]);                                                                                   \
+  }                                                                                                                                             \
+  EXPORT_KERNEL(attention_forward_##D##_bf16, THREADS)                                                                                          \
+  FORWARD_F32(D)
 FORWARD(32)
 FORWARD(64)
 FORWARD(128)
+KERNEL(attention_forward_256_bf16, THREADS, 2)(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v, ATTENTION_ARGS) {
+  DYNAMIC_SHARED(smem);
+  forward<256>(out, lse, q, k, v, ATTENTION_PACKED, *reinterpret_cast<Smem<256>*>(smem));
+}
+EXPORT_KERNEL(attention_forward_256_bf16, THREADS)
+FORWARD_F32(256)

@@ -1,5 +1,5 @@
 // Attention of one new query a row over that row's cached keys and values: out (B, NH HS) = softmax(scale q k^T) v over slots
-// starts[b] .. starts[b] + lengths[b] (with a window only the last of them). Heads of up to 256 elements.
+// starts[b] .. starts[b] + lengths[b] (with a window only the last of them). Heads of up to 256 elements; scaled scores x are cap tanh(x / cap) if cap is above 0.
 //
 // Work: 16 warps for a row and 1 or up to 4 of the query heads that share a key head. A group of lanes takes a key, 16 bytes of it a lane; a step of a
 // warp is 3 or 4 such loads of keys and as many of values before the first is used, and a warp takes every 16th step. Each group of lanes keeps an online softmax of its
@@ -11,6 +11,7 @@
 // | version | idea | % of ceiling | GPU | date |
 // | 1 | a warp for 32 keys, loads of 2 bytes | never measured | | |
 // | 2 | 16 bytes a lane, heads of a key head together, keys over blocks | not measured on a GPU yet | | |
+#include "activation.cuh"
 #include "ptx.cuh"
 
 namespace {
@@ -49,7 +50,7 @@ template <class T, int D, int HEADS> struct Sums {
   float top[HEADS], total[HEADS], acc[HEADS][CHUNKS][N];
 
   // LOADS * GROUPS keys from k0 on, those below `end`; k and v are of the first slot and this key head.
-  template <int LOADS, bool VECTOR> DEV void step(const T* k, const T* v, const float (*sq)[D], int k0, int end, int pitch, int hs) {
+  template <int LOADS, bool VECTOR> DEV void step(const T* k, const T* v, const float (*sq)[D], int k0, int end, int pitch, int hs, float cap) {
     int lane = threadIdx.x % 32, sub = lane % LANES, own = k0 + lane / LANES;
     size_t at = size_t(own) * pitch + sub * N;
     uint4 keys[LOADS][CHUNKS], values[LOADS][CHUNKS];
@@ -84,6 +85,7 @@ template <class T, int D, int HEADS> struct Sums {
           }
 #pragma unroll
         for (int o = LANES / 2; o > 0; o >>= 1) dot += __shfl_xor_sync(FULL_MASK, dot, o);
+        if (cap > 0) dot = soft_cap<T>(dot, cap);
         p[h][u] = inside ? dot : -INFINITY;
       }
     }
@@ -148,7 +150,7 @@ template <class T, int D, int HEADS> struct Sums {
 };
 
 template <class T, int D, int HEADS>
-DEV void decode(T* out, float* parts, const T* q, const T* k, const T* v, const uint32_t* starts, const uint32_t* lengths, int slots, int heads, int kv_heads, int hs, float scale, int window) {
+DEV void decode(T* out, float* parts, const T* q, const T* k, const T* v, const uint32_t* starts, const uint32_t* lengths, int slots, int heads, int kv_heads, int hs, float scale, int window, float cap) {
   using S = Sums<T, D, HEADS>;
   SHARED(float, sq, [HEADS][D]);
   SHARED(float, sums, [WARPS][D + 4]);
@@ -176,10 +178,11 @@ DEV void decode(T* out, float* parts, const T* q, const T* k, const T* v, const 
   const T *keys = k + size_t(group) * hs, *values = v + size_t(group) * hs;
   constexpr int LOADS = S::CHUNKS == 2 ? 2 : HEADS == 1 && sizeof(T) == 2 ? 3 : 4, STEP = LOADS * S::GROUPS;  // 3: for two blocks a multiprocessor
   int slot = kv_heads * hs;
+  cap *= LOG2E;  // the scores are in base 2
   if (aligned16(k, hs) && aligned16(v, hs)) {
-    for (int k0 = first + warp * STEP; k0 < end; k0 += WARPS * STEP) s.template step<LOADS, true>(keys, values, sq, k0, end, slot, hs);
+    for (int k0 = first + warp * STEP; k0 < end; k0 += WARPS * STEP) s.template step<LOADS, true>(keys, values, sq, k0, end, slot, hs, cap);
   } else {
-    for (int k0 = first + warp * S::GROUPS; k0 < end; k0 += WARPS * S::GROUPS) s.template step<1, false>(keys, values, sq, k0, end, slot, hs);
+    for (int k0 = first + warp * S::GROUPS; k0 < end; k0 += WARPS * S::GROUPS) s.template step<1, false>(keys, values, sq, k0, end, slot, hs, cap);
   }
   s.join_groups();
   int pitch = parts ? (hs + 7) / 8 * 8 + 4 : D + 4;
@@ -201,8 +204,8 @@ DEV void decode(T* out, float* parts, const T* q, const T* k, const T* v, const 
 #define KERNELS(T, d, heads_a_block, suffix, blocks)                                                                                                          \
   KERNEL(decode_attention_##d##_##heads_a_block##_##suffix, 32 * WARPS, blocks)                                                                               \
   (T* out, float* parts, const T* q, const T* k, const T* v, const uint32_t* starts, const uint32_t* lengths, int slots, int heads, int kv_heads, int hs, float scale, \
-   int window) {                                                                                                                                      \
-    decode<T, d, heads_a_block>(out, parts, q, k, v, starts, lengths, slots, heads, kv_heads, hs, scale, window);                                      \
+   int window, float cap) {                                                                                                                                      \
+    decode<T, d, heads_a_block>(out, parts, q, k, v, starts, lengths, slots, heads, kv_heads, hs, scale, window, cap);                                    \
   }                                                                                                                                                   \
   EXPORT_KERNEL(decode_attention_##d##_##heads_a_block##_##suffix, 32 * WARPS)
 KERNELS(float, 64, 1, f32, 2)

@@ -1,4 +1,4 @@
-// Token embedding: out (N, C) = weight (V, C) [tokens]; and dweight += dout scattered.
+// Token embedding: out (N, C) = scale weight (V, C) [tokens]; and dweight += scale dout scattered. (Gemma scales by sqrt(C); 1 changes no bit.)
 //
 // Work: forward one block a row. Backward one block a row, of which only the first with its token works: it adds all rows of that token in
 // order, so the result never depends on timing. A token that is not below V gives a row of NaN (forward) or nothing (backward).
@@ -11,7 +11,7 @@
 namespace {
 constexpr int THREADS = 256;
 
-template <class T> DEV void forward(T* out, const uint32_t* tokens, const T* weight, int cols, int vocab) {
+template <class T> DEV void forward(T* out, const uint32_t* tokens, const T* weight, float scale, int cols, int vocab) {
   uint32_t token = tokens[blockIdx.x];
   T* to = out + size_t(blockIdx.x) * cols;
   const T* from = weight + size_t(token) * cols;
@@ -19,13 +19,12 @@ template <class T> DEV void forward(T* out, const uint32_t* tokens, const T* wei
   for (int c = threadIdx.x * Pack<T>::N; c < cols; c += THREADS * Pack<T>::N) {
     Pack<T> v;
     if (known) load_some(v, from + c, cols - c, vec);
-    else
 #pragma unroll
-      for (int i = 0; i < Pack<T>::N; i++) v.v[i] = NAN;
+    for (int i = 0; i < Pack<T>::N; i++) v.v[i] = known ? v.v[i] * scale : NAN;
     store_some(v, to + c, cols - c, vec);
   }
 }
-template <class T> DEV void backward(float* dweight, const T* dout, const uint32_t* tokens, int rows, int cols, int vocab) {
+template <class T> DEV void backward(float* dweight, const T* dout, const uint32_t* tokens, float scale, int rows, int cols, int vocab) {
   SHARED(int, earlier, [1]);
   int own = blockIdx.x;
   uint32_t token = tokens[own];
@@ -38,19 +37,19 @@ template <class T> DEV void backward(float* dweight, const T* dout, const uint32
   if (earlier[0] || token >= uint32_t(vocab)) return;
   for (int c = threadIdx.x; c < cols; c += THREADS) {
     float sum = dweight[size_t(token) * cols + c];
-    for (int i = own; i < rows; i++) if (tokens[i] == token) sum += to_float(dout[size_t(i) * cols + c]);
+    for (int i = own; i < rows; i++) if (tokens[i] == token) sum += scale * to_float(dout[size_t(i) * cols + c]);
     dweight[size_t(token) * cols + c] = sum;
   }
 }
 }  // namespace
 
 #define KERNELS(T, suffix)                                                                                                         \
-  KERNEL(embedding_forward_##suffix, THREADS, 1)(T* out, const uint32_t* tokens, const T* weight, int cols, int vocab) {            \
-    forward(out, tokens, weight, cols, vocab);                                                                                     \
+  KERNEL(embedding_forward_##suffix, THREADS, 1)(T* out, const uint32_t* tokens, const T* weight, float scale, int cols, int vocab) { \
+    forward(out, tokens, weight, scale, cols, vocab);                                                                              \
   }                                                                                                                                \
   EXPORT_KERNEL(embedding_forward_##suffix, THREADS)                                                                               \
-  KERNEL(embedding_backward_##suffix, THREADS, 1)(float* dweight, const T* dout, const uint32_t* tokens, int rows, int cols, int vocab) { \
-    backward(dweight, dout, tokens, rows, cols, vocab);                                                                            \
+  KERNEL(embedding_backward_##suffix, THREADS, 1)(float* dweight, const T* dout, const uint32_t* tokens, float scale, int rows, int cols, int vocab) { \
+    backward(dweight, dout, tokens, scale, rows, cols, vocab);                                                                     \
   }                                                                                                                                \
   EXPORT_KERNEL(embedding_backward_##suffix, THREADS)
 KERNELS(float, f32)

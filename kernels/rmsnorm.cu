@@ -1,4 +1,5 @@
-// RMSNorm (Zhang and Sennrich 2019): out = inp * rstd * weight, rstd = 1 / sqrt(mean(inp^2) + eps); with the residual addition before it.
+// RMSNorm (Zhang and Sennrich 2019): out = inp * rstd * (offset + weight), rstd = 1 / sqrt(mean(inp^2) + eps); with the residual addition before it.
+// The offset is 1 in Gemma, else -0, which changes no bit of a weight.
 //
 // Work: one block a row, 16 bytes a thread and step; any number of columns. Backward: one block for ROWS rows, so that dweight is summed in
 // a fixed order: over the rows of a block here, over the blocks in reduce_rows.
@@ -13,7 +14,7 @@ constexpr int THREADS = 256, ROWS = 32;
 
 // sum (if not null) = inp + resid; out, rstd of sum (or inp).
 template <class T>
-DEV void forward(T* out, float* rstd, T* sum, const T* inp, const T* resid, const float* weight, int cols, float eps) {
+DEV void forward(T* out, float* rstd, T* sum, const T* inp, const T* resid, const float* weight, float offset, int cols, float eps) {
   SHARED(float, scratch, [32]);
   size_t row = blockIdx.x;
   const T* x = inp + row * cols;
@@ -40,14 +41,14 @@ DEV void forward(T* out, float* rstd, T* sum, const T* inp, const T* resid, cons
     Pack<T> v;
     load_some(v, x + c, cols - c, vec);
 #pragma unroll
-    for (int i = 0; i < N; i++) v.v[i] = c + i < cols ? v.v[i] * r * weight[c + i] : 0.0f;
+    for (int i = 0; i < N; i++) v.v[i] = c + i < cols ? v.v[i] * r * (weight[c + i] + offset) : 0.0f;
     store_some(v, out + row * cols + c, cols - c, vec);
   }
 }
 
-// dinp += rstd (w dout) - inp rstd^3 / C sum(w dout inp); partial (blocks, C) = sum over the block's rows of dout inp rstd, if not null.
+// w = offset + weight. dinp += rstd (w dout) - inp rstd^3 / C sum(w dout inp); partial (blocks, C) = sum over the block's rows of dout inp rstd, if not null.
 template <class T>
-DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const float* rstd, const float* weight, int rows, int cols) {
+DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const float* rstd, const float* weight, float offset, int rows, int cols) {
   SHARED(float, scratch, [32]);
   int first = blockIdx.x * ROWS, last = min(first + ROWS, rows);
   bool vec = aligned16(inp, cols) && aligned16(dout, cols) && aligned16(dinp, cols);
@@ -61,7 +62,7 @@ DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const fl
       load_some(v, x + c, cols - c, vec);
       load_some(g, dy + c, cols - c, vec);
 #pragma unroll
-      for (int i = 0; i < N; i++) if (c + i < cols) dot += g.v[i] * weight[c + i] * v.v[i];
+      for (int i = 0; i < N; i++) if (c + i < cols) dot += g.v[i] * (weight[c + i] + offset) * v.v[i];
     }
     float k = -r * r * r * (block_sum(dot, scratch) / cols);
     for (int c = threadIdx.x * N; c < cols; c += THREADS * N) {
@@ -71,7 +72,7 @@ DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const fl
       load_some(d, dx + c, cols - c, vec);
 #pragma unroll
       for (int i = 0; i < N; i++) if (c + i < cols) {
-        d.v[i] += g.v[i] * weight[c + i] * r + v.v[i] * k;
+        d.v[i] += g.v[i] * (weight[c + i] + offset) * r + v.v[i] * k;
         // Each column belongs to one thread, so the sum over rows needs no exchange.
         if (partial) {
           float* p = partial + size_t(blockIdx.x) * cols + c + i;
@@ -85,18 +86,18 @@ DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const fl
 }  // namespace
 
 #define KERNELS(T, suffix)                                                                                                   \
-  KERNEL(rmsnorm_forward_##suffix, THREADS, 1)(T* out, float* rstd, const T* inp, const float* weight, int cols, float eps) { \
-    forward<T>(out, rstd, nullptr, inp, nullptr, weight, cols, eps);                                                         \
+  KERNEL(rmsnorm_forward_##suffix, THREADS, 1)(T* out, float* rstd, const T* inp, const float* weight, float offset, int cols, float eps) { \
+    forward<T>(out, rstd, nullptr, inp, nullptr, weight, offset, cols, eps);                                                         \
   }                                                                                                                          \
   EXPORT_KERNEL(rmsnorm_forward_##suffix, THREADS)                                                                           \
   KERNEL(add_rmsnorm_forward_##suffix, THREADS, 1)                                                                           \
-  (T* out, float* rstd, T* sum, const T* inp, const T* resid, const float* weight, int cols, float eps) {                    \
-    forward<T>(out, rstd, sum, inp, resid, weight, cols, eps);                                                               \
+  (T* out, float* rstd, T* sum, const T* inp, const T* resid, const float* weight, float offset, int cols, float eps) {     \
+    forward<T>(out, rstd, sum, inp, resid, weight, offset, cols, eps);                                                               \
   }                                                                                                                          \
   EXPORT_KERNEL(add_rmsnorm_forward_##suffix, THREADS)                                                                       \
   KERNEL(rmsnorm_backward_##suffix, THREADS, 1)                                                                              \
-  (T* dinp, float* partial, const T* dout, const T* inp, const float* rstd, const float* weight, int rows, int cols) {       \
-    backward<T>(dinp, partial, dout, inp, rstd, weight, rows, cols);                                                         \
+  (T* dinp, float* partial, const T* dout, const T* inp, const float* rstd, const float* weight, float offset, int rows, int cols) { \
+    backward<T>(dinp, partial, dout, inp, rstd, weight, offset, rows, cols);                                                         \
   }                                                                                                                          \
   EXPORT_KERNEL(rmsnorm_backward_##suffix, THREADS)
 KERNELS(float, f32)

@@ -108,9 +108,27 @@ fn lora_step(golden: &Golden, model: &Llama, variant: &str) -> TrainStep {
     let step = TrainStep::new(model, Trainable::Lora(lora), 24).unwrap();
     for mut p in step.params(model) {
         let values = golden.get(&format!("lora.{variant}.param.base_model.model.{}", p.name));
-        p.value.f32_mut().unwrap().copy_from_slice(&values);
+        p.value.write_f32(&values).unwrap();
     }
     step
+}
+
+/// DoRA on the GPU's kernels: PEFT's loss and gradients.
+#[test]
+fn dora_gradients_equal_peft_on_the_emulated_gpu() {
+    for name in ["llama-tied", "llama-bias"] {
+        let golden = Golden::open(name);
+        let model = Llama::load(&folder(name), DType::F32).unwrap();
+        let mut model = model.to_device(&crate::kernels::emulated()).unwrap();
+        let mut step = lora_step(&golden, &model, "dora");
+        let batch = golden.batch();
+        let loss = step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap();
+        assert_close(name, &[loss.mean() as f32], &golden.get("lora.dora.loss"), 1e-5);
+        for p in step.params(&model) {
+            let want = golden.get(&format!("lora.dora.grad.base_model.model.{}", p.name));
+            assert_close(&format!("{name} {}", p.name), &p.grad.to_f32_vec().unwrap(), &want, 5e-5);
+        }
+    }
 }
 
 #[test]

@@ -101,6 +101,10 @@ impl Golden {
     fn open() -> Golden {
         Golden(std::fs::read("tests/golden/ops.safetensors").unwrap())
     }
+    /// What Gemma adds.
+    fn gemma() -> Golden {
+        Golden(std::fs::read("tests/golden/gemma_ops.safetensors").unwrap())
+    }
     fn view<T>(&self, name: &str, parse: fn([u8; 4]) -> T) -> (Vec<usize>, Vec<T>) {
         let all = SafeTensors::deserialize(&self.0).unwrap();
         let view = all.tensor(name).unwrap();

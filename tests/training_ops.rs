@@ -1,8 +1,9 @@
 //! The loss, the optimizer and the gradient norm against naive sums, finite differences and PyTorch's numbers.
 use sdrrl::{
     ops::{
+        activation,
         adamw::{self, AdamW, adamw_update},
-        cross_entropy::{self, Scratch},
+        cross_entropy::{self, Head, Scratch},
         gemm::linear_forward,
         grad_norm::global_norm,
     },
@@ -43,8 +44,10 @@ fn to_f32(x: &[f64]) -> Vec<f32> {
 
 #[test]
 fn loss_and_gradients_agree_with_the_naive_sum() {
-    for (n, c, v) in [(1, 3, 5), (50, 33, 101), (49, 64, 257)] {
+    let cases = [(1, 3, 5, None), (50, 33, 101, None), (49, 64, 257, None), (50, 33, 101, Some(2.0f32))];
+    for (n, c, v, softcap) in cases {
         let mut t = case(n, c, v);
+        let head = Head { weight: &t.weight, softcap };
         let mut losses = Tensor::zeros("losses", DType::F32, &[n]).unwrap();
         let mut dhidden = Tensor::zeros("dhidden", DType::F32, &[n, c]).unwrap();
         let mut dweight = Tensor::zeros("dweight", DType::F32, &[v, c]).unwrap();
@@ -54,7 +57,7 @@ fn loss_and_gradients_agree_with_the_naive_sum() {
             Some(&mut dweight),
             &mut t.scratch,
             &t.hidden,
-            &t.weight,
+            head,
             &t.targets,
             &t.token_weights,
             0.25,
@@ -67,6 +70,7 @@ fn loss_and_gradients_agree_with_the_naive_sum() {
             t.token_weights.f32().unwrap(),
             [n, c, v],
             0.25,
+            softcap.map(f64::from),
         );
         assert_close("losses", losses.f32().unwrap(), &to_f32(&want), 1e-6);
         assert_close("dhidden", dhidden.f32().unwrap(), &to_f32(&want_dhidden), 2e-6);
@@ -76,7 +80,7 @@ fn loss_and_gradients_agree_with_the_naive_sum() {
             &mut alone,
             &mut t.scratch,
             &t.hidden,
-            &t.weight,
+            head,
             &t.targets,
             &t.token_weights,
         )
@@ -84,6 +88,9 @@ fn loss_and_gradients_agree_with_the_naive_sum() {
         assert_eq!(alone.f32().unwrap(), losses.f32().unwrap());
         let mut logits = Tensor::zeros("logits", DType::F32, &[n, v]).unwrap();
         linear_forward(&mut logits, &t.hidden, &t.weight, None).unwrap();
+        if let Some(cap) = softcap {
+            activation::softcap(&mut logits, cap).unwrap();
+        }
         cross_entropy::cross_entropy_forward(&mut alone, &mut logits, &t.targets).unwrap();
         let weighted = t.token_weights.f32().unwrap().iter().map(|&w| if w == 0.0 { 0.0 } else { 1.0 });
         let of_logits: Vec<f32> = alone.f32().unwrap().iter().zip(weighted).map(|(x, w)| x * w).collect();
@@ -105,6 +112,10 @@ fn losses_of_logits_refuse_targets_beyond_the_vocabulary() {
 
 #[test]
 fn the_reference_gradient_is_the_slope_of_the_loss() {
+    [None, Some(0.8)].into_iter().for_each(reference_gradient);
+}
+
+fn reference_gradient(softcap: Option<f64>) {
     let (n, c, v) = (4, 5, 7);
     let t = case(n, c, v);
     let hidden = t.hidden.to_f32_vec().unwrap();
@@ -116,6 +127,7 @@ fn the_reference_gradient_is_the_slope_of_the_loss() {
             t.token_weights.f32().unwrap(),
             [n, c, v],
             1.0,
+            softcap,
         );
         losses.iter().zip(t.token_weights.f32().unwrap()).map(|(l, &w)| l * w as f64).sum::<f64>()
     };
@@ -126,6 +138,7 @@ fn the_reference_gradient_is_the_slope_of_the_loss() {
         t.token_weights.f32().unwrap(),
         [n, c, v],
         1.0,
+        softcap,
     );
     for i in 0..n * c {
         let shifted = |by: f32| {

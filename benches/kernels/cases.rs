@@ -202,7 +202,7 @@ fn documents(w: &World, d: &[usize]) -> usize {
 
 pub fn heads(d: &[usize]) -> AttentionShape {
     let scale = 1.0 / (d[4] as f32).sqrt();
-    AttentionShape { heads: d[2], kv_heads: d[3], head_size: d[4], scale, window: None }
+    AttentionShape { heads: d[2], kv_heads: d[3], head_size: d[4], scale, window: None, softcap: None }
 }
 
 pub fn attention(w: &World, d: &[usize], back: bool) -> Result<Case> {

@@ -1,5 +1,6 @@
 // What the attention kernels share: where a tile of a packed document lies, which keys a query sees, tiles in shared memory.
 #pragma once
+#include "activation.cuh"
 #include "ptx.cuh"
 #include "reduce.cuh"
 
@@ -8,9 +9,10 @@ struct AttentionArgs {
   int documents, n_q, n_k, heads, kv_heads, hs; // rows in all, heads, elements of a head
   float scale;
   int causal, window;                           // query i sees key j if j <= i and i - j < window (0: no window)
+  float cap;                                    // scaled scores x are cap tanh(x / cap) (0: no cap)
 };
-#define ATTENTION_ARGS const int *cu_q, const int *cu_k, int documents, int n_q, int n_k, int heads, int kv_heads, int hs, float scale, int causal, int window
-#define ATTENTION_PACKED {cu_q, cu_k, documents, n_q, n_k, heads, kv_heads, hs, scale, causal, window}
+#define ATTENTION_ARGS const int *cu_q, const int *cu_k, int documents, int n_q, int n_k, int heads, int kv_heads, int hs, float scale, int causal, int window, float cap
+#define ATTENTION_PACKED {cu_q, cu_k, documents, n_q, n_k, heads, kv_heads, hs, scale, causal, window, cap}
 
 // Document and first row (within it) of the tile-th tile of `size` rows over all documents; false past the last.
 DEV bool find_tile(const int* cu, int documents, int tile, int size, int& document, int& first) {
@@ -20,6 +22,12 @@ DEV bool find_tile(const int* cu, int documents, int tile, int size, int& docume
     tile -= tiles;
   }
   return false;
+}
+// A choice that is made once for a tile: f(Flag<true>) where scores are capped.
+template <bool B> struct Flag { static constexpr bool value = B; };
+template <class F> DEV void by_cap(const AttentionArgs& a, F f) {
+  if (a.cap > 0) f(Flag<true>());
+  else f(Flag<false>());
 }
 DEV bool visible(const AttentionArgs& a, int q, int k) { return !a.causal || (k <= q && (a.window == 0 || q - k < a.window)); }
 

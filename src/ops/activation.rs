@@ -1,10 +1,10 @@
-//! Element-wise activations: GELU (Hendrycks and Gimpel 2016; exact, by erf), ReLU, tanh.
+//! Element-wise activations: GELU (Hendrycks and Gimpel 2016; exact, by erf, or by tanh), SiLU, ReLU, tanh; and the cap of logits.
 #![allow(unsafe_code)]
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     device::Arg,
-    tensor::{Tensor, refuse_overlap},
+    tensor::{DType, Tensor, refuse_overlap},
 };
 
 use super::{
@@ -19,6 +19,10 @@ use super::{
 pub enum Activation {
     /// x Φ(x), Φ the normal distribution by erf.
     Gelu,
+    /// x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2: PyTorch's `gelu(approximate="tanh")`, `gelu_pytorch_tanh` in configs.
+    GeluTanh,
+    /// x / (1 + exp(-x))
+    Silu,
     /// max(x, 0); NaN stays NaN, the slope at 0 is 0.
     Relu,
     /// tanh(x)
@@ -34,6 +38,8 @@ pub fn activation_forward(out: &mut Tensor, inp: &Tensor, f: Activation) -> Resu
         check_dtype("activation_forward", inp.dtype(), &[out])?;
         let kernel = match f {
             Activation::Gelu => kernel!(inp.dtype(), "activation", "gelu_forward"),
+            Activation::GeluTanh => kernel!(inp.dtype(), "activation", "gelu_tanh_forward"),
+            Activation::Silu => kernel!(inp.dtype(), "activation", "silu_forward"),
             Activation::Relu => kernel!(inp.dtype(), "activation", "relu_forward"),
             Activation::Tanh => kernel!(inp.dtype(), "activation", "tanh_forward"),
         };
@@ -61,6 +67,8 @@ pub fn activation_backward(dinp: &mut Tensor, dout: &Tensor, inp: &Tensor, f: Ac
         check_dtype("activation_backward", inp.dtype(), &[dinp, dout])?;
         let kernel = match f {
             Activation::Gelu => kernel!(inp.dtype(), "activation", "gelu_backward"),
+            Activation::GeluTanh => kernel!(inp.dtype(), "activation", "gelu_tanh_backward"),
+            Activation::Silu => kernel!(inp.dtype(), "activation", "silu_backward"),
             Activation::Relu => kernel!(inp.dtype(), "activation", "relu_backward"),
             Activation::Tanh => kernel!(inp.dtype(), "activation", "tanh_backward"),
         };
@@ -77,6 +85,56 @@ pub fn activation_backward(dinp: &mut Tensor, dout: &Tensor, inp: &Tensor, f: Ac
         run(Backward { dinp, dout: &dout[start..end], inp: &inp[start..end], f });
     });
     Ok(())
+}
+
+/// x = cap tanh(x / cap), element by element, in place: the soft cap of decoding's logits (Gemma 2's `final_logit_softcapping`).
+/// The loss caps its own (`cross_entropy::Head`). Errors unless `cap` is above 0 and finite.
+pub fn softcap(x: &mut Tensor, cap: f32) -> Result<()> {
+    ensure!(cap > 0.0 && cap.is_finite(), "softcap: {x:?} cannot be capped to {cap}");
+    if let Some(gpu) = x.gpu().cloned() {
+        let kernel = kernel!(x.dtype(), "activation", "softcap");
+        let args = [x.arg()?, Arg::F32(cap), Arg::U64(x.len() as u64)];
+        ensure!(x.dtype() != DType::U32, "softcap: {x:?} holds integers");
+        // SAFETY: the kernel's parameters.
+        return unsafe { gpu.launch(kernel, elementwise(x), &args) };
+    }
+    let (rows, cols) = x.rows_cols();
+    let x = Shared::new(x.f32_mut()?);
+    for_each_rows(rows, cols * WORK, |block| {
+        // SAFETY: blocks of rows do not overlap.
+        run(SoftCap { x: unsafe { x.part(block.start * cols, block.len() * cols) }, cap });
+    });
+    Ok(())
+}
+
+struct SoftCap<'a> {
+    x: &'a mut [f32],
+    cap: f32,
+}
+
+impl Kernel for SoftCap<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        soft_cap(s, self.x, self.cap);
+    }
+}
+
+/// x = cap tanh(x / cap) of a slice of any length.
+#[inline(always)]
+pub(crate) fn soft_cap<S: Simd>(s: S, x: &mut [f32], cap: f32) {
+    let (factor, cap) = (s.splat(1.0 / cap), s.splat(cap));
+    for i in (0..x.len()).step_by(S::LANES) {
+        let y = s.mul(cap, TANH.at(s, s.mul(s.read_some(&x[i..]), factor)));
+        s.write_some(&mut x[i..], y);
+    }
+}
+
+/// The slope of [`soft_cap`] where its result is `y`; 0 for a masked score of minus infinity. `factor` is 1 / cap.
+#[inline(always)]
+pub(crate) fn soft_cap_slope<S: Simd>(s: S, y: S::V, factor: f32) -> S::V {
+    let t = s.max(s.splat(-1.0), s.mul(y, s.splat(factor)));
+    s.sub(s.splat(1.0), s.mul(t, t))
 }
 
 /// Operations an element, about.
@@ -96,6 +154,8 @@ impl Kernel for Forward<'_> {
             let x = s.read_some(&self.inp[i..]);
             let y = match self.f {
                 Activation::Gelu => s.mul(x, normal(s, x)),
+                Activation::GeluTanh => s.mul(x, GeluTanh::share(s, x)),
+                Activation::Silu => s.mul(x, Silu::share(s, x)),
                 Activation::Relu => s.max(s.splat(0.0), x),
                 Activation::Tanh => TANH.at(s, x),
             };
@@ -122,18 +182,77 @@ impl Kernel for Backward<'_> {
         }
         for i in (0..self.dinp.len()).step_by(S::LANES) {
             let (d, x) = (s.read_some(&self.dout[i..]), s.read_some(&self.inp[i..]));
-            let slope = if self.f == Activation::Gelu {
-                // Φ + x φ, φ(x) = exp(-x²/2) / √(2π)
-                let density = s.exp(s.mul(s.mul(x, x), s.splat(-0.5)));
-                s.fma(s.mul(x, s.splat(0.398_942_3)), density, normal(s, x))
-            } else {
-                let y = TANH.at(s, x);
-                s.sub(s.splat(1.0), s.mul(y, y))
+            let slope = match self.f {
+                Activation::Gelu => Gelu::slope(s, x, Gelu::share(s, x)),
+                Activation::GeluTanh => GeluTanh::slope(s, x, GeluTanh::share(s, x)),
+                Activation::Silu => Silu::slope(s, x, Silu::share(s, x)),
+                Activation::Relu | Activation::Tanh => {
+                    let y = TANH.at(s, x);
+                    s.sub(s.splat(1.0), s.mul(y, y))
+                }
             };
             s.write_some(&mut self.dinp[i..], s.mul(d, slope));
         }
     }
 }
+
+/// A function x share(x) that can gate.
+pub(crate) trait Gate {
+    /// f(x) / x
+    fn share<S: Simd>(s: S, x: S::V) -> S::V;
+    /// f'(x), from `share` at x.
+    fn slope<S: Simd>(s: S, x: S::V, share: S::V) -> S::V;
+}
+
+/// [`Activation::Silu`]
+pub(crate) struct Silu;
+impl Gate for Silu {
+    #[inline(always)]
+    fn share<S: Simd>(s: S, x: S::V) -> S::V {
+        let one = s.splat(1.0);
+        s.div(one, s.add(one, s.exp(s.sub(s.splat(0.0), x))))
+    }
+    #[inline(always)]
+    fn slope<S: Simd>(s: S, x: S::V, share: S::V) -> S::V {
+        let one = s.splat(1.0);
+        s.mul(share, s.fma(x, s.sub(one, share), one))
+    }
+}
+
+/// [`Activation::Gelu`]
+pub(crate) struct Gelu;
+impl Gate for Gelu {
+    #[inline(always)]
+    fn share<S: Simd>(s: S, x: S::V) -> S::V {
+        normal(s, x)
+    }
+    #[inline(always)]
+    fn slope<S: Simd>(s: S, x: S::V, share: S::V) -> S::V {
+        // Φ + x φ, φ(x) = exp(-x²/2) / √(2π)
+        let density = s.exp(s.mul(s.mul(x, x), s.splat(-0.5)));
+        s.fma(s.mul(x, s.splat(0.398_942_3)), density, share)
+    }
+}
+
+/// [`Activation::GeluTanh`]
+pub(crate) struct GeluTanh;
+impl Gate for GeluTanh {
+    #[inline(always)]
+    fn share<S: Simd>(s: S, x: S::V) -> S::V {
+        let inner = s.mul(x, s.fma(s.mul(x, x), s.splat(ROOT * CUBE), s.splat(ROOT)));
+        s.fma(TANH.at(s, inner), s.splat(0.5), s.splat(0.5))
+    }
+    #[inline(always)]
+    fn slope<S: Simd>(s: S, x: S::V, share: S::V) -> S::V {
+        // (1 - tanh²) / 2 = 2 share (1 - share), times the slope of the inner polynomial.
+        let inner = s.fma(s.mul(x, x), s.splat(3.0 * ROOT * CUBE), s.splat(ROOT));
+        let bell = s.mul(s.mul(share, s.splat(2.0)), s.sub(s.splat(1.0), share));
+        s.fma(s.mul(x, bell), inner, share)
+    }
+}
+/// √(2/π)
+const ROOT: f32 = 0.797_884_6;
+const CUBE: f32 = 0.044_715;
 
 /// Φ(x) = (1 + erf(x / √2)) / 2
 #[inline(always)]
@@ -196,6 +315,8 @@ pub mod reference {
         out.iter_mut().zip(inp).for_each(|(o, &x)| {
             *o = match f {
                 Activation::Gelu => x * normal(x),
+                Activation::GeluTanh => x * 0.5 * (1.0 + inner(x).tanh()),
+                Activation::Silu => x / (1.0 + (-x).exp()),
                 Activation::Relu => x.max(0.0),
                 Activation::Tanh => x.tanh(),
             }
@@ -210,10 +331,27 @@ pub mod reference {
                     Activation::Gelu => {
                         normal(x) + x * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
                     }
+                    Activation::GeluTanh => {
+                        let t = inner(x).tanh();
+                        let slope = (2.0 / std::f64::consts::PI).sqrt() * (1.0 + 3.0 * 0.044715 * x * x);
+                        0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope
+                    }
+                    Activation::Silu => {
+                        let s = 1.0 / (1.0 + (-x).exp());
+                        s + x * s * (1.0 - s)
+                    }
                     Activation::Relu => f64::from(u8::from(x > 0.0)),
                     Activation::Tanh => 1.0 - x.tanh() * x.tanh(),
                 };
         }
+    }
+    /// x = cap tanh(x / cap)
+    pub fn softcap(x: &mut [f64], cap: f64) {
+        x.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+    }
+    /// The tanh form's argument.
+    fn inner(x: f64) -> f64 {
+        (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)
     }
     /// Φ(x) = 1/2 + φ(x) (x + x³/3 + x⁵/(3·5) + ...) (Marsaglia 2004), 0 or 1 beyond 10.
     fn normal(x: f64) -> f64 {
@@ -238,7 +376,7 @@ mod tests {
     #[test]
     fn every_instruction_set_equals_the_oracle_and_saturates() {
         for level in Level::available() {
-            for f in [Activation::Gelu, Activation::Tanh] {
+            for f in [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Tanh] {
                 let inp: Vec<f32> = (-40_000..=40_000).map(|i| i as f32 * 3e-4).collect();
                 let wide: Vec<f64> = inp.iter().map(|&x| x as f64).collect();
                 let (mut out, mut want) = (vec![f32::NAN; inp.len()], vec![0.0; inp.len()]);
@@ -254,8 +392,10 @@ mod tests {
                 let mut inp = [1.0; 16];
                 inp[..4].copy_from_slice(&[-1e4, 1e4, f32::NAN, -30.0]);
                 run_at(level, Forward { out: &mut ends, inp: &inp, f });
-                let top = if f == Activation::Gelu { [0.0, 1e4, 0.0] } else { [-1.0, 1.0, -1.0] };
-                assert_eq!([ends[0], ends[1], ends[3]], top, "{level:?} {f:?}");
+                let top = if f == Activation::Tanh { [-1.0, 1.0, -1.0] } else { [0.0, 1e4, 0.0] };
+                // SiLU at -30 is -30 exp(-30), which is not 0.
+                let got = [ends[0], ends[1], ends[3]].map(|x| if x.abs() < 1e-11 { 0.0 } else { x });
+                assert_eq!(got, top, "{level:?} {f:?}");
                 assert!(ends[2].is_nan(), "{level:?} {f:?}");
             }
         }

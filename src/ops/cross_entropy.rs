@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use crate::{
     device::{Arg, Geometry, Gpu},
     ops::{
+        activation::{soft_cap, soft_cap_slope},
         checks::{check, check_ids},
         gemm::{linear_backward_input, linear_backward_weight, linear_forward_many_rows},
         launch::{check_dtype, gpu_of, kernel},
@@ -53,17 +54,32 @@ impl Scratch {
     }
 }
 
-/// losses (N) = nll of each row with a weight, 0 elsewhere. hidden (N, C), weight (V, C) F32 or Bf16, targets U32 (N). On a GPU a target that is
+/// What turns hidden states into logits. `(&weight).into()` is a head without a cap.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    /// (V, C), F32 or Bf16.
+    pub weight: &'a Tensor,
+    /// The logits are cap tanh(x / cap) of the product x (Gemma 2's `final_logit_softcapping`).
+    pub softcap: Option<f32>,
+}
+
+impl<'a> From<&'a Tensor> for Head<'a> {
+    fn from(weight: &'a Tensor) -> Head<'a> {
+        Head { weight, softcap: None }
+    }
+}
+
+/// losses (N) = nll of each row with a weight, 0 elsewhere. hidden (N, C), targets U32 (N). On a GPU a target that is
 /// not below V gives NaN.
-pub fn linear_cross_entropy_forward(
+pub fn linear_cross_entropy_forward<'a>(
     losses: &mut Tensor,
     scratch: &mut Scratch,
     hidden: &Tensor,
-    weight: &Tensor,
+    head: impl Into<Head<'a>>,
     targets: &Tensor,
     token_weights: &Tensor,
 ) -> Result<()> {
-    run(losses, None, scratch, hidden, weight, targets, token_weights, 0.0)
+    run(losses, None, scratch, hidden, head.into(), targets, token_weights, 0.0)
 }
 
 /// losses (N) = nll of each row of logits (N, V), F32, which stay as they are; targets U32 (N). On a GPU a target that is not below V gives NaN.
@@ -75,7 +91,8 @@ pub fn cross_entropy_forward(losses: &mut Tensor, logits: &mut Tensor, targets: 
     if let Some(gpu) = gpu_of(OP, &[losses, logits, targets])? {
         check_dtype(OP, DType::F32, &[losses, logits])?;
         let (out, inp, targets) = (losses.arg()?, logits.arg()?, targets.arg()?);
-        let args = [out, Arg::Null, inp, Arg::Null, targets, Arg::Null, Arg::int(vocab)?, Arg::F32(0.0)];
+        let (scale, cap) = (Arg::F32(0.0), Arg::F32(0.0));
+        let args = [out, Arg::Null, inp, Arg::Null, targets, Arg::Null, Arg::int(vocab)?, scale, cap];
         let kernel = kernel!("cross_entropy", "softmax_loss_f32");
         // SAFETY: the kernel's parameters; shapes were checked, targets are checked by the kernel.
         return unsafe { gpu.launch(kernel, Geometry::new(n, 512), &args) };
@@ -85,24 +102,24 @@ pub fn cross_entropy_forward(losses: &mut Tensor, logits: &mut Tensor, targets: 
         bail!("{OP}: entry {i} of {targets:?} is {}, beyond the columns of {logits:?}", ids[i]);
     }
     let rows: Vec<usize> = (0..n).collect();
-    let nll = softmax_rows(logits.f32_mut()?, vocab, &rows, ids, &[], None);
+    let nll = softmax_rows(logits.f32_mut()?, vocab, &rows, ids, &[], None, None);
     losses.f32_mut()?.copy_from_slice(&nll);
     Ok(())
 }
 
 /// As the forward, and: dhidden (N, C) = d(grad_scale Σ_i weight_i nll_i) / d hidden, dweight (V, C) += the same for the head.
-pub fn linear_cross_entropy_forward_backward(
+pub fn linear_cross_entropy_forward_backward<'a>(
     losses: &mut Tensor,
     dhidden: &mut Tensor,
     dweight: Option<&mut Tensor>,
     scratch: &mut Scratch,
     hidden: &Tensor,
-    weight: &Tensor,
+    head: impl Into<Head<'a>>,
     targets: &Tensor,
     token_weights: &Tensor,
     grad_scale: f32,
 ) -> Result<()> {
-    run(losses, Some((dhidden, dweight)), scratch, hidden, weight, targets, token_weights, grad_scale)
+    run(losses, Some((dhidden, dweight)), scratch, hidden, head.into(), targets, token_weights, grad_scale)
 }
 
 fn run(
@@ -110,7 +127,7 @@ fn run(
     mut grads: Option<(&mut Tensor, Option<&mut Tensor>)>,
     scratch: &mut Scratch,
     hidden: &Tensor,
-    weight: &Tensor,
+    Head { weight, softcap }: Head,
     targets: &Tensor,
     token_weights: &Tensor,
     grad_scale: f32,
@@ -121,10 +138,13 @@ fn run(
     let chunk = scratch.logits.shape()[0];
     let fits = wc == c && losses.len() == n && targets.len() == n && token_weights.len() == n;
     let scratch_fits = scratch.logits.shape() == [chunk, vocab] && scratch.hidden.shape() == [chunk, c];
-    check(fits && scratch_fits, OP, &[losses, hidden, weight, targets, token_weights, &scratch.logits])?;
+    let cap_fits = softcap.is_none_or(|cap| cap > 0.0 && cap.is_finite());
+    let fits = fits && scratch_fits && cap_fits;
+    check(fits, OP, &[losses, hidden, weight, targets, token_weights, &scratch.logits])?;
     refuse_overlap(&[losses], &[hidden, weight, targets, token_weights])?;
     if let Some(gpu) = gpu_of(OP, &[losses, hidden, weight, targets, token_weights, &scratch.logits])? {
-        return gpu_run(&gpu, losses, grads, scratch, [hidden, weight, targets, token_weights], grad_scale);
+        let inputs = [hidden, weight, targets, token_weights];
+        return gpu_run(&gpu, losses, grads, scratch, inputs, grad_scale, softcap);
     }
     let (targets_t, targets) = (targets, targets.u32()?);
     check_ids(OP, targets_t, targets, vocab, weight)?;
@@ -142,7 +162,7 @@ fn run(
         gather(compact.f32_mut()?, hidden.f32()?, rows, c);
         linear_forward_many_rows(&mut logits, &compact, weight, None)?;
         let scale = grads.is_some().then_some(grad_scale);
-        let nll = softmax_rows(logits.f32_mut()?, vocab, rows, targets, weights, scale);
+        let nll = softmax_rows(logits.f32_mut()?, vocab, rows, targets, weights, scale, softcap);
         let losses = losses.f32_mut()?;
         rows.iter().zip(nll).for_each(|(&i, x)| losses[i] = x);
         if let Some((dhidden, dweight)) = &mut grads {
@@ -164,6 +184,7 @@ fn gpu_run(
     scratch: &mut Scratch,
     [hidden, weight, targets, token_weights]: [&Tensor; 4],
     grad_scale: f32,
+    softcap: Option<f32>,
 ) -> Result<()> {
     losses.fill_zero()?;
     if let Some((dhidden, _)) = &mut grads {
@@ -186,8 +207,9 @@ fn gpu_run(
         };
         let written = if grads.is_some() { dlogits.arg()? } else { Arg::Null };
         let (vocab, scale) = (Arg::int(weight.shape()[0])?, Arg::F32(grad_scale));
+        let cap = Arg::F32(softcap.unwrap_or(0.0));
         let (map_at, targets, weights) = (map.arg()?, targets.arg()?, token_weights.arg()?);
-        let args = [losses.arg()?, written, logits.arg()?, map_at, targets, weights, vocab, scale];
+        let args = [losses.arg()?, written, logits.arg()?, map_at, targets, weights, vocab, scale, cap];
         let kernel = kernel!(dlogits.dtype(), "cross_entropy", "softmax_loss");
         // SAFETY: the kernel's parameters; shapes were checked, targets are checked by the kernel.
         unsafe { gpu.launch(kernel, Geometry::new(n, 512), &args)? };
@@ -215,7 +237,8 @@ fn scatter(out: &mut [f32], inp: &[f32], rows: &[usize], c: usize) {
     }
 }
 
-/// The nll of each row of logits; with `scale`, the logits become scale * weight * (softmax - onehot).
+/// The nll of each row of logits, capped where there is a cap; with `scale`, the logits become their gradient,
+/// scale * weight * (softmax - onehot), times the cap's slope.
 fn softmax_rows(
     logits: &mut [f32],
     vocab: usize,
@@ -223,6 +246,7 @@ fn softmax_rows(
     targets: &[u32],
     weights: &[f32],
     scale: Option<f32>,
+    softcap: Option<f32>,
 ) -> Vec<f32> {
     let mut nll = vec![0.0; rows.len()];
     let (logits, out) = (Shared::new(logits), Shared::new(&mut nll));
@@ -230,8 +254,8 @@ fn softmax_rows(
         // SAFETY: row r belongs to task r alone.
         let (row, out) = unsafe { (logits.part(r * vocab, vocab), out.part(r, 1)) };
         let i = rows[r];
-        out[0] =
-            simd::run(SoftmaxRow { row, target: targets[i] as usize, scale: scale.map(|s| s * weights[i]) });
+        let (target, scale) = (targets[i] as usize, scale.map(|s| s * weights[i]));
+        out[0] = simd::run(SoftmaxRow { row, target, scale, softcap });
     });
     nll
 }
@@ -240,12 +264,16 @@ struct SoftmaxRow<'a> {
     row: &'a mut [f32],
     target: usize,
     scale: Option<f32>,
+    softcap: Option<f32>,
 }
 
 impl Kernel for SoftmaxRow<'_> {
     type Output = f32;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
+        if let Some(cap) = self.softcap {
+            soft_cap(s, self.row, cap);
+        }
         let (body, tail) = self.row.split_at_mut(self.row.len() / S::LANES * S::LANES);
         let mut top = s.splat(f32::NEG_INFINITY);
         for x in body.chunks_exact(S::LANES) {
@@ -271,14 +299,17 @@ impl Kernel for SoftmaxRow<'_> {
         let nll = (log_sum - (target - top) as f64) as f32;
         if let Some(scale) = self.scale {
             let offset = s.splat(-(top as f64 + log_sum) as f32);
-            let factor = s.splat(scale);
+            let (factor, inverse) = (s.splat(scale), self.softcap.map(|cap| 1.0 / cap));
             for x in body.chunks_exact_mut(S::LANES) {
-                s.write(x, s.mul(factor, s.exp(s.add(s.read(x), offset))));
+                let y = s.read(x);
+                let d = s.mul(factor, s.exp(s.add(y, offset)));
+                s.write(x, inverse.map_or(d, |inverse| s.mul(d, soft_cap_slope(s, y, inverse))));
             }
+            let slope = |y: f32| inverse.map_or(1.0, |inverse| 1.0 - (y * inverse) * (y * inverse));
             for x in tail.iter_mut() {
-                *x = scale * (((*x - top) as f64 - log_sum).exp() as f32);
+                *x = scale * (((*x - top) as f64 - log_sum).exp() as f32) * slope(*x);
             }
-            self.row[self.target] -= scale;
+            self.row[self.target] -= scale * slope(target);
         }
         nll
     }
@@ -294,18 +325,21 @@ pub mod reference {
         token_weights: &[f32],
         [n, c, v]: [usize; 3],
         grad_scale: f64,
+        softcap: Option<f64>,
     ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let (mut losses, mut dhidden, mut dweight) = (vec![0.0; n], vec![0.0; n * c], vec![0.0; v * c]);
         for i in (0..n).filter(|&i| token_weights[i] != 0.0) {
             let dot =
                 |j: usize| (0..c).map(|k| hidden[i * c + k] as f64 * weight[j * c + k] as f64).sum::<f64>();
-            let logits: Vec<f64> = (0..v).map(dot).collect();
+            let cap = |x: f64| softcap.map_or(x, |cap| cap * (x / cap).tanh());
+            let logits: Vec<f64> = (0..v).map(|j| cap(dot(j))).collect();
             let top = logits.iter().cloned().fold(f64::NEG_INFINITY, f64::max);
             let log_sum = top + logits.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
             losses[i] = log_sum - logits[targets[i] as usize];
             for j in 0..v {
                 let hot = if j == targets[i] as usize { 1.0 } else { 0.0 };
-                let d = grad_scale * token_weights[i] as f64 * ((logits[j] - log_sum).exp() - hot);
+                let slope = softcap.map_or(1.0, |cap| 1.0 - (logits[j] / cap).powi(2));
+                let d = grad_scale * token_weights[i] as f64 * ((logits[j] - log_sum).exp() - hot) * slope;
                 for k in 0..c {
                     dhidden[i * c + k] += d * weight[j * c + k] as f64;
                     dweight[j * c + k] += d * hidden[i * c + k] as f64;

@@ -13,16 +13,32 @@ use super::{
     parallel::{Shared, for_each_rows, for_each_task},
 };
 
-/// out (N, C) = weight (V, C) `[tokens (N)]`. On the CPU the weight may be F32 or Bf16, on a
-/// GPU it has out's dtype. Errors name the first token that is not below V; on a GPU such a row is NaN.
+/// sqrt(C), by which Gemma multiplies its embeddings, rounded to the type that the model computes in (`Gemma2TextScaledWordEmbedding` of transformers).
+pub fn embedding_scale(c: usize, dtype: DType) -> f32 {
+    let root = (c as f64).sqrt() as f32;
+    if dtype == DType::Bf16 { half::bf16::from_f32(root).to_f32() } else { root }
+}
+
+/// [`scaled_embedding_forward`] with a scale of 1: the rows as they are.
 pub fn embedding_forward(out: &mut Tensor, tokens: &Tensor, weight: &Tensor) -> Result<()> {
+    scaled_embedding_forward(out, tokens, weight, 1.0)
+}
+
+/// out (N, C) = scale weight (V, C) `[tokens (N)]`, rounded once to out's dtype. On the CPU the weight may be F32 or Bf16, on a
+/// GPU it has out's dtype. Errors name the first token that is not below V; on a GPU such a row is NaN.
+pub fn scaled_embedding_forward(
+    out: &mut Tensor,
+    tokens: &Tensor,
+    weight: &Tensor,
+    scale: f32,
+) -> Result<()> {
     let (n, c) = out.rows_cols();
     let (v, wc) = weight.rows_cols();
     check(wc == c && tokens.len() == n, "embedding_forward", &[out, tokens, weight])?;
     refuse_overlap(&[out], &[tokens, weight])?;
     if let Some(gpu) = gpu_of("embedding_forward", &[out, tokens, weight])? {
         check_dtype("embedding_forward", weight.dtype(), &[out])?;
-        let args = [out.arg()?, tokens.arg()?, weight.arg()?, Arg::int(c)?, Arg::int(v)?];
+        let args = [out.arg()?, tokens.arg()?, weight.arg()?, Arg::F32(scale), Arg::int(c)?, Arg::int(v)?];
         let kernel = kernel!(weight.dtype(), "embedding", "embedding_forward");
         // SAFETY: the kernel's parameters; shapes were checked, tokens are checked by the kernel.
         return unsafe { gpu.launch(kernel, Geometry::new(n, 256), &args) };
@@ -30,9 +46,11 @@ pub fn embedding_forward(out: &mut Tensor, tokens: &Tensor, weight: &Tensor) -> 
     let ids = tokens.u32()?;
     check_ids("embedding_forward", tokens, ids, v, weight)?;
     match weight.dtype() {
-        DType::F32 => gather(out, ids, weight.f32()?, |to, from| to.copy_from_slice(from)),
+        DType::F32 => gather(out, ids, weight.f32()?, |to, from| {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
+        }),
         DType::Bf16 => gather(out, ids, weight.bf16()?, |to, from| {
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32() * scale);
         }),
         DType::U32 => bail!("embedding_forward: {weight:?} holds integers"),
     }
@@ -56,16 +74,26 @@ fn gather<T: Sync>(
     Ok(())
 }
 
-/// dweight (V, C) += dout (N, C) scattered to rows `tokens` (N), in the order of the rows: the same bits for any thread count.
+/// [`scaled_embedding_backward`] with a scale of 1.
 pub fn embedding_backward(dweight: &mut Tensor, dout: &Tensor, tokens: &Tensor) -> Result<()> {
+    scaled_embedding_backward(dweight, dout, tokens, 1.0)
+}
+
+/// dweight (V, C) += scale dout (N, C) scattered to rows `tokens` (N), in the order of the rows: the same bits for any thread count.
+pub fn scaled_embedding_backward(
+    dweight: &mut Tensor,
+    dout: &Tensor,
+    tokens: &Tensor,
+    scale: f32,
+) -> Result<()> {
     let (n, c) = dout.rows_cols();
     let (v, wc) = dweight.rows_cols();
     check(wc == c && tokens.len() == n, "embedding_backward", &[dweight, dout, tokens])?;
     refuse_overlap(&[dweight], &[dout, tokens])?;
     if let Some(gpu) = gpu_of("embedding_backward", &[dweight, dout, tokens])? {
         check_dtype("embedding_backward", DType::F32, &[dweight])?;
-        let (rows, cols, vocab) = (Arg::int(n)?, Arg::int(c)?, Arg::int(v)?);
-        let args = [dweight.arg()?, dout.arg()?, tokens.arg()?, rows, cols, vocab];
+        let (scale, rows, cols, vocab) = (Arg::F32(scale), Arg::int(n)?, Arg::int(c)?, Arg::int(v)?);
+        let args = [dweight.arg()?, dout.arg()?, tokens.arg()?, scale, rows, cols, vocab];
         let kernel = kernel!(dout.dtype(), "embedding", "embedding_backward");
         // SAFETY: the kernel's parameters; shapes were checked, tokens are checked by the kernel.
         return unsafe { gpu.launch(kernel, Geometry::new(n, 256), &args) };
@@ -81,13 +109,13 @@ pub fn embedding_backward(dweight: &mut Tensor, dout: &Tensor, tokens: &Tensor) 
         for (i, &id) in ids.iter().enumerate() {
             // SAFETY: these columns belong to this strip.
             let to = unsafe { dweight.part(id as usize * c + first, width) };
-            to.iter_mut().zip(&dout[i * c + first..]).for_each(|(to, x)| *to += x);
+            to.iter_mut().zip(&dout[i * c + first..]).for_each(|(to, x)| *to += scale * x);
         }
     });
     Ok(())
 }
 
-/// The naive oracle, in f64.
+/// The naive oracle, in f64, of a scale of 1.
 pub mod reference {
     /// out (N, C) = weight (V, C) `[tokens]`.
     pub fn forward(out: &mut [f64], tokens: &[u32], weight: &[f64], c: usize) {

@@ -31,6 +31,18 @@ pub fn lora_forward(
     low: LowRank,
 ) -> Result<()> {
     linear_forward(u, inp, low.a, None)?;
+    low_rank_product(out, u, inp, weight, bias, low)
+}
+
+/// The second half of [`lora_forward`]: out from a u that is there already.
+pub fn low_rank_product(
+    out: &mut Tensor,
+    u: &Tensor,
+    inp: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    low: LowRank,
+) -> Result<()> {
     let extras = Extras { bias, tail: Some((u, low.b, low.scale)), ..Extras::default() };
     if product("lora_forward", out, inp, weight, Layout::NT, extras, None)?.is_some() {
         return Ok(());

@@ -11,6 +11,7 @@ pub(crate) mod checks;
 pub(crate) mod choose;
 pub mod cross_entropy;
 pub mod decode_attention;
+pub mod dora;
 pub mod embedding;
 pub(crate) mod fork_join;
 pub mod gemm;

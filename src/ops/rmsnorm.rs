@@ -20,14 +20,38 @@ const BLOCK: usize = 32;
 /// Threads of a block of the GPU kernels.
 const THREADS: u32 = 256;
 
-/// out (N, C) = inp (N, C) * rstd (N) * weight (C), rstd = 1 / sqrt(mean(inp^2) + eps). `rstd` is saved for the backward.
-pub fn rmsnorm_forward(
+/// By what a normalised row is multiplied: offset + weight, added in f32. `(&weight).into()` is the weight alone.
+#[derive(Clone, Copy)]
+pub struct Gain<'a> {
+    /// (C), F32.
+    pub weight: &'a Tensor,
+    /// 1 in Gemma, whose files hold weight - 1 (`Gemma2RMSNorm` of transformers); 0 elsewhere.
+    pub offset: f32,
+}
+
+impl<'a> From<&'a Tensor> for Gain<'a> {
+    fn from(weight: &'a Tensor) -> Gain<'a> {
+        Gain { weight, offset: 0.0 }
+    }
+}
+
+impl<'a> Gain<'a> {
+    /// The weight, and the number that is added to each: -0 for 0, which leaves every bit of a weight as it is.
+    fn parts(self) -> (&'a Tensor, f32) {
+        (self.weight, if self.offset == 0.0 { -0.0 } else { self.offset })
+    }
+}
+
+/// out (N, C) = inp (N, C) * rstd (N) * gain (C), rstd = 1 / sqrt(mean(inp^2) + eps). `rstd` is saved for the backward.
+/// Heads are rows, too: queries (N, NH*HS) viewed as (N*NH, HS) are normalised head by head.
+pub fn rmsnorm_forward<'a>(
     out: &mut Tensor,
     rstd: &mut Tensor,
     inp: &Tensor,
-    weight: &Tensor,
+    gain: impl Into<Gain<'a>>,
     eps: f32,
 ) -> Result<()> {
+    let (weight, offset) = gain.into().parts();
     let (n, c) = inp.rows_cols();
     check(
         out.rows_cols() == (n, c) && rstd.len() == n && weight.shape() == [c],
@@ -38,7 +62,15 @@ pub fn rmsnorm_forward(
     if let Some(gpu) = gpu_of("rmsnorm_forward", &[out, rstd, inp, weight])? {
         check_dtype("rmsnorm_forward", inp.dtype(), &[out])?;
         check_dtype("rmsnorm_forward", DType::F32, &[rstd, weight])?;
-        let args = [out.arg()?, rstd.arg()?, inp.arg()?, weight.arg()?, Arg::int(c)?, Arg::F32(eps)];
+        let args = [
+            out.arg()?,
+            rstd.arg()?,
+            inp.arg()?,
+            weight.arg()?,
+            Arg::F32(offset),
+            Arg::int(c)?,
+            Arg::F32(eps),
+        ];
         // SAFETY: the kernel's parameters; shapes were checked.
         return unsafe {
             gpu.launch(kernel!(inp.dtype(), "rmsnorm", "rmsnorm_forward"), Geometry::new(n, THREADS), &args)
@@ -51,21 +83,22 @@ pub fn rmsnorm_forward(
         // SAFETY: blocks of rows do not overlap.
         let (out, rstd) =
             unsafe { (out.part(block.start * c, x.len()), rstd.part(block.start, block.len())) };
-        run(Forward { out, rstd, sum: None, inp: x, weight, eps });
+        run(Forward { out, rstd, sum: None, inp: x, weight, offset, eps });
     });
     Ok(())
 }
 
 /// resid_out (N, C) = inp + resid; out (N, C), rstd (N) = RMSNorm of resid_out.
-pub fn add_rmsnorm_forward(
+pub fn add_rmsnorm_forward<'a>(
     out: &mut Tensor,
     rstd: &mut Tensor,
     resid_out: &mut Tensor,
     inp: &Tensor,
     resid: &Tensor,
-    weight: &Tensor,
+    gain: impl Into<Gain<'a>>,
     eps: f32,
 ) -> Result<()> {
+    let (weight, offset) = gain.into().parts();
     let (n, c) = inp.rows_cols();
     check(
         out.rows_cols() == (n, c)
@@ -82,7 +115,8 @@ pub fn add_rmsnorm_forward(
         check_dtype("add_rmsnorm_forward", DType::F32, &[rstd, weight])?;
         let (out, rstd, sum) = (out.arg()?, rstd.arg()?, resid_out.arg()?);
         let kernel = kernel!(inp.dtype(), "rmsnorm", "add_rmsnorm_forward");
-        let args = [out, rstd, sum, inp.arg()?, resid.arg()?, weight.arg()?, Arg::int(c)?, Arg::F32(eps)];
+        let (offset, cols, eps) = (Arg::F32(offset), Arg::int(c)?, Arg::F32(eps));
+        let args = [out, rstd, sum, inp.arg()?, resid.arg()?, weight.arg()?, offset, cols, eps];
         // SAFETY: the kernel's parameters; shapes were checked.
         return unsafe { gpu.launch(kernel, Geometry::new(n, THREADS), &args) };
     }
@@ -99,7 +133,8 @@ pub fn add_rmsnorm_forward(
                 resid_out.part(rows.start, rows.len()),
             )
         };
-        run(Forward { out, rstd, sum: Some((sum, &resid[rows.clone()])), inp: &inp[rows], weight, eps });
+        let sum = Some((sum, &resid[rows.clone()]));
+        run(Forward { out, rstd, sum, inp: &inp[rows], weight, offset, eps });
     });
     Ok(())
 }
@@ -111,6 +146,7 @@ struct Forward<'a> {
     sum: Option<(&'a mut [f32], &'a [f32])>,
     inp: &'a [f32],
     weight: &'a [f32],
+    offset: f32,
     eps: f32,
 }
 
@@ -131,24 +167,26 @@ impl Kernel for Forward<'_> {
                 x = sum;
             }
             *rstd = 1.0 / (s.dot(x, x) / c as f32 + self.eps).sqrt();
-            let (out, r) = (&mut self.out[row], s.splat(*rstd));
+            let (out, r, offset) = (&mut self.out[row], s.splat(*rstd), s.splat(self.offset));
             for i in (0..c).step_by(S::LANES) {
                 let scaled = s.mul(s.read_some(&x[i..]), r);
-                s.write_some(&mut out[i..], s.mul(scaled, s.read_some(&self.weight[i..])));
+                let gain = s.add(s.read_some(&self.weight[i..]), offset);
+                s.write_some(&mut out[i..], s.mul(scaled, gain));
             }
         }
     }
 }
 
 /// dinp (N, C) += and dweight (C) += the gradient of [`rmsnorm_forward`] for dout (N, C). Without `dweight` only dinp is made.
-pub fn rmsnorm_backward(
+pub fn rmsnorm_backward<'a>(
     dinp: &mut Tensor,
     dweight: Option<&mut Tensor>,
     dout: &Tensor,
     inp: &Tensor,
     rstd: &Tensor,
-    weight: &Tensor,
+    gain: impl Into<Gain<'a>>,
 ) -> Result<()> {
+    let (weight, offset) = gain.into().parts();
     let (n, c) = inp.rows_cols();
     check(
         dinp.rows_cols() == (n, c) && dout.rows_cols() == (n, c) && rstd.len() == n && weight.shape() == [c],
@@ -162,7 +200,7 @@ pub fn rmsnorm_backward(
         refuse_overlap(&[dweight], &[dinp, dout, inp, rstd, weight])?;
     }
     if let Some(gpu) = gpu_of("rmsnorm_backward", &[dinp, dout, inp, rstd, weight])? {
-        return gpu_backward(&gpu, dinp, dweight, [dout, inp, rstd, weight]);
+        return gpu_backward(&gpu, dinp, dweight, [dout, inp, rstd, weight], offset);
     }
     let mut partial = vec![0.0; if dweight.is_some() { blocks * c } else { 0 }];
     let (dout, inp, rstd, weight) = (dout.f32()?, inp.f32()?, rstd.f32()?, weight.f32()?);
@@ -173,7 +211,8 @@ pub fn rmsnorm_backward(
         let all = rows.start * c..rows.end * c;
         // SAFETY: blocks of rows do not overlap, nor do their sums.
         let (dinp, dweight) = unsafe { (dinp.part(all.start, all.len()), shared.part(b * width, width)) };
-        run(Backward { dinp, dweight, dout: &dout[all.clone()], inp: &inp[all], rstd: &rstd[rows], weight });
+        let (dout, inp, rstd) = (&dout[all.clone()], &inp[all], &rstd[rows]);
+        run(Backward { dinp, dweight, dout, inp, rstd, weight, offset });
     });
     if let Some(dweight) = dweight {
         let dweight = dweight.f32_mut()?;
@@ -189,6 +228,7 @@ fn gpu_backward(
     dinp: &mut Tensor,
     dweight: Option<&mut Tensor>,
     [dout, inp, rstd, weight]: [&Tensor; 4],
+    offset: f32,
 ) -> Result<()> {
     check_dtype("rmsnorm_backward", inp.dtype(), &[dinp, dout])?;
     check_dtype("rmsnorm_backward", DType::F32, &[rstd, weight])?;
@@ -200,7 +240,8 @@ fn gpu_backward(
     };
     let at = partial.as_ref().map_or(Ok(Arg::Null), Tensor::arg)?;
     let (rows, cols) = (Arg::int(n)?, Arg::int(c)?);
-    let args = [dinp.arg()?, at, dout.arg()?, inp.arg()?, rstd.arg()?, weight.arg()?, rows, cols];
+    let (rstd, weight, offset) = (rstd.arg()?, weight.arg()?, Arg::F32(offset));
+    let args = [dinp.arg()?, at, dout.arg()?, inp.arg()?, rstd, weight, offset, rows, cols];
     let kernel = kernel!(inp.dtype(), "rmsnorm", "rmsnorm_backward");
     // SAFETY: the kernel's parameters; shapes were checked.
     unsafe { gpu.launch(kernel, Geometry::new(blocks, THREADS), &args)? };
@@ -218,26 +259,28 @@ struct Backward<'a> {
     inp: &'a [f32],
     rstd: &'a [f32],
     weight: &'a [f32],
+    offset: f32,
 }
 
 impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let c = self.weight.len();
+        let (c, offset) = (self.weight.len(), s.splat(self.offset));
         for (n, &r) in self.rstd.iter().enumerate() {
             let (x, dy) = (&self.inp[n * c..][..c], &self.dout[n * c..][..c]);
             let dx = &mut self.dinp[n * c..][..c];
             let mut sum = s.splat(0.0);
             for i in (0..c).step_by(S::LANES) {
-                let wdy = s.mul(s.read_some(&dy[i..]), s.read_some(&self.weight[i..]));
+                let wdy = s.mul(s.read_some(&dy[i..]), s.add(s.read_some(&self.weight[i..]), offset));
                 sum = s.fma(wdy, s.read_some(&x[i..]), sum);
             }
             // dx = rstd (w dy) - x rstd^3 / C sum(w dy x)
             let (r, k) = (s.splat(r), s.splat(-r * r * r * (s.sum(sum) / c as f32)));
             for i in (0..c).step_by(S::LANES) {
                 let (x, dy) = (s.read_some(&x[i..]), s.read_some(&dy[i..]));
-                let g = s.fma(x, k, s.mul(s.mul(dy, s.read_some(&self.weight[i..])), r));
+                let gain = s.add(s.read_some(&self.weight[i..]), offset);
+                let g = s.fma(x, k, s.mul(s.mul(dy, gain), r));
                 let total = s.add(s.read_some(&dx[i..]), g);
                 s.write_some(&mut dx[i..], total);
                 if !self.dweight.is_empty() {
@@ -249,7 +292,7 @@ impl Kernel for Backward<'_> {
     }
 }
 
-/// The naive oracle, in f64.
+/// The naive oracle, in f64; `weight` is the whole gain, its offset added.
 pub mod reference {
     /// out (N, C), rstd (N) from inp (N, C), weight (C).
     pub fn forward(out: &mut [f64], rstd: &mut [f64], inp: &[f64], weight: &[f64], eps: f64) {

@@ -1,6 +1,6 @@
-//! SwiGLU (Shazeer 2020): the gated activation between the two halves of the MLP.
+//! Gated activations (Shazeer 2020) between the two halves of the MLP: SwiGLU, and GeGLU with either form of GELU.
 #![allow(unsafe_code)]
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     device::Arg,
@@ -8,20 +8,42 @@ use crate::{
 };
 
 use super::{
+    activation::{Activation, Gate, Gelu, GeluTanh, Silu},
     checks::check,
     launch::{check_dtype, elementwise, gpu_of, kernel},
     parallel::{Shared, for_each_rows},
     simd::{Kernel, Simd, run},
 };
 
-/// out (N, F) = silu(gate) * up, silu(x) = x / (1 + exp(-x)).
+/// [`gated_forward`] with SiLU.
 pub fn swiglu_forward(out: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()> {
+    gated_forward(out, gate, up, Activation::Silu)
+}
+
+/// [`gated_backward`] with SiLU.
+pub fn swiglu_backward(
+    dgate: &mut Tensor,
+    dup: &mut Tensor,
+    dout: &Tensor,
+    gate: &Tensor,
+    up: &Tensor,
+) -> Result<()> {
+    gated_backward(dgate, dup, dout, gate, up, Activation::Silu)
+}
+
+/// out (N, F) = f(gate) * up for gate, up (N, F). f is SiLU or one of the GELUs; another is an error that names it.
+pub fn gated_forward(out: &mut Tensor, gate: &Tensor, up: &Tensor, f: Activation) -> Result<()> {
     let shape = out.rows_cols();
-    check(gate.rows_cols() == shape && up.rows_cols() == shape, "swiglu_forward", &[out, gate, up])?;
+    let op = name(f, true)?;
+    check(gate.rows_cols() == shape && up.rows_cols() == shape, op, &[out, gate, up])?;
     refuse_overlap(&[out], &[gate, up])?;
-    if let Some(gpu) = gpu_of("swiglu_forward", &[out, gate, up])? {
-        check_dtype("swiglu_forward", gate.dtype(), &[out, up])?;
-        let kernel = kernel!(gate.dtype(), "swiglu", "swiglu_forward");
+    if let Some(gpu) = gpu_of(op, &[out, gate, up])? {
+        check_dtype(op, gate.dtype(), &[out, up])?;
+        let kernel = match f {
+            Activation::Gelu => kernel!(gate.dtype(), "swiglu", "geglu_forward"),
+            Activation::GeluTanh => kernel!(gate.dtype(), "swiglu", "geglu_tanh_forward"),
+            _ => kernel!(gate.dtype(), "swiglu", "swiglu_forward"),
+        };
         let args = [out.arg()?, gate.arg()?, up.arg()?, Arg::U64(out.len() as u64)];
         // SAFETY: the kernel's parameters; shapes were checked.
         return unsafe { gpu.launch(kernel, elementwise(out), &args) };
@@ -33,53 +55,77 @@ pub fn swiglu_forward(out: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()
         let (start, end) = (block.start * cols, block.end * cols);
         // SAFETY: blocks of rows do not overlap.
         let out = unsafe { out.part(start, end - start) };
-        run(Forward { out, gate: &gate[start..end], up: &up[start..end] })
+        run(Forward { out, gate: &gate[start..end], up: &up[start..end], f })
     });
     Ok(())
+}
+
+/// The op's name in messages.
+fn name(f: Activation, forward: bool) -> Result<&'static str> {
+    Ok(match (f, forward) {
+        (Activation::Silu, true) => "swiglu_forward",
+        (Activation::Silu, false) => "swiglu_backward",
+        (Activation::Gelu | Activation::GeluTanh, true) => "geglu_forward",
+        (Activation::Gelu | Activation::GeluTanh, false) => "geglu_backward",
+        (Activation::Relu | Activation::Tanh, _) => {
+            bail!("{f:?} does not gate here: Silu, Gelu and GeluTanh do")
+        }
+    })
 }
 
 struct Forward<'a> {
     out: &'a mut [f32],
     gate: &'a [f32],
     up: &'a [f32],
+    f: Activation,
 }
 
 impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for i in (0..self.out.len()).step_by(S::LANES) {
-            let (g, u) = (s.read_some(&self.gate[i..]), s.read_some(&self.up[i..]));
-            s.write_some(&mut self.out[i..], s.mul(s.mul(g, sigmoid(s, g)), u));
+        match self.f {
+            Activation::Gelu => self.all::<S, Gelu>(s),
+            Activation::GeluTanh => self.all::<S, GeluTanh>(s),
+            _ => self.all::<S, Silu>(s),
         }
     }
 }
 
-/// 1 / (1 + exp(-x))
-#[inline(always)]
-fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
-    let one = s.splat(1.0);
-    s.div(one, s.add(one, s.exp(s.sub(s.splat(0.0), x))))
+impl Forward<'_> {
+    #[inline(always)]
+    fn all<S: Simd, F: Gate>(self, s: S) {
+        for i in (0..self.out.len()).step_by(S::LANES) {
+            let (g, u) = (s.read_some(&self.gate[i..]), s.read_some(&self.up[i..]));
+            s.write_some(&mut self.out[i..], s.mul(s.mul(g, F::share(s, g)), u));
+        }
+    }
 }
 
-/// dgate (N, F) = and dup (N, F) = the gradient of [`swiglu_forward`] for dout (N, F).
-pub fn swiglu_backward(
+/// dgate (N, F) = and dup (N, F) = the gradient of [`gated_forward`] for dout (N, F).
+pub fn gated_backward(
     dgate: &mut Tensor,
     dup: &mut Tensor,
     dout: &Tensor,
     gate: &Tensor,
     up: &Tensor,
+    f: Activation,
 ) -> Result<()> {
     let shape = dout.rows_cols();
+    let op = name(f, false)?;
     check(
         [&*dgate, &*dup, gate, up].iter().all(|t| t.rows_cols() == shape),
-        "swiglu_backward",
+        op,
         &[dgate, dup, dout, gate, up],
     )?;
     refuse_overlap(&[dgate, dup], &[dout, gate, up])?;
-    if let Some(gpu) = gpu_of("swiglu_backward", &[dgate, dup, dout, gate, up])? {
-        check_dtype("swiglu_backward", gate.dtype(), &[dgate, dup, dout, up])?;
-        let kernel = kernel!(gate.dtype(), "swiglu", "swiglu_backward");
+    if let Some(gpu) = gpu_of(op, &[dgate, dup, dout, gate, up])? {
+        check_dtype(op, gate.dtype(), &[dgate, dup, dout, up])?;
+        let kernel = match f {
+            Activation::Gelu => kernel!(gate.dtype(), "swiglu", "geglu_backward"),
+            Activation::GeluTanh => kernel!(gate.dtype(), "swiglu", "geglu_tanh_backward"),
+            _ => kernel!(gate.dtype(), "swiglu", "swiglu_backward"),
+        };
         let n = Arg::U64(dout.len() as u64);
         let args = [dgate.arg()?, dup.arg()?, dout.arg()?, gate.arg()?, up.arg()?, n];
         // SAFETY: the kernel's parameters; shapes were checked.
@@ -92,7 +138,8 @@ pub fn swiglu_backward(
         let (start, end) = (block.start * cols, block.end * cols);
         // SAFETY: blocks of rows do not overlap.
         let (dgate, dup) = unsafe { (dgate.part(start, end - start), dup.part(start, end - start)) };
-        run(Backward { dgate, dup, dout: &dout[start..end], gate: &gate[start..end], up: &up[start..end] })
+        let (dout, gate, up) = (&dout[start..end], &gate[start..end], &up[start..end]);
+        run(Backward { dgate, dup, dout, gate, up, f })
     });
     Ok(())
 }
@@ -103,38 +150,54 @@ struct Backward<'a> {
     dout: &'a [f32],
     gate: &'a [f32],
     up: &'a [f32],
+    f: Activation,
 }
 
 impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        match self.f {
+            Activation::Gelu => self.all::<S, Gelu>(s),
+            Activation::GeluTanh => self.all::<S, GeluTanh>(s),
+            _ => self.all::<S, Silu>(s),
+        }
+    }
+}
+
+impl Backward<'_> {
+    #[inline(always)]
+    fn all<S: Simd, F: Gate>(self, s: S) {
         for i in (0..self.dout.len()).step_by(S::LANES) {
             let (g, u) = (s.read_some(&self.gate[i..]), s.read_some(&self.up[i..]));
-            let (d, sig) = (s.read_some(&self.dout[i..]), sigmoid(s, g));
-            // silu' = sig * (1 + g * (1 - sig))
-            let one = s.splat(1.0);
-            let slope = s.mul(sig, s.fma(g, s.sub(one, sig), one));
-            s.write_some(&mut self.dgate[i..], s.mul(s.mul(d, u), slope));
-            s.write_some(&mut self.dup[i..], s.mul(s.mul(d, g), sig));
+            let (d, share) = (s.read_some(&self.dout[i..]), F::share(s, g));
+            s.write_some(&mut self.dgate[i..], s.mul(s.mul(d, u), F::slope(s, g, share)));
+            s.write_some(&mut self.dup[i..], s.mul(s.mul(d, g), share));
         }
     }
 }
 
 /// The naive oracle, in f64.
 pub mod reference {
-    /// out = silu(gate) * up.
-    pub fn forward(out: &mut [f64], gate: &[f64], up: &[f64]) {
-        for i in 0..out.len() {
-            out[i] = gate[i] / (1.0 + (-gate[i]).exp()) * up[i];
-        }
+    use crate::ops::activation::{Activation, reference as activation};
+
+    /// out = f(gate) * up.
+    pub fn forward(out: &mut [f64], gate: &[f64], up: &[f64], f: Activation) {
+        activation::forward(out, gate, f);
+        out.iter_mut().zip(up).for_each(|(o, u)| *o *= u);
     }
     /// dgate =, dup = from dout.
-    pub fn backward(dgate: &mut [f64], dup: &mut [f64], dout: &[f64], gate: &[f64], up: &[f64]) {
-        for i in 0..dout.len() {
-            let s = 1.0 / (1.0 + (-gate[i]).exp());
-            dgate[i] = dout[i] * up[i] * (s + gate[i] * s * (1.0 - s));
-            dup[i] = dout[i] * gate[i] * s;
-        }
+    pub fn backward(
+        dgate: &mut [f64],
+        dup: &mut [f64],
+        dout: &[f64],
+        gate: &[f64],
+        up: &[f64],
+        f: Activation,
+    ) {
+        activation::forward(dup, gate, f);
+        let du: Vec<f64> = dout.iter().zip(up).map(|(d, u)| d * u).collect();
+        activation::backward(dgate, &du, gate, f);
+        dup.iter_mut().zip(dout).for_each(|(x, d)| *x *= d);
     }
 }

@@ -13,7 +13,13 @@ use sdrrl::{
 use super::*;
 
 fn shape(heads: usize, kv_heads: usize, head_size: usize, window: Option<usize>) -> AttentionShape {
-    AttentionShape { heads, kv_heads, head_size, scale: 1.0 / (head_size as f32).sqrt(), window }
+    let scale = 1.0 / (head_size as f32).sqrt();
+    AttentionShape { heads, kv_heads, head_size, scale, window, softcap: None }
+}
+
+/// Scores that a cap bends: of a few units, where the cap is 2.
+fn capped(heads: usize, kv_heads: usize, head_size: usize, window: Option<usize>) -> AttentionShape {
+    AttentionShape { scale: 0.5, softcap: Some(2.0), ..shape(heads, kv_heads, head_size, window) }
 }
 
 /// Ragged documents, one of them empty, one longer than two tiles of 64.
@@ -47,8 +53,7 @@ fn causal(device: &Device, dtype: DType, s: AttentionShape, cu: &[u32]) {
 }
 
 /// Full attention over other sequences' keys, held to the CPU arm, which is held to finite differences in `tests/ops`.
-fn cross(device: &Device, dtype: DType) {
-    let s = shape(2, 1, 40, None);
+fn cross(device: &Device, dtype: DType, s: AttentionShape) {
     let (cu_q, cu_k) = ([0u32, 5, 70, 71], [0u32, 33, 50, 50]);
     let (n, m) = (71, 50);
     let (qd, kd) = ([n, 80], [m, 40]);
@@ -134,8 +139,21 @@ cases! {
     attention_bf16_window(device) { causal(device, Bf16, shape(2, 1, 32, Some(33)), &DOCUMENTS) }
     attention_bf16_odd_heads(device) { causal(device, Bf16, shape(2, 2, 20, None), &[0, 1, 70]) }
     attention_bf16_128(device) { causal(device, Bf16, shape(2, 1, 128, None), &[0, 70, 75]) }
-    cross_attention_f32(device) { cross(device, F32) }
-    cross_attention_bf16(device) { cross(device, Bf16) }
+    attention_f32_256(device) { causal(device, F32, shape(2, 1, 256, None), &[0, 35, 40]) }
+    attention_f32_cap(device) { causal(device, F32, capped(2, 1, 20, Some(33)), &DOCUMENTS) }
+    attention_f32_cap_256(device) { causal(device, F32, capped(1, 1, 200, None), &[0, 35]) }
+    attention_bf16_80_and_96(device) {
+        causal(device, Bf16, shape(1, 1, 80, None), &[0, 70]);
+        causal(device, Bf16, shape(2, 1, 96, None), &[0, 40]);
+    }
+    attention_bf16_256(device) { causal(device, Bf16, shape(2, 1, 256, None), &[0, 70, 75]) }
+    attention_bf16_cap(device) { causal(device, Bf16, capped(4, 2, 64, Some(33)), &DOCUMENTS) }
+    attention_bf16_cap_256(device) { causal(device, Bf16, capped(2, 1, 256, Some(33)), &[0, 70, 75]) }
+    cross_attention_f32(device) { cross(device, F32, shape(2, 1, 40, None)) }
+    cross_attention_bf16(device) { cross(device, Bf16, shape(2, 1, 40, None)) }
+    cross_attention_cap(device) { cross(device, F32, capped(2, 1, 40, None)); cross(device, Bf16, capped(2, 1, 40, None)) }
+    decode_attention_f32_cap(device) { decode(device, F32, capped(4, 2, 64, Some(40)), &[1, 31, 257]) }
+    decode_attention_bf16_cap(device) { decode(device, Bf16, capped(2, 1, 256, None), &[33, 1, 130]) }
     decode_attention_f32(device) { decode(device, F32, shape(4, 2, 64, None), &[1, 31, 257]) }
     decode_attention_f32_odd(device) { decode(device, F32, shape(2, 2, 30, None), &[33, 130]) }
     decode_attention_f32_128(device) { decode(device, F32, shape(1, 1, 128, None), &[257]) }
@@ -149,10 +167,11 @@ cases! {
 }
 
 #[test]
-fn attention_has_no_bank_conflicts_at_64_and_128() {
+fn attention_has_no_bank_conflicts_at_64_128_and_256() {
     let run = |device: &Device| {
         causal(device, Bf16, shape(1, 1, 64, None), &[0, 100]);
         causal(device, Bf16, shape(1, 1, 128, None), &[0, 100]);
+        causal(device, Bf16, shape(1, 1, 256, None), &[0, 100]);
     };
     if let Some(stats) = profile(run) {
         assert_eq!(stats.bank_conflicts(), 0, "{stats:?}");

@@ -1,13 +1,15 @@
 //! Kernels that work row by row or element by element.
 use sdrrl::{
     ops::{
-        activation::{self, Activation, activation_backward, activation_forward},
-        embedding::{self, embedding_backward, embedding_forward},
+        activation::{self, Activation, activation_backward, activation_forward, softcap},
+        embedding::{
+            self, embedding_backward, embedding_forward, scaled_embedding_backward, scaled_embedding_forward,
+        },
         layernorm::{self, layernorm_backward, layernorm_forward},
-        rmsnorm::{self, add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
+        rmsnorm::{self, Gain, add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
         rope::{self, rope_backward, rope_forward},
         rows::{add, cast, copy, gather_rows, scatter_rows},
-        swiglu::{self, swiglu_backward, swiglu_forward},
+        swiglu::{self, gated_backward, gated_forward},
     },
     tensor::DType::{self, Bf16, F32},
 };
@@ -46,6 +48,37 @@ fn rmsnorm(device: &Device, dtype: DType) {
     }
 }
 
+/// Gemma's gain, 1 + weight, and heads as rows: queries (N, NH*HS) normalised head by head, the gradient of the weight summed over all of them.
+fn rmsnorm_of_heads(device: &Device, dtype: DType) {
+    for (n, heads, hs) in [(5, 3, 64), (9, 2, 80), (3, 4, 128), (17, 2, 256)] {
+        let (rows, row) = (n * heads, heads * hs);
+        let ((x, wx), (r, wr)) = (random("x", dtype, n * row), random("r", dtype, n * row));
+        let ((w, ww), (dy, wdy)) = (random("w", F32, hs), random("dy", dtype, n * row));
+        let whole: Vec<f64> = ww.iter().map(|w| 1.0 + w).collect();
+        let by_head = |t: &Tensor| t.view(&[rows, hs]).unwrap();
+        let (tx, tw) = (by_head(&put(device, dtype, &[n, row], &x)), put(device, F32, &[hs], &w));
+        let gain = Gain { weight: &tw, offset: 1.0 };
+        let (y, mut rstd) = (out(device, dtype, &[n, row]), out(device, F32, &[rows]));
+        rmsnorm_forward(&mut by_head(&y), &mut rstd, &tx, gain, 1e-6).unwrap();
+        let (mut want, mut want_rstd) = (vec![0.0; n * row], vec![0.0; rows]);
+        rmsnorm::reference::forward(&mut want, &mut want_rstd, &wx, &whole, 1e-6);
+        assert_near("out", &y, &want);
+        let (dx, mut dw) = (put(device, dtype, &[n, row], &r), put(device, F32, &[hs], &w));
+        let tdy = by_head(&put(device, dtype, &[n, row], &dy));
+        rmsnorm_backward(&mut by_head(&dx), Some(&mut dw), &tdy, &tx, &rstd, gain).unwrap();
+        let (mut want_dx, mut want_dw) = (wr.clone(), ww.clone());
+        rmsnorm::reference::backward(&mut want_dx, &mut want_dw, &wdy, &wx, &want_rstd, &whole);
+        assert_near("dinp", &dx, &want_dx);
+        assert_near("dweight", &dw, &want_dw);
+        let (mut sum, tr) = (out(device, dtype, &[rows, hs]), by_head(&put(device, dtype, &[n, row], &r)));
+        add_rmsnorm_forward(&mut by_head(&y), &mut rstd, &mut sum, &tx, &tr, gain, 1e-6).unwrap();
+        let total: Vec<f64> =
+            wx.iter().zip(&wr).map(|(a, b)| rounded((a + b) as f32, dtype) as f64).collect();
+        rmsnorm::reference::forward(&mut want, &mut want_rstd, &total, &whole, 1e-6);
+        assert_near("out of the sum", &y, &want);
+    }
+}
+
 fn layernorm(device: &Device, dtype: DType) {
     for (n, c) in SHAPES {
         let (x, wx) = random("x", dtype, n * c);
@@ -79,7 +112,8 @@ fn layernorm(device: &Device, dtype: DType) {
 
 fn activation(device: &Device, dtype: DType) {
     for n in [5 * 1027, 3] {
-        for f in [Activation::Gelu, Activation::Relu, Activation::Tanh] {
+        use Activation::*;
+        for f in [Gelu, GeluTanh, Silu, Relu, Tanh] {
             let (x, _) = random("x", dtype, n);
             let x: Vec<f32> = x.iter().map(|x| rounded(x * 4.0, dtype)).collect();
             let wx: Vec<f64> = x.iter().map(|&x| x as f64).collect();
@@ -97,18 +131,30 @@ fn activation(device: &Device, dtype: DType) {
     }
 }
 
-fn swiglu(device: &Device, dtype: DType) {
+/// Logits from where a cap changes little to where it is all that is left.
+fn cap_logits(device: &Device, dtype: DType) {
+    for n in [5 * 1027, 3] {
+        let x: Vec<f32> = random("x", dtype, n).0.iter().map(|x| rounded(x * 100.0, dtype)).collect();
+        let mut want: Vec<f64> = x.iter().map(|&x| x as f64).collect();
+        let mut t = put(device, dtype, &[n], &x);
+        softcap(&mut t, 30.0).unwrap();
+        activation::reference::softcap(&mut want, 30.0);
+        assert_near("x", &t, &want);
+    }
+}
+
+fn swiglu(device: &Device, dtype: DType, kind: Activation) {
     let (n, f) = (5, 1027);
     let ((g, wg), (u, wu), (d, wd)) =
         (random("g", dtype, n * f), random("u", dtype, n * f), random("d", dtype, n * f));
     let [tg, tu, td] = [&g, &u, &d].map(|x| put(device, dtype, &[n, f], x));
     let (mut y, mut dg, mut du) =
         (out(device, dtype, &[n, f]), out(device, dtype, &[n, f]), out(device, dtype, &[n, f]));
-    swiglu_forward(&mut y, &tg, &tu).unwrap();
-    swiglu_backward(&mut dg, &mut du, &td, &tg, &tu).unwrap();
+    gated_forward(&mut y, &tg, &tu, kind).unwrap();
+    gated_backward(&mut dg, &mut du, &td, &tg, &tu, kind).unwrap();
     let (mut wy, mut wdg, mut wdu) = (vec![0.0; n * f], vec![0.0; n * f], vec![0.0; n * f]);
-    swiglu::reference::forward(&mut wy, &wg, &wu);
-    swiglu::reference::backward(&mut wdg, &mut wdu, &wd, &wg, &wu);
+    swiglu::reference::forward(&mut wy, &wg, &wu, kind);
+    swiglu::reference::backward(&mut wdg, &mut wdu, &wd, &wg, &wu, kind);
     assert_near("out", &y, &wy);
     assert_near("dgate", &dg, &wdg);
     assert_near("dup", &du, &wdu);
@@ -151,6 +197,22 @@ fn embedding(device: &Device, dtype: DType) {
         .unwrap();
     embedding::reference::backward(&mut want, &wd, &tokens, c);
     assert_near("dweight", &dw, &want);
+    // Gemma's: one rounding after the product.
+    let scale = embedding::embedding_scale(c, dtype);
+    scaled_embedding_forward(&mut y, &put_u32(device, &tokens), &put(device, dtype, &[v, c], &w), scale)
+        .unwrap();
+    let scaled: Vec<f64> = tokens
+        .iter()
+        .flat_map(|&t| &w[t as usize * c..][..c])
+        .map(|x| rounded(x * scale, dtype) as f64)
+        .collect();
+    assert_within("scaled out", &y, &scaled, 0.0);
+    let mut dw = put(device, F32, &[v, c], &vec![0.0; v * c]);
+    let td = put(device, dtype, &[tokens.len(), c], &d);
+    scaled_embedding_backward(&mut dw, &td, &put_u32(device, &tokens), scale).unwrap();
+    let (mut want, wd) = (vec![0.0; v * c], wd.iter().map(|d| d * scale as f64).collect::<Vec<_>>());
+    embedding::reference::backward(&mut want, &wd, &tokens, c);
+    assert_near("scaled dweight", &dw, &want);
 }
 
 fn rows(device: &Device, dtype: DType) {
@@ -193,12 +255,18 @@ fn rows(device: &Device, dtype: DType) {
 cases! {
     rmsnorm_f32(device) { rmsnorm(device, F32) }
     rmsnorm_bf16(device) { rmsnorm(device, Bf16) }
+    rmsnorm_of_heads_f32(device) { rmsnorm_of_heads(device, F32) }
+    rmsnorm_of_heads_bf16(device) { rmsnorm_of_heads(device, Bf16) }
+    softcap_f32(device) { cap_logits(device, F32) }
+    softcap_bf16(device) { cap_logits(device, Bf16) }
     layernorm_f32(device) { layernorm(device, F32) }
     layernorm_bf16(device) { layernorm(device, Bf16) }
     activation_f32(device) { activation(device, F32) }
     activation_bf16(device) { activation(device, Bf16) }
-    swiglu_f32(device) { swiglu(device, F32) }
-    swiglu_bf16(device) { swiglu(device, Bf16) }
+    swiglu_f32(device) { swiglu(device, F32, Activation::Silu) }
+    swiglu_bf16(device) { swiglu(device, Bf16, Activation::Silu) }
+    geglu_f32(device) { swiglu(device, F32, Activation::Gelu); swiglu(device, F32, Activation::GeluTanh) }
+    geglu_bf16(device) { swiglu(device, Bf16, Activation::Gelu); swiglu(device, Bf16, Activation::GeluTanh) }
     rope_f32(device) { rope(device, F32) }
     rope_bf16(device) { rope(device, Bf16) }
     embedding_f32(device) { embedding(device, F32) }

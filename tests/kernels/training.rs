@@ -3,9 +3,10 @@ use sdrrl::{
     ops::{
         adamw::{self, AdamW, AdamWTable, Group},
         cross_entropy::{
-            self, Scratch, cross_entropy_forward, linear_cross_entropy_forward,
+            self, Head, Scratch, cross_entropy_forward, linear_cross_entropy_forward,
             linear_cross_entropy_forward_backward,
         },
+        dora::{self, dora_backward, dora_forward, dora_norms},
         grad_norm::GradNorm,
         lora::{self, LowRank, lora_backward, lora_backward_input, lora_forward},
     },
@@ -17,7 +18,7 @@ use sdrrl::{
 
 use super::*;
 
-fn loss(device: &Device, dtype: DType) {
+fn loss(device: &Device, dtype: DType, softcap: Option<f32>) {
     let (n, c, v) = (37, 72, 301);
     let ((h, _), (w, _)) = (random("h", dtype, n * c), random("w", dtype, v * c));
     let targets: Vec<u32> = (0..n as u32).map(|i| i * 53 % v as u32).collect();
@@ -29,9 +30,10 @@ fn loss(device: &Device, dtype: DType) {
     let (tt, tweights) = (put_u32(device, &targets), put(device, F32, &[n], &weights));
     let (mut losses, mut dh) = (out(device, F32, &[n]), out(device, dtype, &[n, c]));
     let mut dw = put(device, F32, &[v, c], &vec![0.0; v * c]);
+    let (head, cap) = (Head { weight: &tw, softcap }, softcap.map(f64::from));
     let (want, want_dh, want_dw) =
-        cross_entropy::reference::forward_backward(&h, &w, &targets, &weights, [n, c, v], 0.3);
-    linear_cross_entropy_forward(&mut losses, &mut scratch, &th, &tw, &tt, &tweights).unwrap();
+        cross_entropy::reference::forward_backward(&h, &w, &targets, &weights, [n, c, v], 0.3, cap);
+    linear_cross_entropy_forward(&mut losses, &mut scratch, &th, head, &tt, &tweights).unwrap();
     assert_within("losses", &losses, &want, tolerance(dtype));
     linear_cross_entropy_forward_backward(
         &mut losses,
@@ -39,7 +41,7 @@ fn loss(device: &Device, dtype: DType) {
         Some(&mut dw),
         &mut scratch,
         &th,
-        &tw,
+        head,
         &tt,
         &tweights,
         0.3,
@@ -57,8 +59,15 @@ fn loss_of_logits(device: &Device) {
     let logits: Vec<f32> = logits.iter().map(|x| x * 8.0).collect();
     let identity: Vec<f32> = (0..v * v).map(|i| if i / v == i % v { 1.0 } else { 0.0 }).collect();
     let targets: Vec<u32> = (0..n as u32).map(|i| i * 50).collect();
-    let (want, ..) =
-        cross_entropy::reference::forward_backward(&logits, &identity, &targets, &[1.0; 7], [n, v, v], 1.0);
+    let (want, ..) = cross_entropy::reference::forward_backward(
+        &logits,
+        &identity,
+        &targets,
+        &[1.0; 7],
+        [n, v, v],
+        1.0,
+        None,
+    );
     let mut held = put(device, F32, &[n, v], &logits);
     let mut losses = out(device, F32, &[n]);
     cross_entropy_forward(&mut losses, &mut held, &put_u32(device, &targets)).unwrap();
@@ -92,6 +101,33 @@ fn low_rank(device: &Device, dtype: DType, sizes: [usize; 4]) {
     assert_near("dinp", &dx, &wdx);
     assert_within("da", &da, &wda, tolerance(dtype));
     assert_within("db", &db, &wdb, tolerance(dtype));
+}
+
+/// Norms of W + s B A, the columns' scale and its backward. The GPU's norms are of the adapters in f32.
+fn dora(device: &Device, dtype: DType, [n, i, o, r]: [usize; 4]) {
+    let ((w, ww), (a, wa), (b, wb)) =
+        (random("w", dtype, o * i), random("a", F32, r * i), random("b", F32, o * r));
+    let ((m, wm), (bias, wbias)) = (random("m", F32, o), random("bias", F32, o));
+    let (ta, tb) = (put(device, F32, &[r, i], &a), put(device, F32, &[o, r], &b));
+    let (tm, tbias) = (put(device, F32, &[o], &m), put(device, F32, &[o], &bias));
+    let low = LowRank { a: &ta, b: &tb, scale: 2.0 };
+    let mut norms = out(device, F32, &[o]);
+    dora_norms(&mut norms, &put(device, dtype, &[o, i], &w), low).unwrap();
+    let want_norms = dora::reference::norms(&ww, &wa, &wb, 2.0, [i, o, r]);
+    assert_near("norms", &norms, &want_norms);
+    let ((z, wz), (d, wd)) = (random("z", dtype, n * o), random("d", dtype, n * o));
+    for (bias, wbias) in [(None, vec![0.0; o]), (Some(&tbias), wbias)] {
+        let (mut y, mut want) = (put(device, dtype, &[n, o], &z), wz.clone());
+        dora_forward(&mut y, &tm, &norms, bias).unwrap();
+        dora::reference::forward(&mut want, &wm, &want_norms, &wbias);
+        assert_near("out", &y, &want);
+    }
+    let (mut dz, mut dm) = (put(device, dtype, &[n, o], &d), put(device, F32, &[o], &m));
+    dora_backward(&mut dz, &mut dm, &put(device, dtype, &[n, o], &z), &tm, &norms).unwrap();
+    let (mut want_dz, mut want_dm) = (wd, wm.clone());
+    dora::reference::backward(&mut want_dz, &mut want_dm, &wz, &wm, &want_norms);
+    assert_near("dz", &dz, &want_dz);
+    assert_near("dmagnitude", &dm, &want_dm);
 }
 
 fn optimizer(device: &Device) {
@@ -128,8 +164,10 @@ fn optimizer(device: &Device) {
 }
 
 cases! {
-    loss_f32(device) { loss(device, F32) }
-    loss_bf16(device) { loss(device, Bf16) }
+    loss_f32(device) { loss(device, F32, None) }
+    loss_bf16(device) { loss(device, Bf16, None) }
+    loss_capped_f32(device) { loss(device, F32, Some(3.0)) }
+    loss_capped_bf16(device) { loss(device, Bf16, Some(3.0)) }
     loss_of_given_logits(device) { loss_of_logits(device) }
     lora_f32(device) { low_rank(device, F32, [19, 40, 24, 3]) }
     lora_bf16(device) { low_rank(device, Bf16, [19, 72, 88, 8]) }
@@ -137,5 +175,8 @@ cases! {
     lora_bf16_rank_of_5(device) { low_rank(device, Bf16, [70, 72, 88, 5]) }
     lora_bf16_of_whole_tiles(device) { low_rank(device, Bf16, [136, 200, 264, 8]) }
     lora_bf16_of_whole_tiles_rank_of_5(device) { low_rank(device, Bf16, [136, 200, 264, 5]) }
+    dora_f32(device) { dora(device, F32, [37, 300, 19, 3]) }
+    dora_bf16(device) { dora(device, Bf16, [70, 72, 270, 40]) }
+    dora_bf16_whole(device) { dora(device, Bf16, [32, 256, 264, 8]); dora(device, Bf16, [3, 600, 8, 70]) }
     adamw_and_norm(device) { optimizer(device) }
 }

@@ -39,8 +39,8 @@ impl Case {
         head_size: usize,
         window: Option<usize>,
     ) -> Case {
-        let shape =
-            AttentionShape { heads, kv_heads, head_size, scale: (head_size as f32).powf(-0.5), window };
+        let scale = (head_size as f32).powf(-0.5);
+        let shape = AttentionShape { heads, kv_heads, head_size, scale, window, softcap: None };
         let n = lengths.iter().sum();
         let t = |name, heads| tensor(name, &[n, heads * head_size]);
         let (q, k, v, dout) = (t("q", heads), t("k", kv_heads), t("v", kv_heads), t("dout", heads));
@@ -135,11 +135,48 @@ fn attention_equals_its_oracle_on_long_documents() {
 }
 
 #[test]
+fn capped_attention_and_long_heads_equal_their_oracle() {
+    for (nh, nkv, hs, window, softcap) in [
+        (2, 1, 256, None, None),
+        (2, 1, 256, Some(64), Some(50.0)),
+        (2, 2, 96, None, Some(0.5)),
+        (4, 2, 20, Some(5), Some(0.1)),
+    ] {
+        for lengths in [&[2, 0, 1, 37][..], &[300], &[64, 65, 7]] {
+            let mut case = Case::new(lengths, nh, nkv, hs, window);
+            case.shape.softcap = softcap;
+            // Of a few units, so that a small cap cuts deep.
+            case.shape.scale = 0.5;
+            let r = case.run();
+            let Case { shape, cu, q, k, v, dout } = &case;
+            let o = oracle(&wide(q), &wide(k), &wide(v), &wide(dout), cu, *shape);
+            for (name, got, want) in [
+                ("out", &r.out, &o.out),
+                ("lse", &r.lse, &o.lse),
+                ("dq", &r.dq, &o.dq),
+                ("dk", &r.dk, &o.dk),
+                ("dv", &r.dv, &o.dv),
+            ] {
+                close(&format!("{name} {lengths:?} {shape:?}"), got, want, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
 fn attention_equals_pytorch() {
-    let golden = Golden::open();
+    equals_golden(&Golden::open(), None);
+}
+
+#[test]
+fn capped_attention_equals_gemma_2_of_transformers() {
+    equals_golden(&Golden::gemma(), Some(2.0));
+}
+
+fn equals_golden(golden: &Golden, softcap: Option<f32>) {
     let lengths: Vec<usize> = golden.u32s("attention.lengths").iter().map(|&l| l as usize).collect();
     for (name, window) in [("windowNone", None), ("window5", Some(5))] {
-        let shape = AttentionShape { heads: 4, kv_heads: 2, head_size: 16, scale: 0.25, window };
+        let shape = AttentionShape { heads: 4, kv_heads: 2, head_size: 16, scale: 0.25, window, softcap };
         let input = |x: &str| golden.tensor(&format!("attention.{x}"));
         let (q, k, v, dout) = (input("q"), input("k"), input("v"), input("dout"));
         let r = Case { shape, cu: offsets(&lengths), q, k, v, dout }.run();
@@ -152,8 +189,9 @@ fn attention_equals_pytorch() {
 
 #[test]
 fn the_attention_oracle_equals_finite_differences() {
-    for window in [None, Some(2)] {
-        let case = Case::new(&[4, 1, 0, 3], 4, 2, 4, window);
+    for (window, softcap) in [(None, None), (Some(2), None), (Some(3), Some(0.3))] {
+        let mut case = Case::new(&[4, 1, 0, 3], 4, 2, 4, window);
+        case.shape.softcap = softcap;
         let Case { shape, cu, .. } = &case;
         let (q, k, v, dout) = (wide(&case.q), wide(&case.k), wide(&case.v), wide(&case.dout));
         let o = oracle(&q, &k, &v, &dout, cu, *shape);
@@ -231,6 +269,8 @@ fn attention_refuses_tensors_that_do_not_fit() {
         AttentionShape { kv_heads: 0, ..*shape },
         AttentionShape { head_size: 0, ..*shape },
         AttentionShape { window: Some(0), ..*shape },
+        AttentionShape { softcap: Some(0.0), ..*shape },
+        AttentionShape { softcap: Some(f32::NAN), ..*shape },
     ] {
         refused(attention_forward(&mut out, &mut lse, q, k, v, &cu, wrong), &names);
     }
@@ -250,7 +290,8 @@ fn attention_refuses_tensors_that_do_not_fit() {
 #[test]
 fn full_attention_has_the_bits_of_unpacked() {
     let (cu_q, cu_k) = ([0u32, 5, 295, 295, 300], [0u32, 70, 360, 365, 365]);
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_size: 24, scale: 0.2, window: None };
+    let shape =
+        AttentionShape { heads: 4, kv_heads: 2, head_size: 24, scale: 0.2, window: None, softcap: None };
     let (q, k, v) = (tensor("q", &[300, 96]), tensor("k", &[365, 48]), tensor("v", &[365, 48]));
     let run = |q: &Tensor, k: &Tensor, v: &Tensor, cu_q: &[u32], cu_k: &[u32]| {
         let (mut out, mut lse) = (poisoned("out", q.shape()), poisoned("lse", &[4, q.shape()[0]]));

@@ -17,8 +17,8 @@ struct Case {
 
 impl Case {
     fn new(lengths: &[u32], heads: usize, kv_heads: usize, head_size: usize, window: Option<usize>) -> Case {
-        let shape =
-            AttentionShape { heads, kv_heads, head_size, scale: (head_size as f32).powf(-0.5), window };
+        let scale = (head_size as f32).powf(-0.5);
+        let shape = AttentionShape { heads, kv_heads, head_size, scale, window, softcap: None };
         // Rows leave room to grow, and the cache begins with a slot that nobody reads.
         let mut next = 1;
         let mut starts = vec![];
@@ -44,10 +44,17 @@ impl Case {
 #[test]
 fn decode_attention_equals_its_oracle_and_reads_only_its_slots() {
     for (heads, kv_heads, hs) in
-        [(1, 1, 16), (3, 1, 64), (4, 1, 80), (4, 4, 20), (6, 2, 128), (9, 3, 64), (2, 1, 2)]
+        [(1, 1, 16), (3, 1, 64), (4, 1, 80), (4, 4, 20), (6, 2, 128), (9, 3, 64), (2, 1, 2), (2, 1, 256)]
     {
-        for window in [None, Some(1), Some(37), Some(usize::MAX)] {
+        for (window, softcap) in [
+            (None, None),
+            (Some(1), None),
+            (Some(37), None),
+            (Some(usize::MAX), None),
+            (Some(300), Some(0.1)),
+        ] {
             let mut case = Case::new(&[1, 2, 37, 530, 256], heads, kv_heads, hs, window);
+            case.shape.softcap = softcap;
             let mut want = vec![0.0; case.q.len()];
             let (q, k, v) = (wide(&case.q), wide(&case.k), wide(&case.v));
             reference::forward(&mut want, &q, &k, &v, &case.starts, &case.lengths, case.shape);

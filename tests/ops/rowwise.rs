@@ -2,12 +2,18 @@
 use half::bf16;
 use sdrrl::{
     ops::{
-        embedding::{self, embedding_backward, embedding_forward},
-        rmsnorm::{self, add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
+        activation::{self, Activation, softcap},
+        cross_entropy::{Head, Scratch, linear_cross_entropy_forward_backward},
+        embedding::{
+            self, embedding_backward, embedding_forward, embedding_scale, scaled_embedding_backward,
+            scaled_embedding_forward,
+        },
+        gemm::linear_forward,
+        rmsnorm::{self, Gain, add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
         rope::{self, rope_backward, rope_forward},
-        swiglu::{self, swiglu_backward, swiglu_forward},
+        swiglu::{self, gated_backward, gated_forward, swiglu_backward, swiglu_forward},
     },
-    tensor::DType,
+    tensor::{Arena, DType},
 };
 
 use super::*;
@@ -85,6 +91,66 @@ fn rmsnorm_equals_its_oracle() {
 }
 
 #[test]
+fn gemmas_gain_is_one_more_than_its_weight_and_heads_are_rows() {
+    for (n, heads, hs) in [(1, 1, 64), (33, 3, 80), (70, 2, 256)] {
+        let (inp, dout) = (tensor("inp", &[n, heads * hs]), tensor("dout", &[n, heads * hs]));
+        let (weight, by_head) = (tensor("weight", &[hs]), |t: &Tensor| t.view(&[n * heads, hs]).unwrap());
+        let gain = Gain { weight: &weight, offset: 1.0 };
+        let (out, mut rstd) = (poisoned("out", &[n, heads * hs]), poisoned("rstd", &[n * heads]));
+        rmsnorm_forward(&mut by_head(&out), &mut rstd, &by_head(&inp), gain, EPS).unwrap();
+        let whole: Vec<f64> = wide(&weight).iter().map(|w| 1.0 + w).collect();
+        let (mut want, mut want_rstd) = (vec![0.0; out.len()], vec![0.0; n * heads]);
+        rmsnorm::reference::forward(&mut want, &mut want_rstd, &wide(&inp), &whole, EPS as f64);
+        close("out", &out, &want, F32);
+        let (dinp, mut dweight) = (tensor("dinp", &[n, heads * hs]), tensor("dweight", &[hs]));
+        let (mut want_dinp, mut want_dweight) = (wide(&dinp), wide(&dweight));
+        let (dy, x) = (by_head(&dout), by_head(&inp));
+        rmsnorm_backward(&mut by_head(&dinp), Some(&mut dweight), &dy, &x, &rstd, gain).unwrap();
+        let (dout, inp) = (wide(&dout), wide(&inp));
+        rmsnorm::reference::backward(&mut want_dinp, &mut want_dweight, &dout, &inp, &want_rstd, &whole);
+        close("dinp", &dinp, &want_dinp, F32);
+        close("dweight", &dweight, &want_dweight, F32);
+    }
+}
+
+#[test]
+fn logits_are_capped_in_place_and_only_by_a_number_above_zero() {
+    for (n, c) in SHAPES {
+        let mut x = tensor("logits", &[n, c]);
+        x.f32_mut().unwrap().iter_mut().for_each(|x| *x *= 90.0);
+        let mut want = wide(&x);
+        activation::reference::softcap(&mut want, 30.0);
+        softcap(&mut x, 30.0).unwrap();
+        close("capped", &x, &want, F32);
+        for cap in [0.0, -30.0, f32::NAN, f32::INFINITY] {
+            refused(softcap(&mut x, cap), &["logits"]);
+        }
+    }
+}
+
+#[test]
+fn a_scaled_embedding_is_the_embedding_times_its_scale() {
+    assert_eq!(embedding_scale(2048, DType::Bf16), 45.25, "Gemma 2B in bf16");
+    assert_eq!(embedding_scale(3072, DType::Bf16), 55.5);
+    assert_eq!(embedding_scale(2048, DType::F32), 45.254_833);
+    for (n, c) in SHAPES {
+        let (weight, dout) = (tensor("weight", &[11, c]), tensor("dout", &[n, c]));
+        let tokens = u32s("tokens", &(0..n).map(|i| (i * i % 11) as u32).collect::<Vec<_>>());
+        let (mut out, mut plain) = (poisoned("out", &[n, c]), poisoned("plain", &[n, c]));
+        scaled_embedding_forward(&mut out, &tokens, &weight, 45.25).unwrap();
+        embedding_forward(&mut plain, &tokens, &weight).unwrap();
+        let scaled: Vec<f32> = plain.f32().unwrap().iter().map(|x| x * 45.25).collect();
+        same_bits("out", out.f32().unwrap(), &scaled);
+        let mut dweight = tensor("dweight", &[11, c]);
+        let mut want = wide(&dweight);
+        let scaled: Vec<f64> = wide(&dout).iter().map(|x| x * 45.25).collect();
+        embedding::reference::backward(&mut want, &scaled, tokens.u32().unwrap(), c);
+        scaled_embedding_backward(&mut dweight, &dout, &tokens, 45.25).unwrap();
+        close("dweight", &dweight, &want, F32);
+    }
+}
+
+#[test]
 fn add_rmsnorm_is_the_addition_and_rmsnorm_to_the_bit() {
     for (n, c) in SHAPES {
         let (inp, resid, weight) = (tensor("inp", &[n, c]), tensor("resid", &[n, c]), tensor("weight", &[c]));
@@ -133,20 +199,21 @@ fn rope_equals_its_oracle_and_its_backward_turns_back() {
 }
 
 #[test]
-fn swiglu_equals_its_oracle() {
-    for (n, f) in SHAPES {
+fn gated_activations_equal_their_oracle() {
+    use Activation::*;
+    for ((n, f), kind) in SHAPES.into_iter().flat_map(|s| [Silu, Gelu, GeluTanh].map(|kind| (s, kind))) {
         let mut gate = tensor("gate", &[n, f]);
         // From where the sigmoid vanishes to where it is 1.
         gate.f32_mut().unwrap().iter_mut().step_by(3).for_each(|g| *g *= 40.0);
         let (up, dout) = (tensor("up", &[n, f]), tensor("dout", &[n, f]));
         let mut out = poisoned("out", &[n, f]);
         let (mut dgate, mut dup) = (poisoned("dgate", &[n, f]), poisoned("dup", &[n, f]));
-        swiglu_forward(&mut out, &gate, &up).unwrap();
-        swiglu_backward(&mut dgate, &mut dup, &dout, &gate, &up).unwrap();
+        gated_forward(&mut out, &gate, &up, kind).unwrap();
+        gated_backward(&mut dgate, &mut dup, &dout, &gate, &up, kind).unwrap();
         let (gate, up, dout) = (wide(&gate), wide(&up), wide(&dout));
         let (mut want, mut want_gate, mut want_up) = (vec![0.0; n * f], vec![0.0; n * f], vec![0.0; n * f]);
-        swiglu::reference::forward(&mut want, &gate, &up);
-        swiglu::reference::backward(&mut want_gate, &mut want_up, &dout, &gate, &up);
+        swiglu::reference::forward(&mut want, &gate, &up, kind);
+        swiglu::reference::backward(&mut want_gate, &mut want_up, &dout, &gate, &up, kind);
         close("out", &out, &want, F32);
         close("dgate", &dgate, &want_gate, F32);
         close("dup", &dup, &want_up, F32);
@@ -169,15 +236,17 @@ fn the_oracles_equal_finite_differences() {
     finite_differences("rmsnorm dweight", &w, &dw, |w| norm(&x, w).0);
 
     let up = wide(&tensor("up", &[n, c]));
-    let gated = |gate: &[f64], up: &[f64]| {
-        let mut out = vec![0.0; n * c];
-        swiglu::reference::forward(&mut out, gate, up);
-        inner(&out, &dout)
-    };
-    let (mut dgate, mut dup) = (vec![0.0; n * c], vec![0.0; n * c]);
-    swiglu::reference::backward(&mut dgate, &mut dup, &dout, &x, &up);
-    finite_differences("swiglu dgate", &x, &dgate, |gate| gated(gate, &up));
-    finite_differences("swiglu dup", &up, &dup, |up| gated(&x, up));
+    for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+        let gated = |gate: &[f64], up: &[f64]| {
+            let mut out = vec![0.0; n * c];
+            swiglu::reference::forward(&mut out, gate, up, kind);
+            inner(&out, &dout)
+        };
+        let (mut dgate, mut dup) = (vec![0.0; n * c], vec![0.0; n * c]);
+        swiglu::reference::backward(&mut dgate, &mut dup, &dout, &x, &up, kind);
+        finite_differences(&format!("{kind:?} dgate"), &x, &dgate, |gate| gated(gate, &up));
+        finite_differences(&format!("{kind:?} dup"), &up, &dup, |up| gated(&x, up));
+    }
 
     let (cos, sin) = (wide(&tensor("cos", &[4, 2])), wide(&tensor("sin", &[4, 2])));
     let rotate = |x: &[f64], sign| {
@@ -231,6 +300,72 @@ fn rmsnorm_rope_and_swiglu_equal_pytorch() {
 }
 
 #[test]
+fn gemmas_norm_gate_embedding_and_loss_equal_transformers() {
+    let golden = Golden::gemma();
+    let t = |name: &str| golden.tensor(name);
+    let check = |name: &str, got: &Tensor| close(name, got, &wide(&t(name)), F32);
+    let zeros = |dims: &[usize]| Tensor::zeros("zeros", DType::F32, dims).unwrap();
+    let (inp, weight, dout) = (t("rmsnorm.inp"), t("rmsnorm.weight"), t("rmsnorm.dout"));
+    let gain = Gain { weight: &weight, offset: 1.0 };
+    let (mut out, mut rstd) = (poisoned("out", inp.shape()), poisoned("rstd", &inp.shape()[..1]));
+    rmsnorm_forward(&mut out, &mut rstd, &inp, gain, 1e-6).unwrap();
+    check("rmsnorm.out", &out);
+    let (mut dinp, mut dweight) = (zeros(inp.shape()), zeros(weight.shape()));
+    rmsnorm_backward(&mut dinp, Some(&mut dweight), &dout, &inp, &rstd, gain).unwrap();
+    check("rmsnorm.dinp", &dinp);
+    check("rmsnorm.dweight", &dweight);
+
+    let (gate, up, dout) = (t("geglu.gate"), t("geglu.up"), t("geglu.dout"));
+    for (name, f) in [("gelu_pytorch_tanh", Activation::GeluTanh), ("gelu", Activation::Gelu)] {
+        let mut out = poisoned("out", gate.shape());
+        let (mut dgate, mut dup) = (poisoned("dgate", gate.shape()), poisoned("dup", gate.shape()));
+        gated_forward(&mut out, &gate, &up, f).unwrap();
+        gated_backward(&mut dgate, &mut dup, &dout, &gate, &up, f).unwrap();
+        check(&format!("geglu.{name}.out"), &out);
+        check(&format!("geglu.{name}.dgate"), &dgate);
+        check(&format!("geglu.{name}.dup"), &dup);
+    }
+
+    // In bf16: the scale is rounded to it, and so is the product.
+    let table = t("embedding.weight");
+    let mut narrow = Tensor::zeros("weight", DType::Bf16, table.shape()).unwrap();
+    narrow.write_f32(table.f32().unwrap()).unwrap();
+    let mut out = poisoned("out", t("embedding.out").shape());
+    let scale = embedding_scale(table.shape()[1], DType::Bf16);
+    let ids = u32s("ids", &golden.u32s("embedding.ids"));
+    scaled_embedding_forward(&mut out, &ids, &narrow, scale).unwrap();
+    let rounded: Vec<f32> = out.f32().unwrap().iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+    same_bits("embedding.out", &rounded, t("embedding.out").f32().unwrap());
+
+    let (hidden, weight) = (t("loss.hidden"), t("loss.weight"));
+    let ((n, c), v) = (hidden.rows_cols(), weight.shape()[0]);
+    let mut logits = poisoned("logits", &[n, v]);
+    linear_forward(&mut logits, &hidden, &weight, None).unwrap();
+    softcap(&mut logits, 3.0).unwrap();
+    check("loss.logits", &logits);
+    let targets = u32s("targets", &golden.u32s("loss.targets"));
+    let ones = Tensor::from_f32("ones", &[n], &vec![1.0; n]).unwrap();
+    let (mut losses, mut dhidden, mut dweight) = (poisoned("losses", &[n]), zeros(&[n, c]), zeros(&[v, c]));
+    let lay_out = |a: &mut Arena| Scratch::lay_out(a, DType::F32, n, v, c, 0);
+    let (mut scratch, _) = Arena::build("scratch", &Default::default(), lay_out).unwrap();
+    linear_cross_entropy_forward_backward(
+        &mut losses,
+        &mut dhidden,
+        Some(&mut dweight),
+        &mut scratch,
+        &hidden,
+        Head { weight: &weight, softcap: Some(3.0) },
+        &targets,
+        &ones,
+        1.0,
+    )
+    .unwrap();
+    check("loss.out", &losses);
+    check("loss.dhidden", &dhidden);
+    check("loss.dweight", &dweight);
+}
+
+#[test]
 fn rows_and_sums_have_the_same_bits_for_any_number_of_threads_and_rows() {
     let (n, c) = (1000, 576);
     let (inp, weight, dout) = (tensor("inp", &[n, c]), tensor("weight", &[c]), tensor("dout", &[n, c]));
@@ -273,6 +408,8 @@ fn errors_print_every_tensor_and_outputs_may_not_overlap() {
         rmsnorm_backward(&mut out, None, &a, &b, &rstd, &w),
         &["rmsnorm_backward", "alpha", "gamma F32 [5]"],
     );
+    let relu = gated_forward(&mut out, &a, &b, Activation::Relu);
+    refused(relu, &["Relu", "does not gate", "GeluTanh"]);
     refused(swiglu_forward(&mut out, &a, &w), &["swiglu_forward", "out", "alpha", "gamma F32 [5]"]);
     let mut alias = a.clone();
     refused(swiglu_forward(&mut alias, &a, &b), &["alpha F32 [4, 6] overlaps"]);

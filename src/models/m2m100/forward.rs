@@ -331,5 +331,12 @@ fn cross_attention(layer: &Layer) -> Result<&AttentionWeights> {
 
 fn shape(model: &M2m100, heads: usize) -> AttentionShape {
     let head_size = model.config.d_model / heads;
-    AttentionShape { heads, kv_heads: heads, head_size, scale: 1.0 / (head_size as f32).sqrt(), window: None }
+    AttentionShape {
+        heads,
+        kv_heads: heads,
+        head_size,
+        scale: 1.0 / (head_size as f32).sqrt(),
+        window: None,
+        softcap: None,
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! h = x + [norm] attention(norm x); y = h + [norm] mlp(norm h), where the norms in brackets are those of families that have them.
 //! Backward makes the normed inputs and the gated product again, from the residuals and 1/rms that forward saved.
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::{
     grads::Grads,
@@ -11,7 +11,7 @@ use super::{
     lora::Adapter,
     rope_table::RopeTable,
     saved::{BackwardScratch, Saved, Scratch},
-    spec::{Gate, NormSpec, Spec},
+    spec::{NormSpec, Spec},
     weights::LayerWeights,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
         rope::{rope_backward, rope_forward},
         rows::{copy, scatter_rows},
-        swiglu::{swiglu_backward, swiglu_forward},
+        swiglu::{gated_backward, gated_forward},
     },
     tensor::Tensor,
 };
@@ -68,12 +68,12 @@ pub(super) fn norm_forward(
     gain: &Tensor,
     norm: NormSpec,
 ) -> Result<()> {
-    rmsnorm_forward(out, rstd, inp, gain, norm.eps)
+    rmsnorm_forward(out, rstd, inp, norm.gain(gain), norm.eps)
 }
 
 /// next = what comes of x + h, with h a layer's (or half a layer's) addition.
 pub(super) fn add_norm(next: Next, h: &Tensor, x: &Tensor, norm: NormSpec) -> Result<()> {
-    add_rmsnorm_forward(next.norm, next.rstd, next.resid, h, x, next.gain, norm.eps)
+    add_rmsnorm_forward(next.norm, next.rstd, next.resid, h, x, norm.gain(next.gain), norm.eps)
 }
 
 /// dinp +=, dgain += the gradient of [`norm_forward`].
@@ -83,9 +83,9 @@ pub(super) fn norm_backward(
     dout: &Tensor,
     (inp, rstd): (&Tensor, &Tensor),
     gain: &Tensor,
-    _norm: NormSpec,
+    norm: NormSpec,
 ) -> Result<()> {
-    rmsnorm_backward(dinp, dgain, dout, inp, rstd, gain)
+    rmsnorm_backward(dinp, dgain, dout, inp, rstd, norm.gain(gain))
 }
 
 impl<'a> Block<'a> {
@@ -126,7 +126,7 @@ impl<'a> Block<'a> {
         add_norm(Next { resid, rstd, norm: &mut x.norm, gain }, &x.projected, &s.resid_in, norm)?;
         let mut gates = [(LinearId::Gate, &mut s.gate), (LinearId::Up, &mut s.up)];
         self.project(&mut gates, &mut s.u, &x.norm, adapters, rows)?;
-        gate_forward(self.spec.gate, &mut x.act, &s.gate, &s.up)?;
+        gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
         let out = s.post.as_mut().map_or(&mut x.projected, |p| &mut p.mlp);
         self.project(&mut [(LinearId::Down, out)], &mut s.u, &x.act, adapters, rows)?;
         if let Some(p) = &mut s.post {
@@ -230,14 +230,14 @@ impl<'a> Block<'a> {
     /// x.dresid (into the layer's output) becomes the gradient of resid_mid.
     fn mlp_backward(&self, s: &Saved, x: &mut BackwardScratch, grads: &mut Grads) -> Result<()> {
         let (w, l, norm) = (self.weights, self.layer, self.spec.norm);
-        gate_forward(self.spec.gate, &mut x.act, &s.gate, &s.up)?;
+        gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
         let inp = s.post.as_ref().map(|p| (&p.mlp, &p.rstd_mlp));
         self.addition_backward(x, grads, NormId::MlpOut, inp)?;
         let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
         let dinp = Some((&mut x.dact, false));
         let (id, linears) = (LinearId::Down, &w.linears);
         linear::backward(dinp, &mut x.norm, &mut low, &s.u[id], &x.act, &linears[id], grads.trained(l, id))?;
-        gate_backward(self.spec.gate, &mut x.dgate, &mut x.dup, &x.dact, &s.gate, &s.up)?;
+        gated_backward(&mut x.dgate, &mut x.dup, &x.dact, &s.gate, &s.up, self.spec.gate)?;
         let gain = w.norm(NormId::Mlp)?;
         let mut rstd = s.rstd_mid.alias();
         norm_forward(&mut x.norm, &mut rstd, &s.resid_mid, gain, norm)?;
@@ -317,28 +317,5 @@ impl Slots<'_> {
     fn store(&mut self, k: &Tensor, v: &Tensor) -> Result<()> {
         scatter_rows(self.keys, k, self.own)?;
         scatter_rows(self.values, v, self.own)
-    }
-}
-
-/// out = act(gate) up
-fn gate_forward(kind: Gate, out: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()> {
-    match kind {
-        Gate::Silu => swiglu_forward(out, gate, up),
-        Gate::GeluTanh => bail!("GeGLU has no kernel yet"),
-    }
-}
-
-/// dgate =, dup = the gradient of [`gate_forward`].
-fn gate_backward(
-    kind: Gate,
-    dgate: &mut Tensor,
-    dup: &mut Tensor,
-    dout: &Tensor,
-    gate: &Tensor,
-    up: &Tensor,
-) -> Result<()> {
-    match kind {
-        Gate::Silu => swiglu_backward(dgate, dup, dout, gate, up),
-        Gate::GeluTanh => bail!("GeGLU has no kernel yet"),
     }
 }

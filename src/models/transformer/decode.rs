@@ -11,13 +11,7 @@ use super::{
     saved::{Saved, Scratch},
     weights::Llama,
 };
-use crate::{
-    ops::{
-        embedding::embedding_forward,
-        gemm::{Layout, gemm},
-    },
-    tensor::{Arena, DType, Tensor},
-};
+use crate::tensor::{Arena, DType, Tensor};
 
 /// Scratch of the inference forward, for up to `max_tokens` tokens at once.
 pub struct Decoder {
@@ -161,7 +155,7 @@ impl Decoder {
         };
         let (starts, lengths, own) = (a.starts.rows(0..n)?, a.lengths.rows(0..n)?, a.slots.rows(0..n)?);
         let block = |l| Block::new(spec, l, &weights.layers[l], &self.ropes);
-        embedding_forward(&mut s.resid_in, &a.tokens.rows(0..n)?, &weights.embed_tokens)?;
+        model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
         on_layer(0, &s.resid_in)?;
         norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;
         let layers = weights.layers.len();
@@ -187,6 +181,6 @@ impl Decoder {
 
     /// logits (rows, V), F32, = hidden (rows, C) headᵀ
     pub fn logits(&self, model: &Llama, logits: &mut Tensor, hidden: &Tensor) -> Result<()> {
-        gemm(logits, hidden, model.weights.head(), Layout::NT, 1.0, false)
+        model.logits(logits, hidden, Rows::Any)
     }
 }

@@ -4,19 +4,17 @@
 //! norm held constant in backward (Liu et al. 2024, section 4.3), as in PEFT.
 use anyhow::Result;
 
-use super::{
-    lora::{Adapter, row_norms},
-    weights::Linear,
-};
+use super::{lora::Adapter, weights::Linear};
 use crate::{
     ops::{
+        dora::{dora_backward, dora_forward, dora_norms},
         gemm::{
-            Layout, gemm, linear_backward_input, linear_backward_weight, linear_forward, linear_forward_many,
+            linear_backward_input, linear_backward_weight, linear_forward, linear_forward_many,
             linear_forward_many_rows,
         },
-        lora::{lora_backward, lora_backward_input, lora_forward},
+        lora::{lora_backward, lora_backward_input, lora_forward, low_rank_product},
     },
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 
 /// Gradients of an adapter, shaped like it.
@@ -66,25 +64,11 @@ pub fn forward(
         let product = if rows == Rows::Many { linear_forward_many_rows } else { linear_forward };
         return product(out, inp, &linear.weight, linear.bias.as_ref());
     };
-    let Some(gain) = dora_gain(linear, adapter)? else {
+    let Some(magnitude) = &adapter.magnitude else {
         return lora_forward(out, u, inp, &linear.weight, linear.bias.as_ref(), adapter.low_rank());
     };
-    linear_forward(u, inp, &adapter.a, None)?;
-    unscaled(out, u, inp, linear, adapter)?;
-    scale_columns(out, &gain)?;
-    if let Some(bias) = &linear.bias {
-        let bias = bias.f32()?;
-        out.f32_mut()?
-            .chunks_exact_mut(bias.len())
-            .for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
-    }
-    Ok(())
-}
-
-/// out = x Wᵀ + s u Bᵀ
-fn unscaled(out: &mut Tensor, u: &Tensor, inp: &Tensor, linear: &Linear, adapter: &Adapter) -> Result<()> {
-    linear_forward_many_rows(out, inp, &linear.weight, None)?;
-    gemm(out, u, &adapter.b, Layout::NT, adapter.scale, true)
+    lora_forward(out, u, inp, &linear.weight, None, adapter.low_rank())?;
+    dora_forward(out, magnitude, &norms(linear, adapter)?, linear.bias.as_ref())
 }
 
 /// Memory that adapters need in backward.
@@ -111,14 +95,12 @@ pub fn backward(
     let mut low_rank = None;
     if let (Some((adapter, grads)), Some(u), Some(du)) = (trained.adapter, u, &mut *low.du) {
         let (n, out) = dout.rows_cols();
-        if let (Some(gain), Some(dmagnitude), Some(spare)) =
-            (dora_gain(linear, adapter)?, &mut grads.magnitude, &mut *low.spare)
+        if let (Some(magnitude), Some(dmagnitude), Some(spare)) =
+            (&adapter.magnitude, &mut grads.magnitude, &mut *low.spare)
         {
             let mut z = spare.rows(0..n * out)?.view(&[n, out])?;
-            unscaled(&mut z, u, inp, linear, adapter)?;
-            let norms = row_norms(linear, adapter)?;
-            magnitude_gradient(dmagnitude.f32_mut()?, dout.f32()?, z.f32()?, &norms);
-            scale_columns(dout, &gain)?;
+            low_rank_product(&mut z, u, inp, &linear.weight, None, adapter.low_rank())?;
+            dora_backward(dout, dmagnitude, &z, magnitude, &norms(linear, adapter)?)?;
         }
         let r = adapter.a.shape()[0];
         let mut du = du.rows(0..n * r)?.view(&[n, r])?;
@@ -134,25 +116,10 @@ pub fn backward(
     }
 }
 
-fn dora_gain(linear: &Linear, adapter: &Adapter) -> Result<Option<Vec<f32>>> {
-    let Some(magnitude) = &adapter.magnitude else { return Ok(None) };
-    let norms = row_norms(linear, adapter)?;
-    Ok(Some(magnitude.f32()?.iter().zip(norms).map(|(m, n)| m / n).collect()))
-}
-
-fn scale_columns(x: &mut Tensor, gain: &[f32]) -> Result<()> {
-    x.f32_mut()?
-        .chunks_exact_mut(gain.len())
-        .for_each(|row| row.iter_mut().zip(gain).for_each(|(x, g)| *x *= g));
-    Ok(())
-}
-
-/// dmagnitude_o += Σ_n dout_no z_no / norm_o
-fn magnitude_gradient(dmagnitude: &mut [f32], dout: &[f32], z: &[f32], norms: &[f32]) {
-    let m = norms.len();
-    for (dout, z) in dout.chunks_exact(m).zip(z.chunks_exact(m)) {
-        for o in 0..m {
-            dmagnitude[o] += dout[o] * z[o] / norms[o];
-        }
-    }
+/// The norms of the rows of W + s B A, where the weights are.
+fn norms(linear: &Linear, adapter: &Adapter) -> Result<Tensor> {
+    let out = linear.weight.shape()[0];
+    let mut norms = Tensor::zeros_on(&linear.weight.device(), "dora_norms", DType::F32, &[out])?;
+    dora_norms(&mut norms, &linear.weight, adapter.low_rank())?;
+    Ok(norms)
 }

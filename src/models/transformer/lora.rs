@@ -11,7 +11,7 @@ use super::{
 use crate::{
     data::random::RowRandom,
     device::Device,
-    ops::lora::LowRank,
+    ops::{dora::dora_norms, lora::LowRank},
     tensor::{Arena, DType, Tensor},
 };
 
@@ -165,18 +165,13 @@ fn merged_row(weight: &[f32], a: &[f32], b: &[f32], scale: f32, out: &mut [f32])
     }
 }
 
-/// ‖row o of W + scale B A‖ for each o.
+/// ‖row o of W + scale B A‖ for each o, computed where the weights are; the adapter may still be in main memory.
 pub fn row_norms(linear: &Linear, adapter: &Adapter) -> Result<Vec<f32>> {
-    let (out, inp) = linear.weight.rows_cols();
-    let r = adapter.a.shape()[0];
-    let (a, b) = (adapter.a.f32()?, adapter.b.f32()?);
-    let row = |o: usize| -> Result<f32> {
-        let w = linear.weight.rows(o..o + 1)?.to_f32_vec()?;
-        let mut merged = vec![0.0; inp];
-        merged_row(&w, a, &b[o * r..][..r], adapter.scale, &mut merged);
-        Ok(merged.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt() as f32)
-    };
-    (0..out).into_par_iter().map(row).collect()
+    let device = linear.weight.device();
+    let (a, b) = (adapter.a.to_device(&device)?, adapter.b.to_device(&device)?);
+    let mut norms = Tensor::zeros_on(&device, "norms", DType::F32, &[linear.weight.shape()[0]])?;
+    dora_norms(&mut norms, &linear.weight, LowRank { a: &a, b: &b, scale: adapter.scale })?;
+    norms.to_f32_vec()
 }
 
 impl Llama {

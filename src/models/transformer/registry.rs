@@ -16,7 +16,7 @@ pub struct Family {
     /// Examples, for messages.
     pub examples: &'static str,
     /// Values of fields that config.json may leave out, where they differ from [`Config`]'s.
-    pub defaults: fn() -> Vec<(String, Value)>,
+    pub defaults: fn() -> Map<String, Value>,
     /// Fields of its own that it reads (beside those of [`Config`]).
     pub fields: &'static [&'static str],
     /// Its arithmetic.
@@ -38,7 +38,15 @@ pub struct GgufFamily {
 }
 
 /// Every family, in the order of messages.
-pub const FAMILIES: &[Family] = &[families::llama::FAMILY, families::mistral::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    families::llama::FAMILY,
+    families::mistral::FAMILY,
+    families::qwen2::FAMILY,
+    families::qwen3::FAMILY,
+    families::gemma::FAMILY,
+    families::gemma2::FAMILY,
+    families::gemma3::FAMILY,
+];
 
 /// What can be read, for messages.
 fn known() -> String {

@@ -84,6 +84,16 @@ impl RopeSpec {
         }
     }
 
+    /// With the fields of `rope_parameters`, and `theta` where they have none.
+    pub fn of_fields(config: &Config, theta: f64, fields: Option<&Map<String, Value>>) -> RopeSpec {
+        RopeSpec {
+            theta: fields.and_then(|f| f.get("rope_theta")).and_then(Value::as_f64).unwrap_or(theta),
+            scaling: fields.cloned(),
+            dim: config.head_size(),
+            max_positions: config.max_position_embeddings,
+        }
+    }
+
     /// (inverse frequencies, attention factor) for sequences of up to `length`.
     pub fn frequencies(&self, length: usize) -> Result<(Vec<f64>, f64)> {
         frequencies(self, length)

@@ -6,7 +6,14 @@ use super::{
     ids::{NormId, PerLinear},
     rope_table::RopeSpec,
 };
-use crate::ops::attention::AttentionShape;
+use crate::{
+    ops::{
+        activation::Activation,
+        attention::{AttentionShape, supported},
+        rmsnorm::Gain,
+    },
+    tensor::Tensor,
+};
 
 /// RMSNorm's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,23 +24,19 @@ pub struct NormSpec {
     pub gain_offset: f32,
 }
 
-/// The gate's activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gate {
-    /// x sigmoid(x): SwiGLU.
-    Silu,
-    /// GELU in its tanh form: GeGLU.
-    GeluTanh,
+impl NormSpec {
+    /// What a norm with this `weight` multiplies by.
+    pub(super) fn gain(self, weight: &Tensor) -> Gain<'_> {
+        Gain { weight, offset: self.gain_offset }
+    }
 }
 
-impl Gate {
-    /// Of Hugging Face's name for it.
-    pub fn of(name: &str) -> Result<Gate> {
-        match name {
-            "silu" => Ok(Gate::Silu),
-            "gelu_pytorch_tanh" => Ok(Gate::GeluTanh),
-            other => anyhow::bail!("hidden_act {other} is not supported, only silu and gelu_pytorch_tanh"),
-        }
+/// The gate's activation by Hugging Face's name for it.
+pub fn gate_of(name: &str) -> Result<Activation> {
+    match name {
+        "silu" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        other => anyhow::bail!("hidden_act {other} is not supported, only silu and gelu_pytorch_tanh"),
     }
 }
 
@@ -69,8 +72,8 @@ pub struct Spec {
     pub qk_norms: bool,
     /// Norms behind attention and MLP, before the residual additions.
     pub post_norms: bool,
-    /// The MLP's gate.
-    pub gate: Gate,
+    /// The MLP's gate: SwiGLU or GeGLU.
+    pub gate: Activation,
     /// Which linears carry biases.
     pub biases: PerLinear<bool>,
     /// Factor of the attention scores.
@@ -79,12 +82,32 @@ pub struct Spec {
     pub attention_softcap: Option<f32>,
     /// Logits l become cap tanh(l / cap).
     pub final_softcap: Option<f32>,
-    /// Factor of the embeddings.
-    pub embedding_scale: f32,
+    /// Embeddings are multiplied by sqrt(C).
+    pub scaled_embedding: bool,
     /// The rotary embeddings that layers choose from.
     pub ropes: Vec<RopeSpec>,
     /// The head is the embedding.
     pub tied_head: bool,
+}
+
+impl LayerSpec {
+    /// The layers of a decoder of which some have a window: those that `layer_types` names, or, without it, those for which `slides`.
+    pub(super) fn windowed(
+        c: &Config,
+        window: Option<usize>,
+        slides: impl Fn(usize) -> bool,
+    ) -> Result<Vec<LayerSpec>> {
+        let listed = c.layer_types()?;
+        let sliding = |i: usize| listed.as_ref().map_or_else(|| slides(i), |l| l[i]);
+        let layer = |i: usize| {
+            ensure!(
+                !(listed.is_some() && sliding(i) && window.is_none()),
+                "layer_types gives layer {i} a sliding window, but there is no sliding_window"
+            );
+            Ok(LayerSpec { window: window.filter(|_| sliding(i)), rope: 0 })
+        };
+        (0..c.num_hidden_layers).map(layer).collect()
+    }
 }
 
 impl Spec {
@@ -101,12 +124,12 @@ impl Spec {
             norm: NormSpec { eps: c.rms_norm_eps as f32, gain_offset: 0.0 },
             qk_norms: false,
             post_norms: false,
-            gate: Gate::of(&c.hidden_act)?,
+            gate: gate_of(&c.hidden_act)?,
             biases: PerLinear::from_fn(|_| false),
             query_scale: 1.0 / (c.head_size() as f32).sqrt(),
             attention_softcap: None,
             final_softcap: None,
-            embedding_scale: 1.0,
+            scaled_embedding: false,
             ropes: vec![RopeSpec::of_config(c)],
             tied_head: c.tie_word_embeddings,
         })
@@ -144,6 +167,11 @@ impl Spec {
         Ok(())
     }
 
+    /// Refuses what the kernels of a GPU of compute capability `arch` (80 for sm_80; `None`: the CPU) do not do.
+    pub fn check_kernels(&self, arch: Option<u32>) -> Result<()> {
+        supported(self.head_size, self.attention_softcap, arch)
+    }
+
     /// NH * HS.
     pub fn query_size(&self) -> usize {
         self.heads * self.head_size
@@ -160,6 +188,7 @@ impl Spec {
             head_size: self.head_size,
             scale: self.query_scale,
             window: self.layers[l].window,
+            softcap: self.attention_softcap,
         }
     }
     /// True if a layer has this norm.

@@ -18,7 +18,7 @@ use crate::{
     device::Device,
     ops::{
         cross_entropy::{linear_cross_entropy_forward, linear_cross_entropy_forward_backward},
-        embedding::{embedding_backward, embedding_forward},
+        embedding::scaled_embedding_backward,
     },
     tensor::{DType, Tensor},
 };
@@ -163,7 +163,7 @@ impl TrainStep {
             &mut losses,
             &mut a.loss,
             &hidden,
-            model.weights.head(),
+            model.head(),
             &targets,
             &weights,
         )?;
@@ -190,7 +190,7 @@ impl TrainStep {
             dhead,
             &mut a.loss,
             &hidden,
-            model.weights.head(),
+            model.head(),
             &targets,
             &weights,
             grad_scale,
@@ -231,7 +231,7 @@ impl TrainStep {
         let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
         let mut x = a.forward_scratch(n)?;
         let mut s = a.layers[0].rows(spec, n)?;
-        embedding_forward(&mut s.resid_in, &a.tokens.rows(0..n)?, &weights.embed_tokens)?;
+        model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
         let block = |l| Block::new(spec, l, &weights.layers[l], &self.ropes);
         norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;
         for l in 0..weights.layers.len() {
@@ -262,7 +262,8 @@ impl TrainStep {
             block.backward(&a.layers[l].rows(spec, n)?, &mut x, &mut self.grads, below)?;
         }
         if let Some(g) = self.grads.full() {
-            embedding_backward(&mut g.embed_tokens, &x.dresid, &a.tokens.rows(0..n)?)?;
+            let scale = model.embedding_scale();
+            scaled_embedding_backward(&mut g.embed_tokens, &x.dresid, &a.tokens.rows(0..n)?, scale)?;
         }
         Ok(())
     }
@@ -279,9 +280,6 @@ fn documents(batch: &PackedBatch, device: &Device) -> Result<Tensor> {
 fn refuse_on_gpu(model: &Llama, lora: Option<&Lora>) -> Result<()> {
     if model.device() == Device::Cpu {
         return Ok(());
-    }
-    if lora.is_some_and(|l| l.config.use_dora) {
-        bail!("DoRA trains on the CPU only: use --device cpu, or LoRA");
     }
     if lora.is_none() && model.activation_dtype() != DType::F32 {
         bail!("on a GPU all weights train in f32 only: use --dtype f32, or LoRA");

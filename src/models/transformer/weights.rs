@@ -7,12 +7,19 @@ use super::{
     super::weights::{Source, check_memory},
     config::Config,
     ids::LinearId,
+    linear::Rows,
     spec::Spec,
     tree::{LayerTree, Leaf, LinearTree, Place, Tree},
 };
 use crate::{
     data::random::RowRandom,
     device::{Device, DeviceChoice},
+    ops::{
+        activation::softcap,
+        cross_entropy::Head,
+        embedding::{embedding_scale, scaled_embedding_forward},
+        gemm::{Layout, gemm, linear_forward_many_rows},
+    },
     tensor::{DType, Tensor},
 };
 
@@ -102,6 +109,16 @@ impl Llama {
         if device == DeviceChoice::Cpu { Ok(self) } else { self.to_device(&device.open()?) }
     }
 
+    /// Loads a model that will run on `device`, into main memory: what no kernel there serves is refused before anything is read.
+    pub fn load_for(path: &Path, dtype: DType, device: DeviceChoice) -> Result<Llama> {
+        if device != DeviceChoice::Cpu {
+            let (config, _) = Source::open(path)?;
+            let arch = device.open()?.gpu().map(|gpu| gpu.arch());
+            config.spec()?.check_kernels(arch).with_context(|| format!("model {}", path.display()))?;
+        }
+        Llama::load(path, dtype)
+    }
+
     /// Where the weights are.
     pub fn device(&self) -> Device {
         self.weights.embed_tokens.device()
@@ -129,5 +146,33 @@ impl Llama {
     pub fn linears(&self) -> impl Iterator<Item = (usize, LinearId, &Linear)> {
         let layers = self.weights.layers.iter().enumerate();
         layers.flat_map(|(l, layer)| layer.linears.iter().map(move |(id, linear)| (l, id, linear)))
+    }
+
+    /// What turns hidden states into logits.
+    pub fn head(&self) -> Head<'_> {
+        Head { weight: self.weights.head(), softcap: self.spec.final_softcap }
+    }
+
+    /// By what embeddings are multiplied, rounded as transformers does it to the weights' type.
+    pub(super) fn embedding_scale(&self) -> f32 {
+        if !self.spec.scaled_embedding {
+            return 1.0;
+        }
+        embedding_scale(self.spec.hidden_size, self.weights.embed_tokens.dtype())
+    }
+
+    /// out (N, C) = the embeddings of `tokens` (N).
+    pub(super) fn embed(&self, out: &mut Tensor, tokens: &Tensor) -> Result<()> {
+        scaled_embedding_forward(out, tokens, &self.weights.embed_tokens, self.embedding_scale())
+    }
+
+    /// logits (N, V), F32, of the last norm's output (N, C).
+    pub fn logits(&self, logits: &mut Tensor, hidden: &Tensor, rows: Rows) -> Result<()> {
+        let head = self.head();
+        match rows {
+            Rows::Many => linear_forward_many_rows(logits, hidden, head.weight, None)?,
+            Rows::Any => gemm(logits, hidden, head.weight, Layout::NT, 1.0, false)?,
+        }
+        head.softcap.map_or(Ok(()), |cap| softcap(logits, cap))
     }
 }

@@ -37,7 +37,12 @@ impl Llama {
         let tensors: Vec<(String, Tensor)> = self.named();
         write_sharded(dir, &tensors, dtype, SHARD_BYTES)?;
         let mut config = serde_json::to_value(&self.config)?;
-        config["torch_dtype"] = json!(if dtype == DType::Bf16 { "bfloat16" } else { "float32" });
+        let name = json!(if dtype == DType::Bf16 { "bfloat16" } else { "float32" });
+        // The newer name of the same field is read first.
+        if config.get("dtype").is_some() {
+            config["dtype"] = name.clone();
+        }
+        config["torch_dtype"] = name;
         if config.get("architectures").is_none() {
             config["architectures"] = json!([family(&self.config.model_type)?.class]);
         }

@@ -92,7 +92,7 @@ impl Encoder {
         })?;
         let head_size = c / nh;
         let scale = 1.0 / (head_size as f32).sqrt();
-        let shape = AttentionShape { heads: nh, kv_heads: nh, head_size, scale, window: None };
+        let shape = AttentionShape { heads: nh, kv_heads: nh, head_size, scale, window: None, softcap: None };
         Ok(Encoder { shape, max_tokens, last, a })
     }
 

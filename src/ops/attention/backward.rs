@@ -3,6 +3,7 @@
 //! (i, i - r), so that tasks of a phase write to different places and every sum has one order, whatever the number of threads.
 #![allow(unsafe_code)]
 use crate::ops::{
+    activation::{soft_cap, soft_cap_slope},
     parallel::{Shared, for_each_task, with_scratch},
     simd::{Kernel, Level, MAX_LANES, Simd, run_at},
 };
@@ -228,10 +229,13 @@ impl Task<'_> {
             let (p, ds) = (&mut m.p[..nk * QUERIES], &mut m.ds[..nk * QUERIES]);
             matmul(s, [nk, QUERIES, hs], Left::Plain(k), q_t, p, QUERIES, false);
             matmul(s, [nk, QUERIES, hs], Left::Plain(v), dout_t, ds, QUERIES, false);
+            if let Some(cap) = self.shape.softcap {
+                soft_cap(s, p, cap);
+            }
             if j + nk > i + 1 || i + nq - j > window {
                 mask(p, j, i, window);
             }
-            softmax_backward(s, p, ds, &lse, &delta, self.shape.scale);
+            softmax_backward(s, p, ds, &lse, &delta, self.shape);
             let (p, ds) = (Rows { data: p, stride: QUERIES }, Rows { data: ds, stride: QUERIES });
             let at = (j - self.j) * width;
             matmul(s, [nq, width, nk], Left::Transposed(ds), k, m.dq, width, true);
@@ -247,7 +251,7 @@ impl Task<'_> {
     }
 }
 
-/// p (keys, QUERIES) = exp(p - lse), ds = p * (ds - delta) * scale.
+/// p (keys, QUERIES) = exp(p - lse), ds = p * (ds - delta) * scale, times the slope of the cap at p.
 #[inline(always)]
 fn softmax_backward<S: Simd>(
     s: S,
@@ -255,13 +259,15 @@ fn softmax_backward<S: Simd>(
     ds: &mut [f32],
     lse: &[f32; QUERIES],
     delta: &[f32; QUERIES],
-    scale: f32,
+    shape: AttentionShape,
 ) {
-    let scale = s.splat(scale);
+    let (scale, inverse) = (s.splat(shape.scale), shape.softcap.map(|cap| 1.0 / cap));
     for (p, ds) in p.chunks_exact_mut(QUERIES).zip(ds.chunks_exact_mut(QUERIES)) {
         for c in (0..QUERIES).step_by(S::LANES) {
-            let prob = s.exp(s.sub(s.read(&p[c..]), s.read(&lse[c..])));
+            let score = s.read(&p[c..]);
+            let prob = s.exp(s.sub(score, s.read(&lse[c..])));
             let grad = s.mul(s.mul(prob, scale), s.sub(s.read(&ds[c..]), s.read(&delta[c..])));
+            let grad = inverse.map_or(grad, |inverse| s.mul(grad, soft_cap_slope(s, score, inverse)));
             s.write(&mut p[c..], prob);
             s.write(&mut ds[c..], grad);
         }

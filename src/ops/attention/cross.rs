@@ -90,7 +90,8 @@ pub fn cross_attention_backward(
                 let key = j * kv_row + group;
                 let p = (s - lse[h * n + i]).exp();
                 let dp: f32 = dout.iter().zip(&v[key..][..hs]).map(|(a, b)| a * b).sum();
-                let ds = p * (dp - delta) * shape.scale;
+                let slope = shape.softcap.map_or(1.0, |cap| 1.0 - (s / cap) * (s / cap));
+                let ds = p * (dp - delta) * shape.scale * slope;
                 for d in 0..hs {
                     dq[at + d] += ds * k[key + d];
                     dk[key + d] += ds * q[d];
@@ -117,5 +118,6 @@ fn scores(q: &[f32], k: &[f32], keys: &std::ops::Range<usize>, head: usize, s: A
         let k = &k[j * s.kv_row() + group..][..s.head_size];
         q.iter().zip(k).map(|(a, b)| a * b).sum()
     };
-    keys.clone().map(|j| dot(j) * s.scale).collect()
+    let cap = |x: f32| s.softcap.map_or(x, |cap| cap * (x / cap).tanh());
+    keys.clone().map(|j| cap(dot(j) * s.scale)).collect()
 }

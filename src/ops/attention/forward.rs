@@ -2,6 +2,7 @@
 //! so that no document's (T, T) matrix exists. Scores are held transposed: a query is a vector lane, and no sum crosses lanes.
 #![allow(unsafe_code)]
 use crate::ops::{
+    activation::soft_cap,
     parallel::{Shared, for_each_task, with_scratch},
     simd::{Kernel, Level, MAX_LANES, Simd, run_at},
 };
@@ -132,6 +133,9 @@ impl Task<'_> {
                 QUERIES,
                 false,
             );
+            if let Some(cap) = self.shape.softcap {
+                soft_cap(s, scores, cap);
+            }
             if self.all.is_none() && (j + nk > i + 1 || i + nq - j > window) {
                 mask(scores, j, i, window);
             }

@@ -18,6 +18,7 @@ mod cross;
 mod forward;
 mod gpu;
 
+pub use gpu::supported;
 pub mod reference;
 pub(crate) mod tile;
 
@@ -34,6 +35,8 @@ pub struct AttentionShape {
     pub scale: f32,
     /// Sliding window: query i sees key j if i - j < window (and j <= i).
     pub window: Option<usize>,
+    /// Scaled scores x become cap tanh(x / cap) before they are masked (Gemma 2's `attn_logit_softcapping`).
+    pub softcap: Option<f32>,
 }
 
 impl AttentionShape {
@@ -44,6 +47,7 @@ impl AttentionShape {
             && self.heads > 0
             && self.heads.is_multiple_of(self.kv_heads)
             && self.window != Some(0)
+            && self.softcap.is_none_or(|cap| cap > 0.0 && cap.is_finite())
     }
     /// NH * HS, the width of a query row.
     pub(crate) fn q_row(&self) -> usize {
@@ -152,8 +156,10 @@ mod tests {
     #[test]
     fn every_instruction_set_equals_the_oracle() {
         let cu = [0u32, 1, 1, 71, 354];
-        for (head_size, window) in [(64, None), (20, Some(33))] {
-            let shape = AttentionShape { heads: 4, kv_heads: 2, head_size, scale: 0.3, window };
+        for (head_size, window, softcap) in
+            [(64, None, None), (20, Some(33), None), (64, None, Some(5.0)), (20, Some(33), Some(2.0))]
+        {
+            let shape = AttentionShape { heads: 4, kv_heads: 2, head_size, scale: 0.3, window, softcap };
             // A linear congruential generator: `data::random` stands above `ops`.
             let random = |seed: u32, n: usize| -> Vec<f32> {
                 let next = |x: &mut u32| {

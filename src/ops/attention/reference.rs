@@ -14,6 +14,11 @@ fn each_query(cu: &[u32], shape: AttentionShape, mut f: impl FnMut(usize, usize,
     }
 }
 
+/// cap tanh(score / cap), where there is a cap.
+pub(crate) fn capped(score: f64, s: AttentionShape) -> f64 {
+    s.softcap.map_or(score, |cap| cap as f64 * (score / cap as f64).tanh())
+}
+
 /// out (N, NH*HS), lse (NH, N) from q (N, NH*HS), k, v (N, NKV*HS).
 pub fn forward(
     out: &mut [f64],
@@ -59,8 +64,8 @@ fn one(
     let (hs, qrow, krow) = (s.head_size, s.heads * s.head_size, s.kv_heads * s.head_size);
     let q = &q[i * qrow + h * hs..][..hs];
     let key = |j: usize| (first + j) * krow + g * hs;
-    let scores: Vec<f64> =
-        (0..keys).map(|j| s.scale as f64 * (0..hs).map(|d| q[d] * k[key(j) + d]).sum::<f64>()).collect();
+    let score = |j: usize| s.scale as f64 * (0..hs).map(|d| q[d] * k[key(j) + d]).sum::<f64>();
+    let scores: Vec<f64> = (0..keys).map(|j| capped(score(j), s)).collect();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = scores.iter().map(|x| (x - max).exp()).sum();
     lse[h * n + i] = max + sum.ln();
@@ -92,9 +97,11 @@ pub fn backward(
         for j in first..first + keys {
             let key = j * krow + g * hs;
             let score: f64 = scale * (0..hs).map(|d| q[at + d] * k[key + d]).sum::<f64>();
+            let score = capped(score, s);
+            let slope = s.softcap.map_or(1.0, |cap| 1.0 - (score / cap as f64).powi(2));
             let p = (score - lse[h * n + i]).exp();
             let dp: f64 = (0..hs).map(|d| dout[at + d] * v[key + d]).sum();
-            let ds = p * (dp - delta) * scale;
+            let ds = p * (dp - delta) * scale * slope;
             for d in 0..hs {
                 dq[at + d] += ds * k[key + d];
                 dk[key + d] += ds * q[at + d];

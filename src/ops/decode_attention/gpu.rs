@@ -87,6 +87,7 @@ pub(super) fn launch(
         Arg::int(hs)?,
         Arg::F32(shape.scale),
         Arg::int(shape.window.unwrap_or(0).min(i32::MAX as usize))?,
+        Arg::F32(shape.softcap.unwrap_or(0.0)),
     ];
     let at = Geometry::grid([rows * split, shape.kv_heads * tiles, 1], (32 * WARPS / split) as u32);
     // SAFETY: the kernel's parameters; shapes were checked, slots are checked by the kernel.
@@ -104,8 +105,14 @@ mod tests {
 
     #[test]
     fn a_row_is_split_where_rows_do_not_fill_the_card() {
-        let shape =
-            |heads, kv_heads| AttentionShape { heads, kv_heads, head_size: 128, scale: 1.0, window: None };
+        let shape = |heads, kv_heads| AttentionShape {
+            heads,
+            kv_heads,
+            head_size: 128,
+            scale: 1.0,
+            window: None,
+            softcap: None,
+        };
         for (rows, kv_heads, want) in
             [(1, 32, 16), (4, 32, 4), (8, 32, 2), (64, 32, 1), (1, 8, 16), (8, 8, 8), (64, 8, 1)]
         {

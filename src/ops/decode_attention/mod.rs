@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use crate::tensor::{Tensor, refuse_overlap};
 
 use super::{
+    activation::soft_cap,
     attention::{
         AttentionShape,
         tile::{Left, Rows, gather_rows, matmul},
@@ -128,6 +129,9 @@ impl Kernel for Chunk<'_> {
                     let dots = four_dots(s, q, &self.k[kv_at + j * 4 * kv_row..], kv_row, four.len());
                     four.iter_mut().zip(dots).for_each(|(x, dot)| *x = dot * self.shape.scale);
                 }
+                if let Some(cap) = self.shape.softcap {
+                    soft_cap(s, &mut scores[..keys], cap);
+                }
                 let [max, sum] = softmax(s, scores, keys);
                 part[h * (hs + 2) + hs] = max;
                 part[h * (hs + 2) + hs + 1] = sum;
@@ -190,7 +194,7 @@ fn softmax<S: Simd>(s: S, scores: &mut [f32], n: usize) -> [f32; 2] {
 
 /// The naive oracle, in f64.
 pub mod reference {
-    use crate::ops::attention::AttentionShape;
+    use crate::ops::attention::{AttentionShape, reference::capped};
 
     /// out (B, NH*HS) from q (B, NH*HS) and the slots of k, v (S, NKV*HS) that each row reads.
     pub fn forward(
@@ -210,9 +214,8 @@ pub mod reference {
             for h in 0..s.heads {
                 let (at, g) = (b * qrow + h * hs, h / (s.heads / s.kv_heads));
                 let key = |j: usize| (first + j) * krow + g * hs;
-                let scores: Vec<f64> = (0..keys)
-                    .map(|j| s.scale as f64 * (0..hs).map(|d| q[at + d] * k[key(j) + d]).sum::<f64>())
-                    .collect();
+                let dot = |j: usize| (0..hs).map(|d| q[at + d] * k[key(j) + d]).sum::<f64>();
+                let scores: Vec<f64> = (0..keys).map(|j| capped(s.scale as f64 * dot(j), s)).collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|x| (x - max).exp()).sum();
                 for d in 0..hs {

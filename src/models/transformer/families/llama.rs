@@ -18,7 +18,7 @@ pub const FAMILY: Family = Family {
     model_type: "llama",
     class: "LlamaForCausalLM",
     examples: "LLaMA-2, Llama 3, SeaLLM v1, SmolLM2",
-    defaults: Vec::new,
+    defaults: Map::new,
     fields: &["attention_bias", "mlp_bias"],
     spec,
     gguf: Some(GgufFamily { architecture: "llama", permuted: true, gain_offset: 0.0, config: of_gguf }),

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use serde_json::json;
 
+use super::fields;
 use crate::models::transformer::{
     config::Config,
     registry::Family,
@@ -15,12 +16,7 @@ pub const FAMILY: Family = Family {
     class: "MistralForCausalLM",
     examples: "Mistral 7B, SeaLLM v2",
     defaults: || {
-        let defaults = [
-            ("sliding_window", json!(4096)),
-            ("num_key_value_heads", json!(8)),
-            ("max_position_embeddings", json!(131072)),
-        ];
-        defaults.map(|(key, value)| (key.to_string(), value)).to_vec()
+        fields(json!({"sliding_window": 4096, "num_key_value_heads": 8, "max_position_embeddings": 131072}))
     },
     fields: &[],
     spec,
