@@ -159,14 +159,7 @@ impl TrainStep {
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
         let hidden = a.hidden.rows(0..n)?;
-        linear_cross_entropy_forward(
-            &mut losses,
-            &mut a.loss,
-            &hidden,
-            model.head(),
-            &targets,
-            &weights,
-        )?;
+        linear_cross_entropy_forward(&mut losses, &mut a.loss, &hidden, model.head(), &targets, &weights)?;
         loss_sum(&losses, batch)
     }
 

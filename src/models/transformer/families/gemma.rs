@@ -20,12 +20,19 @@ pub const FAMILY: Family = Family {
     class: "GemmaForCausalLM",
     examples: "Gemma 2B and 7B, SeaLLM v2.5",
     defaults: || {
-        fields(json!({"num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
-                      "max_position_embeddings": 8192, "bos_token_id": 2, "eos_token_id": 1}))
+        fields(
+            json!({"num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
+                      "max_position_embeddings": 8192, "bos_token_id": 2, "eos_token_id": 1}),
+        )
     },
     fields: &["attention_bias", "hidden_activation"],
     spec: base,
-    gguf: Some(GgufFamily { architecture: "gemma", permuted: false, gain_offset: 1.0, config: |_, _| Ok(()) }),
+    gguf: Some(GgufFamily {
+        architecture: "gemma",
+        permuted: false,
+        gain_offset: 1.0,
+        config: |_, _| Ok(()),
+    }),
 };
 
 /// What all Gemmas share.

@@ -20,9 +20,11 @@ pub const FAMILY: Family = Family {
     class: "Gemma2ForCausalLM",
     examples: "Gemma 2 2B to 27B",
     defaults: || {
-        fields(json!({"num_key_value_heads": 4, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
+        fields(
+            json!({"num_key_value_heads": 4, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
                       "max_position_embeddings": 8192, "bos_token_id": 2, "eos_token_id": 1, "sliding_window": 4096,
-                      "query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}))
+                      "query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
+        )
     },
     fields: &[
         "attention_bias",

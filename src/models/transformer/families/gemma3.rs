@@ -21,9 +21,11 @@ pub const FAMILY: Family = Family {
     class: "Gemma3ForCausalLM",
     examples: "Gemma 3 270M and 1B",
     defaults: || {
-        fields(json!({"num_key_value_heads": 4, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
+        fields(
+            json!({"num_key_value_heads": 4, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
                       "max_position_embeddings": 131072, "bos_token_id": 2, "eos_token_id": 1, "sliding_window": 4096,
-                      "query_pre_attn_scalar": 256}))
+                      "query_pre_attn_scalar": 256}),
+        )
     },
     fields: &[
         "attention_bias",
@@ -65,7 +67,11 @@ fn ropes(c: &Config) -> Result<Vec<RopeSpec>> {
     let (full, sliding) = (nested("full_attention")?, nested("sliding_attention")?);
     if let Some(all) = &c.rope_parameters {
         let unknown = all.keys().find(|k| !["full_attention", "sliding_attention"].contains(&k.as_str()));
-        ensure!(unknown.is_none(), "rope_parameters has {}: one entry by kind of layer was expected", unknown.map_or("", |k| k));
+        ensure!(
+            unknown.is_none(),
+            "rope_parameters has {}: one entry by kind of layer was expected",
+            unknown.map_or("", |k| k)
+        );
     }
     let local = c.number("rope_local_base_freq")?.unwrap_or(10_000.0);
     Ok(vec![

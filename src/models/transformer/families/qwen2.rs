@@ -19,7 +19,12 @@ pub const FAMILY: Family = Family {
     defaults: || fields(json!({"num_key_value_heads": 32, "max_position_embeddings": 32768})),
     fields: &["use_sliding_window", "max_window_layers", "layer_types"],
     spec,
-    gguf: Some(GgufFamily { architecture: "qwen2", permuted: false, gain_offset: 0.0, config: |_, _| Ok(()) }),
+    gguf: Some(GgufFamily {
+        architecture: "qwen2",
+        permuted: false,
+        gain_offset: 0.0,
+        config: |_, _| Ok(()),
+    }),
 };
 
 fn spec(c: &Config) -> Result<Spec> {

@@ -16,10 +16,17 @@ pub const FAMILY: Family = Family {
     model_type: "qwen3",
     class: "Qwen3ForCausalLM",
     examples: "Qwen3 0.6B to 32B",
-    defaults: || fields(json!({"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128})),
+    defaults: || {
+        fields(json!({"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128}))
+    },
     fields: &["attention_bias", "use_sliding_window", "max_window_layers", "layer_types"],
     spec,
-    gguf: Some(GgufFamily { architecture: "qwen3", permuted: false, gain_offset: 0.0, config: |_, _| Ok(()) }),
+    gguf: Some(GgufFamily {
+        architecture: "qwen3",
+        permuted: false,
+        gain_offset: 0.0,
+        config: |_, _| Ok(()),
+    }),
 };
 
 fn spec(c: &Config) -> Result<Spec> {
