@@ -8,7 +8,6 @@ mod peer;
 
 use std::time::Instant;
 
-use half::bf16;
 use peer::{Contestant, interleave, itself, option, peak_mib};
 use sdrrl::{
     models::xlm_roberta::{Config, Encoder, LastLayer, XlmRoberta, batches},
@@ -74,11 +73,9 @@ fn random(config: Config, dtype: DType) -> XlmRoberta {
     XlmRoberta::build(config, &mut |name, dims, matrix| {
         let mut t = Tensor::zeros(name, if matrix { dtype } else { DType::F32 }, dims)?;
         if name.ends_with("LayerNorm.weight") {
-            t.f32_mut()?.fill(1.0);
-        } else if t.dtype() == DType::Bf16 {
-            t.bf16_mut()?.iter_mut().for_each(|x| *x = bf16::from_f32(next()));
+            t.write_f32(&vec![1.0; t.len()])?;
         } else if !name.ends_with("bias") {
-            t.f32_mut()?.iter_mut().for_each(|x| *x = next());
+            t.write_f32(&(0..t.len()).map(|_| next()).collect::<Vec<f32>>())?;
         }
         Ok(t)
     })

@@ -40,23 +40,28 @@ pub fn random_model(config: Config, dtype: DType, device: &Device) -> Llama {
         let from = next;
         next = (next + t.len()) % table.len();
         match dtype {
-            _ if !matrix => t.f32_mut()?.fill(if matches!(leaf.place, Place::Bias(..)) { 0.0 } else { 1.0 }),
-            DType::Bf16 => repeat(t.bf16_mut()?, &narrow, from),
-            _ => repeat(t.f32_mut()?, &table, from),
+            _ if !matrix => {
+                let value = if matches!(leaf.place, Place::Bias(..)) { 0.0 } else { 1.0 };
+                t.write_f32(&vec![value; t.len()])?;
+            }
+            DType::Bf16 => t.write_bf16(&repeat(t.len(), &narrow, from))?,
+            _ => t.write_f32(&repeat(t.len(), &table, from))?,
         }
         if *device == Device::Cpu { Ok(t) } else { t.to_device(device) }
     });
     model.expect("memory for the model")
 }
 
-/// Fills `out` with `table`, over and over, beginning at `from`.
-fn repeat<T: Copy + Send + Sync>(out: &mut [T], table: &[T], from: usize) {
+/// `len` elements: `table`, over and over, beginning at `from`.
+fn repeat<T: Copy + Default + Send + Sync>(len: usize, table: &[T], from: usize) -> Vec<T> {
+    let mut out = vec![T::default(); len];
     out.par_chunks_mut(table.len()).for_each(|chunk| {
         let first = chunk.len().min(table.len() - from);
         chunk[..first].copy_from_slice(&table[from..from + first]);
         let rest = chunk.len() - first;
         chunk[first..].copy_from_slice(&table[..rest]);
     });
+    out
 }
 
 /// What a contestant's name must say too: how it differs from what was asked for. `card` is where it should have run.

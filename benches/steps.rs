@@ -185,7 +185,7 @@ fn worker(dtype: &str, case: &Case) {
     let (mut times, mut losses) = (vec![], vec![]);
     for number in 1..=5 {
         let start = Instant::now();
-        step.zero_grads(&model).expect("gradients");
+        step.zero_grads().expect("gradients");
         let scale = 1.0 / (rows * (length - 1)) as f32;
         losses.push(step.forward_backward(&mut model, &batch, scale).expect("a step").mean());
         optimizer.step(number, 1e-4).expect("an update");

@@ -1,9 +1,14 @@
 //! The subcommands: which function each one calls.
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
+use tracing::info_span;
 
 use crate::{
+    device::nvtx,
     orchestrate::{ablate, run},
     pipeline::interrupt::on_interrupt,
+    report::trace::{Ranges, Trace},
     stages::{
         align, assemble, code_switch, doctor, eval, filter, generate, import, inspect, merge, metric, pack,
         parallel, score, sweep, train, translate,
@@ -13,7 +18,7 @@ use crate::{
 /// The subcommands.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Drive a recipe through all stages
+    /// Run all stages of a recipe
     Run(run::Args),
     /// Answer questions with a model
     Generate(generate::Args),
@@ -29,7 +34,7 @@ pub enum Command {
     CodeSwitch(code_switch::Args),
     /// Select parallel sentences
     Parallel(parallel::Args),
-    /// Make training examples
+    /// Make training examples from rows
     Assemble(assemble::Args),
     /// Tokenise examples into training shards
     Pack(pack::Args),
@@ -37,26 +42,43 @@ pub enum Command {
     Train(train::Args),
     /// Convert published PyTorch checkpoints to safetensors
     Import(import::Args),
-    /// Fold an adapter into its model
+    /// Merge an adapter into its model
     Merge(merge::Args),
     /// Show rows, or token shards with their loss mask
     Inspect(inspect::Args),
-    /// Measure a model; compare two
+    /// Evaluate a model; compare two
     Eval(eval::Args),
     /// Compare hidden states of parallel sentences, before and after training
     Align(align::Args),
     /// Run a matrix of ablations over a recipe
     Ablate(ablate::Args),
-    /// Scores of files: BLEU, chrF, TER, ROUGE, MKQA, significance
+    /// Score files: BLEU, chrF, TER, ROUGE, MKQA, significance tests
     Metric(metric::Args),
-    /// Devices, kernels, memory, threads
+    /// Show devices, kernels, memory and threads
     Doctor(doctor::Args),
 }
 
 impl Command {
-    /// Runs the subcommand.
-    pub fn run(&self) -> Result<()> {
+    /// Runs the subcommand. Its spans go to the file `trace` (or the one of `SDRRL_TRACE`), and to NVIDIA's profilers where they are wanted
+    /// ([`nvtx::wanted`]).
+    pub fn run(&self, trace: Option<&Path>) -> Result<()> {
         on_interrupt()?;
+        let variable = std::env::var_os("SDRRL_TRACE").filter(|v| !v.is_empty()).map(PathBuf::from);
+        let path = trace.map(Path::to_path_buf).or(variable);
+        let ranges = nvtx::wanted()?.then_some(Ranges { push: nvtx::push, pop: nvtx::pop });
+        if path.is_none() && ranges.is_none() {
+            return self.call();
+        }
+        let trace = Trace::begin(path.as_deref(), ranges)?;
+        let whole = format!("{self:?}");
+        let name = whole.split('(').next().unwrap_or_default();
+        let done = info_span!("command", name).in_scope(|| self.call());
+        // What went wrong in the command is what to look at first.
+        let ended = trace.end();
+        done.and(ended)
+    }
+
+    fn call(&self) -> Result<()> {
         match self {
             Command::Run(args) => run::run(args),
             Command::Generate(args) => generate::run(args),

@@ -1,42 +1,50 @@
 //! Typed, shaped, contiguous views of one allocation, and the arena that lays them out.
 //!
-//! A [`Tensor`] is a handle: cloning it aliases the same memory. `&mut Tensor` in an op's signature says what is written;
-//! ops refuse outputs that overlap any other operand ([`refuse_overlap`]), which is what makes the slices below sound.
+//! A [`Tensor`] is a handle on memory that other handles of this crate may share: a layer's activations are cut out of one
+//! arena, an optimizer holds the parameters that a model reads. No program without `unsafe` can make that unsound:
+//!
+//! 1. **References stay inside.** What makes a slice of tensor memory (`f32`, `f32_mut`, ...) is crate-private, and nothing public returns such
+//!    a slice or shows it to a caller's closure. Public reading and writing copies ([`Tensor::to_f32_vec`], [`Tensor::write_f32`]), like a `Cell`:
+//!    when a public call has returned, no reference into tensor memory is left.
+//! 2. **One thread.** Handles on one allocation share an [`Rc`], so that they neither leave the thread that made them nor are seen by another
+//!    ([`Tensor`] is neither `Send` nor `Sync`, and so is nothing that holds one). An op's helper threads get slices, never tensors, and they are the crate's
+//!    own (`ops::fork_join`): under rayon a thread that waits may run other code of the caller's, so that rayon serves only where no other
+//!    handle can exist yet, such as in loading.
+//! 3. **Inside one call** an op asks [`refuse_overlap`] before it takes slices: an output that shares a byte with another operand is an error, on
+//!    every device.
+//!
+//! A second handle on the same memory is made by `alias`, `rows`, `view`, `renamed` and by arenas, all crate-private; the public [`Tensor::slice`]
+//! borrows, [`Tensor::into_rows`] and [`Tensor::into_shape`] consume, and a [`Reader`] can only copy out.
+//!
+//! ```
+//! use sdrrl::tensor::{DType, Tensor};
+//! let mut t = Tensor::from_f32("t", &[2, 2], &[1.0, 2.0, 3.0, 4.0])?;
+//! assert_eq!(t.slice(1..2)?.to_f32_vec()?, [3.0, 4.0]);
+//! let reader = t.reader();
+//! t.write_f32(&[5.0; 4])?;
+//! assert_eq!(reader.to_f32_vec()?, [5.0; 4]);
+//! assert_eq!(t.into_rows(0..1)?.shape(), [1, 2]);
+//! # anyhow::Ok(())
+//! ```
 #![allow(unsafe_code)]
 
-use std::{alloc::Layout, fmt, ops::Range, sync::Arc};
+use std::{alloc::Layout, fmt, ops::Range, rc::Rc, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use memmap2::Mmap;
 
-use crate::device::{Arg, Device, Gpu, GpuMemory, TensorLabel};
+use crate::device::{Device, Gpu, GpuMemory};
 
-/// Element types that tensors hold.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum DType {
-    /// IEEE binary32.
-    F32,
-    /// bfloat16: binary32 without its lower 16 bits.
-    Bf16,
-    /// Unsigned 32-bit: token ids, positions, offsets.
-    U32,
-}
-
-impl DType {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        if self == DType::Bf16 { 2 } else { 4 }
-    }
-    /// The suffix of a kernel's name: `rmsnorm_forward_bf16`.
-    pub fn suffix(self) -> &'static str {
-        match self {
-            DType::F32 => "f32",
-            DType::Bf16 => "bf16",
-            DType::U32 => "u32",
-        }
-    }
-}
+mod arena;
+mod dtype;
+mod operand;
+mod refused;
+mod view;
+pub use arena::{Arena, Laid};
+pub use dtype::DType;
+pub use operand::refuse_overlap;
+pub use view::{Reader, View};
 
 enum Memory {
     /// Measuring: nothing behind it yet.
@@ -52,10 +60,6 @@ struct HostBytes {
     ptr: *mut u8,
     layout: Layout,
 }
-// SAFETY: the bytes are plain data; a `Tensor` is written only through `&mut Tensor`, and ops refuse overlapping operands.
-unsafe impl Send for HostBytes {}
-// SAFETY: as above.
-unsafe impl Sync for HostBytes {}
 impl Drop for HostBytes {
     fn drop(&mut self) {
         // SAFETY: allocated with this very layout in `HostBytes::zeroed`.
@@ -83,11 +87,10 @@ impl HostBytes {
 pub const ALIGN: usize = 256;
 const MAX_RANK: usize = 4;
 
-/// A named view: dtype, shape (row-major, contiguous) and a place in one allocation.
-#[derive(Clone)]
+/// A named view: dtype, shape (row-major, contiguous) and a place in one allocation. Reading and writing copies; see the module for why.
 pub struct Tensor {
     name: Arc<str>,
-    mem: Arc<Memory>,
+    mem: Rc<Memory>,
     offset: usize,
     shape: [usize; MAX_RANK],
     rank: usize,
@@ -101,7 +104,7 @@ impl fmt::Debug for Tensor {
 }
 
 impl Tensor {
-    fn new(name: Arc<str>, mem: Arc<Memory>, offset: usize, dtype: DType, dims: &[usize]) -> Tensor {
+    fn new(name: Arc<str>, mem: Rc<Memory>, offset: usize, dtype: DType, dims: &[usize]) -> Tensor {
         assert!((1..=MAX_RANK).contains(&dims.len()), "{name}: rank {} is not in 1..={MAX_RANK}", dims.len());
         let mut shape = [1; MAX_RANK];
         shape[..dims.len()].copy_from_slice(dims);
@@ -112,7 +115,7 @@ impl Tensor {
     pub fn zeros(name: &str, dtype: DType, dims: &[usize]) -> Result<Tensor> {
         let bytes =
             dims.iter().try_fold(dtype.bytes(), |a, &d| a.checked_mul(d)).context("tensor too large")?;
-        let mem = Arc::new(Memory::Host(HostBytes::zeroed(bytes, name)?));
+        let mem = Rc::new(Memory::Host(HostBytes::zeroed(bytes, name)?));
         Ok(Tensor::new(name.into(), mem, 0, dtype, dims))
     }
 
@@ -121,7 +124,7 @@ impl Tensor {
         let Some(gpu) = device.gpu() else { return Tensor::zeros(name, dtype, dims) };
         let bytes =
             dims.iter().try_fold(dtype.bytes(), |a, &d| a.checked_mul(d)).context("tensor too large")?;
-        let mem = Arc::new(Memory::Gpu(gpu.allocate(bytes, name)?, gpu.clone()));
+        let mem = Rc::new(Memory::Gpu(gpu.allocate(bytes, name)?, gpu.clone()));
         Ok(Tensor::new(name.into(), mem, 0, dtype, dims))
     }
 
@@ -156,7 +159,7 @@ impl Tensor {
             (map.as_ptr() as usize + offset).is_multiple_of(dtype.bytes()),
             "tensor {name}: misaligned at byte {offset}"
         );
-        Ok(Tensor::new(name.into(), Arc::new(Memory::Mapped(map)), offset, dtype, dims))
+        Ok(Tensor::new(name.into(), Rc::new(Memory::Mapped(map)), offset, dtype, dims))
     }
 
     /// The tensor's name in messages: a checkpoint path or an activation's name.
@@ -174,24 +177,6 @@ impl Tensor {
     /// The GPU, if the bytes are on one.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         if let Memory::Gpu(_, gpu) = &*self.mem { Some(gpu) } else { None }
-    }
-    /// The address of the first byte on a GPU.
-    pub(crate) fn address(&self) -> Result<u64> {
-        let Memory::Gpu(memory, _) = &*self.mem else { bail!("{self:?} is not on a GPU") };
-        Ok(memory.address() + self.offset as u64)
-    }
-    /// True if the first byte is at a multiple of `n` (a power of two up to [`ALIGN`]); allocations are.
-    pub(crate) fn is_aligned(&self, n: usize) -> bool {
-        self.offset.is_multiple_of(n)
-    }
-    /// The address as a kernel's parameter.
-    pub(crate) fn arg(&self) -> Result<Arg> {
-        Ok(Arg::Tensor(self.address()?, self.label()))
-    }
-    /// What it is called in messages about a launch.
-    pub(crate) fn label(&self) -> TensorLabel {
-        let (name, dtype) = (self.name.clone(), self.dtype.suffix());
-        TensorLabel { name, dtype, shape: self.shape, rank: self.rank }
     }
     /// Dimensions, outermost first.
     pub fn shape(&self) -> &[usize] {
@@ -217,34 +202,56 @@ impl Tensor {
 
     /// Another handle on the same memory: what is written through one is read through the other.
     pub(crate) fn alias(&self) -> Tensor {
-        self.clone()
+        Tensor { name: self.name.clone(), mem: self.mem.clone(), ..*self }
     }
 
-    /// The same memory under another shape with as many elements.
-    pub fn view(&self, dims: &[usize]) -> Result<Tensor> {
-        let t = Tensor::new(self.name.clone(), self.mem.clone(), self.offset, self.dtype, dims);
-        ensure!(t.len() == self.len(), "cannot view {self:?} as {dims:?}");
-        Ok(t)
+    /// Another handle: the same memory under another shape with as many elements.
+    pub(crate) fn view(&self, dims: &[usize]) -> Result<Tensor> {
+        self.alias().into_shape(dims)
     }
 
-    /// Rows `range` of the first dimension.
-    pub fn rows(&self, range: Range<usize>) -> Result<Tensor> {
+    /// Another handle: rows `range` of the first dimension.
+    pub(crate) fn rows(&self, range: Range<usize>) -> Result<Tensor> {
+        self.alias().into_rows(range)
+    }
+
+    /// Another handle under another name.
+    pub(crate) fn renamed(&self, name: &str) -> Tensor {
+        Tensor { name: name.into(), ..self.alias() }
+    }
+
+    /// The tensor under another shape with as many elements. Errors if it has others.
+    pub fn into_shape(self, dims: &[usize]) -> Result<Tensor> {
+        let count = dims.iter().try_fold(1usize, |a, &d| a.checked_mul(d));
+        ensure!(
+            (1..=MAX_RANK).contains(&dims.len()) && count == Some(self.len()),
+            "cannot view {self:?} as {dims:?}"
+        );
+        Ok(Tensor::new(self.name, self.mem, self.offset, self.dtype, dims))
+    }
+
+    /// Rows `range` of the first dimension, instead of the whole. Errors if it has not so many.
+    pub fn into_rows(mut self, range: Range<usize>) -> Result<Tensor> {
         ensure!(range.start <= range.end && range.end <= self.shape[0], "rows {range:?} are not in {self:?}");
         let row: usize = self.shape()[1..].iter().product();
-        let mut t = self.clone();
-        t.offset += range.start * row * self.dtype.bytes();
-        t.shape[0] = range.len();
-        Ok(t)
+        self.offset += range.start * row * self.dtype.bytes();
+        self.shape[0] = range.len();
+        Ok(self)
     }
 
-    /// The same tensor under another name.
-    pub fn renamed(&self, name: &str) -> Tensor {
-        Tensor { name: name.into(), ..self.clone() }
+    /// Rows `range` of the first dimension, for reading while the whole is borrowed. Errors if it has not so many.
+    pub fn slice(&self, range: Range<usize>) -> Result<View<'_>> {
+        Ok(View::new(self.rows(range)?))
+    }
+
+    /// A handle that copies out what is in this memory at the time, whoever writes it: for looking at the results of a call that owns its outputs.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.alias())
     }
 
     /// True if the two share a byte.
     pub fn overlaps(&self, other: &Tensor) -> bool {
-        Arc::ptr_eq(&self.mem, &other.mem)
+        Rc::ptr_eq(&self.mem, &other.mem)
             && self.offset < other.offset + other.bytes()
             && other.offset < self.offset + self.bytes()
     }
@@ -266,32 +273,33 @@ impl Tensor {
     }
 
     /// The elements, if F32.
-    pub fn f32(&self) -> Result<&[f32]> {
-        // SAFETY: in bounds, aligned, initialised (zeroed or a file); see the module's note on aliasing.
+    pub(crate) fn f32(&self) -> Result<&[f32]> {
+        // SAFETY: in bounds, aligned, initialised (zeroed or a file). No other slice of these bytes is written while this one lives: both would be in
+        // one call on this thread, which refuses overlapping operands (see the module).
         Ok(unsafe { std::slice::from_raw_parts(self.ptr(DType::F32)?.cast(), self.len()) })
     }
     /// The elements, if F32, for writing.
-    pub fn f32_mut(&mut self) -> Result<&mut [f32]> {
+    pub(crate) fn f32_mut(&mut self) -> Result<&mut [f32]> {
         // SAFETY: as in `f32`; not a mapping.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::F32)?.cast(), self.len()) })
     }
     /// The elements, if Bf16.
-    pub fn bf16(&self) -> Result<&[bf16]> {
+    pub(crate) fn bf16(&self) -> Result<&[bf16]> {
         // SAFETY: as in `f32`.
         Ok(unsafe { std::slice::from_raw_parts(self.ptr(DType::Bf16)?.cast(), self.len()) })
     }
     /// The elements, if Bf16, for writing.
-    pub fn bf16_mut(&mut self) -> Result<&mut [bf16]> {
+    pub(crate) fn bf16_mut(&mut self) -> Result<&mut [bf16]> {
         // SAFETY: as in `f32_mut`.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::Bf16)?.cast(), self.len()) })
     }
     /// The elements, if U32.
-    pub fn u32(&self) -> Result<&[u32]> {
+    pub(crate) fn u32(&self) -> Result<&[u32]> {
         // SAFETY: as in `f32`.
         Ok(unsafe { std::slice::from_raw_parts(self.ptr(DType::U32)?.cast(), self.len()) })
     }
     /// The elements, if U32, for writing.
-    pub fn u32_mut(&mut self) -> Result<&mut [u32]> {
+    pub(crate) fn u32_mut(&mut self) -> Result<&mut [u32]> {
         // SAFETY: as in `f32_mut`.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::U32)?.cast(), self.len()) })
     }
@@ -349,6 +357,11 @@ impl Tensor {
             DType::U32 => bail!("{self:?} holds integers"),
         }
     }
+    /// Sets the elements, if Bf16, wherever they are.
+    pub fn write_bf16(&mut self, values: &[bf16]) -> Result<()> {
+        ensure!(self.dtype == DType::Bf16, "{self:?} is not Bf16");
+        self.set_bytes(bytemuck::cast_slice(values))
+    }
     /// Sets the elements, if U32, wherever they are.
     pub fn write_u32(&mut self, values: &[u32]) -> Result<()> {
         ensure!(self.dtype == DType::U32, "{self:?} is not U32");
@@ -374,75 +387,5 @@ impl Tensor {
     pub fn copy_from(&mut self, from: &Tensor) -> Result<()> {
         ensure!(self.dtype == from.dtype, "{self:?} and {from:?} differ in type");
         self.set_bytes(&from.to_bytes()?)
-    }
-}
-
-/// Refuses outputs that share memory with another operand of the same op.
-pub fn refuse_overlap(outs: &[&Tensor], ins: &[&Tensor]) -> Result<()> {
-    for (i, out) in outs.iter().enumerate() {
-        for other in ins.iter().chain(&outs[..i]) {
-            ensure!(!out.overlaps(other), "{out:?} overlaps {other:?}");
-        }
-    }
-    Ok(())
-}
-
-/// One allocation, cut into tensors. The same closure runs twice: once to measure, once to place.
-///
-/// On the emulated GPU every tensor gets an allocation of its own, so that leaving one is noticed.
-pub struct Arena {
-    mem: Arc<Memory>,
-    top: usize,
-    separate: Option<Arc<Gpu>>,
-    failed: Option<anyhow::Error>,
-}
-
-impl Arena {
-    fn on(mem: Memory) -> Arena {
-        Arena { mem: Arc::new(mem), top: 0, separate: None, failed: None }
-    }
-
-    /// Lays out `T` in one zeroed allocation named `what`; returns it with the allocation's size in bytes.
-    pub fn build<T>(
-        what: &str,
-        device: &Device,
-        mut lay_out: impl FnMut(&mut Arena) -> T,
-    ) -> Result<(T, usize)> {
-        let bytes = Arena::measure(|a| {
-            lay_out(a);
-        });
-        let mut place = match device {
-            Device::Cpu => Arena::on(Memory::Host(HostBytes::zeroed(bytes, what)?)),
-            Device::Cuda(gpu) if gpu.is_emulated() => {
-                Arena { separate: Some(gpu.clone()), ..Arena::on(Memory::Unplaced) }
-            }
-            Device::Cuda(gpu) => Arena::on(Memory::Gpu(gpu.allocate(bytes, what)?, gpu.clone())),
-        };
-        let laid = lay_out(&mut place);
-        if let Some(failed) = place.failed {
-            return Err(failed.context(format!("allocate {what}")));
-        }
-        ensure!(place.top == bytes, "{what}: the layout differs between measuring and placing");
-        Ok((laid, bytes))
-    }
-
-    /// Bytes that `lay_out` would take.
-    pub fn measure(lay_out: impl FnOnce(&mut Arena)) -> usize {
-        let mut measure = Arena::on(Memory::Unplaced);
-        lay_out(&mut measure);
-        measure.top
-    }
-
-    /// The next tensor, aligned to [`ALIGN`] bytes.
-    pub fn tensor(&mut self, name: &str, dtype: DType, dims: &[usize]) -> Tensor {
-        let mut t = Tensor::new(name.into(), self.mem.clone(), self.top, dtype, dims);
-        self.top += t.bytes().next_multiple_of(ALIGN);
-        if let Some(gpu) = &self.separate {
-            match gpu.allocate(t.bytes(), name) {
-                Ok(memory) => (t.mem, t.offset) = (Arc::new(Memory::Gpu(memory, gpu.clone())), 0),
-                Err(e) => self.failed = Some(e),
-            }
-        }
-        t
     }
 }

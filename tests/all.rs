@@ -1,4 +1,4 @@
-//! One integration binary: a file an op, a stage, a model.
+//! One integration binary: one file per op, stage and model.
 mod alignment;
 mod cli;
 mod common;
@@ -8,6 +8,7 @@ mod gemm;
 mod generation;
 mod kernels;
 mod layers;
+mod limits;
 mod lm_eval;
 mod m2m100;
 mod metrics;
@@ -18,8 +19,10 @@ mod pickle;
 mod qe;
 mod rehearsal;
 mod row_shard;
+mod scores;
 mod scoring;
 mod tokenizer;
+mod trace;
 mod training;
 mod training_ops;
 mod weights;

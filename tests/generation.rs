@@ -73,7 +73,7 @@ fn decoding_with_the_cache_equals_running_the_whole_text() {
             let hidden = decoder.prompts(&model, &[&tokens], None, &[]).unwrap();
             let mut logits = Tensor::zeros("logits", DType::F32, &[tokens.len(), 96]).unwrap();
             linear_forward(&mut logits, &hidden, model.weights.head(), None).unwrap();
-            let last = &logits.f32().unwrap()[(tokens.len() - 1) * 96..];
+            let last = &logits.to_f32_vec().unwrap()[(tokens.len() - 1) * 96..];
             let best = (0..96).rev().max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
             assert_eq!(best as u32, next);
             tokens.push(next);
@@ -101,7 +101,7 @@ fn log_probs_are_those_of_the_softmax() {
         linear_forward(&mut logits, &hidden, model.weights.head(), None).unwrap();
         for i in 1..n {
             let row: Vec<f64> =
-                logits.f32().unwrap()[(i - 1) * 96..i * 96].iter().map(|&x| x as f64).collect();
+                logits.to_f32_vec().unwrap()[(i - 1) * 96..i * 96].iter().map(|&x| x as f64).collect();
             let log_sum = row.iter().map(|x| x.exp()).sum::<f64>().ln();
             let want = row[request.tokens[i] as usize] - log_sum;
             assert!((got[i - 1] as f64 - want).abs() < 1e-5, "{} {want}", got[i - 1]);

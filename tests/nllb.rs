@@ -112,7 +112,7 @@ fn model(dir: &Path) {
         let values: Vec<f32> =
             (0..dims.iter().product()).map(|_| (center + random.uniform() - 0.5) as f32).collect();
         let t = Tensor::from_f32(name, dims, &values)?;
-        tensors.borrow_mut().push((format!("model.{name}"), t.clone()));
+        tensors.borrow_mut().push((format!("model.{name}"), t.to_device(&Device::Cpu)?));
         Ok(t)
     })
     .unwrap();

@@ -1,7 +1,7 @@
 //! The ops other than GEMM: each against its oracle over awkward shapes, the oracles against finite differences and PyTorch,
 //! and the invariances that training and generation rely on, bit for bit.
 use safetensors::SafeTensors;
-use sdrrl::{data::random::RowRandom, tensor::Tensor};
+use sdrrl::{data::random::RowRandom, device::Device, ops::with_threads, tensor::Tensor};
 
 mod attention;
 mod beam_step;
@@ -34,13 +34,20 @@ fn u32s(name: &str, v: &[u32]) -> Tensor {
     Tensor::from_u32(name, &[v.len()], v).unwrap()
 }
 
+/// Changes a tensor's values.
+fn change(t: &mut Tensor, f: impl FnOnce(&mut [f32])) {
+    let mut values = t.to_f32_vec().unwrap();
+    f(&mut values);
+    t.write_f32(&values).unwrap();
+}
+
 fn wide(t: &Tensor) -> Vec<f64> {
     t.to_f32_vec().unwrap().iter().map(|&x| x as f64).collect()
 }
 
 /// The relative L2 distance is at most `tolerance`; NaN fails.
 fn close(what: &str, got: &Tensor, want: &[f64], tolerance: f64) {
-    let got = got.f32().unwrap();
+    let got = got.to_f32_vec().unwrap();
     assert_eq!(got.len(), want.len(), "{what}");
     let norm = want.iter().map(|w| w * w).sum::<f64>().sqrt();
     let error = got.iter().zip(want).map(|(&g, w)| (g as f64 - w).powi(2)).sum::<f64>().sqrt();
@@ -56,16 +63,12 @@ fn close(what: &str, got: &Tensor, want: &[f64], tolerance: f64) {
 }
 
 /// The same bits, NaN included.
-fn same_bits(what: &str, a: &[f32], b: &[f32]) {
+fn same_bits(what: &str, a: impl AsRef<[f32]>, b: impl AsRef<[f32]>) {
+    let (a, b) = (a.as_ref(), b.as_ref());
     assert_eq!(a.len(), b.len(), "{what}");
     if let Some(i) = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()) {
         panic!("{what}: element {i} is {:e} and {:e}", a[i], b[i]);
     }
-}
-
-/// Runs `f` with a pool of so many threads.
-fn with_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
 
 /// Central differences of `loss` at `x` equal `grad`, both in f64.

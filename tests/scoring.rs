@@ -56,7 +56,8 @@ fn whole(model: &Llama, r: &ScoreRequest) -> (Vec<f64>, bool) {
     let hidden = decoder.prompts(model, &[&r.tokens], None, &[]).unwrap();
     let mut logits = Tensor::zeros("logits", DType::F32, &[n, VOCAB]).unwrap();
     linear_forward(&mut logits, &hidden, model.weights.head(), None).unwrap();
-    let rows: Vec<&[f32]> = logits.f32().unwrap().chunks(VOCAB).collect();
+    let logits = logits.to_f32_vec().unwrap();
+    let rows: Vec<&[f32]> = logits.chunks(VOCAB).collect();
     let (mut log_probs, mut greedy) = (vec![], true);
     for i in r.start..n {
         let (row, target) = (rows[i - 1], r.tokens[i] as usize);

@@ -64,17 +64,17 @@ fn loss_and_gradients_agree_with_the_naive_sum() {
         )
         .unwrap();
         let (want, want_dhidden, want_dweight) = cross_entropy::reference::forward_backward(
-            t.hidden.f32().unwrap(),
-            t.weight.f32().unwrap(),
-            t.targets.u32().unwrap(),
-            t.token_weights.f32().unwrap(),
+            &t.hidden.to_f32_vec().unwrap(),
+            &t.weight.to_f32_vec().unwrap(),
+            &t.targets.to_u32_vec().unwrap(),
+            &t.token_weights.to_f32_vec().unwrap(),
             [n, c, v],
             0.25,
             softcap.map(f64::from),
         );
-        assert_close("losses", losses.f32().unwrap(), &to_f32(&want), 1e-6);
-        assert_close("dhidden", dhidden.f32().unwrap(), &to_f32(&want_dhidden), 2e-6);
-        assert_close("dweight", dweight.f32().unwrap(), &to_f32(&want_dweight), 2e-6);
+        assert_close("losses", losses.to_f32_vec().unwrap(), &to_f32(&want), 1e-6);
+        assert_close("dhidden", dhidden.to_f32_vec().unwrap(), &to_f32(&want_dhidden), 2e-6);
+        assert_close("dweight", dweight.to_f32_vec().unwrap(), &to_f32(&want_dweight), 2e-6);
         let mut alone = Tensor::zeros("alone", DType::F32, &[n]).unwrap();
         cross_entropy::linear_cross_entropy_forward(
             &mut alone,
@@ -85,15 +85,17 @@ fn loss_and_gradients_agree_with_the_naive_sum() {
             &t.token_weights,
         )
         .unwrap();
-        assert_eq!(alone.f32().unwrap(), losses.f32().unwrap());
+        assert_eq!(alone.to_f32_vec().unwrap(), losses.to_f32_vec().unwrap());
         let mut logits = Tensor::zeros("logits", DType::F32, &[n, v]).unwrap();
         linear_forward(&mut logits, &t.hidden, &t.weight, None).unwrap();
         if let Some(cap) = softcap {
             activation::softcap(&mut logits, cap).unwrap();
         }
         cross_entropy::cross_entropy_forward(&mut alone, &mut logits, &t.targets).unwrap();
-        let weighted = t.token_weights.f32().unwrap().iter().map(|&w| if w == 0.0 { 0.0 } else { 1.0 });
-        let of_logits: Vec<f32> = alone.f32().unwrap().iter().zip(weighted).map(|(x, w)| x * w).collect();
+        let weighted =
+            t.token_weights.to_f32_vec().unwrap().into_iter().map(|w| if w == 0.0 { 0.0 } else { 1.0 });
+        let of_logits: Vec<f32> =
+            alone.to_f32_vec().unwrap().iter().zip(weighted).map(|(x, w)| x * w).collect();
         assert_close("losses of logits", &of_logits, &to_f32(&want), 1e-6);
     }
 }
@@ -122,20 +124,20 @@ fn reference_gradient(softcap: Option<f64>) {
     let loss = |hidden: &[f32]| {
         let (losses, ..) = cross_entropy::reference::forward_backward(
             hidden,
-            t.weight.f32().unwrap(),
-            t.targets.u32().unwrap(),
-            t.token_weights.f32().unwrap(),
+            &t.weight.to_f32_vec().unwrap(),
+            &t.targets.to_u32_vec().unwrap(),
+            &t.token_weights.to_f32_vec().unwrap(),
             [n, c, v],
             1.0,
             softcap,
         );
-        losses.iter().zip(t.token_weights.f32().unwrap()).map(|(l, &w)| l * w as f64).sum::<f64>()
+        losses.iter().zip(t.token_weights.to_f32_vec().unwrap()).map(|(l, w)| l * w as f64).sum::<f64>()
     };
     let (_, dhidden, _) = cross_entropy::reference::forward_backward(
         &hidden,
-        t.weight.f32().unwrap(),
-        t.targets.u32().unwrap(),
-        t.token_weights.f32().unwrap(),
+        &t.weight.to_f32_vec().unwrap(),
+        &t.targets.to_u32_vec().unwrap(),
+        &t.token_weights.to_f32_vec().unwrap(),
         [n, c, v],
         1.0,
         softcap,
@@ -169,12 +171,12 @@ fn adamw_takes_pytorchs_steps() {
     for (step, g) in [(1, [0.1, -0.2, 0.3]), (2, [0.2, -0.4, 0.6])] {
         adamw_update(&mut p, &mut m, &mut v, &tensor("g", g), &hyper(step)).unwrap();
     }
-    assert_close("p", p.f32().unwrap(), &[0.801_582_8, -1.799_583_9, 0.302_582_3], 1e-6);
+    assert_close("p", p.to_f32_vec().unwrap(), &[0.801_582_8, -1.799_583_9, 0.302_582_3], 1e-6);
     let mut want = (1.0, 0.0, 0.0);
     for (step, g) in [(1, 0.1f32), (2, 0.2)] {
         want = adamw::reference::step(want.0, want.1, want.2, g as f64, &hyper(step));
     }
-    assert_close("p[0]", &p.f32().unwrap()[..1], &[want.0 as f32], 1e-6);
+    assert_close("p[0]", &p.to_f32_vec().unwrap()[..1], &[want.0 as f32], 1e-6);
 }
 
 #[test]
@@ -185,6 +187,6 @@ fn the_norm_is_the_same_on_any_number_of_threads() {
     for threads in [2, 3] {
         assert_eq!(one.to_bits(), with_threads(threads, || global_norm(&[&a, &b]).unwrap()).to_bits());
     }
-    let squares = |t: &Tensor| t.f32().unwrap().iter().map(|&x| x as f64 * x as f64).sum::<f64>();
+    let squares = |t: &Tensor| t.to_f32_vec().unwrap().iter().map(|&x| x as f64 * x as f64).sum::<f64>();
     assert!((one - (squares(&a) + squares(&b)).sqrt()).abs() < 1e-9);
 }

@@ -46,7 +46,7 @@ fn quantised_blocks_equal_the_gguf_package() {
         let hex = hex.as_str().unwrap();
         let mut blocks = Tensor::zeros("blocks", DType::U32, &[(hex.len() / 2).div_ceil(4)]).unwrap();
         quantize(&mut blocks, &inp, kind).unwrap();
-        let bytes: Vec<u8> = blocks.u32().unwrap().iter().flat_map(|w| w.to_le_bytes()).collect();
+        let bytes: Vec<u8> = blocks.to_u32_vec().unwrap().iter().flat_map(|w| w.to_le_bytes()).collect();
         let got: String = bytes[..hex.len() / 2].iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(got, hex, "{kind:?}");
     }
@@ -141,7 +141,7 @@ fn a_sharded_checkpoint_equals_a_single_file_and_a_missing_shard_is_named() {
     let one = Llama::load(Path::new("tests/golden/models/llama-tied"), DType::F32).unwrap();
     let two = Llama::load(dir.path(), DType::F32).unwrap();
     for ((name, a), (_, b)) in one.named().iter().zip(two.named()) {
-        assert_eq!(a.f32().unwrap(), b.f32().unwrap(), "{name}");
+        assert_eq!(a.to_f32_vec().unwrap(), b.to_f32_vec().unwrap(), "{name}");
     }
     fs::remove_file(dir.path().join("part-1.safetensors")).unwrap();
     let error = format!("{:#}", Llama::load(dir.path(), DType::F32).err().unwrap());

@@ -21,7 +21,7 @@ use sdrrl::{
         sampling::{Sampler, Sampling, SamplingRow},
         swiglu::{swiglu_backward, swiglu_forward},
     },
-    tensor::{Arena, Tensor},
+    tensor::{Arena, Reader, Tensor},
 };
 
 use crate::world::World;
@@ -31,36 +31,36 @@ pub struct Case {
     /// The call.
     pub run: Box<dyn FnMut() -> Result<()>>,
     /// Its results.
-    pub outs: Vec<Tensor>,
+    pub outs: Vec<Reader>,
 }
 
-pub fn case(outs: &[Tensor], run: impl FnMut() -> Result<()> + 'static) -> Result<Case> {
-    let named = |(i, t): (usize, &Tensor)| t.renamed(&format!("result {i}"));
+pub fn case(outs: &[Reader], run: impl FnMut() -> Result<()> + 'static) -> Result<Case> {
+    let named = |(i, t): (usize, &Reader)| t.renamed(&format!("result {i}"));
     Ok(Case { run: Box::new(run), outs: outs.iter().enumerate().map(named).collect() })
 }
 
 pub fn embedding(w: &World, d: &[usize]) -> Result<Case> {
     let table = w.normal("table", &[d[2], d[1]], 1)?;
     let (tokens, mut y) = (w.integers("tokens", d[0], |i| i * 7919 % d[2])?, w.out(&d[..2])?);
-    case(&[y.clone()], move || embedding_forward(&mut y, &tokens, &table))
+    case(&[y.reader()], move || embedding_forward(&mut y, &tokens, &table))
 }
 
 pub fn embedding_back(w: &World, d: &[usize]) -> Result<Case> {
     let tokens = w.integers("tokens", d[0], |i| i * i * 7919 % d[2])?;
     let (dy, mut dw) = (w.normal("dy", &d[..2], 1)?, w.out_f32(&[d[2], d[1]])?);
-    case(&[dw.clone()], move || embedding_backward(&mut dw, &dy, &tokens))
+    case(&[dw.reader()], move || embedding_backward(&mut dw, &dy, &tokens))
 }
 
 pub fn rmsnorm(w: &World, d: &[usize]) -> Result<Case> {
     let (x, weight) = (w.normal("x", d, 1)?, w.normal_f32("weight", &d[1..])?);
     let (mut y, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?);
-    case(&[y.clone()], move || rmsnorm_forward(&mut y, &mut rstd, &x, &weight, 1e-5))
+    case(&[y.reader()], move || rmsnorm_forward(&mut y, &mut rstd, &x, &weight, 1e-5))
 }
 
 pub fn add_rmsnorm(w: &World, d: &[usize]) -> Result<Case> {
     let (x, r, weight) = (w.normal("x", d, 1)?, w.normal("r", d, 1)?, w.normal_f32("weight", &d[1..])?);
     let (mut y, mut rstd, mut sum) = (w.out(d)?, w.out_f32(&d[..1])?, w.out(d)?);
-    case(&[y.clone(), sum.clone()], move || {
+    case(&[y.reader(), sum.reader()], move || {
         add_rmsnorm_forward(&mut y, &mut rstd, &mut sum, &x, &r, &weight, 1e-5)
     })
 }
@@ -70,7 +70,7 @@ pub fn rmsnorm_back(w: &World, d: &[usize], with_weight: bool) -> Result<Case> {
     let (mut y, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?);
     rmsnorm_forward(&mut y, &mut rstd, &x, &weight, 1e-5)?;
     let (mut dx, mut dw) = (w.normal("dx", d, 1)?, w.out_f32(&d[1..])?);
-    let outs = if with_weight { vec![dx.clone(), dw.clone()] } else { vec![dx.clone()] };
+    let outs = if with_weight { vec![dx.reader(), dw.reader()] } else { vec![dx.reader()] };
     case(&outs, move || rmsnorm_backward(&mut dx, with_weight.then_some(&mut dw), &dy, &x, &rstd, &weight))
 }
 
@@ -78,7 +78,7 @@ pub fn layernorm(w: &World, d: &[usize]) -> Result<Case> {
     let (x, weight, bias) =
         (w.normal("x", d, 1)?, w.normal_f32("weight", &d[1..])?, w.normal_f32("bias", &d[1..])?);
     let (mut y, mut mean, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?, w.out_f32(&d[..1])?);
-    case(&[y.clone()], move || layernorm_forward(&mut y, &mut mean, &mut rstd, &x, &weight, &bias, 1e-5))
+    case(&[y.reader()], move || layernorm_forward(&mut y, &mut mean, &mut rstd, &x, &weight, &bias, 1e-5))
 }
 
 pub fn layernorm_back(w: &World, d: &[usize]) -> Result<Case> {
@@ -87,17 +87,17 @@ pub fn layernorm_back(w: &World, d: &[usize]) -> Result<Case> {
     let (mut y, mut mean, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?, w.out_f32(&d[..1])?);
     layernorm_forward(&mut y, &mut mean, &mut rstd, &x, &weight, &bias, 1e-5)?;
     let (dy, mut dx) = (w.normal("dy", d, 1)?, w.normal("dx", d, 1)?);
-    case(&[dx.clone()], move || layernorm_backward(&mut dx, None, &dy, &x, &mean, &rstd, &weight))
+    case(&[dx.reader()], move || layernorm_backward(&mut dx, None, &dy, &x, &mean, &rstd, &weight))
 }
 
 pub fn activation(w: &World, d: &[usize], f: Activation) -> Result<Case> {
     let (x, mut y) = (w.normal("x", d, 1)?, w.out(d)?);
-    case(&[y.clone()], move || activation_forward(&mut y, &x, f))
+    case(&[y.reader()], move || activation_forward(&mut y, &x, f))
 }
 
 pub fn activation_back(w: &World, d: &[usize], f: Activation) -> Result<Case> {
     let (x, dy, mut dx) = (w.normal("x", d, 1)?, w.normal("dy", d, 1)?, w.out(d)?);
-    case(&[dx.clone()], move || activation_backward(&mut dx, &dy, &x, f))
+    case(&[dx.reader()], move || activation_backward(&mut dx, &dy, &x, f))
 }
 
 pub fn rope(w: &World, d: &[usize]) -> Result<Case> {
@@ -110,34 +110,34 @@ pub fn rope(w: &World, d: &[usize]) -> Result<Case> {
     let (cos, sin, positions) =
         (table(f32::cos)?, table(f32::sin)?, w.integers("positions", n, |i| i % 2048)?);
     let (mut x, hs) = (w.normal("x", &[n, row], 1)?, d[2]);
-    case(&[x.clone()], move || rope_forward(&mut x, &positions, &cos, &sin, hs))
+    case(&[x.reader()], move || rope_forward(&mut x, &positions, &cos, &sin, hs))
 }
 
 pub fn swiglu(w: &World, d: &[usize]) -> Result<Case> {
     let (gate, up, mut y) = (w.normal("gate", d, 1)?, w.normal("up", d, 1)?, w.out(d)?);
-    case(&[y.clone()], move || swiglu_forward(&mut y, &gate, &up))
+    case(&[y.reader()], move || swiglu_forward(&mut y, &gate, &up))
 }
 
 pub fn swiglu_back(w: &World, d: &[usize]) -> Result<Case> {
     let (gate, up, dy) = (w.normal("gate", d, 1)?, w.normal("up", d, 1)?, w.normal("dy", d, 1)?);
     let (mut dgate, mut dup) = (w.out(d)?, w.out(d)?);
-    case(&[dgate.clone(), dup.clone()], move || swiglu_backward(&mut dgate, &mut dup, &dy, &gate, &up))
+    case(&[dgate.reader(), dup.reader()], move || swiglu_backward(&mut dgate, &mut dup, &dy, &gate, &up))
 }
 
 pub fn residual(w: &World, d: &[usize]) -> Result<Case> {
     let (x, mut y) = (w.normal("x", d, 1)?, w.normal("y", d, 1)?);
-    case(&[y.clone()], move || add(&mut y, &x))
+    case(&[y.reader()], move || add(&mut y, &x))
 }
 
 pub fn to_f32(w: &World, d: &[usize]) -> Result<Case> {
     let (x, mut y) = (w.normal("x", d, 1)?, w.out_f32(d)?);
-    case(&[y.clone()], move || cast(&mut y, &x, 0.5))
+    case(&[y.reader()], move || cast(&mut y, &x, 0.5))
 }
 
 pub fn gather(w: &World, d: &[usize]) -> Result<Case> {
     let (x, mut y) = (w.normal("x", d, 1)?, w.out(d)?);
     let map = w.integers("map", d[0], |i| i * 7919 % d[0])?;
-    case(&[y.clone()], move || gather_rows(&mut y, &x, &map))
+    case(&[y.reader()], move || gather_rows(&mut y, &x, &map))
 }
 
 pub fn linear(w: &World, d: &[usize]) -> Result<Case> {
@@ -158,7 +158,7 @@ pub fn linear_back_weight(w: &World, d: &[usize]) -> Result<Case> {
     let [n, m, k] = [d[0], d[1], d[2]];
     let (dy, x) = (w.normal("dy", &[n, m], n)?, w.normal("x", &[n, k], 1)?);
     let mut dw = w.out_f32(&[m, k])?;
-    case(&[dw.clone()], move || linear_backward_weight(&mut dw, None, &dy, &x))
+    case(&[dw.reader()], move || linear_backward_weight(&mut dw, None, &dy, &x))
 }
 
 fn adapter(w: &World, [m, k, r]: [usize; 3]) -> Result<[Tensor; 2]> {
@@ -190,7 +190,7 @@ pub fn low_rank_back(w: &World, d: &[usize]) -> Result<Case> {
     let (x, dy) = (w.normal("x", &[n, k], 1)?, w.normal("dy", &[n, m], m)?);
     let u = w.normal("u", &[n, r], 1)?;
     let (mut da, mut db, mut du) = (w.out_f32(&[r, k])?, w.out_f32(&[m, r])?, w.out(&[n, r])?);
-    case(&[da.clone(), db.clone(), du.clone()], move || {
+    case(&[da.reader(), db.reader(), du.reader()], move || {
         lora_backward(&mut da, &mut db, &mut du, &dy, &u, &x, LowRank { a: &a, b: &b, scale: 2.0 })
     })
 }
@@ -214,13 +214,13 @@ pub fn attention(w: &World, d: &[usize], back: bool) -> Result<Case> {
     let (mut y, mut lse) = (w.out(&qd)?, w.out_f32(&[d[2], n])?);
     if !back {
         // The beginning of lse (NH, N) is head 0's of the first documents.
-        return case(&[y.clone(), lse.rows(0..1)?], move || {
+        return case(&[y.reader(), lse.reader().rows(0..1)?], move || {
             attention_forward(&mut y, &mut lse, &q, &k, &v, &cu, s)
         });
     }
     attention_forward(&mut y, &mut lse, &q, &k, &v, &cu, s)?;
     let (dy, mut dq, mut dk, mut dv) = (w.normal("dy", &qd, 1)?, w.out(&qd)?, w.out(&kd)?, w.out(&kd)?);
-    case(&[dq.clone(), dk.clone(), dv.clone()], move || {
+    case(&[dq.reader(), dk.reader(), dv.reader()], move || {
         attention_backward(&mut dq, &mut dk, &mut dv, &dy, &y, &lse, &q, &k, &v, &cu, s)
     })
 }
@@ -232,7 +232,7 @@ pub fn cross(w: &World, d: &[usize]) -> Result<Case> {
     let (q, k, v) = (w.normal("q", &qd, 1)?, w.normal("k", &kd, 1)?, w.normal("v", &kd, 1)?);
     let cu = w.integers("cu_seqlens", documents + 1, |i| i * d[1])?;
     let (mut y, mut lse) = (w.out(&qd)?, w.out_f32(&[d[2], n])?);
-    case(&[y.clone()], move || cross_attention_forward(&mut y, &mut lse, &q, &k, &v, &cu, &cu, s))
+    case(&[y.reader()], move || cross_attention_forward(&mut y, &mut lse, &q, &k, &v, &cu, &cu, s))
 }
 
 pub fn decode(w: &World, d: &[usize]) -> Result<Case> {
@@ -241,7 +241,7 @@ pub fn decode(w: &World, d: &[usize]) -> Result<Case> {
     let kd = [b * t, d[3] * d[4]];
     let (k, v) = (w.normal("k", &kd, 1)?, w.normal("v", &kd, 1)?);
     let (starts, lengths) = (w.integers("starts", b, |i| i * t)?, w.integers("lengths", b, |_| t)?);
-    case(&[y.clone()], move || decode_attention_forward(&mut y, &q, &k, &v, &starts, &lengths, s))
+    case(&[y.reader()], move || decode_attention_forward(&mut y, &q, &k, &v, &starts, &lengths, s))
 }
 
 pub fn loss(w: &World, d: &[usize]) -> Result<Case> {
@@ -274,33 +274,33 @@ pub fn loss_of_logits(w: &World, d: &[usize]) -> Result<Case> {
     let mut logits = w.normal_f32("logits", d)?;
     let targets = w.integers("targets", d[0], |i| i * 7919 % d[1])?;
     let mut losses = w.out_f32(&d[..1])?;
-    case(&[losses.clone()], move || cross_entropy_forward(&mut losses, &mut logits, &targets))
+    case(&[losses.reader()], move || cross_entropy_forward(&mut losses, &mut logits, &targets))
 }
 
 pub fn adamw(w: &World, d: &[usize]) -> Result<Case> {
     let (param, m) = (w.normal_f32("param", d)?, w.normal_f32("m", d)?);
     let (mut v, grad) = (w.normal_f32("v", d)?, w.normal_f32("grad", d)?);
     v.write_f32(&v.to_f32_vec()?.iter().map(|x| x * x).collect::<Vec<_>>())?;
-    let group = Group { param: param.clone(), m, v, grad, lr_factor: 1.0, weight_decay: 0.1 };
+    let out = param.reader();
+    let group = Group { param, m, v, grad, lr_factor: 1.0, weight_decay: 0.1 };
     let mut table = AdamWTable::new(vec![group])?;
     let h =
         AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.0, step: 3, grad_scale: 0.5 };
-    case(&[param], move || table.update(&h))
+    case(&[out], move || table.update(&h))
 }
 
 pub fn norm(w: &World, d: &[usize]) -> Result<Case> {
     let norm = GradNorm::new(vec![w.normal_f32("grad", d)?])?;
     let mut out = w.out_f32(&[1])?;
-    case(&[out.clone()], move || out.write_f32(&[norm.norm()? as f32]))
+    case(&[out.reader()], move || out.write_f32(&[norm.norm()? as f32]))
 }
 
 pub fn sample(w: &World, d: &[usize], temperature: f32) -> Result<Case> {
-    let values = w.normal_f32("logits", d)?;
-    let mut logits = values.clone();
+    let mut logits = w.normal_f32("logits", d)?;
     let mut sampler = Sampler::new(&w.device, d[0], 1)?;
     let how = Sampling { temperature, top_k: 50, top_p: 0.9, repetition_penalty: 1.0, seed: 1 };
     let (mut out, n) = (w.out_u32(&d[..1])?, d[0]);
-    case(&[out.clone()], move || {
+    case(&[out.reader()], move || {
         let rows: Vec<SamplingRow> =
             (0..n).map(|i| SamplingRow { id: i as u64, ..Default::default() }).collect();
         let tokens = sampler.sample(&mut logits, &rows, &how)?;
@@ -315,7 +315,7 @@ pub fn beams(w: &World, d: &[usize]) -> Result<Case> {
     let rules = BeamRules::none(&w.device, batch * beams)?;
     let best = [batch, 2 * beams];
     let (mut out, mut from, mut tokens) = (w.out_f32(&best)?, w.out_u32(&best)?, w.out_u32(&best)?);
-    case(&[out.clone(), from.clone(), tokens.clone()], move || {
+    case(&[out.reader(), from.reader(), tokens.reader()], move || {
         beam_step(&mut out, &mut from, &mut tokens, &mut logits, &own, &rules)
     })
 }
@@ -326,11 +326,11 @@ pub fn from_blocks(w: &World, d: &[usize], kind: GgmlType) -> Result<Case> {
     // Blocks of small numbers and of scales that are finite: every byte below 0x40.
     let blocks = w.integers("blocks", words, |i| i.wrapping_mul(0x9e37_79b1) >> 3 & 0x3b3b_3b3b)?;
     let mut y = w.out(d)?;
-    case(&[y.clone()], move || dequantize(&mut y, &blocks, kind))
+    case(&[y.reader()], move || dequantize(&mut y, &blocks, kind))
 }
 
 pub fn into_blocks(w: &World, d: &[usize]) -> Result<Case> {
     let x = w.normal_f32("x", d)?;
     let mut blocks = w.out_u32(&[d[0] * d[1] / 32 * 34 / 4])?;
-    case(&[blocks.clone()], move || quantize(&mut blocks, &x, GgmlType::Q8_0))
+    case(&[blocks.reader()], move || quantize(&mut blocks, &x, GgmlType::Q8_0))
 }

@@ -1,7 +1,6 @@
 //! Matrix products of the shapes of SmolLM2-135M and of models 1024 wide (NLLB-600M, XLM-R large) on the CPU, beside the `gemm` crate in the same interleaved run.
 use std::time::Instant;
 
-use half::bf16;
 use sdrrl::{
     data::random::RowRandom,
     ops::gemm::{self as ours, Layout},
@@ -96,8 +95,8 @@ pub fn run(filters: &[String]) {
         let a = random("a", if layout == Layout::TN { [k, n] } else { [n, k] });
         let b = random("b", if layout == Layout::NT { [m, k] } else { [k, m] });
         let mut narrow = Tensor::zeros("narrow", DType::Bf16, b.shape()).expect("allocate");
-        let values = b.f32().expect("f32");
-        narrow.bf16_mut().expect("bf16").iter_mut().zip(values).for_each(|(o, x)| *o = bf16::from_f32(*x));
+        let (x, y, mut o) = (b.to_f32_vec().expect("f32"), a.to_f32_vec().expect("f32"), vec![0.0; n * m]);
+        narrow.write_f32(&x).expect("bf16");
         let mut out = Tensor::zeros("out", DType::F32, &[n, m]).expect("allocate");
         let (mut times, mut narrow_times, mut peer_times) = (vec![], vec![], vec![]);
         let repeat = (50_000_000 / (n * m * k)).max(1);
@@ -108,10 +107,7 @@ pub fn run(filters: &[String]) {
             narrow_times.push(seconds(|| {
                 (0..repeat).for_each(|_| ours::gemm(&mut out, &a, &narrow, layout, 1.0, false).expect("gemm"))
             }));
-            let o = out.f32_mut().expect("f32");
-            peer_times.push(seconds(|| {
-                (0..repeat).for_each(|_| peer(o, a.f32().expect("f32"), b.f32().expect("f32"), size, layout))
-            }));
+            peer_times.push(seconds(|| (0..repeat).for_each(|_| peer(&mut o, &y, &x, size, layout))));
         }
         let rate = |t: Vec<f64>| 2.0 * (n * m * k * repeat) as f64 / median(t) / 1e9;
         let (f, h, p) = (rate(times), rate(narrow_times), rate(peer_times));

@@ -188,14 +188,14 @@ impl Bench {
     }
 
     fn measure_ceilings(&mut self, gpu: &Gpu) -> Result<()> {
-        let Some((mut to, from)) = self.flush.clone() else { return Ok(()) };
+        let Some((to, from)) = &mut self.flush else { return Ok(()) };
         let mut times = vec![];
         for _ in 0..REPEATS {
-            times.push(gpu.time(&mut || copy(&mut to, &from))?);
+            times.push(gpu.time(&mut || copy(to, from))?);
         }
         let bytes = 2.0 * FLUSH as f64 / median(times);
         let n = 8192;
-        let (a, b, out) =
+        let (a, b, mut out) =
             (self.gpu.normal("a", &[n, n], 1)?, self.gpu.normal("b", &[n, n], n)?, self.gpu.out(&[n, n])?);
         let mut best: f64 = 0.0;
         // SDRRL_GEMM=mma128 keeps away from Hopper's product here too.
@@ -204,7 +204,6 @@ impl Bench {
             if plain && rung == Rung::Wgmma {
                 continue;
             }
-            let mut out = out.clone();
             let mut product = || gemm_on(&mut out, &a, &b, Layout::NT, 1.0, false, rung);
             product()?;
             let times = (0..9).map(|_| gpu.time(&mut product)).collect::<Result<Vec<f64>>>()?;

@@ -4,7 +4,7 @@ use half::bf16;
 use rayon::prelude::*;
 use sdrrl::{
     device::Device,
-    tensor::{DType, Tensor},
+    tensor::{DType, Reader, Tensor},
 };
 
 /// Rows at each end of a long result that the CPU computes too.
@@ -39,13 +39,14 @@ impl World {
         if i >= ENDS { i + n - self.row_count(n) } else { i }
     }
     /// What to compare of results (N, ..) of `normal_ends`: all (a shorter one is the beginning of a longer one), then the last rows.
-    pub fn ends(&self, results: &[&Tensor], n: usize) -> Result<Vec<Tensor>> {
+    pub fn ends(&self, results: &[&Tensor], n: usize) -> Result<Vec<Reader>> {
         if n <= 2 * ENDS {
-            return Ok(results.iter().map(|&t| t.clone()).collect());
+            return Ok(results.iter().map(|&t| t.reader()).collect());
         }
         let rows = self.row_count(n);
         let first = if self.device == Device::Cpu { ENDS } else { n };
-        results.iter().flat_map(|t| [t.rows(0..first), t.rows(rows - ENDS..rows)]).collect()
+        let readers = results.iter().map(|t| t.reader());
+        readers.flat_map(|t| [t.rows(0..first), t.rows(rows - ENDS..rows)]).collect()
     }
     /// The same in f32 whatever the activations are: adapters.
     pub fn normal_f32_of(&self, name: &str, dims: &[usize], fan: usize) -> Result<Tensor> {

@@ -10,7 +10,10 @@ fn main() {
         .flag("-fno-strict-aliasing")
         .flag("-Wno-psabi")
         .include("cpp")
-        .files(["scheduler", "checks", "async", "tensor"].map(|f| format!("cpp/{f}.cpp")))
+        .files(
+            ["scheduler", "launch", "buffers", "checks", "profile", "async", "tensor"]
+                .map(|f| format!("cpp/{f}.cpp")),
+        )
         .compile("sdrrl_emulator_runtime");
     println!("cargo::rustc-link-lib=dl");
 }

@@ -11,63 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde::{Deserialize, Serialize};
 
-/// How the program is spoken to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// A line in, a line out, at once; the program runs on (it must flush after each line)
-    #[default]
-    Lines,
-    /// Records end in NUL instead of a line break, and the program flushes at each NUL
-    Nul,
-    /// Apertium's stream format (`apertium -z -f none PAIR`): as `nul`, with its reserved characters escaped
-    Apertium,
-    /// The program is started for each batch, reads all lines and ends
-    Batch,
-}
-
-impl Protocol {
-    /// What ends a record, in both directions.
-    fn end(self) -> char {
-        if matches!(self, Protocol::Nul | Protocol::Apertium) { '\0' } else { '\n' }
-    }
-
-    /// A line as the program wants it.
-    fn encode(self, line: &str) -> String {
-        if self != Protocol::Apertium {
-            return line.into();
-        }
-        let mut out = String::with_capacity(line.len() + 3);
-        for c in line.chars() {
-            if "[]{}^$/\\@<>".contains(c) {
-                out.push('\\');
-            }
-            out.push(c);
-        }
-        // What Apertium's own deformatter puts behind a text, so that its last word is seen to end a sentence.
-        out + SENTENCE_END
-    }
-
-    /// A line as the program gave it.
-    fn decode(self, reply: &str) -> String {
-        if self != Protocol::Apertium {
-            return reply.into();
-        }
-        let mut out = String::with_capacity(reply.len());
-        let mut escaped = false;
-        for c in reply.strip_suffix(SENTENCE_END).unwrap_or(reply).chars() {
-            if c != '\\' || escaped {
-                out.push(c);
-            }
-            escaped = c == '\\' && !escaped;
-        }
-        out
-    }
-}
-
-const SENTENCE_END: &str = ".[]";
+pub use super::line_protocol::Protocol;
 
 /// A record that any Apertium pair leaves as it is.
 const PADDING: &str = "7717177";
@@ -129,10 +74,20 @@ impl LineProcess {
     }
 
     fn exchange(&mut self, inputs: &[String]) -> Result<Vec<String>> {
-        if self.running.is_none() {
-            self.running = Some(start(&self.command, self.protocol)?);
-        }
-        let Some(running) = &mut self.running else { bail!("`{}` did not start", self.command) };
+        let mut running = match self.running.take() {
+            Some(running) => running,
+            None => start(&self.command, self.protocol)?,
+        };
+        let writer = self.write(&mut running, inputs);
+        let replies = writer.and_then(|writer| self.collect(&mut running, writer, inputs));
+        self.running = Some(running);
+        let replies = replies?;
+        self.no_surplus(inputs.len())?;
+        Ok(replies)
+    }
+
+    /// Begins to write `inputs`, from a thread of its own: a program that replies while it reads must not be kept waiting.
+    fn write(&self, running: &mut Running, inputs: &[String]) -> Result<Writer> {
         let end = self.protocol.end();
         let mut text = String::new();
         for input in inputs {
@@ -143,22 +98,25 @@ impl LineProcess {
         }
         let mut stdin = running.stdin.take().context("its input was closed")?;
         let batch = self.protocol == Protocol::Batch;
-        // Written from a thread of its own: a program that replies while it reads must not be kept waiting.
-        let writer = thread::spawn(move || -> (std::io::Result<()>, Option<ChildStdin>) {
+        Ok(thread::spawn(move || -> (std::io::Result<()>, Option<ChildStdin>) {
             let written = stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush());
             (written, (!batch).then_some(stdin))
-        });
+        }))
+    }
+
+    /// The replies to `inputs`.
+    fn collect(&self, running: &mut Running, writer: Writer, inputs: &[String]) -> Result<Vec<String>> {
         let mut writer = Some(writer);
         let mut replies = Vec::with_capacity(inputs.len());
         let mut waiting_since = Instant::now();
+        let apertium = self.protocol == Protocol::Apertium;
+        let patience = if apertium { IDLE.min(self.timeout) } else { self.timeout };
         while replies.len() < inputs.len() {
-            let patience =
-                if self.protocol == Protocol::Apertium { IDLE.min(self.timeout) } else { self.timeout };
             match running.replies.recv_timeout(patience) {
                 Ok(Ok(reply)) => {
                     waiting_since = Instant::now();
                     let reply = self.protocol.decode(&reply);
-                    if self.protocol == Protocol::Apertium && reply == PADDING {
+                    if apertium && reply == PADDING {
                         ensure!(
                             running.owed > 0 && replies.is_empty(),
                             "`{}` gave no reply to one of {} lines",
@@ -176,42 +134,49 @@ impl LineProcess {
                     if writer.as_ref().is_some_and(|w| w.is_finished()) {
                         running.stdin = finish(writer.take(), &self.command)?;
                     }
-                    if let Some(stdin) = &mut running.stdin {
-                        let padding = format!("{}\0", self.protocol.encode(PADDING));
-                        stdin
-                            .write_all(padding.as_bytes())
-                            .with_context(|| format!("write to `{}`", self.command))?;
-                        running.owed += 1;
-                    }
+                    self.pad(running)?;
                 }
-                Err(RecvTimeoutError::Timeout) => bail!(
-                    "`{}` gave no reply to line {} of {} within {} s: {:?}{}\nIf it only flushes at its end, use protocol = \"batch\"; else \
-                     raise timeout",
-                    self.command,
-                    replies.len() + 1,
-                    inputs.len(),
-                    self.timeout.as_secs_f64(),
-                    inputs[replies.len()],
-                    running.said()
-                ),
-                Err(RecvTimeoutError::Disconnected) => {
-                    let status = running.child.wait().map(|s| s.to_string()).unwrap_or_default();
-                    bail!(
-                        "`{}` ended ({status}) after {} of {} lines; the next was {:?}{}",
-                        self.command,
-                        replies.len(),
-                        inputs.len(),
-                        inputs[replies.len()],
-                        running.said()
-                    )
-                }
+                Err(error) => return Err(self.no_reply(running, error, replies.len(), inputs)),
             }
         }
         if writer.is_some() {
             running.stdin = finish(writer, &self.command)?;
         }
-        self.no_surplus(inputs.len())?;
         Ok(replies)
+    }
+
+    /// Sends a record that only pushes the earlier ones out.
+    fn pad(&self, running: &mut Running) -> Result<()> {
+        let Some(stdin) = &mut running.stdin else { return Ok(()) };
+        let padding = format!("{}\0", self.protocol.encode(PADDING));
+        stdin.write_all(padding.as_bytes()).with_context(|| format!("write to `{}`", self.command))?;
+        running.owed += 1;
+        Ok(())
+    }
+
+    /// Why the reply to `inputs[done]` is missing.
+    fn no_reply(
+        &self,
+        running: &mut Running,
+        error: RecvTimeoutError,
+        done: usize,
+        inputs: &[String],
+    ) -> anyhow::Error {
+        let (command, all, next) = (&self.command, inputs.len(), &inputs[done]);
+        if error == RecvTimeoutError::Timeout {
+            return anyhow!(
+                "`{command}` gave no reply to line {} of {all} within {} s: {next:?}{}\nIf it only flushes at its end, use protocol = \"batch\"; else \
+                 raise timeout",
+                done + 1,
+                self.timeout.as_secs_f64(),
+                running.said()
+            );
+        }
+        let status = running.child.wait().map(|s| s.to_string()).unwrap_or_default();
+        anyhow!(
+            "`{command}` ended ({status}) after {done} of {all} lines; the next was {next:?}{}",
+            running.said()
+        )
     }
 
     /// A reply too many means that replies and lines do not belong together.

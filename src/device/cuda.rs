@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
-use super::launch::{Geometry, Kernel, TensorMap};
+use super::{
+    driver::{Driver, DriverMemory, Stream},
+    launch::{Geometry, Kernel, TensorMap},
+};
 
 mod fatbins {
     include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
@@ -22,7 +25,7 @@ pub(super) use fatbins::{KERNEL_USAGE, NVCC_VERSION};
 /// Dynamic shared memory that a kernel may have without asking.
 const DEFAULT_SHARED: u32 = 48 * 1024;
 
-pub(super) struct Driver {
+pub(super) struct Cuda {
     context: Arc<CudaContext>,
     modules: HashMap<&'static str, Module>,
     functions: Mutex<HashMap<Kernel, Function>>,
@@ -30,11 +33,11 @@ pub(super) struct Driver {
     pools: bool,
     pub(super) name: String,
     pub(super) arch: u32,
-    pub(super) multiprocessors: u32,
+    multiprocessors: u32,
 }
 
 /// Devices that were opened, by ordinal. They stay open until the program ends: a context and its kernels take long to make.
-static OPEN: Mutex<BTreeMap<usize, Arc<Driver>>> = Mutex::new(BTreeMap::new());
+static OPEN: Mutex<BTreeMap<usize, Arc<Cuda>>> = Mutex::new(BTreeMap::new());
 
 struct Module(sys::CUmodule);
 #[derive(Clone, Copy)]
@@ -50,32 +53,54 @@ unsafe impl Sync for Module {}
 unsafe impl Send for Function {}
 
 /// Device memory.
-pub(crate) struct Buffer {
+struct Buffer {
     at: sys::CUdeviceptr,
     context: Arc<CudaContext>,
-    pooled: bool,
+    /// Where it is freed, if in the order of a stream.
+    pooled: Option<Stream>,
 }
 
-impl Buffer {
-    pub(super) fn address(&self) -> u64 {
+impl DriverMemory for Buffer {
+    fn address(&self) -> u64 {
         self.at
+    }
+    fn write(&self, offset: usize, from: &[u8], _: Stream) -> Result<()> {
+        bind(&self.context)?;
+        // SAFETY: in bounds by the caller's shapes; the copy comes after what the default stream holds, and has ended on return.
+        unsafe { result::memcpy_htod_sync(self.at + offset as u64, from) }
+            .map_err(|e| explain("copy to the device", e))
+    }
+    fn read(&self, offset: usize, to: &mut [u8], _: Stream) -> Result<()> {
+        bind(&self.context)?;
+        // SAFETY: as in `write`.
+        unsafe { result::memcpy_dtoh_sync(to, self.at + offset as u64) }
+            .map_err(|e| explain("copy from the device", e))
+    }
+    fn zero(&self, offset: usize, n: usize, _: Stream) -> Result<()> {
+        bind(&self.context)?;
+        // SAFETY: in bounds by the caller's shapes.
+        unsafe { result::memset_d8_sync(self.at + offset as u64, 0, n) }
+            .map_err(|e| explain("clear memory", e))
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
-            // SAFETY: allocated by `Driver::allocate`; nobody holds the address any more, and kernels that were launched with it come before it in the
+            // SAFETY: allocated by `Cuda::allocate`; nobody holds the address any more, and kernels that were launched with it come before it in the
             // stream. A failure at exit is of no interest.
             let _ = unsafe {
-                if self.pooled {
-                    result::free_async(self.at, std::ptr::null_mut())
-                } else {
-                    result::free_sync(self.at)
+                match self.pooled {
+                    Some(stream) => result::free_async(self.at, stream.handle()),
+                    None => result::free_sync(self.at),
                 }
             };
         }
     }
+}
+
+fn bind(context: &CudaContext) -> Result<()> {
+    context.bind_to_thread().map_err(|e| explain("bind the device", e))
 }
 
 /// A driver's error in words: its name, and what usually causes it.
@@ -102,19 +127,19 @@ fn explain(what: &str, e: DriverError) -> anyhow::Error {
     anyhow!("{what}: CUDA says {:?}{hint}", e.0)
 }
 
-impl Driver {
+impl Cuda {
     /// The device `ordinal`, its kernels loaded.
-    pub(super) fn open(ordinal: usize) -> Result<Arc<Driver>> {
+    pub(super) fn open(ordinal: usize) -> Result<Arc<Cuda>> {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(driver) = open.get(&ordinal) {
             return Ok(driver.clone());
         }
-        let driver = Arc::new(Driver::load(ordinal)?);
+        let driver = Arc::new(Cuda::load(ordinal)?);
         open.insert(ordinal, driver.clone());
         Ok(driver)
     }
 
-    fn load(ordinal: usize) -> Result<Driver> {
+    fn load(ordinal: usize) -> Result<Cuda> {
         if FATBINS.is_empty() {
             bail!(
                 "this program was built without GPU kernels, because there was no nvcc: run scripts/get_nvcc.sh (or set NVCC) and build again"
@@ -150,93 +175,7 @@ impl Driver {
         if pools {
             keep_freed_memory(&context)?;
         }
-        Ok(Driver { context, modules, functions: Mutex::default(), pools, name, arch, multiprocessors })
-    }
-
-    fn bind(&self) -> Result<()> {
-        self.context.bind_to_thread().map_err(|e| explain("bind the device", e))
-    }
-
-    pub(super) fn allocate(&self, bytes: usize) -> Result<Buffer> {
-        self.bind()?;
-        // SAFETY: freed once, by Buffer's drop.
-        let at = unsafe {
-            if self.pools {
-                result::malloc_async(std::ptr::null_mut(), bytes)
-            } else {
-                result::malloc_sync(bytes)
-            }
-        }
-        .map_err(|e| explain("allocate", e))?;
-        let buffer = Buffer { at, context: self.context.clone(), pooled: self.pools };
-        self.zero(&buffer, 0, bytes)?;
-        Ok(buffer)
-    }
-
-    pub(super) fn write(&self, to: &Buffer, offset: usize, from: &[u8]) -> Result<()> {
-        self.bind()?;
-        // SAFETY: in bounds by the caller's shapes; the copy has ended on return.
-        unsafe { result::memcpy_htod_sync(to.at + offset as u64, from) }
-            .map_err(|e| explain("copy to the device", e))
-    }
-
-    pub(super) fn read(&self, from: &Buffer, offset: usize, to: &mut [u8]) -> Result<()> {
-        self.bind()?;
-        // SAFETY: as in `write`.
-        unsafe { result::memcpy_dtoh_sync(to, from.at + offset as u64) }
-            .map_err(|e| explain("copy from the device", e))
-    }
-
-    pub(super) fn zero(&self, to: &Buffer, offset: usize, n: usize) -> Result<()> {
-        self.bind()?;
-        // SAFETY: in bounds by the caller's shapes.
-        unsafe { result::memset_d8_sync(to.at + offset as u64, 0, n) }.map_err(|e| explain("clear memory", e))
-    }
-
-    pub(super) fn synchronize(&self) -> Result<()> {
-        self.bind()?;
-        result::ctx::synchronize().map_err(|e| explain("wait for the device", e))
-    }
-
-    /// Seconds between two events around `run`.
-    pub(super) fn time(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
-        struct Event(sys::CUevent);
-        impl Drop for Event {
-            fn drop(&mut self) {
-                // SAFETY: created below, destroyed once. A failure is of no interest.
-                let _ = unsafe { result::event::destroy(self.0) };
-            }
-        }
-        self.bind()?;
-        let event = || {
-            let made = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
-            made.map(Event).map_err(|e| explain("create an event", e))
-        };
-        let record = |e: &Event| {
-            // SAFETY: a live event, the default stream.
-            unsafe { result::event::record(e.0, std::ptr::null_mut()) }
-                .map_err(|e| explain("record an event", e))
-        };
-        let (begin, end) = (event()?, event()?);
-        record(&begin)?;
-        run()?;
-        record(&end)?;
-        self.synchronize()?;
-        // SAFETY: both events were recorded and have happened.
-        let ms =
-            unsafe { result::event::elapsed(begin.0, end.0) }.map_err(|e| explain("read the events", e))?;
-        Ok(ms as f64 / 1e3)
-    }
-
-    /// Runs `run` inside a profiler's range: `ncu --profile-from-start off` sees nothing else.
-    pub(super) fn profile(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        self.synchronize()?;
-        // SAFETY: a context is current; without a profiler the calls do nothing.
-        unsafe { sys::cuProfilerStart() }.result().map_err(|e| explain("start the profiler's range", e))?;
-        let done = run().and_then(|()| self.synchronize());
-        // SAFETY: as above.
-        unsafe { sys::cuProfilerStop() }.result().map_err(|e| explain("end the profiler's range", e))?;
-        done
+        Ok(Cuda { context, modules, functions: Mutex::default(), pools, name, arch, multiprocessors })
     }
 
     /// The kernel's handle, allowed at least `shared` bytes of dynamic shared memory.
@@ -264,11 +203,84 @@ impl Driver {
         known.insert(kernel, f);
         Ok(f.handle)
     }
+}
 
-    /// # Safety
-    /// As [`super::gpu::Gpu::launch`].
-    pub(super) unsafe fn launch(&self, kernel: Kernel, at: Geometry, mut args: Vec<Vec<u8>>) -> Result<()> {
-        self.bind()?;
+impl Driver for Cuda {
+    fn is_emulated(&self) -> bool {
+        false
+    }
+    fn reports_late(&self) -> bool {
+        true
+    }
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessors as usize
+    }
+
+    fn allocate(&self, bytes: usize, stream: Stream) -> Result<Box<dyn DriverMemory>> {
+        bind(&self.context)?;
+        let bytes = bytes.max(1);
+        // SAFETY: freed once, by Buffer's drop.
+        let at = unsafe {
+            if self.pools { result::malloc_async(stream.handle(), bytes) } else { result::malloc_sync(bytes) }
+        }
+        .map_err(|e| explain("allocate", e))?;
+        let buffer = Buffer { at, context: self.context.clone(), pooled: self.pools.then_some(stream) };
+        buffer.zero(0, bytes, stream)?;
+        Ok(Box::new(buffer))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        bind(&self.context)?;
+        result::ctx::synchronize().map_err(|e| explain("wait for the device", e))
+    }
+
+    fn time(&self, run: &mut dyn FnMut() -> Result<()>, stream: Stream) -> Result<f64> {
+        struct Event(sys::CUevent);
+        impl Drop for Event {
+            fn drop(&mut self) {
+                // SAFETY: created below, destroyed once. A failure is of no interest.
+                let _ = unsafe { result::event::destroy(self.0) };
+            }
+        }
+        bind(&self.context)?;
+        let event = || {
+            let made = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+            made.map(Event).map_err(|e| explain("create an event", e))
+        };
+        let record = |e: &Event| {
+            // SAFETY: a live event, a stream of this device.
+            unsafe { result::event::record(e.0, stream.handle()) }.map_err(|e| explain("record an event", e))
+        };
+        let (begin, end) = (event()?, event()?);
+        record(&begin)?;
+        run()?;
+        record(&end)?;
+        self.synchronize()?;
+        // SAFETY: both events were recorded and have happened.
+        let ms =
+            unsafe { result::event::elapsed(begin.0, end.0) }.map_err(|e| explain("read the events", e))?;
+        Ok(ms as f64 / 1e3)
+    }
+
+    /// `ncu --profile-from-start off` sees nothing else.
+    fn profile(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.synchronize()?;
+        // SAFETY: a context is current; without a profiler the calls do nothing.
+        unsafe { sys::cuProfilerStart() }.result().map_err(|e| explain("start the profiler's range", e))?;
+        let done = run().and_then(|()| self.synchronize());
+        // SAFETY: as above.
+        unsafe { sys::cuProfilerStop() }.result().map_err(|e| explain("end the profiler's range", e))?;
+        done
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: Kernel,
+        at: Geometry,
+        mut args: Vec<Vec<u8>>,
+        stream: Stream,
+    ) -> Result<()> {
+        bind(&self.context)?;
         let function = self.function(kernel, at.shared_bytes)?;
         let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|a| a.as_mut_ptr().cast()).collect();
         let mut attribute: sys::CUlaunchAttribute = unsafe_zeroed();
@@ -284,7 +296,7 @@ impl Driver {
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: at.shared_bytes,
-            hStream: std::ptr::null_mut(),
+            hStream: stream.handle(),
             attrs: &mut attribute,
             numAttrs: (at.cluster > 1) as u32,
         };
@@ -294,13 +306,7 @@ impl Driver {
             .map_err(|e| explain("launch", e))
     }
 
-    pub(super) fn tensor_map(
-        &self,
-        base: u64,
-        dims: &[u64],
-        strides: &[u64],
-        tile: &[u32],
-    ) -> Result<TensorMap> {
+    fn tensor_map(&self, base: u64, dims: &[u64], strides: &[u64], tile: &[u32]) -> Result<TensorMap> {
         #[repr(align(64))]
         struct Aligned(MaybeUninit<sys::CUtensorMap>);
         let mut map = Aligned(MaybeUninit::zeroed());

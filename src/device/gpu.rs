@@ -1,4 +1,4 @@
-//! One GPU: memory, copies and launches, over a driver that is CUDA's or the emulator with the same verbs.
+//! One GPU: memory, copies and launches, over a driver that is CUDA's or the emulator.
 use std::{
     collections::VecDeque,
     sync::{
@@ -10,13 +10,16 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    cuda, emulated,
+    cuda,
+    driver::{Driver, DriverMemory, Stream},
+    emulated::Emulator,
     launch::{Arg, Geometry, Kernel, KernelError, Launch, TensorMap},
 };
 
 /// A GPU with one stream: everything runs in the order in which it was asked for.
 pub struct Gpu {
-    driver: Driver,
+    driver: Arc<dyn Driver>,
+    stream: Stream,
     name: String,
     arch: u32,
     /// Wait after every launch, so that a fault names its kernel (`SDRRL_SYNC_LAUNCHES=1`).
@@ -29,21 +32,11 @@ pub struct Gpu {
 /// Launches that an error found later still names.
 const REMEMBERED: usize = 4;
 
-enum Driver {
-    Cuda(Arc<cuda::Driver>),
-    Emulated,
-}
-
 /// An allocation on the GPU, freed on drop.
 pub(crate) struct GpuMemory {
-    place: Place,
+    place: Box<dyn DriverMemory>,
     bytes: usize,
     held: Arc<Held>,
-}
-
-enum Place {
-    Cuda(cuda::Buffer),
-    Emulated(sdrrl_emulator::Memory),
 }
 
 /// Bytes that are held, and were at the most.
@@ -55,10 +48,7 @@ struct Held {
 
 impl GpuMemory {
     pub(crate) fn address(&self) -> u64 {
-        match &self.place {
-            Place::Cuda(b) => b.address(),
-            Place::Emulated(m) => m.address(),
-        }
+        self.place.address()
     }
 }
 
@@ -71,30 +61,20 @@ impl Drop for GpuMemory {
 impl Gpu {
     /// The CUDA device `ordinal`, its kernels loaded. Errors say what is missing: kernels in this build, a driver, a device.
     pub fn cuda(ordinal: usize) -> Result<Gpu> {
-        let driver = cuda::Driver::open(ordinal)?;
+        let driver = cuda::Cuda::open(ordinal)?;
         let (name, arch) = (driver.name.clone(), driver.arch);
         let wait = std::env::var_os("SDRRL_SYNC_LAUNCHES").is_some_and(|v| v != "0");
-        Ok(Gpu {
-            driver: Driver::Cuda(driver),
-            name,
-            arch,
-            wait,
-            held: Arc::default(),
-            recent: Mutex::default(),
-        })
+        Ok(Gpu::over(driver, name, arch, wait))
     }
 
     /// The emulated one: an sm_90.
     pub fn emulated() -> Gpu {
-        let name = "emulated GPU".into();
-        Gpu {
-            driver: Driver::Emulated,
-            name,
-            arch: 90,
-            wait: false,
-            held: Arc::default(),
-            recent: Mutex::default(),
-        }
+        Gpu::over(Arc::new(Emulator), "emulated GPU".into(), 90, false)
+    }
+
+    fn over(driver: Arc<dyn Driver>, name: String, arch: u32, wait: bool) -> Gpu {
+        let stream = Stream::default();
+        Gpu { driver, stream, name, arch, wait, held: Arc::default(), recent: Mutex::default() }
     }
 
     /// Its name.
@@ -107,14 +87,11 @@ impl Gpu {
     }
     /// True if kernels run on the host.
     pub fn is_emulated(&self) -> bool {
-        matches!(self.driver, Driver::Emulated)
+        self.driver.is_emulated()
     }
-    /// Streaming multiprocessors. The emulator runs blocks one after another: as if it had few, so that persistent blocks take several tiles.
+    /// Streaming multiprocessors.
     pub fn multiprocessors(&self) -> usize {
-        match &self.driver {
-            Driver::Cuda(d) => d.multiprocessors as usize,
-            Driver::Emulated => 2,
-        }
+        self.driver.multiprocessors()
     }
 
     /// `bytes` of zeroed memory.
@@ -126,14 +103,7 @@ impl Gpu {
                 self.name
             )
         };
-        let place = match &self.driver {
-            Driver::Cuda(d) => Place::Cuda(d.allocate(bytes.max(1)).with_context(advice)?),
-            Driver::Emulated => {
-                let memory = emulated::allocate(bytes).with_context(advice)?;
-                memory.zero(0, bytes);
-                Place::Emulated(memory)
-            }
-        };
+        let place = self.driver.allocate(bytes, self.stream).with_context(advice)?;
         let now = self.held.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.held.peak.fetch_max(now, Ordering::Relaxed);
         Ok(GpuMemory { place, bytes, held: self.held.clone() })
@@ -144,36 +114,15 @@ impl Gpu {
     }
     /// Copies host bytes to `offset`.
     pub(crate) fn write(&self, to: &GpuMemory, offset: usize, from: &[u8]) -> Result<()> {
-        match (&self.driver, &to.place) {
-            (Driver::Cuda(d), Place::Cuda(b)) => self.or_latest(d.write(b, offset, from)),
-            (_, Place::Emulated(m)) => {
-                m.write(offset, from);
-                Ok(())
-            }
-            _ => anyhow::bail!("memory of another device"),
-        }
+        self.or_latest(to.place.write(offset, from, self.stream))
     }
     /// Copies from `offset` to the host, after everything that was launched.
     pub(crate) fn read(&self, from: &GpuMemory, offset: usize, to: &mut [u8]) -> Result<()> {
-        match (&self.driver, &from.place) {
-            (Driver::Cuda(d), Place::Cuda(b)) => self.or_latest(d.read(b, offset, to)),
-            (_, Place::Emulated(m)) => {
-                m.read(offset, to);
-                Ok(())
-            }
-            _ => anyhow::bail!("memory of another device"),
-        }
+        self.or_latest(from.place.read(offset, to, self.stream))
     }
     /// Sets `n` bytes from `offset` to 0.
     pub(crate) fn zero(&self, to: &GpuMemory, offset: usize, n: usize) -> Result<()> {
-        match (&self.driver, &to.place) {
-            (Driver::Cuda(d), Place::Cuda(b)) => self.or_latest(d.zero(b, offset, n)),
-            (_, Place::Emulated(m)) => {
-                m.zero(offset, n);
-                Ok(())
-            }
-            _ => anyhow::bail!("memory of another device"),
-        }
+        self.or_latest(to.place.zero(offset, n, self.stream))
     }
 
     /// Starts a kernel.
@@ -186,15 +135,11 @@ impl Gpu {
         }
         let bytes: Vec<Vec<u8>> = args.iter().map(Arg::bytes).collect();
         let launch = Launch { kernel, at, args: args.to_vec() };
-        let done = match &self.driver {
-            // SAFETY: the caller's promise.
-            Driver::Cuda(d) => unsafe { d.launch(kernel, at, bytes) }
-                .and_then(|()| if self.wait { d.synchronize() } else { Ok(()) }),
-            // SAFETY: the caller's promise.
-            Driver::Emulated => unsafe { emulated::launch(kernel, at, &bytes) },
-        };
+        // SAFETY: the caller's promise.
+        let done = unsafe { self.driver.launch(kernel, at, bytes, self.stream) }
+            .and_then(|()| if self.wait { self.driver.synchronize() } else { Ok(()) });
         match done {
-            Ok(()) if self.is_emulated() => Ok(()),
+            Ok(()) if !self.driver.reports_late() => Ok(()),
             Ok(()) => {
                 let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
                 if recent.len() == REMEMBERED {
@@ -210,6 +155,9 @@ impl Gpu {
     /// An error of a call that waits for the GPU may be an earlier kernel's.
     fn or_latest<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|why| {
+            if !self.driver.reports_late() {
+                return why;
+            }
             let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             why.context(KernelError { launches: recent.iter().cloned().collect() })
         })
@@ -217,30 +165,17 @@ impl Gpu {
 
     /// The time that the work which `run` launches takes, s: by the device's own clock, from the end of earlier work to its end.
     pub fn time(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
-        match &self.driver {
-            Driver::Cuda(d) => self.or_latest(d.time(run)),
-            Driver::Emulated => {
-                let begun = std::time::Instant::now();
-                run()?;
-                Ok(begun.elapsed().as_secs_f64())
-            }
-        }
+        self.or_latest(self.driver.time(run, self.stream))
     }
 
     /// Runs `run` inside a profiler's range, for `ncu --profile-from-start off`.
     pub fn profile(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        match &self.driver {
-            Driver::Cuda(d) => self.or_latest(d.profile(run)),
-            Driver::Emulated => run(),
-        }
+        self.or_latest(self.driver.profile(run))
     }
 
     /// Waits for everything; errors of earlier launches come out here.
     pub fn synchronize(&self) -> Result<()> {
-        match &self.driver {
-            Driver::Cuda(d) => self.or_latest(d.synchronize()),
-            Driver::Emulated => Ok(()),
-        }
+        self.or_latest(self.driver.synchronize())
     }
 
     /// Describes a row-major matrix of bf16, `rows` by `cols`, `stride` elements from row to row, for copies of boxes of `tile` = (rows, cols) with
@@ -255,10 +190,7 @@ impl Gpu {
     ) -> Result<TensorMap> {
         ensure!(stride >= cols, "a row of {cols} elements does not fit a stride of {stride}");
         let (dims, strides, tile) = ([cols as u64, rows as u64], [stride as u64 * 2], [tile[1], tile[0]]);
-        match &self.driver {
-            Driver::Cuda(d) => d.tensor_map(base, &dims, &strides, &tile),
-            Driver::Emulated => emulated::tensor_map(base, &dims, &strides, &tile),
-        }
+        self.driver.tensor_map(base, &dims, &strides, &tile)
     }
 }
 

@@ -11,9 +11,11 @@ use cudarc::driver::{
 };
 
 mod cuda;
+mod driver;
 mod emulated;
 mod gpu;
 mod launch;
+pub mod nvtx;
 
 pub use gpu::Gpu;
 pub(crate) use gpu::GpuMemory;

@@ -109,126 +109,194 @@ impl<'m> Engine<'m> {
         on_done: &mut dyn FnMut(usize, &Generated),
     ) -> Result<Vec<Generated>> {
         params.check()?;
-        let context = self.context();
-        for r in requests {
-            ensure!(!r.tokens.is_empty(), "row {}: the prompt is empty", r.id);
-            ensure!(
-                r.tokens.len() < context,
-                "row {}: the prompt has {} tokens, the model takes {context}: shorten it",
-                r.id,
-                r.tokens.len()
-            );
-            let vocab = self.model.config.vocab_size;
-            ensure!(
-                r.tokens.iter().all(|&t| (t as usize) < vocab),
-                "row {}: a token is beyond the model's vocabulary of {vocab}: does the tokenizer belong to the model?",
-                r.id
-            );
-        }
-        let reserve = |r: &Request| (r.tokens.len() + params.max_new_tokens).min(context);
-        let longest = requests.iter().map(reserve).max().unwrap_or(0);
-        if longest == 0 {
+        requests.iter().try_for_each(|r| self.check_prompt(r))?;
+        if requests.is_empty() {
             return Ok(vec![]);
         }
-        let rows = self.options.batch_rows.min(requests.len());
-        let config = &self.model.config;
-        let (device, acts) = (self.model.device(), self.model.activation_dtype());
-        let (layers, width) = (config.num_hidden_layers, config.kv_size());
-        let mut cache = KvCache::new(layers, width, longest * rows, &device, acts)?;
-        let prompt_tokens =
-            requests.iter().map(|r| r.tokens.len()).max().unwrap_or(1).max(self.options.batch_tokens);
-        let most = requests.iter().map(|r| r.tokens.len()).sum::<usize>().min(prompt_tokens).max(rows);
-        let mut decoder = Decoder::new(self.model, most, longest)?;
-        let logits = Tensor::zeros_on(&device, "logits", DType::F32, &[rows, config.vocab_size])?;
-        let last = Tensor::zeros_on(&device, "last_hidden", acts, &[rows, config.hidden_size])?;
-        let mut sampler = Sampler::new(&device, rows, rows * params.listed(longest))?;
-        let (sampling, penalized) = (params.sampling(), params.repetition_penalty != 1.0);
-        // The longest begin, so that no long row is left to run alone at the end.
-        let mut order: Vec<usize> = (0..requests.len()).collect();
-        order.sort_by_key(|&i| Reverse(requests[i].tokens.len()));
+        let mut run = Run::new(self, requests, params)?;
         let mut done: Vec<Option<Generated>> = vec![None; requests.len()];
-        let (mut active, mut next): (Vec<Row>, usize) = (vec![], 0);
-        while next < requests.len() || !active.is_empty() {
-            let mut joining = vec![];
-            let mut tokens = 0;
-            while next < requests.len() && active.len() + joining.len() < rows {
-                let r = &requests[order[next]];
-                if !joining.is_empty() && tokens + r.tokens.len() > most {
-                    break;
-                }
-                let reserved = reserve(r);
-                let Some(start) = cache.allocate(reserved) else { break };
-                tokens += r.tokens.len();
-                let mut unique = if penalized { r.tokens.clone() } else { vec![] };
-                unique.sort_unstable();
-                unique.dedup();
-                joining.push(Row {
-                    request: order[next],
-                    seen: r.tokens.clone(),
-                    prompt: r.tokens.len(),
-                    start,
-                    reserved,
-                    id: row_id("generate", &r.id),
-                    unique,
-                });
-                next += 1;
-            }
-            let hidden = if joining.is_empty() {
-                let step: Vec<_> =
-                    active.iter().map(|r| (r.seen[r.seen.len() - 1], r.start, r.seen.len() - 1)).collect();
-                decoder.step(self.model, &step, &mut cache.layers)?
-            } else {
-                let prompts: Vec<&[u32]> = joining.iter().map(|r| r.seen.as_slice()).collect();
-                let slots: Vec<usize> = joining.iter().map(|r| r.start).collect();
-                let hidden = decoder.prompts(self.model, &prompts, Some(&mut cache.layers), &slots)?;
-                let mut last = last.rows(0..prompts.len())?;
-                gather_last(&mut last, &hidden, &prompts)?;
-                last
-            };
-            // Rows that just joined take their first token now; the others wait for the next step.
-            let turn: &mut Vec<Row> = if joining.is_empty() { &mut active } else { &mut joining };
-            let mut logits = logits.rows(0..turn.len())?;
-            decoder.logits(self.model, &mut logits, &hidden)?;
-            let generated = |row: &Row| row.seen.len() - row.prompt;
-            let banned: Vec<Vec<u32>> =
-                turn.iter().map(|r| params.banned(&r.seen, generated(r), config.vocab_size)).collect();
-            let sampled: Vec<SamplingRow> = turn
-                .iter()
-                .zip(&banned)
-                .map(|(r, banned)| SamplingRow {
-                    id: r.id,
-                    step: generated(r) as u32,
-                    seen: &r.unique,
-                    banned,
-                })
-                .collect();
-            let chosen = sampler.sample(&mut logits, &sampled, &sampling)?;
-            let mut kept = vec![];
-            for (token, mut row) in chosen.into_iter().zip(turn.drain(..)) {
-                let token = token.with_context(|| {
-                    format!(
-                        "row {}: no token can be chosen: the model's logits are not finite (are its weights sound?) or every token is banned",
-                        requests[row.request].id
-                    )
-                })?;
-                let stop = params.eos.contains(&token);
-                if !stop {
-                    row.push(token, penalized);
-                }
-                if stop || row.seen.len() >= row.reserved {
-                    cache.release(row.start, row.reserved);
-                    let finish = if stop { Finish::Stop } else { Finish::Length };
-                    let generated = Generated { tokens: row.seen.split_off(row.prompt), finish };
-                    on_done(row.request, &generated);
-                    done[row.request] = Some(generated);
-                } else {
-                    kept.push(row);
-                }
-            }
-            active.extend(kept);
+        while run.next < requests.len() || !run.active.is_empty() {
+            let joining = run.join();
+            let (turn, hidden) = run.forward(joining)?;
+            run.choose(turn, &hidden, &mut |i, row| {
+                on_done(i, &row);
+                done[i] = Some(row);
+            })?;
         }
         done.into_iter().map(|d| d.context("a row was lost")).collect()
     }
+
+    fn check_prompt(&self, r: &Request) -> Result<()> {
+        let (context, vocab) = (self.context(), self.model.config.vocab_size);
+        ensure!(!r.tokens.is_empty(), "row {}: the prompt is empty", r.id);
+        ensure!(
+            r.tokens.len() < context,
+            "row {}: the prompt has {} tokens, the model takes {context}: shorten it",
+            r.id,
+            r.tokens.len()
+        );
+        ensure!(
+            r.tokens.iter().all(|&t| (t as usize) < vocab),
+            "row {}: a token is beyond the model's vocabulary of {vocab}: does the tokenizer belong to the model?",
+            r.id
+        );
+        Ok(())
+    }
+}
+
+/// The rows of one call of [`Engine::generate`] and the memory that they share.
+struct Run<'r> {
+    model: &'r Llama,
+    requests: &'r [Request],
+    params: &'r SamplingParams,
+    context: usize,
+    /// Rows that run together.
+    rows: usize,
+    /// Tokens of prompts in one call.
+    prompt_tokens: usize,
+    penalized: bool,
+    cache: KvCache,
+    decoder: Decoder,
+    logits: Tensor,
+    last: Tensor,
+    sampler: Sampler,
+    /// The requests in the order in which they begin, and the first that has not begun.
+    order: Vec<usize>,
+    next: usize,
+    active: Vec<Row>,
+}
+
+impl<'r> Run<'r> {
+    fn new(engine: &Engine<'r>, requests: &'r [Request], params: &'r SamplingParams) -> Result<Run<'r>> {
+        let (model, context) = (engine.model, engine.context());
+        let longest = requests.iter().map(|r| reserved(r, params, context)).max().unwrap_or(0);
+        let rows = engine.options.batch_rows.min(requests.len());
+        let config = &model.config;
+        let (device, acts) = (model.device(), model.activation_dtype());
+        let (layers, width) = (config.num_hidden_layers, config.kv_size());
+        let cache = KvCache::new(layers, width, longest * rows, &device, acts)?;
+        let lengths = || requests.iter().map(|r| r.tokens.len());
+        let prompt_tokens = lengths().max().unwrap_or(1).max(engine.options.batch_tokens);
+        let prompt_tokens = lengths().sum::<usize>().min(prompt_tokens).max(rows);
+        let decoder = Decoder::new(model, prompt_tokens, longest)?;
+        let logits = Tensor::zeros_on(&device, "logits", DType::F32, &[rows, config.vocab_size])?;
+        let last = Tensor::zeros_on(&device, "last_hidden", acts, &[rows, config.hidden_size])?;
+        let sampler = Sampler::new(&device, rows, rows * params.listed(longest))?;
+        // The longest begin, so that no long row is left to run alone at the end.
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        order.sort_by_key(|&i| Reverse(requests[i].tokens.len()));
+        let penalized = params.repetition_penalty != 1.0;
+        Ok(Run {
+            model,
+            requests,
+            params,
+            context,
+            rows,
+            prompt_tokens,
+            penalized,
+            cache,
+            decoder,
+            logits,
+            last,
+            sampler,
+            order,
+            next: 0,
+            active: vec![],
+        })
+    }
+
+    /// The next requests that there is room for.
+    fn join(&mut self) -> Vec<Row> {
+        let (mut joining, mut tokens) = (vec![], 0);
+        while self.next < self.requests.len() && self.active.len() + joining.len() < self.rows {
+            let request = self.order[self.next];
+            let r = &self.requests[request];
+            if !joining.is_empty() && tokens + r.tokens.len() > self.prompt_tokens {
+                break;
+            }
+            let reserved = reserved(r, self.params, self.context);
+            let Some(start) = self.cache.allocate(reserved) else { break };
+            tokens += r.tokens.len();
+            let mut unique = if self.penalized { r.tokens.clone() } else { vec![] };
+            unique.sort_unstable();
+            unique.dedup();
+            joining.push(Row {
+                request,
+                seen: r.tokens.clone(),
+                prompt: r.tokens.len(),
+                start,
+                reserved,
+                id: row_id("generate", &r.id),
+                unique,
+            });
+            self.next += 1;
+        }
+        joining
+    }
+
+    /// The rows whose turn it is, and the hidden state of each one's last token. Rows that just joined take their first token now; the others
+    /// wait for the next step.
+    fn forward(&mut self, joining: Vec<Row>) -> Result<(Vec<Row>, Tensor)> {
+        if joining.is_empty() {
+            let turn = std::mem::take(&mut self.active);
+            let step: Vec<_> =
+                turn.iter().map(|r| (r.seen[r.seen.len() - 1], r.start, r.seen.len() - 1)).collect();
+            let hidden = self.decoder.step(self.model, &step, &mut self.cache.layers)?;
+            return Ok((turn, hidden));
+        }
+        let prompts: Vec<&[u32]> = joining.iter().map(|r| r.seen.as_slice()).collect();
+        let slots: Vec<usize> = joining.iter().map(|r| r.start).collect();
+        let hidden = self.decoder.prompts(self.model, &prompts, Some(&mut self.cache.layers), &slots)?;
+        let mut last = self.last.rows(0..prompts.len())?;
+        gather_last(&mut last, &hidden, &prompts)?;
+        Ok((joining, last))
+    }
+
+    /// Chooses a token for each row of `turn`; what does not end stays active.
+    fn choose(
+        &mut self,
+        turn: Vec<Row>,
+        hidden: &Tensor,
+        on_done: &mut dyn FnMut(usize, Generated),
+    ) -> Result<()> {
+        let mut logits = self.logits.rows(0..turn.len())?;
+        self.decoder.logits(self.model, &mut logits, hidden)?;
+        let (params, vocab) = (self.params, self.model.config.vocab_size);
+        let generated = |row: &Row| row.seen.len() - row.prompt;
+        let banned: Vec<Vec<u32>> =
+            turn.iter().map(|r| params.banned(&r.seen, generated(r), vocab)).collect();
+        let sampled: Vec<SamplingRow> = turn
+            .iter()
+            .zip(&banned)
+            .map(|(r, banned)| SamplingRow { id: r.id, step: generated(r) as u32, seen: &r.unique, banned })
+            .collect();
+        let chosen = self.sampler.sample(&mut logits, &sampled, &params.sampling())?;
+        for (token, mut row) in chosen.into_iter().zip(turn) {
+            let token = token.with_context(|| {
+                format!(
+                    "row {}: no token can be chosen: the model's logits are not finite (are its weights sound?) or every token is banned",
+                    self.requests[row.request].id
+                )
+            })?;
+            let stop = params.eos.contains(&token);
+            if !stop {
+                row.push(token, self.penalized);
+            }
+            if stop || row.seen.len() >= row.reserved {
+                self.cache.release(row.start, row.reserved);
+                let finish = if stop { Finish::Stop } else { Finish::Length };
+                on_done(row.request, Generated { tokens: row.seen.split_off(row.prompt), finish });
+            } else {
+                self.active.push(row);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Places in the cache that a request may need: prompt and reply, within the model's context.
+fn reserved(request: &Request, params: &SamplingParams, context: usize) -> usize {
+    (request.tokens.len() + params.max_new_tokens).min(context)
 }
 
 /// The hidden state of each prompt's last token.

@@ -1,6 +1,5 @@
 //! A plane to look at vectors in: principal components, or t-SNE (van der Maaten and Hinton 2008).
-use anyhow::{Context, Result, ensure};
-use bhtsne::tSNE;
+use anyhow::Result;
 use nalgebra::DMatrix;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +13,8 @@ pub enum Projection {
     #[default]
     Pca,
     /// t-SNE: neighbours stay together, distances between groups mean nothing
+    // Without the feature no setting can name it.
+    #[cfg_attr(not(feature = "tsne"), value(skip), serde(skip_deserializing))]
     Tsne,
 }
 
@@ -33,6 +34,7 @@ pub struct Plane {
     pub explained: Option<[f64; 2]>,
 }
 
+#[cfg(feature = "tsne")]
 /// t-SNE's perplexity (scikit-learn's default), as far as the number of vectors allows it.
 const PERPLEXITY: f64 = 30.0;
 
@@ -69,7 +71,9 @@ fn principal_plane(vectors: &[Vec<f32>]) -> (Vec<(f64, f64)>, [f64; 2]) {
 
 /// Exact t-SNE, begun from the principal components scaled to a standard deviation of 1e-4 (Kobak and Berens 2019; scikit-learn's
 /// `init="pca"`) instead of from random points. One thread: sums of several would end in other orders.
+#[cfg(feature = "tsne")]
 fn neighbourhoods(vectors: &[Vec<f32>], start: &[(f64, f64)]) -> Result<Vec<(f64, f64)>> {
+    use anyhow::{Context, ensure};
     let n = vectors.len();
     ensure!(n >= 4, "t-SNE needs 4 vectors or more, there are {n}: take principal components");
     let perplexity = PERPLEXITY.min((n - 1) as f64 / 3.0);
@@ -80,10 +84,15 @@ fn neighbourhoods(vectors: &[Vec<f32>], start: &[(f64, f64)]) -> Result<Vec<(f64
         a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>().sqrt()
     };
     let flat = pool.install(|| {
-        let mut tsne: tSNE<f64, Vec<f32>> = tSNE::new(vectors);
+        let mut tsne: bhtsne::tSNE<f64, Vec<f32>> = bhtsne::tSNE::new(vectors);
         tsne.perplexity(perplexity).initial_embedding(scaled).exact(distance).embedding()
     });
     Ok(flat.chunks_exact(2).map(|p| (p[0], p[1])).collect())
+}
+
+#[cfg(not(feature = "tsne"))]
+fn neighbourhoods(_: &[Vec<f32>], _: &[(f64, f64)]) -> Result<Vec<(f64, f64)>> {
+    anyhow::bail!("this build is without t-SNE (feature `tsne`): take principal components")
 }
 
 #[cfg(test)]
@@ -98,6 +107,7 @@ mod tests {
         assert!(points.windows(2).all(|w| ((w[1].0 - w[0].0).abs() - 10.0).abs() < 0.1), "{points:?}");
     }
 
+    #[cfg(feature = "tsne")]
     #[test]
     fn tsne_keeps_groups_together_and_draws_the_same_picture_on_any_pool() {
         // Three groups in 20 dimensions.

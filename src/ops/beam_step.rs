@@ -4,10 +4,10 @@
 //! beams, so that enough are left when all beams end at once.
 #![allow(unsafe_code)]
 use anyhow::{Result, bail, ensure};
-use rayon::prelude::*;
 
 use crate::{
     device::{Arg, Device, Geometry, Gpu},
+    ops::parallel::map_chunks,
     tensor::{DType, Tensor, refuse_overlap},
 };
 
@@ -122,16 +122,12 @@ pub fn beam_step(
     }
     let (forbidden, offsets, forced) = (forbidden.u32()?, offsets.u32()?, forced.u32()?);
     let own = scores.f32()?;
-    let found: Vec<Vec<Candidate>> = logits
-        .f32_mut()?
-        .par_chunks_exact_mut(vocab)
-        .enumerate()
-        .map(|(row, logits)| {
-            let forbidden = &forbidden[offsets[row] as usize..offsets[row + 1] as usize];
-            score_row(logits, own[row], forbidden, forced[row]);
-            best_of_row(logits, (row % beams) as u32, 2 * beams)
-        })
-        .collect();
+    let work = 8 * logits.len();
+    let found: Vec<Vec<Candidate>> = map_chunks(logits.f32_mut()?, vocab, work, |row, logits| {
+        let forbidden = &forbidden[offsets[row] as usize..offsets[row + 1] as usize];
+        score_row(logits, own[row], forbidden, forced[row]);
+        best_of_row(logits, (row % beams) as u32, 2 * beams)
+    });
     let (out, out_beams, out_tokens) =
         (best_scores.f32_mut()?, best_beams.u32_mut()?, best_tokens.u32_mut()?);
     for (item, rows) in found.chunks_exact(beams).enumerate() {

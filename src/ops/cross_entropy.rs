@@ -149,9 +149,12 @@ fn run(
     let (targets_t, targets) = (targets, targets.u32()?);
     check_ids(OP, targets_t, targets, vocab, weight)?;
     losses.f32_mut()?.fill(0.0);
-    if let Some((dhidden, _)) = &mut grads {
+    if let Some((dhidden, dweight)) = &mut grads {
+        if let Some(dweight) = dweight {
+            refuse_overlap(&[dweight], &[dhidden, losses, hidden, weight, token_weights])?;
+        }
         check(dhidden.shape() == hidden.shape(), OP, &[dhidden, hidden])?;
-        refuse_overlap(&[dhidden, losses], &[hidden, weight])?;
+        refuse_overlap(&[dhidden, losses], &[hidden, weight, token_weights])?;
         dhidden.f32_mut()?.fill(0.0);
     }
     let weights = token_weights.f32()?;
@@ -203,7 +206,7 @@ fn gpu_run(
         linear_forward_many_rows(&mut logits, &compact, weight, None)?;
         let dlogits = match &scratch.dlogits {
             Some(d) => d.rows(0..n)?,
-            None => logits.clone(),
+            None => logits.alias(),
         };
         let written = if grads.is_some() { dlogits.arg()? } else { Arg::Null };
         let (vocab, scale) = (Arg::int(weight.shape()[0])?, Arg::F32(grad_scale));

@@ -1,11 +1,11 @@
 //! The global gradient norm: the root of the sum of squares over all tensors.
 #![allow(unsafe_code)]
 use anyhow::Result;
-use rayon::prelude::*;
 
 use super::launch::{check_dtype, gpu_of, kernel};
 use crate::{
     device::{Arg, Device, Geometry},
+    ops::parallel::map_tasks,
     tensor::{DType, Tensor},
 };
 
@@ -67,7 +67,9 @@ impl GradNorm {
 pub fn global_norm(grads: &[&Tensor]) -> Result<f64> {
     let mut total = 0.0;
     for grad in grads {
-        let sums: Vec<f64> = grad.f32()?.par_chunks(BLOCK).map(sum_of_squares).collect();
+        let values = grad.f32()?;
+        let block = |i: usize| sum_of_squares(&values[i * BLOCK..values.len().min((i + 1) * BLOCK)]);
+        let sums = map_tasks(values.len().div_ceil(BLOCK), values.len(), block);
         total += sums.iter().sum::<f64>();
     }
     Ok(total.sqrt())

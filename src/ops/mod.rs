@@ -20,6 +20,7 @@ pub(crate) mod launch;
 pub mod layernorm;
 pub mod lora;
 pub(crate) mod parallel;
+pub use parallel::with_threads;
 pub mod quantize;
 pub mod rmsnorm;
 pub mod rope;

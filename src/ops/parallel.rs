@@ -1,10 +1,13 @@
 //! Sharing work and outputs among threads. How work is cut never depends on the number of threads.
 #![allow(unsafe_code)]
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     marker::PhantomData,
     ops::Range,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use crate::ops::fork_join::fork_join;
@@ -12,19 +15,57 @@ use crate::ops::fork_join::fork_join;
 /// Below this many elementary operations a call stays on its own thread: waking the pool costs a microsecond to some ten.
 const MIN_WORK: usize = 1 << 17;
 
+thread_local!(static THREADS: Cell<Option<usize>> = const { Cell::new(None) });
+
+/// Runs `f` with up to `threads` threads for each op that it calls, instead of rayon's number (`RAYON_NUM_THREADS`, or the processor's). No result
+/// depends on it.
+///
+/// Tensors stay on their thread, so that rayon's `ThreadPool::install`, which moves its closure to another, does not take them.
+pub fn with_threads<T>(threads: usize, f: impl FnOnce() -> T) -> T {
+    struct Before(Option<usize>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            THREADS.set(self.0);
+        }
+    }
+    let _before = Before(THREADS.replace(Some(threads.max(1))));
+    f()
+}
+
+fn threads() -> usize {
+    THREADS.get().unwrap_or_else(rayon::current_num_threads)
+}
+
 /// Calls `f(0..tasks)`, in parallel if `work` (about one per float touched or multiplied) pays for it.
 pub(crate) fn for_each_task(tasks: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
-    if tasks < 2 || work < MIN_WORK {
-        (0..tasks).for_each(f)
-    } else {
-        fork_join(tasks, rayon::current_num_threads(), &f)
-    }
+    if tasks < 2 || work < MIN_WORK { (0..tasks).for_each(f) } else { fork_join(tasks, threads(), &f) }
+}
+
+/// The results of `f(0..tasks)`, computed as by [`for_each_task`].
+pub(crate) fn map_tasks<T: Send>(tasks: usize, work: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+    let out: Vec<Mutex<Option<T>>> = (0..tasks).map(|_| Mutex::new(None)).collect();
+    for_each_task(tasks, work, |i| {
+        let result = f(i);
+        *out[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+    });
+    out.into_iter().filter_map(|x| x.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+}
+
+/// The results of `f` on chunks of `size` elements, computed as by [`for_each_task`]: `f(i, chunk)`.
+pub(crate) fn map_chunks<T: Send, R: Send>(
+    data: &mut [T],
+    size: usize,
+    work: usize,
+    f: impl Fn(usize, &mut [T]) -> R + Sync + Send,
+) -> Vec<R> {
+    let chunks: Vec<Mutex<&mut [T]>> = data.chunks_mut(size.max(1)).map(Mutex::new).collect();
+    map_tasks(chunks.len(), work, |i| f(i, &mut chunks[i].lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
 /// As [`for_each_task`], but each thread takes tasks that follow one another, and those of others only when its own are done: neighbouring
 /// tasks that read one stream of memory then read it in order.
 pub(crate) fn for_each_in_runs(tasks: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
-    let threads = rayon::current_num_threads().min(tasks);
+    let threads = threads().min(tasks);
     if threads < 2 || work < MIN_WORK {
         return (0..tasks).for_each(f);
     }

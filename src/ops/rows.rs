@@ -1,10 +1,10 @@
 //! Rows gathered and scattered, tensors added and cast: what holds the larger ops together.
 #![allow(unsafe_code)]
 use anyhow::{Result, bail, ensure};
-use rayon::prelude::*;
 
 use crate::{
     device::{Arg, Geometry, Kernel},
+    ops::parallel::map_chunks,
     tensor::{DType, Tensor, refuse_overlap},
 };
 
@@ -39,8 +39,8 @@ pub fn add(out: &mut Tensor, inp: &Tensor) -> Result<()> {
         return unsafe { gpu.launch(kernel!(out.dtype(), "rows", "add"), elementwise(out), &args) };
     }
     let inp = inp.f32()?;
-    out.f32_mut()?.par_chunks_mut(1 << 15).zip(inp.par_chunks(1 << 15)).for_each(|(out, inp)| {
-        out.iter_mut().zip(inp).for_each(|(o, x)| *o += x);
+    map_chunks(out.f32_mut()?, 1 << 15, inp.len(), |i, out| {
+        out.iter_mut().zip(&inp[i << 15..]).for_each(|(o, x)| *o += x);
     });
     Ok(())
 }

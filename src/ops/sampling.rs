@@ -9,10 +9,10 @@
 // A comparison that is false for NaN is meant.
 #![allow(clippy::neg_cmp_op_on_partial_ord)]
 use anyhow::{Result, ensure};
-use rayon::prelude::*;
 
 use crate::{
     device::{Arg, Device, Geometry, Gpu},
+    ops::parallel::map_chunks,
     tensor::{DType, Tensor},
 };
 
@@ -24,6 +24,8 @@ use super::{
 
 /// Threads of a block of the GPU kernel.
 const THREADS: u32 = 512;
+/// Elementary operations per logit, about, of choosing a token.
+const ROW_WORK: usize = 8;
 /// Words of a row in the kernel's table.
 const ROW_WORDS: usize = 6;
 
@@ -103,12 +105,9 @@ impl Sampler {
         }
         let chosen: Vec<u32> = match logits.gpu().cloned() {
             Some(gpu) => self.on_gpu(&gpu, logits, rows, how)?,
-            None => logits
-                .f32_mut()?
-                .par_chunks_exact_mut(vocab)
-                .zip(rows)
-                .map(|(logits, row)| choose(logits, row, how).unwrap_or(u32::MAX))
-                .collect(),
+            None => map_chunks(logits.f32_mut()?, vocab, ROW_WORK * n * vocab, |i, logits| {
+                choose(logits, &rows[i], how).unwrap_or(u32::MAX)
+            }),
         };
         Ok(chosen.into_iter().map(|t| (t != u32::MAX).then_some(t)).collect())
     }

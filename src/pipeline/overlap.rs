@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use serde::{Serialize, de::DeserializeOwned};
+use tracing::info_span;
 
 use super::interrupt::interrupted;
 use crate::data::row_shard::{RowShard, ShardWriter};
@@ -39,16 +40,18 @@ pub fn map_chunks<I: DeserializeOwned, P: Send, C: Send, O: Serialize>(
     chunk: usize,
     parts: &mut Parts<I, P, C, O>,
 ) -> Result<ShardWriter> {
+    let _span = info_span!("shard", stage, name = shard.name()).entered();
     let (first, prepare, finish) = (writer.len(), parts.prepare, parts.finish);
     let about = |rows: &Range<usize>| {
         format!("{stage}: rows {}..{} of {}", rows.start, rows.end, shard.path().display())
     };
     thread::scope(|scope| {
         let (to_compute, prepared) = sync_channel(1);
-        let (to_write, computed) = sync_channel(1);
+        let (to_write, computed) = sync_channel::<(Range<usize>, C)>(1);
         let reading = scope.spawn(move || read(shard, first, chunk, prepare, &to_compute));
         let writing = scope.spawn(move || -> Result<ShardWriter> {
             for (rows, computed) in computed {
+                let _span = info_span!("write", first = rows.start, rows = rows.len()).entered();
                 let out = finish(computed).map_err(|e| e.context(about(&rows)))?;
                 ensure!(out.len() == rows.len(), "stage {stage} gave {} rows for {}", out.len(), rows.len());
                 out.iter().try_for_each(|row| writer.push(row))?;
@@ -75,7 +78,9 @@ fn read<I: DeserializeOwned, P>(
 ) {
     for start in (first..shard.len()).step_by(chunk) {
         let rows = start..shard.len().min(start + chunk);
+        let span = info_span!("read", first = rows.start, rows = rows.len()).entered();
         let prepared = rows.clone().map(|i| shard.get(i)).collect::<Result<Vec<I>>>().and_then(prepare);
+        drop(span);
         let failed = prepared.is_err();
         if to.send((rows, prepared)).is_err() || failed {
             return;
@@ -99,7 +104,9 @@ fn compute<P, C>(
                 shard.name()
             );
         }
+        let span = info_span!("compute", first = rows.start, rows = rows.len()).entered();
         let computed = prepared.and_then(&mut *f).map_err(|e| e.context(about(&rows)))?;
+        drop(span);
         if to.send((rows, computed)).is_err() {
             break;
         }

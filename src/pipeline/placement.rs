@@ -8,10 +8,10 @@ use crate::{device::DeviceChoice, tensor::DType};
 /// What every command that computes takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
 pub struct Placement {
-    /// Weights in memory: f32 or bf16
+    /// Data type of the weights in memory: f32 or bf16
     #[arg(long, default_value = "f32", value_parser = parse_dtype)]
     pub dtype: DType,
-    /// Where it computes: cpu, cuda, cuda:N, or emulated (the CUDA kernels on the processor, for checking them)
+    /// Device to run on: cpu, cuda, cuda:N, or emulated (the CUDA kernels on the processor, to check them)
     #[arg(long, default_value = "cpu", value_parser = str::parse::<DeviceChoice>)]
     pub device: DeviceChoice,
 }

@@ -63,13 +63,13 @@ impl std::fmt::Display for Part {
 /// Where a row stage reads and writes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RowArgs {
-    /// Rows: a folder that the stage before wrote, or a JSONL file
+    /// Rows: a folder written by the previous stage, or a JSONL file
     #[arg(long)]
     pub input: PathBuf,
-    /// Folder for the rows and their manifest
+    /// Folder to write the rows and their manifest to
     #[arg(long)]
     pub out: PathBuf,
-    /// A share of the shards, for job arrays, e.g. 3/8
+    /// Work on one part of the shards, such as 3/8: one run per job-array task
     #[arg(long, default_value = "1/1")]
     pub part: Part,
     /// Language of the questions

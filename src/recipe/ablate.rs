@@ -24,7 +24,7 @@ pub struct Arm {
     pub set: Vec<String>,
 }
 
-/// One setting in several values, an arm each, drawn as a curve.
+/// One setting at several values, one arm per value, drawn as a curve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Sweep {
@@ -55,7 +55,7 @@ pub struct Ablations {
     /// Changes to the recipe in every arm.
     #[serde(default)]
     pub set: Vec<String>,
-    /// The arm that the others are compared with; absent: the first.
+    /// The arm that the others are compared with; the first where it is absent.
     #[serde(default)]
     pub reference: Option<String>,
     /// Single runs.

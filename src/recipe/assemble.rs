@@ -76,28 +76,28 @@ impl PairType {
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AssembleSettings {
-    /// Which training set
+    /// Training set to make
     #[arg(long, value_enum, default_value = "sdrrl")]
     pub variant: Variant,
     /// Pair types of variant `sdrrl`
     #[arg(long, value_enum, value_delimiter = ',', default_value = "S>S,T>T,T>S,S>T,CS>S,CS>T")]
     pub pairs: Vec<PairType>,
-    /// Ask for the answer's language in cross-language pairs ("Answer in Spanish.")
+    /// In cross-language pairs, ask for the answer's language ("Answer in Spanish.")
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub answer_in: bool,
-    /// Share of the source rows that are held out for the validation loss
+    /// Share of source rows held out for the validation loss
     #[arg(long, default_value_t = 0.05)]
     pub validation: f64,
-    /// Translation instructions, drawn by row; {source}, {target} stand for the languages' names, {text} for the sentence
+    /// Translation instructions, one drawn per row; {source} and {target} stand for the languages' names, {text} for the sentence
     #[arg(long, default_values_t = translation_prompts())]
     pub translation_prompts: Vec<String>,
-    /// Take the parallel sentences, if there are any
+    /// Include the parallel sentences, if there are any
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub use_parallel: bool,
     /// Loss weight of parallel sentences
     #[arg(long, default_value_t = 1.0)]
     pub parallel_weight: f32,
-    /// Of the split and of every draw
+    /// Seed of the split and of all random choices
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
 }

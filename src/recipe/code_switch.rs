@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::dictionary::DictionaryFormat;
 
-/// What the rate is a share of.
+/// Which words the rate refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum RateBasis {
@@ -15,29 +15,29 @@ pub enum RateBasis {
     Translatable,
 }
 
-/// How questions are mixed.
+/// How questions are code-switched.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CodeSwitchSettings {
     /// Probability that a word is replaced
     #[arg(long, default_value_t = 0.15)]
     pub rate: f64,
-    /// What the rate is a share of
+    /// Which words the rate refers to
     #[arg(long, value_enum, default_value = "translatable")]
     pub basis: RateBasis,
-    /// Source-to-target dictionary; {source}, {target} stand for the languages
+    /// Source-to-target dictionary; {source} and {target} stand for the languages
     #[arg(long)]
     pub dictionary: Option<PathBuf>,
-    /// Its format
+    /// Format of the dictionary
     #[arg(long, value_enum, default_value = "auto")]
     pub format: DictionaryFormat,
-    /// The file is target-to-source: invert it
+    /// The dictionary is target-to-source: invert it
     #[arg(long)]
     pub invert: bool,
     /// Mix source words into the translated questions too (with the inverted dictionary)
     #[arg(long)]
     pub both_sides: bool,
-    /// Of every draw
+    /// Seed of all random choices
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
 }

@@ -1,11 +1,11 @@
 //! Settings of `eval`.
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     infer::{engine::EngineOptions, hidden::Pooling},
-    metrics::{projection::Projection, tokenize::BleuTokenizer},
+    metrics::{catalog::MetricName, metric::Evidence, projection::Projection, tokenize::BleuTokenizer},
     mt::self_translate::TRANSLATION_PROMPT,
 };
 
@@ -30,9 +30,32 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
+    /// What its metrics are computed from.
+    pub fn evidence(self) -> Evidence {
+        match self {
+            TaskKind::Perplexity => Evidence::LogLikelihood,
+            TaskKind::MultipleChoice => Evidence::Choices,
+            TaskKind::Alignment => Evidence::HiddenStates,
+            TaskKind::Translation | TaskKind::Qa | TaskKind::Mkqa | TaskKind::Summary => Evidence::Reply,
+        }
+    }
+
     /// Whether replies are generated (rather than given texts scored).
     pub fn generates(self) -> bool {
-        matches!(self, TaskKind::Translation | TaskKind::Qa | TaskKind::Mkqa | TaskKind::Summary)
+        self.evidence() == Evidence::Reply
+    }
+
+    /// As settings have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TaskKind::Perplexity => "perplexity",
+            TaskKind::Translation => "translation",
+            TaskKind::MultipleChoice => "multiple-choice",
+            TaskKind::Qa => "qa",
+            TaskKind::Mkqa => "mkqa",
+            TaskKind::Summary => "summary",
+            TaskKind::Alignment => "alignment",
+        }
     }
 }
 
@@ -40,7 +63,7 @@ impl TaskKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Choices {
-    /// All choices stand in the prompt, their letters are scored (lm-eval's belebele)
+    /// The prompt lists all choices and their letters are scored (lm-eval's belebele)
     Letters,
     /// The choices' texts are scored
     Texts,
@@ -60,21 +83,32 @@ pub enum Protocol {
     PaperZeroshot,
 }
 
-/// A metric of generated replies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
-pub enum Metric {
-    ExactMatch,
-    F1,
-    Bleu,
-    Chrf,
-    #[serde(rename = "chrf++")]
-    ChrfWords,
-    Ter,
-    #[serde(rename = "rouge-l")]
-    RougeL,
-    OffTarget,
+/// The model of a metric that has one of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ScorerModel {
+    /// A directory or a name in the local Hugging Face cache; absent, for `cometkiwi`: Unbabel/wmt22-cometkiwi-da
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// `cometkiwi`: where its encoder's config.json and tokenizer are, if not beside the model
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<String>,
+    /// `similarity`: what stands before every sentence, `query: ` for E5
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// Tokens that are encoded at once; no result depends on it
+    pub batch_tokens: usize,
+}
+
+impl Default for ScorerModel {
+    fn default() -> ScorerModel {
+        ScorerModel {
+            model: None,
+            encoder: None,
+            prefix: String::new(),
+            batch_tokens: EngineOptions::default().batch_tokens,
+        }
+    }
 }
 
 /// One task of an evaluation.
@@ -95,18 +129,21 @@ pub struct EvalTask {
     /// Translation and alignment: language of `file`
     #[serde(default = "english")]
     pub source_language: String,
-    /// Use at most so many rows (0: all)
+    /// Use at most this many rows (0: all)
     #[serde(default)]
     pub limit: usize,
-    /// New tokens at most
+    /// Generate at most this many tokens
     #[serde(default = "max_new_tokens")]
     pub max_new_tokens: usize,
     /// What the model is asked: {text} stands for the sentence, question or article, {source} and {target} for the languages' names
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// Metrics of the replies; absent: those of the kind
+    /// Metrics of the replies, listed by `sdrrl eval --help` [default: those of the kind]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub metrics: Vec<Metric>,
+    pub metrics: Vec<MetricName>,
+    /// Models of the metrics that have one of their own: `scorers.cometkiwi.model = "..."`
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scorers: BTreeMap<String, ScorerModel>,
     /// Multiple choice: what is scored
     #[serde(default = "letters")]
     pub choices: Choices,
@@ -116,7 +153,7 @@ pub struct EvalTask {
     /// Multiple choice: how the question is asked
     #[serde(default)]
     pub protocol: Protocol,
-    /// Multiple choice: where the solved questions come from; absent: the task's own file
+    /// Multiple choice: file of the solved questions [default: the task's own file]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub few_shot_file: Option<PathBuf>,
     /// BLEU: the dictionary or SentencePiece model of tokenizers that need one. ROUGE: the word list (Thai) or MeCab dictionary (Japanese)
@@ -125,16 +162,16 @@ pub struct EvalTask {
     /// ROUGE: compare stems (Snowball)
     #[serde(default)]
     pub stem: bool,
-    /// BLEU's tokenizer; absent: zh and char for languages without spaces, else 13a
+    /// BLEU's tokenizer [default: chosen by the language, as `sdrrl metric` chooses it]
     #[serde(default)]
     pub tokenizer: Option<BleuTokenizer>,
-    /// Alignment: how a sentence's tokens become one vector; absent: their mean
+    /// Alignment: how a sentence's tokens become one vector [default: their mean]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pooling: Option<Pooling>,
-    /// Alignment: the hidden state of the headline numbers and the picture (0: embeddings); absent: the one in the middle
+    /// Alignment: layer of the headline numbers and the plot (0: embeddings) [default: the middle one]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<usize>,
-    /// Alignment: how the picture is made; absent: pca
+    /// Alignment: how hidden states are projected for the plot [default: pca]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projection: Option<Projection>,
 }
@@ -150,18 +187,38 @@ impl EvalTask {
         })
     }
 
-    /// The metrics of its replies.
-    pub fn reply_metrics(&self) -> Vec<Metric> {
-        use Metric::*;
+    /// The metrics that are computed of it.
+    pub fn metric_names(&self) -> Vec<MetricName> {
         if !self.metrics.is_empty() {
             return self.metrics.clone();
         }
-        match self.kind {
-            TaskKind::Translation => vec![Bleu, ChrfWords, OffTarget],
-            TaskKind::Qa | TaskKind::Mkqa => vec![ExactMatch, F1, OffTarget],
-            TaskKind::Summary => vec![RougeL, OffTarget],
-            TaskKind::Perplexity | TaskKind::MultipleChoice | TaskKind::Alignment => vec![],
+        default_metrics(self.kind, self.protocol).iter().filter_map(|name| MetricName::find(name)).collect()
+    }
+
+    /// The task without what only decides how its samples are measured: equal tasks have equal samples.
+    pub fn sampled(&self) -> EvalTask {
+        EvalTask {
+            metrics: vec![],
+            scorers: BTreeMap::new(),
+            dictionary: None,
+            stem: false,
+            tokenizer: None,
+            ..self.clone()
         }
+    }
+}
+
+/// The metrics of a task that names none.
+fn default_metrics(kind: TaskKind, protocol: Protocol) -> &'static [&'static str] {
+    match kind {
+        TaskKind::Translation => &["bleu", "chrf++", "off-target"],
+        TaskKind::Qa | TaskKind::Mkqa => &["exact-match", "f1", "off-target"],
+        TaskKind::Summary => &["rouge-l", "off-target"],
+        TaskKind::Perplexity => &["bits-per-byte"],
+        // A reply that is cleaned to a letter has no likelihoods to divide.
+        TaskKind::MultipleChoice if protocol == Protocol::PaperZeroshot => &["acc"],
+        TaskKind::MultipleChoice => &["acc", "acc-norm"],
+        TaskKind::Alignment => &["cosine", "cka", "retrieval-forward", "retrieval-backward"],
     }
 }
 
@@ -181,16 +238,16 @@ fn letters() -> Choices {
 pub struct EvalSettings {
     /// The tasks
     pub tasks: Vec<EvalTask>,
-    /// Rows that are generated together; no result depends on it
+    /// Rows generated together; results do not depend on it
     pub batch_rows: usize,
-    /// Tokens of prompts, or of texts to score, in one call; no result depends on it
+    /// Tokens of prompts, or of texts to score, per call; results do not depend on it
     #[serde(skip_serializing_if = "is_default_budget")]
     pub batch_tokens: usize,
     /// Resamples of the paired bootstrap
     pub bootstrap_samples: usize,
-    /// Of the bootstrap
+    /// Seed of the bootstrap
     pub seed: u64,
-    /// Rows of each generation task that are also answered at each validation while training (0: none)
+    /// Rows of each generation task to answer at each validation during training (0: none)
     #[serde(skip_serializing_if = "is_zero")]
     pub while_training: usize,
 }
@@ -219,6 +276,25 @@ impl Default for EvalSettings {
             bootstrap_samples: 1000,
             seed: 12345,
             while_training: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kinds_metrics_are_in_the_catalog_and_fit_it() {
+        use TaskKind::*;
+        for kind in [Perplexity, Translation, MultipleChoice, Qa, Mkqa, Summary, Alignment] {
+            for protocol in [Protocol::LmEval, Protocol::PaperZeroshot] {
+                for name in default_metrics(kind, protocol) {
+                    let metric = MetricName::find(name).unwrap_or_else(|| panic!("{name} is not there"));
+                    assert_eq!(metric.about().evidence, kind.evidence(), "{name}");
+                }
+            }
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Settings of `filter`.
 use serde::{Deserialize, Serialize};
 
-/// What is kept.
+/// Which translations are kept.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FilterSettings {
-    /// A translation is kept if the score of every side reaches this
+    /// Keep a translation if the score of each side is at least this
     #[arg(long, default_value_t = 0.8)]
     pub tau: f64,
-    /// Alarms that do not count: empty, truncated, loop, length-ratio, wrong-language, copied
+    /// Alarms to ignore: empty, truncated, loop, length-ratio, wrong-language, copied
     #[arg(long, value_delimiter = ',')]
     pub ignore_alarms: Vec<String>,
 }

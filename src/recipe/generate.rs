@@ -13,34 +13,34 @@ pub struct GenerateSettings {
     /// System prompt
     #[arg(long)]
     pub system: Option<String>,
-    /// At most this many new tokens
+    /// Generate at most this many tokens
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,
-    /// End tokens are not chosen before this many
+    /// Generate at least this many tokens
     #[arg(long, default_value_t = 0)]
     pub min_new_tokens: usize,
-    /// 0 is greedy; absent: what the model's generation_config.json says, else greedy
+    /// Sampling temperature; 0 is greedy [default: from the model's generation_config.json, else greedy]
     #[arg(long)]
     pub temperature: Option<f32>,
-    /// Sample among the k likeliest tokens (0: all)
+    /// Sample from the k most likely tokens (0: all)
     #[arg(long)]
     pub top_k: Option<usize>,
-    /// Sample among the likeliest tokens that reach this probability together
+    /// Sample from the fewest most likely tokens whose probabilities sum to at least this
     #[arg(long)]
     pub top_p: Option<f32>,
-    /// Above 1: tokens that occurred before become less likely
+    /// Repetition penalty: above 1, tokens that have occurred become less likely
     #[arg(long)]
     pub repetition_penalty: Option<f32>,
-    /// No n-gram of this length may occur twice (0: off)
+    /// No n-gram of this length may repeat (0: off)
     #[arg(long)]
     pub no_repeat_ngram_size: Option<usize>,
     /// Use at most this many questions (0: all)
     #[arg(long, default_value_t = 0)]
     pub limit: usize,
-    /// Rows that are generated together; no greedy answer depends on it
+    /// Rows generated together; greedy answers do not depend on it
     #[arg(long, default_value_t = 16)]
     pub batch_rows: usize,
-    /// Tokens of prompts in one call; no greedy answer depends on it
+    /// Prompt tokens per call; greedy answers do not depend on it
     #[arg(long, default_value_t = 2048)]
     pub batch_tokens: usize,
     /// Seed of sampling

@@ -1,4 +1,4 @@
-//! The TOML recipe: one settings struct a stage, the same structs that the command line flattens in.
+//! The TOML recipe: one settings struct per stage, the same structs that the command line flattens in.
 pub mod ablate;
 pub mod assemble;
 pub mod code_switch;
@@ -42,7 +42,7 @@ pub struct Recipe {
     /// Its weights in memory: f32 or bf16.
     #[serde(default = "f32")]
     pub dtype: String,
-    /// Where it computes: cpu, cuda, cuda:N or emulated.
+    /// Device to run on: cpu, cuda, cuda:N or emulated.
     #[serde(default = "cpu")]
     pub device: String,
     /// The language that the model is strong in.
@@ -69,7 +69,7 @@ pub struct Recipe {
     /// Seed of every stage that does not say otherwise.
     #[serde(default)]
     pub seed: Option<u64>,
-    /// Rows of a shard.
+    /// Rows per shard.
     #[serde(default = "rows_per_shard")]
     pub rows_per_shard: usize,
     /// Stage settings.

@@ -11,13 +11,13 @@ pub struct PackSettings {
     /// System prompt
     #[arg(long)]
     pub system: Option<String>,
-    /// Longer documents are dropped (and counted), or cut with --truncate
+    /// Longest document in tokens; longer ones are dropped (and counted), or cut with --truncate
     #[arg(long, default_value_t = 512)]
     pub max_length: usize,
     /// Cut documents that are too long instead of dropping them
     #[arg(long)]
     pub truncate: bool,
-    /// Learn the prompts too (for training from scratch)
+    /// Train on the prompts too (for training from scratch)
     #[arg(long)]
     pub train_on_prompt: bool,
 }

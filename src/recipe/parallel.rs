@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ParallelSettings {
-    /// Source side of a Moses pair, or a tab-separated file; {source}, {target} stand for the languages
+    /// Source side of a Moses pair, or a tab-separated file; {source} and {target} stand for the languages
     #[arg(long)]
     pub file: Option<PathBuf>,
     /// Target side of a Moses pair
     #[arg(long)]
     pub target_file: Option<PathBuf>,
-    /// Pairs of a language at most (0: all)
+    /// Use at most this many pairs per language (0: all)
     #[arg(long, default_value_t = 1000)]
     pub limit: usize,
-    /// Words of either side at least
+    /// Fewest words on either side
     #[arg(long, default_value_t = 3)]
     pub min_words: usize,
-    /// Words of either side at most
+    /// Most words on either side
     #[arg(long, default_value_t = 60)]
     pub max_words: usize,
-    /// Of the draw
+    /// Seed of the selection
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{dictionary::DictionaryFormat, line_process::Protocol};
 
-/// Who scores.
+/// The scoring engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScoreEngine {
@@ -35,10 +35,10 @@ pub enum Aggregate {
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ScoreSettings {
-    /// Who scores
+    /// Scoring engine
     #[arg(long, value_enum, default_value = "builtin")]
     pub engine: ScoreEngine,
-    /// Dictionary of engine `builtin`, or scores of engine `file`; {source}, {target} stand for the languages
+    /// Dictionary of engine `builtin`, or scores of engine `file`; {source} and {target} stand for the languages
     #[arg(long)]
     pub file: Option<PathBuf>,
     /// Format of the dictionary
@@ -47,13 +47,13 @@ pub struct ScoreSettings {
     /// Command of engine `command`
     #[arg(long)]
     pub command: Option<String>,
-    /// How the command is spoken to
+    /// Protocol for talking to the command
     #[arg(long, value_enum, default_value = "lines")]
     pub protocol: Protocol,
-    /// Seconds without a reply after which the command counts as hanging
+    /// Give up on the command after this many seconds without a reply
     #[arg(long, default_value_t = 120.0)]
     pub timeout: f64,
-    /// How sentence scores become the score of a side
+    /// How the sentence scores of a side are combined
     #[arg(long, value_enum, default_value = "mean")]
     pub aggregate: Aggregate,
     /// Model of engines `cometkiwi` (default: Unbabel/wmt22-cometkiwi-da in the Hugging Face cache) and `similarity`
@@ -62,10 +62,10 @@ pub struct ScoreSettings {
     /// For `cometkiwi`: where its encoder's config.json and tokenizer are, if not beside the model
     #[arg(long)]
     pub encoder: Option<String>,
-    /// For `similarity`: what stands before every sentence, `query: ` for E5
+    /// For `similarity`: text to put before each sentence, `query: ` for E5
     #[arg(long, default_value = "")]
     pub prefix: String,
-    /// For `cometkiwi` and `similarity`: tokens that are encoded at once; results do not depend on it
+    /// For `cometkiwi` and `similarity`: tokens per encoder call; results do not depend on it
     #[arg(long, default_value_t = 2048)]
     pub batch_tokens: usize,
 }

@@ -15,7 +15,7 @@ pub enum Method {
     Scratch,
 }
 
-/// What one unit of the loss is.
+/// What the loss is averaged over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalize {
@@ -47,7 +47,7 @@ pub struct TrainSettings {
     /// Rank of the adapters
     #[arg(long, default_value_t = 8)]
     pub lora_rank: usize,
-    /// Their scale is alpha / rank
+    /// LoRA alpha: adapters are scaled by alpha / rank
     #[arg(long, default_value_t = 16.0)]
     pub lora_alpha: f64,
     /// Adapted modules
@@ -63,40 +63,40 @@ pub struct TrainSettings {
     /// Learn magnitudes apart from directions (DoRA)
     #[arg(long)]
     pub dora: bool,
-    /// B learns so many times faster than A (LoRA+); 1 is plain LoRA
+    /// Learning rate of B relative to that of A (LoRA+); 1 is plain LoRA
     #[arg(long, default_value_t = 1.0)]
     pub lora_plus_ratio: f64,
-    /// Peak learning rate; absent: 1e-4 for adapters, 2e-5 for all weights, 1e-3 from scratch
+    /// Peak learning rate [default: 1e-4 for adapters, 2e-5 for all weights, 1e-3 from scratch]
     #[arg(long)]
     pub lr: Option<f64>,
-    /// Its shape after the warm-up
+    /// Shape of the learning rate after the warm-up
     #[arg(long, value_enum, default_value = "cosine")]
     pub schedule: ScheduleKind,
-    /// Share of the steps that warm up
+    /// Share of the steps used for warm-up
     #[arg(long, default_value_t = 0.03)]
     pub warmup_ratio: f64,
-    /// The learning rate ends at this share of its peak
+    /// Final learning rate, as a share of the peak
     #[arg(long, default_value_t = 0.0)]
     pub min_lr_ratio: f64,
     /// Passes over the data
     #[arg(long, default_value_t = 3.0)]
     pub epochs: f64,
-    /// End after so many steps (0: after the epochs)
+    /// Stop after this many steps (0: after the epochs)
     #[arg(long, default_value_t = 0)]
     pub max_steps: u64,
-    /// Documents of an optimizer step
+    /// Documents per optimizer step
     #[arg(long, default_value_t = 128)]
     pub batch_documents: usize,
-    /// Tokens that run at once; memory grows with it, results do not change but for rounding
+    /// Tokens per forward pass; memory grows with it, results change only by rounding
     #[arg(long, default_value_t = 2048)]
     pub batch_tokens: usize,
     /// Decoupled weight decay of matrices and adapters
     #[arg(long, default_value_t = 0.0)]
     pub weight_decay: f64,
-    /// AdamW's first decay
+    /// AdamW's beta1
     #[arg(long, default_value_t = 0.9)]
     pub beta1: f64,
-    /// AdamW's second decay
+    /// AdamW's beta2
     #[arg(long, default_value_t = 0.999)]
     pub beta2: f64,
     /// AdamW's epsilon
@@ -105,28 +105,28 @@ pub struct TrainSettings {
     /// Gradients are scaled down to this global norm (0: off)
     #[arg(long, default_value_t = 1.0)]
     pub clip: f64,
-    /// What one unit of the loss is
+    /// What the loss is averaged over
     #[arg(long, value_enum, default_value = "tokens")]
     pub normalize: Normalize,
-    /// Validate every so many steps (0: once an epoch)
+    /// Steps between validations (0: once per epoch)
     #[arg(long, default_value_t = 0)]
     pub eval_every: u64,
-    /// Stop after so many validations without improvement (0: never)
+    /// Stop after this many validations without improvement (0: never)
     #[arg(long, default_value_t = 3)]
     pub patience: usize,
-    /// What counts as an improvement of the validation loss
+    /// Smallest decrease of the validation loss that counts as an improvement
     #[arg(long, default_value_t = 0.0)]
     pub min_delta: f64,
-    /// What happens when the source language is being forgotten
+    /// What to do when the model is forgetting the source language
     #[arg(long, value_enum, default_value = "log")]
     pub guard: GuardAction,
-    /// That is: when the loss of held-out source rows is so many nats above that before training
+    /// The model is forgetting when the loss on held-out source rows exceeds its value before training by this many nats
     #[arg(long, default_value_t = 0.1)]
     pub guard_max_rise: f64,
-    /// Checkpoint every so many steps (0: only when interrupted)
+    /// Steps between checkpoints (0: only when interrupted)
     #[arg(long, default_value_t = 50)]
     pub checkpoint_every: u64,
-    /// Of the adapters' initial values and the documents' order
+    /// Seed of the adapters' initial values and of the order of documents
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
 }

@@ -8,7 +8,7 @@ use crate::{
     models::m2m100::EarlyStopping,
 };
 
-/// Who translates.
+/// The translation engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TranslateEngine {
@@ -31,7 +31,7 @@ pub enum TranslateEngine {
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TranslateSettings {
-    /// Who translates
+    /// Translation engine
     #[arg(long, value_enum, default_value = "dictionary")]
     pub engine: TranslateEngine,
     /// Phrase table of engine `dictionary`, or rows of engine `file`
@@ -43,40 +43,40 @@ pub struct TranslateSettings {
     /// Command of engine `command`, e.g. "apertium -z -f none {source3}-{target3}"
     #[arg(long)]
     pub command: Option<String>,
-    /// How the command is spoken to
+    /// Protocol for talking to the command
     #[arg(long, value_enum, default_value = "lines")]
     pub protocol: Protocol,
-    /// Seconds without a reply after which the command counts as hanging
+    /// Give up on the command after this many seconds without a reply
     #[arg(long, default_value_t = 120.0)]
     pub timeout: f64,
-    /// Mark that the command puts before words it does not know; it is removed (Apertium: *)
+    /// Mark that the command puts before unknown words, to be removed (Apertium: *)
     #[arg(long)]
     pub unknown_mark: Option<char>,
     /// Model of engine `nllb`: a directory or the name of one in the local Hugging Face cache
     #[arg(long)]
     pub translator: Option<String>,
-    /// Hypotheses kept, 1 is greedy (engine `nllb`; else generation_config.json, else 4)
+    /// Beams; 1 is greedy search (engine `nllb`; else generation_config.json, else 4)
     #[arg(long)]
     pub num_beams: Option<usize>,
-    /// Exponent of the length that scores are divided by (engine `nllb`; else generation_config.json, else 1)
+    /// Length penalty: the exponent of the length that scores are divided by (engine `nllb`; else generation_config.json, else 1)
     #[arg(long)]
     pub length_penalty: Option<f32>,
-    /// When the search stops (engine `nllb`; else generation_config.json, else heuristic)
+    /// When beam search stops (engine `nllb`; else generation_config.json, else heuristic)
     #[arg(long, value_enum)]
     pub early_stopping: Option<EarlyStopping>,
-    /// N-grams of this size never repeat (engine `nllb`; else generation_config.json, else 0: they may)
+    /// No n-gram of this size may repeat (engine `nllb`; else generation_config.json, else 0: off)
     #[arg(long)]
     pub no_repeat_ngram_size: Option<usize>,
-    /// Tokens of a translated sentence at most (engine `nllb`; else generation_config.json, else 200)
+    /// Most tokens per translated sentence (engine `nllb`; else generation_config.json, else 200)
     #[arg(long)]
     pub max_length: Option<usize>,
-    /// Hypotheses that decode together (engine `nllb`)
+    /// Hypotheses decoded together (engine `nllb`)
     #[arg(long, default_value_t = 96)]
     pub batch_rows: usize,
     /// Source tokens encoded together (engine `nllb`)
     #[arg(long, default_value_t = 2048)]
     pub batch_tokens: usize,
-    /// New tokens at most for a sentence (engine `self`)
+    /// Most new tokens per sentence (engine `self`)
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,
     /// Chat template (engine `self`)

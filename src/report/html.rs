@@ -1,5 +1,5 @@
 //! One self-contained HTML file: no script, nothing loaded from elsewhere, the same bytes for the same content.
-use super::table::Table;
+use super::{escape::escape, table::Table};
 
 /// A report.
 #[derive(Clone, Debug, Default)]
@@ -67,24 +67,6 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; 
 dt { color: var(--soft) }
 dd { margin: 0; overflow-wrap: anywhere }
 ";
-
-/// Text for HTML and SVG.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            // Not allowed in XML.
-            c if c.is_control() && !"\n\r\t".contains(c) => out.push('\u{fffd}'),
-            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 impl Report {
     /// The whole file.

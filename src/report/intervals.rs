@@ -1,6 +1,6 @@
 //! Plots of values with intervals: a dot and its whisker a row, curves with whiskers, points of a plane. Any data gives a picture.
 use super::{
-    html::escape,
+    escape::escape,
     plots::{Axes, COLOURS, drawn, number, range, ticks},
 };
 
@@ -114,7 +114,6 @@ pub fn forest(title: &str, x_label: &str, rows: &[Estimate], levels: &[Level]) -
 /// Curves with whiskers, the legend at the right, dashed levels.
 pub fn curves(title: &str, x_label: &str, y_label: &str, all: &[Curve], levels: &[Level]) -> String {
     let height = (110.0 + 18.0 * (all.len() + levels.len()) as f64).max(340.0);
-    let sound = |p: &&(f64, f64, (f64, f64))| drawn(p.0) && drawn(p.1);
     let points = || all.iter().flat_map(|c| c.points.iter().filter(sound));
     let x = range(points().map(|p| p.0));
     let ys = points().flat_map(|p| [p.1, p.2.0, p.2.1]).chain(levels.iter().map(|l| l.at));
@@ -155,27 +154,34 @@ pub fn curves(title: &str, x_label: &str, y_label: &str, all: &[Curve], levels: 
         let colour = COLOURS[i % COLOURS.len()];
         let stroke =
             format!("stroke=\"{colour}\" stroke-width=\"1.8\"{}", DASHES[i / COLOURS.len() % DASHES.len()]);
-        let own: Vec<_> = curve.points.iter().filter(sound).collect();
-        let path: Vec<String> =
-            own.iter().map(|p| format!("{:.1},{:.1}", axes.px(p.0), axes.py(p.1))).collect();
-        out += &format!(
-            "<polyline fill=\"none\" {stroke} stroke-linejoin=\"round\" points=\"{}\"/>",
-            path.join(" ")
-        );
-        for p in own.iter().filter(|_| own.len() <= 24) {
-            let (x, y, (a, b)) = (axes.px(p.0), axes.py(p.1), p.2);
-            out += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.8\" fill=\"{colour}\"/>");
-            if drawn(a) && drawn(b) && a != b {
-                let (a, b) = (axes.py(a), axes.py(b));
-                out += &format!(
-                    "<path d=\"M{x:.1},{a:.1}V{b:.1}M{0:.1},{a:.1}h7M{0:.1},{b:.1}h7\" stroke=\"{colour}\" fill=\"none\"/>",
-                    x - 3.5
-                );
-            }
-        }
+        out += &polyline(&axes, curve, &stroke, colour);
         out += &legend(stroke, &curve.name);
     }
     out + "</svg>"
+}
+
+fn sound(p: &&(f64, f64, (f64, f64))) -> bool {
+    drawn(p.0) && drawn(p.1)
+}
+
+/// The line of a curve; a few points are shown as such, with their whiskers.
+fn polyline(axes: &Axes, curve: &Curve, stroke: &str, colour: &str) -> String {
+    let own: Vec<_> = curve.points.iter().filter(sound).collect();
+    let path: Vec<String> = own.iter().map(|p| format!("{:.1},{:.1}", axes.px(p.0), axes.py(p.1))).collect();
+    let mut out =
+        format!("<polyline fill=\"none\" {stroke} stroke-linejoin=\"round\" points=\"{}\"/>", path.join(" "));
+    for p in own.iter().filter(|_| own.len() <= 24) {
+        let (x, y, (a, b)) = (axes.px(p.0), axes.py(p.1), p.2);
+        out += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.8\" fill=\"{colour}\"/>");
+        if drawn(a) && drawn(b) && a != b {
+            let (a, b) = (axes.py(a), axes.py(b));
+            out += &format!(
+                "<path d=\"M{x:.1},{a:.1}V{b:.1}M{0:.1},{a:.1}h7M{0:.1},{b:.1}h7\" stroke=\"{colour}\" fill=\"none\"/>",
+                x - 3.5
+            );
+        }
+    }
+    out
 }
 
 fn grid(axes: &Axes, x_label: &str, y_label: &str) -> String {

@@ -1,6 +1,8 @@
-//! What people look at: tables on the terminal, the HTML report and its plots.
+//! What people look at: tables on the terminal, the HTML report and its plots, traces.
+pub mod escape;
 pub mod html;
 pub mod intervals;
 pub mod plots;
 pub mod progress;
 pub mod table;
+pub mod trace;

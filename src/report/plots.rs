@@ -1,5 +1,5 @@
 //! Plots as SVG text, written by hand: lines, histograms, bars. Any data gives a picture; what is not finite is left out.
-use super::html::escape;
+use super::escape::escape;
 
 /// A line.
 #[derive(Clone, Debug)]
@@ -145,35 +145,13 @@ pub fn bars(
     let mut out = begin(title, "", y_label, &axes, false);
     let slot = axes.px(1.0) - axes.px(0.0);
     let width = (slot * 0.76 / series.len().max(1) as f64).min(64.0);
-    let size = (width * 0.34).clamp(8.0, 12.0);
     for (g, name) in groups.iter().enumerate() {
         let middle = axes.px(g as f64 + 0.5);
         let from = middle - width * series.len() as f64 / 2.0;
         for (i, (_, values)) in series.iter().enumerate() {
             let Some(value) = values.get(g).copied().filter(|v| drawn(*v)) else { continue };
-            let (x, y, zero) = (from + width * i as f64, axes.py(value.max(0.0)), axes.py(0.0));
-            let height = (axes.py(value.min(0.0)) - y).max(0.5);
-            out += &format!(
-                "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"{}\" rx=\"1.5\"/>",
-                x + 1.0,
-                y.min(zero),
-                width - 2.0,
-                COLOURS[i % COLOURS.len()]
-            );
-            let mut label_y = y - 5.0;
-            if let Some((a, b)) = ends(i, g).filter(|e| drawn(e.0) && drawn(e.1)) {
-                let (centre, a, b) = (x + width / 2.0, axes.py(a), axes.py(b));
-                label_y = label_y.min(b - 5.0);
-                out += &format!(
-                    "<path d=\"M{centre:.1},{a:.1}V{b:.1}M{0:.1},{a:.1}h8M{0:.1},{b:.1}h8\" stroke=\"#222\" fill=\"none\"/>",
-                    centre - 4.0
-                );
-            }
-            out += &format!(
-                "<text x=\"{:.1}\" y=\"{label_y:.1}\" font-size=\"{size:.1}\" text-anchor=\"middle\">{}</text>",
-                x + width / 2.0,
-                number(value)
-            );
+            let ends = ends(i, g).filter(|e| drawn(e.0) && drawn(e.1));
+            out += &bar(&axes, (from + width * i as f64, width), value, ends, COLOURS[i % COLOURS.len()]);
         }
         let room = (slot / 6.4) as usize;
         let short: String = if name.chars().count() > room {
@@ -189,6 +167,33 @@ pub fn bars(
     }
     legend(&mut out, series.iter().map(|s| s.0.as_str()));
     out + "</svg>"
+}
+
+/// One bar at `x` of a `width`, its value above it and its whisker.
+fn bar(axes: &Axes, (x, width): (f64, f64), value: f64, ends: Option<(f64, f64)>, colour: &str) -> String {
+    let (y, zero) = (axes.py(value.max(0.0)), axes.py(0.0));
+    let height = (axes.py(value.min(0.0)) - y).max(0.5);
+    let mut out = format!(
+        "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"{colour}\" rx=\"1.5\"/>",
+        x + 1.0,
+        y.min(zero),
+        width - 2.0
+    );
+    let mut label_y = y - 5.0;
+    if let Some((a, b)) = ends {
+        let (centre, a, b) = (x + width / 2.0, axes.py(a), axes.py(b));
+        label_y = label_y.min(b - 5.0);
+        out += &format!(
+            "<path d=\"M{centre:.1},{a:.1}V{b:.1}M{0:.1},{a:.1}h8M{0:.1},{b:.1}h8\" stroke=\"#222\" fill=\"none\"/>",
+            centre - 4.0
+        );
+    }
+    let size = (width * 0.34).clamp(8.0, 12.0);
+    out + &format!(
+        "<text x=\"{:.1}\" y=\"{label_y:.1}\" font-size=\"{size:.1}\" text-anchor=\"middle\">{}</text>",
+        x + width / 2.0,
+        number(value)
+    )
 }
 
 /// At most about 600 points: of each stretch of a longer line its lowest and its highest, so that no peak is lost.

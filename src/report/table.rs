@@ -1,7 +1,7 @@
 //! Tables for the terminal, Markdown and HTML.
 use std::io::IsTerminal;
 
-use super::html::escape;
+use super::escape::escape;
 
 /// Cells under a header.
 #[derive(Clone, Debug, Default, PartialEq)]

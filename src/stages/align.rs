@@ -31,10 +31,10 @@ pub struct Args {
     /// The model before training: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache
     #[arg(long)]
     pub model: String,
-    /// After training: an adapter directory (PEFT), or a model. Without it only --model is looked at
+    /// The model after training: an adapter directory (PEFT), or a model. Without it, only --model is measured
     #[arg(long)]
     pub after: Option<PathBuf>,
-    /// Sentences of the source language, one a line
+    /// Sentences in the source language, one per line
     #[arg(long)]
     pub source: PathBuf,
     /// Their translations, line by line
@@ -46,16 +46,16 @@ pub struct Args {
     /// Language of --target
     #[arg(long)]
     pub target_language: String,
-    /// Sentences at most, from the beginning (0: all)
+    /// Use at most this many sentences, from the beginning (0: all)
     #[arg(long, default_value_t = 500)]
     pub limit: usize,
     /// How a sentence's tokens become one vector
     #[arg(long, value_enum, default_value = "mean")]
     pub pooling: Pooling,
-    /// The layer of the picture; absent: the one in the middle
+    /// Layer to plot [default: the middle one]
     #[arg(long)]
     pub layer: Option<usize>,
-    /// How the picture is made
+    /// How the hidden states are projected for the plot
     #[arg(long, value_enum, default_value = "pca")]
     pub projection: Projection,
     /// Folder for alignment.json and report.html
@@ -91,23 +91,23 @@ pub fn run(args: &Args) -> Result<()> {
         projection: args.projection,
         batch_tokens: EngineOptions::default().batch_tokens,
     };
-    let mut looked = vec![];
+    let mut reports = vec![];
     for (name, after) in [("before", None), ("after", args.after.as_deref())] {
         if name == "after" && after.is_none() {
             continue;
         }
         let model = load(&path, after, args)?;
         let mut progress = Progress::new(&format!("align {name}"), 2 * texts.0.len());
-        looked.push(measure_alignment(name, &model, &tokenizer, (&texts.0, &texts.1), &how, &mut |n| {
+        reports.push(measure_alignment(name, &model, &tokenizer, (&texts.0, &texts.1), &how, &mut |n| {
             progress.advance(n)
         })?);
         progress.finish();
     }
-    let table = table(&looked);
+    let table = table(&reports);
     print!("{}", table.to_text(use_colour()));
-    let result = json!({"pairs": texts.0.len(), "pooling": args.pooling, "models": looked.iter().map(values).collect::<Vec<_>>()});
+    let result = json!({"pairs": texts.0.len(), "pooling": args.pooling, "models": reports.iter().map(values).collect::<Vec<_>>()});
     write_atomic(&args.out.join("alignment.json"), format!("{result:#}\n").as_bytes())?;
-    let report = build(args, &looked, table);
+    let report = build(args, &reports, table);
     write_atomic(&args.out.join("report.html"), report.to_html().as_bytes())?;
     println!("report: {}", args.out.join("report.html").display());
     manifest.finish(&args.out, json!({"pairs": texts.0.len()}))
@@ -127,9 +127,9 @@ fn load(path: &Path, after: Option<&Path>, args: &Args) -> Result<Llama> {
     model.place(args.placement.device)
 }
 
-fn build(args: &Args, looked: &[AlignmentReport], table: Table) -> Report {
+fn build(args: &Args, reports: &[AlignmentReport], table: Table) -> Report {
     let languages = (name(&args.source_language), name(&args.target_language));
-    let mut by_layer = layer_curves(looked, languages, args.pooling);
+    let mut by_layer = layer_curves(reports, languages, args.pooling);
     by_layer.push(Block::Table(table));
     Report {
         title: "Alignment of hidden states".into(),
@@ -137,7 +137,7 @@ fn build(args: &Args, looked: &[AlignmentReport], table: Table) -> Report {
         sections: vec![
             Section {
                 heading: "The plane".into(),
-                blocks: planes(looked, languages, args.pooling, args.projection),
+                blocks: planes(reports, languages, args.pooling, args.projection),
             },
             Section { heading: "Layer by layer".into(), blocks: by_layer },
         ],

@@ -23,13 +23,13 @@ use crate::{
 /// Arguments of `assemble`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Rows that `code-switch` (or `filter`) wrote
+    /// Rows written by `code-switch` or `filter`
     #[arg(long)]
     pub input: PathBuf,
-    /// Folder that `parallel` wrote; absent: no parallel sentences
+    /// Folder written by `parallel`; without it there are no parallel sentences
     #[arg(long)]
     pub parallel: Option<PathBuf>,
-    /// Folder for the examples
+    /// Folder to write the examples to
     #[arg(long)]
     pub out: PathBuf,
     /// Language of the questions

@@ -42,10 +42,10 @@ pub struct Args {
     /// How the weights are held and where it computes
     #[command(flatten)]
     pub placement: Placement,
-    /// A part of the shards, e.g. 3/8 (directory output)
+    /// Work on one part of the shards, such as 3/8: one run per job-array task (directory output)
     #[arg(long, default_value = "1/1")]
     pub part: Part,
-    /// Rows of a shard (directory output)
+    /// Rows per shard (directory output)
     #[arg(long, default_value_t = 1000)]
     pub rows_per_shard: usize,
     /// How to answer

@@ -19,13 +19,13 @@ use crate::{
 /// Arguments of `import`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Directory of the published files, or a name in the local Hugging Face cache
+    /// Directory with the published files, or a name in the local Hugging Face cache
     #[arg(long)]
     pub model: String,
     /// For CometKiwi: where its encoder's config.json and tokenizer are (default: beside the model, else the name in hparams.yaml)
     #[arg(long)]
     pub encoder: Option<String>,
-    /// The new directory
+    /// Directory to write
     #[arg(long)]
     pub out: PathBuf,
 }

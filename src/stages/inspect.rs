@@ -22,16 +22,16 @@ pub struct Args {
     /// Model whose tokenizer turns ids into text (token shards)
     #[arg(long)]
     pub model: Option<String>,
-    /// The first row or document, from 0
+    /// First row or document to show, counting from 0
     #[arg(long, default_value_t = 0)]
     pub from: usize,
-    /// How many
+    /// How many rows or documents to show
     #[arg(long, short = 'n', default_value_t = 3)]
     pub count: usize,
-    /// Only rows and documents that contain this text
+    /// Show only rows and documents that contain this text
     #[arg(long)]
     pub contains: Option<String>,
-    /// Show ids beside the texts of tokens
+    /// Show token ids beside the text
     #[arg(long)]
     pub ids: bool,
 }

@@ -26,7 +26,7 @@ pub struct Args {
     /// Directory for the merged model
     #[arg(long)]
     pub out: PathBuf,
-    /// Weights on disk: f32 or bf16
+    /// Data type of the weights on disk: f32 or bf16
     #[arg(long, default_value = "f32", value_parser = parse_dtype)]
     pub dtype: DType,
 }

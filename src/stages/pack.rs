@@ -28,7 +28,7 @@ pub struct Args {
     /// Model whose tokenizer and chat template are used
     #[arg(long)]
     pub model: String,
-    /// Examples: a directory that `assemble` wrote, or a JSONL file of questions with answers
+    /// Examples: a directory written by `assemble`, or a JSONL file of questions with answers
     #[arg(long)]
     pub examples: PathBuf,
     /// Directory for train.tokens and validation.tokens

@@ -18,7 +18,7 @@ use crate::{
 /// Arguments of `parallel`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Folder for the pairs
+    /// Folder to write the pairs to
     #[arg(long)]
     pub out: PathBuf,
     /// Language of the source side

@@ -24,22 +24,22 @@ use crate::{
 /// Arguments of `sweep`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Scored rows: the folder of `score`
+    /// Scored rows: the folder written by `score`
     #[arg(long)]
     pub input: PathBuf,
-    /// Folder for sweep.json, sweep.tsv and, with --write-rows, a folder of filtered rows for each tau
+    /// Folder for sweep.json, sweep.tsv and, with --write-rows, one folder of filtered rows per tau
     #[arg(long)]
     pub out: PathBuf,
     /// Language of the questions
     #[arg(long, default_value = "en")]
     pub source_language: String,
-    /// Languages to look at
+    /// Target languages to count
     #[arg(long, value_delimiter = ',', required = true)]
     pub target_languages: Vec<String>,
     /// Thresholds: FROM..TO in steps of 0.05, FROM..TO:STEP, or a list such as 0.7,0.8
     #[arg(long, default_value = "0.6..0.95", allow_hyphen_values = true)]
     pub taus: String,
-    /// Alarms that do not count: empty, truncated, loop, length-ratio, wrong-language, copied
+    /// Alarms to ignore: empty, truncated, loop, length-ratio, wrong-language, copied
     #[arg(long, value_delimiter = ',')]
     pub ignore_alarms: Vec<String>,
     /// Write the rows as `filter` would, for each tau, into OUT/tau-TAU

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tracing::info_span;
 
 use super::{early_stopping::EarlyStopping, guard::GuardState};
 use crate::{
@@ -40,11 +41,12 @@ pub fn dir_of(out: &Path, step: u64) -> PathBuf {
 
 /// The parameters' values, by name.
 fn values(params: &[Param]) -> Vec<(String, Tensor)> {
-    params.iter().map(|p| (p.name.clone(), p.value.clone())).collect()
+    params.iter().map(|p| (p.name.clone(), p.value.alias())).collect()
 }
 
 /// Writes the checkpoint of `state.step`.
 pub fn save(out: &Path, state: &State, params: &[Param], moments: &[(Tensor, Tensor)]) -> Result<()> {
+    let _span = info_span!("checkpoint", step = state.step).entered();
     let dir = dir_of(out, state.step);
     let partial = out.join("checkpoint.partial");
     if partial.exists() {
@@ -53,8 +55,8 @@ pub fn save(out: &Path, state: &State, params: &[Param], moments: &[(Tensor, Ten
     std::fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
     let mut tensors = values(params);
     for (p, (m, v)) in params.iter().zip(moments) {
-        tensors.push((format!("{}.m", p.name), m.clone()));
-        tensors.push((format!("{}.v", p.name), v.clone()));
+        tensors.push((format!("{}.m", p.name), m.alias()));
+        tensors.push((format!("{}.v", p.name), v.alias()));
     }
     write_safetensors(&partial.join("state.safetensors"), &tensors.iter().collect::<Vec<_>>(), DType::F32)?;
     write_atomic(&partial.join("state.json"), format!("{:#}\n", serde_json::to_value(state)?).as_bytes())?;
@@ -86,7 +88,7 @@ pub fn load_latest(out: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)
         .with_context(|| format!("{} is corrupt: delete {}", path.display(), dir.display()))?;
     let file = Tensors::open_file(&dir.join("state.safetensors"))?;
     for (p, (m, v)) in params.iter().zip(moments) {
-        read_into(&file, &p.name, &mut p.value.clone())?;
+        read_into(&file, &p.name, &mut p.value.alias())?;
         read_into(&file, &format!("{}.m", p.name), m)?;
         read_into(&file, &format!("{}.v", p.name), v)?;
     }
@@ -118,7 +120,7 @@ pub fn save_best(out: &Path, params: &[Param]) -> Result<()> {
 /// Puts the best parameters back.
 pub fn load_best(out: &Path, params: &[Param]) -> Result<()> {
     let file = Tensors::open_file(&out.join(BEST))?;
-    params.iter().try_for_each(|p| read_into(&file, &p.name, &mut p.value.clone()))
+    params.iter().try_for_each(|p| read_into(&file, &p.name, &mut p.value.alias()))
 }
 
 /// Removes what only an unfinished run needs.

@@ -49,10 +49,10 @@ impl Optimizer {
             params.iter().map(|p| (like(p, "m"), like(p, "v"))).collect::<Vec<_>>()
         })?;
         let group = |(p, (m, v)): (&Param, &(Tensor, Tensor))| Group {
-            param: p.value.clone(),
-            m: m.clone(),
-            v: v.clone(),
-            grad: p.grad.clone(),
+            param: p.value.alias(),
+            m: m.alias(),
+            v: v.alias(),
+            grad: p.grad.alias(),
             lr_factor: if p.kind == ParamKind::LoraB { settings.lora_plus_ratio as f32 } else { 1.0 },
             weight_decay: match p.kind {
                 ParamKind::Vector | ParamKind::DoraMagnitude => 0.0,
@@ -60,7 +60,7 @@ impl Optimizer {
             },
         };
         let table = AdamWTable::new(params.iter().zip(&moments).map(group).collect())?;
-        let norm = GradNorm::new(params.iter().map(|p| p.grad.clone()).collect())?;
+        let norm = GradNorm::new(params.iter().map(|p| p.grad.alias()).collect())?;
         Ok(Optimizer { settings, moments, bytes, table, norm })
     }
 

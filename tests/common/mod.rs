@@ -1,4 +1,6 @@
 //! Helpers that several test files share.
+pub mod source;
+
 use sdrrl::data::random::RowRandom;
 
 /// Uniform numbers in -1..1, the same for the same name.
@@ -19,15 +21,12 @@ pub fn relative_error(got: &[f32], want: &[f32]) -> f64 {
 
 /// Asserts [`relative_error`] below `tolerance`.
 #[track_caller]
-pub fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f64) {
-    let error = relative_error(got, want);
+pub fn assert_close(what: &str, got: impl AsRef<[f32]>, want: &[f32], tolerance: f64) {
+    let error = relative_error(got.as_ref(), want);
     assert!(error < tolerance, "{what}: relative error {error:e}, allowed {tolerance:e}");
 }
 
-/// Runs `f` on a rayon pool of `threads`.
-pub fn with_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
-}
+pub use sdrrl::ops::with_threads;
 
 /// The program under test; `SDRRL_BIN` names it where cargo's place does not exist.
 pub fn program() -> std::process::Command {

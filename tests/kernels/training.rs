@@ -13,6 +13,7 @@ use sdrrl::{
     tensor::{
         Arena,
         DType::{self, Bf16, F32},
+        Reader, Tensor,
     },
 };
 
@@ -143,23 +144,23 @@ fn optimizer(device: &Device) {
     };
     let groups: Vec<Group> =
         sizes.iter().enumerate().map(|(i, &n)| group(n, 1.0 + i as f32, 0.1 * i as f32)).collect();
-    let grads: Vec<Tensor> = groups.iter().map(|g| g.grad.clone()).collect();
-    let state: Vec<[Tensor; 3]> =
-        groups.iter().map(|g| [g.param.clone(), g.m.clone(), g.v.clone()]).collect();
+    let grads = groups.iter().map(|g| g.grad.to_device(device).unwrap()).collect();
+    let state: Vec<[Reader; 3]> = groups.iter().map(|g| [&g.param, &g.m, &g.v].map(Tensor::reader)).collect();
     let norm = GradNorm::new(grads).unwrap().norm().unwrap();
     let want: f64 = sizes.iter().flat_map(|&n| value("g", n).1).map(|x| x * x).sum::<f64>().sqrt();
     assert!((norm / want - 1.0).abs() < 1e-12, "{norm} {want}");
     let h =
         AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.0, step: 3, grad_scale: 0.5 };
     AdamWTable::new(groups).unwrap().update(&h).unwrap();
+    let read = |r: &Reader| Tensor::from_f32(r.name(), r.shape(), &r.to_f32_vec().unwrap()).unwrap();
     for (i, &n) in sizes.iter().enumerate() {
         let own = AdamW { lr: h.lr * (1.0 + i as f32), weight_decay: 0.1 * i as f32, ..h };
         let (p, m, v, g) = (value("p", n).1, value("m", n).1, value("v", n).1, value("g", n).1);
         let steps: Vec<_> =
             (0..n).map(|j| adamw::reference::step(p[j], m[j], v[j].abs(), g[j], &own)).collect();
-        assert_near("param", &state[i][0], &steps.iter().map(|s| s.0).collect::<Vec<_>>());
-        assert_near("m", &state[i][1], &steps.iter().map(|s| s.1).collect::<Vec<_>>());
-        assert_near("v", &state[i][2], &steps.iter().map(|s| s.2).collect::<Vec<_>>());
+        assert_near("param", &read(&state[i][0]), &steps.iter().map(|s| s.0).collect::<Vec<_>>());
+        assert_near("m", &read(&state[i][1]), &steps.iter().map(|s| s.1).collect::<Vec<_>>());
+        assert_near("v", &read(&state[i][2]), &steps.iter().map(|s| s.2).collect::<Vec<_>>());
     }
 }
 

@@ -25,7 +25,7 @@ fn step(
     let mut logits = Tensor::from_f32("logits", &[rows, v], logits)?;
     let scores = Tensor::from_f32("scores", &[batch, beams], scores)?;
     beam_step(&mut best, &mut from, &mut tokens, &mut logits, &scores, &rules)?;
-    Ok((best.f32()?.to_vec(), from.u32()?.to_vec(), tokens.u32()?.to_vec()))
+    Ok((best.to_f32_vec()?, from.to_u32_vec()?, tokens.to_u32_vec()?))
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl Case {
     }
 
     fn run(&self, rows: std::ops::Range<usize>) -> Vec<f32> {
-        let q = self.q.rows(rows.clone()).unwrap();
+        let q = self.q.slice(rows.clone()).unwrap();
         let mut out = poisoned("out", q.shape());
         let (starts, lengths) =
             (u32s("starts", &self.starts[rows.clone()]), u32s("lengths", &self.lengths[rows]));
@@ -64,8 +64,8 @@ fn decode_attention_equals_its_oracle_and_reads_only_its_slots() {
             let outside: Vec<usize> = (0..case.k.shape()[0]).filter(|&s| !inside(s)).collect();
             for slot in outside {
                 let row = kv_heads * hs;
-                case.k.f32_mut().unwrap()[slot * row..][..row].fill(f32::NAN);
-                case.v.f32_mut().unwrap()[slot * row..][..row].fill(f32::NAN);
+                change(&mut case.k, |k| k[slot * row..][..row].fill(f32::NAN));
+                change(&mut case.v, |v| v[slot * row..][..row].fill(f32::NAN));
             }
             let out = Tensor::from_f32("out", case.q.shape(), &case.run(0..5)).unwrap();
             close(&format!("{:?}", case.shape), &out, &want, F32);
@@ -87,13 +87,13 @@ fn a_decoded_row_has_the_same_bits_in_any_batch_and_for_any_number_of_threads() 
 fn decode_attention_continues_attention() {
     for window in [None, Some(20)] {
         let case = Case::new(&[50], 4, 2, 64, window);
-        let (k, v) = (case.k.rows(1..51).unwrap(), case.v.rows(1..51).unwrap());
+        let (k, v) = (case.k.slice(1..51).unwrap(), case.v.slice(1..51).unwrap());
         let mut q = tensor("prompt", &[50, 256]);
-        q.f32_mut().unwrap()[49 * 256..].copy_from_slice(case.q.f32().unwrap());
+        change(&mut q, |q| q[49 * 256..].copy_from_slice(&case.q.to_f32_vec().unwrap()));
         let (mut out, mut lse) = (poisoned("out", &[50, 256]), poisoned("lse", &[4, 50]));
         attention_forward(&mut out, &mut lse, &q, &k, &v, &u32s("cu_seqlens", &[0, 50]), case.shape).unwrap();
         let decoded = Tensor::from_f32("decoded", &[1, 256], &case.run(0..1)).unwrap();
-        close("last row", &decoded, &wide(&out.rows(49..50).unwrap()), F32);
+        close("last row", &decoded, &wide(&out.slice(49..50).unwrap()), F32);
     }
 }
 

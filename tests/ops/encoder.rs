@@ -42,7 +42,7 @@ fn layernorm_equals_its_oracle() {
     for (n, c) in SHAPES {
         let [mut inp, weight, bias, dout] = operands(n, c);
         // A mean far above the deviation: sums of squares would cancel.
-        inp.f32_mut().unwrap().iter_mut().for_each(|x| *x += 50.0);
+        change(&mut inp, |inp| inp.iter_mut().for_each(|x| *x += 50.0));
         let r = normed(&inp, &weight, &bias, &dout);
         let (wi, ww, wb, wd) = (wide(&inp), wide(&weight), wide(&bias), wide(&dout));
         let (mut out, mut mean, mut rstd) = (vec![0.0; n * c], vec![0.0; n], vec![0.0; n]);
@@ -71,7 +71,7 @@ fn layernorm_equals_its_oracle() {
             close(&format!("dbias {n} {c}"), &r.dbias, &dbias, F32);
             let mut alone = tensor("dinp", &[n, c]);
             layernorm_backward(&mut alone, None, &dout, &inp, &r.mean, &r.rstd, &weight).unwrap();
-            same_bits("dinp alone", r.dinp.f32().unwrap(), alone.f32().unwrap());
+            same_bits("dinp alone", r.dinp.to_f32_vec().unwrap(), alone.to_f32_vec().unwrap());
         }
     }
 }
@@ -81,7 +81,7 @@ fn activations_equal_their_oracles() {
     for (n, c) in SHAPES {
         for f in ALL {
             let (mut inp, dout) = (tensor("inp", &[n, c]), tensor("dout", &[n, c]));
-            inp.f32_mut().unwrap().iter_mut().step_by(5).for_each(|x| *x *= 20.0);
+            change(&mut inp, |inp| inp.iter_mut().step_by(5).for_each(|x| *x *= 20.0));
             let (mut out, mut dinp) = (poisoned("out", &[n, c]), poisoned("dinp", &[n, c]));
             activation_forward(&mut out, &inp, f).unwrap();
             activation_backward(&mut dinp, &dout, &inp, f).unwrap();
@@ -154,7 +154,7 @@ fn encoder_rows_have_the_same_bits_in_any_company_on_any_number_of_threads() {
     let (n, c) = (263, 1027);
     let [inp, weight, bias, dout] = operands(n, c);
     let run = |n: usize| {
-        let (inp, dout) = (inp.rows(0..n).unwrap(), dout.rows(0..n).unwrap());
+        let (inp, dout) = (inp.slice(0..n).unwrap(), dout.slice(0..n).unwrap());
         let r = normed(&inp, &weight, &bias, &dout);
         let mut all = vec![r.out, r.dinp, r.dweight, r.dbias];
         for f in ALL {
@@ -169,9 +169,13 @@ fn encoder_rows_have_the_same_bits_in_any_company_on_any_number_of_threads() {
     let many = with_threads(5, || run(n));
     let few = run(3);
     for (i, (a, b)) in one.iter().zip(&many).enumerate() {
-        same_bits(&format!("{a:?}"), a.f32().unwrap(), b.f32().unwrap());
+        same_bits(&format!("{a:?}"), a.to_f32_vec().unwrap(), b.to_f32_vec().unwrap());
         if a.shape() == [n, c] {
-            same_bits(&format!("three rows of {a:?}"), &a.f32().unwrap()[..3 * c], few[i].f32().unwrap());
+            same_bits(
+                &format!("three rows of {a:?}"),
+                &a.to_f32_vec().unwrap()[..3 * c],
+                few[i].to_f32_vec().unwrap(),
+            );
         }
     }
 }
@@ -188,9 +192,6 @@ fn encoder_ops_refuse_tensors_that_do_not_fit() {
         layernorm_backward(&mut out, None, &dout, &inp, &mean, &rstd, &short),
         &["layernorm_backward", "short F32 [5]"],
     );
-    let mut alias = inp.clone();
-    refused(layernorm_forward(&mut alias, &mut mean, &mut rstd, &inp, &weight, &weight, EPS), &["overlaps"]);
-    refused(activation_forward(&mut alias, &inp, Activation::Gelu), &["overlaps"]);
     refused(activation_forward(&mut out, &short, Activation::Relu), &["activation_forward", "short F32 [5]"]);
     let r = activation_backward(&mut out, &short, &inp, Activation::Tanh);
     refused(r, &["activation_backward", "short F32 [5]"]);

@@ -1,10 +1,9 @@
 // What the compiler's -fsanitize=thread calls lead to: bounds, alignment, uninitialised reads, data races, proxy fences; and the
-// memory profile. libtsan is never linked: the symbols it would give are at the end of this file.
+// hooks that feed the memory profile. libtsan is never linked: the symbols it would give are at the end of this file.
 //
 // Races are found with vector clocks. Every two bytes remember their last write and a last read (gang, epoch, thread, clock); an
 // access is ordered after one of an earlier epoch (a barrier of all threads lay between) or one that its thread knows of.
 #include <link.h>
-#include <sys/mman.h>
 
 #include <mutex>
 
@@ -82,19 +81,6 @@ static void atomic_order(const void* p) {
 }
 
 // ---- buffers ----
-static std::mutex g_mutex;
-static std::map<uintptr_t, Alloc> g_allocs;
-static uint64_t g_version = 1;
-void refresh_allocs() {
-  auto& s = own_scheduler();
-  std::lock_guard<std::mutex> lock(g_mutex);
-  if (s.allocs_version == g_version) return;
-  s.allocs.clear();
-  for (auto& [at, a] : g_allocs) s.allocs.push_back(a);
-  s.allocs_version = g_version;
-  s.by_page.fill(nullptr);
-  s.foreign.fill(0);
-}
 const Alloc* find_alloc(uintptr_t p) {
   auto& s = sched();
   auto within = [p](const Alloc* a) { return p - uintptr_t(a->base) < a->mapped; };
@@ -114,47 +100,6 @@ static bool in_program(uintptr_t p) {
   };
   return dl_iterate_phdr(look, &p) != 0;
 }
-static void* reserve_zero(size_t bytes) {
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return p == MAP_FAILED ? nullptr : p;
-}
-// The buffer's end meets a guard page (but for up to 255 bytes of alignment); fresh memory is all ones, which is NaN.
-void* make_memory(size_t bytes) {
-  constexpr size_t page = 4096, align = 256;
-  size_t round = (bytes + align - 1) / align * align, need = (round + page - 1) / page * page;
-  auto* b = static_cast<uint8_t*>(reserve_zero(need + 2 * page));
-  auto* cells = static_cast<Cell*>(reserve_zero((round / 2 + 1) * sizeof(Cell)));
-  auto* init = static_cast<uint8_t*>(reserve_zero(round / 2 + 1));
-  if (!b || !cells || !init) return nullptr;
-  mprotect(b, page, PROT_NONE);
-  mprotect(b + page + need, page, PROT_NONE);
-  auto* u = b + page + (need - round);
-  memset(b + page, 0xff, need);
-  std::lock_guard<std::mutex> lock(g_mutex);
-  g_allocs[uintptr_t(b)] = Alloc{b, u, bytes, need + 2 * page, cells, init};
-  g_version++;
-  return u;
-}
-void free_memory(void* p) {
-  std::lock_guard<std::mutex> lock(g_mutex);
-  auto it = g_allocs.upper_bound(uintptr_t(p));
-  if (it == g_allocs.begin()) return;
-  Alloc a = (--it)->second;
-  size_t round = (a.bytes + 255) / 256 * 256;
-  munmap(a.base, a.mapped);
-  munmap(a.cells, (round / 2 + 1) * sizeof(Cell));
-  munmap(a.init, round / 2 + 1);
-  g_allocs.erase(it);
-  g_version++;
-}
-void mark_initialised(const void* p, size_t n) {
-  refresh_allocs();
-  const Alloc* a = find_alloc(uintptr_t(p));
-  if (!a) return;
-  size_t off = static_cast<const uint8_t*>(p) - a->user;
-  memset(a->init + off / 2, 1, (off % 2 + n + 1) / 2);
-}
-void poison(void* p, size_t n) { memset(p, 0xff, n); }
 
 // ---- one access ----
 Cta* cta_of(const void* p) {
@@ -396,64 +341,10 @@ void reset_shared_cells(const void* p, size_t n) {
   Cell* cell = shared_cell(p);
   for (size_t i = 0; i < n / 2; i++, cell++) { *cell = Cell{}; cell->w_run = s.gang.run; }
 }
-
-// ---- profile: the lanes of a warp, matched by (place in the code, visit number), make one request ----
-static void count_shared(EmuStats& st, const std::vector<Access*>& lanes) {
-  // 16-byte accesses go by quarter warps, 8-byte ones by half warps.
-  size_t phases = lanes[0]->bytes == 16 ? 4 : lanes[0]->bytes == 8 ? 2 : 1, per = 32 / phases;
-  st.shared_requests++;
-  for (size_t at = 0; at < lanes.size(); at += per) {
-    std::array<std::vector<uintptr_t>, 32> bank;
-    size_t worst = 1;
-    for (size_t i = at; i < std::min(lanes.size(), at + per); i++)
-      for (uint32_t b = 0; b < std::max(4u, lanes[i]->bytes); b += 4) {
-        uintptr_t word = (lanes[i]->addr + b) / 4;
-        auto& x = bank[word % 32];
-        if (std::find(x.begin(), x.end(), word) == x.end()) { x.push_back(word); worst = std::max(worst, x.size()); }
-      }
-    st.shared_wavefronts += worst;
-    st.shared_ideal++;
-  }
-}
-static void count_global(EmuStats& st, const std::vector<Access*>& lanes) {
-  std::vector<uintptr_t> sectors, bytes;
-  for (auto* a : lanes) {
-    for (uintptr_t x = a->addr / 32; x <= (a->addr + a->bytes - 1) / 32; x++) sectors.push_back(x);
-    bytes.push_back(a->addr);
-  }
-  auto distinct = [](std::vector<uintptr_t>& v) { std::sort(v.begin(), v.end()); return size_t(std::unique(v.begin(), v.end()) - v.begin()); };
-  st.global_requests++;
-  st.global_sectors += distinct(sectors);
-  st.global_ideal += (distinct(bytes) * lanes[0]->bytes + 31) / 32;
-}
-void flush_profile(Cta* c, int warp) {
-  std::map<std::pair<uintptr_t, uint32_t>, std::vector<Access*>> requests;
-  size_t first = warp * 32, last = std::min(first + 32, c->fibers.size());
-  for (size_t i = first; i < last; i++) for (auto& e : c->fibers[i].log) requests[{e.first, e.second.visit}].push_back(&e.second);
-  auto& s = sched();
-  for (auto& [site, lanes] : requests) {
-    if (lanes[0]->addr - uintptr_t(s.arena) < ARENA * MAX_CLUSTER) count_shared(s.stats, lanes);
-    else count_global(s.stats, lanes);
-  }
-  for (size_t i = first; i < last; i++) { c->fibers[i].log.clear(); c->fibers[i].visits.clear(); }
-}
-uintptr_t site_of(const char* file, int line, int part) { return (uintptr_t(file) * 31 + uintptr_t(line)) * 4 + uintptr_t(part); }
-void log_access(const void* p, size_t n, bool write, uintptr_t site) {
-  Fiber* f = me();
-  if (!f || !sched().cfg.profile || uintptr_t(p) - uintptr_t(f->stack) < STACK) return;
-  if (!in_arena(p) && !find_alloc(uintptr_t(p))) return;
-  uint32_t visit = f->visits[site]++;
-  f->log.push_back({site, Access{visit, uint32_t(n), uintptr_t(p), write}});
-}
 }  // namespace emu
 
 using namespace emu;
 extern "C" {
-void* emu_malloc(size_t bytes) { return make_memory(bytes); }
-void emu_free(void* p) { free_memory(p); }
-int emu_copy_in(void* to, const void* from, size_t n) { memcpy(to, from, n); mark_initialised(to, n); return 0; }
-int emu_fill_zero(void* to, size_t n) { memset(to, 0, n); mark_initialised(to, n); return 0; }
-
 // The symbols of -fsanitize=thread.
 #define HOOK(name, n, write) \
   void __tsan_##name(void* p) { \

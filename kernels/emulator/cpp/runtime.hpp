@@ -1,5 +1,7 @@
 // The emulator's own state: fibers, blocks, shadow memory. Not seen by kernels.
 #pragma once
+#include <ucontext.h>
+
 #include <algorithm>
 #include <array>
 #include <deque>
@@ -16,6 +18,11 @@
 #undef blockIdx
 #undef blockDim
 #undef gridDim
+
+// scheduler.cpp: a new stack's first frame, and the frame that a signal returns to.
+void* first_frame(char* stack_end, void (*entry)());
+void redirect(ucontext_t* c, char* stack_end, void (*to)());
+extern "C" void emu_switch(void** save, void* load);
 
 namespace emu {
 constexpr size_t STACK = 64 * 1024;
@@ -107,6 +114,8 @@ bool finish_stores(Cta* c);
 
 // scheduler.cpp
 void make_ready(Fiber* f);
+Fiber* pick();
+void run_next(Fiber* f);
 void block_on(const char* what, const char* file, int line);
 std::string shared_excess(size_t fixed, size_t dynamic, const EmuConfig& cfg);
 void yield();

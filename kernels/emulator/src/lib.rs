@@ -7,133 +7,14 @@ use rayon::prelude::*;
 use std::{
     cell::Cell,
     ffi::{CStr, CString, c_char, c_int, c_void},
-    ptr::NonNull,
 };
 
-/// The order in which threads run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Schedule {
-    /// Warps in turn, lanes in order.
-    Fifo,
-    /// The same backwards, blocks too.
-    Reverse,
-    /// Any ready lane of any warp.
-    Random,
-    /// A random priority for each warp, reshuffled now and then: one warp runs far ahead of the others.
-    WarpPriority,
-}
+mod config;
+mod memory;
 
-/// When asynchronous copies and matrix products happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asynchrony {
-    /// At issue.
-    Eager,
-    /// Not before something waits for them; until then the destination is poisoned.
-    Late,
-    /// At some moment between.
-    Random,
-}
-
-/// How a launch is emulated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The order in which threads run.
-    pub schedule: Schedule,
-    /// When asynchronous work happens.
-    pub asynchrony: Asynchrony,
-    /// Of every random choice.
-    pub seed: u64,
-    /// Chance of a forced switch at a memory access, per 1024.
-    pub preempt: u32,
-    /// Uninitialised reads, races, proxy fences, copies left in flight. (Bounds and alignment are always checked.)
-    pub checks: bool,
-    /// Count bank conflicts and global sectors; slow.
-    pub profile: bool,
-    /// All blocks of the grid are resident together, for grid-wide barriers.
-    pub cooperative: bool,
-    /// More than 48 KiB of shared memory were not asked for (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES), as they must be on a GPU.
-    pub default_shared: bool,
-    /// Clusters of 9 to 16 blocks were asked for (CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED), as they must be on a GPU.
-    pub large_clusters: bool,
-}
-
-const DEFAULT: Config = Config {
-    schedule: Schedule::Fifo,
-    asynchrony: Asynchrony::Eager,
-    seed: 1,
-    preempt: 0,
-    checks: false,
-    profile: false,
-    cooperative: false,
-    default_shared: false,
-    large_clusters: false,
-};
-
-impl Default for Config {
-    fn default() -> Config {
-        DEFAULT
-    }
-}
-
-impl Config {
-    /// The combinations that every kernel must pass, with all checks; `seed` varies the random ones.
-    pub fn suite(seed: u64) -> [Config; 4] {
-        let one = |schedule, asynchrony, seed, preempt| Config {
-            schedule,
-            asynchrony,
-            seed,
-            preempt,
-            checks: true,
-            ..Config::default()
-        };
-        [
-            one(Schedule::Fifo, Asynchrony::Eager, seed, 0),
-            one(Schedule::WarpPriority, Asynchrony::Late, seed, 0),
-            one(Schedule::WarpPriority, Asynchrony::Random, seed + 1, 0),
-            one(Schedule::Random, Asynchrony::Random, seed + 2, 4),
-        ]
-    }
-}
-
-/// What a launch did.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Switches from thread to thread.
-    pub switches: u64,
-    /// Memory accesses that the compiler reported.
-    pub accesses: u64,
-    /// Warp-wide requests to shared memory (with `profile`, as all below).
-    pub shared_requests: u64,
-    /// Passes over the banks that they took.
-    pub shared_wavefronts: u64,
-    /// Passes that they would take without a bank conflict.
-    pub shared_ideal: u64,
-    /// Warp-wide requests to global memory.
-    pub global_requests: u64,
-    /// 32-byte sectors that they touched.
-    pub global_sectors: u64,
-    /// Sectors that their bytes would fill.
-    pub global_ideal: u64,
-}
-
-impl Stats {
-    /// Wavefronts beyond the ideal.
-    pub fn bank_conflicts(&self) -> u64 {
-        self.shared_wavefronts - self.shared_ideal
-    }
-    /// Adds another launch.
-    pub fn add(&mut self, o: &Stats) {
-        self.switches += o.switches;
-        self.accesses += o.accesses;
-        self.shared_requests += o.shared_requests;
-        self.shared_wavefronts += o.shared_wavefronts;
-        self.shared_ideal += o.shared_ideal;
-        self.global_requests += o.global_requests;
-        self.global_sectors += o.global_sectors;
-        self.global_ideal += o.global_ideal;
-    }
-}
+use config::DEFAULT;
+pub use config::{Asynchrony, Config, Schedule, Stats};
+pub use memory::Memory;
 
 #[repr(C)]
 struct RawConfig {
@@ -183,57 +64,6 @@ unsafe extern "C" {
         box_: *const u32,
         swizzle: c_int,
     ) -> c_int;
-}
-
-/// Device memory: between guard pages, filled with NaN, its size known to the checks.
-pub struct Memory {
-    at: NonNull<u8>,
-    bytes: usize,
-}
-// SAFETY: plain bytes; who reads and writes when is the caller's affair, as with any device memory.
-unsafe impl Send for Memory {}
-// SAFETY: as above.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    /// `bytes` of fresh memory; `None` if the machine has not that much.
-    pub fn new(bytes: usize) -> Option<Memory> {
-        // SAFETY: any size is fine.
-        NonNull::new(unsafe { emu_malloc(bytes.max(1)) }.cast()).map(|at| Memory { at, bytes })
-    }
-    /// The address that kernels get.
-    pub fn address(&self) -> u64 {
-        self.at.as_ptr() as u64
-    }
-    /// Size in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-    /// Copies `from` to `offset`. Panics outside the buffer.
-    pub fn write(&self, offset: usize, from: &[u8]) {
-        assert!(offset + from.len() <= self.bytes, "write past the end of device memory");
-        // SAFETY: in bounds.
-        unsafe { emu_copy_in(self.at.as_ptr().add(offset).cast(), from.as_ptr().cast(), from.len()) };
-    }
-    /// Copies from `offset` to `to`. Panics outside the buffer.
-    pub fn read(&self, offset: usize, to: &mut [u8]) {
-        assert!(offset + to.len() <= self.bytes, "read past the end of device memory");
-        // SAFETY: in bounds; the two do not overlap, being different allocations.
-        unsafe { std::ptr::copy_nonoverlapping(self.at.as_ptr().add(offset), to.as_mut_ptr(), to.len()) };
-    }
-    /// Sets `n` bytes from `offset` to 0. Panics outside the buffer.
-    pub fn zero(&self, offset: usize, n: usize) {
-        assert!(offset + n <= self.bytes, "fill past the end of device memory");
-        // SAFETY: in bounds.
-        unsafe { emu_fill_zero(self.at.as_ptr().add(offset).cast(), n) };
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: made by emu_malloc.
-        unsafe { emu_free(self.at.as_ptr().cast()) }
-    }
 }
 
 /// Grid, block and cluster of a launch, and its dynamic shared memory in bytes.

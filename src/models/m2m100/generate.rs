@@ -284,7 +284,7 @@ impl<'m> Batch<'m> {
             map.extend((0..beams).map(|beam| (firsts[i] + if beam < running { beam } else { 0 }) as u32));
         }
         if map.len() == states.shape()[0] && map.iter().enumerate().all(|(i, &row)| i == row as usize) {
-            return Ok(states.clone());
+            return Ok(states.alias());
         }
         let map = Tensor::from_u32("beams", &[map.len()], &map)?.to_device(&self.model.device())?;
         let mut out = self.states.rows(0..map.len())?;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Weight and bias of a LayerNorm, (C) each, F32.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Norm {
     /// Factor.
     pub weight: Tensor,
@@ -33,7 +33,7 @@ pub struct Norm {
 }
 
 /// One attention block, all matrices (C, C).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct AttentionWeights {
     /// Before the attention.
     pub norm: Norm,
@@ -48,7 +48,7 @@ pub struct AttentionWeights {
 }
 
 /// Norm, (F, C), function, (C, F).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct FeedForward {
     /// Before the first linear.
     pub norm: Norm,
@@ -59,7 +59,7 @@ pub struct FeedForward {
 }
 
 /// A layer of either side; the decoder's have cross attention.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Layer {
     /// Full in the encoder, causal in the decoder.
     pub self_attn: AttentionWeights,
@@ -70,7 +70,7 @@ pub struct Layer {
 }
 
 /// A model: configuration and weights. Norms and biases are F32; the rest F32 or Bf16.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct M2m100 {
     /// `config.json`.
     pub config: M2m100Config,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     device::Device,
-    tensor::{Arena, DType, Tensor},
+    tensor::{Arena, DType, Laid, Tensor},
 };
 
 /// What kind of parameter a tensor is: decides decay and learning rate.
@@ -31,16 +31,31 @@ pub enum ParamKind {
 }
 
 /// A trained tensor and its gradient: handles on the real memory.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Param {
     /// Unique; PEFT's or Hugging Face's.
     pub name: String,
     /// The parameter.
-    pub value: Tensor,
+    pub(crate) value: Tensor,
     /// Its gradient.
-    pub grad: Tensor,
+    pub(crate) grad: Tensor,
     /// Its kind.
     pub kind: ParamKind,
+}
+
+impl Param {
+    /// The parameter, for reading.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+    /// Its gradient, for reading.
+    pub fn grad(&self) -> &Tensor {
+        &self.grad
+    }
+    /// Sets the parameter. Errors unless there are as many values as elements.
+    pub fn write(&mut self, values: &[f32]) -> Result<()> {
+        self.value.write_f32(values)
+    }
 }
 
 /// What is trained, and its gradients.
@@ -66,8 +81,8 @@ fn gradient_of(t: &Tensor, arena: &mut Arena) -> Tensor {
 }
 
 impl Grads {
-    pub(super) fn for_lora(lora: Lora, device: &Device) -> Result<(Grads, usize)> {
-        let (grads, bytes) = Arena::build("gradients", device, |arena| {
+    pub(super) fn for_lora(lora: Lora, device: &Device) -> Result<Laid<Grads>> {
+        let Laid { parts: grads, flat, bytes } = Arena::lay("gradients", device, |arena| {
             let mut one = |adapter: &Adapter| AdapterGrads {
                 a: gradient_of(&adapter.a, arena),
                 b: gradient_of(&adapter.b, arena),
@@ -76,19 +91,19 @@ impl Grads {
             let layers = lora.layers.iter();
             layers.map(|l| PerLinear::from_fn(|id| l[id].as_ref().map(&mut one))).collect::<Vec<_>>()
         })?;
-        Ok((Grads::Lora { lora, grads }, bytes))
+        Ok(Laid { parts: Grads::Lora { lora, grads }, flat, bytes })
     }
 
-    pub(super) fn for_all(model: &Llama) -> Result<(Grads, usize)> {
+    pub(super) fn for_all(model: &Llama) -> Result<Laid<Grads>> {
         let leaves = model.weights.leaves(&model.spec);
-        let (grads, bytes) = Arena::build("gradients", &model.device(), |arena| {
+        let Laid { parts: grads, flat, bytes } = Arena::lay("gradients", &model.device(), |arena| {
             leaves.iter().map(|(_, t)| gradient_of(t, arena)).collect::<Vec<_>>()
         })?;
         let mut grads = grads.into_iter();
         let tree = Tree::build(&model.spec, &mut |leaf| {
             grads.next().ok_or_else(|| anyhow::anyhow!("{} has no gradient", leaf.name))
         })?;
-        Ok((Grads::Full(tree), bytes))
+        Ok(Laid { parts: Grads::Full(tree), flat, bytes })
     }
 
     /// The lowest layer with anything to train.

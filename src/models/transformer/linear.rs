@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Gradients of an adapter, shaped like it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct AdapterGrads {
     /// (R, in)
     pub a: Tensor,

@@ -1,6 +1,5 @@
 //! Low-rank adapters (LoRA, Hu et al. 2021; rsLoRA, Kalajdzievski 2023; DoRA, Liu et al. 2024) in PEFT's conventions.
 use anyhow::{Context, Result, ensure};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -11,7 +10,7 @@ use super::{
 use crate::{
     data::random::RowRandom,
     device::Device,
-    ops::{dora::dora_norms, lora::LowRank},
+    ops::{dora::dora_norms, lora::LowRank, parallel::map_chunks},
     tensor::{Arena, DType, Tensor},
 };
 
@@ -49,7 +48,7 @@ impl LoraConfig {
 }
 
 /// The adapter of one linear: weight + scale * B A, with DoRA each row rescaled to `magnitude`. All F32.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Adapter {
     /// (R, in)
     pub a: Tensor,
@@ -69,7 +68,7 @@ impl Adapter {
 }
 
 /// The adapters of a model: by layer and linear.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Lora {
     /// Settings.
     pub config: LoraConfig,
@@ -204,10 +203,11 @@ fn merge(linear: &Linear, adapter: &Adapter) -> Result<Tensor> {
     );
     let (a, b) = (adapter.a.f32()?, adapter.b.f32()?);
     let magnitude = adapter.magnitude.as_ref().map(|m| m.f32()).transpose()?;
+    let scale = adapter.scale;
     let source = linear.weight.to_f32_vec()?;
     let mut merged = vec![0.0; out * inp];
-    merged.par_chunks_mut(inp).enumerate().for_each(|(o, row)| {
-        merged_row(&source[o * inp..][..inp], a, &b[o * r..][..r], adapter.scale, row);
+    map_chunks(&mut merged, inp, out * inp * (r + 2), |o, row| {
+        merged_row(&source[o * inp..][..inp], a, &b[o * r..][..r], scale, row);
         if let Some(m) = magnitude {
             let norm = row.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt() as f32;
             row.iter_mut().for_each(|x| *x *= m[o] / norm);

@@ -3,6 +3,7 @@
 //! With adapters the base is frozen: backward computes input gradients through its weights and weight gradients for the adapters
 //! only, and nothing below the lowest adapted layer.
 use anyhow::{Result, bail, ensure};
+use tracing::info_span;
 
 use super::{
     super::weights::check_memory,
@@ -20,7 +21,7 @@ use crate::{
         cross_entropy::{linear_cross_entropy_forward, linear_cross_entropy_forward_backward},
         embedding::scaled_embedding_backward,
     },
-    tensor::{DType, Tensor},
+    tensor::{DType, Laid, Tensor},
 };
 
 pub use super::grads::{Param, ParamKind};
@@ -92,6 +93,8 @@ impl LossSum {
 pub struct TrainStep {
     acts: Acts,
     grads: Grads,
+    /// The memory of all gradients.
+    flat_grads: Vec<Tensor>,
     ropes: Vec<RopeTable>,
     max_tokens: usize,
     /// Layers below this one need no gradient.
@@ -113,7 +116,7 @@ impl TrainStep {
         }
         let (acts, acts_bytes) = Acts::new(spec, max_tokens, lora, &device, dtype)?;
         let mut memory = vec![("weights".to_string(), model.bytes())];
-        let (grads, grads_bytes) = match trainable {
+        let Laid { parts: grads, flat: flat_grads, bytes: grads_bytes } = match trainable {
             Trainable::Lora(lora) => {
                 memory.push(("adapters".into(), lora.parameters() * 4));
                 let lora = if device == Device::Cpu { lora } else { lora.to_device(&device)? };
@@ -125,7 +128,7 @@ impl TrainStep {
         memory.push(("gradients".into(), grads_bytes));
         memory.push(("activations".into(), acts_bytes));
         let ropes = RopeTable::of_spec(spec, max_tokens, &device)?;
-        Ok(TrainStep { acts, grads, ropes, max_tokens, lowest, memory })
+        Ok(TrainStep { acts, grads, flat_grads, ropes, max_tokens, lowest, memory })
     }
 
     /// Bytes by purpose.
@@ -139,11 +142,8 @@ impl TrainStep {
     }
 
     /// Sets every gradient to 0.
-    pub fn zero_grads(&mut self, model: &Llama) -> Result<()> {
-        for mut p in self.params(model) {
-            p.grad.fill_zero()?;
-        }
-        Ok(())
+    pub fn zero_grads(&mut self) -> Result<()> {
+        self.flat_grads.iter_mut().try_for_each(Tensor::fill_zero)
     }
 
     /// Every trained tensor, in a fixed order.
@@ -170,8 +170,11 @@ impl TrainStep {
         batch: &PackedBatch,
         grad_scale: f32,
     ) -> Result<LossSum> {
+        let forward = info_span!("forward", tokens = batch.tokens.len()).entered();
         let n = self.load(model, batch)?;
         self.decoder_forward(model, n, batch)?;
+        drop(forward);
+        let loss = info_span!("loss").entered();
         let a = &mut self.acts;
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
@@ -188,7 +191,8 @@ impl TrainStep {
             &weights,
             grad_scale,
         )?;
-        self.decoder_backward(model, n, batch)?;
+        drop(loss);
+        info_span!("backward").in_scope(|| self.decoder_backward(model, n, batch))?;
         loss_sum(&self.acts.losses.rows(0..n)?, batch)
     }
 

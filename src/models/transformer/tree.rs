@@ -121,7 +121,7 @@ impl Spec {
 }
 
 /// A linear's own tensors: y = x weightᵀ + bias.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LinearTree<T> {
     /// (out, in)
     pub weight: T,
@@ -130,7 +130,7 @@ pub struct LinearTree<T> {
 }
 
 /// A layer's tensors.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LayerTree<T> {
     /// Its linears.
     pub linears: PerLinear<LinearTree<T>>,
@@ -139,7 +139,7 @@ pub struct LayerTree<T> {
 }
 
 /// Something for each tensor of a decoder: its weights, or their gradients.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Tree<T> {
     /// (V, C)
     pub embed_tokens: T,

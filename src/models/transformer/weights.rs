@@ -31,7 +31,7 @@ pub type LayerWeights = LayerTree<Tensor>;
 pub type Weights = Tree<Tensor>;
 
 /// A model: configuration and weights.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Llama {
     /// `config.json`.
     pub config: Config,
@@ -138,8 +138,8 @@ impl Llama {
     }
 
     /// Every tensor once, by its Hugging Face name; a tied head is not listed.
-    pub fn named(&self) -> Vec<(String, Tensor)> {
-        self.weights.leaves(&self.spec).into_iter().map(|(leaf, t)| (leaf.name, t.alias())).collect()
+    pub fn named(&self) -> Vec<(String, &Tensor)> {
+        self.weights.leaves(&self.spec).into_iter().map(|(leaf, t)| (leaf.name, t)).collect()
     }
 
     /// Every linear: its layer, which it is, and its tensors.

@@ -1,5 +1,6 @@
 //! Hugging Face directories out: config.json, model.safetensors (or shards with an index), and the files beside them.
 use std::{
+    borrow::Borrow,
     collections::BTreeMap,
     io::{BufWriter, Write},
     path::Path,
@@ -34,7 +35,7 @@ impl Llama {
     /// Writes a directory that transformers loads, every matrix as `dtype`; tokenizer files are copied from `companions`.
     pub fn save_pretrained(&self, dir: &Path, dtype: DType, companions: Option<&Path>) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let tensors: Vec<(String, Tensor)> = self.named();
+        let tensors = self.named();
         write_sharded(dir, &tensors, dtype, SHARD_BYTES)?;
         let mut config = serde_json::to_value(&self.config)?;
         let name = json!(if dtype == DType::Bf16 { "bfloat16" } else { "float32" });
@@ -62,8 +63,8 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     crate::data::files::write_atomic(path, bytes)
 }
 
-fn write_sharded(dir: &Path, tensors: &[(String, Tensor)], dtype: DType, shard_bytes: usize) -> Result<()> {
-    let mut shards: Vec<Vec<&(String, Tensor)>> = vec![vec![]];
+fn write_sharded(dir: &Path, tensors: &[(String, &Tensor)], dtype: DType, shard_bytes: usize) -> Result<()> {
+    let mut shards: Vec<Vec<&(String, &Tensor)>> = vec![vec![]];
     let mut filled = 0;
     for t in tensors {
         let bytes = t.1.len() * dtype.bytes();
@@ -91,11 +92,16 @@ fn write_sharded(dir: &Path, tensors: &[(String, Tensor)], dtype: DType, shard_b
 }
 
 /// Writes `tensors` as one safetensors file with PyTorch's metadata: to a temporary name, then renamed.
-pub fn write_safetensors(path: &Path, tensors: &[&(String, Tensor)], dtype: DType) -> Result<()> {
+pub fn write_safetensors<T: Borrow<Tensor>>(
+    path: &Path,
+    tensors: &[&(String, T)],
+    dtype: DType,
+) -> Result<()> {
     let mut header = BTreeMap::new();
     header.insert("__metadata__".to_string(), json!({"format": "pt"}));
     let mut offset = 0;
     for (name, t) in tensors {
+        let t: &Tensor = t.borrow();
         let end = offset + t.len() * dtype.bytes();
         let kind = if dtype == DType::Bf16 { "BF16" } else { "F32" };
         let entry = json!({"dtype": kind, "shape": t.shape(), "data_offsets": [offset, end]});
@@ -111,7 +117,7 @@ pub fn write_safetensors(path: &Path, tensors: &[&(String, Tensor)], dtype: DTyp
     out.write_all(&(header.len() as u64).to_le_bytes()).with_context(context)?;
     out.write_all(header.as_bytes()).with_context(context)?;
     for (_, t) in tensors {
-        write_tensor(&mut out, t, dtype).with_context(context)?;
+        write_tensor(&mut out, t.borrow(), dtype).with_context(context)?;
     }
     out.into_inner().map_err(|e| e.into_error()).and_then(|f| f.sync_all()).with_context(context)?;
     std::fs::rename(&partial, path)

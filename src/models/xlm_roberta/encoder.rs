@@ -132,7 +132,7 @@ impl Encoder {
             let one = self.last == LastLayer::First && i + 1 == model.layers.len();
             let documents = Documents { cu_q: if one { &counting } else { &cu_seqlens }, cu_k: &cu_seqlens };
             let states = self.layer(model, layer, n, documents, one.then_some(&first))?;
-            let first = if one { counting.rows(0..d)? } else { first.clone() };
+            let first = if one { counting.rows(0..d)? } else { first.alias() };
             each(States { layer: i + 1, states: &states, first: &first })?;
         }
         Ok(())

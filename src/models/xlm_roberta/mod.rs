@@ -147,13 +147,13 @@ impl Config {
 }
 
 /// Weight and bias of a LayerNorm, (C), F32.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Norm {
     weight: Tensor,
     bias: Tensor,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Layer {
     query: Linear,
     key: Linear,
@@ -166,7 +166,7 @@ struct Layer {
 }
 
 /// An encoder: configuration and weights. Norms and biases are F32; the rest F32 or Bf16.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct XlmRoberta {
     /// `config.json`.
     pub config: Config,

@@ -99,6 +99,7 @@ fn linear(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Option<&Tensor>
     let bias = match bias {
         Some(t) => {
             check(t.len() == weight.shape()[0], "linear_forward", &[out, inp, weight, t])?;
+            refuse_overlap(&[out], &[t])?;
             Some(t.f32()?)
         }
         None => None,
@@ -184,6 +185,7 @@ fn dot_product(
         check(fits && outs.len() == weights.len(), "linear_forward", &[out, a, w])?;
         refuse_overlap(&[out], &[a, w])?;
     }
+    refuse_overlap(&outs.iter().map(|out| &**out).collect::<Vec<_>>(), &[])?;
     if n == 0 {
         return Ok(());
     }

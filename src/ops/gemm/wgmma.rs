@@ -35,7 +35,7 @@ pub(super) fn possible(out: &Tensor, a: &Tensor, b: &Tensor, layout: Layout, x: 
 /// scale t in bf16, in rows of 16-byte multiples: t itself if it is so already.
 fn padded(t: &Tensor, scale: f32) -> Result<Tensor> {
     if t.dtype() == DType::Bf16 && aligned(t) && scale == 1.0 {
-        return Ok(t.clone());
+        return Ok(t.alias());
     }
     let (rows, cols) = t.rows_cols();
     let mut out = Tensor::zeros_on(&t.device(), "tail", DType::Bf16, &[rows, cols.next_multiple_of(8)])?;
@@ -75,7 +75,7 @@ pub(super) fn product(
     let folded = if power_of_two { scale } else { 1.0 };
     let (a2, b2) = match x.tail {
         Some((a2, b2, _)) => (padded(a2, 1.0)?, padded(b2, folded)?),
-        None => (a.clone(), b),
+        None => (a.alias(), b),
     };
     let (map_addend, wide) = match x.resid {
         Some(r) if r.dtype() == DType::F32 => (map_out.clone(), r.arg()?),

@@ -1,10 +1,11 @@
 //! Values out of a checkpoint's blocks, and blocks out of values.
 #![allow(unsafe_code)]
 use anyhow::{Result, bail, ensure};
-use rayon::prelude::*;
+use half::bf16;
 
 use crate::{
     device::{Arg, Geometry, Kernel},
+    ops::parallel::map_chunks,
     tensor::{DType, Tensor, refuse_overlap},
 };
 
@@ -47,12 +48,14 @@ pub fn dequantize(out: &mut Tensor, blocks: &Tensor, kind: GgmlType) -> Result<(
     }
     let (values, size) = kind.block();
     let blocks = &bytemuck::cast_slice::<u32, u8>(blocks.u32()?)[..bytes];
-    let parts = blocks.par_chunks(CHUNK / values * size);
+    let (part, work) =
+        (|i: usize, n: usize| &blocks[CHUNK / values * size * i..][..n / values * size], out.len());
     if out.dtype() == DType::Bf16 {
-        let out = out.bf16_mut()?.par_chunks_mut(CHUNK);
-        out.zip(parts).for_each(|(out, part)| kind.dequantize_bf16(part, out));
+        let one = |i: usize, out: &mut [bf16]| kind.dequantize_bf16(part(i, out.len()), out);
+        map_chunks(out.bf16_mut()?, CHUNK, work, one);
     } else {
-        out.f32_mut()?.par_chunks_mut(CHUNK).zip(parts).for_each(|(out, part)| kind.dequantize(part, out));
+        let one = |i: usize, out: &mut [f32]| kind.dequantize(part(i, out.len()), out);
+        map_chunks(out.f32_mut()?, CHUNK, work, one);
     }
     Ok(())
 }
@@ -76,8 +79,10 @@ pub fn quantize(blocks: &mut Tensor, inp: &Tensor, kind: GgmlType) -> Result<()>
     }
     let (values, size) = kind.block();
     let blocks = &mut bytemuck::cast_slice_mut::<u32, u8>(blocks.u32_mut()?)[..bytes];
-    let parts = blocks.par_chunks_mut(CHUNK / values * size);
-    parts.zip(inp.f32()?.par_chunks(CHUNK)).for_each(|(part, inp)| kind.quantize(inp, part));
+    let inp = inp.f32()?;
+    map_chunks(blocks, CHUNK / values * size, inp.len(), |i, part| {
+        kind.quantize(&inp[i * CHUNK..][..part.len() / size * values], part)
+    });
     Ok(())
 }
 

@@ -24,7 +24,7 @@ pub struct Args {
     /// Change the matrix, e.g. --set work=runs/other or --set 'set=["train.max-steps=10"]' (may be given again)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
-    /// Print the arms and end
+    /// Print the arms and exit
     #[arg(long)]
     pub list: bool,
 }
@@ -79,14 +79,14 @@ fn run_arm(arm: ResolvedArm, cache: &Path, earlier: &[(Ran, PathBuf)]) -> Result
             |dir: &Path| -> Result<Value> { Ok(Manifest::load(dir)?.map_or(Value::Null, |m| m.summary)) };
         let settings = &arm.recipe.eval;
         let to_reference = match earlier.first() {
-            Some((_, reference)) => compare::compare(reference, &eval, settings)?,
+            Some((_, reference)) => compare::compare(reference, &eval, settings, run.placement)?,
             None => vec![],
         };
         let done = Ran {
             same_as: earlier.iter().position(|(e, _)| e.train == train),
             packed: summary(&pack)?,
             trained: summary(&train)?,
-            to_base: compare::compare(&base, &eval, settings)?,
+            to_base: compare::compare(&base, &eval, settings, run.placement)?,
             to_reference,
             train,
             arm: arm.clone(),

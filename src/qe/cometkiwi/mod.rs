@@ -38,6 +38,9 @@ pub const CHECKPOINT: &str = "checkpoints/model.ckpt";
 /// `model_type` of a converted directory's config.json.
 pub const MODEL_TYPE: &str = "cometkiwi";
 
+/// The hub's name of the published model.
+pub const PUBLISHED: &str = "Unbabel/wmt22-cometkiwi-da";
+
 /// What to fetch, from where, under which terms.
 const WHAT_IS_NEEDED: &str = "CometKiwi needs hparams.yaml and checkpoints/model.ckpt of Unbabel/wmt22-cometkiwi-da (gated: accept its licence, CC-BY-NC-SA-4.0, \
     non-commercial, on its page, then `huggingface-cli download Unbabel/wmt22-cometkiwi-da`), and config.json with tokenizer.json or sentencepiece.bpe.model of \
@@ -234,7 +237,7 @@ impl CometKiwi {
         for batch in batches(&lengths, self.batch_tokens) {
             let sentences: Vec<&[u32]> = batch.iter().map(|&i| pairs[i]).collect();
             let mixed = self.mixed(&sentences)?;
-            for (i, score) in batch.into_iter().zip(self.estimate(&mixed)?) {
+            for (i, score) in batch.into_iter().zip(self.estimate(mixed)?) {
                 scores[i] = score;
             }
         }
@@ -262,9 +265,9 @@ impl CometKiwi {
         Ok(mixed)
     }
 
-    fn estimate(&self, mixed: &Tensor) -> Result<Vec<f32>> {
+    fn estimate(&self, mixed: Tensor) -> Result<Vec<f32>> {
         let (n, _) = mixed.rows_cols();
-        let mut x = mixed.clone();
+        let mut x = mixed;
         for (i, layer) in self.estimator.iter().enumerate() {
             let dims = [n, layer.weight.shape()[0]];
             let make = || Tensor::zeros_on(&x.device(), "estimator", x.dtype(), &dims);

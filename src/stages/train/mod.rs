@@ -42,10 +42,10 @@ pub struct Args {
     /// and tokenizer.json
     #[arg(long)]
     pub model: String,
-    /// Directory that `pack` wrote
+    /// Directory written by `pack`
     #[arg(long)]
     pub shards: PathBuf,
-    /// Start from this PEFT adapter instead of a new one; its rank, alpha, kind and modules count, not --lora-*
+    /// Start from this PEFT adapter instead of a new one; its rank, alpha, kind and modules replace those of --lora-*
     #[arg(long)]
     pub adapter: Option<PathBuf>,
     /// Directory for the adapter or the model, and the logs
@@ -60,16 +60,16 @@ pub struct Args {
     /// How
     #[command(flatten)]
     pub settings: TrainSettings,
-    /// TOML file with [[tasks]]: their generation tasks are measured at each validation
+    /// TOML file with [[tasks]]; its generation tasks are run at each validation
     #[arg(long)]
     pub probe_tasks: Option<PathBuf>,
-    /// Rows of each task that are generated then
+    /// Rows of each task to generate at each validation
     #[arg(long, default_value_t = 20)]
     pub probe_rows: usize,
-    /// Chat template of those prompts
+    /// Chat template for the prompts of those tasks
     #[arg(long, default_value = "auto")]
     pub probe_template: String,
-    /// Their system prompt
+    /// System prompt for those tasks
     #[arg(long)]
     pub probe_system: Option<String>,
     /// The tasks themselves, where a recipe gives them

@@ -262,6 +262,14 @@ impl Pickle {
                 self.memo.insert(key, self.top()?);
             }
             0x94 => drop(self.memo.insert(self.memo.len() as u64, self.top()?)),
+            _ => return self.step_object(opcode, r),
+        }
+        Ok(())
+    }
+
+    /// Classes, calls and references to storages: what stands in for objects.
+    fn step_object(&mut self, opcode: u8, r: &mut Reader) -> Result<()> {
+        match opcode {
             b'c' => {
                 let (module, name) = (r.line()?, r.line()?);
                 self.push(Node::Global(allowed(module, name)?));

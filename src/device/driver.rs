@@ -1,0 +1,60 @@
+//! What a driver does below a [`Gpu`](super::Gpu): CUDA's and the emulator's are alike from here on up.
+use anyhow::Result;
+
+use super::launch::{Geometry, Kernel, TensorMap};
+
+/// What runs in the order in which it was asked for. A device has one today, its default stream; copies, launches and frees name it.
+///
+/// Copies wait for it and have ended on return, so that host memory need not outlive them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stream(usize);
+
+impl Stream {
+    /// The driver's handle, null for the default stream.
+    pub(super) fn handle<T>(self) -> *mut T {
+        self.0 as *mut T
+    }
+}
+
+/// A kind of GPU.
+pub(super) trait Driver: Send + Sync {
+    /// True if kernels run on the host.
+    fn is_emulated(&self) -> bool;
+    /// True if a kernel's error may come out of a later call.
+    fn reports_late(&self) -> bool;
+    /// Streaming multiprocessors.
+    fn multiprocessors(&self) -> usize;
+
+    /// `bytes` of zeroed memory, at least one.
+    fn allocate(&self, bytes: usize, stream: Stream) -> Result<Box<dyn DriverMemory>>;
+
+    /// Starts a kernel with its parameters' bytes.
+    ///
+    /// # Safety
+    /// As [`Gpu::launch`](super::Gpu).
+    unsafe fn launch(&self, kernel: Kernel, at: Geometry, args: Vec<Vec<u8>>, stream: Stream) -> Result<()>;
+
+    /// Waits for everything on the device.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Seconds that what `run` puts into `stream` takes, by the device's clock.
+    fn time(&self, run: &mut dyn FnMut() -> Result<()>, stream: Stream) -> Result<f64>;
+
+    /// Runs `run` inside a profiler's range.
+    fn profile(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<()>;
+
+    /// Describes a matrix of bf16 in boxes of `tile`, 128-byte swizzle; dimensions innermost first, strides in bytes.
+    fn tensor_map(&self, base: u64, dims: &[u64], strides: &[u64], tile: &[u32]) -> Result<TensorMap>;
+}
+
+/// An allocation of a driver, freed on drop. Offsets and lengths lie inside it by the caller's shapes.
+pub(super) trait DriverMemory {
+    /// Of its first byte.
+    fn address(&self) -> u64;
+    /// Copies host bytes to `offset`.
+    fn write(&self, offset: usize, from: &[u8], stream: Stream) -> Result<()>;
+    /// Copies from `offset` to the host, after everything in `stream`.
+    fn read(&self, offset: usize, to: &mut [u8], stream: Stream) -> Result<()>;
+    /// Sets `n` bytes from `offset` to 0.
+    fn zero(&self, offset: usize, n: usize, stream: Stream) -> Result<()>;
+}
