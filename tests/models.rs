@@ -222,7 +222,12 @@ fn adapter_gradients_equal_peft() {
             assert_close(&format!("{name} {variant} loss"), &[loss.mean() as f32], &want, 1e-5);
             for p in step.params(&model) {
                 let want = golden.get(&format!("lora.{variant}.grad.base_model.model.{}", p.name));
-                assert_close(&format!("{name} {variant} {}", p.name), p.grad().to_f32_vec().unwrap(), &want, 5e-5);
+                assert_close(
+                    &format!("{name} {variant} {}", p.name),
+                    p.grad().to_f32_vec().unwrap(),
+                    &want,
+                    5e-5,
+                );
             }
         }
     }
