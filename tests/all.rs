@@ -1,5 +1,6 @@
 //! One integration binary: one file per op, stage and model.
 mod alignment;
+mod blocks;
 mod cli;
 mod common;
 mod data_formats;

@@ -10,7 +10,13 @@ pub(crate) fn check(ok: bool, op: &str, tensors: &[&Tensor]) -> Result<()> {
 }
 
 /// Errors unless every id is a row of `table`, whose first dimension is `rows`.
-pub(crate) fn check_ids(op: &str, ids: &Tensor, values: &[u32], rows: usize, table: &Tensor) -> Result<()> {
+pub(crate) fn check_ids(
+    op: &str,
+    ids: &Tensor,
+    values: &[u32],
+    rows: usize,
+    table: &impl std::fmt::Debug,
+) -> Result<()> {
     if let Some(i) = values.iter().position(|&id| id as usize >= rows) {
         bail!("{op}: entry {i} of {ids:?} is {}, but {table:?} has {rows} rows", values[i]);
     }
@@ -75,7 +81,8 @@ mod tests {
         let [mut alias, mut part] = [a.alias(), a.rows(1..4).unwrap()];
         let inner = a.rows(0..3).unwrap();
         let head = a.rows(0..1).unwrap().view(&[4]).unwrap();
-        let shape = AttentionShape { heads: 1, kv_heads: 1, head_size: 4, scale: 1.0, window: None };
+        let shape =
+            AttentionShape { heads: 1, kv_heads: 1, head_size: 4, scale: 1.0, window: None, softcap: None };
         let mut scratch =
             Arena::build("s", &Default::default(), |s| Scratch::lay_out(s, DType::F32, 4, 4, 4, 0))
                 .unwrap()

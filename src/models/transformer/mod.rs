@@ -15,4 +15,5 @@ mod saved;
 pub mod spec;
 pub mod train_step;
 pub mod tree;
+pub mod weight;
 pub mod weights;

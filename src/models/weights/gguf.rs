@@ -1,18 +1,18 @@
-//! A decoder's tensors in a GGUF file, dequantised, and put back as Hugging Face has them: llama.cpp's converter interleaves the rows of q and k of
-//! some families, and adds to the gains of others.
+//! A decoder's tensors in a GGUF file, dequantised or as the blocks that they are, and put back as Hugging Face has them: llama.cpp's converter
+//! interleaves the rows of q and k of some families, and adds to the gains of others.
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
-use rayon::prelude::*;
 
 use crate::{
-    data::gguf::Gguf,
+    data::gguf::{Gguf, GgufTensor},
     models::transformer::{
         config::Config,
         registry::{GgufFamily, gguf_family},
         tree::{Leaf, Place},
+        weight::{ComputeType, Weight},
     },
-    ops::quantize::GgmlType,
+    ops::quantize::{BlockFormat, Blocks, GgmlType, RowOrder},
     tensor::{DType, Tensor},
 };
 
@@ -39,76 +39,58 @@ impl Checkpoint {
 
     /// See [`super::Source::leaf`].
     pub fn leaf(&self, leaf: &Leaf, dtype: DType) -> Result<Tensor> {
-        let (name, dims) = (&leaf.place.gguf(), &leaf.dims);
-        let path = self.file.path.display();
-        let index = *self.by_name.get(name).with_context(|| format!("{path} has no tensor {name}"))?;
-        let entry = &self.file.tensors[index];
-        let kind = GgmlType::from_number(entry.ggml_type).with_context(|| {
-            format!(
-                "{path}: tensor {} has ggml type {}; F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K can be read",
-                entry.name, entry.ggml_type
-            )
-        })?;
+        let mut t = self.blocks(leaf, dtype)?.to_dense(dtype)?.into_shape(&leaf.dims)?;
+        let offset = self.family.gain_offset;
+        if matches!(leaf.place, Place::Norm(..) | Place::FinalNorm) && offset != 0.0 {
+            t = Tensor::from_f32(&leaf.name, &leaf.dims, &t.to_f32_vec()?.iter().map(|x| x - offset).collect::<Vec<_>>())?;
+        }
+        Ok(t)
+    }
+
+    /// See [`super::Source::weight`].
+    pub fn weight(&self, leaf: &Leaf, compute: ComputeType) -> Result<Weight> {
+        let blocks = self.blocks(leaf, compute.dtype())?;
+        let format = blocks.format();
+        let as_it_is = match format.kind {
+            GgmlType::F32 => compute == ComputeType::F32,
+            GgmlType::Bf16 => compute == ComputeType::Bf16,
+            _ => false,
+        };
+        if as_it_is && format.order == RowOrder::Straight {
+            let (map, offset) = (self.file.map.clone(), self.entry(leaf)?.offset);
+            // Where it is misaligned, which no writer of today does, it is read as blocks of one value.
+            if let Ok(t) = Tensor::mapped(&leaf.name, map, offset, compute.dtype(), &leaf.dims) {
+                return Ok(Weight::Dense(t));
+            }
+        }
+        Ok(Weight::Blocks(blocks))
+    }
+
+    fn entry(&self, leaf: &Leaf) -> Result<&GgufTensor> {
+        let (path, name) = (self.file.path.display(), leaf.place.gguf());
+        let index = *self.by_name.get(&name).with_context(|| format!("{path} has no tensor {name}"))?;
+        Ok(&self.file.tensors[index])
+    }
+
+    /// A tensor of any rank as blocks in the mapped file; nothing is read yet.
+    fn blocks(&self, leaf: &Leaf, compute: DType) -> Result<Blocks> {
+        let (path, entry, dims) = (self.file.path.display(), self.entry(leaf)?, &leaf.dims);
+        let kind =
+            GgmlType::readable(entry.ggml_type).with_context(|| format!("{path}: tensor {}", entry.name))?;
         let shape: Vec<usize> = entry.dims.iter().rev().copied().collect();
         ensure!(shape == *dims, "{path}: tensor {} has shape {shape:?}, expected {dims:?}", entry.name);
-        let (values, block) = kind.block();
-        let cols = dims[dims.len() - 1];
-        let rows: usize = dims[..dims.len() - 1].iter().product();
-        ensure!(
-            cols.is_multiple_of(values),
-            "{path}: rows of {} are not whole blocks of {values}",
-            entry.name
-        );
-        let row_bytes = cols / values * block;
-        let end = entry.offset + rows * row_bytes;
-        ensure!(
-            end <= self.file.map.len(),
-            "{path}: tensor {} ends at byte {end}, but the file has {}: it is truncated",
-            entry.name,
-            self.file.map.len()
-        );
-        let bytes = &self.file.map[entry.offset..end];
+        let (&cols, rows) = dims.split_last().with_context(|| format!("{} has no dimension", leaf.name))?;
+        let mut format =
+            BlockFormat { kind, shape: [rows.iter().product(), cols], order: RowOrder::Straight, compute };
         let rotated = matches!(leaf.place, Place::Weight(_, id) | Place::Bias(_, id) if id.is_rotated());
-        let permuted = rotated && self.family.permuted;
-        if permuted && dims.len() == 1 {
-            return self.permuted_bias(leaf, bytes, kind);
+        if rotated && self.family.permuted {
+            format.order = RowOrder::Interleaved(self.head_size);
+            // A bias has a row for each row of its matrix.
+            if rows.is_empty() {
+                format.shape = [cols, 1];
+            }
         }
-        let source = |row: usize| -> &[u8] {
-            let row = if permuted { interleaved_row(row, self.head_size) } else { row };
-            &bytes[row * row_bytes..][..row_bytes]
-        };
-        let mut out = Tensor::zeros(&leaf.name, dtype, dims)?;
-        match dtype {
-            DType::F32 => out
-                .f32_mut()?
-                .par_chunks_mut(cols)
-                .enumerate()
-                .for_each(|(row, o)| kind.dequantize(source(row), o)),
-            _ => out
-                .bf16_mut()?
-                .par_chunks_mut(cols)
-                .enumerate()
-                .for_each(|(row, o)| kind.dequantize_bf16(source(row), o)),
-        }
-        if matches!(leaf.place, Place::Norm(..) | Place::FinalNorm) && self.family.gain_offset != 0.0 {
-            out.f32_mut()?.iter_mut().for_each(|x| *x -= self.family.gain_offset);
-        }
-        Ok(out)
+        Blocks::mapped(&leaf.name, self.file.map.clone(), entry.offset, format)
+            .with_context(|| format!("{path}: tensor {}", entry.name))
     }
-
-    /// A bias of q or k, whose elements are the rows of its matrix.
-    fn permuted_bias(&self, leaf: &Leaf, bytes: &[u8], kind: GgmlType) -> Result<Tensor> {
-        let mut stored = vec![0.0; leaf.dims[0]];
-        kind.dequantize(bytes, &mut stored);
-        let values: Vec<f32> =
-            (0..stored.len()).map(|row| stored[interleaved_row(row, self.head_size)]).collect();
-        Tensor::from_f32(&leaf.name, &leaf.dims, &values)
-    }
-}
-
-/// GGUF keeps the two halves of each head interleaved (x0 y0 x1 y1 ...); Hugging Face has all x, then all y.
-fn interleaved_row(row: usize, head_size: usize) -> usize {
-    let (head, i) = (row / head_size, row % head_size);
-    let half = head_size / 2;
-    head * head_size + (i % half) * 2 + i / half
 }

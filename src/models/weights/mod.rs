@@ -12,7 +12,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     device::host_memory,
-    models::transformer::{config::Config, spec::Spec, tree::Leaf},
+    models::transformer::{
+        config::Config,
+        spec::Spec,
+        tree::Leaf,
+        weight::{ComputeType, Weight},
+    },
     tensor::{DType, Tensor},
 };
 
@@ -47,6 +52,15 @@ impl Source {
         match self {
             Source::Safetensors(c) => c.tensor(&leaf.name, &leaf.dims, dtype),
             Source::Gguf(c) => c.leaf(leaf, dtype),
+        }
+    }
+
+    /// The matrix of `leaf` for a run that computes in `compute`; with `keep_blocks`, a GGUF file's stays as it lies in the mapped file, whatever its
+    /// type: no copy, nothing unpacked.
+    pub fn weight(&self, leaf: &Leaf, compute: ComputeType, keep_blocks: bool) -> Result<Weight> {
+        match self {
+            Source::Gguf(c) if keep_blocks => c.weight(leaf, compute),
+            _ => self.leaf(leaf, compute.dtype()).map(Weight::Dense),
         }
     }
 

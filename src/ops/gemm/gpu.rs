@@ -7,6 +7,7 @@ use crate::{
     ops::{
         checks::check,
         launch::{check_dtype, gpu_of, kernel},
+        quantize::Matrix,
         rows::sum_rows,
     },
     tensor::{DType, Tensor, refuse_overlap},
@@ -112,8 +113,21 @@ pub(super) fn aligned(t: &Tensor) -> bool {
     (t.rows_cols().1 * t.dtype().bytes()).is_multiple_of(16) && t.is_aligned(16)
 }
 
-/// The GPU arm of every product: out = alpha (a b + scale a2 b2) + bias + resid [+ out]. `None` if the operands are in main memory.
-pub(crate) fn product(
+/// The GPU arm of every product: out = alpha (a b + scale a2 b2) + bias + resid [+ out]. `None` if the operands are in main memory. Blocks are unpacked
+/// first.
+pub(crate) fn product<'a>(
+    op: &str,
+    out: &mut Tensor,
+    a: &Tensor,
+    b: impl Into<Matrix<'a>>,
+    layout: Layout,
+    x: Extras,
+    rung: Option<Rung>,
+) -> Result<Option<()>> {
+    Ok(b.into().dense(op, a, |b| dense_product(op, out, a, b, layout, x, rung))?.flatten())
+}
+
+fn dense_product(
     op: &str,
     out: &mut Tensor,
     a: &Tensor,
