@@ -1,0 +1,28 @@
+//! A file for each family: its names, defaults, fields and arithmetic. A new one is listed here.
+use serde_json::{Map, Value};
+
+use super::registry::Family;
+
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
+
+/// Every family, in the order of messages.
+pub const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    mistral::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    gemma::FAMILY,
+    gemma2::FAMILY,
+    gemma3::FAMILY,
+];
+
+/// The fields of a JSON object.
+fn fields(value: Value) -> Map<String, Value> {
+    if let Value::Object(map) = value { map } else { Map::new() }
+}
