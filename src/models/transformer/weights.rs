@@ -150,7 +150,7 @@ impl Llama {
 
     /// What turns hidden states into logits.
     pub fn head(&self) -> Head<'_> {
-        Head { weight: self.weights.head(), softcap: self.spec.final_softcap }
+        Head { weight: self.weights.head().into(), softcap: self.spec.final_softcap }
     }
 
     /// By what embeddings are multiplied, rounded as transformers does it to the weights' type.
