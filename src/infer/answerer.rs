@@ -8,7 +8,7 @@ use super::{
     sampler::{GenerationConfig, SamplingParams},
 };
 use crate::{
-    data::{template::ChatTemplate, tokenizer::Tokenizer},
+    data::{conversation::Prompt, template::ChatTemplate, tokenizer::Tokenizer},
     models::{
         transformer::{lora::Lora, weights::Llama},
         weights::resolve,
