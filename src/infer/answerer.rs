@@ -14,8 +14,51 @@ use crate::{
         weights::resolve,
     },
     pipeline::placement::Placement,
-    recipe::generate::GenerateSettings,
 };
+
+/// How questions are answered. What is `None` is taken from the model's generation_config.json, and failing that from
+/// [`SamplingParams::default`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct AnswerOptions {
+    /// System prompt.
+    pub system: Option<String>,
+    /// New tokens at most.
+    pub max_new_tokens: usize,
+    /// End tokens are not chosen before this many.
+    pub min_new_tokens: usize,
+    /// 0 is greedy.
+    pub temperature: Option<f32>,
+    /// Sample among the k likeliest tokens; 0: all.
+    pub top_k: Option<usize>,
+    /// Sample among the likeliest tokens that reach this probability together, 0..1.
+    pub top_p: Option<f32>,
+    /// Above 1, tokens that occurred before become less likely.
+    pub repetition_penalty: Option<f32>,
+    /// No n-gram of this length may occur twice; 0: off.
+    pub no_repeat_ngram_size: Option<usize>,
+    /// What runs together; no greedy answer depends on it.
+    pub batch: EngineOptions,
+    /// Of every draw.
+    pub seed: u64,
+}
+
+impl Default for AnswerOptions {
+    /// 256 new tokens, everything else as the model's generation_config.json has it.
+    fn default() -> AnswerOptions {
+        AnswerOptions {
+            system: None,
+            max_new_tokens: 256,
+            min_new_tokens: 0,
+            temperature: None,
+            top_k: None,
+            top_p: None,
+            repetition_penalty: None,
+            no_repeat_ngram_size: None,
+            batch: EngineOptions::default(),
+            seed: 42,
+        }
+    }
+}
 
 /// A model with everything that turns questions into answers.
 pub struct Answerer {
@@ -30,7 +73,10 @@ pub struct Answerer {
 }
 
 impl Answerer {
-    /// Loads a model by path or name, merges the adapter if any.
+    /// Loads a model by path or name, merges the adapter if any. `template` is a name such as `auto`, or a .jinja file.
+    ///
+    /// # Errors
+    /// A model, tokenizer, template or adapter that is missing, damaged, or does not belong to the others.
     pub fn load(
         model: &str,
         adapter: Option<&Path>,
@@ -59,8 +105,8 @@ impl Answerer {
         })
     }
 
-    /// The settings with what they leave open taken from generation_config.json.
-    pub fn sampling(&self, s: &GenerateSettings) -> SamplingParams {
+    /// The options with what they leave open taken from generation_config.json.
+    pub fn sampling(&self, s: &AnswerOptions) -> SamplingParams {
         let g = &self.generation;
         let default = SamplingParams::default();
         let mut eos = self.tokenizer.eos().to_vec();
@@ -81,24 +127,26 @@ impl Answerer {
         }
     }
 
-    /// Answers (id, instruction, input): texts, trimmed, with why each ended and its number of tokens.
+    /// Answers (id, instruction, input), in order: texts, trimmed, with why each ended and its number of tokens. `on_done` is told of each.
+    ///
+    /// # Errors
+    /// A prompt that the template refuses, or that is longer than the model's context, by its id; a failing device.
     pub fn answer(
         &self,
         questions: &[(&str, &str, &str)],
-        settings: &GenerateSettings,
+        options: &AnswerOptions,
         on_done: &mut dyn FnMut(usize),
     ) -> Result<Vec<(String, &'static str, usize)>> {
         let mut requests = vec![];
         for (id, instruction, input) in questions {
             let tokens = self
                 .template
-                .encode_prompt(&self.tokenizer, settings.system.as_deref(), instruction, input)
+                .encode_prompt(&self.tokenizer, options.system.as_deref(), instruction, input)
                 .with_context(|| format!("row {id}"))?;
             requests.push(Request { id: id.to_string(), tokens });
         }
-        let options = EngineOptions { batch_rows: settings.batch_rows, batch_tokens: settings.batch_tokens };
-        let mut engine = Engine::new(&self.model, options)?;
-        let done = engine.generate(&requests, &self.sampling(settings), &mut |_, _| on_done(1))?;
+        let mut engine = Engine::new(&self.model, options.batch)?;
+        let done = engine.generate(&requests, &self.sampling(options), &mut |_, _| on_done(1))?;
         done.into_iter()
             .map(|g| {
                 Ok((self.tokenizer.decode(&g.tokens)?.trim().to_string(), g.finish.name(), g.tokens.len()))

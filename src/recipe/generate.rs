@@ -1,6 +1,8 @@
 //! Settings of `generate`.
 use serde::{Deserialize, Serialize};
 
+use crate::infer::{answerer::AnswerOptions, engine::EngineOptions};
+
 /// How the base model answers.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -11,7 +13,7 @@ pub struct GenerateSettings {
     /// System prompt
     #[arg(long)]
     pub system: Option<String>,
-    /// New tokens at most
+    /// At most this many new tokens
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,
     /// End tokens are not chosen before this many
@@ -32,18 +34,35 @@ pub struct GenerateSettings {
     /// No n-gram of this length may occur twice (0: off)
     #[arg(long)]
     pub no_repeat_ngram_size: Option<usize>,
-    /// Use at most so many questions (0: all)
+    /// Use at most this many questions (0: all)
     #[arg(long, default_value_t = 0)]
     pub limit: usize,
-    /// Rows that are generated together; no row's greedy answer depends on it
+    /// Rows that are generated together; no greedy answer depends on it
     #[arg(long, default_value_t = 16)]
     pub batch_rows: usize,
-    /// Tokens of prompts in one call; nor on it
+    /// Tokens of prompts in one call; no greedy answer depends on it
     #[arg(long, default_value_t = 2048)]
     pub batch_tokens: usize,
-    /// Of every draw
+    /// Seed of sampling
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
+}
+
+impl From<&GenerateSettings> for AnswerOptions {
+    fn from(s: &GenerateSettings) -> AnswerOptions {
+        AnswerOptions {
+            system: s.system.clone(),
+            max_new_tokens: s.max_new_tokens,
+            min_new_tokens: s.min_new_tokens,
+            temperature: s.temperature,
+            top_k: s.top_k,
+            top_p: s.top_p,
+            repetition_penalty: s.repetition_penalty,
+            no_repeat_ngram_size: s.no_repeat_ngram_size,
+            batch: EngineOptions { batch_rows: s.batch_rows, batch_tokens: s.batch_tokens },
+            seed: s.seed,
+        }
+    }
 }
 
 impl Default for GenerateSettings {

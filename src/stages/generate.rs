@@ -146,7 +146,7 @@ pub fn run_shards(args: &Args, questions: &Path, out: &Path) -> Result<()> {
 fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<Vec<Row>> {
     let questions: Vec<_> =
         rows.iter().map(|r| (r.id.as_str(), r.instruction.as_str(), r.input.as_str())).collect();
-    let answers = answerer.answer(&questions, &args.settings, &mut |_| {})?;
+    let answers = answerer.answer(&questions, &(&args.settings).into(), &mut |_| {})?;
     let name = Path::new(&args.model).file_name().map(|n| n.to_string_lossy().into_owned());
     for (row, (text, finish, tokens)) in rows.iter_mut().zip(answers) {
         let alarms = answer_alarms(&row.instruction, &text, finish, &row.language);

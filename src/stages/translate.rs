@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
-use crate::infer::answerer::Answerer;
+use crate::infer::answerer::{AnswerOptions, Answerer};
 use crate::pipeline::{
     overlap::{Parts, Shared},
     placement::Placement,
@@ -34,10 +34,7 @@ use crate::{
         segment::{TranslatedText, put_together, sentences_of},
         self_translate::SelfTranslator,
     },
-    recipe::{
-        generate::GenerateSettings,
-        translate::{TranslateEngine, TranslateSettings},
-    },
+    recipe::translate::{TranslateEngine, TranslateSettings},
     report::progress::Progress,
 };
 
@@ -279,14 +276,14 @@ fn nllb_engine(
 }
 
 fn itself<'a>(answerer: &'a Answerer, args: &Args, source: &str, target: &str) -> SelfTranslator<'a> {
-    let settings = GenerateSettings {
+    let options = AnswerOptions {
         max_new_tokens: args.settings.max_new_tokens,
         temperature: Some(0.0),
         ..Default::default()
     };
     let ask = move |prompts: &[String]| -> Result<Vec<String>> {
         let questions: Vec<_> = prompts.iter().map(|p| ("", p.as_str(), "")).collect();
-        Ok(answerer.answer(&questions, &settings, &mut |_| {})?.into_iter().map(|a| a.0).collect())
+        Ok(answerer.answer(&questions, &options, &mut |_| {})?.into_iter().map(|a| a.0).collect())
     };
     let model = args.model.as_deref().unwrap_or_default();
     SelfTranslator::new(Box::new(ask), model, source, target)

@@ -14,17 +14,14 @@ use crate::{
         text_file::read_lines,
     },
     infer::{
-        answerer::Answerer,
+        answerer::{AnswerOptions, Answerer},
         engine::{Engine, EngineOptions},
         scoring::{ScoreRequest, Scored},
     },
     metrics::mkqa,
     mt::self_translate::translation_prompt,
     pipeline::interrupt::interrupted,
-    recipe::{
-        eval::{EvalTask, TaskKind},
-        generate::GenerateSettings,
-    },
+    recipe::eval::{EvalTask, TaskKind},
     report::progress::Progress,
 };
 
@@ -145,14 +142,13 @@ fn replies(
     batch: EngineOptions,
     items: &[Item],
 ) -> Result<Vec<Sample>> {
-    let settings = GenerateSettings {
+    let options = AnswerOptions {
         max_new_tokens: task.max_new_tokens,
         temperature: Some(0.0),
         repetition_penalty: Some(1.0),
         no_repeat_ngram_size: Some(0),
         system: system.map(String::from),
-        batch_rows: batch.batch_rows,
-        batch_tokens: batch.batch_tokens,
+        batch,
         ..Default::default()
     };
     let mut samples: Vec<Sample> = items.iter().map(|i| i.sample.clone()).collect();
@@ -162,7 +158,7 @@ fn replies(
     let ids: Vec<String> = samples.iter().map(|s| s.doc_id.to_string()).collect();
     let asked: Vec<_> =
         samples.iter().zip(&ids).map(|(s, id)| (id.as_str(), s.prompt.as_str(), "")).collect();
-    let replies = answerer.answer(&asked, &settings, &mut |_| {})?;
+    let replies = answerer.answer(&asked, &options, &mut |_| {})?;
     for ((sample, item), (text, ..)) in samples.iter_mut().zip(items).zip(replies) {
         sample.response = match (&item.ask, task.kind) {
             (Ask::Letter(choices), _) => choices::named_letter(&text, *choices),
