@@ -19,6 +19,7 @@ mod qe;
 mod rehearsal;
 mod row_shard;
 mod scoring;
+mod templates;
 mod tokenizer;
 mod training;
 mod training_ops;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::conversation::Turn;
+use super::conversation::{Prompt, Turn};
 
 /// One source question and everything the stages learned about it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,18 @@ pub struct Row {
     /// Columns of the input file that no stage knows, apart from the stages' own: carried through.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub columns: Map<String, Value>,
+}
+
+impl Row {
+    /// What the model is asked.
+    pub fn prompt(&self) -> Prompt<'_> {
+        Prompt { system: None, earlier: &self.turns, instruction: &self.instruction, input: &self.input }
+    }
+
+    /// `file:line` of the row in its input, or its id.
+    pub fn place(&self) -> String {
+        self.origin.as_ref().map_or_else(|| format!("row {}", self.id), |o| format!("{}:{}", o.file, o.line))
+    }
 }
 
 /// Where a row was read.

@@ -170,7 +170,7 @@ impl<'a> Run<'a> {
     /// The rows and the parallel sentences.
     pub(super) fn data(&self) -> Result<Data> {
         let r = self.recipe;
-        let questions = generate::read_questions(&r.questions, &r.source_language, r.generate.limit)?;
+        let questions = generate::read_questions(&r.questions, &r.source_language, &r.generate)?;
         let files: Vec<&Path> = r.questions.iter().map(PathBuf::as_path).collect();
         let question_dir = self.dir("questions", &files, &json!([r.generate.limit, r.rows_per_shard]))?;
         std::fs::create_dir_all(&r.work).with_context(|| format!("create {}", r.work.display()))?;

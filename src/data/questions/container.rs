@@ -113,7 +113,8 @@ fn foreign(bytes: &[u8]) -> Option<&'static str> {
 
 fn is_one_array_per_line(text: &[u8]) -> bool {
     let line = text.split(|b| *b == b'\n').find(|l| !l.trim_ascii().is_empty()).unwrap_or_default();
-    line.trim_ascii_end().ends_with(b"]") && serde_json::from_slice::<Vec<Value>>(line).is_ok_and(|v| !v.iter().any(Value::is_object))
+    line.trim_ascii_end().ends_with(b"]")
+        && serde_json::from_slice::<Vec<Value>>(line).is_ok_and(|v| !v.iter().any(Value::is_object))
 }
 
 fn array_rows(name: &str, text: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
@@ -179,7 +180,8 @@ fn without_place(e: &serde_json::Error) -> String {
 #[cfg(feature = "parquet")]
 fn parquet_rows(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
     use parquet::file::reader::{FileReader, SerializedFileReader};
-    let damaged = |e: parquet::errors::ParquetError| anyhow!("{name} is a Parquet file that cannot be read: {e}");
+    let damaged =
+        |e: parquet::errors::ParquetError| anyhow!("{name} is a Parquet file that cannot be read: {e}");
     let reader = SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).map_err(damaged)?;
     for (i, row) in reader.get_row_iter(None).map_err(damaged)?.enumerate() {
         let row = row.map_err(damaged)?;

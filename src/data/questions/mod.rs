@@ -65,6 +65,19 @@ pub fn read(path: &Path, language: &str, on_bad: OnBadRow) -> Result<(Vec<Source
     Ok((rows, tally))
 }
 
+/// Whether the first row of a file is an object with all of these columns.
+pub fn first_row_has(path: &Path, keys: &[&str]) -> Result<bool> {
+    let mut has = None;
+    let stopped = container::for_each(path, &mut |_, object| {
+        has = Some(object.is_ok_and(|o| keys.iter().all(|k| o.contains_key(*k))));
+        bail!("enough was seen")
+    });
+    match (has, stopped) {
+        (Some(has), _) => Ok(has),
+        (None, stopped) => stopped.map(|()| false),
+    }
+}
+
 /// The file's name without its endings.
 fn stem(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -144,7 +157,8 @@ pub fn parse(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> 
         row.id = id.as_str().map_or_else(|| id.to_string(), String::from);
     }
     // A column of another meaning, such as the name of a programming language, is the user's.
-    if let Some(code) = object.get("language").and_then(Value::as_str).and_then(|l| language_id::code(l).ok()) {
+    if let Some(code) = object.get("language").and_then(Value::as_str).and_then(|l| language_id::code(l).ok())
+    {
         row.language = code;
         object.remove("language");
     }
@@ -174,7 +188,9 @@ pub fn parse(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> 
 fn refuse(object: &Map<String, Value>) -> Result<()> {
     let has = |key: &str| object.get(key).is_some_and(|v| !v.is_null());
     if has("chosen") && has("rejected") {
-        bail!("a preference row (`chosen`, `rejected`): preference training is not supported; name the reply to learn `output`");
+        bail!(
+            "a preference row (`chosen`, `rejected`): preference training is not supported; name the reply to learn `output`"
+        );
     }
     if has("completion") && object.get("label").is_some_and(Value::is_boolean) {
         bail!("a row with `completion` and a true/false `label` (KTO): preference training is not supported");

@@ -58,17 +58,20 @@ fn every_format_is_read_whole() {
 
 #[test]
 fn a_leading_answer_is_noted_and_answers_nothing() {
-    let (row, tally) = source(json!({"conversations": [{"from": "gpt", "value": "Hello"}, {"from": "human", "value": "Q"},
+    let (row, tally) =
+        source(json!({"conversations": [{"from": "gpt", "value": "Hello"}, {"from": "human", "value": "Q"},
         {"from": "gpt", "value": "A"}]}))
-    .unwrap();
+        .unwrap();
     assert_eq!(shown(&row), "user:Q|assistant:A");
     assert!(tally.to_string().contains("1 x turn of the assistant before any question"), "{tally}");
 }
 
 #[test]
 fn the_users_columns_stay_apart() {
-    let (row, _) = source(json!({"id": 7, "instruction": "Q", "output": "x", "answer": "y", "origin": "wiki", "scores": [1, 2],
-        "translations": 3, "language": "python"}))
+    let (row, _) = source(
+        json!({"id": 7, "instruction": "Q", "output": "x", "answer": "y", "origin": "wiki", "scores": [1, 2],
+        "translations": 3, "language": "python"}),
+    )
     .unwrap();
     assert_eq!(shown(&row), "user:Q|assistant:x");
     let row = row.into_row().unwrap();
@@ -97,8 +100,14 @@ fn what_cannot_be_learnt_is_refused_by_name() {
             json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": null, "tool_calls": [{}]}]}),
             "tool calls",
         ),
-        (json!({"messages": [{"role": "user", "content": "Q"}, {"role": "tool", "content": "sunny"}]}), "tool calls"),
-        (json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}), "image_url"),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "tool", "content": "sunny"}]}),
+            "tool calls",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}),
+            "image_url",
+        ),
         (json!({"messages": [{"role": "narrator", "content": "Q"}]}), "narrator"),
         (
             json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": -1}]}),

@@ -1,4 +1,6 @@
 //! Jinja as transformers sets it up for chat templates (`transformers.utils.chat_template_utils`).
+use std::collections::BTreeMap;
+
 use anyhow::{Result, anyhow, ensure};
 use minijinja::{
     Environment, Error, ErrorKind, Value,
@@ -63,16 +65,16 @@ impl Jinja {
     pub fn render(&self, tok: &Tokenizer, turns: &[Turn], generation_prompt: bool) -> Result<Rendered> {
         let messages: Vec<serde_json::Value> =
             turns.iter().map(|t| json!({"role": t.role.name(), "content": t.content})).collect();
-        let mut values: Vec<(String, Value)> = vec![
+        let mut values: BTreeMap<String, Value> = BTreeMap::from([
             ("messages".into(), Value::from(Serde(messages))),
             ("add_generation_prompt".into(), generation_prompt.into()),
             ("tools".into(), ().into()),
             ("documents".into(), ().into()),
-        ];
+        ]);
         values.extend(tok.special_texts().into_iter().map(|(key, text)| (key, text.into())));
         let template = self.env.get_template("chat").map_err(|e| anyhow!("{e:#}"))?;
         let text = template
-            .render(Value::from_iter(values))
+            .render(Value::from(values))
             .map_err(|e| anyhow!("the chat template cannot be rendered: {e:#}"))?;
         Ok(without_marks(&text))
     }
@@ -258,7 +260,14 @@ fn number(value: &Value) -> String {
     }
     let Ok(x) = f64::try_from(value.clone()) else { return value.to_string() };
     if x.is_nan() || x.is_infinite() {
-        return if x.is_nan() { "NaN" } else if x > 0.0 { "Infinity" } else { "-Infinity" }.into();
+        return if x.is_nan() {
+            "NaN"
+        } else if x > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .into();
     }
     if x != 0.0 && !(1e-4..1e16).contains(&x.abs()) {
         let text = format!("{x:e}");
@@ -281,7 +290,8 @@ mod tests {
 
     #[test]
     fn tojson_is_pythons() {
-        let value = json!({"v": {"b": [1, 2.0, 1.5, 1e20, 1e-7, true, null, "é<\u{1}\"\\"], "a": {}, "c": []}});
+        let value =
+            json!({"v": {"b": [1, 2.0, 1.5, 1e20, 1e-7, true, null, "é<\u{1}\"\\"], "a": {}, "c": []}});
         // json.dumps(v, ensure_ascii=False), with indent=2 and sort_keys, with ensure_ascii and separators: printed by Python 3.11.
         assert_eq!(
             rendered("{{ v|tojson }}", value.clone()),

@@ -35,7 +35,9 @@ pub struct ChatTemplate {
 }
 
 /// Which answers of a conversation are learnt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrainOn {
     /// Every turn of the assistant.
@@ -83,10 +85,7 @@ impl ChatTemplate {
         } else {
             bail!("template `{plain}` is not known: {} or the path of a .jinja file", NAMES.join(", "))
         };
-        ensure!(
-            !add_bos || tokenizer.bos().is_some(),
-            "template {name}: the tokenizer has no begin token"
-        );
+        ensure!(!add_bos || tokenizer.bos().is_some(), "template {name}: the tokenizer has no begin token");
         Ok(ChatTemplate { kind, name: name.into(), add_bos })
     }
 
@@ -177,8 +176,7 @@ impl ChatTemplate {
         on: TrainOn,
     ) -> Result<(String, Vec<Option<Range<usize>>>)> {
         let whole = jinja.render(tok, turns, false)?;
-        let places: Vec<usize> =
-            (0..turns.len()).filter(|&i| turns[i].role == Role::Assistant).collect();
+        let places: Vec<usize> = (0..turns.len()).filter(|&i| turns[i].role == Role::Assistant).collect();
         if jinja.marks_answers {
             ensure!(
                 whole.generated.len() == places.len(),
@@ -243,7 +241,11 @@ impl ChatTemplate {
 /// Gives `weight` to the tokens of an answer up to its first end token; whether there is one.
 fn learn(pieces: &[Piece], answer: &Range<usize>, weight: f32, eos: &[u32], out: &mut Encoded) -> bool {
     let inside = |p: &Piece| {
-        if p.start == p.end { answer.contains(&p.start) } else { p.start < answer.end && p.end > answer.start }
+        if p.start == p.end {
+            answer.contains(&p.start)
+        } else {
+            p.start < answer.end && p.end > answer.start
+        }
     };
     let Some(first) = pieces.iter().position(inside) else { return false };
     out.answer_start = first;
@@ -288,7 +290,10 @@ fn own_template(tokenizer: &Tokenizer, which: &str) -> Result<String> {
     let value = &tokenizer.config()["chat_template"];
     let Some(list) = value.as_array() else {
         let text = value.as_str().with_context(|| {
-            format!("the model has no chat template of its own: choose one by name ({})", NAMES[1..].join(", "))
+            format!(
+                "the model has no chat template of its own: choose one by name ({})",
+                NAMES[1..].join(", ")
+            )
         })?;
         ensure!(which.is_empty(), "the model has one chat template, without a name: use --template auto");
         return Ok(text.into());

@@ -53,8 +53,13 @@ impl Tokenizer {
         };
         let mut json = json;
         let mut config = read("tokenizer_config.json")?;
-        specials::declare(&mut json, &mut config, &read("special_tokens_map.json")?, &read("added_tokens.json")?)
-            .with_context(context)?;
+        specials::declare(
+            &mut json,
+            &mut config,
+            &read("special_tokens_map.json")?,
+            &read("added_tokens.json")?,
+        )
+        .with_context(context)?;
         if let Some(template) = template_file(dir)? {
             config["chat_template"] = json!(template);
         }

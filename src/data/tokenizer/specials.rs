@@ -103,13 +103,18 @@ impl Known {
         }
         let found = self.vocab.get(text).copied();
         if let (Some(said), Some(found)) = (id, found) {
-            ensure!(said == found, "token {text:?} is said to be {said}, but tokenizer.json has it as {found}");
+            ensure!(
+                said == found,
+                "token {text:?} is said to be {said}, but tokenizer.json has it as {found}"
+            );
         }
         let id = found.or(id.filter(|id| *id >= self.next)).unwrap_or(self.next);
         self.next = self.next.max(id + 1);
         let flag = |key: &str| about[key].as_bool().unwrap_or(false);
-        self.added.push(json!({"id": id, "content": text, "single_word": flag("single_word"), "lstrip": flag("lstrip"),
-            "rstrip": flag("rstrip"), "normalized": flag("normalized"), "special": special}));
+        self.added.push(
+            json!({"id": id, "content": text, "single_word": flag("single_word"), "lstrip": flag("lstrip"),
+            "rstrip": flag("rstrip"), "normalized": flag("normalized"), "special": special}),
+        );
         Ok(())
     }
 }

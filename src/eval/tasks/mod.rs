@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::measure::{Sample, letter};
 use crate::{
     data::{
+        conversation::Prompt,
         row_shard::{RowShard, ShardWriter},
         text_file::read_lines,
     },
@@ -157,9 +158,10 @@ fn replies(
     }
     let ids: Vec<String> = samples.iter().map(|s| s.doc_id.to_string()).collect();
     let asked: Vec<_> =
-        samples.iter().zip(&ids).map(|(s, id)| (id.as_str(), s.prompt.as_str(), "")).collect();
+        samples.iter().zip(&ids).map(|(s, id)| (id.as_str(), Prompt::new(None, &s.prompt, ""))).collect();
     let replies = answerer.answer(&asked, &options, &mut |_| {})?;
-    for ((sample, item), (text, ..)) in samples.iter_mut().zip(items).zip(replies) {
+    for ((sample, item), reply) in samples.iter_mut().zip(items).zip(replies) {
+        let text = reply.text;
         sample.response = match (&item.ask, task.kind) {
             (Ask::Letter(choices), _) => choices::named_letter(&text, *choices),
             // A translation of one line is one line.
@@ -187,7 +189,7 @@ fn fit_article(
 ) -> Result<()> {
     let context = answerer.model.config.max_position_embeddings;
     let length = |prompt: &str| -> Result<usize> {
-        Ok(answerer.template.encode_prompt(&answerer.tokenizer, system, prompt, "")?.len())
+        Ok(answerer.template.encode_prompt(&answerer.tokenizer, &Prompt::new(system, prompt, ""))?.len())
     };
     let article = std::mem::take(&mut sample.prompt);
     let tokens = answerer.tokenizer.encode(&article, false)?;
