@@ -25,6 +25,7 @@ mod rehearsal;
 mod row_shard;
 mod scores;
 mod scoring;
+mod templates;
 mod tokenizer;
 mod trace;
 mod training;

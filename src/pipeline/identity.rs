@@ -87,6 +87,7 @@ impl Inputs {
 
     /// The chat template of a setting such as `--template`, where that names a file.
     pub fn template(self, template: &str) -> Inputs {
+        let template = template.strip_suffix("+bos").unwrap_or(template);
         if template.ends_with(".jinja") { self.file("chat template", Path::new(template)) } else { self }
     }
 

@@ -101,11 +101,11 @@ impl Stage for Assemble<'_> {
     fn run(&mut self, open: &mut Open) -> Result<Made> {
         let s = &self.args.settings;
         let (mut examples, mut guards) = (vec![], vec![]);
-        let (mut rows, mut silent) = (0, 0);
+        let (mut rows, mut silent, mut untranslated) = (0, 0, 0);
         for row in open_rows(&self.args.input)?.iter() {
             let row = row?;
             let before = examples.len();
-            from_row(&row, &self.targets, s, &mut examples)?;
+            untranslated += from_row(&row, &self.targets, s, &mut examples)?;
             rows += 1;
             silent += usize::from(examples.len() == before);
             guards.extend(guard(&row, s));
@@ -133,6 +133,12 @@ impl Stage for Assemble<'_> {
             examples.len(),
             listed.join(", ")
         );
+        if untranslated > 0 {
+            say!(
+                "{}: {untranslated} examples left out: earlier turns of their conversations are not translated",
+                self.label()
+            );
+        }
         examples.append(&mut guards);
         open.write_rows(&examples, 10_000)?;
         let count = counts.values().sum::<usize>();
@@ -142,7 +148,8 @@ impl Stage for Assemble<'_> {
             Variant::TranslateThenSft => "no output in the data set, or its translation was not kept",
         };
         let rows = Counts { read: rows, written: rows - silent, ..Counts::default() };
-        Ok(Made::new(json!({"examples": count, "pairs": counts}))?.counting(rows.dropping(reason, silent)))
+        Ok(Made::new(json!({"examples": count, "pairs": counts, "untranslated-turns": untranslated}))?
+            .counting(rows.dropping(reason, silent)))
     }
 }
 
@@ -171,9 +178,11 @@ fn guard(row: &Row, s: &AssembleSettings) -> Option<Example> {
         split: "source".into(),
         question_language: row.language.clone(),
         answer_language: row.language.clone(),
+        turns: row.turns.clone(),
         instruction: row.instruction.clone(),
         input: row.input.clone(),
         output: answer.text.clone(),
+        output_ids: answer.ids.clone(),
         weight: 1.0,
     })
 }
@@ -185,10 +194,18 @@ struct Side<'a> {
     input: &'a str,
 }
 
-fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<Example>) -> Result<()> {
+/// The examples of a row; how many were left out because what stands before their question is not translated.
+fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<Example>) -> Result<usize> {
     let source = Side { language: &row.language, instruction: &row.instruction, input: &row.input };
+    let own = row.answer.as_ref().map_or("", |a| a.text.as_str());
+    let own_ids = row.answer.as_ref().map_or(vec![], |a| a.ids.clone());
+    let mut untranslated = 0;
     let mut push = |pair: &str, target: &str, question: &Side, language: &str, answer: &str| {
         if !has_content(question.instruction) || !has_content(answer) {
+            return;
+        }
+        if !row.turns.is_empty() && question.language != row.language {
+            untranslated += 1;
             return;
         }
         let crossing = s.answer_in && question.language != language;
@@ -205,15 +222,17 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
             split: split(&row.id, s),
             question_language: question.language.into(),
             answer_language: language.into(),
+            turns: row.turns.clone(),
             instruction,
             input,
             output: answer.into(),
+            output_ids: if answer == own { own_ids.clone() } else { vec![] },
             weight: 1.0,
         });
     };
     if s.variant == Variant::Sft {
         push("sft", &row.language, &source, &row.language, &row.output);
-        return Ok(());
+        return Ok(0);
     }
     let answer = row.answer.as_ref();
     let sound = answer.is_some_and(|a| a.alarms.is_empty());
@@ -234,7 +253,6 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
         if !verdict.keep {
             continue;
         }
-        let own = answer.map_or("", |a| &a.text);
         let mixed = row.code_switched.get(target);
         for pair in s.pairs.iter().filter(|p| **p != PairType::SourceSource) {
             let question = match pair {
@@ -250,7 +268,7 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
             push(pair.name(), target, question, language, text);
         }
     }
-    Ok(())
+    Ok(untranslated)
 }
 
 /// The code-switched question of a pair type, if it differs from the question that it was made from.
@@ -286,8 +304,10 @@ fn from_pair(pair: &ParallelPair, s: &AssembleSettings, out: &mut Vec<Example>) 
             question_language: from.clone(),
             answer_language: to.clone(),
             instruction: translation_prompt(prompt, from, to, text),
+            turns: vec![],
             input: String::new(),
             output: translation.clone(),
+            output_ids: vec![],
             weight: s.parallel_weight,
         });
     }

@@ -15,15 +15,19 @@ use crate::pipeline::{
 };
 use crate::{
     data::{
-        alarms::answer_alarms,
+        alarms::{self, answer_alarms},
         files::write_atomic,
         questions,
         record::{Answer, Row},
+        tally::OnBadRow,
     },
     infer::answerer::Answerer,
     models::weights::resolve,
     recipe::generate::GenerateSettings,
-    report::{out::say, progress::Progress},
+    report::{
+        out::{note, say},
+        progress::Progress,
+    },
 };
 
 /// Arguments of `generate`.
@@ -60,7 +64,7 @@ pub struct Args {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
-    let rows = read_questions(&args.prompts, &args.source_language, args.settings.limit)?;
+    let rows = read_questions(&args.prompts, &args.source_language, &args.settings)?;
     if args.out.extension().is_some_and(|e| e == "jsonl") {
         return run_to_file(args, rows);
     }
@@ -69,13 +73,27 @@ pub fn run(args: &Args) -> Result<()> {
     run_shards(args, &questions, &args.out)
 }
 
-/// Reads question files; ids must be unique.
-pub fn read_questions(files: &[PathBuf], language: &str, limit: usize) -> Result<Vec<Row>> {
-    let mut rows = vec![];
+/// Reads question files; ids must be unique. Prints what was left out of them.
+pub fn read_questions(files: &[PathBuf], language: &str, settings: &GenerateSettings) -> Result<Vec<Row>> {
+    let (mut rows, limit) = (vec![], settings.limit);
     for file in files {
-        rows.extend(
-            questions::read(file, language).with_context(|| format!("read questions {}", file.display()))?,
-        );
+        let context = || format!("read questions {}", file.display());
+        let (sources, mut tally) =
+            questions::read(file, language, settings.on_bad_row).with_context(context)?;
+        for source in sources {
+            let place = format!("{}:{}", file.display(), source.origin.line);
+            match source.into_row() {
+                Ok(row) => rows.push(row),
+                Err(e) if settings.on_bad_row == OnBadRow::Skip => {
+                    tally.kept -= 1;
+                    tally.drop(&format!("{e:#}"), &place);
+                }
+                Err(e) => return Err(e.context(place)),
+            }
+        }
+        if !tally.is_whole() {
+            say!("questions: {}: {tally}", file.display());
+        }
     }
     ensure!(!rows.is_empty(), "there are no questions in {files:?}");
     if limit > 0 {
@@ -205,14 +223,40 @@ fn load(args: &Args) -> Result<Answerer> {
 }
 
 fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<Vec<Row>> {
-    let questions: Vec<_> =
-        rows.iter().map(|r| (r.id.as_str(), r.instruction.as_str(), r.input.as_str())).collect();
-    let answers = answerer.answer(&questions, &(&args.settings).into(), &mut |_| {})?;
     let name = Path::new(&args.model).file_name().map(|n| n.to_string_lossy().into_owned());
-    for (row, (text, finish, tokens)) in rows.iter_mut().zip(answers) {
-        let alarms = answer_alarms(&row.instruction, &text, finish, &row.language);
-        let model = name.clone().unwrap_or_else(|| args.model.clone());
-        row.answer = Some(Answer { text, model, finish: finish.into(), tokens, alarms });
+    let model = name.unwrap_or_else(|| args.model.clone());
+    let options = (&args.settings).into();
+    // A row that the model cannot take is marked, so that the others go on.
+    let mut asked = vec![];
+    for (i, row) in rows.iter_mut().enumerate() {
+        match answerer.check(&row.prompt(), &options).with_context(|| row.place()) {
+            Ok(()) => asked.push(i),
+            Err(e) if args.settings.on_bad_row == OnBadRow::Skip => {
+                note!("generate: row {} is left out: {e:#}", row.id);
+                let alarms = vec![alarms::UNANSWERABLE.into()];
+                row.answer = Some(Answer {
+                    model: model.clone(),
+                    finish: "skipped".into(),
+                    alarms,
+                    ..Default::default()
+                });
+            }
+            Err(e) => return Err(e.context("--on-bad-row skip leaves such rows out")),
+        }
+    }
+    let questions: Vec<_> = asked.iter().map(|&i| (rows[i].id.as_str(), rows[i].prompt())).collect();
+    let replies = answerer.answer(&questions, &options, &mut |_| {})?;
+    for (i, reply) in asked.into_iter().zip(replies) {
+        let row = &mut rows[i];
+        let alarms = answer_alarms(&row.instruction, &reply.text, reply.finish, &row.language);
+        row.answer = Some(Answer {
+            text: reply.text,
+            model: model.clone(),
+            finish: reply.finish.into(),
+            tokens: reply.ids.len(),
+            ids: reply.ids,
+            alarms,
+        });
     }
     Ok(rows)
 }

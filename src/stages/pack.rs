@@ -17,9 +17,11 @@ use crate::pipeline::{
 };
 use crate::{
     data::{
+        conversation::Prompt,
         questions,
         record::Example,
         row_shard::RowShard,
+        tally::{OnBadRow, Tally},
         template::ChatTemplate,
         token_shard::{self, Document},
         tokenizer::Tokenizer,
@@ -80,7 +82,10 @@ impl Stage for Pack<'_> {
         let args = self.args;
         let tokenizer = Tokenizer::load(&resolve(&args.model)?)?;
         let template = ChatTemplate::load(&args.settings.template, &tokenizer)?;
-        let examples = read_examples(&args.examples)?;
+        let (examples, tally) = read_examples(&args.examples, args.settings.on_bad_row)?;
+        if !tally.is_whole() {
+            say!("pack: {tally}");
+        }
         let encoded: Vec<Option<Document>> = examples
             .par_iter()
             .map(|e| {
@@ -95,8 +100,10 @@ impl Stage for Pack<'_> {
                 e.split
             );
         }
-        let mut counts = Counts { read: examples.len(), ..Counts::default() };
+        let mut counts =
+            Counts { read: tally.read, ..Counts::default() }.dropping("not fit to train on", tally.dropped());
         let mut summary = serde_json::Map::new();
+        summary.insert("rows".into(), tally.to_json());
         for (split, file) in TOKENS {
             let pairs = || examples.iter().zip(&encoded).filter(|(e, _)| e.split == split);
             let documents: Vec<Document> = pairs().filter_map(|(_, d)| d.clone()).collect();
@@ -126,58 +133,71 @@ impl Stage for Pack<'_> {
     }
 }
 
-/// Examples of a directory, or of a JSONL file of questions with answers (all for training).
-fn read_examples(path: &Path) -> Result<Vec<Example>> {
+/// Examples of a directory, or of a file of questions with answers (all for training), and what was left out of it.
+fn read_examples(path: &Path, on_bad: OnBadRow) -> Result<(Vec<Example>, Tally)> {
+    let whole = |examples: Vec<Example>| {
+        let mut tally = Tally::default();
+        (tally.read, tally.kept) = (examples.len(), examples.len());
+        (examples, tally)
+    };
     if path.is_dir() {
-        return open_rows(path)?.iter().collect();
+        return Ok(whole(open_rows(path)?.iter().collect::<Result<_>>()?));
     }
-    let first: serde_json::Map<String, serde_json::Value> = {
+    if path != Path::new("-") && questions::first_row_has(path, &["pair", "split", "row"])? {
         let shard = RowShard::open(path)?;
-        ensure!(!shard.is_empty(), "{} holds no rows", path.display());
-        shard.get(0)?
-    };
-    if first.contains_key("pair") && first.contains_key("split") {
-        let shard = RowShard::open(path)?;
-        return (0..shard.len()).map(|i| shard.get(i)).collect();
+        return Ok(whole(shard.iter().collect::<Result<_>>()?));
     }
-    let rows = questions::read(path, "")?;
-    let example = |row: crate::data::record::Row| Example {
-        id: row.id.clone(),
-        row: row.id,
-        pair: "file".into(),
-        split: "train".into(),
-        question_language: row.language.clone(),
-        answer_language: row.language,
-        instruction: row.instruction,
-        input: row.input,
-        output: row.output,
-        weight: 1.0,
-    };
-    Ok(rows.into_iter().map(example).collect())
+    let (sources, mut tally) = questions::read(path, "", on_bad)?;
+    let mut examples = vec![];
+    for source in sources {
+        let place = format!("{}:{}", path.display(), source.origin.line);
+        match source.into_example(&mut tally, &place) {
+            Ok(Some(example)) => examples.push(example),
+            Ok(None) => {}
+            Err(e) if on_bad == OnBadRow::Skip => tally.drop(&format!("{e:#}"), &place),
+            Err(e) => return Err(e.context(place)),
+        }
+    }
+    tally.kept = examples.len();
+    ensure!(!examples.is_empty(), "{}: nothing is left to train on: {tally}", path.display());
+    Ok((examples, tally))
 }
 
+/// The tokens of an example, or `None` where they are too many. A model's own answer is learnt by the very ids that it generated.
 fn encode(
     e: &Example,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     settings: &PackSettings,
 ) -> Result<Option<Document>> {
-    let encoded = template.encode_example(
-        tokenizer,
-        settings.system.as_deref(),
-        &e.instruction,
-        &e.input,
-        &e.output,
-    )?;
-    let mut tokens = encoded.tokens;
-    let from = if settings.train_on_prompt { 1 } else { encoded.answer_start };
-    let mut weights: Vec<f32> = (0..tokens.len()).map(|i| if i >= from { e.weight } else { 0.0 }).collect();
-    if tokens.len() > settings.max_length {
-        if !settings.truncate || encoded.answer_start >= settings.max_length {
+    let prompt = Prompt {
+        system: settings.system.as_deref(),
+        earlier: &e.turns,
+        instruction: &e.instruction,
+        input: &e.input,
+    };
+    let generated = !e.output_ids.is_empty() && tokenizer.decode(&e.output_ids)?.trim() == e.output;
+    let mut encoded = if generated {
+        template.encode_generated(tokenizer, &prompt, &e.output_ids)?
+    } else {
+        template.encode(tokenizer, &prompt, &e.output, settings.train_on)?
+    };
+    let start = encoded.answer_start;
+    encoded.weights[start..].iter_mut().for_each(|w| *w *= e.weight);
+    let mut encoded = encoded.without_tail();
+    if settings.train_on_prompt {
+        encoded.weights[1..].fill(e.weight);
+    }
+    if encoded.tokens.len() > settings.max_length {
+        if !settings.truncate || start >= settings.max_length {
             return Ok(None);
         }
-        tokens.truncate(settings.max_length);
-        weights.truncate(settings.max_length);
+        encoded.tokens.truncate(settings.max_length);
+        encoded.weights.truncate(settings.max_length);
     }
-    Ok(Some(Document { tokens, weights, note: format!("{} {}", e.id, e.pair) }))
+    Ok(Some(Document {
+        tokens: encoded.tokens,
+        weights: encoded.weights,
+        note: format!("{} {}", e.id, e.pair),
+    }))
 }

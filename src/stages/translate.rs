@@ -16,6 +16,7 @@ use crate::pipeline::{
 use crate::{
     data::{
         alarms::translation_alarms,
+        conversation::Prompt,
         dictionary::Dictionary,
         line_process::LineProcess,
         record::{Row, Translation},
@@ -318,8 +319,8 @@ fn itself<'a>(answerer: &'a Answerer, args: &Args, source: &str, target: &str) -
         ..Default::default()
     };
     let ask = move |prompts: &[String]| -> Result<Vec<String>> {
-        let questions: Vec<_> = prompts.iter().map(|p| ("", p.as_str(), "")).collect();
-        Ok(answerer.answer(&questions, &options, &mut |_| {})?.into_iter().map(|a| a.0).collect())
+        let questions: Vec<_> = prompts.iter().map(|p| ("", Prompt::new(None, p, ""))).collect();
+        Ok(answerer.answer(&questions, &options, &mut |_| {})?.into_iter().map(|a| a.text).collect())
     };
     let model = args.model.as_deref().unwrap_or_default();
     SelfTranslator::new(Box::new(ask), model, source, target)

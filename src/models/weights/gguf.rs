@@ -42,7 +42,11 @@ impl Checkpoint {
         let mut t = self.blocks(leaf, dtype)?.to_dense(dtype)?.into_shape(&leaf.dims)?;
         let offset = self.family.gain_offset;
         if matches!(leaf.place, Place::Norm(..) | Place::FinalNorm) && offset != 0.0 {
-            t = Tensor::from_f32(&leaf.name, &leaf.dims, &t.to_f32_vec()?.iter().map(|x| x - offset).collect::<Vec<_>>())?;
+            t = Tensor::from_f32(
+                &leaf.name,
+                &leaf.dims,
+                &t.to_f32_vec()?.iter().map(|x| x - offset).collect::<Vec<_>>(),
+            )?;
         }
         Ok(t)
     }
