@@ -10,7 +10,13 @@ pub(crate) fn check(ok: bool, op: &str, tensors: &[&Tensor]) -> Result<()> {
 }
 
 /// Errors unless every id is a row of `table`, whose first dimension is `rows`.
-pub(crate) fn check_ids(op: &str, ids: &Tensor, values: &[u32], rows: usize, table: &Tensor) -> Result<()> {
+pub(crate) fn check_ids(
+    op: &str,
+    ids: &Tensor,
+    values: &[u32],
+    rows: usize,
+    table: &impl std::fmt::Debug,
+) -> Result<()> {
     if let Some(i) = values.iter().position(|&id| id as usize >= rows) {
         bail!("{op}: entry {i} of {ids:?} is {}, but {table:?} has {rows} rows", values[i]);
     }
@@ -75,12 +81,15 @@ mod tests {
         let [mut alias, mut part] = [a.alias(), a.rows(1..4).unwrap()];
         let inner = a.rows(0..3).unwrap();
         let head = a.rows(0..1).unwrap().view(&[4]).unwrap();
-        let shape = AttentionShape { heads: 1, kv_heads: 1, head_size: 4, scale: 1.0, window: None, softcap: None };
+        let shape =
+            AttentionShape { heads: 1, kv_heads: 1, head_size: 4, scale: 1.0, window: None, softcap: None };
         let mut scratch =
             Arena::build("s", &Default::default(), |s| Scratch::lay_out(s, DType::F32, 4, 4, 4, 0))
                 .unwrap()
                 .0;
         let mut twice = out.alias();
+        let mut lse = line("lse").view(&[1, 4]).unwrap();
+        let [cos, sin] = [&a, &b].map(|t| t.view(&[8, 2]).unwrap());
         let results = [
             swiglu_forward(&mut alias, &a, &b),
             swiglu_forward(&mut part, &inner, &inner),
@@ -97,8 +106,8 @@ mod tests {
             linear_forward_many(&mut [&mut out, &mut twice], &a, &[&b, &c]),
             linear_backward_weight(&mut alias, None, &a, &b),
             linear_backward_weight(&mut out, Some(&mut head.alias()), &a, &b),
-            attention_forward(&mut alias, &mut row, &a, &b, &c, &cu, shape),
-            attention_backward(&mut out, &mut twice, &mut other, &a, &b, &w, &a, &b, &c, &cu, shape),
+            attention_forward(&mut alias, &mut lse, &a, &b, &c, &cu, shape),
+            attention_backward(&mut out, &mut twice, &mut other, &a, &b, &lse, &a, &b, &c, &cu, shape),
             cross_entropy_forward(&mut head.alias(), &mut alias, &ids),
             linear_cross_entropy_forward_backward(
                 &mut row,
@@ -123,7 +132,7 @@ mod tests {
                 1.0,
             ),
             embedding_backward(&mut alias, &a, &ids),
-            rope_forward(&mut alias, &ids, &a, &b, 4),
+            rope_forward(&mut alias, &ids, &cos, &sin, 4),
             add(&mut alias, &a),
             cast(&mut alias, &a, 1.0),
             copy(&mut part, &inner),

@@ -213,7 +213,17 @@ fn gpu_run(
         // SAFETY: shapes were checked, targets are checked by the kernel; it reads a row of logits before it writes the same place of dlogits.
         unsafe {
             kernels::softmax_loss(
-                gpu, grid, losses, written, &mut logits, own, targets, weights, vocab, grad_scale, cap,
+                gpu,
+                grid,
+                losses,
+                written,
+                &mut logits,
+                own,
+                targets,
+                weights,
+                vocab,
+                grad_scale,
+                cap,
             )?;
         }
         if let Some((dhidden, dweight)) = &mut grads {

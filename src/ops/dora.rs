@@ -11,9 +11,7 @@ use super::{
     parallel::{Shared, for_each_rows, for_each_task, with_scratch},
     rows::sum_rows,
 };
-use crate::{
-    tensor::{DType, Tensor, refuse_overlap},
-};
+use crate::tensor::{DType, Tensor, refuse_overlap};
 
 /// Threads of a block of the GPU kernels, as dora.cu has it.
 const THREADS: usize = 256;
@@ -32,7 +30,9 @@ pub fn dora_norms(norms: &mut Tensor, weight: &Tensor, low: LowRank) -> Result<(
     if let Some(gpu) = gpu_of(OP, &[norms, weight, low.a, low.b])? {
         let grid = Grid::new(out.div_ceil(ROWS));
         // SAFETY: shapes were checked.
-        return unsafe { kernels::dora_norms(&gpu, grid, norms, weight, low.a, low.b, low.scale, out, inp, r) };
+        return unsafe {
+            kernels::dora_norms(&gpu, grid, norms, weight, low.a, low.b, low.scale, out, inp, r)
+        };
     }
     let (a, b) = (low.a.f32()?, low.b.f32()?);
     let row: Box<dyn Fn(usize, &mut [f32]) + Sync + Send> = match weight.dtype() {

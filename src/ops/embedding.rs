@@ -2,9 +2,7 @@
 #![allow(unsafe_code)]
 use anyhow::{Result, bail};
 
-use crate::{
-    tensor::{DType, Tensor, refuse_overlap},
-};
+use crate::tensor::{DType, Tensor, refuse_overlap};
 
 use super::{
     checks::{check, check_ids},
@@ -89,7 +87,9 @@ pub fn scaled_embedding_backward(
     refuse_overlap(&[dweight], &[dout, tokens])?;
     if let Some(gpu) = gpu_of("embedding_backward", &[dweight, dout, tokens])? {
         // SAFETY: shapes were checked, tokens are checked by the kernel.
-        return unsafe { kernels::embedding_backward(&gpu, Grid::new(n), dweight, dout, tokens, scale, n, c, v) };
+        return unsafe {
+            kernels::embedding_backward(&gpu, Grid::new(n), dweight, dout, tokens, scale, n, c, v)
+        };
     }
     let ids = tokens.u32()?;
     check_ids("embedding_backward", tokens, ids, v, dweight)?;

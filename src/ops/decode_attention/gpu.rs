@@ -78,7 +78,9 @@ pub(super) fn launch(
     let sums = parts.as_mut();
     // SAFETY: shapes were checked, slots are checked by the kernel.
     unsafe {
-        launch(gpu, grid, out, sums, q, k, v, starts, lengths, slots, heads, kv_heads, hs, scale, window, cap)?;
+        launch(
+            gpu, grid, out, sums, q, k, v, starts, lengths, slots, heads, kv_heads, hs, scale, window, cap,
+        )?;
     }
     let Some(parts) = parts else { return Ok(()) };
     // SAFETY: `parts` has a part for every head of a row and warp.
