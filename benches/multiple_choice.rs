@@ -14,7 +14,7 @@ use peer::{Contestant, interleave, itself, option, peak_mib};
 use sdrrl::{
     device::DeviceChoice,
     eval::{
-        measure::Sample,
+        sample::Sample,
         tasks::{self, Ask, Item},
     },
     infer::answerer::Answerer,

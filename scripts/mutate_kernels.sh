@@ -158,6 +158,29 @@ plant "few rows: fragments of b from the wrong columns" gemm.cu 's.b.at(wn + lan
   gemm.cu kernels::gemm::gemm_few_rows_16
 plant "few rows: one cp.async group too few waited for" gemm.cu 'cp_async_wait<FEW_STAGES - 2>();' 'cp_async_wait<FEW_STAGES - 1>();' \
   gemm.cu kernels::gemm::gemm_few_rows_f32_1
+plant "rmsnorm: the gain's offset is left out of the gradient" rmsnorm.cu 'd.v[i] += g.v[i] * (weight[c + i] + offset) * r' 'd.v[i] += g.v[i] * weight[c + i] * r' \
+  rmsnorm.cu kernels::rowwise::rmsnorm_of_heads_f32
+plant "rmsnorm: the gain's offset twice" rmsnorm.cu 'v.v[i] * r * (weight[c + i] + offset)' 'v.v[i] * r * (weight[c + i] + 2 * offset)' \
+  rmsnorm.cu kernels::rowwise::rmsnorm_of_heads_bf16
+plant "geglu: the slope of the inner polynomial" include/activation.cuh '0.134145f' '0.044715f' swiglu.cu kernels::rowwise::geglu_f32
+plant "geglu: dup by the slope" swiglu.cu 'd.v[i] * x * F::share(x)' 'd.v[i] * F::slope(x)' swiglu.cu kernels::rowwise::geglu_bf16
+plant "softcap: no division by the cap" include/activation.cuh 'cap * tanhf(__fdividef(x, cap))' 'cap * tanhf(x)' activation.cu kernels::rowwise::softcap_f32
+plant "attention: scores capped before they are scaled" attention.cu 'soft_cap<bf16>(x * a.scale, a.cap)' 'soft_cap<bf16>(x, a.cap) * a.scale' \
+  attention.cu kernels::attention::attention_bf16_cap
+plant "attention of 256: a value tile too near the keys" attention.cu 'smem.k, sv = smem.v' 'smem.k, sv = smem.k + KEYS<D> - 1' attention.cu kernels::attention::attention_bf16_256
+plant "attention backward: dq without the cap's slope" attention_backward.cu 'p[0][j][e] *= soft_cap_slope(y, a.cap);' ';' \
+  attention_backward.cu kernels::attention::attention_bf16_cap
+plant "attention backward f32: dk without the cap's slope" attention_backward.cu '(dot<D>(s.b[ty], s.y[c]) - s.delta[c]) * slope' '(dot<D>(s.b[ty], s.y[c]) - s.delta[c])' \
+  attention_backward.cu kernels::attention::attention_f32_cap
+plant "attention backward of 256: values are not loaded for dk" attention_backward.cu 'if (DK) load_rows' 'if (DK && DV) load_rows' \
+  attention_backward.cu kernels::attention::attention_bf16_256
+plant "decoding: the cap in the wrong base" decode_attention.cu 'cap *= LOG2E;' ';' decode_attention.cu kernels::attention::decode_attention_bf16_cap
+plant "loss: the gradient without the cap's slope" cross_entropy.cu 'cap > 0 ? d * soft_cap_slope(y, cap) : d' 'd' cross_entropy.cu kernels::training::loss_capped_f32
+plant "embedding: the gradient without the scale" embedding.cu 'sum += scale * to_float' 'sum += to_float' embedding.cu kernels::rowwise::embedding_f32
+plant "DoRA: a large rank's first factors stay" dora.cu 'if (c0 == 0 || rank > RANKS)' 'if (c0 == 0 && k0 == 0)' dora.cu kernels::training::dora_bf16
+plant "DoRA: no barrier before factors are overwritten" dora.cu '__syncthreads();              // those before' '// those before' dora.cu kernels::training::dora_bf16_whole
+plant "DoRA: the magnitude's gradient of the scaled dout" dora.cu 'sum = fmaf(d, to_float(z[at]), sum);' 'sum = fmaf(d * gain, to_float(z[at]), sum);' \
+  dora.cu kernels::training::dora_f32
 plant "AdamW: the last element of a block is left out" adamw.cu 'size_t last = first + BLOCK < e.n ? first + BLOCK : size_t(e.n);' \
   'size_t last = (first + BLOCK < e.n ? first + BLOCK : size_t(e.n)) - 1;' adamw.cu kernels::training::adamw
 [ "$planted" -gt 0 ] || { echo "mutate_kernels: no fault is called '$only'" >&2; exit 1; }

@@ -7,9 +7,9 @@
 //!    a slice or shows it to a caller's closure. Public reading and writing copies ([`Tensor::to_f32_vec`], [`Tensor::write_f32`]), like a `Cell`:
 //!    when a public call has returned, no reference into tensor memory is left.
 //! 2. **One thread.** Handles on one allocation share an [`Rc`], so that they neither leave the thread that made them nor are seen by another
-//!    ([`Tensor`] is neither `Send` nor `Sync`, and so is nothing that holds one). An op's helper threads get slices, never tensors, and while it waits
-//!    for them no code of a caller runs (they are the crate's own pool; where rayon is used, what a thread picks up while it waits can only touch tensors
-//!    that it makes itself or finds in thread-local storage). Two programs' threads use two models.
+//!    ([`Tensor`] is neither `Send` nor `Sync`, and so is nothing that holds one). An op's helper threads get slices, never tensors, and they are the crate's
+//!    own (`ops::fork_join`): under rayon a thread that waits may run other code of the caller's, so that rayon serves only where no other
+//!    handle can exist yet, such as in loading.
 //! 3. **Inside one call** an op asks [`refuse_overlap`] before it takes slices: an output that shares a byte with another operand is an error, on
 //!    every device.
 //!
@@ -34,14 +34,16 @@ use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use memmap2::Mmap;
 
-use crate::device::{Arg, Device, Gpu, GpuMemory, TensorLabel};
+use crate::device::{Device, Gpu, GpuMemory};
 
 mod arena;
 mod dtype;
+mod operand;
 mod refused;
 mod view;
 pub use arena::{Arena, Laid};
 pub use dtype::DType;
+pub use operand::refuse_overlap;
 pub use view::{Reader, View};
 
 enum Memory {
@@ -175,24 +177,6 @@ impl Tensor {
     /// The GPU, if the bytes are on one.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         if let Memory::Gpu(_, gpu) = &*self.mem { Some(gpu) } else { None }
-    }
-    /// The address of the first byte on a GPU.
-    pub(crate) fn address(&self) -> Result<u64> {
-        let Memory::Gpu(memory, _) = &*self.mem else { bail!("{self:?} is not on a GPU") };
-        Ok(memory.address() + self.offset as u64)
-    }
-    /// True if the first byte is at a multiple of `n` (a power of two up to [`ALIGN`]); allocations are.
-    pub(crate) fn is_aligned(&self, n: usize) -> bool {
-        self.offset.is_multiple_of(n)
-    }
-    /// The address as a kernel's parameter.
-    pub(crate) fn arg(&self) -> Result<Arg> {
-        Ok(Arg::Tensor(self.address()?, self.label()))
-    }
-    /// What it is called in messages about a launch.
-    pub(crate) fn label(&self) -> TensorLabel {
-        let (name, dtype) = (self.name.clone(), self.dtype.suffix());
-        TensorLabel { name, dtype, shape: self.shape, rank: self.rank }
     }
     /// Dimensions, outermost first.
     pub fn shape(&self) -> &[usize] {
@@ -404,14 +388,4 @@ impl Tensor {
         ensure!(self.dtype == from.dtype, "{self:?} and {from:?} differ in type");
         self.set_bytes(&from.to_bytes()?)
     }
-}
-
-/// Refuses outputs that share memory with another operand of the same op.
-pub fn refuse_overlap(outs: &[&Tensor], ins: &[&Tensor]) -> Result<()> {
-    for (i, out) in outs.iter().enumerate() {
-        for other in ins.iter().chain(&outs[..i]) {
-            ensure!(!out.overlaps(other), "{out:?} overlaps {other:?}");
-        }
-    }
-    Ok(())
 }

@@ -48,7 +48,7 @@ fn hidden_states_equal_transformers_and_alignment_equals_numpy() {
         assert_eq!(source.len(), case.vectors.len());
         for (l, expected) in case.vectors.iter().enumerate() {
             let what = format!("{} {:?} hidden state {l}", case.model, case.pooling);
-            assert_close(&what, &source[l].concat(), &expected.concat(), 1e-4);
+            assert_close(&what, source[l].concat(), &expected.concat(), 1e-4);
             let found = Alignment::of(&source[l], &target[l]).unwrap();
             assert!(
                 (found.cka() - case.cka[l]).abs() < 1e-4,

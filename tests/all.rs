@@ -2,6 +2,7 @@
 mod alignment;
 #[path = "../build/bindings/mod.rs"]
 mod bindings;
+mod blocks;
 mod cli;
 mod common;
 mod data_formats;
@@ -21,6 +22,7 @@ mod pickle;
 mod qe;
 mod rehearsal;
 mod row_shard;
+mod scores;
 mod scoring;
 mod tokenizer;
 mod trace;

@@ -219,7 +219,7 @@ fn sharded_pickles_hold_the_same_weights() {
     assert_eq!(got(&one), got(&two));
     assert_close(
         "positions",
-        &one.positions.to_f32_vec().unwrap(),
+        one.positions.to_f32_vec().unwrap(),
         &two.positions.to_f32_vec().unwrap(),
         1e-9,
     );

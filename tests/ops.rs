@@ -5,6 +5,7 @@ use sdrrl::{data::random::RowRandom, device::Device, ops::with_threads, tensor::
 
 mod attention;
 mod beam_step;
+pub mod blocks;
 mod decode_attention;
 mod encoder;
 mod rowwise;

@@ -264,7 +264,7 @@ fn accumulated_small_batches_equal_one_large_batch() {
         .unwrap();
         losses
     };
-    assert_close("losses and gradient norms", &of(20, "small"), &of(512, "large"), 1e-5);
+    assert_close("losses and gradient norms", of(20, "small"), &of(512, "large"), 1e-5);
 }
 
 #[test]

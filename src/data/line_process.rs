@@ -11,63 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde::{Deserialize, Serialize};
 
-/// How the program is spoken to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// A line in, a line out, at once; the program runs on (it must flush after each line)
-    #[default]
-    Lines,
-    /// Records end in NUL instead of a line break, and the program flushes at each NUL
-    Nul,
-    /// Apertium's stream format (`apertium -z -f none PAIR`): as `nul`, with its reserved characters escaped
-    Apertium,
-    /// The program is started for each batch, reads all lines and ends
-    Batch,
-}
-
-impl Protocol {
-    /// What ends a record, in both directions.
-    fn end(self) -> char {
-        if matches!(self, Protocol::Nul | Protocol::Apertium) { '\0' } else { '\n' }
-    }
-
-    /// A line as the program wants it.
-    fn encode(self, line: &str) -> String {
-        if self != Protocol::Apertium {
-            return line.into();
-        }
-        let mut out = String::with_capacity(line.len() + 3);
-        for c in line.chars() {
-            if "[]{}^$/\\@<>".contains(c) {
-                out.push('\\');
-            }
-            out.push(c);
-        }
-        // What Apertium's own deformatter puts behind a text, so that its last word is seen to end a sentence.
-        out + SENTENCE_END
-    }
-
-    /// A line as the program gave it.
-    fn decode(self, reply: &str) -> String {
-        if self != Protocol::Apertium {
-            return reply.into();
-        }
-        let mut out = String::with_capacity(reply.len());
-        let mut escaped = false;
-        for c in reply.strip_suffix(SENTENCE_END).unwrap_or(reply).chars() {
-            if c != '\\' || escaped {
-                out.push(c);
-            }
-            escaped = c == '\\' && !escaped;
-        }
-        out
-    }
-}
-
-const SENTENCE_END: &str = ".[]";
+pub use super::line_protocol::Protocol;
 
 /// A record that any Apertium pair leaves as it is.
 const PADDING: &str = "7717177";

@@ -7,6 +7,7 @@ pub mod gguf;
 pub mod language_id;
 mod languages;
 pub mod line_process;
+mod line_protocol;
 pub mod loader;
 pub mod map;
 pub mod parallel;

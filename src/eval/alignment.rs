@@ -96,13 +96,29 @@ pub fn measure_alignment(
     Ok(AlignmentReport { name: name.into(), layers, layer, plane: project(&both, how.projection)? })
 }
 
-/// Name, how to read it, value of a layer.
-type Metric = (&'static str, &'static str, fn(&Alignment) -> f64);
-const METRICS: [Metric; 4] = [
-    ("cosine", "mean cosine of translations", |a| a.cosine()),
-    ("linear CKA", "linear CKA", |a| a.cka()),
-    ("retrieval@1, source to target", "share found (%)", |a| 100.0 * a.retrieved().0),
-    ("retrieval@1, target to source", "share found (%)", |a| 100.0 * a.retrieved().1),
+/// A number of each layer, as tables and curves have it.
+struct LayerNumber {
+    title: &'static str,
+    axis: &'static str,
+    decimals: usize,
+    of: fn(&Alignment) -> f64,
+}
+
+const NUMBERS: [LayerNumber; 4] = [
+    LayerNumber { title: "cosine", axis: "mean cosine of translations", decimals: 3, of: Alignment::cosine },
+    LayerNumber { title: "linear CKA", axis: "linear CKA", decimals: 3, of: Alignment::cka },
+    LayerNumber {
+        title: "retrieval@1, source to target",
+        axis: "share found (%)",
+        decimals: 1,
+        of: |a| 100.0 * a.retrieved().0,
+    },
+    LayerNumber {
+        title: "retrieval@1, target to source",
+        axis: "share found (%)",
+        decimals: 1,
+        of: |a| 100.0 * a.retrieved().1,
+    },
 ];
 
 /// Every layer's numbers.
@@ -114,18 +130,17 @@ pub fn values(looked: &AlignmentReport) -> Value {
     json!({"name": looked.name, "layers": looked.layers.iter().map(of).collect::<Vec<_>>()})
 }
 
-/// One row a layer.
+/// One row per layer.
 pub fn table(looked: &[AlignmentReport]) -> Table {
     let mut header = vec!["layer".to_string()];
-    for (metric, ..) in METRICS {
-        header.extend(looked.iter().map(|l| format!("{metric}, {}", l.name)));
+    for number in &NUMBERS {
+        header.extend(looked.iter().map(|l| format!("{}, {}", number.title, l.name)));
     }
     let mut table = Table::new(&header.iter().map(String::as_str).collect::<Vec<_>>());
     for layer in 0..looked[0].layers.len() {
         let mut row = vec![Cell::Number(layer as f64, 0)];
-        for (i, (_, _, value)) in METRICS.iter().enumerate() {
-            let decimals = if i < 2 { 3 } else { 1 };
-            row.extend(looked.iter().map(|l| Cell::Number(value(&l.layers[layer]), decimals)));
+        for number in &NUMBERS {
+            row.extend(looked.iter().map(|l| Cell::Number((number.of)(&l.layers[layer]), number.decimals)));
         }
         table.push(row);
     }
@@ -172,10 +187,10 @@ fn words(pooling: Pooling) -> &'static str {
     if pooling == Pooling::Mean { "mean over tokens" } else { "last token" }
 }
 
-/// Each number over the layers, a curve a model.
+/// Each number over the layers, one curve per model.
 pub fn layer_curves(looked: &[AlignmentReport], languages: (&str, &str), pooling: Pooling) -> Vec<Block> {
     let pairs = looked.first().map_or(0, |l| l.plane.points.len() / 2);
-    let of = |(title, unit, value): &Metric| {
+    let of = |LayerNumber { title, axis, of: value, .. }: &LayerNumber| {
         let lines: Vec<Curve> = looked
             .iter()
             .map(|l| Curve {
@@ -184,7 +199,7 @@ pub fn layer_curves(looked: &[AlignmentReport], languages: (&str, &str), pooling
             })
             .collect();
         Block::Svg {
-            svg: curves(title, "layer (0: embeddings)", unit, &lines, &[]),
+            svg: curves(title, "layer (0: embeddings)", axis, &lines, &[]),
             caption: format!(
                 "{title} of {pairs} {}–{} sentence pairs by layer, {}.",
                 languages.0,
@@ -193,5 +208,5 @@ pub fn layer_curves(looked: &[AlignmentReport], languages: (&str, &str), pooling
             ),
         }
     };
-    METRICS.iter().map(of).collect()
+    NUMBERS.iter().map(of).collect()
 }

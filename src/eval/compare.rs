@@ -3,12 +3,13 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::{
-    measure::{Measure, measures},
-    samples::read_samples,
-};
+use super::measure::{Measure, of_folder};
 use crate::{
-    metrics::bootstrap::{Paired, paired_by},
+    metrics::{
+        bootstrap::{Paired, paired_by},
+        metric::Unit,
+    },
+    pipeline::placement::Placement,
     recipe::eval::EvalSettings,
     report::table::{Cell, Table},
 };
@@ -21,8 +22,10 @@ pub struct Comparison {
     pub language: String,
     /// The metric, for people.
     pub metric: String,
-    /// lm-eval's name.
+    /// Its name in results.json.
     pub name: &'static str,
+    /// What its numbers are.
+    pub unit: Unit,
     /// Otherwise lower is.
     pub higher_is_better: bool,
     /// For people.
@@ -35,11 +38,20 @@ pub struct Comparison {
     pub paired: Paired,
 }
 
-/// Compares every metric of every task.
-pub fn compare(before: &Path, after: &Path, settings: &EvalSettings) -> Result<Vec<Comparison>> {
+/// Compares every metric of every task. Scores that are not kept yet are computed, by models as `placement` says.
+///
+/// # Errors
+/// Folders that were evaluated on other rows, or not at all.
+pub fn compare(
+    before: &Path,
+    after: &Path,
+    settings: &EvalSettings,
+    placement: Placement,
+) -> Result<Vec<Comparison>> {
     let mut out = vec![];
     for task in &settings.tasks {
-        let (old, new) = (read_samples(before, task)?, read_samples(after, task)?);
+        let (old, old_measures) = of_folder(before, task, None, placement)?;
+        let (new, new_measures) = of_folder(after, task, None, placement)?;
         let same = old.len() == new.len()
             && old.iter().zip(&new).all(|(a, b)| a.targets == b.targets && a.doc_id == b.doc_id);
         ensure!(
@@ -49,8 +61,7 @@ pub fn compare(before: &Path, after: &Path, settings: &EvalSettings) -> Result<V
             before.display(),
             after.display()
         );
-        let all: Vec<usize> = (0..old.len()).collect();
-        for (a, b) in measures(task, &old)?.iter().zip(&measures(task, &new)?) {
+        for (a, b) in old_measures.iter().zip(&new_measures) {
             let mut paired =
                 paired_by(old.len(), resamples(a, settings), settings.seed, |i| (a.value(i), b.value(i)));
             if !a.has_intervals() {
@@ -59,12 +70,13 @@ pub fn compare(before: &Path, after: &Path, settings: &EvalSettings) -> Result<V
             out.push(Comparison {
                 task: task.name.clone(),
                 language: task.language.clone(),
-                metric: a.label(),
-                name: a.name,
-                higher_is_better: a.higher_is_better,
-                decimals: a.decimals,
-                before: a.value(&all),
-                after: b.value(&all),
+                metric: a.about.title(),
+                name: a.about.key,
+                unit: a.about.unit,
+                higher_is_better: a.about.higher_is_better,
+                decimals: a.about.decimals,
+                before: a.whole(),
+                after: b.whole(),
                 paired,
             });
         }
@@ -76,7 +88,7 @@ fn resamples(measure: &Measure, settings: &EvalSettings) -> usize {
     if measure.has_intervals() { settings.bootstrap_samples } else { 0 }
 }
 
-/// One row a metric.
+/// One row per metric.
 pub fn table(all: &[Comparison]) -> Table {
     let mut table =
         Table::new(&["task", "language", "metric", "before", "after", "difference (95 % interval)"]);

@@ -1,357 +1,202 @@
 //! What the samples of a task say: metrics that can be computed on any resample of them.
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use std::{collections::HashMap, path::Path, rc::Rc};
 
-use super::tasks::alignment::{Pair, looked};
+use anyhow::{Result, ensure};
+use serde_json::{Map, Value};
+
+use super::{
+    learned::Models,
+    sample::Sample,
+    samples::read_samples,
+    scores::Scores,
+    tasks::{self, Item, alignment::looked},
+};
 use crate::{
     data::language_id,
+    device::DeviceChoice,
     metrics::{
-        alignment::linear_cka,
-        bleu::{self, BleuStatistics},
-        chrf::{self, ChrfStatistics},
+        metric::{About, MetricOptions, OpenMetric, Scorers, standard_error, value_of},
         mkqa,
-        off_target::is_off_target,
-        qa,
-        rouge::Rouge,
-        ter,
-        tokenize::{BleuTokenizer, TercomOptions, Tokenizer},
+        tokenize::BleuTokenizer,
     },
-    recipe::eval::{EvalTask, Metric, Protocol, TaskKind},
+    pipeline::placement::Placement,
+    recipe::eval::{EvalTask, TaskKind},
+    tensor::DType,
 };
 
-/// One row of a task with the model's reply.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// Index of the row in its file.
-    pub doc_id: usize,
-    /// What the model was given.
-    pub prompt: String,
-    /// Its reply, or the letter of its choice.
-    pub response: String,
-    /// All of the reply, where only a part of it is judged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply: Option<String>,
-    /// What was expected; several where any will do.
-    pub targets: Vec<String>,
-    /// Log-likelihoods in nats: of each choice, or of the text.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub log_likelihoods: Vec<f64>,
-    /// Whether greedy decoding would write each choice.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub greedy: Vec<bool>,
-    /// Characters of each choice; bytes and tokens of the text.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub lengths: Vec<usize>,
-    /// The article was cut to fit the model's context.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub truncated: bool,
-    /// Alignment: what every hidden state says about the pair.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pair: Option<Pair>,
-}
-
-fn is_false(x: &bool) -> bool {
-    !x
-}
-
-/// One metric of one task.
+/// One metric of one task, with the numbers of its rows.
 pub struct Measure {
-    /// lm-eval's name where it has one.
-    pub name: &'static str,
-    /// Otherwise lower is.
-    pub higher_is_better: bool,
-    /// For people.
-    pub decimals: usize,
-    /// How it was computed: sacrebleu's signature where it is sacrebleu's metric.
+    /// What is fixed about it.
+    pub about: About,
+    /// How it was computed: sacreBLEU's signature where it is sacreBLEU's metric.
     pub signature: String,
-    per_sample: PerSample,
-}
-
-enum PerSample {
-    /// Mean, times 100.
-    Percent(Vec<f64>),
-    /// Mean.
-    Mean(Vec<f64>),
-    /// Of all sentences together: its centring and its neighbours belong to one set, so that a resample has no value.
-    Cka(Vec<[f64; 3]>),
-    /// Sum of the first over the sum of the second.
-    Ratio(Vec<(f64, f64)>),
-    Bleu(Vec<BleuStatistics>),
-    Chrf(Vec<ChrfStatistics>),
-    Ter(Vec<[u64; ter::WIDTH]>),
+    metric: Box<dyn OpenMetric>,
+    rows: Vec<Vec<f64>>,
 }
 
 impl Measure {
     /// The metric over these samples (with repetition).
     pub fn value(&self, indices: &[usize]) -> f64 {
-        match &self.per_sample {
-            PerSample::Percent(x) => {
-                100.0 * indices.iter().map(|&i| x[i]).sum::<f64>() / indices.len().max(1) as f64
-            }
-            PerSample::Mean(x) => indices.iter().map(|&i| x[i]).sum::<f64>() / indices.len().max(1) as f64,
-            PerSample::Cka(x) => linear_cka(&indices.iter().map(|&i| x[i]).collect::<Vec<_>>()),
-            PerSample::Ratio(x) => {
-                let (a, b) = indices.iter().fold((0.0, 0.0), |(a, b), &i| (a + x[i].0, b + x[i].1));
-                a / b.max(1e-300)
-            }
-            PerSample::Bleu(x) => bleu::from_statistics(indices.iter().map(|&i| &x[i])),
-            PerSample::Chrf(x) => chrf::from_statistics(indices.iter().map(|&i| &x[i])),
-            PerSample::Ter(x) => {
-                let sum = |k: usize| indices.iter().map(|&i| x[i][k]).sum::<u64>() as f64;
-                ter::compute(&[sum(0), sum(1)]).unwrap_or_else(|| ter::without_reference(sum(0)))
-            }
-        }
+        value_of(self.metric.as_ref(), indices.iter().map(|&i| &self.rows[i]))
+    }
+
+    /// The metric over all samples.
+    pub fn whole(&self) -> f64 {
+        value_of(self.metric.as_ref(), self.rows.iter())
     }
 
     /// Whether resamples of the rows have a value, so that there can be an interval.
     pub fn has_intervals(&self) -> bool {
-        !matches!(self.per_sample, PerSample::Cka(_))
+        self.metric.resamples()
     }
 
     /// What row `i` contributes, as lm-eval's sample files have it: a value; for metrics of a corpus what is summed or compared.
-    pub fn of_row(&self, i: usize, sample: &Sample) -> Value {
-        match &self.per_sample {
-            PerSample::Percent(x) | PerSample::Mean(x) => json!(x[i]),
-            PerSample::Cka(x) => json!(x[i]),
-            PerSample::Ratio(_) => {
-                json!([sample.log_likelihoods.iter().sum::<f64>(), sample.lengths.first()])
-            }
-            PerSample::Bleu(_) | PerSample::Chrf(_) | PerSample::Ter(_) => {
-                json!([sample.targets.first(), sample.response])
-            }
-        }
+    ///
+    /// # Errors
+    /// A sample without the hidden states that it should have.
+    pub fn of_row(&self, i: usize, sample: &Sample) -> Result<Value> {
+        Ok(self.metric.shown(&sample.segment("")?, &self.rows[i]))
     }
 
     /// Standard error of a mean (sample standard deviation over root n), in the metric's unit.
     pub fn stderr(&self) -> Option<f64> {
-        let PerSample::Percent(x) = &self.per_sample else { return None };
-        let n = x.len() as f64;
-        let mean = x.iter().sum::<f64>() / n;
-        (x.len() > 1)
-            .then(|| 100.0 * (x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt())
-    }
-
-    /// Name and unit, for people.
-    pub fn label(&self) -> String {
-        match self.name {
-            "acc" => "accuracy %".into(),
-            "acc_norm" => "accuracy (per character) %".into(),
-            "exact_match" => "exact match %".into(),
-            "f1" => "F1 %".into(),
-            "off_target" => "off target %".into(),
-            "bits_per_byte" => "bits per byte".into(),
-            "bleu" => "BLEU".into(),
-            "chrf++" => "chrF++".into(),
-            "chrf" => "chrF".into(),
-            "ter" => "TER".into(),
-            "rougeL" => "ROUGE-L F1".into(),
-            "cosine" => "cosine of translations".into(),
-            "cka" => "linear CKA".into(),
-            "retrieval_forward" => "retrieval@1 of translations %".into(),
-            "retrieval_backward" => "retrieval@1 of sources %".into(),
-            other => other.into(),
-        }
+        standard_error(self.metric.as_ref(), &self.rows)
     }
 }
 
-/// BLEU's tokenizer for a task.
-pub fn tokenizer(task: &EvalTask) -> BleuTokenizer {
-    let language = language_id::find(&task.language).map_or(task.language.as_str(), |l| l.code);
-    task.tokenizer.unwrap_or(match language {
-        "zh" => BleuTokenizer::Zh,
-        // 13a finds no words where nothing separates them.
-        code if language_id::is_unspaced(code) => BleuTokenizer::Char,
-        _ => BleuTokenizer::V13a,
-    })
-}
-
-/// What the metrics of a task need beside its samples.
-struct Tools {
-    bleu: Option<Tokenizer>,
-    rouge: Option<Rouge>,
-}
-
-fn tools(task: &EvalTask) -> Result<Tools> {
-    let metrics = task.reply_metrics();
-    let dictionary = task.dictionary.as_deref();
-    let bleu = metrics.contains(&Metric::Bleu).then(|| {
-        let kind = tokenizer(task);
-        kind.load(dictionary.filter(|_| kind.needs().is_some()))
-    });
-    let rouge = metrics.contains(&Metric::RougeL).then(|| Rouge::new(&task.language, dictionary, task.stem));
-    Ok(Tools { bleu: bleu.transpose()?, rouge: rouge.transpose()? })
-}
-
-/// Whatever the metrics of `task` need is there; a warning where BLEU's words would mean nothing.
-pub fn check(task: &EvalTask) -> Result<Option<String>> {
-    let tools = tools(task)?;
-    let unspaced = language_id::is_unspaced(&task.language);
-    let useless = |t: &Tokenizer| {
-        unspaced && matches!(t.kind(), BleuTokenizer::V13a | BleuTokenizer::Intl | BleuTokenizer::None)
+/// The metrics of `task`, ready to count; `protocol` says how its rows came about.
+fn open(task: &EvalTask, protocol: &str, scorers: Option<Rc<dyn Scorers>>) -> Result<Vec<Opened>> {
+    let options = MetricOptions {
+        language: Some(&task.language),
+        dictionary: task.dictionary.as_deref(),
+        tokenizer: task.tokenizer,
+        stem: task.stem,
+        protocol,
+        scorers,
+        ..Default::default()
     };
-    Ok(tools.bleu.filter(useless).map(|t| {
-        format!(
-            "task {}: BLEU with tokenizer {} takes whole sentences of {} for words and says next to nothing: use char or flores200 (spBLEU), or read chrF++",
-            task.name,
-            t.kind().name(),
-            language_id::name(&task.language)
-        )
-    }))
+    task.metric_names().into_iter().map(|name| Ok((name.about(), name.metric().open(&options)?))).collect()
 }
 
-/// Every metric of `task`.
-pub fn measures(task: &EvalTask, samples: &[Sample]) -> Result<Vec<Measure>> {
-    ensure!(!samples.is_empty(), "task {} has no samples", task.name);
-    let version = env!("CARGO_PKG_VERSION");
-    let percent = |name: &'static str, higher_is_better, how: String, f: &dyn Fn(&Sample) -> f64| Measure {
-        name,
-        higher_is_better,
-        decimals: 1,
-        signature: format!("{how}|version:{version}"),
-        per_sample: PerSample::Percent(samples.iter().map(f).collect()),
-    };
-    let target = |s: &Sample| s.targets.first().cloned().unwrap_or_default();
+type Opened = (About, Box<dyn OpenMetric>);
+
+/// Whatever the metrics of `task` need is there, and they fit its kind; gives warnings where their numbers would mean nothing.
+///
+/// # Errors
+/// A metric that does not fit, a dictionary or model that is missing or another, models for metrics that have none.
+pub fn check(task: &EvalTask) -> Result<Vec<String>> {
+    let kind = task.kind;
+    ensure!(
+        kind.generates() || task.metrics.is_empty(),
+        "`metrics` are of generated replies, which kind {} has not",
+        kind.name()
+    );
+    for about in task.metric_names().iter().map(|name| name.about()) {
+        ensure!(
+            !about.needs.source || kind == TaskKind::Translation,
+            "metric {} needs source sentences, which belong to kind translation, not {}",
+            about.name,
+            kind.name()
+        );
+    }
+    for name in task.scorers.keys() {
+        let used = task.metric_names().iter().any(|m| m.name() == name && m.about().needs.model);
+        ensure!(used, "`scorers.{name}` is no metric with a model among its `metrics`");
+    }
+    if !kind.generates() {
+        return Ok(vec![]);
+    }
+    // Nothing is computed here.
+    let anywhere = Placement { dtype: DType::F32, device: DeviceChoice::Cpu };
+    let opened = open(task, "", Some(Rc::new(Models::new(task, anywhere))))?;
+    let mut warnings: Vec<String> = opened.iter().filter_map(|(_, metric)| metric.warning()).collect();
+    // Where `none` is named, `metric` takes it that the lines are tokenised already. Replies never are.
+    let blind = task.tokenizer == Some(BleuTokenizer::None) && language_id::is_unspaced(&task.language);
+    if blind && opened.iter().any(|(about, _)| about.key == "bleu") {
+        warnings.extend(BleuTokenizer::V13a.warning(&task.language).map(|w| w.replace("13a", "none")));
+    }
+    Ok(warnings.into_iter().map(|w| format!("task {}: {w}", task.name)).collect())
+}
+
+/// How the rows of a task came about, for signatures.
+fn protocol(task: &EvalTask, samples: &[Sample]) -> Result<String> {
+    let name = |value: Value| value.as_str().unwrap_or_default().to_string();
     Ok(match task.kind {
-        TaskKind::Perplexity => {
-            // Nats to bits; the first length is the text's bytes.
-            let bits = |s: &Sample| {
-                (
-                    -s.log_likelihoods.iter().sum::<f64>() / std::f64::consts::LN_2,
-                    s.lengths.first().copied().unwrap_or(0) as f64,
-                )
-            };
-            vec![Measure {
-                name: "bits_per_byte",
-                higher_is_better: false,
-                decimals: 3,
-                signature: format!("bpb|bytes:utf8|context:cut|version:{version}"),
-                per_sample: PerSample::Ratio(samples.iter().map(bits).collect()),
-            }]
-        }
-        TaskKind::MultipleChoice => {
-            let best = |s: &Sample, per_char: bool| {
-                let score = |i: usize| {
-                    let length =
-                        if per_char { s.lengths.get(i).copied().unwrap_or(1).max(1) as f64 } else { 1.0 };
-                    s.log_likelihoods[i] / length
-                };
-                // The first of equals, as lm-eval's argmax.
-                (0..s.log_likelihoods.len()).fold(0, |b, i| if score(i) > score(b) { i } else { b })
-            };
-            let right = move |s: &Sample, per_char| {
-                // A reply that was cleaned to a letter has no likelihoods.
-                let chosen =
-                    if s.log_likelihoods.is_empty() { s.response.clone() } else { letter(best(s, per_char)) };
-                f64::from(u8::from(chosen == target(s)))
-            };
-            let protocol = serde_json::to_value(task.protocol)?;
-            let how = format!(
-                "acc|protocol:{}|choices:{}|shots:{}",
-                protocol.as_str().unwrap_or_default(),
-                serde_json::to_value(task.choices)?.as_str().unwrap_or_default(),
-                task.few_shot
-            );
-            let mut out = vec![percent("acc", true, format!("{how}|norm:none"), &move |s| right(s, false))];
-            if task.protocol != Protocol::PaperZeroshot {
-                out.push(percent("acc_norm", true, format!("{how}|norm:characters"), &move |s| {
-                    right(s, true)
-                }));
-            }
-            out
-        }
-        TaskKind::Alignment => alignment_measures(task, samples)?,
-        TaskKind::Translation | TaskKind::Qa | TaskKind::Mkqa | TaskKind::Summary => {
-            let tools = tools(task)?;
-            task.reply_metrics()
-                .into_iter()
-                .map(|m| reply_measure(task, m, &tools, samples))
-                .collect::<Result<_>>()?
-        }
-    })
-}
-
-fn reply_measure(task: &EvalTask, metric: Metric, tools: &Tools, samples: &[Sample]) -> Result<Measure> {
-    let version = env!("CARGO_PKG_VERSION");
-    let language = &task.language;
-    let target = |s: &Sample| s.targets.first().cloned().unwrap_or_default();
-    let percent = |name: &'static str, higher_is_better, how: &str, f: &dyn Fn(&Sample) -> f64| Measure {
-        name,
-        higher_is_better,
-        decimals: 1,
-        signature: format!("{how}|lang:{language}|version:{version}"),
-        per_sample: PerSample::Percent(samples.iter().map(f).collect()),
-    };
-    let corpus = |name: &'static str, higher_is_better, signature: String, per_sample| Measure {
-        name,
-        higher_is_better,
-        decimals: 2,
-        signature,
-        per_sample,
-    };
-    let with = |s: &Sample, f: &dyn Fn(&str, &[&str], &str) -> f64| {
-        f(&s.response, &s.targets.iter().map(String::as_str).collect::<Vec<_>>(), language)
-    };
-    let of_chrf = |words: usize| {
-        let all = samples.iter().map(|s| chrf::statistics(&s.response, &target(s), words)).collect();
-        (chrf::signature(words), PerSample::Chrf(all))
-    };
-    Ok(match metric {
-        Metric::ExactMatch => percent("exact_match", true, "em|norm:mkqa", &|s| with(s, &qa::exact_match)),
-        Metric::F1 => percent("f1", true, "f1|norm:mkqa", &|s| with(s, &qa::f1)),
-        Metric::OffTarget => percent("off_target", false, "off-target", &|s| {
-            f64::from(u8::from(is_off_target(&s.response, language)))
-        }),
-        Metric::Bleu => {
-            let tok = tools.bleu.as_ref().context("BLEU has no tokenizer")?;
-            let all = samples.iter().map(|s| bleu::statistics(&s.response, &target(s), tok)).collect();
-            corpus("bleu", true, bleu::signature(tok.kind()), PerSample::Bleu(all))
-        }
-        Metric::Chrf | Metric::ChrfWords => {
-            let (name, words) = if metric == Metric::Chrf { ("chrf", 0) } else { ("chrf++", 2) };
-            let (signature, all) = of_chrf(words);
-            corpus(name, true, signature, all)
-        }
-        Metric::Ter => {
-            let options = TercomOptions::default();
-            let all = samples.iter().map(|s| ter::statistics(&s.response, &target(s), &options)).collect();
-            corpus("ter", false, ter::signature(&options), PerSample::Ter(all))
-        }
-        Metric::RougeL => {
-            let rouge = tools.rouge.as_ref().context("ROUGE has no language")?;
-            let all = samples.iter().map(|s| rouge.f1(&s.response, &target(s))).collect();
-            corpus("rougeL", true, rouge.signature(), PerSample::Percent(all))
-        }
-    })
-}
-
-/// The headline numbers: those of the picture's layer.
-fn alignment_measures(task: &EvalTask, samples: &[Sample]) -> Result<Vec<Measure>> {
-    let mut all = looked("", task, samples)?;
-    let layer = all.layer;
-    let of = all.layers.swap_remove(layer);
-    let pooling = serde_json::to_value(task.pooling.unwrap_or_default())?;
-    let hits = |x: &[bool]| PerSample::Percent(x.iter().map(|x| f64::from(u8::from(*x))).collect());
-    let (forward, backward) = (hits(&of.forward), hits(&of.backward));
-    let measure = |name: &'static str, decimals, per_sample| Measure {
-        name,
-        higher_is_better: true,
-        decimals,
-        signature: format!(
-            "{name}|lang:{}-{}|layer:{layer}|pooling:{}|version:{}",
+        TaskKind::MultipleChoice => format!(
+            "protocol:{}|choices:{}|shots:{}",
+            name(serde_json::to_value(task.protocol)?),
+            name(serde_json::to_value(task.choices)?),
+            task.few_shot
+        ),
+        TaskKind::Alignment => format!(
+            "lang:{}-{}|layer:{}|pooling:{}",
             task.source_language,
             task.language,
-            pooling.as_str().unwrap_or_default(),
-            env!("CARGO_PKG_VERSION")
+            // With every pair looked at, so that damaged ones are named.
+            looked("", task, samples)?.layer,
+            name(serde_json::to_value(task.pooling.unwrap_or_default())?)
         ),
-        per_sample,
+        _ => String::new(),
+    })
+}
+
+/// Every metric of `task`, from samples in memory. There are no models here, and no scores are kept.
+///
+/// # Errors
+/// No samples, or metrics that need a model.
+pub fn measures(task: &EvalTask, samples: &[Sample]) -> Result<Vec<Measure>> {
+    ensure!(!samples.is_empty(), "task {} has no samples", task.name);
+    let segments = samples.iter().map(|s| s.segment("")).collect::<Result<Vec<_>>>()?;
+    let opened = open(task, &protocol(task, samples)?, None)?;
+    let measure = |(about, metric): Opened| {
+        let rows = metric.rows(&segments)?;
+        Ok(Measure { about, signature: metric.signature(), metric, rows })
     };
-    Ok(vec![
-        measure("cosine", 3, PerSample::Mean(of.cosines)),
-        measure("cka", 3, PerSample::Cka(of.cka_parts)),
-        measure("retrieval_forward", 1, forward),
-        measure("retrieval_backward", 1, backward),
-    ])
+    opened.into_iter().map(measure).collect()
+}
+
+/// The samples of a finished task in `out` and every metric of them. Numbers that stand in `scores.jsonl` beside the samples are taken from there;
+/// others are computed and kept there. `items` are the task's rows, where the caller has them; `placement` is where models compute.
+///
+/// # Errors
+/// A task without samples, a damaged file of scores, a metric that fails.
+pub fn of_folder(
+    out: &Path,
+    task: &EvalTask,
+    items: Option<&[Item]>,
+    placement: Placement,
+) -> Result<(Vec<Sample>, Vec<Measure>)> {
+    let samples = read_samples(out, task)?;
+    ensure!(!samples.is_empty(), "task {} has no samples", task.name);
+    let scorers = Rc::new(Models::new(task, placement));
+    let opened = open(task, &protocol(task, &samples)?, Some(scorers))?;
+    let sources = if opened.iter().any(|(about, _)| about.needs.source) {
+        match items {
+            Some(items) => sources(items),
+            None => sources(&tasks::load(task)?),
+        }
+    } else {
+        HashMap::new()
+    };
+    let source = |s: &Sample| sources.get(&s.doc_id).map_or("", String::as_str);
+    let segments = samples.iter().map(|s| s.segment(source(s))).collect::<Result<Vec<_>>>()?;
+    let ids: Vec<usize> = samples.iter().map(|s| s.doc_id).collect();
+    let mut scores = Scores::open(&out.join(&task.name).join("scores.jsonl"))?;
+    let mut measures = vec![];
+    for (about, metric) in opened {
+        let label = format!("{} {}", task.name, about.name);
+        let rows = scores.rows(&about, metric.as_ref(), &segments, &ids, &label)?;
+        measures.push(Measure { about, signature: metric.signature(), metric, rows });
+    }
+    scores.finish();
+    drop(segments);
+    Ok((samples, measures))
+}
+
+/// The source sentences of translation tasks, by row.
+fn sources(items: &[Item]) -> HashMap<usize, String> {
+    let source = |i: &Item| Some((i.sample.doc_id, i.doc["source"].as_str()?.to_string()));
+    items.iter().filter_map(source).collect()
 }
 
 /// MKQA's official numbers and their signature, named as its script names them; its own exact match and F1 are measures already. A model states
@@ -369,9 +214,4 @@ pub fn official(task: &EvalTask, samples: &[Sample]) -> Result<Option<(Map<Strin
     scores.retain(|key, _| key != "exact_match" && key != "f1");
     let (n, version) = (samples.len(), env!("CARGO_PKG_VERSION"));
     Ok(Some((scores, format!("mkqa|lang:{}|n:{n}|no-answer-prob:none|version:{version}", task.language))))
-}
-
-/// A, B, C ...
-pub fn letter(index: usize) -> String {
-    char::from_u32('A' as u32 + index as u32).unwrap_or('?').to_string()
 }

@@ -1,6 +1,7 @@
 //! Perplexity, translation, multiple choice, question answering, summaries and alignment of a model.
 //!
-//! `OUT/TASK/samples.jsonl` holds each prompt with its reply: what the metrics are computed from, now or later. `OUT/results.json` and
+//! `OUT/TASK/samples.jsonl` holds each prompt with its reply: what the metrics are computed from, now or later; `OUT/TASK/scores.jsonl` keeps what
+//! each row contributes to each metric. `OUT/results.json` and
 //! `OUT/samples_TASK_sdrrl.jsonl` are for others, in lm-eval's layout. A task that is finished is not run again.
 use std::path::Path;
 
@@ -15,7 +16,11 @@ use super::{
 };
 use crate::pipeline::manifest::Manifest;
 use crate::{
-    data::{files::write_atomic, language_id, row_shard::ShardWriter},
+    data::{
+        files::{remove_if_there, write_atomic},
+        language_id,
+        row_shard::ShardWriter,
+    },
     infer::answerer::Answerer,
     models::weights::resolve,
     pipeline::{interrupt::interrupted, placement::Placement},
@@ -71,7 +76,8 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
         inputs.extend(task.few_shot_file.as_deref().map(|r| ("few-shot-file", r)));
         let mut identity =
             json!({"template": job.template, "system": job.system, "dtype": job.placement.to_string()});
-        identity["task"] = serde_json::to_value(task)?;
+        // How the samples are measured changes no sample.
+        identity["task"] = serde_json::to_value(task.sampled())?;
         let manifest = Manifest::expected("eval", &inputs, &identity)?;
         let dir = job.out.join(&task.name);
         if manifest.is_done(&dir)? {
@@ -82,6 +88,8 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
             answerer = Some(Answerer::load(job.model, job.adapter, job.placement, job.template)?);
         }
         let Some(answerer) = &answerer else { continue };
+        // Of samples that are about to be others.
+        remove_if_there(&dir.join("scores.jsonl"))?;
         manifest.begin(&dir)?;
         let label = format!("{} {}", job.label, task.name);
         let writer = ShardWriter::open_or_resume(&dir.join("samples.jsonl"), manifest.job())?;
@@ -103,6 +111,8 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
     } else {
         println!("{}: {done} tasks evaluated, {skipped} unchanged", job.label);
     }
+    // Metrics may have models of their own, which need the memory.
+    drop(answerer);
     write_results(job, settings, &loaded)
 }
 
@@ -141,12 +151,7 @@ pub fn check(settings: &EvalSettings) -> Result<Vec<Vec<tasks::Item>>> {
             "task {}: `prompt` needs {{text}}, where the question stands",
             task.name
         );
-        ensure!(
-            replies || task.metrics.is_empty(),
-            "task {}: `metrics` are of generated replies, which this kind has not",
-            task.name
-        );
-        if let Some(warning) = measure::check(task).with_context(|| format!("task {}", task.name))? {
+        for warning in measure::check(task).with_context(|| format!("task {}", task.name))? {
             eprintln!("warning: {warning}");
         }
         loaded.push(tasks::load(task).with_context(|| format!("task {}", task.name))?);
@@ -159,18 +164,17 @@ fn write_results(job: &Job, settings: &EvalSettings, items: &[Vec<tasks::Item>])
     let (mut results, mut better, mut counts, mut configs) = (Map::new(), Map::new(), Map::new(), Map::new());
     let (mut n_shot, mut alignment) = (Map::new(), Map::new());
     for (task, items) in settings.tasks.iter().zip(items) {
-        let samples = read_samples(job.out, task)?;
+        let (samples, measures) = measure::of_folder(job.out, task, Some(items), job.placement)?;
         let mut own = Map::new();
         own.insert("alias".into(), json!(task.name));
         let (mut own_better, mut signatures) = (Map::new(), Map::new());
-        let all: Vec<usize> = (0..samples.len()).collect();
-        let measures = measure::measures(task, &samples)?;
         samples::write(job.out, task, items, &samples, &measures)?;
         for m in measures {
-            own.insert(format!("{},none", m.name), json!(m.value(&all)));
-            own.insert(format!("{}_stderr,none", m.name), m.stderr().map_or(json!("N/A"), |x| json!(x)));
-            own_better.insert(m.name.into(), json!(m.higher_is_better));
-            signatures.insert(m.name.into(), json!(m.signature));
+            let key = m.about.key;
+            own.insert(format!("{key},none"), json!(m.whole()));
+            own.insert(format!("{key}_stderr,none"), m.stderr().map_or(json!("N/A"), |x| json!(x)));
+            own_better.insert(key.into(), json!(m.about.higher_is_better));
+            signatures.insert(key.into(), json!(m.signature));
         }
         if let Some((scores, signature)) = measure::official(task, &samples)? {
             own.extend(scores.into_iter().map(|(key, value)| (format!("{key},none"), value)));
@@ -209,18 +213,20 @@ fn write_results(job: &Job, settings: &EvalSettings, items: &[Vec<tasks::Item>])
     write_atomic(&job.out.join("results.json"), format!("{value:#}\n").as_bytes())
 }
 
-/// One row a metric of each task.
-pub fn results_table(out: &Path, settings: &EvalSettings) -> Result<Table> {
+/// One row per metric of each task. Scores that are not kept yet are computed, by models as `placement` says.
+///
+/// # Errors
+/// A task that was not evaluated.
+pub fn results_table(out: &Path, settings: &EvalSettings, placement: Placement) -> Result<Table> {
     let mut table = Table::new(&["task", "language", "metric", "value", "samples", "signature"]);
     for task in &settings.tasks {
-        let samples = read_samples(out, task)?;
-        let all: Vec<usize> = (0..samples.len()).collect();
-        for m in measure::measures(task, &samples)? {
+        let (samples, measures) = measure::of_folder(out, task, None, placement)?;
+        for m in measures {
             table.push(vec![
                 Cell::Text(task.name.clone()),
                 Cell::Text(task.language.clone()),
-                Cell::Text(m.label()),
-                Cell::Number(m.value(&all), m.decimals),
+                Cell::Text(m.about.title()),
+                Cell::Number(m.whole(), m.about.decimals),
                 Cell::Number(samples.len() as f64, 0),
                 Cell::Text(m.signature.clone()),
             ]);

@@ -1,4 +1,4 @@
-//! Sample files in lm-eval's layout (0.4.13, `evaluator.py` and `evaluation_tracker.py`), one line a row, so that its tools read them.
+//! Sample files in lm-eval's layout (0.4.13, `evaluator.py` and `evaluation_tracker.py`), one line per row, so that its tools read them.
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    measure::{Measure, Sample},
+    measure::Measure,
+    sample::Sample,
     tasks::{Ask, Item},
 };
 use crate::data::row_shard::RowSet;
@@ -28,13 +29,15 @@ pub fn write(
     let mut text = String::new();
     for (i, (item, sample)) in items.iter().zip(samples).enumerate() {
         let mut row = row(task, item, sample)?;
-        let names: Vec<&str> = measures.iter().map(|m| m.name).collect();
+        let names: Vec<&str> = measures.iter().map(|m| m.about.key).collect();
         row.insert("metrics".into(), json!(names));
         let target = row["target"].as_str().unwrap_or_default().to_string();
         row.insert("doc_hash".into(), sha256(&serde_json::to_string_pretty(&item.doc)?).into());
         row.insert("prompt_hash".into(), sha256(&sample.prompt).into());
         row.insert("target_hash".into(), sha256(&target).into());
-        row.extend(measures.iter().map(|m| (m.name.to_string(), m.of_row(i, sample))));
+        for m in measures {
+            row.insert(m.about.key.to_string(), m.of_row(i, sample)?);
+        }
         text += &serde_json::to_string(&row)?;
         text.push('\n');
     }

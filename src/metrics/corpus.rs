@@ -80,7 +80,24 @@ impl CorpusMetric {
         !matches!(self, CorpusMetric::Ter(_))
     }
 
+    /// Numbers of a row of counts.
+    pub fn width(&self) -> usize {
+        match self {
+            CorpusMetric::Bleu(_) => bleu::WIDTH,
+            CorpusMetric::Chrf(words) => chrf::width(*words),
+            CorpusMetric::Ter(_) => ter::WIDTH,
+        }
+    }
+
+    /// BLEU's tokenizer.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        if let CorpusMetric::Bleu(tokenizer) = self { Some(tokenizer) } else { None }
+    }
+
     /// Counts all sentences, on all threads.
+    ///
+    /// # Errors
+    /// Not as many references as hypotheses.
     pub fn counts(
         &self,
         hypotheses: &[impl AsRef<str> + Sync],
@@ -92,11 +109,7 @@ impl CorpusMetric {
             hypotheses.len(),
             references.len()
         );
-        let width = match self {
-            CorpusMetric::Bleu(_) => bleu::WIDTH,
-            CorpusMetric::Chrf(words) => chrf::width(*words),
-            CorpusMetric::Ter(_) => ter::WIDTH,
-        };
+        let width = self.width();
         let mut values = vec![0; width * hypotheses.len()];
         let texts = hypotheses.par_iter().zip(references);
         values.par_chunks_exact_mut(width).zip(texts).with_min_len(16).for_each(|(out, (h, r))| {

@@ -1,9 +1,11 @@
-//! Metrics: pure functions of text and numbers.
+//! Metrics: pure functions of text and numbers. [`metric`] says what a metric is, [`catalog`] lists them; the other files are their arithmetic.
 pub mod alignment;
 pub mod bleu;
 pub mod bootstrap;
+pub mod catalog;
 pub mod chrf;
 pub mod corpus;
+pub mod metric;
 pub mod mkqa;
 pub mod ngrams;
 pub mod numpy_random;

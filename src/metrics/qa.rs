@@ -32,7 +32,7 @@ static ARTICLE: LazyLock<HashMap<&str, Regex>> = LazyLock::new(|| {
 });
 
 /// The words that are compared: lower case, without ASCII punctuation and articles.
-fn normalised(text: &str, language: &str) -> Vec<String> {
+pub(super) fn normalised(text: &str, language: &str) -> Vec<String> {
     let code = language_id::find(language).map_or(language, |l| l.code);
     let lower: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
     let bare = match ARTICLE.get(code) {

@@ -5,7 +5,7 @@
 //! fit the scratch: all logits never exist at once.
 #![allow(unsafe_code)]
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     device::Gpu,
@@ -16,6 +16,7 @@ use crate::{
         kernels,
         launch::{Grid, gpu_of},
         parallel::{Shared, for_each_task},
+        quantize::{Blocks, Matrix},
         rows::{gather_rows, scatter_rows},
         simd::{self, Kernel, Simd},
     },
@@ -58,15 +59,27 @@ impl Scratch {
 /// What turns hidden states into logits. `(&weight).into()` is a head without a cap.
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
-    /// (V, C), F32 or Bf16.
-    pub weight: &'a Tensor,
+    /// (V, C), F32, Bf16 or blocks.
+    pub weight: Matrix<'a>,
     /// The logits are cap tanh(x / cap) of the product x (Gemma 2's `final_logit_softcapping`).
     pub softcap: Option<f32>,
 }
 
+impl<'a> From<Matrix<'a>> for Head<'a> {
+    fn from(weight: Matrix<'a>) -> Head<'a> {
+        Head { weight, softcap: None }
+    }
+}
+
 impl<'a> From<&'a Tensor> for Head<'a> {
     fn from(weight: &'a Tensor) -> Head<'a> {
-        Head { weight, softcap: None }
+        Matrix::from(weight).into()
+    }
+}
+
+impl<'a> From<&'a Blocks> for Head<'a> {
+    fn from(weight: &'a Blocks) -> Head<'a> {
+        Matrix::from(weight).into()
     }
 }
 
@@ -138,22 +151,30 @@ fn run(
     let fits = wc == c && losses.len() == n && targets.len() == n && token_weights.len() == n;
     let scratch_fits = scratch.logits.shape() == [chunk, vocab] && scratch.hidden.shape() == [chunk, c];
     let cap_fits = softcap.is_none_or(|cap| cap > 0.0 && cap.is_finite());
-    let fits = fits && scratch_fits && cap_fits;
-    check(fits, OP, &[losses, hidden, weight, targets, token_weights, &scratch.logits])?;
-    refuse_overlap(&[losses], &[hidden, weight, targets, token_weights])?;
-    if let Some(gpu) = gpu_of(OP, &[losses, hidden, weight, targets, token_weights, &scratch.logits])? {
-        let inputs = [hidden, weight, targets, token_weights];
-        return gpu_run(&gpu, losses, grads, scratch, inputs, grad_scale, softcap);
+    let operands = [&*losses, hidden, targets, token_weights, &scratch.logits];
+    weight.check(fits && scratch_fits && cap_fits, OP, &operands)?;
+    refuse_overlap(&[losses], &[hidden, targets, token_weights])?;
+    weight.refuse_overlap(&[losses])?;
+    if let Some(gpu) = gpu_of(OP, &operands)? {
+        // Blocks are unpacked once for all chunks.
+        let done = weight.dense(OP, hidden, |weight| {
+            gpu_of(OP, &[hidden, weight])?;
+            let inputs = [hidden, weight, targets, token_weights];
+            gpu_run(&gpu, losses, grads, scratch, inputs, grad_scale, softcap)
+        })?;
+        return done.with_context(|| format!("{OP}: {weight:?} is not on the GPU"));
     }
     let (targets_t, targets) = (targets, targets.u32()?);
-    check_ids(OP, targets_t, targets, vocab, weight)?;
+    check_ids(OP, targets_t, targets, vocab, &weight)?;
     losses.f32_mut()?.fill(0.0);
     if let Some((dhidden, dweight)) = &mut grads {
         if let Some(dweight) = dweight {
-            refuse_overlap(&[dweight], &[dhidden, losses, hidden, weight, token_weights])?;
+            refuse_overlap(&[dweight], &[dhidden, losses, hidden, token_weights])?;
+            weight.refuse_overlap(&[dweight])?;
         }
         check(dhidden.shape() == hidden.shape(), OP, &[dhidden, hidden])?;
-        refuse_overlap(&[dhidden, losses], &[hidden, weight, token_weights])?;
+        refuse_overlap(&[dhidden, losses], &[hidden, token_weights])?;
+        weight.refuse_overlap(&[dhidden, losses])?;
         dhidden.f32_mut()?.fill(0.0);
     }
     let weights = token_weights.f32()?;

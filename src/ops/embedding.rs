@@ -9,6 +9,7 @@ use super::{
     kernels,
     launch::{Grid, gpu_of},
     parallel::{Shared, for_each_rows, for_each_task},
+    quantize::{Blocks, Matrix, gather_on_gpu},
 };
 
 /// sqrt(C), by which Gemma multiplies its embeddings, rounded to the type that the model computes in (`Gemma2TextScaledWordEmbedding` of transformers).
@@ -18,21 +19,27 @@ pub fn embedding_scale(c: usize, dtype: DType) -> f32 {
 }
 
 /// [`scaled_embedding_forward`] with a scale of 1: the rows as they are.
-pub fn embedding_forward(out: &mut Tensor, tokens: &Tensor, weight: &Tensor) -> Result<()> {
+pub fn embedding_forward<'a>(out: &mut Tensor, tokens: &Tensor, weight: impl Into<Matrix<'a>>) -> Result<()> {
     scaled_embedding_forward(out, tokens, weight, 1.0)
 }
 
-/// out (N, C) = scale weight (V, C) `[tokens (N)]`, rounded once to out's dtype. On the CPU the weight may be F32 or Bf16, on a
-/// GPU it has out's dtype. Errors name the first token that is not below V; on a GPU such a row is NaN.
-pub fn scaled_embedding_forward(
+/// out (N, C) = scale weight (V, C) `[tokens (N)]`, rounded once to out's dtype. On the CPU the weight may be F32 or Bf16, on a GPU it has
+/// out's dtype; of blocks only the rows of tokens are unpacked (all of them on a GPU if the scale is not 1). Errors name the first token that
+/// is not below V; on a GPU such a row is NaN.
+pub fn scaled_embedding_forward<'a>(
     out: &mut Tensor,
     tokens: &Tensor,
-    weight: &Tensor,
+    weight: impl Into<Matrix<'a>>,
     scale: f32,
 ) -> Result<()> {
     let (n, c) = out.rows_cols();
+    let weight = weight.into();
     let (v, wc) = weight.rows_cols();
-    check(wc == c && tokens.len() == n, "embedding_forward", &[out, tokens, weight])?;
+    weight.check(wc == c && tokens.len() == n, "embedding_forward", &[out, tokens])?;
+    let weight = match weight {
+        Matrix::Dense(weight) => weight,
+        Matrix::Blocks(blocks) => return rows_of_blocks(out, tokens, blocks, scale),
+    };
     refuse_overlap(&[out], &[tokens, weight])?;
     if let Some(gpu) = gpu_of("embedding_forward", &[out, tokens, weight])? {
         // SAFETY: shapes were checked, tokens are checked by the kernel.
@@ -49,6 +56,33 @@ pub fn scaled_embedding_forward(
         }),
         DType::U32 => bail!("embedding_forward: {weight:?} holds integers"),
     }
+}
+
+fn rows_of_blocks(out: &mut Tensor, tokens: &Tensor, blocks: &Blocks, scale: f32) -> Result<()> {
+    if scale != 1.0 {
+        let whole = Matrix::Blocks(blocks);
+        let scale_rows = |weight: &Tensor| scaled_embedding_forward(out, tokens, weight, scale);
+        if whole.dense("embedding_forward", tokens, scale_rows)?.is_some() {
+            return Ok(());
+        }
+    } else if gather_on_gpu(out, tokens, blocks)?.is_some() {
+        return Ok(());
+    }
+    let ids = tokens.u32()?;
+    check_ids("embedding_forward", tokens, ids, blocks.format().shape[0], blocks)?;
+    let (n, c) = out.rows_cols();
+    let (out, blocks) = (Shared::new(out.f32_mut()?), blocks.host()?);
+    for_each_rows(n, c, |block| {
+        for i in block {
+            // SAFETY: each row belongs to one block.
+            let row = unsafe { out.part(i * c, c) };
+            blocks.row_as_read(ids[i] as usize, row);
+            if scale != 1.0 {
+                row.iter_mut().for_each(|x| *x *= scale);
+            }
+        }
+    });
+    Ok(())
 }
 
 fn gather<T: Sync>(

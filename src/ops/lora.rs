@@ -3,8 +3,12 @@
 //! On a GPU the update rides in the base product as R more columns of K ([x | s u] [W | B]ᵀ), so that out is written once.
 use anyhow::Result;
 
-use super::gemm::{
-    Layout, gemm, gpu::product, linear_backward_input, linear_forward, linear_forward_many_rows, plan::Extras,
+use super::{
+    gemm::{
+        Layout, gemm, gpu::product, linear_backward_input, linear_forward, linear_forward_many_rows,
+        plan::Extras,
+    },
+    quantize::Matrix,
 };
 use crate::tensor::Tensor;
 
@@ -20,27 +24,29 @@ pub struct LowRank<'a> {
 }
 
 /// out (N, out) = inp (N, in) weightᵀ + s u Bᵀ [+ bias]; u (N, R) = inp Aᵀ is saved for backward.
-pub fn lora_forward(
+pub fn lora_forward<'a>(
     out: &mut Tensor,
     u: &mut Tensor,
     inp: &Tensor,
-    weight: &Tensor,
+    weight: impl Into<Matrix<'a>>,
     bias: Option<&Tensor>,
     low: LowRank,
 ) -> Result<()> {
+    let weight = weight.into();
     linear_forward(u, inp, low.a, None)?;
     low_rank_product(out, u, inp, weight, bias, low)
 }
 
 /// The second half of [`lora_forward`]: out from a u that is there already.
-pub fn low_rank_product(
+pub fn low_rank_product<'a>(
     out: &mut Tensor,
     u: &Tensor,
     inp: &Tensor,
-    weight: &Tensor,
+    weight: impl Into<Matrix<'a>>,
     bias: Option<&Tensor>,
     low: LowRank,
 ) -> Result<()> {
+    let weight = weight.into();
     let extras = Extras { bias, tail: Some((u, low.b, low.scale)), ..Extras::default() };
     if product("lora_forward", out, inp, weight, Layout::NT, extras, None)?.is_some() {
         return Ok(());
@@ -65,14 +71,15 @@ pub fn lora_backward(
 }
 
 /// dinp (N, in) = (or, with `accumulate`, +=) dout weight + du A.
-pub fn lora_backward_input(
+pub fn lora_backward_input<'a>(
     dinp: &mut Tensor,
     dout: &Tensor,
-    weight: &Tensor,
+    weight: impl Into<Matrix<'a>>,
     du: &Tensor,
     a: &Tensor,
     accumulate: bool,
 ) -> Result<()> {
+    let weight = weight.into();
     let extras = Extras { accumulate, tail: Some((du, a, 1.0)), ..Extras::default() };
     if product("lora_backward_input", dinp, dout, weight, Layout::NN, extras, None)?.is_some() {
         return Ok(());

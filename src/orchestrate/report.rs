@@ -14,6 +14,7 @@ use crate::pipeline::manifest::Manifest;
 use crate::{
     data::language_id::{name, same_language},
     data::{record::Row, row_shard::RowSet},
+    metrics::metric::Unit,
     recipe::{Recipe, eval::TaskKind},
     report::{
         html::{Block, Report, Section},
@@ -109,8 +110,8 @@ fn result(recipe: &Recipe, all: &Results) -> Vec<Block> {
     blocks.extend(conclusions(recipe, all).into_iter().map(Block::Paragraph));
     let Some((_, first)) = all.first() else { return blocks };
     // One picture a unit: percentages and scores up to 100 together, the rest apart.
-    // Cosines and CKA stay below 1 and have curves of their own.
-    let small = |c: &Comparison| matches!(c.name, "cosine" | "cka");
+    // Fractions stay below 1, where bars of up to 100 hide them.
+    let small = |c: &Comparison| c.unit == Unit::Fraction;
     let percent: Vec<usize> =
         (0..first.len()).filter(|&i| first[i].higher_is_better && !small(&first[i])).collect();
     let any = |i: usize| first[i].before != 0.0 || all.iter().any(|(_, c)| c[i].after != 0.0);

@@ -54,7 +54,7 @@ fn placement(recipe: &Recipe) -> Result<Placement> {
 /// A recipe at work.
 pub(super) struct Run<'a> {
     recipe: &'a Recipe,
-    placement: Placement,
+    pub(super) placement: Placement,
     restart: bool,
     /// Stages write to folders named by what goes into them, shared by the arms of an ablation; absent: to `work/STAGE`.
     cache: Option<PathBuf>,
@@ -102,7 +102,10 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let out = self.evaluate_trained(&trained, "eval")?;
-        print!("{}", results_table(&out, &r.eval)?.to_text(crate::report::table::use_colour()));
+        print!(
+            "{}",
+            results_table(&out, &r.eval, self.placement)?.to_text(crate::report::table::use_colour())
+        );
         Ok(())
     }
 
@@ -162,7 +165,7 @@ impl<'a> Run<'a> {
         let mut all = vec![];
         for (variant, trained) in self.recipe.variants.iter().zip(&trained) {
             let out = self.evaluate_trained(trained, &format!("eval-{}", variant.name()))?;
-            all.push((variant.name(), compare::compare(&base, &out, &self.recipe.eval)?));
+            all.push((variant.name(), compare::compare(&base, &out, &self.recipe.eval, self.placement)?));
         }
         self.finish(&all)
     }

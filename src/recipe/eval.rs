@@ -1,11 +1,11 @@
 //! Settings of `eval`.
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     infer::{engine::EngineOptions, hidden::Pooling},
-    metrics::{projection::Projection, tokenize::BleuTokenizer},
+    metrics::{catalog::MetricName, metric::Evidence, projection::Projection, tokenize::BleuTokenizer},
     mt::self_translate::TRANSLATION_PROMPT,
 };
 
@@ -30,9 +30,32 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
+    /// What its metrics are computed from.
+    pub fn evidence(self) -> Evidence {
+        match self {
+            TaskKind::Perplexity => Evidence::LogLikelihood,
+            TaskKind::MultipleChoice => Evidence::Choices,
+            TaskKind::Alignment => Evidence::HiddenStates,
+            TaskKind::Translation | TaskKind::Qa | TaskKind::Mkqa | TaskKind::Summary => Evidence::Reply,
+        }
+    }
+
     /// Whether replies are generated (rather than given texts scored).
     pub fn generates(self) -> bool {
-        matches!(self, TaskKind::Translation | TaskKind::Qa | TaskKind::Mkqa | TaskKind::Summary)
+        self.evidence() == Evidence::Reply
+    }
+
+    /// As settings have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TaskKind::Perplexity => "perplexity",
+            TaskKind::Translation => "translation",
+            TaskKind::MultipleChoice => "multiple-choice",
+            TaskKind::Qa => "qa",
+            TaskKind::Mkqa => "mkqa",
+            TaskKind::Summary => "summary",
+            TaskKind::Alignment => "alignment",
+        }
     }
 }
 
@@ -60,21 +83,32 @@ pub enum Protocol {
     PaperZeroshot,
 }
 
-/// A metric of generated replies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
-pub enum Metric {
-    ExactMatch,
-    F1,
-    Bleu,
-    Chrf,
-    #[serde(rename = "chrf++")]
-    ChrfWords,
-    Ter,
-    #[serde(rename = "rouge-l")]
-    RougeL,
-    OffTarget,
+/// The model of a metric that has one of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ScorerModel {
+    /// A directory or a name in the local Hugging Face cache; absent, for `cometkiwi`: Unbabel/wmt22-cometkiwi-da
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// `cometkiwi`: where its encoder's config.json and tokenizer are, if not beside the model
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<String>,
+    /// `similarity`: what stands before every sentence, `query: ` for E5
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// Tokens that are encoded at once; no result depends on it
+    pub batch_tokens: usize,
+}
+
+impl Default for ScorerModel {
+    fn default() -> ScorerModel {
+        ScorerModel {
+            model: None,
+            encoder: None,
+            prefix: String::new(),
+            batch_tokens: EngineOptions::default().batch_tokens,
+        }
+    }
 }
 
 /// One task of an evaluation.
@@ -104,9 +138,12 @@ pub struct EvalTask {
     /// What the model is asked: {text} stands for the sentence, question or article, {source} and {target} for the languages' names
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// Metrics of the replies [default: those of the kind]
+    /// Metrics of the replies, listed by `sdrrl eval --help` [default: those of the kind]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub metrics: Vec<Metric>,
+    pub metrics: Vec<MetricName>,
+    /// Models of the metrics that have one of their own: `scorers.cometkiwi.model = "..."`
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scorers: BTreeMap<String, ScorerModel>,
     /// Multiple choice: what is scored
     #[serde(default = "letters")]
     pub choices: Choices,
@@ -125,7 +162,7 @@ pub struct EvalTask {
     /// ROUGE: compare stems (Snowball)
     #[serde(default)]
     pub stem: bool,
-    /// BLEU's tokenizer [default: zh and char for languages without spaces, else 13a]
+    /// BLEU's tokenizer [default: chosen by the language, as `sdrrl metric` chooses it]
     #[serde(default)]
     pub tokenizer: Option<BleuTokenizer>,
     /// Alignment: how a sentence's tokens become one vector [default: their mean]
@@ -150,18 +187,38 @@ impl EvalTask {
         })
     }
 
-    /// The metrics of its replies.
-    pub fn reply_metrics(&self) -> Vec<Metric> {
-        use Metric::*;
+    /// The metrics that are computed of it.
+    pub fn metric_names(&self) -> Vec<MetricName> {
         if !self.metrics.is_empty() {
             return self.metrics.clone();
         }
-        match self.kind {
-            TaskKind::Translation => vec![Bleu, ChrfWords, OffTarget],
-            TaskKind::Qa | TaskKind::Mkqa => vec![ExactMatch, F1, OffTarget],
-            TaskKind::Summary => vec![RougeL, OffTarget],
-            TaskKind::Perplexity | TaskKind::MultipleChoice | TaskKind::Alignment => vec![],
+        default_metrics(self.kind, self.protocol).iter().filter_map(|name| MetricName::find(name)).collect()
+    }
+
+    /// The task without what only decides how its samples are measured: equal tasks have equal samples.
+    pub fn sampled(&self) -> EvalTask {
+        EvalTask {
+            metrics: vec![],
+            scorers: BTreeMap::new(),
+            dictionary: None,
+            stem: false,
+            tokenizer: None,
+            ..self.clone()
         }
+    }
+}
+
+/// The metrics of a task that names none.
+fn default_metrics(kind: TaskKind, protocol: Protocol) -> &'static [&'static str] {
+    match kind {
+        TaskKind::Translation => &["bleu", "chrf++", "off-target"],
+        TaskKind::Qa | TaskKind::Mkqa => &["exact-match", "f1", "off-target"],
+        TaskKind::Summary => &["rouge-l", "off-target"],
+        TaskKind::Perplexity => &["bits-per-byte"],
+        // A reply that is cleaned to a letter has no likelihoods to divide.
+        TaskKind::MultipleChoice if protocol == Protocol::PaperZeroshot => &["acc"],
+        TaskKind::MultipleChoice => &["acc", "acc-norm"],
+        TaskKind::Alignment => &["cosine", "cka", "retrieval-forward", "retrieval-backward"],
     }
 }
 
@@ -219,6 +276,25 @@ impl Default for EvalSettings {
             bootstrap_samples: 1000,
             seed: 12345,
             while_training: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kinds_metrics_are_in_the_catalog_and_fit_it() {
+        use TaskKind::*;
+        for kind in [Perplexity, Translation, MultipleChoice, Qa, Mkqa, Summary, Alignment] {
+            for protocol in [Protocol::LmEval, Protocol::PaperZeroshot] {
+                for name in default_metrics(kind, protocol) {
+                    let metric = MetricName::find(name).unwrap_or_else(|| panic!("{name} is not there"));
+                    assert_eq!(metric.about().evidence, kind.evidence(), "{name}");
+                }
+            }
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
     }
 }

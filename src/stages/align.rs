@@ -91,23 +91,23 @@ pub fn run(args: &Args) -> Result<()> {
         projection: args.projection,
         batch_tokens: EngineOptions::default().batch_tokens,
     };
-    let mut looked = vec![];
+    let mut reports = vec![];
     for (name, after) in [("before", None), ("after", args.after.as_deref())] {
         if name == "after" && after.is_none() {
             continue;
         }
         let model = load(&path, after, args)?;
         let mut progress = Progress::new(&format!("align {name}"), 2 * texts.0.len());
-        looked.push(measure_alignment(name, &model, &tokenizer, (&texts.0, &texts.1), &how, &mut |n| {
+        reports.push(measure_alignment(name, &model, &tokenizer, (&texts.0, &texts.1), &how, &mut |n| {
             progress.advance(n)
         })?);
         progress.finish();
     }
-    let table = table(&looked);
+    let table = table(&reports);
     print!("{}", table.to_text(use_colour()));
-    let result = json!({"pairs": texts.0.len(), "pooling": args.pooling, "models": looked.iter().map(values).collect::<Vec<_>>()});
+    let result = json!({"pairs": texts.0.len(), "pooling": args.pooling, "models": reports.iter().map(values).collect::<Vec<_>>()});
     write_atomic(&args.out.join("alignment.json"), format!("{result:#}\n").as_bytes())?;
-    let report = build(args, &looked, table);
+    let report = build(args, &reports, table);
     write_atomic(&args.out.join("report.html"), report.to_html().as_bytes())?;
     println!("report: {}", args.out.join("report.html").display());
     manifest.finish(&args.out, json!({"pairs": texts.0.len()}))
@@ -127,9 +127,9 @@ fn load(path: &Path, after: Option<&Path>, args: &Args) -> Result<Llama> {
     model.place(args.placement.device)
 }
 
-fn build(args: &Args, looked: &[AlignmentReport], table: Table) -> Report {
+fn build(args: &Args, reports: &[AlignmentReport], table: Table) -> Report {
     let languages = (name(&args.source_language), name(&args.target_language));
-    let mut by_layer = layer_curves(looked, languages, args.pooling);
+    let mut by_layer = layer_curves(reports, languages, args.pooling);
     by_layer.push(Block::Table(table));
     Report {
         title: "Alignment of hidden states".into(),
@@ -137,7 +137,7 @@ fn build(args: &Args, looked: &[AlignmentReport], table: Table) -> Report {
         sections: vec![
             Section {
                 heading: "The plane".into(),
-                blocks: planes(looked, languages, args.pooling, args.projection),
+                blocks: planes(reports, languages, args.pooling, args.projection),
             },
             Section { heading: "Layer by layer".into(), blocks: by_layer },
         ],

@@ -8,12 +8,19 @@ use crate::{
         compare,
         run::{Job, evaluate, read_tasks, results_table},
     },
+    metrics::catalog,
     pipeline::placement::Placement,
     report::table::use_colour,
 };
 
+/// The end of the help: what `metrics` of a task may name.
+fn metrics_help() -> String {
+    format!("Metrics of generated replies, for `metrics` of a task:\n{}", catalog::help())
+}
+
 /// Arguments of `eval`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = metrics_help())]
 pub struct Args {
     /// Model: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache
     #[arg(long)]
@@ -56,10 +63,10 @@ pub fn run(args: &Args) -> Result<()> {
     evaluate(&job, &settings)?;
     match &args.compare {
         Some(before) => {
-            let table = compare::table(&compare::compare(before, &args.out, &settings)?);
+            let table = compare::table(&compare::compare(before, &args.out, &settings, args.placement)?);
             print!("{}", table.to_text(use_colour()));
         }
-        None => print!("{}", results_table(&args.out, &settings)?.to_text(use_colour())),
+        None => print!("{}", results_table(&args.out, &settings, args.placement)?.to_text(use_colour())),
     }
     Ok(())
 }

@@ -5,39 +5,34 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
 use crate::{
     data::{language_id, text_file},
     metrics::{
         bootstrap,
+        catalog::{self, MetricName},
         corpus::CorpusMetric,
+        metric::{MetricOptions, OpenMetric, Segment, value_of},
         mkqa,
-        off_target::is_off_target,
-        rouge::Rouge,
         significance::{self, Outcome},
         tokenize::{BleuTokenizer, TercomOptions},
     },
     report::table::{Cell, Table, use_colour},
 };
 
-/// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Metric {
-    /// BLEU of n-grams of words (see --tokenize)
-    Bleu,
-    /// chrF2 of characters
-    Chrf,
-    /// chrF2++: characters and words
-    #[value(name = "chrf++")]
-    ChrfPlusPlus,
-    /// Translation edit rate: lower is better
-    Ter,
-    /// ROUGE-L as XL-SUM's authors compute it (needs --language)
-    Rouge,
-    /// Lines that are empty or reliably in another language (needs --language), in percent
-    OffTarget,
+/// What `--metrics` takes: the catalog's metrics of replies that need no model.
+fn parser() -> impl TypedValueParser<Value = MetricName> {
+    let values = catalog::of_replies().map(|m| m.about()).filter(|about| !about.needs.model).map(|about| {
+        let value = PossibleValue::new(about.name).help(about.help);
+        // Its name here before tasks and this command had one list.
+        if about.name == "rouge-l" { value.alias("rouge") } else { value }
+    });
+    PossibleValuesParser::new(values.collect::<Vec<_>>()).try_map(|name| {
+        let name = if name == "rouge" { "rouge-l" } else { name.as_str() };
+        MetricName::find(name).with_context(|| format!("there is no metric {name}"))
+    })
 }
 
 /// Arguments of `metric`.
@@ -53,8 +48,8 @@ pub struct Args {
     #[arg(long, short = 'i', required = true, num_args = 1..)]
     pub hypothesis: Vec<PathBuf>,
     /// Metrics to compute
-    #[arg(long, short, value_enum, value_delimiter = ',', default_value = "bleu,chrf")]
-    pub metrics: Vec<Metric>,
+    #[arg(long, short, value_parser = parser(), value_delimiter = ',', default_value = "bleu,chrf")]
+    pub metrics: Vec<MetricName>,
     /// Language of the reference and the hypotheses; it selects the tokenizers
     #[arg(long, short)]
     pub language: Option<String>,
@@ -136,7 +131,6 @@ pub fn run(args: &Args) -> Result<()> {
         );
         systems.push(lines);
     }
-    warn(args, &references);
     let measured: Vec<Measured> =
         args.metrics.iter().map(|m| measure(args, *m, &references, &systems)).collect::<Result<_>>()?;
     print(args, &measured);
@@ -149,55 +143,45 @@ fn segments(path: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-fn tokenizer(args: &Args) -> BleuTokenizer {
-    let language = args.language.as_deref().unwrap_or_default();
-    args.tokenize.unwrap_or_else(|| BleuTokenizer::for_language(language, args.dictionary.is_some()))
-}
-
-/// Says so where BLEU's tokenizer finds no words in the language, given or recognised.
-fn warn(args: &Args, references: &[String]) {
-    if !args.metrics.contains(&Metric::Bleu) {
-        return;
-    }
-    let sample: String = references.iter().take(50).map(|line| format!("{line}\n")).collect();
-    let recognised = language_id::identify(&sample).map(|found| found.code.to_string());
-    let language = args.language.clone().or(recognised).unwrap_or_default();
-    if let Some(warning) = tokenizer(args).warning(&language) {
+/// What to say before the numbers: where BLEU's tokenizer finds no words in the language, given or recognised, and what the metric itself says.
+fn warn(args: &Args, metric: &dyn OpenMetric, references: &[String]) {
+    let by_language = || {
+        let tokenizer = metric.sacrebleu()?.tokenizer()?;
+        let sample: String = references.iter().take(50).map(|line| format!("{line}\n")).collect();
+        tokenizer.kind().warning(&language_id::identify(&sample)?.code)
+    };
+    let own = metric.warning();
+    let warning = if args.language.is_some() { own } else { own.or_else(by_language) };
+    if let Some(warning) = warning {
         eprintln!("warning: {warning}");
     }
 }
 
-fn measure(args: &Args, metric: Metric, references: &[String], systems: &[Vec<String>]) -> Result<Measured> {
-    let language = |what: &str| args.language.as_deref().with_context(|| format!("{what} needs --language"));
-    match metric {
-        Metric::Bleu => {
-            let dictionary = args.dictionary.as_deref();
-            corpus(args, &CorpusMetric::Bleu(tokenizer(args).load(dictionary)?), references, systems)
-        }
-        Metric::Chrf => corpus(args, &CorpusMetric::Chrf(0), references, systems),
-        Metric::ChrfPlusPlus => corpus(args, &CorpusMetric::Chrf(2), references, systems),
-        Metric::Ter => {
-            let options = TercomOptions {
-                normalized: args.ter_normalized,
-                no_punct: args.ter_no_punct,
-                asian_support: args.ter_asian_support,
-                case_sensitive: args.ter_case_sensitive,
-            };
-            corpus(args, &CorpusMetric::Ter(options), references, systems)
-        }
-        Metric::Rouge => {
-            let rouge = Rouge::new(language("ROUGE")?, args.dictionary.as_deref(), args.stem)?;
-            let all = systems.iter().map(|s| rouge.scores(s, references)).collect::<Result<Vec<_>>>()?;
-            Ok(means(args, "ROUGE-L", rouge.signature(), &all))
-        }
-        Metric::OffTarget => {
-            let language = language("off-target")?;
-            language_id::require(language)?;
-            let off = |line: &String| f64::from(u8::from(is_off_target(line, language)));
-            let all: Vec<Vec<f64>> = systems.iter().map(|s| s.iter().map(off).collect()).collect();
-            let signature = format!("off-target|lang:{language}|version:{}", env!("CARGO_PKG_VERSION"));
-            Ok(means(args, "off target %", signature, &all))
-        }
+fn measure(
+    args: &Args,
+    name: MetricName,
+    references: &[String],
+    systems: &[Vec<String>],
+) -> Result<Measured> {
+    let about = name.about();
+    ensure!(!about.needs.language || args.language.is_some(), "{} needs --language", about.name);
+    let metric = name.metric().open(&MetricOptions {
+        language: args.language.as_deref(),
+        dictionary: args.dictionary.as_deref(),
+        tokenizer: args.tokenize,
+        ter: TercomOptions {
+            normalized: args.ter_normalized,
+            no_punct: args.ter_no_punct,
+            asian_support: args.ter_asian_support,
+            case_sensitive: args.ter_case_sensitive,
+        },
+        stem: args.stem,
+        ..Default::default()
+    })?;
+    warn(args, metric.as_ref(), references);
+    match metric.sacrebleu() {
+        Some(sacrebleu) => corpus(args, sacrebleu, references, systems),
+        None => resampled(args, about.heading, metric.as_ref(), references, systems),
     }
 }
 
@@ -230,31 +214,58 @@ fn corpus(
     Ok(Measured { name: metric.name(), signature, systems })
 }
 
-/// A mean of segments' values, in percent; with a test, the bootstrap on them.
-fn means(args: &Args, name: &str, signature: String, systems: &[Vec<f64>]) -> Measured {
+/// Any other metric; with a test, the bootstrap.
+fn resampled(
+    args: &Args,
+    heading: &str,
+    metric: &dyn OpenMetric,
+    references: &[String],
+    systems: &[Vec<String>],
+) -> Result<Measured> {
     let samples = args.samples.unwrap_or(1000);
-    let mean =
-        |x: &[f64], rows: &[usize]| 100.0 * rows.iter().map(|&i| x[i]).sum::<f64>() / rows.len() as f64;
-    let tested = args.paired_bs || args.paired_ar;
-    let of = |(i, x): (usize, &Vec<f64>)| {
-        let all: Vec<usize> = (0..x.len()).collect();
-        let interval = (tested || args.confidence)
-            .then(|| bootstrap::bootstrap_interval(x, samples, args.seed))
-            .flatten()
-            .map(|(low, high)| (50.0 * (low + high), 50.0 * (high - low)));
-        let paired = (tested && i > 0).then(|| {
-            bootstrap::paired_by(x.len(), samples, args.seed, |rows| (mean(&systems[0], rows), mean(x, rows)))
-                .p
+    let rows_of = |replies: &Vec<String>| {
+        let pairs = replies.iter().zip(references);
+        let segments: Vec<Segment> = pairs
+            .map(|(reply, reference)| Segment {
+                reply,
+                references: std::slice::from_ref(reference),
+                ..Default::default()
+            })
+            .collect();
+        metric.rows(&segments)
+    };
+    let systems = systems.iter().map(rows_of).collect::<Result<Vec<_>>>()?;
+    let tested = (args.paired_bs || args.paired_ar) && metric.resamples();
+    let of = |(i, rows): (usize, &Vec<Vec<f64>>)| {
+        let value = |rows: &[Vec<f64>], chosen: &[usize]| value_of(metric, chosen.iter().map(|&i| &rows[i]));
+        let interval = ((tested || args.confidence) && metric.resamples())
+            .then(|| interval(metric, rows, samples, args.seed))
+            .flatten();
+        let p = (tested && i > 0).then(|| {
+            let both = |chosen: &[usize]| (value(&systems[0], chosen), value(rows, chosen));
+            bootstrap::paired_by(rows.len(), samples, args.seed, both).p
         });
-        Outcome { score: mean(x, &all), interval, p: paired }
+        Outcome { score: value_of(metric, rows.iter()), interval, p }
     };
     // Whichever test was asked for: here it is always the bootstrap.
     let signature = if tested || args.confidence {
-        significance::signature(&signature, "bs", samples, args.seed)
+        significance::signature(&metric.signature(), "bs", samples, args.seed)
     } else {
-        signature
+        metric.signature()
     };
-    Measured { name: name.into(), signature, systems: systems.iter().enumerate().map(of).collect() }
+    Ok(Measured { name: heading.into(), signature, systems: systems.iter().enumerate().map(of).collect() })
+}
+
+/// Middle and half the width of the 95 % percentile interval over resamples.
+fn interval(metric: &dyn OpenMetric, rows: &[Vec<f64>], samples: usize, seed: u64) -> Option<(f64, f64)> {
+    if let Some(scale) = metric.mean_of() {
+        let values: Vec<f64> = rows.iter().filter_map(|r| r.first().copied()).collect();
+        let (low, high) = bootstrap::bootstrap_interval(&values, samples, seed)?;
+        return Some((0.5 * scale * (low + high), 0.5 * scale * (high - low)));
+    }
+    let of = |chosen: &[usize]| (0.0, value_of(metric, chosen.iter().map(|&i| &rows[i])));
+    let found = bootstrap::paired_by(rows.len(), samples, seed, of);
+    (rows.len() > 1 && samples > 0).then(|| (0.5 * (found.low + found.high), 0.5 * (found.high - found.low)))
 }
 
 fn print(args: &Args, measured: &[Measured]) {

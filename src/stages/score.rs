@@ -22,7 +22,7 @@ use crate::{
     qe::{
         Encoded, PairEncoder, Scorer,
         builtin::BuiltinScorer,
-        cometkiwi::{CometKiwi, Files, KiwiText},
+        cometkiwi::{CometKiwi, Files, KiwiText, PUBLISHED},
         command::CommandScorer,
         file::FileScorer,
         similarity::{Similarity, SimilarityText},
@@ -47,8 +47,6 @@ pub struct Args {
 
 /// Rows that are scored together; engines that batch by tokens take more, so that a batch holds sentences of like length.
 const CHUNK: usize = 64;
-/// The hub's name of the published model.
-const COMETKIWI: &str = "Unbabel/wmt22-cometkiwi-da";
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
@@ -141,7 +139,7 @@ fn encoder(s: &ScoreSettings) -> Result<Option<Encoder>> {
 }
 
 fn cometkiwi_files(s: &ScoreSettings) -> Result<Files> {
-    Files::find(s.model.as_deref().unwrap_or(COMETKIWI), s.encoder.as_deref())
+    Files::find(s.model.as_deref().unwrap_or(PUBLISHED), s.encoder.as_deref())
 }
 
 fn similarity_model(s: &ScoreSettings) -> Result<PathBuf> {

@@ -4,6 +4,7 @@ pub mod early_stopping;
 pub mod guard;
 pub mod log;
 pub mod optimizer;
+mod run_types;
 pub mod schedule;
 pub mod tensorboard;
 pub mod trainer;

@@ -8,12 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tracing::info_span;
 
+pub use super::run_types::{TrainEvent, TrainOutcome, TrainerSettings};
 use super::{
     checkpoint::{self, State},
     early_stopping::{EarlyStopping, Outcome},
-    guard::{GuardSettings, GuardState, is_source},
+    guard::{GuardState, is_source},
     log::Log,
-    optimizer::{Optimizer, OptimizerSettings},
+    optimizer::Optimizer,
     schedule::Schedule,
     world::World,
 };
@@ -27,120 +28,6 @@ use crate::{
         transformer::weights::Llama,
     },
 };
-
-/// What the loop needs to know.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainerSettings {
-    /// Passes over the documents.
-    pub epochs: f64,
-    /// Ends after so many steps, whatever the epochs; 0 is no limit.
-    pub max_steps: u64,
-    /// Documents of an optimizer step.
-    pub batch_documents: usize,
-    /// Tokens of a packed micro-batch at most.
-    pub batch_tokens: usize,
-    /// The peak learning rate.
-    pub lr: f64,
-    /// Its shape; `total` and `warmup` are filled in by [`train`].
-    pub schedule: Schedule,
-    /// Share of the steps that warm up.
-    pub warmup_ratio: f64,
-    /// AdamW and clipping.
-    pub optimizer: OptimizerSettings,
-    /// Every sentence counts the same, however long; else every token does.
-    pub per_sentence: bool,
-    /// Validate every so many steps; 0 is once an epoch.
-    pub eval_every: u64,
-    /// Stop after so many evaluations without improvement; 0 never.
-    pub patience: usize,
-    /// What counts as an improvement of the validation loss.
-    pub min_delta: f64,
-    /// What happens when the source language is being forgotten.
-    pub guard: GuardSettings,
-    /// Checkpoint every so many steps; 0 only when interrupted.
-    pub checkpoint_every: u64,
-    /// Of the documents' order.
-    pub seed: u64,
-    /// All settings, for the checkpoint: a run with others refuses to go on.
-    pub identity: Value,
-}
-
-/// What happened, for whoever draws it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TrainEvent {
-    /// An optimizer step is done.
-    Step {
-        /// Counted from 1.
-        step: u64,
-        /// Of all.
-        total: u64,
-        /// Mean over the step.
-        loss: f64,
-        /// Before clipping.
-        grad_norm: f64,
-        /// Of this step.
-        lr: f64,
-        /// Tokens that were run.
-        tokens: usize,
-        /// Their time.
-        seconds: f64,
-    },
-    /// The validation loss was taken.
-    Evaluation {
-        /// After this step.
-        step: u64,
-        /// Mean over all validation documents.
-        loss: f64,
-        /// The best so far.
-        improved: bool,
-    },
-    /// An earlier run is continued after this step.
-    Resumed {
-        /// Steps done before.
-        step: u64,
-    },
-    /// The loss of held-out source rows was taken.
-    Guard {
-        /// After this step; 0 is before training.
-        step: u64,
-        /// Mean over all of them.
-        loss: f64,
-        /// Before training.
-        before: f64,
-        /// Factor on the loss weights of source rows from now on.
-        weight: f32,
-    },
-    /// What the probe measured.
-    Probe {
-        /// After this step; 0 is before training.
-        step: u64,
-        /// Values by name.
-        values: Vec<(String, f64)>,
-    },
-    /// Patience ended.
-    StoppedEarly {
-        /// After this step.
-        step: u64,
-    },
-    /// The guard ended training.
-    StoppedByGuard {
-        /// After this step.
-        step: u64,
-    },
-}
-
-/// How it ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct TrainOutcome {
-    /// Steps done.
-    pub steps: u64,
-    /// Loss of the last step.
-    pub train_loss: f64,
-    /// The best validation loss and its step.
-    pub best: Option<(f64, u64)>,
-    /// False if interrupted: a checkpoint was written, the same command goes on.
-    pub finished: bool,
-}
 
 /// Measures a model in training, without changing it: values by name, for the logs.
 pub type Probe<'a> = dyn FnMut(&Llama, &TrainStep) -> Result<Vec<(String, f64)>> + 'a;
@@ -263,12 +150,11 @@ impl Run<'_> {
         let _span = info_span!("train_step", step = self.state.step + 1).entered();
         let data = info_span!("data").entered();
         let documents = loader.documents(self.state.step as usize);
-        let batches =
-            step_batches(self.world, self.train, &documents, self.settings, self.state.guard.weight);
+        let how = (self.settings.batch_tokens, self.settings.per_sentence);
+        let of = |world| step_batches(world, self.train, &documents, how, self.state.guard.weight);
+        let batches = of(self.world);
         // Gradient accumulation and several processes equal one large batch: everything is divided by the weight of the whole step.
-        let weight = step_weight(self.world, &batches, |other| {
-            step_batches(other, self.train, &documents, self.settings, self.state.guard.weight)
-        });
+        let weight = step_weight(self.world, &batches, of);
         drop(data);
         ensure!(weight > 0.0, "step {}: no token of its documents has a weight", self.state.step + 1);
         step.zero_grads()?;
@@ -416,12 +302,12 @@ fn step_batches(
     world: World,
     shard: &TokenShard,
     documents: &[usize],
-    settings: &TrainerSettings,
+    (batch_tokens, per_sentence): (usize, bool),
     source_weight: f32,
 ) -> Vec<PackedBatch> {
-    pack(shard, &world.share(documents), settings.batch_tokens)
+    pack(shard, &world.share(documents), batch_tokens)
         .iter()
-        .map(|documents| packed(shard, documents, settings.per_sentence, source_weight))
+        .map(|documents| packed(shard, documents, per_sentence, source_weight))
         .collect()
 }
 
@@ -449,4 +335,42 @@ fn packed(shard: &TokenShard, documents: &[usize], per_sentence: bool, source_we
         batch.push(&document.tokens, &document.weights);
     }
     batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::token_shard::{Document, write};
+
+    #[test]
+    fn ranks_share_a_step_and_divide_by_the_same_weight() {
+        let dir = tempfile::tempdir().unwrap();
+        let documents: Vec<Document> = (0..11)
+            .map(|i| Document {
+                tokens: vec![i as u32; 3 + i % 5],
+                weights: (0..3 + i % 5).map(|j| 0.1 + (i * j) as f32 / 7.0).collect(),
+                note: String::new(),
+            })
+            .collect();
+        write(&dir.path().join("t.tokens"), &documents).unwrap();
+        let shard = TokenShard::open(&dir.path().join("t.tokens")).unwrap();
+        let order: Vec<usize> = (0..11).map(|i| i * 4 % 11).collect();
+        for per_sentence in [false, true] {
+            let of = |world| step_batches(world, &shard, &order, (16, per_sentence), 1.0);
+            let whole = step_weight(World::default(), &of(World::default()), of);
+            for size in 2..5 {
+                let (mut tokens, mut weights) = (vec![], vec![]);
+                for world in World::new(0, size).unwrap().ranks() {
+                    let own = of(world);
+                    weights.push(step_weight(world, &own, of).to_bits());
+                    tokens.extend(own.into_iter().flat_map(|b| b.tokens));
+                }
+                tokens.sort();
+                let all: Vec<u32> = documents.iter().flat_map(|d| d.tokens.clone()).collect();
+                assert_eq!(tokens, all, "every token is one rank's");
+                assert!(weights.iter().all(|w| *w == weights[0]), "{size} ranks: {weights:?}");
+                assert!((f64::from_bits(weights[0]) / whole - 1.0).abs() < 1e-12);
+            }
+        }
+    }
 }

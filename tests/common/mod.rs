@@ -1,7 +1,7 @@
 //! Helpers that several test files share.
 pub mod source;
 
-use sdrrl::data::random::RowRandom;
+use sdrrl::{data::random::RowRandom, ops::quantize::GgmlType};
 
 /// Uniform numbers in -1..1, the same for the same name.
 pub fn uniform(name: &str, n: usize) -> Vec<f32> {
@@ -32,4 +32,27 @@ pub use sdrrl::ops::with_threads;
 pub fn program() -> std::process::Command {
     let path = std::env::var_os("SDRRL_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_sdrrl").into());
     std::process::Command::new(path)
+}
+
+/// Blocks of `n` values: random bytes with finite scales.
+pub fn random_blocks(kind: GgmlType, n: usize) -> Vec<u8> {
+    let (values, size) = kind.block();
+    let mut random = RowRandom::new(1, "blocks", &format!("{kind:?}"));
+    let mut bytes: Vec<u8> = (0..n / values * size).map(|_| random.below(256) as u8).collect();
+    // The upper bytes of floats.
+    let floats: &[usize] = match kind {
+        GgmlType::F32 => &[3],
+        GgmlType::Q2K => &[81, 83],
+        GgmlType::Q3K => &[109],
+        GgmlType::Q6K => &[209],
+        GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4K | GgmlType::Q5K => &[1, 3],
+        _ => &[1],
+    };
+    for block in bytes.chunks_exact_mut(size) {
+        for &at in floats {
+            // The lowest exponent is a subnormal's; the highest would be infinity's.
+            block[at] &= 0xbb;
+        }
+    }
+    bytes
 }

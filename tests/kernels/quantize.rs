@@ -1,28 +1,18 @@
 //! ggml's block formats: the CPU arm's bits, which `tests/weights.rs` holds to the gguf package.
 use sdrrl::{
-    data::random::RowRandom,
-    ops::quantize::{GgmlType, dequantize, quantize},
+    ops::{
+        embedding::embedding_forward,
+        quantize::{BlockFormat, Blocks, GgmlType, RowOrder, Scratch, dequantize, quantize, reference},
+    },
     tensor::DType::{self, Bf16, F32, U32},
 };
 
 use super::*;
+use crate::{common::random_blocks, ops::blocks::equals_dense};
 
-/// Words of `n` values' blocks: random bytes with finite scales.
+/// Words of `n` values' blocks.
 fn blocks(kind: GgmlType, n: usize) -> Vec<u32> {
-    let (values, size) = kind.block();
-    let mut random = RowRandom::new(1, "blocks", &format!("{kind:?}"));
-    let mut bytes: Vec<u8> = (0..n / values * size).map(|_| random.below(256) as u8).collect();
-    let scales: &[usize] = match kind {
-        GgmlType::Q6K => &[208],
-        GgmlType::Q4_1 | GgmlType::Q4K => &[0, 2],
-        _ => &[0],
-    };
-    for block in bytes.chunks_exact_mut(size) {
-        for &at in scales {
-            // The lowest exponent is a subnormal's; the highest would be infinity's.
-            block[at + 1] &= 0xbb;
-        }
-    }
+    let mut bytes = random_blocks(kind, n);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
@@ -33,7 +23,7 @@ fn bits(t: &Tensor) -> Vec<u32> {
 
 fn out_of_blocks(device: &Device, kind: GgmlType) {
     // More than one block of threads, and not a multiple of them.
-    let n = kind.block().0.max(2) * 11 + if kind == GgmlType::F16 { 263 } else { 0 };
+    let n = kind.block().0.max(2) * 11 + if kind.block().0 == 1 { 263 } else { 0 };
     let words = blocks(kind, n);
     let run = |device: &Device, dtype: DType| {
         let mut values = out(device, dtype, &[n]);
@@ -43,6 +33,16 @@ fn out_of_blocks(device: &Device, kind: GgmlType) {
     for dtype in [F32, Bf16] {
         let want = run(&Device::Cpu, dtype);
         assert!(want.iter().all(|&x| f32::from_bits(x).is_finite()) && want.iter().any(|&x| x != 0));
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let exact = reference::dequantize(kind, &bytes[..n / kind.block().0 * kind.block().1]);
+        let top = exact.iter().fold(0.0f64, |a, x| a.max(x.abs()));
+        for (i, (got, exact)) in want.iter().zip(exact).enumerate() {
+            let error = (f32::from_bits(*got) as f64 - exact).abs();
+            assert!(
+                error <= tolerance(dtype) * (exact.abs() + 1e-2 * top),
+                "{kind:?} {dtype:?} {i}: {error:e}"
+            );
+        }
         assert_eq!(run(device, dtype), want, "{kind:?} {dtype:?}");
     }
 }
@@ -65,11 +65,32 @@ fn into_blocks(device: &Device, kind: GgmlType) {
 
 cases! {
     dequantize_every_format(device) {
-        use GgmlType::*;
-        [F16, Q4_0, Q4_1, Q8_0, Q4K, Q6K].iter().for_each(|&k| out_of_blocks(device, k));
+        GgmlType::ALL.iter().for_each(|&k| out_of_blocks(device, k));
     }
     quantize_the_simple_formats(device) {
         use GgmlType::*;
         [Q4_0, Q4_1, Q8_0].iter().for_each(|&k| into_blocks(device, k));
+    }
+    products_over_blocks(device) {
+        for (kind, compute, shape, n) in [
+            (GgmlType::Q4K, Bf16, [70, 256], 130),
+            (GgmlType::Q8_0, Bf16, [33, 96], 5),
+            (GgmlType::Q6K, F32, [19, 256], 18),
+            (GgmlType::Iq4Nl, F32, [7, 64], 3),
+        ] {
+            equals_dense(device, BlockFormat { kind, shape, order: RowOrder::Straight, compute }, n);
+        }
+    }
+    embedding_of_a_token_that_is_not_there(device) {
+        for compute in [F32, Bf16] {
+            let format = BlockFormat { kind: GgmlType::Q5_1, shape: [3, 96], order: RowOrder::Straight, compute };
+            let blocks = Blocks::from_bytes("w", &random_blocks(format.kind, 3 * 96), format).unwrap();
+            let blocks = blocks.to_device(device, &Scratch::new(device, compute, 3 * 96).unwrap()).unwrap();
+            let mut rows = out(device, compute, &[3, 96]);
+            embedding_forward(&mut rows, &put_u32(device, &[2, 3, 0]), &blocks).unwrap();
+            let rows = rows.to_f32_vec().unwrap();
+            assert!(rows[96..192].iter().all(|x| x.is_nan()));
+            assert!(rows[..96].iter().chain(&rows[192..]).all(|x| x.is_finite()));
+        }
     }
 }

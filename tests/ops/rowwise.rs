@@ -91,19 +91,18 @@ fn rmsnorm_equals_its_oracle() {
 #[test]
 fn gemmas_gain_is_one_more_than_its_weight_and_heads_are_rows() {
     for (n, heads, hs) in [(1, 1, 64), (33, 3, 80), (70, 2, 256)] {
-        let (inp, dout) = (tensor("inp", &[n, heads * hs]), tensor("dout", &[n, heads * hs]));
-        let (weight, by_head) = (tensor("weight", &[hs]), |t: &Tensor| t.view(&[n * heads, hs]).unwrap());
+        let (inp, dout) = (tensor("inp", &[n * heads, hs]), tensor("dout", &[n * heads, hs]));
+        let weight = tensor("weight", &[hs]);
         let gain = Gain { weight: &weight, offset: 1.0 };
-        let (out, mut rstd) = (poisoned("out", &[n, heads * hs]), poisoned("rstd", &[n * heads]));
-        rmsnorm_forward(&mut by_head(&out), &mut rstd, &by_head(&inp), gain, EPS).unwrap();
+        let (mut out, mut rstd) = (poisoned("out", &[n * heads, hs]), poisoned("rstd", &[n * heads]));
+        rmsnorm_forward(&mut out, &mut rstd, &inp, gain, EPS).unwrap();
         let whole: Vec<f64> = wide(&weight).iter().map(|w| 1.0 + w).collect();
         let (mut want, mut want_rstd) = (vec![0.0; out.len()], vec![0.0; n * heads]);
         rmsnorm::reference::forward(&mut want, &mut want_rstd, &wide(&inp), &whole, EPS as f64);
         close("out", &out, &want, F32);
-        let (dinp, mut dweight) = (tensor("dinp", &[n, heads * hs]), tensor("dweight", &[hs]));
+        let (mut dinp, mut dweight) = (tensor("dinp", &[n * heads, hs]), tensor("dweight", &[hs]));
         let (mut want_dinp, mut want_dweight) = (wide(&dinp), wide(&dweight));
-        let (dy, x) = (by_head(&dout), by_head(&inp));
-        rmsnorm_backward(&mut by_head(&dinp), Some(&mut dweight), &dy, &x, &rstd, gain).unwrap();
+        rmsnorm_backward(&mut dinp, Some(&mut dweight), &dout, &inp, &rstd, gain).unwrap();
         let (dout, inp) = (wide(&dout), wide(&inp));
         rmsnorm::reference::backward(&mut want_dinp, &mut want_dweight, &dout, &inp, &want_rstd, &whole);
         close("dinp", &dinp, &want_dinp, F32);
@@ -115,7 +114,8 @@ fn gemmas_gain_is_one_more_than_its_weight_and_heads_are_rows() {
 fn logits_are_capped_in_place_and_only_by_a_number_above_zero() {
     for (n, c) in SHAPES {
         let mut x = tensor("logits", &[n, c]);
-        x.f32_mut().unwrap().iter_mut().for_each(|x| *x *= 90.0);
+        let wider: Vec<f32> = x.to_f32_vec().unwrap().iter().map(|x| x * 90.0).collect();
+        x.write_f32(&wider).unwrap();
         let mut want = wide(&x);
         activation::reference::softcap(&mut want, 30.0);
         softcap(&mut x, 30.0).unwrap();
@@ -137,12 +137,12 @@ fn a_scaled_embedding_is_the_embedding_times_its_scale() {
         let (mut out, mut plain) = (poisoned("out", &[n, c]), poisoned("plain", &[n, c]));
         scaled_embedding_forward(&mut out, &tokens, &weight, 45.25).unwrap();
         embedding_forward(&mut plain, &tokens, &weight).unwrap();
-        let scaled: Vec<f32> = plain.f32().unwrap().iter().map(|x| x * 45.25).collect();
-        same_bits("out", out.f32().unwrap(), &scaled);
+        let scaled: Vec<f32> = plain.to_f32_vec().unwrap().iter().map(|x| x * 45.25).collect();
+        same_bits("out", out.to_f32_vec().unwrap(), scaled);
         let mut dweight = tensor("dweight", &[11, c]);
         let mut want = wide(&dweight);
         let scaled: Vec<f64> = wide(&dout).iter().map(|x| x * 45.25).collect();
-        embedding::reference::backward(&mut want, &scaled, tokens.u32().unwrap(), c);
+        embedding::reference::backward(&mut want, &scaled, &tokens.to_u32_vec().unwrap(), c);
         scaled_embedding_backward(&mut dweight, &dout, &tokens, 45.25).unwrap();
         close("dweight", &dweight, &want, F32);
     }
@@ -327,13 +327,14 @@ fn gemmas_norm_gate_embedding_and_loss_equal_transformers() {
     // In bf16: the scale is rounded to it, and so is the product.
     let table = t("embedding.weight");
     let mut narrow = Tensor::zeros("weight", DType::Bf16, table.shape()).unwrap();
-    narrow.write_f32(table.f32().unwrap()).unwrap();
+    narrow.write_f32(&table.to_f32_vec().unwrap()).unwrap();
     let mut out = poisoned("out", t("embedding.out").shape());
     let scale = embedding_scale(table.shape()[1], DType::Bf16);
     let ids = u32s("ids", &golden.u32s("embedding.ids"));
     scaled_embedding_forward(&mut out, &ids, &narrow, scale).unwrap();
-    let rounded: Vec<f32> = out.f32().unwrap().iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
-    same_bits("embedding.out", &rounded, t("embedding.out").f32().unwrap());
+    let rounded: Vec<f32> =
+        out.to_f32_vec().unwrap().iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+    same_bits("embedding.out", rounded, t("embedding.out").to_f32_vec().unwrap());
 
     let (hidden, weight) = (t("loss.hidden"), t("loss.weight"));
     let ((n, c), v) = (hidden.rows_cols(), weight.shape()[0]);
@@ -352,7 +353,7 @@ fn gemmas_norm_gate_embedding_and_loss_equal_transformers() {
         Some(&mut dweight),
         &mut scratch,
         &hidden,
-        Head { weight: &weight, softcap: Some(3.0) },
+        Head { weight: (&weight).into(), softcap: Some(3.0) },
         &targets,
         &ones,
         1.0,

@@ -1,35 +1,17 @@
 //! Parallel sentences seen from inside the model: a sample is a pair with what every hidden state says about it.
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Ask, Item};
 use crate::{
     eval::{
         alignment::{AlignmentOptions, AlignmentReport, measure_alignment, read_pairs},
-        measure::Sample,
+        sample::{HiddenPairs, Sample},
     },
     infer::{answerer::Answerer, engine::EngineOptions},
     metrics::{alignment::Alignment, projection::Plane},
     recipe::eval::EvalTask,
 };
-
-/// A pair's part of an [`Alignment`] for each hidden state, and its place in the picture.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Pair {
-    /// The hidden state of the headline numbers and of the picture.
-    pub layer: usize,
-    /// Where the source sentence and its translation are drawn.
-    pub points: [(f64, f64); 2],
-    /// Cosine, by layer.
-    pub cosine: Vec<f64>,
-    /// Whether the translation is the nearest of all, by layer.
-    pub forward: Vec<bool>,
-    /// The same from the translation to the source.
-    pub backward: Vec<bool>,
-    /// Parts of linear CKA's sums, by layer.
-    pub cka: Vec<[f64; 3]>,
-}
 
 /// The pairs of the task's two files.
 pub fn items(task: &EvalTask) -> Result<Vec<Item>> {
@@ -62,7 +44,7 @@ pub fn run(
         measure_alignment("", &answerer.model, &answerer.tokenizer, (&source, &target), &how, &mut |_| {})?;
     let n = samples.len();
     for (i, sample) in samples.iter_mut().enumerate() {
-        sample.pair = Some(Pair {
+        sample.pair = Some(HiddenPairs {
             layer: found.layer,
             points: [found.plane.points[i], found.plane.points[n + i]],
             cosine: found.layers.iter().map(|a| a.cosines[i]).collect(),
@@ -76,7 +58,7 @@ pub fn run(
 
 /// What a model's samples say together, for tables and pictures.
 pub fn looked(name: &str, task: &EvalTask, samples: &[Sample]) -> Result<AlignmentReport> {
-    let pairs: Vec<&Pair> = samples.iter().filter_map(|s| s.pair.as_ref()).collect();
+    let pairs: Vec<&HiddenPairs> = samples.iter().filter_map(|s| s.pair.as_ref()).collect();
     let damaged = || format!("task {}: its samples are not those of an alignment: delete them", task.name);
     let first = pairs.first().filter(|_| pairs.len() == samples.len()).with_context(damaged)?;
     let layers = (0..first.cosine.len()).map(|l| {

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::{Ask, Item, unique};
 use crate::{
     data::row_shard::RowShard,
-    eval::measure::{Sample, letter},
+    eval::sample::Sample,
+    metrics::catalog::letter,
     recipe::eval::{Choices, EvalTask, Protocol},
 };
 

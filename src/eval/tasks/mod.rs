@@ -1,13 +1,14 @@
 //! The rows of a task, and running them: prompts, replies, log-likelihoods.
 pub mod alignment;
 pub mod choices;
+mod summaries;
 
 use std::{collections::HashSet, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use super::measure::{Sample, letter};
+use super::sample::Sample;
 use crate::{
     data::{
         row_shard::{RowShard, ShardWriter},
@@ -18,7 +19,7 @@ use crate::{
         engine::{Engine, EngineOptions},
         scoring::{ScoreRequest, Scored},
     },
-    metrics::mkqa,
+    metrics::{catalog::letter, mkqa},
     mt::self_translate::translation_prompt,
     pipeline::interrupt::interrupted,
     recipe::eval::{EvalTask, TaskKind},
@@ -58,7 +59,7 @@ pub fn load(task: &EvalTask) -> Result<Vec<Item>> {
         TaskKind::Translation => translations(task)?,
         TaskKind::Qa => questions(task)?,
         TaskKind::Mkqa => mkqa_questions(task)?,
-        TaskKind::Summary => articles(task)?,
+        TaskKind::Summary => summaries::articles(task)?,
         TaskKind::MultipleChoice => choices::items(task)?,
         TaskKind::Alignment => alignment::items(task)?,
     };
@@ -153,7 +154,7 @@ fn replies(
     };
     let mut samples: Vec<Sample> = items.iter().map(|i| i.sample.clone()).collect();
     if task.kind == TaskKind::Summary {
-        samples.iter_mut().try_for_each(|s| fit_article(answerer, task, system, s))?;
+        samples.iter_mut().try_for_each(|s| summaries::fit_article(answerer, task, system, s))?;
     }
     let ids: Vec<String> = samples.iter().map(|s| s.doc_id.to_string()).collect();
     let asked: Vec<_> =
@@ -176,47 +177,6 @@ fn replies(
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default().trim()
-}
-
-/// Cuts the article, never the frame around it, until prompt and reply fit the model's context.
-fn fit_article(
-    answerer: &Answerer,
-    task: &EvalTask,
-    system: Option<&str>,
-    sample: &mut Sample,
-) -> Result<()> {
-    let context = answerer.model.config.max_position_embeddings;
-    let length = |prompt: &str| -> Result<usize> {
-        Ok(answerer.template.encode_prompt(&answerer.tokenizer, system, prompt, "")?.len())
-    };
-    let article = std::mem::take(&mut sample.prompt);
-    let tokens = answerer.tokenizer.encode(&article, false)?;
-    let (frame, room) = (length(&summary_prompt(task, ""))?, context.saturating_sub(task.max_new_tokens));
-    ensure!(
-        frame < room,
-        "the prompt without its article has {frame} tokens, of {room} that are left for it"
-    );
-    let mut keep = tokens.len();
-    loop {
-        let text = if keep == tokens.len() {
-            article.clone()
-        } else {
-            // The cut may fall inside of a character.
-            answerer.tokenizer.decode(&tokens[..keep])?.trim_end_matches('\u{fffd}').to_string()
-        };
-        let prompt = summary_prompt(task, &text);
-        let surplus = length(&prompt)?.saturating_sub(room);
-        if surplus == 0 {
-            sample.truncated = keep < tokens.len();
-            sample.prompt = prompt;
-            return Ok(());
-        }
-        keep = keep.saturating_sub(surplus);
-    }
-}
-
-fn summary_prompt(task: &EvalTask, article: &str) -> String {
-    translation_prompt(task.prompt(), &task.source_language, &task.language, article)
 }
 
 fn texts(task: &EvalTask) -> Result<Vec<Item>> {
@@ -314,23 +274,6 @@ fn mkqa_questions(task: &EvalTask) -> Result<Vec<Item>> {
             })?;
         let prompt = translation_prompt(task.prompt(), &task.source_language, &task.language, query);
         out.push(reply(doc_id, prompt, gold.answers, row));
-    }
-    Ok(out)
-}
-
-/// XL-Sum: `text` and `summary`. The prompt is only the article until it is known what fits.
-fn articles(task: &EvalTask) -> Result<Vec<Item>> {
-    let mut out = vec![];
-    for (doc_id, (place, row)) in rows(&task.file)?.into_iter().enumerate() {
-        let text = |key: &str| {
-            row.get(key)
-                .and_then(Value::as_str)
-                .filter(|t| !t.trim().is_empty())
-                .map(String::from)
-                .with_context(|| format!("{place}: the text `{key}` is missing"))
-        };
-        let (article, summary) = (text("text")?, text("summary")?);
-        out.push(reply(doc_id, article, vec![summary], Value::Object(row)));
     }
     Ok(out)
 }

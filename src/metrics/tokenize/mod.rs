@@ -89,7 +89,8 @@ impl BleuTokenizer {
         }
     }
 
-    /// sacrebleu's choice for a language, where its dictionary is at hand; else characters for languages without spaces.
+    /// The tokenizer of BLEU for a language, wherever none is named: sacrebleu's choice (`zh`; `ja-mecab` and `ko-mecab` where a dictionary is
+    /// at hand); else characters for languages without spaces between words, and 13a for all others.
     pub fn for_language(language: &str, has_dictionary: bool) -> BleuTokenizer {
         match language_id::find(language).map_or(language, |l| l.code) {
             "zh" => BleuTokenizer::Zh,
@@ -97,6 +98,50 @@ impl BleuTokenizer {
             "ko" if has_dictionary => BleuTokenizer::KoMecab,
             code if language_id::is_unspaced(code) => BleuTokenizer::Char,
             _ => BleuTokenizer::V13a,
+        }
+    }
+
+    /// The tokenizer of BLEU, ready: `named`, or by the rule of [`BleuTokenizer::for_language`]. A dictionary that is another than the one that
+    /// the language's MeCab tokenizer is defined by (ROUGE takes any) does not choose that tokenizer.
+    ///
+    /// # Errors
+    /// Those of [`BleuTokenizer::load`], and a dictionary that cannot be read.
+    pub fn choose(
+        language: &str,
+        named: Option<BleuTokenizer>,
+        dictionary: Option<&Path>,
+    ) -> Result<Tokenizer> {
+        let mut warning = None;
+        let kind = match (named, BleuTokenizer::for_language(language, dictionary.is_some()), dictionary) {
+            (Some(named), ..) => named,
+            (None, kind @ (BleuTokenizer::JaMecab | BleuTokenizer::KoMecab), Some(path)) => {
+                let words = Mecab::open(path)?.len();
+                if Some(words) == kind.dictionary_words() {
+                    kind
+                } else {
+                    let other = BleuTokenizer::for_language(language, false);
+                    warning = Some(format!(
+                        "{} has {words} words, so that it is not the dictionary that {} is defined by: BLEU's tokenizer is {}",
+                        path.display(),
+                        kind.name(),
+                        other.name()
+                    ));
+                    other
+                }
+            }
+            (None, kind, _) => kind,
+        };
+        let mut tokenizer = kind.load(dictionary)?;
+        tokenizer.warning = warning.or_else(|| kind.warning(language));
+        Ok(tokenizer)
+    }
+
+    /// Words of the dictionary that defines it; sacrebleu takes no other: scores would not be comparable.
+    fn dictionary_words(self) -> Option<usize> {
+        match self {
+            BleuTokenizer::JaMecab => Some(392_126),
+            BleuTokenizer::KoMecab => Some(811_795),
+            _ => None,
         }
     }
 
@@ -145,18 +190,16 @@ impl BleuTokenizer {
     }
 
     /// The tokenizer, with its dictionary or SentencePiece model if it needs one.
+    ///
+    /// # Errors
+    /// A dictionary that is missing, damaged, or not the one that defines the tokenizer.
     pub fn load(self, dictionary: Option<&Path>) -> Result<Tokenizer> {
-        let Some(needs) = self.needs() else { return Ok(Tokenizer { kind: self, words: Words::Rules }) };
+        let Some(needs) = self.needs() else { return Ok(Tokenizer::new(self, Words::Rules)) };
         let path = dictionary.with_context(|| format!("tokenizer {} needs {needs}", self.name()))?;
-        // sacrebleu takes no other dictionaries: scores would not be comparable.
-        let expected = match self {
-            BleuTokenizer::JaMecab => 392_126,
-            BleuTokenizer::KoMecab => 811_795,
-            _ => {
-                let pieces =
-                    Pieces::open(path).with_context(|| format!("tokenizer {} needs {needs}", self.name()))?;
-                return Ok(Tokenizer { kind: self, words: Words::Pieces(pieces) });
-            }
+        let Some(expected) = self.dictionary_words() else {
+            let pieces =
+                Pieces::open(path).with_context(|| format!("tokenizer {} needs {needs}", self.name()))?;
+            return Ok(Tokenizer::new(self, Words::Pieces(pieces)));
         };
         let mecab = Mecab::open(path)?;
         ensure!(
@@ -166,7 +209,7 @@ impl BleuTokenizer {
             mecab.len(),
             self.name()
         );
-        Ok(Tokenizer { kind: self, words: Words::Mecab(mecab) })
+        Ok(Tokenizer::new(self, Words::Mecab(mecab)))
     }
 }
 
@@ -174,6 +217,7 @@ impl BleuTokenizer {
 pub struct Tokenizer {
     kind: BleuTokenizer,
     words: Words,
+    warning: Option<String>,
 }
 
 /// What words come from.
@@ -185,6 +229,15 @@ enum Words {
 }
 
 impl Tokenizer {
+    fn new(kind: BleuTokenizer, words: Words) -> Tokenizer {
+        Tokenizer { kind, words, warning: None }
+    }
+
+    /// What to say of the choice, where [`BleuTokenizer::choose`] made it.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
     /// Which one it is.
     pub fn kind(&self) -> BleuTokenizer {
         self.kind

@@ -6,4 +6,5 @@ pub mod lora;
 pub mod rope_table;
 mod saved;
 pub mod train_step;
+pub mod weight;
 pub mod weights;

@@ -1,13 +1,15 @@
-//! Tensors of a GGUF file under Hugging Face's names, dequantised; q and k rows return to the rotate-half layout.
+//! Tensors of a GGUF file under Hugging Face's names, dequantised or as the blocks that they are; q and k rows return to the rotate-half layout.
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
-use rayon::prelude::*;
 
 use crate::{
-    data::gguf::Gguf,
-    models::transformer::config::Config,
-    ops::quantize::GgmlType,
+    data::gguf::{Gguf, GgufTensor},
+    models::transformer::{
+        config::Config,
+        weight::{ComputeType, Weight},
+    },
+    ops::quantize::{BlockFormat, Blocks, GgmlType, RowOrder},
     tensor::{DType, Tensor},
 };
 
@@ -32,64 +34,58 @@ impl Checkpoint {
 
     /// See [`super::Source::tensor`].
     pub fn tensor(&self, name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
+        self.blocks(name, dims, dtype)?.to_dense(dtype)?.view(dims)
+    }
+
+    /// See [`super::Source::weight`].
+    pub fn weight(&self, name: &str, dims: &[usize], compute: ComputeType) -> Result<Weight> {
+        let blocks = self.blocks(name, dims, compute.dtype())?;
+        let format = blocks.format();
+        let as_it_is = match format.kind {
+            GgmlType::F32 => compute == ComputeType::F32,
+            GgmlType::Bf16 => compute == ComputeType::Bf16,
+            _ => false,
+        };
+        if as_it_is && format.order == RowOrder::Straight {
+            let (map, offset) = (self.file.map.clone(), self.entry(name)?.offset);
+            // Where it is misaligned, which no writer of today does, it is read as blocks of one value.
+            if let Ok(t) = Tensor::mapped(name, map, offset, compute.dtype(), dims) {
+                return Ok(Weight::Dense(t));
+            }
+        }
+        Ok(Weight::Blocks(blocks))
+    }
+
+    fn entry(&self, name: &str) -> Result<&GgufTensor> {
         let path = self.file.path.display();
         let index = *self.by_name.get(name).with_context(|| format!("{path} has no tensor for {name}"))?;
-        let entry = &self.file.tensors[index];
-        let kind = GgmlType::from_number(entry.ggml_type).with_context(|| {
-            format!(
-                "{path}: tensor {} has ggml type {}; F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K can be read",
-                entry.name, entry.ggml_type
-            )
-        })?;
+        Ok(&self.file.tensors[index])
+    }
+
+    /// A tensor of any rank as blocks in the mapped file; nothing is read yet.
+    fn blocks(&self, name: &str, dims: &[usize], compute: DType) -> Result<Blocks> {
+        let (path, entry) = (self.file.path.display(), self.entry(name)?);
+        let kind =
+            GgmlType::readable(entry.ggml_type).with_context(|| format!("{path}: tensor {}", entry.name))?;
         let shape: Vec<usize> = entry.dims.iter().rev().copied().collect();
         ensure!(shape == dims, "{path}: tensor {} has shape {shape:?}, expected {dims:?}", entry.name);
-        let (values, block) = kind.block();
-        let cols = dims[dims.len() - 1];
-        let rows: usize = dims[..dims.len() - 1].iter().product();
-        ensure!(
-            cols.is_multiple_of(values),
-            "{path}: rows of {} are not whole blocks of {values}",
-            entry.name
-        );
-        let row_bytes = cols / values * block;
-        let end = entry.offset + rows * row_bytes;
-        ensure!(
-            end <= self.file.map.len(),
-            "{path}: tensor {} ends at byte {end}, but the file has {}: it is truncated",
-            entry.name,
-            self.file.map.len()
-        );
-        let bytes = &self.file.map[entry.offset..end];
-        let source = |row: usize| -> &[u8] {
-            let row = if is_permuted(name) { interleaved_row(row, self.head_size) } else { row };
-            &bytes[row * row_bytes..][..row_bytes]
-        };
-        let mut out = Tensor::zeros(name, dtype, dims)?;
-        match dtype {
-            DType::F32 => out
-                .f32_mut()?
-                .par_chunks_mut(cols)
-                .enumerate()
-                .for_each(|(row, o)| kind.dequantize(source(row), o)),
-            _ => out
-                .bf16_mut()?
-                .par_chunks_mut(cols)
-                .enumerate()
-                .for_each(|(row, o)| kind.dequantize_bf16(source(row), o)),
+        let (&cols, rows) = dims.split_last().with_context(|| format!("{name} has no dimension"))?;
+        let mut format =
+            BlockFormat { kind, shape: [rows.iter().product(), cols], order: RowOrder::Straight, compute };
+        if is_permuted(name) {
+            format.order = RowOrder::Interleaved(self.head_size);
+            // A bias has a row for each row of its matrix.
+            if rows.is_empty() {
+                format.shape = [cols, 1];
+            }
         }
-        Ok(out)
+        Blocks::mapped(name, self.file.map.clone(), entry.offset, format)
+            .with_context(|| format!("{path}: tensor {}", entry.name))
     }
 }
 
 fn is_permuted(name: &str) -> bool {
     ["q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"].iter().any(|s| name.ends_with(s))
-}
-
-/// GGUF keeps the two halves of each head interleaved (x0 y0 x1 y1 ...); Hugging Face has all x, then all y.
-fn interleaved_row(row: usize, head_size: usize) -> usize {
-    let (head, i) = (row / head_size, row % head_size);
-    let half = head_size / 2;
-    head * head_size + (i % half) * 2 + i / half
 }
 
 fn hugging_face_name(ggml: &str) -> String {

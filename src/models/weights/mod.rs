@@ -12,7 +12,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     device::host_memory,
-    models::transformer::config::Config,
+    models::transformer::{
+        config::Config,
+        weight::{ComputeType, Weight},
+    },
     tensor::{DType, Tensor},
 };
 
@@ -55,6 +58,21 @@ impl Source {
         match self {
             Source::Safetensors(c) => c.tensor(name, dims, dtype),
             Source::Gguf(c) => c.tensor(name, dims, dtype),
+        }
+    }
+
+    /// The matrix `name` of shape `dims` for a run that computes in `compute`; with `keep_blocks`, a GGUF file's stays as it lies in the mapped file,
+    /// whatever its type: no copy, nothing unpacked.
+    pub fn weight(
+        &self,
+        name: &str,
+        dims: &[usize],
+        compute: ComputeType,
+        keep_blocks: bool,
+    ) -> Result<Weight> {
+        match self {
+            Source::Gguf(c) if keep_blocks => c.weight(name, dims, compute),
+            _ => self.tensor(name, dims, compute.dtype()).map(Weight::Dense),
         }
     }
 }

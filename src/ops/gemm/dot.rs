@@ -7,17 +7,11 @@ use std::cell::Cell;
 
 use half::bf16;
 
+use super::rows::Weight;
 use crate::ops::{
     parallel::Shared,
     simd::{Kernel, Simd},
 };
-
-/// The matrix that is read row by row.
-#[derive(Clone, Copy)]
-pub(super) enum Weight<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [bf16]),
-}
 
 /// What happens to a product before it is stored: out = alpha * product [+ bias] [+ out].
 #[derive(Clone, Copy)]
@@ -28,7 +22,7 @@ pub(super) struct Epilogue<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// Rows i0..i1 of `a` times rows j0..j1 of `w`.
+/// Rows `rows` of `a` times the rows of `w`, which are `cols` of the whole weight. `w` is F32 or Bf16.
 pub(super) struct DotBlock<'a> {
     pub out: Shared<'a>,
     pub a: &'a [f32],
@@ -49,21 +43,21 @@ impl Kernel for DotBlock<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (from, to) = (self.cols.start * self.k, self.cols.end * self.k);
         match self.w {
-            Weight::F32(w) if self.rows.len() <= FEW_ROWS => self.stream(s, &w[from..to]),
-            Weight::Bf16(w) if self.rows.len() <= FEW_ROWS => self.stream(s, &w[from..to]),
-            Weight::F32(w) if self.k <= DEEP => self.block(s, &w[from..to]),
-            Weight::F32(w) => self.deep_block(s, &w[from..to]),
+            Weight::F32(w) if self.rows.len() <= FEW_ROWS => self.stream(s, w),
+            Weight::Bf16(w) if self.rows.len() <= FEW_ROWS => self.stream(s, w),
+            Weight::F32(w) if self.k <= DEEP => self.block(s, w),
+            Weight::F32(w) => self.deep_block(s, w),
             Weight::Bf16(w) if self.k <= DEEP => {
                 // Taken and put back, not lent to a closure: closures do not inherit the instruction set.
                 let mut wide = WIDE.take();
-                wide.resize(to - from, 0.0);
-                widen(s, &w[from..to], &mut wide);
+                wide.resize(w.len(), 0.0);
+                widen(s, w, &mut wide);
                 self.block(s, &wide[..]);
                 WIDE.set(wide);
             }
-            Weight::Bf16(w) => self.deep_block(s, &w[from..to]),
+            Weight::Bf16(w) => self.deep_block(s, w),
+            Weight::Blocks(_) => unreachable!("blocks are unpacked before a kernel runs"),
         }
     }
 }

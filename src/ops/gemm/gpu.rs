@@ -12,6 +12,7 @@ use crate::{
         checks::check,
         kernels,
         launch::{Grid, check_dtype, gpu_of},
+        quantize::Matrix,
         rows::sum_rows,
     },
     tensor::{DType, Tensor, refuse_overlap},
@@ -27,8 +28,21 @@ fn sizes(layout: Layout, a: &Tensor, b: &Tensor) -> ([usize; 3], bool) {
     }
 }
 
-/// The GPU arm of every product: out = alpha (a b + scale a2 b2) + bias + resid [+ out]. `None` if the operands are in main memory.
-pub(crate) fn product(
+/// The GPU arm of every product: out = alpha (a b + scale a2 b2) + bias + resid [+ out]. `None` if the operands are in main memory. Blocks are unpacked
+/// first.
+pub(crate) fn product<'a>(
+    op: &str,
+    out: &mut Tensor,
+    a: &Tensor,
+    b: impl Into<Matrix<'a>>,
+    layout: Layout,
+    x: Extras,
+    rung: Option<Rung>,
+) -> Result<Option<()>> {
+    Ok(b.into().dense(op, a, |b| dense_product(op, out, a, b, layout, x, rung))?.flatten())
+}
+
+fn dense_product(
     op: &str,
     out: &mut Tensor,
     a: &Tensor,

@@ -9,6 +9,7 @@ pub mod gpu;
 mod outer;
 pub mod plan;
 pub mod reference;
+mod rows;
 mod wgmma;
 
 /// Whether products with bf16 weights run on the processor's tile unit (Intel AMX); the environment variable SDRRL_AMX=0 turns it off.
@@ -27,15 +28,17 @@ use crate::{
     ops::{
         checks::check,
         parallel::{Shared, for_each_in_runs, for_each_task},
+        quantize::Matrix,
         rows::{add, sum_rows},
         simd,
     },
     tensor::{DType, Tensor, refuse_overlap},
 };
-use dot::{DEEP, DEEP_COLS, DotBlock, Epilogue, FEW_ROWS, Weight};
+use dot::{DEEP, DEEP_COLS, DotBlock, Epilogue, FEW_ROWS};
 use gpu::product;
 use outer::{OuterBlock, STRIP};
 use plan::Extras;
+use rows::{Weight, call_number, weight};
 
 /// How the operands of [`gemm`] lie in memory; out is (N, M) always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +58,21 @@ const WEIGHT_BLOCK: usize = 1 << 15;
 
 /// out (N, M) = alpha * a b, `+=` with `accumulate`; see [`Layout`]. b is F32 or Bf16; on the CPU a and out are F32, on a GPU a may be Bf16, and
 /// out then either.
-pub fn gemm(
+pub fn gemm<'a>(
     out: &mut Tensor,
     a: &Tensor,
-    b: &Tensor,
+    b: impl Into<Matrix<'a>>,
+    layout: Layout,
+    alpha: f32,
+    accumulate: bool,
+) -> Result<()> {
+    gemm_matrix(out, a, b.into(), layout, alpha, accumulate)
+}
+
+fn gemm_matrix(
+    out: &mut Tensor,
+    a: &Tensor,
+    b: Matrix,
     layout: Layout,
     alpha: f32,
     accumulate: bool,
@@ -68,38 +82,44 @@ pub fn gemm(
         return Ok(());
     }
     match layout {
-        Layout::NT if (1..STRIP).contains(&a.rows_cols().1) && b.dtype() == DType::F32 => {
-            short_product(out, a, b, alpha, accumulate)
-        }
+        Layout::NT if (1..STRIP).contains(&a.rows_cols().1) && b.dtype() == DType::F32 => match b {
+            Matrix::Dense(b) => short_product(out, a, b, alpha, accumulate),
+            Matrix::Blocks(b) => short_product(out, a, &b.to_dense(DType::F32)?, alpha, accumulate),
+        },
         Layout::NT => dot_product(&mut [out], a, &[b], Epilogue { alpha, accumulate, bias: None }, false),
         Layout::NN | Layout::TN => outer_product(out, a, b, layout == Layout::TN, alpha, accumulate),
     }
 }
 
 /// out (N, M) = inp (N, K) weightᵀ (M, K) [+ bias (M)]
-pub fn linear_forward(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
-    linear(out, inp, weight, bias, false)
+pub fn linear_forward<'a>(
+    out: &mut Tensor,
+    inp: &Tensor,
+    weight: impl Into<Matrix<'a>>,
+    bias: Option<&Tensor>,
+) -> Result<()> {
+    linear(out, inp, weight.into(), bias, false)
 }
 
 /// As [`linear_forward`], fast for many rows: for training and scoring. On a tile unit the last bits of f32 products differ from
 /// [`linear_forward`]'s; rows depend on nothing but themselves in either.
-pub fn linear_forward_many_rows(
+pub fn linear_forward_many_rows<'a>(
     out: &mut Tensor,
     inp: &Tensor,
-    weight: &Tensor,
+    weight: impl Into<Matrix<'a>>,
     bias: Option<&Tensor>,
 ) -> Result<()> {
-    linear(out, inp, weight, bias, true)
+    linear(out, inp, weight.into(), bias, true)
 }
 
-fn linear(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Option<&Tensor>, many: bool) -> Result<()> {
+fn linear(out: &mut Tensor, inp: &Tensor, weight: Matrix, bias: Option<&Tensor>, many: bool) -> Result<()> {
     let extras = Extras { bias, ..Extras::default() };
     if product("linear_forward", out, inp, weight, Layout::NT, extras, None)?.is_some() {
         return Ok(());
     }
     let bias = match bias {
         Some(t) => {
-            check(t.len() == weight.shape()[0], "linear_forward", &[out, inp, weight, t])?;
+            weight.check(t.len() == weight.shape()[0], "linear_forward", &[out, inp, t])?;
             refuse_overlap(&[out], &[t])?;
             Some(t.f32()?)
         }
@@ -110,14 +130,15 @@ fn linear(out: &mut Tensor, inp: &Tensor, weight: &Tensor, bias: Option<&Tensor>
 
 /// out (N, M) = inp (N, K) weightᵀ (M, K) [+ bias (M)] + resid (N, M): a layer that ends in a residual addition. On a GPU the addition is the product's
 /// epilogue.
-pub fn linear_add_forward(
+pub fn linear_add_forward<'a>(
     out: &mut Tensor,
     inp: &Tensor,
-    weight: &Tensor,
+    weight: impl Into<Matrix<'a>>,
     bias: Option<&Tensor>,
     resid: &Tensor,
 ) -> Result<()> {
-    check(out.rows_cols() == resid.rows_cols(), "linear_add_forward", &[out, inp, weight, resid])?;
+    let weight = weight.into();
+    weight.check(out.rows_cols() == resid.rows_cols(), "linear_add_forward", &[out, inp, resid])?;
     refuse_overlap(&[out], &[resid])?;
     let extras = Extras { bias, resid: Some(resid), ..Extras::default() };
     if product("linear_add_forward", out, inp, weight, Layout::NT, extras, None)?.is_some() {
@@ -128,18 +149,23 @@ pub fn linear_add_forward(
 }
 
 /// Several layers of one input, in one dispatch: outs[i] (N, M_i) = inp (N, K) weights[i]ᵀ (M_i, K)
-pub fn linear_forward_many(outs: &mut [&mut Tensor], inp: &Tensor, weights: &[&Tensor]) -> Result<()> {
+pub fn linear_forward_many<'a, M: Into<Matrix<'a>> + Copy>(
+    outs: &mut [&mut Tensor],
+    inp: &Tensor,
+    weights: &[M],
+) -> Result<()> {
+    let weights: Vec<Matrix> = weights.iter().map(|&w| w.into()).collect();
     if inp.gpu().is_some() {
         return outs.iter_mut().zip(weights).try_for_each(|(out, w)| linear(out, inp, w, None, false));
     }
-    dot_product(outs, inp, weights, Epilogue { alpha: 1.0, accumulate: false, bias: None }, false)
+    dot_product(outs, inp, &weights, Epilogue { alpha: 1.0, accumulate: false, bias: None }, false)
 }
 
 /// dinp (N, K) = (or, with `accumulate`, +=) dout (N, M) weight (M, K)
-pub fn linear_backward_input(
+pub fn linear_backward_input<'a>(
     dinp: &mut Tensor,
     dout: &Tensor,
-    weight: &Tensor,
+    weight: impl Into<Matrix<'a>>,
     accumulate: bool,
 ) -> Result<()> {
     gemm(dinp, dout, weight, Layout::NN, 1.0, accumulate)
@@ -167,15 +193,11 @@ pub fn linear_backward_weight(
     Ok(())
 }
 
-fn weight(t: &Tensor) -> Result<Weight<'_>> {
-    Ok(if t.dtype() == DType::Bf16 { Weight::Bf16(t.bf16()?) } else { Weight::F32(t.f32()?) })
-}
-
 /// `many`: on a tile unit f32 weights are split too, which pays for many rows and costs for few.
 fn dot_product(
     outs: &mut [&mut Tensor],
     a: &Tensor,
-    weights: &[&Tensor],
+    weights: &[Matrix],
     epilogue: Epilogue,
     many: bool,
 ) -> Result<()> {
@@ -183,8 +205,9 @@ fn dot_product(
     let mut tasks = vec![];
     for (out, w) in outs.iter().zip(weights) {
         let fits = w.shape().len() == 2 && w.shape()[1] == k && out.rows_cols() == (n, w.shape()[0]);
-        check(fits && outs.len() == weights.len(), "linear_forward", &[out, a, w])?;
-        refuse_overlap(&[out], &[a, w])?;
+        w.check(fits && outs.len() == weights.len(), "linear_forward", &[out, a])?;
+        refuse_overlap(&[out], &[a])?;
+        w.refuse_overlap(&[out])?;
     }
     refuse_overlap(&outs.iter().map(|out| &**out).collect::<Vec<_>>(), &[])?;
     if n == 0 {
@@ -207,16 +230,19 @@ fn dot_product(
     }
     let a = a.f32()?;
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if amx::available() && k > 0 && (many || parts.iter().all(|p| matches!(p.1, Weight::Bf16(_)))) {
+    if amx::available() && k > 0 && (many || parts.iter().all(|p| p.1.is_bf16())) {
         let parts: Vec<amx::Part> = parts.iter().map(|&(out, w, m)| amx::Part { out, w, m }).collect();
         amx::dot_product(&parts, a, n, k, epilogue);
         return Ok(());
     }
     let work = n * k * parts.iter().map(|p| p.2).sum::<usize>();
+    let call = call_number();
     for_each_in_runs(tasks.len(), work, |t| {
         let (which, rows, cols) = tasks[t].clone();
         let (out, w, m) = parts[which];
-        simd::run(DotBlock { out, a, w, rows, cols, k, m, epilogue });
+        // A thread's next task is most often about other rows of `a` and the same ones of `w`.
+        let w = w.rows(cols.clone(), k, Some((call, which, cols.start)));
+        simd::run(DotBlock { out, a, w: w.weight(), rows, cols, k, m, epilogue });
     });
     Ok(())
 }
@@ -224,7 +250,7 @@ fn dot_product(
 fn outer_product(
     out: &mut Tensor,
     a: &Tensor,
-    b: &Tensor,
+    b: Matrix,
     transposed: bool,
     alpha: f32,
     accumulate: bool,
@@ -232,21 +258,23 @@ fn outer_product(
     let (rows, cols) = a.rows_cols();
     let (n, k) = if transposed { (cols, rows) } else { (rows, cols) };
     let (depth, m) = b.rows_cols();
-    check(depth == k && out.rows_cols() == (n, m), "gemm", &[out, a, b])?;
-    refuse_overlap(&[out], &[a, b])?;
+    let fits = depth == k && out.rows_cols() == (n, m) && !(transposed && matches!(b, Matrix::Blocks(_)));
+    b.check(fits, "gemm", &[out, a])?;
+    refuse_overlap(&[out], &[a])?;
+    b.refuse_overlap(&[out])?;
     if k == 0 {
         if !accumulate {
             out.f32_mut()?.fill(0.0);
         }
         return Ok(());
     }
-    let (a, b) = (a.f32()?, weight(b)?);
+    let (a, b) = (a.f32()?, weight(&b)?);
     let a_strides = if transposed { (1, n) } else { (k, 1) };
     let out = Shared::new(out.f32_mut()?);
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     {
         // Splitting f32 weights pays for whole panels and many rows.
-        let pays = matches!(b, Weight::Bf16(_)) || (m >= 64 && n >= 64 && k >= 64);
+        let pays = b.is_bf16() || (m >= 64 && n >= 64 && k >= 64);
         if !transposed && pays && amx::available() {
             amx::outer_product(amx::Part { out, w: b, m }, a, n, k, alpha, accumulate);
             return Ok(());
@@ -265,6 +293,16 @@ fn outer_product(
                 });
             }
         });
+        return Ok(());
+    }
+    if let Weight::Blocks(_) = b {
+        // As many rows at a time as are packed at a time: the same sums in the same order.
+        for start in (0..k).step_by(outer::DEPTH) {
+            let depth = outer::DEPTH.min(k - start);
+            let rows = b.shared_rows(start..start + depth, m);
+            let (a, accumulate) = (&a[start..], accumulate || start > 0);
+            outer_blocks(out, a, a_strides, rows.weight(), [n, m, depth], alpha, accumulate);
+        }
         return Ok(());
     }
     outer_blocks(out, a, a_strides, b, shape, alpha, accumulate);

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 use std::{cell::Cell, ops::Range};
 
-use super::dot::Weight;
+use super::rows::Weight;
 use crate::ops::{
     parallel::Shared,
     simd::{Kernel, Simd},
@@ -12,7 +12,7 @@ use crate::ops::{
 /// Columns of a strip, floats: two AVX-512 registers.
 pub(super) const STRIP: usize = 32;
 /// Rows of b that are packed at a time: a strip of 32 KiB.
-const DEPTH: usize = 256;
+pub(super) const DEPTH: usize = 256;
 
 /// Rows `rows` and the columns of strip `strip` of out.
 pub(super) struct OuterBlock<'a> {
@@ -83,6 +83,7 @@ impl OuterBlock<'_> {
                         *x = f32::from_bits((y.to_bits() as u32) << 16);
                     }
                 }
+                Weight::Blocks(_) => unreachable!("blocks are unpacked before a kernel runs"),
             }
             row[width..].fill(0.0);
         }

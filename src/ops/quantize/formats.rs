@@ -1,84 +1,128 @@
-//! ggml's block formats (its `block_q*` structures; K-quants by super-blocks of 256): values out of them, and the simple ones out of values.
-//! The kernels of `kernels/quantize.cu` compute the same bits, and are held to these.
+//! ggml's block formats (its `block_q*` structures; K-quants by super-blocks of 256): their table, values out of them, and the simple ones out of
+//! values. The kernels of `kernels/quantize.cu` compute the same bits, and are held to these.
+use anyhow::{Context, Result};
 use half::{bf16, f16};
 
-/// A ggml element type that can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GgmlType {
-    /// 0
-    F32,
-    /// 1
-    F16,
-    /// 2: 32 values, scale, 4 bits
-    Q4_0,
-    /// 3: 32 values, scale and minimum, 4 bits
-    Q4_1,
-    /// 8: 32 values, scale, 8 bits
-    Q8_0,
-    /// 12: 256 values, 8 scales and minima of 6 bits, 4 bits
-    Q4K,
-    /// 14: 256 values, 16 scales of 8 bits, 6 bits
-    Q6K,
-    /// 30
-    Bf16,
+use super::unpack::Unpack;
+use crate::ops::simd;
+
+macro_rules! formats {
+    ($($variant:ident, $number:literal, $name:literal, $kernel:literal, $values:literal, $bytes:literal, $what:literal;)*) => {
+        /// A ggml element type that can be read.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum GgmlType {
+            $(#[doc = $what] $variant,)*
+        }
+
+        impl GgmlType {
+            /// Every one, by ggml's number.
+            pub const ALL: &[GgmlType] = &[$(GgmlType::$variant),*];
+
+            /// ggml's number.
+            pub fn number(self) -> u32 {
+                match self { $(GgmlType::$variant => $number),* }
+            }
+            /// ggml's name, e.g. `Q4_K`.
+            pub fn name(self) -> &'static str {
+                match self { $(GgmlType::$variant => $name),* }
+            }
+            /// (values, bytes) of one block.
+            pub fn block(self) -> (usize, usize) {
+                match self { $(GgmlType::$variant => ($values, $bytes)),* }
+            }
+            /// The kernels of quantize.cu that write f32 and bf16.
+            pub(super) fn kernels(self) -> [&'static str; 2] {
+                match self {
+                    $(GgmlType::$variant => [
+                        concat!("dequantize_", $kernel, "_f32"),
+                        concat!("dequantize_", $kernel, "_bf16"),
+                    ]),*
+                }
+            }
+        }
+    };
 }
+formats! {
+    F32, 0, "F32", "f32", 1, 4, "IEEE binary32";
+    F16, 1, "F16", "f16", 1, 2, "IEEE binary16";
+    Q4_0, 2, "Q4_0", "q4_0", 32, 18, "32 values: scale, 4 bits";
+    Q4_1, 3, "Q4_1", "q4_1", 32, 20, "32 values: scale and minimum, 4 bits";
+    Q5_0, 6, "Q5_0", "q5_0", 32, 22, "32 values: scale, 5 bits";
+    Q5_1, 7, "Q5_1", "q5_1", 32, 24, "32 values: scale and minimum, 5 bits";
+    Q8_0, 8, "Q8_0", "q8_0", 32, 34, "32 values: scale, 8 bits";
+    Q2K, 10, "Q2_K", "q2_k", 256, 84, "256 values: 16 scales and minima of 4 bits, 2 bits";
+    Q3K, 11, "Q3_K", "q3_k", 256, 110, "256 values: 16 scales of 6 bits, 3 bits";
+    Q4K, 12, "Q4_K", "q4_k", 256, 144, "256 values: 8 scales and minima of 6 bits, 4 bits";
+    Q5K, 13, "Q5_K", "q5_k", 256, 176, "256 values: 8 scales and minima of 6 bits, 5 bits";
+    Q6K, 14, "Q6_K", "q6_k", 256, 210, "256 values: 16 scales of 8 bits, 6 bits";
+    Iq4Nl, 20, "IQ4_NL", "iq4_nl", 32, 18, "32 values: scale, 4 bits that choose from 16 numbers";
+    Iq4Xs, 23, "IQ4_XS", "iq4_xs", 256, 136, "256 values: 8 scales of 6 bits, 4 bits that choose from 16 numbers";
+    Bf16, 30, "BF16", "bf16", 1, 2, "bfloat16";
+}
+
+/// Types of ggml that are known by name only.
+const UNREADABLE: [(u32, &str); 19] = [
+    (9, "Q8_1"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
+    (41, "Q1_0"),
+];
+
+/// The most values that a block has.
+pub(super) const MOST: usize = 256;
 
 impl GgmlType {
     /// From ggml's number.
     pub fn from_number(n: u32) -> Option<GgmlType> {
-        use GgmlType::*;
-        Some(match n {
-            0 => F32,
-            1 => F16,
-            2 => Q4_0,
-            3 => Q4_1,
-            8 => Q8_0,
-            12 => Q4K,
-            14 => Q6K,
-            30 => Bf16,
-            _ => return None,
+        GgmlType::ALL.iter().copied().find(|t| t.number() == n)
+    }
+
+    /// From ggml's number; the error names the type and lists those that can be read.
+    pub fn readable(n: u32) -> Result<GgmlType> {
+        GgmlType::from_number(n).with_context(|| {
+            let name = UNREADABLE.iter().find(|(number, _)| *number == n).map_or("a type unknown here", |t| t.1);
+            let names: Vec<&str> = GgmlType::ALL.iter().map(|t| t.name()).collect();
+            format!(
+                "ggml type {n} ({name}) cannot be read; those that can are {}: quantise the model anew to one of them",
+                names.join(", ")
+            )
         })
     }
 
-    /// (values, bytes) of one block.
-    pub fn block(self) -> (usize, usize) {
-        use GgmlType::*;
-        match self {
-            F32 => (1, 4),
-            F16 | Bf16 => (1, 2),
-            Q4_0 => (32, 18),
-            Q4_1 => (32, 20),
-            Q8_0 => (32, 34),
-            Q4K => (256, 144),
-            Q6K => (256, 210),
-        }
+    /// Bytes of a row of `cols` values, if that is a whole number of blocks.
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        let (values, bytes) = self.block();
+        cols.is_multiple_of(values).then(|| (cols / values).checked_mul(bytes)).flatten()
     }
 
     /// out = the values of `bytes`; both whole blocks, as many of one as of the other.
     pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
-        let (values, size) = self.block();
-        for (b, o) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(values)) {
-            match self {
-                GgmlType::F32 => o[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-                GgmlType::F16 => o[0] = half_at(b, 0),
-                GgmlType::Bf16 => o[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-                GgmlType::Q4_0 => nibbles(&b[2..], o, |q| (q - 8.0) * half_at(b, 0)),
-                GgmlType::Q4_1 => nibbles(&b[4..], o, |q| q * half_at(b, 0) + half_at(b, 2)),
-                GgmlType::Q8_0 => {
-                    o.iter_mut().zip(&b[2..]).for_each(|(o, &q)| *o = half_at(b, 0) * (q as i8) as f32)
-                }
-                GgmlType::Q4K => q4_k(b, o),
-                GgmlType::Q6K => q6_k(b, o),
-            }
-        }
+        simd::run(Unpack { kind: self, bytes, out })
     }
 
     /// The same, rounded.
     pub fn dequantize_bf16(self, bytes: &[u8], out: &mut [bf16]) {
         let (values, size) = self.block();
-        let mut wide = [0.0; 256];
-        for (b, o) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(values)) {
-            self.dequantize(b, &mut wide[..values]);
+        // Some blocks at a time, so that short ones are worth a call.
+        let some = MOST / values;
+        let mut wide = [0.0; MOST];
+        for (b, o) in bytes.chunks(some * size).zip(out.chunks_mut(some * values)) {
+            self.dequantize(b, &mut wide[..o.len()]);
             o.iter_mut().zip(&wide).for_each(|(o, x)| *o = bf16::from_f32(*x));
         }
     }
@@ -129,56 +173,29 @@ fn pack(x: &[f32], bytes: &mut [u8], number: impl Fn(f32) -> u8) {
     }
 }
 
-fn half_at(b: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// 16 bytes: the low nibbles are the first 16 values, the high ones the last.
-fn nibbles(q: &[u8], out: &mut [f32], value: impl Fn(f32) -> f32) {
-    for i in 0..16 {
-        out[i] = value((q[i] & 15) as f32);
-        out[i + 16] = value((q[i] >> 4) as f32);
-    }
-}
-
-/// The 6-bit scale and minimum of sub-block j out of 12 packed bytes.
-fn scale_min(j: usize, s: &[u8]) -> (f32, f32) {
-    let (d, m) = if j < 4 {
-        (s[j] & 63, s[j + 4] & 63)
-    } else {
-        ((s[j + 4] & 15) | ((s[j - 4] >> 6) << 4), (s[j + 4] >> 4) | ((s[j] >> 6) << 4))
-    };
-    (d as f32, m as f32)
-}
-
-fn q4_k(b: &[u8], out: &mut [f32]) {
-    let (d, dmin, scales, q) = (half_at(b, 0), half_at(b, 2), &b[4..16], &b[16..144]);
-    for pair in 0..4 {
-        let q = &q[pair * 32..][..32];
-        for high in 0..2 {
-            let (scale, min) = scale_min(2 * pair + high, scales);
-            let (scale, min) = (d * scale, dmin * min);
-            let out = &mut out[(2 * pair + high) * 32..][..32];
-            for i in 0..32 {
-                out[i] = scale * ((q[i] >> (4 * high)) & 15) as f32 - min;
-            }
+    #[test]
+    fn what_cannot_be_read_is_named_with_what_can() {
+        for (number, name) in [(16, "IQ2_XXS"), (19, "IQ1_S"), (39, "MXFP4"), (35, "TQ2_0"), (999, "unknown")]
+        {
+            let error = GgmlType::readable(number).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("Q4_K") && error.contains("IQ4_XS"), "{error}");
+        }
+        for (n, _) in UNREADABLE {
+            assert!(GgmlType::from_number(n).is_none(), "{n}");
+        }
+        for &kind in GgmlType::ALL {
+            assert_eq!(GgmlType::readable(kind.number()).unwrap(), kind);
         }
     }
-}
 
-fn q6_k(b: &[u8], out: &mut [f32]) {
-    let d = half_at(b, 208);
-    for half in 0..2 {
-        let (low, high, scales) = (&b[half * 64..], &b[128 + half * 32..], &b[192 + half * 8..]);
-        let out = &mut out[half * 128..][..128];
-        for i in 0..32 {
-            let value =
-                |low: u8, shift: u32| ((low & 15) | (((high[i] >> shift) & 3) << 4)) as i8 as f32 - 32.0;
-            let scale = |k: usize| d * scales[i / 16 + k] as i8 as f32;
-            out[i] = scale(0) * value(low[i], 0);
-            out[i + 32] = scale(2) * value(low[i + 32], 2);
-            out[i + 64] = scale(4) * value(low[i] >> 4, 4);
-            out[i + 96] = scale(6) * value(low[i + 32] >> 4, 6);
-        }
+    #[test]
+    fn rows_are_whole_blocks() {
+        assert_eq!(GgmlType::Q4K.row_bytes(512), Some(288));
+        assert_eq!(GgmlType::Q4K.row_bytes(96), None);
+        assert_eq!(GgmlType::Q8_0.row_bytes(96), Some(102));
     }
 }

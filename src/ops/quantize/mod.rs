@@ -4,47 +4,35 @@ use anyhow::{Result, bail, ensure};
 use half::bf16;
 
 use crate::{
-    device::{Arg, Geometry, Kernel},
+    device::{Arg, Geometry, Gpu, Kernel},
     ops::parallel::map_chunks,
     tensor::{DType, Tensor, refuse_overlap},
 };
 
 use super::{checks::check, launch::gpu_of};
 
+mod blocks;
 mod formats;
+mod matrix;
+pub mod reference;
+mod unpack;
 
+pub(crate) use blocks::HostBlocks;
+pub use blocks::{BlockFormat, Blocks, RowOrder, Scratch};
 pub use formats::GgmlType;
+pub use matrix::Matrix;
+pub(crate) use matrix::gather_on_gpu;
 
 const THREADS: usize = 256;
 /// Values that a task of the CPU arm takes: whole blocks of every format.
 const CHUNK: usize = 1 << 14;
 
 /// out = the values of `blocks`, rounded if out is Bf16; `blocks` are bytes of `kind` in a U32 tensor, of which the last word may be used in part.
-/// F32 and Bf16 blocks are `rows::cast`'s on a GPU.
 pub fn dequantize(out: &mut Tensor, blocks: &Tensor, kind: GgmlType) -> Result<()> {
     let bytes = check_blocks("dequantize", out, blocks, kind)?;
     refuse_overlap(&[out], &[blocks])?;
     if let Some(gpu) = gpu_of("dequantize", &[out, blocks])? {
-        use GgmlType::*;
-        let name = match (kind, out.dtype()) {
-            (F16, DType::F32) => "dequantize_f16_f32",
-            (Q4_0, DType::F32) => "dequantize_q4_0_f32",
-            (Q4_1, DType::F32) => "dequantize_q4_1_f32",
-            (Q8_0, DType::F32) => "dequantize_q8_0_f32",
-            (Q4K, DType::F32) => "dequantize_q4_k_f32",
-            (Q6K, DType::F32) => "dequantize_q6_k_f32",
-            (F16, DType::Bf16) => "dequantize_f16_bf16",
-            (Q4_0, DType::Bf16) => "dequantize_q4_0_bf16",
-            (Q4_1, DType::Bf16) => "dequantize_q4_1_bf16",
-            (Q8_0, DType::Bf16) => "dequantize_q8_0_bf16",
-            (Q4K, DType::Bf16) => "dequantize_q4_k_bf16",
-            (Q6K, DType::Bf16) => "dequantize_q6_k_bf16",
-            _ => bail!("dequantize: there is no kernel for {kind:?} blocks to {out:?}"),
-        };
-        let args = [out.arg()?, blocks.arg()?, Arg::U64(out.len() as u64)];
-        let at = Geometry::new(out.len().div_ceil(THREADS), THREADS as u32);
-        // SAFETY: the kernel's parameters; lengths were checked.
-        return unsafe { gpu.launch(Kernel { file: "quantize", name }, at, &args) };
+        return launch_dequantize(&gpu, out, blocks, kind, None);
     }
     let (values, size) = kind.block();
     let blocks = &bytemuck::cast_slice::<u32, u8>(blocks.u32()?)[..bytes];
@@ -58,6 +46,27 @@ pub fn dequantize(out: &mut Tensor, blocks: &Tensor, kind: GgmlType) -> Result<(
         map_chunks(out.f32_mut()?, CHUNK, work, one);
     }
     Ok(())
+}
+
+/// The kernel: everything, or the rows of (tokens, columns of a row, rows of the table). The caller checked the shapes.
+fn launch_dequantize(
+    gpu: &Gpu,
+    out: &mut Tensor,
+    blocks: &Tensor,
+    kind: GgmlType,
+    rows: Option<(&Tensor, usize, usize)>,
+) -> Result<()> {
+    let [f32, bf16] = kind.kernels();
+    let name = if out.dtype() == DType::Bf16 { bf16 } else { f32 };
+    let (tokens, cols, vocab) = match rows {
+        Some((tokens, cols, vocab)) => (tokens.arg()?, cols, vocab),
+        None => (Arg::Null, 0, 0),
+    };
+    let values = Arg::U64(out.len() as u64);
+    let args = [out.arg()?, blocks.arg()?, tokens, values, Arg::int(cols)?, Arg::int(vocab)?];
+    let at = Geometry::new(out.len().div_ceil(THREADS), THREADS as u32);
+    // SAFETY: the kernel's parameters; lengths were checked, tokens are checked by the kernel.
+    unsafe { gpu.launch(Kernel { file: "quantize", name }, at, &args) }
 }
 
 /// blocks (bytes in a U32 tensor) = inp (F32, finite) as Q8_0, Q4_0 or Q4_1 blocks, by ggml's reference rounding.

@@ -79,14 +79,14 @@ fn run_arm(arm: ResolvedArm, cache: &Path, earlier: &[(Ran, PathBuf)]) -> Result
             |dir: &Path| -> Result<Value> { Ok(Manifest::load(dir)?.map_or(Value::Null, |m| m.summary)) };
         let settings = &arm.recipe.eval;
         let to_reference = match earlier.first() {
-            Some((_, reference)) => compare::compare(reference, &eval, settings)?,
+            Some((_, reference)) => compare::compare(reference, &eval, settings, run.placement)?,
             None => vec![],
         };
         let done = Ran {
             same_as: earlier.iter().position(|(e, _)| e.train == train),
             packed: summary(&pack)?,
             trained: summary(&train)?,
-            to_base: compare::compare(&base, &eval, settings)?,
+            to_base: compare::compare(&base, &eval, settings, run.placement)?,
             to_reference,
             train,
             arm: arm.clone(),

@@ -38,6 +38,9 @@ pub const CHECKPOINT: &str = "checkpoints/model.ckpt";
 /// `model_type` of a converted directory's config.json.
 pub const MODEL_TYPE: &str = "cometkiwi";
 
+/// The hub's name of the published model.
+pub const PUBLISHED: &str = "Unbabel/wmt22-cometkiwi-da";
+
 /// What to fetch, from where, under which terms.
 const WHAT_IS_NEEDED: &str = "CometKiwi needs hparams.yaml and checkpoints/model.ckpt of Unbabel/wmt22-cometkiwi-da (gated: accept its licence, CC-BY-NC-SA-4.0, \
     non-commercial, on its page, then `huggingface-cli download Unbabel/wmt22-cometkiwi-da`), and config.json with tokenizer.json or sentencepiece.bpe.model of \

@@ -30,6 +30,22 @@ pub(super) struct Probe {
     generation: GenerationConfig,
 }
 
+/// Leaves out, and names, the metrics that have a model of their own: it would be loaded at every evaluation.
+fn without_models(settings: &mut EvalSettings) {
+    settings.tasks.retain_mut(|task| {
+        let (left_out, kept): (Vec<_>, Vec<_>) =
+            task.metric_names().into_iter().partition(|m| m.about().needs.model);
+        for metric in &left_out {
+            println!("train: task {}: {} is not measured while training", task.name, metric.name());
+        }
+        if !left_out.is_empty() {
+            task.metrics = kept;
+            task.scorers.clear();
+        }
+        left_out.is_empty() || !task.metrics.is_empty()
+    });
+}
+
 impl Probe {
     /// The generation tasks that `args` asks for; `None` if there are none.
     pub fn new(args: &Args, model: &Path) -> Result<Option<Probe>> {
@@ -39,6 +55,7 @@ impl Probe {
             (None, None) => return Ok(None),
         };
         settings.tasks.retain(|t| t.kind.generates());
+        without_models(&mut settings);
         let rows = settings.while_training;
         if rows == 0 || settings.tasks.is_empty() {
             return Ok(None);
@@ -90,9 +107,8 @@ impl Probe {
             let samples = tasks::run(&answerer, task, self.system.as_deref(), self.settings.batch(), items)
                 .with_context(|| format!("task {}, measured while training", task.name))?;
             ensure!(!samples.is_empty(), "task {} has no rows", task.name);
-            let all: Vec<usize> = (0..samples.len()).collect();
             for m in measures(task, &samples)? {
-                out.push((format!("{}/{}", task.name, m.name), m.value(&all)));
+                out.push((format!("{}/{}", task.name, m.about.key), m.whole()));
             }
         }
         Ok(out)

@@ -14,7 +14,7 @@ mod tiles;
 
 use std::{arch::asm, arch::x86_64::*, cell::Cell, ops::Range};
 
-use super::dot::{Epilogue, Weight};
+use super::{dot::Epilogue, rows::Weight};
 use crate::ops::parallel::{Shared, for_each_task};
 use pack::{
     interleave_panel, load_tile, mask, pack_pairs, pack_panel, pack_rows, split_interleave, split_panel,
@@ -76,7 +76,7 @@ pub(super) fn dot_product(parts: &[Part], a: &[f32], n: usize, k: usize, epilogu
     let row_bytes = steps * SLOT * 4 / 16;
     let rows_at_once = (BUFFER_BYTES / row_bytes.max(1)).max(16) / 16 * 16;
     // As in `outer_product`.
-    let split = parts.iter().any(|p| matches!(p.w, Weight::F32(_)));
+    let split = parts.iter().any(|p| !p.w.is_bf16());
     let pass_bytes = if split { 2 * PACKED_BYTES } else { PACKED_BYTES };
     let rows_per_task = (pass_bytes / row_bytes.max(1)).max(16) / 16 * 16;
     let columns: usize = parts.iter().map(|p| p.m).sum();
@@ -122,11 +122,13 @@ pub(super) fn outer_product(part: Part, a: &[f32], n: usize, k: usize, alpha: f3
     let row_bytes = depth.div_ceil(STEP) * SLOT * 4 / 16;
     let rows_at_once = BUFFER_BYTES / row_bytes / 16 * 16;
     // Splitting f32 weights costs as much as some fifty rows' products: more rows share it.
-    let rows_per_task = if matches!(part.w, Weight::F32(_)) { 512 } else { 256 };
+    let rows_per_task = if part.w.is_bf16() { 256 } else { 512 };
     for start in (0..n).step_by(rows_at_once) {
         let rows = rows_at_once.min(n - start);
         for top in (0..k).step_by(DEPTH) {
             let range = top..(top + DEPTH).min(k);
+            let weights = part.w.shared_rows(range.clone(), part.m);
+            let part = Part { w: weights.weight(), ..part };
             let slot = range.len().div_ceil(STEP) * SLOT;
             let packed = Shared::new(floats(&mut lines, rows.div_ceil(16) * slot));
             for_each_task(rows.div_ceil(16), rows * range.len() * 4, |t| {
@@ -142,7 +144,7 @@ pub(super) fn outer_product(part: Part, a: &[f32], n: usize, k: usize, alpha: f3
                 // SAFETY: as in `dot_product`.
                 unsafe {
                     let packed = packed.part(from / 16 * slot, block.len().div_ceil(16) * slot);
-                    outer_task(part, packed, block, j, range.clone(), alpha, accumulate || top > 0)
+                    outer_task(part, packed, block, j, 0..range.len(), alpha, accumulate || top > 0)
                 }
             });
         }
@@ -159,26 +161,27 @@ unsafe fn dot_task(part: Part, packed: &[f32], rows: Range<usize>, j: usize, k: 
     let steps = k.div_ceil(STEP);
     let width = PANEL.min(part.m - j);
     let mut lines = PANELS.take();
-    let range = j * k..(j + width) * k;
+    let weights = part.w.rows(j..j + width, k, None);
     // One block of rows uses each weight once: then copying it would cost as much as the product.
-    let in_place = match part.w {
+    let in_place = match weights.weight() {
         Weight::Bf16(w) if rows.len() <= 16 && width == PANEL && k.is_multiple_of(STEP) => Some(w),
         _ => None,
     };
-    let panel = match (part.w, in_place) {
+    let panel = match (weights.weight(), in_place) {
         (_, Some(_)) => &mut [],
         (Weight::Bf16(w), None) => {
             let panel = floats(&mut lines, steps * 4 * TILE);
             // SAFETY: AVX-512 is available.
-            unsafe { pack_panel(panel, &w[range.clone()], k) };
+            unsafe { pack_panel(panel, w, k) };
             panel
         }
         (Weight::F32(w), None) => {
             let panel = floats(&mut lines, steps * 12 * TILE);
             // SAFETY: as above.
-            unsafe { split_panel(panel, &w[range.clone()], k) };
+            unsafe { split_panel(panel, w, k) };
             panel
         }
+        (Weight::Blocks(_), None) => unreachable!("rows of a weight are not blocks"),
     };
     let mut sums = [Line([0.0; 16]); 64];
     let sums_at: *mut f32 = sums.as_mut_ptr().cast();
@@ -192,16 +195,13 @@ unsafe fn dot_task(part: Part, packed: &[f32], rows: Range<usize>, j: usize, k: 
                 Config::new((16, 4 * block), (16, 4 * block)).load();
             }
             let pieces = packed[t * steps * SLOT..].as_ptr();
-            match (in_place, part.w) {
+            match (in_place, part.w.is_bf16()) {
                 (Some(w), _) => {
-                    let w = &w[range.clone()];
                     let ahead = w.as_ptr().wrapping_add(w.len());
                     weights_in_place(w.as_ptr(), 2 * k, ahead, pieces, 4 * block, steps, sums_at, sum_stride);
                 }
-                (None, Weight::Bf16(_)) => {
-                    weights_first(panel.as_ptr(), pieces, 4 * block, steps, sums_at, sum_stride)
-                }
-                (None, Weight::F32(_)) => {
+                (None, true) => weights_first(panel.as_ptr(), pieces, 4 * block, steps, sums_at, sum_stride),
+                (None, false) => {
                     split_weights_first(panel.as_ptr(), pieces, 4 * block, steps, sums_at, sum_stride)
                 }
             }
@@ -239,13 +239,14 @@ unsafe fn outer_task(
     let steps = depth.len().div_ceil(STEP);
     let width = PANEL.min(part.m - j);
     let mut lines = PANELS.take();
-    let split = matches!(part.w, Weight::F32(_));
+    let split = !part.w.is_bf16();
     let panel = floats(&mut lines, steps * TILE * if split { 12 } else { 4 });
     // SAFETY: AVX-512 is available.
     unsafe {
         match part.w {
             Weight::Bf16(w) => interleave_panel(panel, w, part.m, j, width, depth),
             Weight::F32(w) => split_interleave(panel, w, part.m, j, width, depth),
+            Weight::Blocks(_) => unreachable!("blocks are unpacked before a task runs"),
         }
     }
     let mut sums = [Line([0.0; 16]); 64];

@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/gguf/: small random Llamas whose matrices are blocks of every type that a GGUF file of today may hold.
+
+blocks.gguf has a tied head, plain.gguf a head of its own and biases of attention. Rows of q and k are permuted as llama.cpp's
+convert_hf_to_gguf.py does; in plain.gguf the biases of q and k count upwards in Hugging Face's order. Types that the package
+does not quantise to are random blocks with scales of a weight's size.
+
+pip install gguf==0.19.0 numpy"""
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType as T, GGUFWriter
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.quants import quantize
+
+C, F, V, HEADS, KV_HEADS, HEAD = 32, 256, 96, 8, 1, 32
+# Where the f16 scales of the types stand that the package does not quantise to, and how large the numbers that they scale are.
+SCALES = {T.Q2_K: ([80, 82], 40), T.Q3_K: ([108], 80), T.Q4_K: ([0, 2], 900), T.Q5_K: ([0, 2], 1800), T.Q6_K: ([208], 2500),
+          T.IQ4_NL: ([0], 60), T.IQ4_XS: ([0], 1500)}
+
+
+def blocks(rng, kind, rows, cols):
+    values, size = GGML_QUANT_SIZES[kind]
+    if kind not in SCALES:
+        return quantize((rng.standard_normal((rows, cols)) * 0.2).astype(np.float32), kind)
+    places, large = SCALES[kind]
+    out = rng.integers(0, 256, (rows * cols // values, size), dtype=np.uint8)
+    for at in places:
+        scale = (rng.uniform(0.1, 0.4, len(out)) / large).astype(np.float16)
+        out[:, at:at + 2] = scale.view(np.uint8).reshape(-1, 2)
+    return out.reshape(rows, -1)
+
+
+def permute(x, heads):
+    return x.reshape(heads, 2, len(x) // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+
+
+def write(name, layers, embedding, head, biases):
+    rng = np.random.default_rng(1)
+    out = GGUFWriter(Path(__file__).resolve().parent.parent / "tests" / "golden" / "gguf" / name, "llama")
+    out.add_vocab_size(V)
+    out.add_context_length(64)
+    out.add_embedding_length(C)
+    out.add_feed_forward_length(F)
+    out.add_block_count(len(layers))
+    out.add_head_count(HEADS)
+    out.add_head_count_kv(KV_HEADS)
+    out.add_key_length(HEAD)
+    out.add_layer_norm_rms_eps(1e-5)
+    out.add_rope_freq_base(10000.0)
+
+    def gain(name):
+        out.add_tensor(name, (1 + 0.1 * rng.standard_normal(C)).astype(np.float32))
+
+    out.add_tensor("token_embd.weight", blocks(rng, embedding, V, C), raw_dtype=embedding)
+    for i, (q, k, v, o, gate, up, down) in enumerate(layers):
+        shapes = {"attn_q": (q, HEADS * HEAD, C), "attn_k": (k, KV_HEADS * HEAD, C), "attn_v": (v, KV_HEADS * HEAD, C),
+                  "attn_output": (o, C, HEADS * HEAD), "ffn_gate": (gate, F, C), "ffn_up": (up, F, C), "ffn_down": (down, C, F)}
+        heads = {"attn_q": HEADS, "attn_k": KV_HEADS}
+        for stem, (kind, rows, cols) in shapes.items():
+            w = blocks(rng, kind, rows, cols)
+            w = permute(w, heads[stem]) if stem in heads else w
+            out.add_tensor(f"blk.{i}.{stem}.weight", w, raw_dtype=kind)
+            if biases and stem.startswith("attn"):
+                b = np.arange(rows, dtype=np.float32) / 1024
+                out.add_tensor(f"blk.{i}.{stem}.bias", permute(b, heads[stem]) if stem in heads else b)
+        gain(f"blk.{i}.attn_norm.weight")
+        gain(f"blk.{i}.ffn_norm.weight")
+    gain("output_norm.weight")
+    if head:
+        out.add_tensor("output.weight", blocks(rng, head, V, C), raw_dtype=head)
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+
+
+write("blocks.gguf", [
+    (T.Q4_0, T.Q5_0, T.Q5_1, T.Q4_K, T.IQ4_NL, T.Q4_1, T.Q6_K),
+    (T.IQ4_NL, T.Q8_0, T.F16, T.Q2_K, T.Q4_0, T.Q5_0, T.Q3_K),
+    (T.Q4_1, T.Q4_0, T.BF16, T.IQ4_XS, T.Q4_0, T.IQ4_NL, T.Q5_K),
+], T.Q8_0, None, False)
+write("plain.gguf", [(T.F16, T.F32, T.F32, T.Q6_K, T.Q8_0, T.Q5_1, T.IQ4_XS)], T.Q4_1, T.IQ4_NL, True)
