@@ -229,24 +229,11 @@ fn gpu_run(
             None => logits.alias(),
         };
         let written = grads.is_some().then_some(&mut dlogits);
-        let (grid, vocab, cap) = (Grid::new(n), weight.shape()[0], softcap.unwrap_or(0.0));
-        let (own, weights) = (Some(&map), Some(token_weights));
-        // SAFETY: shapes were checked, targets are checked by the kernel; it reads a row of logits before it writes the same place of dlogits.
-        unsafe {
-            kernels::softmax_loss(
-                gpu,
-                grid,
-                losses,
-                written,
-                &mut logits,
-                own,
-                targets,
-                weights,
-                vocab,
-                grad_scale,
-                cap,
-            )?;
-        }
+        let (vocab, cap) = (weight.shape()[0], softcap.unwrap_or(0.0));
+        let (own, weights, g) = (Some(&map), Some(token_weights), Grid::new(n));
+        use kernels::softmax_loss as loss;
+        // SAFETY: shapes were checked, targets by the kernel, which reads a logit before it writes the same place of dlogits.
+        unsafe { loss(gpu, g, losses, written, &mut logits, own, targets, weights, vocab, grad_scale, cap)? };
         if let Some((dhidden, dweight)) = &mut grads {
             let mut dcompact = scratch.dhidden.rows(0..n)?;
             linear_backward_input(&mut dcompact, &dlogits, weight, false)?;
