@@ -4,10 +4,7 @@ use rayon::prelude::*;
 use sdrrl::{
     data::random::RowRandom,
     device::Device,
-    models::{
-        transformer::config::Config,
-        transformer::weights::{Llama, LlamaWeights},
-    },
+    models::transformer::{config::Config, tree::Place, weights::Llama},
     tensor::{DType, Tensor},
 };
 use serde_json::Value;
@@ -37,18 +34,22 @@ pub fn random_model(config: Config, dtype: DType, device: &Device) -> Llama {
         .collect();
     let narrow: Vec<bf16> = table.iter().map(|&x| bf16::from_f32(x)).collect();
     let mut next = 0;
-    let weights = LlamaWeights::build(&config, &mut |name, dims, matrix| {
-        let mut t = Tensor::zeros(name, if matrix { dtype } else { DType::F32 }, dims)?;
+    let model = Llama::build(config, &mut |leaf| {
+        let matrix = leaf.place.is_matrix();
+        let mut t = Tensor::zeros(&leaf.name, if matrix { dtype } else { DType::F32 }, &leaf.dims)?;
         let from = next;
         next = (next + t.len()) % table.len();
         match dtype {
-            _ if !matrix => t.write_f32(&vec![if name.ends_with("bias") { 0.0 } else { 1.0 }; t.len()])?,
+            _ if !matrix => {
+                let value = if matches!(leaf.place, Place::Bias(..)) { 0.0 } else { 1.0 };
+                t.write_f32(&vec![value; t.len()])?;
+            }
             DType::Bf16 => t.write_bf16(&repeat(t.len(), &narrow, from))?,
             _ => t.write_f32(&repeat(t.len(), &table, from))?,
         }
         if *device == Device::Cpu { Ok(t) } else { t.to_device(device) }
     });
-    Llama { config, weights: weights.expect("memory for the model") }
+    model.expect("memory for the model")
 }
 
 /// `len` elements: `table`, over and over, beginning at `from`.

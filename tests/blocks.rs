@@ -5,7 +5,11 @@ use sdrrl::{
     data::gguf::Gguf,
     device::Device,
     models::{
-        transformer::weight::{ComputeType, Weight},
+        transformer::{
+            config::Config,
+            tree::Leaf,
+            weight::{ComputeType, Weight},
+        },
         weights::Source,
     },
     ops::quantize::GgmlType,
@@ -38,17 +42,25 @@ fn matrices(file: &Gguf) -> Vec<(String, [usize; 2], GgmlType)> {
     two.map(|t| (name(&t.name), [t.dims[1], t.dims[0]], GgmlType::readable(t.ggml_type).unwrap())).collect()
 }
 
+/// The tensor of a decoder by its name, with the shape that is expected.
+fn leaf(config: &Config, name: &str, dims: &[usize]) -> Leaf {
+    let leaves = config.spec().unwrap().leaves();
+    let found = leaves.into_iter().find(|leaf| leaf.name == name).unwrap_or_else(|| panic!("no {name}"));
+    Leaf { dims: dims.to_vec(), ..found }
+}
+
 #[test]
 fn matrices_stay_in_the_file_with_the_values_of_the_dequantised_ones() {
     let mut kinds = vec![];
     for path in FILES {
-        let (file, (_, source)) =
+        let (file, (config, source)) =
             (Gguf::open(Path::new(path)).unwrap(), Source::open(Path::new(path)).unwrap());
         for (name, dims, kind) in matrices(&file) {
             kinds.push(kind);
             for compute in [ComputeType::F32, ComputeType::Bf16] {
-                let kept = source.weight(&name, &dims, compute, true).unwrap();
-                let dense = source.weight(&name, &dims, compute, false).unwrap();
+                let leaf = leaf(&config, &name, &dims);
+                let kept = source.weight(&leaf, compute, true).unwrap();
+                let dense = source.weight(&leaf, compute, false).unwrap();
                 assert!(!dense.is_blocks());
                 assert_eq!(kept.dtype(), compute.dtype());
                 assert_eq!(kept.to_f32_vec().unwrap(), dense.to_f32_vec().unwrap(), "{name} {compute}");
@@ -69,9 +81,10 @@ fn matrices_stay_in_the_file_with_the_values_of_the_dequantised_ones() {
 
 #[test]
 fn rows_and_biases_of_q_and_k_are_in_hugging_faces_order() {
-    let (_, source) = Source::open(Path::new(FILES[1])).unwrap();
+    let (config, source) = Source::open(Path::new(FILES[1])).unwrap();
     for (module, rows) in [("q_proj", 256), ("k_proj", 32), ("v_proj", 32)] {
-        let bias = source.tensor(&format!("model.layers.0.self_attn.{module}.bias"), &[rows], DType::F32);
+        let leaf = leaf(&config, &format!("model.layers.0.self_attn.{module}.bias"), &[rows]);
+        let bias = source.leaf(&leaf, DType::F32);
         let want: Vec<f32> = (0..rows).map(|i| i as f32 / 1024.0).collect();
         assert_eq!(bias.unwrap().to_f32_vec().unwrap(), want, "{module}");
     }
@@ -99,10 +112,10 @@ fn a_type_that_cannot_be_read_is_named_with_the_tensor_and_those_that_can() {
         [(16, "IQ2_XXS"), (19, "IQ1_S"), (21, "IQ3_S"), (34, "TQ1_0"), (39, "MXFP4"), (77, "unknown")]
     {
         let path = with_type(GgmlType::Q4K, number, dir.path());
-        let (_, source) = Source::open(&path).unwrap();
+        let (config, source) = Source::open(&path).unwrap();
         for keep in [false, true] {
-            let weight =
-                source.weight("model.layers.0.self_attn.o_proj.weight", &[32, 256], ComputeType::F32, keep);
+            let leaf = leaf(&config, "model.layers.0.self_attn.o_proj.weight", &[32, 256]);
+            let weight = source.weight(&leaf, ComputeType::F32, keep);
             let error = format!("{:#}", weight.unwrap_err());
             for part in ["changed.gguf", "blk.0.attn_output.weight", name, "Q4_K", "IQ4_XS"] {
                 assert!(error.contains(part), "{part} is not in: {error}");
@@ -113,8 +126,10 @@ fn a_type_that_cannot_be_read_is_named_with_the_tensor_and_those_that_can() {
 
 #[test]
 fn copies_on_a_device_share_one_scratch_of_the_largest() {
-    let (_, source) = Source::open(Path::new(FILES[0])).unwrap();
-    let weight = |name: &str, dims| source.weight(name, dims, ComputeType::Bf16, true).unwrap();
+    let (config, source) = Source::open(Path::new(FILES[0])).unwrap();
+    let weight = |name: &str, dims: &[usize]| {
+        source.weight(&leaf(&config, name, dims), ComputeType::Bf16, true).unwrap()
+    };
     let all = [
         weight("model.layers.0.self_attn.q_proj.weight", &[256, 32]),
         weight("model.layers.1.mlp.down_proj.weight", &[32, 256]),

@@ -72,7 +72,7 @@ fn decoding_with_the_cache_equals_running_the_whole_text() {
                 sdrrl::models::transformer::decode::Decoder::new(&model, tokens.len(), 64).unwrap();
             let hidden = decoder.prompts(&model, &[&tokens], None, &[]).unwrap();
             let mut logits = Tensor::zeros("logits", DType::F32, &[tokens.len(), 96]).unwrap();
-            linear_forward(&mut logits, &hidden, &model.weights.lm_head, None).unwrap();
+            linear_forward(&mut logits, &hidden, model.weights.head(), None).unwrap();
             let last = &logits.to_f32_vec().unwrap()[(tokens.len() - 1) * 96..];
             let best = (0..96).rev().max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
             assert_eq!(best as u32, next);
@@ -98,7 +98,7 @@ fn log_probs_are_those_of_the_softmax() {
         let mut decoder = sdrrl::models::transformer::decode::Decoder::new(&model, n, 64).unwrap();
         let hidden = decoder.prompts(&model, &[&request.tokens], None, &[]).unwrap();
         let mut logits = Tensor::zeros("logits", DType::F32, &[n, 96]).unwrap();
-        linear_forward(&mut logits, &hidden, &model.weights.lm_head, None).unwrap();
+        linear_forward(&mut logits, &hidden, model.weights.head(), None).unwrap();
         for i in 1..n {
             let row: Vec<f64> =
                 logits.to_f32_vec().unwrap()[(i - 1) * 96..i * 96].iter().map(|&x| x as f64).collect();

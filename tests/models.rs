@@ -74,7 +74,7 @@ fn logits_equal_transformers() {
         step.forward(&model, &batch).unwrap();
         let n = batch.tokens.len();
         let mut logits = Tensor::zeros("logits", DType::F32, &[n, model.config.vocab_size]).unwrap();
-        linear_forward(&mut logits, &step.hidden(n).unwrap(), &model.weights.lm_head, None).unwrap();
+        linear_forward(&mut logits, &step.hidden(n).unwrap(), model.weights.head(), None).unwrap();
         assert_close(name, logits.to_f32_vec().unwrap(), &golden.get("logits"), 1e-5);
     }
 }

@@ -55,7 +55,7 @@ fn whole(model: &Llama, r: &ScoreRequest) -> (Vec<f64>, bool) {
     let mut decoder = Decoder::new(model, n, 64).unwrap();
     let hidden = decoder.prompts(model, &[&r.tokens], None, &[]).unwrap();
     let mut logits = Tensor::zeros("logits", DType::F32, &[n, VOCAB]).unwrap();
-    linear_forward(&mut logits, &hidden, &model.weights.lm_head, None).unwrap();
+    linear_forward(&mut logits, &hidden, model.weights.head(), None).unwrap();
     let logits = logits.to_f32_vec().unwrap();
     let rows: Vec<&[f32]> = logits.chunks(VOCAB).collect();
     let (mut log_probs, mut greedy) = (vec![], true);

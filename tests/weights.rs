@@ -140,7 +140,7 @@ fn a_sharded_checkpoint_equals_a_single_file_and_a_missing_shard_is_named() {
     fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
     let one = Llama::load(Path::new("tests/golden/models/llama-tied"), DType::F32).unwrap();
     let two = Llama::load(dir.path(), DType::F32).unwrap();
-    for ((name, a), (_, b)) in one.weights.named(&one.config).iter().zip(two.weights.named(&two.config)) {
+    for ((name, a), (_, b)) in one.named().iter().zip(two.named()) {
         assert_eq!(a.to_f32_vec().unwrap(), b.to_f32_vec().unwrap(), "{name}");
     }
     fs::remove_file(dir.path().join("part-1.safetensors")).unwrap();

@@ -86,7 +86,7 @@ impl Answerer {
         let path = resolve(model)?;
         let tokenizer = Tokenizer::load(&path)?;
         let template = ChatTemplate::load(template, &tokenizer)?;
-        let mut llama = Llama::load(&path, placement.dtype)?;
+        let mut llama = Llama::load_for(&path, placement.dtype, placement.device)?;
         if let Some(dir) = adapter {
             llama.apply_adapter(&Lora::load(dir, &llama)?)?;
         }

@@ -8,10 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{engine::Engine, kv_cache::KvCache};
 use crate::{
-    models::{transformer::decode::Decoder, transformer::weights::Llama},
+    models::transformer::{decode::Decoder, linear::Rows, weights::Llama},
     ops::{
         cross_entropy::cross_entropy_forward,
-        gemm::linear_forward_many_rows,
         rows::gather_rows,
         sampling::{Sampler, Sampling, SamplingRow},
     },
@@ -282,7 +281,7 @@ impl Head {
                 hidden,
                 &Tensor::from_u32("scored_rows", &[n], &map)?.to_device(&device)?,
             )?;
-            linear_forward_many_rows(&mut logits, &states, &model.weights.lm_head, None)?;
+            model.logits(&mut logits, &states, Rows::Many)?;
             for turn in 0..rows[0].len() {
                 let now: Vec<&Wanted> = rows.iter().map_while(|w| w.get(turn)).collect();
                 let targets: Vec<u32> = now.iter().map(|w| w.target).collect();

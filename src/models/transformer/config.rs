@@ -1,16 +1,17 @@
 //! A model's configuration, under Hugging Face's field names; keys that we do not know survive a rewrite.
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::{registry, spec::Spec};
 use crate::data::gguf::Gguf;
 
-/// `config.json` of a Llama or Mistral checkpoint.
+/// `config.json` of a decoder: the fields that most families share; a family's own ones are in `extra`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// `llama` or `mistral`.
+    /// The family: see `registry`.
     pub model_type: String,
     /// C.
     pub hidden_size: usize,
@@ -43,7 +44,7 @@ pub struct Config {
     /// The newer place of `rope_theta` and `rope_scaling`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_parameters: Option<Map<String, Value>>,
-    /// Only `silu`.
+    /// The gate's activation: `silu`, or `gelu_pytorch_tanh`.
     #[serde(default = "default_act")]
     pub hidden_act: String,
     /// The head is the embedding's transpose.
@@ -55,7 +56,7 @@ pub struct Config {
     /// gate, up, down carry biases.
     #[serde(default)]
     pub mlp_bias: bool,
-    /// Mistral: a token sees this many tokens, itself included.
+    /// A token sees this many tokens, itself included, in the layers where the family has a window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sliding_window: Option<usize>,
     /// Begin-of-sequence id.
@@ -114,79 +115,46 @@ impl Config {
 
     /// Parses and checks a `config.json`.
     pub fn from_json(text: &str) -> Result<Config> {
-        let value: Value = serde_json::from_str(text).context("not valid JSON")?;
-        let model_type = value["model_type"].as_str().unwrap_or("absent").to_string();
-        if model_type != "llama" && model_type != "mistral" {
-            bail!(
-                "model_type is {model_type}; `llama` and `mistral` can be read (LLaMA-2, SeaLLM v1 and v2, SmolLM2, ...)"
-            );
+        Config::from_value(serde_json::from_str(text).context("not valid JSON")?)
+    }
+
+    /// From a GGUF file's metadata.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Config> {
+        registry::config_of_gguf(gguf)
+            .and_then(Config::from_value)
+            .with_context(|| format!("{}", gguf.path.display()))
+    }
+
+    /// Checks a `config.json`; what it leaves out gets its family's defaults.
+    pub fn from_value(mut value: Value) -> Result<Config> {
+        let family = registry::family(value["model_type"].as_str().unwrap_or("absent"))?;
+        let fields = value.as_object_mut().context("not a JSON object")?;
+        registry::check_fields(family, fields)?;
+        for (key, default) in (family.defaults)() {
+            fields.entry(key).or_insert(default);
         }
         let config: Config = serde_json::from_value(value)?;
-        config.check()?;
+        config.spec()?;
         Ok(config)
     }
 
-    /// From a GGUF file's metadata (architecture `llama`).
-    pub fn from_gguf(gguf: &Gguf) -> Result<Config> {
-        let arch = gguf.text("general.architecture").unwrap_or("absent");
+    /// What the model computes.
+    pub fn spec(&self) -> Result<Spec> {
+        let heads = self.num_attention_heads.max(1);
         ensure!(
-            arch == "llama",
-            "{}: its architecture is {arch}; only `llama` can be read",
-            gguf.path.display()
-        );
-        let key = |k: &str| format!("llama.{k}");
-        let vocab = gguf.array("tokenizer.ggml.tokens").map(|t| t.len());
-        let tied = !gguf.tensors.iter().any(|t| t.name == "output.weight");
-        let config = Config {
-            model_type: "llama".into(),
-            hidden_size: gguf.required(&key("embedding_length"))?,
-            intermediate_size: gguf.required(&key("feed_forward_length"))?,
-            num_hidden_layers: gguf.required(&key("block_count"))?,
-            num_attention_heads: gguf.required(&key("attention.head_count"))?,
-            num_key_value_heads: gguf.integer(&key("attention.head_count_kv")).map(|x| x as usize),
-            head_dim: gguf.integer(&key("attention.key_length")).map(|x| x as usize),
-            vocab_size: gguf
-                .integer(&key("vocab_size"))
-                .map(|x| x as usize)
-                .or(vocab)
-                .context("no vocabulary size")?,
-            max_position_embeddings: gguf.integer(&key("context_length")).unwrap_or(2048) as usize,
-            rms_norm_eps: gguf.float(&key("attention.layer_norm_rms_epsilon")).map_or(1e-5, shortest),
-            rope_theta: Some(gguf.float(&key("rope.freq_base")).unwrap_or(10000.0)),
-            rope_scaling: gguf_scaling(gguf)?,
-            rope_parameters: None,
-            hidden_act: "silu".into(),
-            tie_word_embeddings: tied,
-            attention_bias: gguf.tensors.iter().any(|t| t.name.ends_with("attn_q.bias")),
-            mlp_bias: gguf.tensors.iter().any(|t| t.name.ends_with("ffn_up.bias")),
-            sliding_window: gguf.integer(&key("attention.sliding_window")).map(|x| x as usize),
-            bos_token_id: gguf.integer("tokenizer.ggml.bos_token_id").map(|x| x as u32),
-            eos_token_id: gguf.integer("tokenizer.ggml.eos_token_id").map(|x| OneOrMany::One(x as u32)),
-            extra: Map::from_iter([("architectures".into(), serde_json::json!(["LlamaForCausalLM"]))]),
-        };
-        config.check().with_context(|| format!("{}", gguf.path.display()))?;
-        Ok(config)
-    }
-
-    fn check(&self) -> Result<()> {
-        let (nh, nkv, hs) = (self.num_attention_heads, self.kv_heads(), self.num_attention_heads.max(1));
-        ensure!(
-            nh > 0 && nkv > 0 && nh % nkv == 0,
-            "{nh} attention heads do not share {nkv} key/value heads evenly"
-        );
-        ensure!(
-            self.head_dim.is_some() || self.hidden_size.is_multiple_of(hs),
+            self.head_dim.is_some() || self.hidden_size.is_multiple_of(heads),
             "hidden_size is not a multiple of the heads"
-        );
-        ensure!(
-            self.head_size() > 0 && self.head_size().is_multiple_of(2),
-            "the head size {} is not even",
-            self.head_size()
         );
         let sizes = [self.hidden_size, self.intermediate_size, self.num_hidden_layers, self.vocab_size];
         ensure!(sizes.iter().all(|&x| x > 0 && x < 1 << 24), "a size is 0 or absurd: {sizes:?}");
-        ensure!(self.hidden_act == "silu", "hidden_act {} is not supported, only silu", self.hidden_act);
-        Ok(())
+        let attention = [self.num_attention_heads, self.kv_heads(), self.head_size()];
+        ensure!(
+            attention.iter().all(|&x| x < 1 << 16),
+            "heads, key/value heads or the head size are absurd: {attention:?}"
+        );
+        let spec = (registry::family(&self.model_type)?.spec)(self)?;
+        spec.check()?;
+        Ok(spec)
     }
 
     /// NKV.
@@ -209,32 +177,50 @@ impl Config {
     pub fn eos(&self) -> Vec<u32> {
         self.eos_token_id.as_ref().map(OneOrMany::to_vec).unwrap_or_default()
     }
-    /// Parameters of the whole model.
+    /// Parameters of the whole model; 0 if the configuration describes none.
     pub fn parameters(&self) -> usize {
-        let (c, f) = (self.hidden_size, self.intermediate_size);
-        let layer = 2 * c * self.query_size() + 2 * c * self.kv_size() + 3 * c * f + 2 * c;
-        let heads = if self.tie_word_embeddings { 1 } else { 2 };
-        self.num_hidden_layers * layer + heads * self.vocab_size * c + c
+        self.spec().map_or(0, |spec| spec.parameters())
     }
-}
 
-/// The f64 that prints as the f32 in the file does: 1e-5, not 9.999999747378752e-6.
-fn shortest(x: f64) -> f64 {
-    (x as f32).to_string().parse().unwrap_or(x)
-}
-
-fn gguf_scaling(gguf: &Gguf) -> Result<Option<Map<String, Value>>> {
-    let kind = match gguf.text("llama.rope.scaling.type") {
-        None | Some("none") => return Ok(None),
-        Some(kind) => kind,
-    };
-    let mut map = Map::new();
-    map.insert("rope_type".into(), kind.into());
-    if let Some(x) = gguf.float("llama.rope.scaling.factor") {
-        map.insert("factor".into(), x.into());
+    /// The number at `key` of the family's own fields; `None` if absent or null.
+    pub(super) fn number(&self, key: &str) -> Result<Option<f64>> {
+        match self.extra.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                let number =
+                    value.as_f64().with_context(|| format!("{key} is {value}: a number was expected"))?;
+                Ok(Some(number))
+            }
+        }
     }
-    if let Some(x) = gguf.integer("llama.rope.scaling.original_context_length") {
-        map.insert("original_max_position_embeddings".into(), x.into());
+    /// The truth value at `key` of the family's own fields; `false` if absent or null.
+    pub(super) fn flag(&self, key: &str) -> Result<bool> {
+        match self.extra.get(key) {
+            None | Some(Value::Null) => Ok(false),
+            Some(value) => {
+                value.as_bool().with_context(|| format!("{key} is {value}: true or false was expected"))
+            }
+        }
     }
-    Ok(Some(map))
+    /// The kinds of attention by layer (`layer_types`), if the file has them.
+    pub(super) fn layer_types(&self) -> Result<Option<Vec<bool>>> {
+        let value = match self.extra.get("layer_types") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(value) => value,
+        };
+        let list =
+            value.as_array().with_context(|| format!("layer_types is {value}: a list was expected"))?;
+        ensure!(
+            list.len() == self.num_hidden_layers,
+            "layer_types has {} entries for {} layers",
+            list.len(),
+            self.num_hidden_layers
+        );
+        let slides = |kind: &Value| match kind.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => anyhow::bail!("layer_types has {kind}: full_attention and sliding_attention are supported"),
+        };
+        list.iter().map(slides).collect::<Result<_>>().map(Some)
+    }
 }

@@ -5,27 +5,17 @@
 use anyhow::{Result, ensure};
 
 use super::{
+    block::{Attention, Block, Next, Slots, add_norm, norm_forward},
+    linear::Rows,
     rope_table::RopeTable,
-    weights::{LayerWeights, Linear, Llama},
+    saved::{Saved, Scratch},
+    weights::Llama,
 };
-use crate::{
-    ops::{
-        attention::{AttentionShape, attention_forward},
-        decode_attention::decode_attention_forward,
-        embedding::embedding_forward,
-        gemm::{Layout, gemm, linear_forward, linear_forward_many},
-        rmsnorm::{add_rmsnorm_forward, rmsnorm_forward},
-        rope::rope_forward,
-        rows::scatter_rows,
-        swiglu::swiglu_forward,
-    },
-    tensor::{Arena, DType, Tensor},
-};
+use crate::tensor::{Arena, DType, Tensor};
 
 /// Scratch of the inference forward, for up to `max_tokens` tokens at once.
 pub struct Decoder {
-    shape: AttentionShape,
-    rope: RopeTable,
+    ropes: Vec<RopeTable>,
     max_tokens: usize,
     a: Buffers,
 }
@@ -37,35 +27,26 @@ struct Buffers {
     lengths: Tensor,
     /// The slot of each row's own key and value.
     slots: Tensor,
-    resid: [Tensor; 2],
+    /// Every layer's in turn.
+    saved: Saved,
     norm: Tensor,
-    rstd: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    att: Tensor,
-    lse: Tensor,
     projected: Tensor,
-    gate: Tensor,
-    up: Tensor,
     act: Tensor,
 }
 
-/// Where the attention of a call finds keys and values.
-enum Attention {
-    /// Documents packed back to back; keys and values are copied to these slots of the cache.
+/// What runs: documents packed back to back, or one token a row over its slots.
+enum Mode {
     Prompts { cu_seqlens: Tensor },
-    /// One token a row over its slots.
     Step,
 }
 
 impl Decoder {
     /// Scratch for calls of up to `max_tokens` tokens, over positions below `max_positions`.
     pub fn new(model: &Llama, max_tokens: usize, max_positions: usize) -> Result<Decoder> {
-        let c = &model.config;
-        let n = max_tokens;
+        let (spec, n) = (&model.spec, max_tokens);
         let (device, acts) = (model.device(), model.activation_dtype());
         let (a, _) = Arena::build("inference scratch", &device, |arena| {
+            let saved = Saved::lay_out(arena, spec, n, acts, &|_| None);
             let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
             Buffers {
                 tokens: t("tokens", DType::U32, &[n]),
@@ -73,29 +54,13 @@ impl Decoder {
                 starts: t("starts", DType::U32, &[n]),
                 lengths: t("lengths", DType::U32, &[n]),
                 slots: t("slots", DType::U32, &[n]),
-                resid: [t("resid", acts, &[n, c.hidden_size]), t("resid_next", acts, &[n, c.hidden_size])],
-                norm: t("norm", acts, &[n, c.hidden_size]),
-                rstd: t("rstd", DType::F32, &[n]),
-                q: t("q", acts, &[n, c.query_size()]),
-                k: t("k", acts, &[n, c.kv_size()]),
-                v: t("v", acts, &[n, c.kv_size()]),
-                att: t("att", acts, &[n, c.query_size()]),
-                lse: t("lse", DType::F32, &[n * c.num_attention_heads]),
-                projected: t("projected", acts, &[n, c.hidden_size]),
-                gate: t("gate", acts, &[n, c.intermediate_size]),
-                up: t("up", acts, &[n, c.intermediate_size]),
-                act: t("act", acts, &[n, c.intermediate_size]),
+                saved,
+                norm: t("norm", acts, &[n, spec.hidden_size]),
+                projected: t("projected", acts, &[n, spec.hidden_size]),
+                act: t("act", acts, &[n, spec.intermediate_size]),
             }
         })?;
-        let shape = AttentionShape {
-            heads: c.num_attention_heads,
-            kv_heads: c.kv_heads(),
-            head_size: c.head_size(),
-            scale: 1.0 / (c.head_size() as f32).sqrt(),
-            window: c.sliding_window,
-            softcap: None,
-        };
-        Ok(Decoder { shape, rope: RopeTable::new(c, max_positions, &device)?, max_tokens, a })
+        Ok(Decoder { ropes: RopeTable::of_spec(spec, max_positions, &device)?, max_tokens, a })
     }
 
     /// Tokens of one call at most.
@@ -112,7 +77,7 @@ impl Decoder {
         on_layer: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<()> {
         let (n, cu_seqlens) = self.load_prompts(model, texts)?;
-        self.forward(model, n, None, Attention::Prompts { cu_seqlens }, on_layer)?;
+        self.forward(model, n, None, Mode::Prompts { cu_seqlens }, on_layer)?;
         Ok(())
     }
 
@@ -130,7 +95,7 @@ impl Decoder {
             prompts.iter().zip(slots).flat_map(|(p, &first)| (first..first + p.len()).map(|s| s as u32));
         let own: Vec<u32> = own.collect();
         self.a.slots.rows(0..own.len())?.write_u32(&own)?;
-        self.forward(model, n, cache, Attention::Prompts { cu_seqlens }, &mut |_, _| Ok(()))
+        self.forward(model, n, cache, Mode::Prompts { cu_seqlens }, &mut |_, _| Ok(()))
     }
 
     /// Tokens and positions of whole prompts; their number and offsets.
@@ -169,7 +134,7 @@ impl Decoder {
         fill(&self.a.starts, |&(_, start, _)| start as u32)?;
         fill(&self.a.lengths, |&(_, _, length)| length as u32 + 1)?;
         fill(&self.a.slots, |&(_, start, length)| (start + length) as u32)?;
-        self.forward(model, n, Some(cache), Attention::Step, &mut |_, _| Ok(()))
+        self.forward(model, n, Some(cache), Mode::Step, &mut |_, _| Ok(()))
     }
 
     fn forward(
@@ -177,90 +142,45 @@ impl Decoder {
         model: &Llama,
         n: usize,
         mut cache: Option<&mut [(Tensor, Tensor)]>,
-        attention: Attention,
+        mode: Mode,
         on_layer: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
-        let a = &self.a;
-        let [mut resid, mut next] = [a.resid[0].rows(0..n)?, a.resid[1].rows(0..n)?];
-        let (tokens, positions) = (a.tokens.rows(0..n)?, a.positions.rows(0..n)?);
-        let (mut norm, mut rstd, mut projected) =
-            (a.norm.rows(0..n)?, a.rstd.rows(0..n)?, a.projected.rows(0..n)?);
-        let (mut q, mut k, mut v) = (a.q.rows(0..n)?, a.k.rows(0..n)?, a.v.rows(0..n)?);
-        let (mut att, mut act) = (a.att.rows(0..n)?, a.act.rows(0..n)?);
-        let (mut gate, mut up) = (a.gate.rows(0..n)?, a.up.rows(0..n)?);
-        let mut lse = a.lse.rows(0..n * self.shape.heads)?.view(&[self.shape.heads, n])?;
+        let (spec, weights, a) = (&model.spec, &model.weights, &self.a);
+        let mut s = a.saved.rows(spec, n)?;
+        let mut x = Scratch {
+            positions: a.positions.rows(0..n)?,
+            norm: a.norm.rows(0..n)?,
+            projected: a.projected.rows(0..n)?,
+            act: a.act.rows(0..n)?,
+        };
         let (starts, lengths, own) = (a.starts.rows(0..n)?, a.lengths.rows(0..n)?, a.slots.rows(0..n)?);
-        let eps = model.config.rms_norm_eps as f32;
-        let weights = &model.weights;
-        embedding_forward(&mut resid, &tokens, &weights.embed_tokens)?;
-        on_layer(0, &resid)?;
-        rmsnorm_forward(&mut norm, &mut rstd, &resid, &weights.layers[0].input_layernorm, eps)?;
-        for (l, w) in weights.layers.iter().enumerate() {
-            project(&mut [&mut q, &mut k, &mut v], &norm, &[&w.q_proj, &w.k_proj, &w.v_proj])?;
-            rope_forward(&mut q, &positions, &self.rope.cos, &self.rope.sin, self.shape.head_size)?;
-            rope_forward(&mut k, &positions, &self.rope.cos, &self.rope.sin, self.shape.head_size)?;
-            match (&attention, cache.as_deref_mut()) {
-                (Attention::Prompts { cu_seqlens }, cache) => {
-                    attention_forward(&mut att, &mut lse, &q, &k, &v, cu_seqlens, self.shape)?;
-                    if let Some(cache) = cache {
-                        store(&mut cache[l], &k, &v, &own)?;
-                    }
-                }
-                (Attention::Step, Some(cache)) => {
-                    store(&mut cache[l], &k, &v, &own)?;
-                    let (keys, values) = &cache[l];
-                    decode_attention_forward(&mut att, &q, keys, values, &starts, &lengths, self.shape)?;
-                }
-                (Attention::Step, None) => anyhow::bail!("a decode step needs a cache"),
-            }
-            project(&mut [&mut projected], &att, &[&w.o_proj])?;
-            add_rmsnorm_forward(
-                &mut norm,
-                &mut rstd,
-                &mut next,
-                &projected,
-                &resid,
-                &w.post_attention_layernorm,
-                eps,
-            )?;
-            mlp(&mut projected, &mut gate, &mut up, &mut act, &norm, w)?;
-            let gain = weights.layers.get(l + 1).map_or(&weights.norm, |w| &w.input_layernorm);
-            add_rmsnorm_forward(&mut norm, &mut rstd, &mut resid, &projected, &next, gain, eps)?;
-            on_layer(l + 1, if l + 1 == weights.layers.len() { &norm } else { &resid })?;
+        let block = |l| Block::new(spec, l, &weights.layers[l], &self.ropes);
+        model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
+        on_layer(0, &s.resid_in)?;
+        norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;
+        let layers = weights.layers.len();
+        for l in 0..layers {
+            let slots = cache.as_deref_mut().map(|cache| {
+                let (keys, values) = &mut cache[l];
+                Slots { keys, values, own: &own }
+            });
+            let attention = match (&mode, slots) {
+                (Mode::Prompts { cu_seqlens }, slots) => Attention::Packed { cu_seqlens, slots },
+                (Mode::Step, Some(slots)) => Attention::Step { slots, starts: &starts, lengths: &lengths },
+                (Mode::Step, None) => anyhow::bail!("a decode step needs a cache"),
+            };
+            block(l).forward(&mut s, &mut x, attention, None, Rows::Any)?;
+            // The next layer's input replaces this one's, which is used up.
+            let gain = if l + 1 < layers { block(l + 1).input_gain()? } else { &weights.norm };
+            let next = Next { resid: &mut s.resid_in, rstd: &mut s.rstd_in, norm: &mut x.norm, gain };
+            add_norm(next, &x.projected, &s.resid_mid, spec.norm)?;
+            on_layer(l + 1, if l + 1 == layers { &x.norm } else { &s.resid_in })?;
         }
-        Ok(norm)
+        Ok(x.norm)
     }
 
     /// logits (rows, V), F32, = hidden (rows, C) headᵀ
     pub fn logits(&self, model: &Llama, logits: &mut Tensor, hidden: &Tensor) -> Result<()> {
-        gemm(logits, hidden, &model.weights.lm_head, Layout::NT, 1.0, false)
+        model.logits(logits, hidden, Rows::Any)
     }
-}
-
-fn mlp(
-    out: &mut Tensor,
-    gate: &mut Tensor,
-    up: &mut Tensor,
-    act: &mut Tensor,
-    inp: &Tensor,
-    w: &LayerWeights,
-) -> Result<()> {
-    project(&mut [&mut *gate, &mut *up], inp, &[&w.gate_proj, &w.up_proj])?;
-    swiglu_forward(act, gate, up)?;
-    project(&mut [out], act, &[&w.down_proj])
-}
-
-/// Several layers of one input: one dispatch where none has a bias.
-fn project(outs: &mut [&mut Tensor], inp: &Tensor, linears: &[&Linear]) -> Result<()> {
-    if linears.iter().all(|l| l.bias.is_none()) {
-        let weights: Vec<&Tensor> = linears.iter().map(|l| &l.weight).collect();
-        return linear_forward_many(outs, inp, &weights);
-    }
-    outs.iter_mut().zip(linears).try_for_each(|(out, l)| linear_forward(out, inp, &l.weight, l.bias.as_ref()))
-}
-
-/// Each row's key and value to its own slot.
-fn store((keys, values): &mut (Tensor, Tensor), k: &Tensor, v: &Tensor, slots: &Tensor) -> Result<()> {
-    scatter_rows(keys, k, slots)?;
-    scatter_rows(values, v, slots)
 }

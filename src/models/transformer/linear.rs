@@ -8,7 +8,10 @@ use super::{lora::Adapter, weights::Linear};
 use crate::{
     ops::{
         dora::{dora_backward, dora_forward, dora_norms},
-        gemm::{linear_backward_input, linear_backward_weight, linear_forward_many_rows},
+        gemm::{
+            linear_backward_input, linear_backward_weight, linear_forward, linear_forward_many,
+            linear_forward_many_rows,
+        },
         lora::{lora_backward, lora_backward_input, lora_forward, low_rank_product},
     },
     tensor::{DType, Tensor},
@@ -25,21 +28,27 @@ pub struct AdapterGrads {
     pub magnitude: Option<Tensor>,
 }
 
-/// Gradients of a linear's own weights (full training).
-#[derive(Debug)]
-pub struct LinearGrads {
-    /// (out, in)
-    pub weight: Tensor,
-    /// (out)
-    pub bias: Option<Tensor>,
-}
-
 /// What is trained of a linear.
 pub struct Trained<'a> {
     /// The adapter and its gradients.
     pub adapter: Option<(&'a Adapter, &'a mut AdapterGrads)>,
     /// The weights' own gradients.
-    pub full: Option<&'a mut LinearGrads>,
+    pub full: Option<&'a mut Linear>,
+}
+
+/// Which of the products: they differ in speed, and on a tile unit in the last bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Fast for many rows: training and scoring.
+    Many,
+    /// Fast for few, too: prompts and decode steps.
+    Any,
+}
+
+/// Several layers of one input (N, in), in one dispatch. They have no biases.
+pub fn forward_together(outs: &mut [&mut Tensor], inp: &Tensor, linears: &[&Linear]) -> Result<()> {
+    let weights: Vec<&Tensor> = linears.iter().map(|l| &l.weight).collect();
+    linear_forward_many(outs, inp, &weights)
 }
 
 /// out (N, out) = linear(inp (N, in)); u (N, R) is saved for backward where there is an adapter.
@@ -49,9 +58,11 @@ pub fn forward(
     inp: &Tensor,
     linear: &Linear,
     adapter: Option<&Adapter>,
+    rows: Rows,
 ) -> Result<()> {
     let (Some(adapter), Some(u)) = (adapter, u) else {
-        return linear_forward_many_rows(out, inp, &linear.weight, linear.bias.as_ref());
+        let product = if rows == Rows::Many { linear_forward_many_rows } else { linear_forward };
+        return product(out, inp, &linear.weight, linear.bias.as_ref());
     };
     let Some(magnitude) = &adapter.magnitude else {
         return lora_forward(out, u, inp, &linear.weight, linear.bias.as_ref(), adapter.low_rank());
@@ -60,13 +71,19 @@ pub fn forward(
     dora_forward(out, magnitude, &norms(linear, adapter)?, linear.bias.as_ref())
 }
 
-/// dinp (N, in) = or += dout · d linear; the trained parts' gradients +=. `du` (N * R or more) and, for DoRA, `spare` (N * out or more) are scratch;
-/// with DoRA dout is overwritten.
+/// Memory that adapters need in backward.
+pub struct LowRankScratch<'a> {
+    /// N * R or more.
+    pub du: &'a mut Option<Tensor>,
+    /// N * out or more, for DoRA.
+    pub spare: &'a mut Option<Tensor>,
+}
+
+/// dinp (N, in) = or += dout · d linear; the trained parts' gradients +=. With DoRA dout is overwritten.
 pub fn backward(
     dinp: Option<(&mut Tensor, bool)>,
     dout: &mut Tensor,
-    du: &mut Option<Tensor>,
-    spare: &mut Option<Tensor>,
+    low: &mut LowRankScratch,
     u: &Option<Tensor>,
     inp: &Tensor,
     linear: &Linear,
@@ -76,10 +93,10 @@ pub fn backward(
         linear_backward_weight(&mut full.weight, full.bias.as_mut(), dout, inp)?;
     }
     let mut low_rank = None;
-    if let (Some((adapter, grads)), Some(u), Some(du)) = (trained.adapter, u, du) {
+    if let (Some((adapter, grads)), Some(u), Some(du)) = (trained.adapter, u, &mut *low.du) {
         let (n, out) = dout.rows_cols();
         if let (Some(magnitude), Some(dmagnitude), Some(spare)) =
-            (&adapter.magnitude, &mut grads.magnitude, spare)
+            (&adapter.magnitude, &mut grads.magnitude, &mut *low.spare)
         {
             let mut z = spare.rows(0..n * out)?.view(&[n, out])?;
             low_rank_product(&mut z, u, inp, &linear.weight, None, adapter.low_rank())?;

@@ -2,7 +2,11 @@
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::weights::{LINEARS, Linear, Llama};
+use super::{
+    ids::{LinearId, PerLinear},
+    spec::Spec,
+    weights::{Linear, Llama},
+};
 use crate::{
     data::random::RowRandom,
     device::Device,
@@ -27,8 +31,7 @@ pub struct LoraConfig {
 
 impl Default for LoraConfig {
     fn default() -> LoraConfig {
-        let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-        let target_modules = targets.map(String::from).to_vec();
+        let target_modules = LinearId::ALL.iter().map(|id| id.module().to_string()).collect();
         LoraConfig { r: 8, alpha: 16.0, target_modules, use_rslora: false, use_dora: false }
     }
 }
@@ -64,37 +67,35 @@ impl Adapter {
     }
 }
 
-/// The adapters of a model: by layer, in the order of [`LINEARS`].
+/// The adapters of a model: by layer and linear.
 #[derive(Debug)]
 pub struct Lora {
     /// Settings.
     pub config: LoraConfig,
     /// `None` where a linear is not adapted.
-    pub layers: Vec<[Option<Adapter>; 7]>,
+    pub layers: Vec<PerLinear<Option<Adapter>>>,
 }
 
 impl Lora {
     /// Fresh adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming uniform, a = sqrt 5, as in PEFT), B = 0, magnitude = row norms.
     pub fn init(model: &Llama, config: LoraConfig, seed: u64) -> Result<Lora> {
         ensure!(config.r > 0, "the LoRA rank must be at least 1");
-        let unknown = config.target_modules.iter().find(|t| !LINEARS.iter().any(|l| l.ends_with(t.as_str())));
-        if let Some(t) = unknown {
-            anyhow::bail!(
-                "LoRA target `{t}` is no module of this model; known are q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
-            );
+        let of_a_linear = |t: &String| LinearId::ALL.iter().any(|id| id.path().ends_with(t.as_str()));
+        if let Some(t) = config.target_modules.iter().find(|t| !of_a_linear(t)) {
+            let known: Vec<&str> = LinearId::ALL.iter().map(|id| id.module()).collect();
+            anyhow::bail!("LoRA target `{t}` is no module of this model; known are {}", known.join(" "));
         }
-        let lora = Lora::lay_out(model, config)?;
-        for (i, layer) in lora.layers.iter().enumerate() {
-            for (j, adapter) in layer.iter().enumerate() {
-                let Some(adapter) = adapter else { continue };
-                let mut a = adapter.a.alias();
-                let bound = 1.0 / (a.shape()[1] as f64).sqrt();
-                let mut random =
-                    RowRandom::new(seed, "lora_init", &format!("model.layers.{i}.{}", LINEARS[j]));
-                a.f32_mut()?.iter_mut().for_each(|x| *x = ((random.uniform() * 2.0 - 1.0) * bound) as f32);
-                if let Some(m) = &adapter.magnitude {
-                    let norms = row_norms(model.weights.layers[i].linears()[j], adapter)?;
-                    m.alias().f32_mut()?.copy_from_slice(&norms);
+        let mut lora = Lora::lay_out(model, config)?;
+        for (l, id, linear) in model.linears() {
+            let Some(adapter) = &mut lora.layers[l][id] else { continue };
+            let bound = 1.0 / (adapter.a.shape()[1] as f64).sqrt();
+            let mut random = RowRandom::new(seed, "lora_init", &Spec::linear_path(l, id));
+            let a = adapter.a.f32_mut()?;
+            a.iter_mut().for_each(|x| *x = ((random.uniform() * 2.0 - 1.0) * bound) as f32);
+            if adapter.magnitude.is_some() {
+                let norms = row_norms(linear, adapter)?;
+                if let Some(m) = &mut adapter.magnitude {
+                    m.f32_mut()?.copy_from_slice(&norms);
                 }
             }
         }
@@ -104,24 +105,20 @@ impl Lora {
     /// Zeroed adapters in one allocation.
     pub fn lay_out(model: &Llama, config: LoraConfig) -> Result<Lora> {
         let (layers, _) = Arena::build("adapters", &Default::default(), |arena| {
-            let layer = |i: usize, arena: &mut Arena| {
-                let linears = model.weights.layers[i].linears();
-                std::array::from_fn(|j| {
-                    config.targets(LINEARS[j]).then(|| {
-                        let (out, inp) = linears[j].weight.rows_cols();
-                        let name = |part: &str| format!("model.layers.{i}.{}.{part}", LINEARS[j]);
-                        Adapter {
-                            a: arena.tensor(&name("lora_A"), DType::F32, &[config.r, inp]),
-                            b: arena.tensor(&name("lora_B"), DType::F32, &[out, config.r]),
-                            magnitude: config
-                                .use_dora
-                                .then(|| arena.tensor(&name("lora_magnitude_vector"), DType::F32, &[out])),
-                            scale: config.scale(config.r, config.alpha),
-                        }
-                    })
+            let mut one = |l: usize, id: LinearId| {
+                let (out, inp) = model.spec.linear_dims(id);
+                let name = |part: &str| format!("{}.{part}", Spec::linear_path(l, id));
+                config.targets(id.path()).then(|| Adapter {
+                    a: arena.tensor(&name("lora_A"), DType::F32, &[config.r, inp]),
+                    b: arena.tensor(&name("lora_B"), DType::F32, &[out, config.r]),
+                    magnitude: config
+                        .use_dora
+                        .then(|| arena.tensor(&name("lora_magnitude_vector"), DType::F32, &[out])),
+                    scale: config.scale(config.r, config.alpha),
                 })
             };
-            (0..model.weights.layers.len()).map(|i| layer(i, arena)).collect::<Vec<_>>()
+            let layers = 0..model.spec.layers.len();
+            layers.map(|l| PerLinear::from_fn(|id| one(l, id))).collect::<Vec<_>>()
         })?;
         Ok(Lora { config, layers })
     }
@@ -136,21 +133,25 @@ impl Lora {
                 scale: adapter.scale,
             })
         };
-        let mut layers = vec![];
-        for layer in &self.layers {
-            let mut copied = [const { None }; 7];
-            for (to, from) in copied.iter_mut().zip(layer) {
-                *to = from.as_ref().map(copy).transpose()?;
-            }
-            layers.push(copied);
-        }
-        Ok(Lora { config: self.config.clone(), layers })
+        let layer = |layer: &PerLinear<Option<Adapter>>| {
+            PerLinear::try_from_fn(|id| layer[id].as_ref().map(copy).transpose())
+        };
+        Ok(Lora {
+            config: self.config.clone(),
+            layers: self.layers.iter().map(layer).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Every adapter with its layer and linear.
+    pub fn adapters(&self) -> impl Iterator<Item = (usize, LinearId, &Adapter)> {
+        let layers = self.layers.iter().enumerate();
+        layers.flat_map(|(l, layer)| layer.iter().filter_map(move |(id, a)| Some((l, id, a.as_ref()?))))
     }
 
     /// Trained parameters.
     pub fn parameters(&self) -> usize {
         let size = |a: &Adapter| a.a.len() + a.b.len() + a.magnitude.as_ref().map_or(0, |m| m.len());
-        self.layers.iter().flatten().flatten().map(size).sum()
+        self.adapters().map(|(_, _, adapter)| size(adapter)).sum()
     }
 }
 
@@ -181,12 +182,10 @@ impl Llama {
             lora.layers.len(),
             self.weights.layers.len()
         );
-        for (layer, adapters) in self.weights.layers.iter_mut().zip(&lora.layers) {
-            for (linear, adapter) in layer.linears_mut().into_iter().zip(adapters) {
-                let Some(adapter) = adapter else { continue };
-                linear.weight =
-                    merge(linear, adapter).with_context(|| format!("merge {}", linear.weight.name()))?;
-            }
+        for (l, id, adapter) in lora.adapters() {
+            let linear = &mut self.weights.layers[l].linears[id];
+            linear.weight =
+                merge(linear, adapter).with_context(|| format!("merge {}", linear.weight.name()))?;
         }
         Ok(())
     }

@@ -1,34 +1,30 @@
-//! One training step of a Llama decoder: explicit forward and backward over packed documents.
+//! One training step of a decoder: forward and backward over packed documents.
 //!
 //! With adapters the base is frozen: backward computes input gradients through its weights and weight gradients for the adapters
-//! only, and nothing below the lowest adapted layer. Saved for backward per layer: the two residuals, 1/rms of both norms, q, k, v
-//! after rotation, the attention's output and log-sum-exp, gate and up; normed inputs and the SwiGLU product are computed again.
+//! only, and nothing below the lowest adapted layer.
 use anyhow::{Result, bail, ensure};
 use tracing::info_span;
 
 use super::{
     super::weights::check_memory,
-    linear,
+    acts::Acts,
+    block::{Attention, Block, Next, add_norm, norm_backward, norm_forward},
+    grads::Grads,
+    linear::Rows,
     lora::Lora,
     rope_table::RopeTable,
-    saved::{Acts, Grads, head_rows, lse_rows},
-    weights::{LayerWeights, Llama},
+    weights::Llama,
 };
 use crate::{
     device::Device,
     ops::{
-        attention::{AttentionShape, attention_backward, attention_forward},
         cross_entropy::{linear_cross_entropy_forward, linear_cross_entropy_forward_backward},
-        embedding::{embedding_backward, embedding_forward},
-        rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
-        rope::{rope_backward, rope_forward},
-        rows::{add, copy},
-        swiglu::{swiglu_backward, swiglu_forward},
+        embedding::scaled_embedding_backward,
     },
     tensor::{DType, Laid, Tensor},
 };
 
-pub use super::saved::{Param, ParamKind};
+pub use super::grads::{Param, ParamKind};
 
 /// Documents back to back.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -97,10 +93,9 @@ impl LossSum {
 pub struct TrainStep {
     acts: Acts,
     grads: Grads,
-    rope: RopeTable,
     /// The memory of all gradients.
     flat_grads: Vec<Tensor>,
-    shape: AttentionShape,
+    ropes: Vec<RopeTable>,
     max_tokens: usize,
     /// Layers below this one need no gradient.
     lowest: usize,
@@ -111,15 +106,15 @@ impl TrainStep {
     /// Allocates everything that batches of up to `max_tokens` need.
     pub fn new(model: &Llama, trainable: Trainable, max_tokens: usize) -> Result<TrainStep> {
         ensure!(max_tokens > 0, "the token budget of a batch must be at least 1");
-        let config = &model.config;
+        let spec = &model.spec;
         let lora = if let Trainable::Lora(lora) = &trainable { Some(lora) } else { None };
         let (device, dtype) = (model.device(), model.activation_dtype());
         refuse_on_gpu(model, lora)?;
         if device == Device::Cpu {
-            let measured = Acts::bytes(config, max_tokens, lora, dtype);
+            let measured = Acts::bytes(spec, max_tokens, lora, dtype);
             check_memory(&format!("training with {max_tokens} tokens a batch"), measured)?;
         }
-        let (acts, acts_bytes) = Acts::new(config, max_tokens, lora, &device, dtype)?;
+        let (acts, acts_bytes) = Acts::new(spec, max_tokens, lora, &device, dtype)?;
         let mut memory = vec![("weights".to_string(), model.bytes())];
         let Laid { parts: grads, flat: flat_grads, bytes: grads_bytes } = match trainable {
             Trainable::Lora(lora) => {
@@ -132,16 +127,8 @@ impl TrainStep {
         let lowest = grads.lowest_layer();
         memory.push(("gradients".into(), grads_bytes));
         memory.push(("activations".into(), acts_bytes));
-        let shape = AttentionShape {
-            heads: config.num_attention_heads,
-            kv_heads: config.kv_heads(),
-            head_size: config.head_size(),
-            scale: 1.0 / (config.head_size() as f32).sqrt(),
-            window: config.sliding_window,
-            softcap: None,
-        };
-        let rope = RopeTable::new(config, max_tokens, &device)?;
-        Ok(TrainStep { acts, grads, flat_grads, rope, shape, max_tokens, lowest, memory })
+        let ropes = RopeTable::of_spec(spec, max_tokens, &device)?;
+        Ok(TrainStep { acts, grads, flat_grads, ropes, max_tokens, lowest, memory })
     }
 
     /// Bytes by purpose.
@@ -172,14 +159,7 @@ impl TrainStep {
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
         let hidden = a.hidden.rows(0..n)?;
-        linear_cross_entropy_forward(
-            &mut losses,
-            &mut a.loss,
-            &hidden,
-            &model.weights.lm_head,
-            &targets,
-            &weights,
-        )?;
+        linear_cross_entropy_forward(&mut losses, &mut a.loss, &hidden, model.head(), &targets, &weights)?;
         loss_sum(&losses, batch)
     }
 
@@ -199,17 +179,14 @@ impl TrainStep {
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
         let (hidden, mut dhidden) = (a.hidden.rows(0..n)?, a.dnorm.rows(0..n)?);
-        let dhead = match &mut self.grads {
-            Grads::Full(g) => Some(g.lm_head.as_mut().unwrap_or(&mut g.embed_tokens)),
-            Grads::Lora { .. } => None,
-        };
+        let dhead = self.grads.full().map(|g| g.lm_head.as_mut().unwrap_or(&mut g.embed_tokens));
         linear_cross_entropy_forward_backward(
             &mut losses,
             &mut dhidden,
             dhead,
             &mut a.loss,
             &hidden,
-            &model.weights.lm_head,
+            model.head(),
             &targets,
             &weights,
             grad_scale,
@@ -231,7 +208,7 @@ impl TrainStep {
             "a batch of {n} tokens; there is room for {} (raise the token budget)",
             self.max_tokens
         );
-        let vocab = model.config.vocab_size;
+        let vocab = model.spec.vocab_size;
         if let Some(i) = batch.tokens.iter().position(|&t| t as usize >= vocab) {
             bail!(
                 "token {} at position {i} of the batch is not below the vocabulary size {vocab}: were the shards packed for this model?",
@@ -247,176 +224,45 @@ impl TrainStep {
     }
 
     fn decoder_forward(&mut self, model: &Llama, n: usize, batch: &PackedBatch) -> Result<()> {
-        let cu = documents(batch, &model.device())?;
-        let eps = model.config.rms_norm_eps as f32;
-        let a = &mut self.acts;
-        let (tokens, positions) = (a.tokens.rows(0..n)?, a.positions.rows(0..n)?);
-        embedding_forward(&mut a.layers[0].resid_in.rows(0..n)?, &tokens, &model.weights.embed_tokens)?;
-        for (l, w) in model.weights.layers.iter().enumerate() {
-            let adapters = self.grads.adapters(l);
-            let mut next = a.layers.get(l + 1).map_or(&a.resid_out, |next| &next.resid_in).rows(0..n)?;
-            let acts = &a.layers[l];
-            let (mut norm, mut rstd) = (a.norm.rows(0..n)?, acts.rstd_in.rows(0..n)?);
-            let resid_in = acts.resid_in.rows(0..n)?;
-            rmsnorm_forward(&mut norm, &mut rstd, &resid_in, &w.input_layernorm, eps)?;
-            let (mut q, mut k, mut v) = (acts.q.rows(0..n)?, acts.k.rows(0..n)?, acts.v.rows(0..n)?);
-            let mut u = head_rows(&acts.u, n)?;
-            linear::forward(&mut q, &mut u[0], &norm, &w.q_proj, adapters[0].as_ref())?;
-            linear::forward(&mut k, &mut u[1], &norm, &w.k_proj, adapters[1].as_ref())?;
-            linear::forward(&mut v, &mut u[2], &norm, &w.v_proj, adapters[2].as_ref())?;
-            let hs = self.shape.head_size;
-            rope_forward(&mut q, &positions, &self.rope.cos, &self.rope.sin, hs)?;
-            rope_forward(&mut k, &positions, &self.rope.cos, &self.rope.sin, hs)?;
-            let (mut att, mut lse) = (acts.att.rows(0..n)?, lse_rows(&acts.lse, self.shape.heads, n)?);
-            attention_forward(&mut att, &mut lse, &q, &k, &v, &cu, self.shape)?;
-            let mut projected = a.dnorm.rows(0..n)?;
-            linear::forward(&mut projected, &mut u[3], &att, &w.o_proj, adapters[3].as_ref())?;
-            let (mut rstd, mut resid_mid) = (acts.rstd_mid.rows(0..n)?, acts.resid_mid.rows(0..n)?);
-            let post = &w.post_attention_layernorm;
-            add_rmsnorm_forward(&mut norm, &mut rstd, &mut resid_mid, &projected, &resid_in, post, eps)?;
-            let (mut gate, mut up) = (acts.gate.rows(0..n)?, acts.up.rows(0..n)?);
-            linear::forward(&mut gate, &mut u[4], &norm, &w.gate_proj, adapters[4].as_ref())?;
-            linear::forward(&mut up, &mut u[5], &norm, &w.up_proj, adapters[5].as_ref())?;
-            let mut act = a.act.rows(0..n)?;
-            swiglu_forward(&mut act, &gate, &up)?;
-            linear::forward(&mut next, &mut u[6], &act, &w.down_proj, adapters[6].as_ref())?;
-            add(&mut next, &resid_mid)?;
+        let cu_seqlens = &documents(batch, &model.device())?;
+        let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
+        let mut x = a.forward_scratch(n)?;
+        let mut s = a.layers[0].rows(spec, n)?;
+        model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
+        let block = |l| Block::new(spec, l, &weights.layers[l], &self.ropes);
+        norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;
+        for l in 0..weights.layers.len() {
+            let attention = Attention::Packed { cu_seqlens, slots: None };
+            block(l).forward(&mut s, &mut x, attention, self.grads.adapters(l), Rows::Many)?;
+            let Some(above) = a.layers.get(l + 1) else { break };
+            let mut above = above.rows(spec, n)?;
+            let (resid, rstd, norm) = (&mut above.resid_in, &mut above.rstd_in, &mut x.norm);
+            let next = Next { resid, rstd, norm, gain: block(l + 1).input_gain()? };
+            add_norm(next, &x.projected, &s.resid_mid, spec.norm)?;
+            s = above;
         }
-        let (mut hidden, mut rstd) = (a.hidden.rows(0..n)?, a.rstd_out.rows(0..n)?);
-        rmsnorm_forward(&mut hidden, &mut rstd, &a.resid_out.rows(0..n)?, &model.weights.norm, eps)
+        let (resid, rstd) = (&mut a.resid_out.rows(0..n)?, &mut a.rstd_out.rows(0..n)?);
+        let next = Next { resid, rstd, norm: &mut a.hidden.rows(0..n)?, gain: &weights.norm };
+        add_norm(next, &x.projected, &s.resid_mid, spec.norm)
     }
 
     fn decoder_backward(&mut self, model: &Llama, n: usize, batch: &PackedBatch) -> Result<()> {
-        let cu = documents(batch, &model.device())?;
-        let dhidden = self.acts.dnorm.rows(0..n)?;
-        let mut dresid = self.acts.dresid.rows(0..n)?;
-        dresid.fill_zero()?;
-        let dnorm_weight = if let Grads::Full(g) = &mut self.grads { Some(&mut g.norm) } else { None };
-        let (resid, rstd) = (self.acts.resid_out.rows(0..n)?, self.acts.rstd_out.rows(0..n)?);
-        rmsnorm_backward(&mut dresid, dnorm_weight, &dhidden, &resid, &rstd, &model.weights.norm)?;
-        for l in (self.lowest..model.weights.layers.len()).rev() {
-            let w = &model.weights.layers[l];
-            self.mlp_backward(model, w, l, n)?;
-            self.attention_block_backward(model, w, l, n, &cu)?;
+        let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
+        let mut x = a.backward_scratch(n, documents(batch, &model.device())?)?;
+        x.dresid.fill_zero()?;
+        let dgain = self.grads.full().map(|g| &mut g.norm);
+        let inp = (&a.resid_out.rows(0..n)?, &a.rstd_out.rows(0..n)?);
+        norm_backward(&mut x.dresid, dgain, &x.dnorm, inp, &weights.norm, spec.norm)?;
+        for l in (self.lowest..weights.layers.len()).rev() {
+            let below = l > self.lowest || self.grads.full().is_some();
+            let block = Block::new(spec, l, &weights.layers[l], &self.ropes);
+            block.backward(&a.layers[l].rows(spec, n)?, &mut x, &mut self.grads, below)?;
         }
-        if let Grads::Full(g) = &mut self.grads {
-            embedding_backward(&mut g.embed_tokens, &dresid, &self.acts.tokens.rows(0..n)?)?;
+        if let Some(g) = self.grads.full() {
+            let scale = model.embedding_scale();
+            scaled_embedding_backward(&mut g.embed_tokens, &x.dresid, &a.tokens.rows(0..n)?, scale)?;
         }
         Ok(())
-    }
-
-    /// dresid (into the layer's output) becomes the gradient of resid_mid.
-    fn mlp_backward(&mut self, model: &Llama, w: &LayerWeights, l: usize, n: usize) -> Result<()> {
-        let a = &mut self.acts;
-        let acts = &a.layers[l];
-        let (gate, up) = (acts.gate.rows(0..n)?, acts.up.rows(0..n)?);
-        let (resid_mid, mut rstd) = (acts.resid_mid.rows(0..n)?, acts.rstd_mid.rows(0..n)?);
-        let u = head_rows(&acts.u, n)?;
-        let (mut act, mut dresid, mut dnorm) = (a.act.rows(0..n)?, a.dresid.rows(0..n)?, a.dnorm.rows(0..n)?);
-        let (mut dgate, mut dup, mut dact) = (a.dgate.rows(0..n)?, a.dup.rows(0..n)?, a.dact.rows(0..n)?);
-        let (mut norm, mut spare, mut du) =
-            (a.norm.rows(0..n)?, a.spare.as_ref().map(Tensor::alias), a.du.as_ref().map(Tensor::alias));
-        swiglu_forward(&mut act, &gate, &up)?;
-        // DoRA overwrites dout, and dresid is still needed.
-        copy(&mut norm, &dresid)?;
-        let trained = self.grads.trained(l, 6);
-        linear::backward(
-            Some((&mut dact, false)),
-            &mut norm,
-            &mut du,
-            &mut spare,
-            &u[6],
-            &act,
-            &w.down_proj,
-            trained,
-        )?;
-        swiglu_backward(&mut dgate, &mut dup, &dact, &gate, &up)?;
-        let eps = model.config.rms_norm_eps as f32;
-        rmsnorm_forward(&mut norm, &mut rstd, &resid_mid, &w.post_attention_layernorm, eps)?;
-        let trained = self.grads.trained(l, 4);
-        linear::backward(
-            Some((&mut dnorm, false)),
-            &mut dgate,
-            &mut du,
-            &mut spare,
-            &u[4],
-            &norm,
-            &w.gate_proj,
-            trained,
-        )?;
-        let trained = self.grads.trained(l, 5);
-        linear::backward(
-            Some((&mut dnorm, true)),
-            &mut dup,
-            &mut du,
-            &mut spare,
-            &u[5],
-            &norm,
-            &w.up_proj,
-            trained,
-        )?;
-        let dweight = match &mut self.grads {
-            Grads::Full(g) => Some(&mut g.layers[l].post_attention_layernorm),
-            Grads::Lora { .. } => None,
-        };
-        rmsnorm_backward(&mut dresid, dweight, &dnorm, &resid_mid, &rstd, &w.post_attention_layernorm)
-    }
-
-    /// dresid (of resid_mid) becomes the gradient of the layer's input, where anything below needs it.
-    fn attention_block_backward(
-        &mut self,
-        model: &Llama,
-        w: &LayerWeights,
-        l: usize,
-        n: usize,
-        cu: &Tensor,
-    ) -> Result<()> {
-        let a = &mut self.acts;
-        let acts = &a.layers[l];
-        let (q, k, v) = (acts.q.rows(0..n)?, acts.k.rows(0..n)?, acts.v.rows(0..n)?);
-        let (att, lse) = (acts.att.rows(0..n)?, lse_rows(&acts.lse, self.shape.heads, n)?);
-        let (resid_in, mut rstd) = (acts.resid_in.rows(0..n)?, acts.rstd_in.rows(0..n)?);
-        let u = head_rows(&acts.u, n)?;
-        let (mut dresid, mut dnorm, mut norm) =
-            (a.dresid.rows(0..n)?, a.dnorm.rows(0..n)?, a.norm.rows(0..n)?);
-        let (mut dq, mut dk, mut dv) = (a.dq.rows(0..n)?, a.dk.rows(0..n)?, a.dv.rows(0..n)?);
-        let mut datt = a.datt.rows(0..n)?;
-        let (mut spare, mut du, positions) =
-            (a.spare.as_ref().map(Tensor::alias), a.du.as_ref().map(Tensor::alias), a.positions.rows(0..n)?);
-        copy(&mut norm, &dresid)?;
-        let trained = self.grads.trained(l, 3);
-        linear::backward(
-            Some((&mut datt, false)),
-            &mut norm,
-            &mut du,
-            &mut spare,
-            &u[3],
-            &att,
-            &w.o_proj,
-            trained,
-        )?;
-        attention_backward(&mut dq, &mut dk, &mut dv, &datt, &att, &lse, &q, &k, &v, cu, self.shape)?;
-        let hs = self.shape.head_size;
-        rope_backward(&mut dq, &positions, &self.rope.cos, &self.rope.sin, hs)?;
-        rope_backward(&mut dk, &positions, &self.rope.cos, &self.rope.sin, hs)?;
-        let eps = model.config.rms_norm_eps as f32;
-        rmsnorm_forward(&mut norm, &mut rstd, &resid_in, &w.input_layernorm, eps)?;
-        let below = l > self.lowest || matches!(self.grads, Grads::Full(_));
-        for (j, (dout, linear)) in
-            [(&mut dq, &w.q_proj), (&mut dk, &w.k_proj), (&mut dv, &w.v_proj)].into_iter().enumerate()
-        {
-            let dinp = below.then_some((&mut dnorm, j > 0));
-            let trained = self.grads.trained(l, j);
-            linear::backward(dinp, dout, &mut du, &mut spare, &u[j], &norm, linear, trained)?;
-        }
-        if !below {
-            return Ok(());
-        }
-        let dweight = match &mut self.grads {
-            Grads::Full(g) => Some(&mut g.layers[l].input_layernorm),
-            Grads::Lora { .. } => None,
-        };
-        rmsnorm_backward(&mut dresid, dweight, &dnorm, &resid_in, &rstd, &w.input_layernorm)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The weights of a Llama or Mistral decoder.
+//! A decoder: its configuration, its arithmetic and its weights.
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -6,165 +6,117 @@ use anyhow::{Context, Result};
 use super::{
     super::weights::{Source, check_memory},
     config::Config,
+    ids::LinearId,
+    linear::Rows,
+    spec::Spec,
+    tree::{LayerTree, Leaf, LinearTree, Place, Tree},
 };
 use crate::{
     data::random::RowRandom,
     device::{Device, DeviceChoice},
+    ops::{
+        activation::softcap,
+        cross_entropy::Head,
+        embedding::{embedding_scale, scaled_embedding_forward},
+        gemm::{Layout, gemm, linear_forward_many_rows},
+    },
     tensor::{DType, Tensor},
 };
 
 /// A linear layer: y = x weightᵀ + bias.
-#[derive(Debug)]
-pub struct Linear {
-    /// (out, in)
-    pub weight: Tensor,
-    /// (out), F32
-    pub bias: Option<Tensor>,
-}
-
-/// The names of a layer's linears, in the order of [`LayerWeights::linears`].
-pub const LINEARS: [&str; 7] = [
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-];
-
-/// One decoder layer.
-#[derive(Debug)]
-pub struct LayerWeights {
-    /// (C), F32
-    pub input_layernorm: Tensor,
-    /// (NH * HS, C)
-    pub q_proj: Linear,
-    /// (NKV * HS, C)
-    pub k_proj: Linear,
-    /// (NKV * HS, C)
-    pub v_proj: Linear,
-    /// (C, NH * HS)
-    pub o_proj: Linear,
-    /// (C), F32
-    pub post_attention_layernorm: Tensor,
-    /// (F, C)
-    pub gate_proj: Linear,
-    /// (F, C)
-    pub up_proj: Linear,
-    /// (C, F)
-    pub down_proj: Linear,
-}
-
-impl LayerWeights {
-    /// The seven linears, in the order of [`LINEARS`].
-    pub fn linears(&self) -> [&Linear; 7] {
-        [
-            &self.q_proj,
-            &self.k_proj,
-            &self.v_proj,
-            &self.o_proj,
-            &self.gate_proj,
-            &self.up_proj,
-            &self.down_proj,
-        ]
-    }
-    /// The same for writing.
-    pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
-        let l = self;
-        [
-            &mut l.q_proj,
-            &mut l.k_proj,
-            &mut l.v_proj,
-            &mut l.o_proj,
-            &mut l.gate_proj,
-            &mut l.up_proj,
-            &mut l.down_proj,
-        ]
-    }
-}
-
-/// All weights. Norms and biases are F32; the rest F32 or Bf16.
-#[derive(Debug)]
-pub struct LlamaWeights {
-    /// (V, C)
-    pub embed_tokens: Tensor,
-    /// One for each layer.
-    pub layers: Vec<LayerWeights>,
-    /// (C), F32
-    pub norm: Tensor,
-    /// (V, C); the same memory as `embed_tokens` if tied.
-    pub lm_head: Tensor,
-}
+pub type Linear = LinearTree<Tensor>;
+/// The tensors of one decoder layer.
+pub type LayerWeights = LayerTree<Tensor>;
+/// All weights. Norms and biases are F32; matrices F32 or Bf16.
+pub type Weights = Tree<Tensor>;
 
 /// A model: configuration and weights.
 #[derive(Debug)]
 pub struct Llama {
     /// `config.json`.
     pub config: Config,
+    /// What it computes.
+    pub spec: Spec,
     /// The tensors.
-    pub weights: LlamaWeights,
+    pub weights: Weights,
 }
 
 impl Llama {
-    /// Loads a Hugging Face directory or a `.gguf` file; matrices as `dtype`, in place in the mapped file where possible.
-    pub fn load(path: &Path, dtype: DType) -> Result<Llama> {
-        let (config, source) = Source::open(path)?;
-        check_memory(&format!("model {}", path.display()), config.parameters() * dtype.bytes())?;
-        let weights = LlamaWeights::build(&config, &mut |name, dims, matrix| {
-            source.tensor(name, dims, if matrix { dtype } else { DType::F32 })
-        })
-        .with_context(|| format!("load model {}", path.display()))?;
-        Ok(Llama { config, weights })
+    /// A model of `make`'s tensors, called once for each leaf in the order of [`Spec::leaves`].
+    pub fn build(config: Config, make: &mut dyn FnMut(&Leaf) -> Result<Tensor>) -> Result<Llama> {
+        let spec = config.spec()?;
+        let weights = Tree::build(&spec, make)?;
+        Ok(Llama { config, spec, weights })
     }
 
-    /// Freshly initialised in F32: matrices normal with standard deviation 0.02 (by a sum of twelve uniforms), norms 1, biases 0.
+    /// Loads a Hugging Face directory or a `.gguf` file; matrices as `dtype`, in place in the mapped file where possible. A tensor that the
+    /// model has no place for is an error.
+    pub fn load(path: &Path, dtype: DType) -> Result<Llama> {
+        let (config, source) = Source::open(path)?;
+        let spec = config.spec()?;
+        check_memory(&format!("model {}", path.display()), spec.parameters() * dtype.bytes())?;
+        let load = |leaf: &Leaf| source.leaf(leaf, if leaf.place.is_matrix() { dtype } else { DType::F32 });
+        let context = || format!("load model {}", path.display());
+        source.check_leaves(&spec).with_context(context)?;
+        Llama::build(config, &mut |leaf| load(leaf)).with_context(context)
+    }
+
+    /// Freshly initialised in F32: matrices normal with standard deviation 0.02 (by a sum of twelve uniforms), norms scale by 1, biases 0.
     pub fn random(config: Config, seed: u64) -> Result<Llama> {
-        check_memory("the model", config.parameters() * 4)?;
-        let std = config.extra.get("initializer_range").and_then(|x| x.as_f64()).unwrap_or(0.02);
-        let weights = LlamaWeights::build(&config, &mut |name, dims, matrix| {
-            let mut t = Tensor::zeros(name, DType::F32, dims)?;
+        let spec = config.spec()?;
+        check_memory("the model", spec.parameters() * 4)?;
+        let std = config.number("initializer_range")?.unwrap_or(0.02);
+        Llama::build(config, &mut |leaf| {
+            let mut t = Tensor::zeros(&leaf.name, DType::F32, &leaf.dims)?;
             let values = t.f32_mut()?;
-            if matrix {
-                let mut random = RowRandom::new(seed, "init", name);
-                for x in values {
-                    let sum: f64 = (0..12).map(|_| random.uniform()).sum();
-                    *x = ((sum - 6.0) * std) as f32;
+            match leaf.place {
+                Place::Bias(..) => {}
+                Place::Norm(..) | Place::FinalNorm => values.fill(1.0 - spec.norm.gain_offset),
+                Place::Embedding | Place::Weight(..) | Place::Head => {
+                    let mut random = RowRandom::new(seed, "init", &leaf.name);
+                    for x in values {
+                        let sum: f64 = (0..12).map(|_| random.uniform()).sum();
+                        *x = ((sum - 6.0) * std) as f32;
+                    }
                 }
-            } else if !name.ends_with("bias") {
-                values.fill(1.0);
             }
             Ok(t)
-        })?;
-        Ok(Llama { config, weights })
+        })
+    }
+
+    /// The same model with each tensor replaced by what `change` makes of it; a tied head stays tied.
+    fn mapped(&self, change: &mut dyn FnMut(&Leaf, &Tensor) -> Result<Tensor>) -> Result<Llama> {
+        Llama::build(self.config.clone(), &mut |leaf| {
+            let tensor = self.weights.get(leaf.place);
+            change(leaf, tensor.with_context(|| format!("the model has no {}", leaf.name))?)
+        })
     }
 
     /// Copies every tensor into writable F32 memory, so that all of them can be trained.
     pub fn make_trainable(&mut self) -> Result<()> {
-        check_memory("a trainable copy of the model", self.config.parameters() * 4)?;
-        let old = self.weights.named(&self.config);
-        let mut old = old.into_iter();
-        self.weights = LlamaWeights::build(&self.config, &mut |name, dims, _| {
-            let (_, source) = old.next().context("the model changed while it was copied")?;
-            Tensor::from_f32(name, dims, &source.to_f32_vec()?)
-        })?;
+        check_memory("a trainable copy of the model", self.spec.parameters() * 4)?;
+        *self = self.mapped(&mut |leaf, t| Tensor::from_f32(&leaf.name, &leaf.dims, &t.to_f32_vec()?))?;
         Ok(())
     }
 
     /// A copy on `device`, every tensor with its dtype; tied ones stay tied.
     pub fn to_device(&self, device: &Device) -> Result<Llama> {
-        let mut source = self.weights.named(&self.config).into_iter();
-        let weights = LlamaWeights::build(&self.config, &mut |_, _, _| {
-            let (_, t) = source.next().context("the model changed while it was copied")?;
-            t.to_device(device)
-        })
-        .with_context(|| format!("copy the model to {device:?}"))?;
-        Ok(Llama { config: self.config.clone(), weights })
+        self.mapped(&mut |_, t| t.to_device(device)).with_context(|| format!("copy the model to {device:?}"))
     }
 
     /// The model on the chosen device; on the CPU itself.
     pub fn place(self, device: DeviceChoice) -> Result<Llama> {
         if device == DeviceChoice::Cpu { Ok(self) } else { self.to_device(&device.open()?) }
+    }
+
+    /// Loads a model that will run on `device`, into main memory: what no kernel there serves is refused before anything is read.
+    pub fn load_for(path: &Path, dtype: DType, device: DeviceChoice) -> Result<Llama> {
+        if device != DeviceChoice::Cpu {
+            let (config, _) = Source::open(path)?;
+            let arch = device.open()?.gpu().map(|gpu| gpu.arch());
+            config.spec()?.check_kernels(arch).with_context(|| format!("model {}", path.display()))?;
+        }
+        Llama::load(path, dtype)
     }
 
     /// Where the weights are.
@@ -182,77 +134,45 @@ impl Llama {
 
     /// Bytes of the weights (tied ones once).
     pub fn bytes(&self) -> usize {
-        self.weights.named(&self.config).iter().map(|(_, t)| t.bytes()).sum()
-    }
-}
-
-impl LlamaWeights {
-    /// Builds the weights from `make(name, dims, is_matrix)`, called once for each tensor in [`LlamaWeights::named`]'s order.
-    pub fn build(
-        config: &Config,
-        make: &mut dyn FnMut(&str, &[usize], bool) -> Result<Tensor>,
-    ) -> Result<LlamaWeights> {
-        let (c, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-        let (q, kv) = (config.query_size(), config.kv_size());
-        let embed_tokens = make("model.embed_tokens.weight", &[v, c], true)?;
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for i in 0..config.num_hidden_layers {
-            let name = |module: &str, kind: &str| format!("model.layers.{i}.{module}.{kind}");
-            let mut linear = |module: &str, out: usize, inp: usize, bias: bool| -> Result<Linear> {
-                let weight = make(&name(module, "weight"), &[out, inp], true)?;
-                let bias = if bias { Some(make(&name(module, "bias"), &[out], false)?) } else { None };
-                Ok(Linear { weight, bias })
-            };
-            let (ab, mb) = (config.attention_bias, config.mlp_bias);
-            let [q_proj, k_proj, v_proj] = [
-                linear(LINEARS[0], q, c, ab)?,
-                linear(LINEARS[1], kv, c, ab)?,
-                linear(LINEARS[2], kv, c, ab)?,
-            ];
-            let o_proj = linear(LINEARS[3], c, q, ab)?;
-            let (gate_proj, up_proj) = (linear(LINEARS[4], f, c, mb)?, linear(LINEARS[5], f, c, mb)?);
-            let down_proj = linear(LINEARS[6], c, f, mb)?;
-            let input_layernorm = make(&name("input_layernorm", "weight"), &[c], false)?;
-            let post_attention_layernorm = make(&name("post_attention_layernorm", "weight"), &[c], false)?;
-            layers.push(LayerWeights {
-                input_layernorm,
-                q_proj,
-                k_proj,
-                v_proj,
-                o_proj,
-                post_attention_layernorm,
-                gate_proj,
-                up_proj,
-                down_proj,
-            });
-        }
-        let norm = make("model.norm.weight", &[c], false)?;
-        let lm_head = if config.tie_word_embeddings {
-            embed_tokens.alias()
-        } else {
-            make("lm_head.weight", &[v, c], true)?
-        };
-        Ok(LlamaWeights { embed_tokens, layers, norm, lm_head })
+        self.weights.leaves(&self.spec).iter().map(|(_, t)| t.bytes()).sum()
     }
 
     /// Every tensor once, by its Hugging Face name; a tied head is not listed.
-    pub fn named(&self, config: &Config) -> Vec<(String, &Tensor)> {
-        let mut out = vec![("model.embed_tokens.weight".to_string(), &self.embed_tokens)];
-        for (i, layer) in self.layers.iter().enumerate() {
-            for (module, linear) in LINEARS.iter().zip(layer.linears()) {
-                out.push((format!("model.layers.{i}.{module}.weight"), &linear.weight));
-                if let Some(bias) = &linear.bias {
-                    out.push((format!("model.layers.{i}.{module}.bias"), bias));
-                }
-            }
-            out.push((format!("model.layers.{i}.input_layernorm.weight"), &layer.input_layernorm));
-            let post = &layer.post_attention_layernorm;
-            out.push((format!("model.layers.{i}.post_attention_layernorm.weight"), post));
+    pub fn named(&self) -> Vec<(String, &Tensor)> {
+        self.weights.leaves(&self.spec).into_iter().map(|(leaf, t)| (leaf.name, t)).collect()
+    }
+
+    /// Every linear: its layer, which it is, and its tensors.
+    pub fn linears(&self) -> impl Iterator<Item = (usize, LinearId, &Linear)> {
+        let layers = self.weights.layers.iter().enumerate();
+        layers.flat_map(|(l, layer)| layer.linears.iter().map(move |(id, linear)| (l, id, linear)))
+    }
+
+    /// What turns hidden states into logits.
+    pub fn head(&self) -> Head<'_> {
+        Head { weight: self.weights.head().into(), softcap: self.spec.final_softcap }
+    }
+
+    /// By what embeddings are multiplied, rounded as transformers does it to the weights' type.
+    pub(super) fn embedding_scale(&self) -> f32 {
+        if !self.spec.scaled_embedding {
+            return 1.0;
         }
-        out.push(("model.norm.weight".into(), &self.norm));
-        if !config.tie_word_embeddings {
-            out.push(("lm_head.weight".into(), &self.lm_head));
+        embedding_scale(self.spec.hidden_size, self.weights.embed_tokens.dtype())
+    }
+
+    /// out (N, C) = the embeddings of `tokens` (N).
+    pub(super) fn embed(&self, out: &mut Tensor, tokens: &Tensor) -> Result<()> {
+        scaled_embedding_forward(out, tokens, &self.weights.embed_tokens, self.embedding_scale())
+    }
+
+    /// logits (N, V), F32, of the last norm's output (N, C).
+    pub fn logits(&self, logits: &mut Tensor, hidden: &Tensor, rows: Rows) -> Result<()> {
+        let head = self.head();
+        match rows {
+            Rows::Many => linear_forward_many_rows(logits, hidden, head.weight, None)?,
+            Rows::Any => gemm(logits, hidden, head.weight, Layout::NT, 1.0, false)?,
         }
-        out
+        head.softcap.map_or(Ok(()), |cap| softcap(logits, cap))
     }
 }

@@ -12,7 +12,7 @@ use half::bf16;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    models::transformer::weights::Llama,
+    models::transformer::{registry::family, weights::Llama},
     tensor::{DType, Tensor},
 };
 
@@ -35,14 +35,17 @@ impl Llama {
     /// Writes a directory that transformers loads, every matrix as `dtype`; tokenizer files are copied from `companions`.
     pub fn save_pretrained(&self, dir: &Path, dtype: DType, companions: Option<&Path>) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let tensors: Vec<(String, &Tensor)> = self.weights.named(&self.config);
+        let tensors = self.named();
         write_sharded(dir, &tensors, dtype, SHARD_BYTES)?;
         let mut config = serde_json::to_value(&self.config)?;
-        config["torch_dtype"] = json!(if dtype == DType::Bf16 { "bfloat16" } else { "float32" });
+        let name = json!(if dtype == DType::Bf16 { "bfloat16" } else { "float32" });
+        // The newer name of the same field is read first.
+        if config.get("dtype").is_some() {
+            config["dtype"] = name.clone();
+        }
+        config["torch_dtype"] = name;
         if config.get("architectures").is_none() {
-            let class =
-                if self.config.model_type == "mistral" { "MistralForCausalLM" } else { "LlamaForCausalLM" };
-            config["architectures"] = json!([class]);
+            config["architectures"] = json!([family(&self.config.model_type)?.class]);
         }
         write_file(&dir.join("config.json"), format!("{config:#}\n").as_bytes())?;
         for name in companions.map(|_| COMPANIONS).into_iter().flatten() {

@@ -6,20 +6,22 @@ pub mod peft;
 pub mod pickle;
 pub mod safetensors;
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     device::host_memory,
     models::transformer::{
         config::Config,
+        spec::Spec,
+        tree::Leaf,
         weight::{ComputeType, Weight},
     },
     tensor::{DType, Tensor},
 };
 
-/// Where a model's tensors are read from, by their Hugging Face names.
+/// Where a decoder's tensors are read from.
 pub enum Source {
     /// A directory with model.safetensors or pytorch_model.bin, or shards of either and their index.
     Safetensors(safetensors::Checkpoint),
@@ -41,39 +43,46 @@ impl Source {
         );
         let file = crate::data::gguf::Gguf::open(path)?;
         let config = Config::from_gguf(&file)?;
-        let checkpoint = gguf::Checkpoint::new(file, &config);
+        let checkpoint = gguf::Checkpoint::new(file, &config)?;
         Ok((config, Source::Gguf(checkpoint)))
     }
 
-    /// True if the checkpoint has a tensor of this name.
-    pub fn has(&self, name: &str) -> bool {
+    /// A decoder's tensor as `dtype`: in place in the mapped file where it stands there in that type, else converted.
+    pub fn leaf(&self, leaf: &Leaf, dtype: DType) -> Result<Tensor> {
         match self {
-            Source::Safetensors(c) => c.has(name),
-            Source::Gguf(c) => c.has(name),
+            Source::Safetensors(c) => c.tensor(&leaf.name, &leaf.dims, dtype),
+            Source::Gguf(c) => c.leaf(leaf, dtype),
         }
     }
 
-    /// The tensor `name` of shape `dims` as `dtype`: in place in the mapped file where it stands there in that type, else converted.
-    pub fn tensor(&self, name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
+    /// The matrix of `leaf` for a run that computes in `compute`; with `keep_blocks`, a GGUF file's stays as it lies in the mapped file, whatever its
+    /// type: no copy, nothing unpacked.
+    pub fn weight(&self, leaf: &Leaf, compute: ComputeType, keep_blocks: bool) -> Result<Weight> {
         match self {
-            Source::Safetensors(c) => c.tensor(name, dims, dtype),
-            Source::Gguf(c) => c.tensor(name, dims, dtype),
+            Source::Gguf(c) if keep_blocks => c.weight(leaf, compute),
+            _ => self.leaf(leaf, compute.dtype()).map(Weight::Dense),
         }
     }
 
-    /// The matrix `name` of shape `dims` for a run that computes in `compute`; with `keep_blocks`, a GGUF file's stays as it lies in the mapped file,
-    /// whatever its type: no copy, nothing unpacked.
-    pub fn weight(
-        &self,
-        name: &str,
-        dims: &[usize],
-        compute: ComputeType,
-        keep_blocks: bool,
-    ) -> Result<Weight> {
-        match self {
-            Source::Gguf(c) if keep_blocks => c.weight(name, dims, compute),
-            _ => self.tensor(name, dims, compute.dtype()).map(Weight::Dense),
+    /// Refuses a checkpoint with a tensor that the decoder has no place for: what it does with it would be left out.
+    pub fn check_leaves(&self, spec: &Spec) -> Result<()> {
+        let leaves = spec.leaves();
+        let (names, places): (Vec<&str>, HashSet<String>) = match self {
+            Source::Safetensors(c) => {
+                (c.names(), leaves.iter().map(|leaf| safetensors::canonical(&leaf.name).into()).collect())
+            }
+            Source::Gguf(c) => (c.names(), leaves.iter().map(|leaf| leaf.place.gguf()).collect()),
+        };
+        // A tied head may be written twice; the rotary frequencies follow from the configuration.
+        let known = |name: &str| {
+            places.contains(name)
+                || name.ends_with("rotary_emb.inv_freq")
+                || (spec.tied_head && name == "lm_head.weight")
+        };
+        if let Some(name) = names.iter().find(|name| !known(name)) {
+            bail!("tensor {name} has no place in this model: its configuration does not tell what it is for");
         }
+        Ok(())
     }
 }
 

@@ -9,8 +9,10 @@ use super::{export::write_safetensors, safetensors::Checkpoint};
 use crate::{
     data::files::write_atomic,
     models::{
+        transformer::ids::{LinearId, PerLinear},
         transformer::lora::{Adapter, Lora, LoraConfig},
-        transformer::weights::{LINEARS, Llama},
+        transformer::spec::Spec,
+        transformer::weights::Llama,
     },
     tensor::{DType, Tensor},
 };
@@ -23,15 +25,12 @@ impl Lora {
     pub fn save(&self, dir: &Path, base: &str) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let mut tensors: Vec<(String, Tensor)> = vec![];
-        for (i, layer) in self.layers.iter().enumerate() {
-            for (j, adapter) in layer.iter().enumerate() {
-                let Some(adapter) = adapter else { continue };
-                let name = |part: &str| format!("base_model.model.model.layers.{i}.{}.{part}", LINEARS[j]);
-                tensors.push((name("lora_A.weight"), adapter.a.alias()));
-                tensors.push((name("lora_B.weight"), adapter.b.alias()));
-                if let Some(m) = &adapter.magnitude {
-                    tensors.push((name("lora_magnitude_vector"), m.alias()));
-                }
+        for (l, id, adapter) in self.adapters() {
+            let name = |part: &str| format!("base_model.model.{}.{part}", Spec::linear_path(l, id));
+            tensors.push((name("lora_A.weight"), adapter.a.alias()));
+            tensors.push((name("lora_B.weight"), adapter.b.alias()));
+            if let Some(m) = &adapter.magnitude {
+                tensors.push((name("lora_magnitude_vector"), m.alias()));
             }
         }
         write_safetensors(&dir.join(WEIGHTS), &tensors.iter().collect::<Vec<_>>(), DType::F32)?;
@@ -77,20 +76,17 @@ impl Lora {
         let file = Checkpoint::open_file(&dir.join(WEIGHTS))?;
         let mut layers = vec![];
         let mut read = 0;
-        for (i, weights) in model.weights.layers.iter().enumerate() {
-            let mut layer: [Option<Adapter>; 7] = Default::default();
-            for (j, linear) in weights.linears().into_iter().enumerate() {
-                let module = format!("model.layers.{i}.{}", LINEARS[j]);
+        for l in 0..model.spec.layers.len() {
+            layers.push(PerLinear::try_from_fn(|id| -> Result<Option<Adapter>> {
+                let module = Spec::linear_path(l, id);
                 if !targets.hit(&module) {
-                    continue;
+                    return Ok(None);
                 }
-                let dims = linear.weight.rows_cols();
-                let adapter = read_adapter(&file, &module, dims, &config, &json)
+                let adapter = read_adapter(&file, &module, model.spec.linear_dims(id), &config, &json)
                     .with_context(|| format!("adapter {}", dir.display()))?;
                 read += 2 + adapter.magnitude.is_some() as usize;
-                layer[j] = Some(adapter);
-            }
-            layers.push(layer);
+                Ok(Some(adapter))
+            })?);
         }
         let unread = file.names().len() - read.min(file.names().len());
         ensure!(
@@ -169,11 +165,11 @@ impl Targets {
 
     /// The plain module names that are hit.
     fn modules(&self) -> Vec<String> {
-        let leaf = |l: &str| l.rsplit('.').next().unwrap_or(l).to_string();
         match self {
             Targets::Suffixes(list) => list.clone(),
             _ => {
-                LINEARS.iter().filter(|l| self.hit(&format!("model.layers.0.{l}"))).map(|l| leaf(l)).collect()
+                let hit = LinearId::ALL.iter().filter(|&&id| self.hit(&Spec::linear_path(0, id)));
+                hit.map(|id| id.module().to_string()).collect()
             }
         }
     }

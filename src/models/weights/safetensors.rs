@@ -167,7 +167,7 @@ impl Checkpoint {
 }
 
 /// `model.layers...` and `layers...` are one.
-fn canonical(name: &str) -> &str {
+pub(super) fn canonical(name: &str) -> &str {
     name.strip_prefix("model.").unwrap_or(name)
 }
 

@@ -178,7 +178,7 @@ fn load(args: &Args, path: &Path) -> Result<(Llama, Trainable)> {
         return Ok((Llama::random(config, s.seed)?, Trainable::Full));
     }
     let dtype = if s.method == Method::Full { DType::F32 } else { args.placement.dtype };
-    let mut model = Llama::load(path, dtype)?;
+    let mut model = Llama::load_for(path, dtype, args.placement.device)?;
     if s.method == Method::Full {
         model.make_trainable()?;
         return Ok((model, Trainable::Full));

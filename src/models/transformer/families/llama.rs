@@ -1,0 +1,50 @@
+//! Llama: RMSNorm, SwiGLU, rotary embedding, grouped queries; biases by configuration, no window.
+//!
+//! transformers' `LlamaConfig` and `modeling_llama.py`; llama.cpp's architecture `llama`, which Mistral's files have too.
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    data::gguf::Gguf,
+    models::transformer::{
+        config::Config,
+        ids::{LinearId, PerLinear},
+        registry::{Family, GgufFamily},
+        spec::Spec,
+    },
+};
+
+pub const FAMILY: Family = Family {
+    model_type: "llama",
+    class: "LlamaForCausalLM",
+    examples: "LLaMA-2, Llama 3, SeaLLM v1, SmolLM2",
+    defaults: Map::new,
+    fields: &["attention_bias", "mlp_bias"],
+    spec,
+    gguf: Some(GgufFamily { architecture: "llama", permuted: true, gain_offset: 0.0, config: of_gguf }),
+};
+
+fn spec(c: &Config) -> Result<Spec> {
+    let biases = PerLinear::from_fn(|id| match id {
+        LinearId::Q | LinearId::K | LinearId::V | LinearId::O => c.attention_bias,
+        LinearId::Gate | LinearId::Up | LinearId::Down => c.mlp_bias,
+    });
+    Ok(Spec { biases, ..Spec::plain(c)? })
+}
+
+fn of_gguf(gguf: &Gguf, config: &mut Map<String, Value>) -> Result<()> {
+    let has = |end: &str| gguf.tensors.iter().any(|t| t.name.ends_with(end));
+    if has("attn_q.bias") {
+        config.insert("attention_bias".into(), true.into());
+    }
+    if has("ffn_up.bias") {
+        config.insert("mlp_bias".into(), true.into());
+    }
+    // Mistral has no architecture of its own: a window tells it apart.
+    if let Some(window) = gguf.integer("llama.attention.sliding_window").filter(|&w| w > 0) {
+        config.insert("model_type".into(), "mistral".into());
+        config.insert("architectures".into(), json!(["MistralForCausalLM"]));
+        config.insert("sliding_window".into(), window.into());
+    }
+    Ok(())
+}

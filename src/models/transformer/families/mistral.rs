@@ -1,0 +1,29 @@
+//! Mistral: Llama with a sliding window in every layer and no biases.
+//!
+//! transformers' `MistralConfig` and `modeling_mistral.py`; its GGUF files say `llama`.
+use anyhow::Result;
+use serde_json::json;
+
+use super::fields;
+use crate::models::transformer::{
+    config::Config,
+    registry::Family,
+    spec::{LayerSpec, Spec},
+};
+
+pub const FAMILY: Family = Family {
+    model_type: "mistral",
+    class: "MistralForCausalLM",
+    examples: "Mistral 7B, SeaLLM v2",
+    defaults: || {
+        fields(json!({"sliding_window": 4096, "num_key_value_heads": 8, "max_position_embeddings": 131072}))
+    },
+    fields: &[],
+    spec,
+    gguf: None,
+};
+
+fn spec(c: &Config) -> Result<Spec> {
+    let layers = vec![LayerSpec { window: c.sliding_window, rope: 0 }; c.num_hidden_layers];
+    Ok(Spec { layers, ..Spec::plain(c)? })
+}

@@ -1,0 +1,18 @@
+//! A file for each family: its names, defaults, fields and arithmetic. A new one is listed here.
+use serde_json::{Map, Value};
+
+use super::registry::Family;
+
+mod llama;
+mod mistral;
+
+/// Every family, in the order of messages.
+pub const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    mistral::FAMILY,
+];
+
+/// The fields of a JSON object.
+fn fields(value: Value) -> Map<String, Value> {
+    if let Value::Object(map) = value { map } else { Map::new() }
+}
