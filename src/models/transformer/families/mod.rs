@@ -5,11 +5,13 @@ use super::registry::Family;
 
 mod llama;
 mod mistral;
+mod qwen2;
 
 /// Every family, in the order of messages.
 pub const FAMILIES: &[Family] = &[
     llama::FAMILY,
     mistral::FAMILY,
+    qwen2::FAMILY,
 ];
 
 /// The fields of a JSON object.
