@@ -6,12 +6,14 @@ use super::registry::Family;
 mod llama;
 mod mistral;
 mod qwen2;
+mod qwen3;
 
 /// Every family, in the order of messages.
 pub const FAMILIES: &[Family] = &[
     llama::FAMILY,
     mistral::FAMILY,
     qwen2::FAMILY,
+    qwen3::FAMILY,
 ];
 
 /// The fields of a JSON object.

@@ -1,0 +1,36 @@
+//! Qwen 3 (dense): each head of q and k is normed before rotation; a head size of its own; biases by configuration.
+//!
+//! transformers' `Qwen3Config` and `modeling_qwen3.py`; llama.cpp's architecture `qwen3`.
+use anyhow::Result;
+use serde_json::json;
+
+use super::{fields, qwen2};
+use crate::models::transformer::{
+    config::Config,
+    ids::{LinearId, PerLinear},
+    registry::{Family, GgufFamily},
+    spec::Spec,
+};
+
+pub const FAMILY: Family = Family {
+    model_type: "qwen3",
+    class: "Qwen3ForCausalLM",
+    examples: "Qwen3 0.6B to 32B",
+    defaults: || {
+        fields(json!({"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128}))
+    },
+    fields: &["attention_bias", "use_sliding_window", "max_window_layers", "layer_types"],
+    spec,
+    gguf: Some(GgufFamily {
+        architecture: "qwen3",
+        permuted: false,
+        gain_offset: 0.0,
+        config: |_, _| Ok(()),
+    }),
+};
+
+fn spec(c: &Config) -> Result<Spec> {
+    let attention = |id| matches!(id, LinearId::Q | LinearId::K | LinearId::V | LinearId::O);
+    let biases = PerLinear::from_fn(|id| attention(id) && c.attention_bias);
+    Ok(Spec { biases, qk_norms: true, layers: qwen2::layers(c)?, ..Spec::plain(c)? })
+}
