@@ -3,6 +3,9 @@ use serde_json::{Map, Value};
 
 use super::registry::Family;
 
+mod gemma;
+mod gemma2;
+mod gemma3;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -14,6 +17,9 @@ pub const FAMILIES: &[Family] = &[
     mistral::FAMILY,
     qwen2::FAMILY,
     qwen3::FAMILY,
+    gemma::FAMILY,
+    gemma2::FAMILY,
+    gemma3::FAMILY,
 ];
 
 /// The fields of a JSON object.
