@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/models/: tiny random Llama and Mistral models with the logits, gradients and losses of PyTorch.
+"""Writes tests/golden/models/: tiny random models of every family with the logits, gradients, losses and greedy ids of PyTorch.
 
-pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2 safetensors
+pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2 safetensors gguf
+scripts/golden_models.py [NAME ...]   writes these alone
 Each folder: config.json, model.safetensors (Hugging Face's format) and golden.safetensors:
   tokens, cu_seqlens, weights   a packed batch; weights[i] belongs to predicting the token after i
   logits                        (N, V), each document run alone
   full.loss, full.grad.NAME     loss = sum w nll / sum w, gradients of every parameter
   lora.VARIANT.{loss,param.NAME,grad.NAME,losses}   adapters with random A and B; losses of 10 AdamW steps (lr 0.01)
+  greedy                        64 ids after the first document
+Some have model.gguf too: the same weights under llama.cpp's names, laid out as its converter does.
 """
 import sys
 from pathlib import Path
@@ -16,7 +19,9 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig, GemmaForCausalLM,
+                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM)
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "golden" / "models"
 VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
@@ -24,6 +29,8 @@ SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_lay
              max_position_embeddings=64, initializer_range=0.3, bos_token_id=1, eos_token_id=2, attn_implementation="eager")
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LONG = SMALL | dict(max_position_embeddings=128)
+GEMMA = LONG | dict(bos_token_id=2, eos_token_id=1, pad_token_id=0)
 MODELS = {
     "llama-tied": (LlamaForCausalLM, LlamaConfig(**SMALL, tie_word_embeddings=True), True),
     "mistral-window": (MistralForCausalLM, MistralConfig(**SMALL, sliding_window=5, head_dim=8, tie_word_embeddings=False), True),
@@ -31,7 +38,20 @@ MODELS = {
     "llama-rope-llama3": (LlamaForCausalLM, LlamaConfig(**SMALL, rope_parameters={"rope_theta": 500.0, **LLAMA3}), False),
     "llama-rope-linear": (LlamaForCausalLM, LlamaConfig(**SMALL, rope_parameters={"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}), False),
     "llama-rope-yarn": (LlamaForCausalLM, LlamaConfig(**SMALL, rope_parameters={"rope_theta": 1e4, **YARN}), False),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**LONG, use_sliding_window=True, sliding_window=5, max_window_layers=1,
+                                            tie_word_embeddings=False), True),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**LONG, head_dim=16, tie_word_embeddings=True), True),
+    # The families' own head size; without the gradients of its wide matrices.
+    "gemma": (GemmaForCausalLM, GemmaConfig(**GEMMA | dict(hidden_size=16, num_attention_heads=2, num_key_value_heads=1), head_dim=256), False),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config(**GEMMA, head_dim=16, query_pre_attn_scalar=24, sliding_window=5, attn_logit_softcapping=3.0,
+                                               final_logit_softcapping=0.5), True),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**GEMMA | dict(num_hidden_layers=3), head_dim=16, query_pre_attn_scalar=24, sliding_window=5,
+                                                   sliding_window_pattern=3, rope_parameters={
+                                                       "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                                                       "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}), True),
 }
+# Beside those of before: adapters (without rsLoRA and DoRA), greedy ids.
+NEW = ("qwen2", "qwen3", "gemma", "gemma2", "gemma3")
 LENGTHS = [9, 1, 14]
 
 
@@ -90,8 +110,86 @@ def lora(model_of, tokens, weights, **options):
     return out
 
 
+def greedy(model, tokens):
+    ids = documents(tokens)[0].tolist()
+    margin = float("inf")
+    for _ in range(64):
+        with torch.no_grad():
+            best = model(input_ids=torch.tensor([ids])).logits[0, -1].topk(2)
+        margin = min(margin, float(best.values[0] - best.values[1]))
+        ids.append(int(best.indices[0]))
+    assert len(set(ids[-64:])) > 4, ids
+    assert margin > 1e-4, f"a tie: {margin}"
+    return torch.tensor(ids[-64:]).int()
+
+
+def permuted(w, heads):
+    """The rows of each head interleaved: x0 y0 x1 y1 ... from all x, then all y."""
+    return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+         "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "pre_feedforward_layernorm": "ffn_norm",
+         "post_feedforward_layernorm": "post_ffw_norm"}
+
+
+def write_gguf(path, model, architecture):
+    """As llama.cpp's convert_hf_to_gguf.py does it: Llama's q and k are permuted, Gemma's gains stored as 1 + w."""
+    import gguf
+    c, gemma = model.config, architecture.startswith("gemma")
+    w = gguf.GGUFWriter(path, architecture)
+    w.add_context_length(c.max_position_embeddings)
+    w.add_embedding_length(c.hidden_size)
+    w.add_block_count(c.num_hidden_layers)
+    w.add_feed_forward_length(c.intermediate_size)
+    w.add_head_count(c.num_attention_heads)
+    w.add_head_count_kv(c.num_key_value_heads)
+    w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    w.add_vocab_size(c.vocab_size)
+    w.add_bos_token_id(c.bos_token_id)
+    w.add_eos_token_id(c.eos_token_id)
+    if architecture != "qwen2":
+        w.add_key_length(c.head_dim)
+        w.add_value_length(c.head_dim)
+    rope = c.rope_parameters.get("full_attention", c.rope_parameters)
+    w.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "linear":
+        w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        w.add_rope_scaling_factor(rope["factor"])
+    if architecture in ("gemma2", "gemma3"):
+        w.add_sliding_window(c.sliding_window)
+    if architecture == "gemma3":
+        w.add_sliding_window_pattern(3)
+    if architecture == "gemma2":
+        w.add_attn_logit_softcapping(c.attn_logit_softcapping)
+        w.add_final_logit_softcapping(c.final_logit_softcapping)
+    for name, t in model.state_dict().items():
+        data = t.float().numpy()
+        if name == "lm_head.weight" and c.tie_word_embeddings:
+            continue
+        if gemma and name.endswith("norm.weight"):
+            data = data + 1
+        whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+        if name in whole:
+            w.add_tensor(whole[name], data)
+            continue
+        _, _, layer, rest = name.split(".", 3)
+        module, kind = rest.rsplit(".", 1)
+        if architecture == "llama" and module.endswith(("q_proj", "k_proj")):
+            data = permuted(data, c.num_attention_heads if module.endswith("q_proj") else c.num_key_value_heads)
+        ours = NAMES.get(module) or ("post_attention_norm" if architecture in ("gemma2", "gemma3") else "ffn_norm")
+        w.add_tensor(f"blk.{layer}.{ours}.{kind}", data.copy())
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
 def main():
     for name, (kind, config, train) in MODELS.items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         folder = OUT / name
         torch.manual_seed(1)
         base = kind(config).eval()
@@ -99,6 +197,9 @@ def main():
             for p in base.parameters():
                 if p.ndim == 1:
                     p.add_(torch.rand_like(p) * 0.4 - 0.2)
+            if name.startswith("gemma"):
+                # Else the scaled embedding outweighs the layers, and each token is followed by itself.
+                base.model.embed_tokens.weight.mul_(0.15)
         base.save_pretrained(folder)
         model_of = lambda: kind.from_pretrained(folder, attn_implementation="eager").eval()
         tokens, weights = batch(config.vocab_size)
@@ -110,9 +211,16 @@ def main():
             loss.backward()
             golden["full.loss"] = loss.detach()
             golden |= {f"full.grad.{n}": p.grad for n, p in model.named_parameters()}
+        if train or name in NEW:
             variants = {"plain": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
+            if name in NEW:
+                variants = {"plain": {}}
             for variant, options in variants.items():
                 golden |= {f"lora.{variant}.{k}": v for k, v in lora(model_of, tokens, weights, **options).items()}
+        if name in NEW:
+            golden["greedy"] = greedy(model_of(), tokens)
+        if name in NEW or name == "llama-bias":
+            write_gguf(folder / "model.gguf", model_of(), name.split("-")[0])
         golden = {k: (v.reshape(1) if v.ndim == 0 else v).contiguous() for k, v in golden.items()}
         save_file(golden, folder / "golden.safetensors", metadata=VERSIONS)
         for extra in ("generation_config.json",):

@@ -12,6 +12,9 @@ const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 
+/// How Qwen 2 cuts text before its merges: letters with a sign before them, single digits, signs with the line's end, spaces.
+const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 pub(super) fn load(gguf: &Gguf) -> Result<Tokenizer> {
     let tokens = gguf.texts("tokenizer.ggml.tokens").context("it has no `tokenizer.ggml.tokens`")?;
     let kinds: Vec<u64> = match gguf.array("tokenizer.ggml.token_type") {
@@ -79,16 +82,24 @@ fn byte_level(gguf: &Gguf, tokens: &[&str]) -> Result<Parts> {
     let bytes =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let digits = json!({"type": "Digits", "individual_digits": true});
+    let mut normalizer = Value::Null;
     let pre = gguf.text("tokenizer.ggml.pre").unwrap_or("default");
     let pre_tokenizer = match pre {
         "smollm" => json!({"type": "Sequence", "pretokenizers": [digits, bytes]}),
         "default" | "gpt-2" | "gpt2" => bytes.clone(),
+        // Qwen 2 to 3, as their tokenizer.json has it.
+        "qwen2" => {
+            normalizer = json!({"type": "NFC"});
+            let split = json!({"type": "Split", "pattern": {"Regex": QWEN2_WORDS}, "behavior": "Isolated", "invert": false});
+            let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+            json!({"type": "Sequence", "pretokenizers": [split, bytes]})
+        }
         other => bail!(
-            "pre-tokeniser `{other}` is not supported (smollm, default and gpt-2 are): use the Hugging Face directory"
+            "pre-tokeniser `{other}` is not supported (smollm, qwen2, default and gpt-2 are): use the Hugging Face directory"
         ),
     };
     Ok(vec![
-        ("normalizer", Value::Null),
+        ("normalizer", normalizer),
         ("pre_tokenizer", pre_tokenizer),
         ("decoder", bytes),
         ("model", bpe(tokens, merges, false)),
