@@ -10,7 +10,7 @@ use sdrrl::{
     },
     models::{
         transformer::lora::{Lora, LoraConfig},
-        transformer::train_step::{PackedBatch, TrainStep, Trainable},
+        transformer::train_step::{PackedBatch, ParamKind, TrainStep, Trainable},
         transformer::weights::Llama,
     },
     tensor::DType::{self, Bf16, F32},
@@ -18,7 +18,7 @@ use sdrrl::{
 };
 
 use super::*;
-use crate::common::{program, relative_error};
+use crate::common::{program, relative_error, uniform};
 
 /// Tiny two-layer models made with transformers: grouped heads, a sliding window, biases.
 const MODELS: [&str; 3] = ["llama-tied", "mistral-window", "llama-bias"];
@@ -38,16 +38,26 @@ fn batch() -> PackedBatch {
     batch
 }
 
+/// Adapters on `model`, or all its weights. B is random: from B = 0 the gradient of A would be 0, and nothing would be seen of it.
+fn training(model: &Llama, lora: bool) -> TrainStep {
+    if !lora {
+        return TrainStep::new(model, Trainable::Full, 32).unwrap();
+    }
+    let lora = Lora::init(&model.to_device(&Device::Cpu).unwrap(), LoraConfig::default(), 3).unwrap();
+    let step = TrainStep::new(model, Trainable::Lora(lora), 32).unwrap();
+    for mut p in step.params(model).into_iter().filter(|p| p.kind == ParamKind::LoraB) {
+        let values: Vec<f32> = uniform(&p.name, p.value().len()).iter().map(|x| x * 0.1).collect();
+        p.write(&values).unwrap();
+    }
+    step
+}
+
+/// A gradient by its parameter's name.
+type Named = (String, Vec<f32>);
+
 /// Losses and gradient norms of three optimizer steps, and the gradients of each.
-fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<Vec<f32>>) {
-    let trainable = if lora {
-        Trainable::Lora(
-            Lora::init(&model.to_device(&Device::Cpu).unwrap(), LoraConfig::default(), 3).unwrap(),
-        )
-    } else {
-        Trainable::Full
-    };
-    let mut step = TrainStep::new(&model, trainable, 32).unwrap();
+fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<Vec<Named>>) {
+    let mut step = training(&model, lora);
     let settings = OptimizerSettings {
         beta1: 0.9,
         beta2: 0.99,
@@ -61,7 +71,8 @@ fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<Vec<f32>
     for number in 1..=3 {
         step.zero_grads().unwrap();
         seen.push(step.forward_backward(&mut model, &batch, 0.05).unwrap().mean());
-        grads.push(step.params(&model).iter().flat_map(|p| p.grad().to_f32_vec().unwrap()).collect());
+        let params = step.params(&model);
+        grads.push(params.iter().map(|p| (p.name.clone(), p.grad().to_f32_vec().unwrap())).collect());
         seen.push(optimizer.step(number, lr).unwrap());
     }
     (seen, grads)
@@ -89,8 +100,34 @@ fn train(device: &Device, name: &str, dtype: DType, lora: bool) {
     // of other parameters.
     let (compared, allowed) = if dtype == Bf16 { (1, 8e-2) } else { (3, allowed) };
     for (got, want) in got_grads.iter().zip(&want_grads).take(compared) {
-        let error = relative_error(got, want);
+        let flat = |grads: &[Named]| grads.iter().flat_map(|g| g.1.clone()).collect::<Vec<f32>>();
+        let error = relative_error(&flat(got), &flat(want));
         assert!(error < allowed, "{name} {dtype:?} gradients: {error:e}");
+        // Each by itself, so that no small one hides among large ones.
+        for ((param, got), (_, want)) in got.iter().zip(want) {
+            let error = relative_error(got, want);
+            assert!(error < 2.0 * allowed, "{name} {dtype:?} {param}: {error:e}");
+        }
+    }
+}
+
+/// Adapters on bf16 weights, whose activations the CPU never rounds: the gradients of the same weights in f32.
+#[test]
+fn adapters_on_bf16_weights_have_the_gradients_of_those_weights() {
+    for name in MODELS {
+        let mut narrow = load(name, Bf16);
+        let mut wide = load(name, Bf16);
+        wide.make_trainable().unwrap();
+        let gradients = |model: &mut Llama| -> Vec<Named> {
+            let mut step = training(model, true);
+            step.forward_backward(model, &batch(), 0.05).unwrap();
+            step.params(model).iter().map(|p| (p.name.clone(), p.grad().to_f32_vec().unwrap())).collect()
+        };
+        for ((param, got), (_, want)) in gradients(&mut narrow).iter().zip(&gradients(&mut wide)) {
+            assert!(want.iter().any(|&x| x != 0.0), "{name} {param}: no gradient");
+            let error = relative_error(got, want);
+            assert!(error < 1e-4, "{name} {param}: {error:e}");
+        }
     }
 }
 
@@ -142,7 +179,7 @@ fn generate(device: &Device, name: &str) {
 
 cases! {
     steps_lora_f32(device) { MODELS.iter().for_each(|m| train(device, m, F32, true)) }
-    steps_lora_bf16(device) { train(device, "llama-tied", Bf16, true) }
+    steps_lora_bf16(device) { MODELS.iter().for_each(|m| train(device, m, Bf16, true)) }
     steps_full_f32(device) { train(device, "llama-bias", F32, false) }
     generation(device) { MODELS.iter().for_each(|m| generate(device, m)) }
 }
