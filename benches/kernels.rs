@@ -1,10 +1,11 @@
 //! Every kernel on the shapes of real models.
 //!
 //! `cargo bench --bench kernels`: matrix products on the CPU beside the `gemm` crate.
-//! `cargo bench --bench kernels -- --device cuda [--json FILE] [NAME ..]`: the table of GPU rows (`kernels/table.rs`). A row's results are held to
+//! `cargo bench --bench kernels -- --device cuda [--json FILE] [NAME ..]`: the table of GPU rows (`tests/kernels/table`). A row's results are held to
 //! the CPU's before its time is taken; memory-bound rows find the L2 cache flushed; ceilings (a copy, our best matrix product) are
 //! measured in the same run. FILE gets a line of JSON as each row ends.
 //! `.. --once ROW`: that row twice, the second time inside a profiler's range: `ncu --profile-from-start off bench-kernels --device cuda --once "add 8192x4096 bf16"`.
+//! `cargo bench --bench kernels -- --list`: the rows as lines of JSON, for scripts/peer_kernels.py; runs nothing.
 //! `cargo bench --bench kernels -- --smoke [--device D] [--json FILE]`: the same rows with tiny shapes, on the emulated device unless said otherwise: checks, no times.
 use std::process::ExitCode;
 
@@ -15,10 +16,8 @@ mod card;
 mod cpu_gemm;
 #[path = "kernels/gpu.rs"]
 mod gpu;
-#[path = "kernels/table.rs"]
+#[path = "../tests/kernels/table/mod.rs"]
 mod table;
-#[path = "kernels/world.rs"]
-mod world;
 
 fn main() -> ExitCode {
     let (mut device, mut json, mut how, mut filters) = (None, None, How::default(), vec![]);
@@ -28,12 +27,16 @@ fn main() -> ExitCode {
             "--device" => device = args.next(),
             "--json" => json = args.next(),
             "--smoke" => how.smoke = true,
+            "--list" => {
+                gpu::list();
+                return ExitCode::SUCCESS;
+            }
             "--once" => how.once = true,
             // cargo's own.
             "--bench" => {}
             _ if arg.starts_with('-') => {
                 eprintln!(
-                    "there is no option {arg}; use --device cuda[:N], --json FILE, --smoke, --once, and parts of rows' names"
+                    "there is no option {arg}; use --device cuda[:N], --json FILE, --smoke, --once, --list, and parts of rows' names"
                 );
                 return ExitCode::from(2);
             }

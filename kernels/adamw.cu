@@ -41,3 +41,5 @@ KERNEL(adamw_many, THREADS, 1)
   }
 }
 EXPORT_KERNEL(adamw_many, THREADS)
+EXPORT_CONSTANT(adamw_block, BLOCK)
+EXPORT_CONSTANT(adamw_entry_bytes, sizeof(Entry))

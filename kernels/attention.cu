@@ -164,7 +164,8 @@ template <int D> DEV void forward_f32(float* out, float* lse, const float* q, co
     DYNAMIC_SHARED(smem);                                                                                                                       \
     forward_f32<D>(out, lse, q, k, v, ATTENTION_PACKED, smem);                                                                                  \
   }                                                                                                                                             \
-  EXPORT_KERNEL(attention_forward_##D##_f32, F_THREADS)
+  EXPORT_KERNEL(attention_forward_##D##_f32, F_THREADS)                                                                                         \
+  ATTENTION_SHARED(attention_forward_##D##_f32, sizeof(float) * ((FQ + 2 * FK) * (D + 4) + FQ * (FK + 1)))
 #define FORWARD(D)                                                                                                                              \
   KERNEL(attention_forward_##D##_bf16, THREADS, 2)(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v, ATTENTION_ARGS) {        \
     SHARED(Smem<D>, smem, [1]);                                                                                                                 \
@@ -180,4 +181,5 @@ KERNEL(attention_forward_256_bf16, THREADS, 2)(bf16* out, float* lse, const bf16
   forward<256>(out, lse, q, k, v, ATTENTION_PACKED, *reinterpret_cast<Smem<256>*>(smem));
 }
 EXPORT_KERNEL(attention_forward_256_bf16, THREADS)
+ATTENTION_SHARED(attention_forward_256_bf16, sizeof(Smem<256>))
 FORWARD_F32(256)

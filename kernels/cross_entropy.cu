@@ -42,12 +42,12 @@ DEV void softmax_loss(float* losses, T* dlogits, float* logits, const int* rows,
 }  // namespace
 
 KERNEL(softmax_loss_f32, THREADS, 1)
-(float* losses, float* dlogits, float* logits, const int* rows, const uint32_t* targets, const float* weights, int vocab, float scale, float cap) {
+(float* losses, float* OPTIONAL dlogits, float* logits, const int* OPTIONAL rows, const uint32_t* targets, const float* OPTIONAL weights, int vocab, float scale, float cap) {
   softmax_loss(losses, dlogits, logits, rows, targets, weights, vocab, scale, cap);
 }
 EXPORT_KERNEL(softmax_loss_f32, THREADS)
 KERNEL(softmax_loss_bf16, THREADS, 1)
-(float* losses, bf16* dlogits, float* logits, const int* rows, const uint32_t* targets, const float* weights, int vocab, float scale, float cap) {
+(float* losses, bf16* OPTIONAL dlogits, float* logits, const int* OPTIONAL rows, const uint32_t* targets, const float* OPTIONAL weights, int vocab, float scale, float cap) {
   softmax_loss(losses, dlogits, logits, rows, targets, weights, vocab, scale, cap);
 }
 EXPORT_KERNEL(softmax_loss_bf16, THREADS)

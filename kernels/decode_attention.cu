@@ -203,7 +203,7 @@ DEV void decode(T* out, float* parts, const T* q, const T* k, const T* v, const 
 
 #define KERNELS(T, d, heads_a_block, suffix, blocks)                                                                                                          \
   KERNEL(decode_attention_##d##_##heads_a_block##_##suffix, 32 * WARPS, blocks)                                                                               \
-  (T* out, float* parts, const T* q, const T* k, const T* v, const uint32_t* starts, const uint32_t* lengths, int slots, int heads, int kv_heads, int hs, float scale, \
+  (T* out, float* OPTIONAL parts, const T* q, const T* k, const T* v, const uint32_t* starts, const uint32_t* lengths, int slots, int heads, int kv_heads, int hs, float scale, \
    int window, float cap) {                                                                                                                                      \
     decode<T, d, heads_a_block>(out, parts, q, k, v, starts, lengths, slots, heads, kv_heads, hs, scale, window, cap);                                    \
   }                                                                                                                                                   \

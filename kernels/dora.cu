@@ -80,7 +80,7 @@ template <class T> DEV void backward(T* dout, float* partial, const T* z, const 
     row_norms(norms, weight, a, b, scale, rows, cols, rank);                                                                                \
   }                                                                                                                                         \
   EXPORT_KERNEL(dora_norms_##suffix, THREADS)                                                                                               \
-  KERNEL(dora_scale_##suffix, THREADS, 1)(T* out, const float* magnitude, const float* norms, const float* bias, int cols) {                \
+  KERNEL(dora_scale_##suffix, THREADS, 1)(T* out, const float* magnitude, const float* norms, const float* OPTIONAL bias, int cols) {       \
     scale_columns(out, magnitude, norms, bias, cols);                                                                                       \
   }                                                                                                                                         \
   EXPORT_KERNEL(dora_scale_##suffix, THREADS)                                                                                               \

@@ -330,8 +330,21 @@ template <class W> DEV void few_f32(const Args& g, uint8_t* smem) {
 }
 }  // namespace
 
+EXPORT_CONSTANT(gemm_b_f32, B_F32)
+EXPORT_CONSTANT(gemm_b_bf16, B_BF16)
+EXPORT_CONSTANT(gemm_out_f32, OUT_F32)
+EXPORT_CONSTANT(gemm_accumulate, ACCUMULATE)
+EXPORT_CONSTANT(gemm_a_vec, A_VEC)
+EXPORT_CONSTANT(gemm_b_vec, B_VEC)
+EXPORT_CONSTANT(gemm_a2_vec, A2_VEC)
+EXPORT_CONSTANT(gemm_b2_vec, B2_VEC)
+EXPORT_CONSTANT(gemm_resid_f32, RESID_F32)
+EXPORT_CONSTANT(gemm_b2_f32, B2_F32)
+
+// The pointers of a tail, a bias and an addend are null where there is none.
 #define ARGS                                                                                                                              \
-  (void* out, const void* a, const void* b, const void* a2, const void* b2, const float* bias, const void* resid, int m, int n, int k, int k2, \
+  (void* out, const void* a, const void* b, const void* OPTIONAL a2, const void* OPTIONAL b2, const float* OPTIONAL bias, \
+   const void* OPTIONAL resid, int m, int n, int k, int k2, \
    float alpha, float tail_scale, int flags)
 #define PACKED {out, a, b, a2, b2, bias, resid, m, n, k, k2, alpha, tail_scale, flags}
 #define TENSOR(layout, name, bm, bn, wm, wn, depth, stages, threads, blocks) \
@@ -341,7 +354,8 @@ template <class W> DEV void few_f32(const Args& g, uint8_t* smem) {
     if (layout == Layout::TN) take_part(g);                                  \
     tensor_gemm<layout, bm, bn, wm, wn, depth, stages>(g, smem);             \
   }                                                                          \
-  EXPORT_KERNEL(name, threads)
+  EXPORT_KERNEL(name, threads)                                               \
+  SHARED_BYTES(name, stages * sizeof(Stage<layout, bm, bn, depth>))
 TENSOR(Layout::NT, gemm_nt_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
 TENSOR(Layout::NN, gemm_nn_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
 TENSOR(Layout::TN, gemm_tn_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
@@ -366,6 +380,7 @@ FMA(Layout::TN, gemm_tn_f32)
     Args g = PACKED;                  \
     few_f32<W>(g, smem);              \
   }                                   \
-  EXPORT_KERNEL(name, FEW_THREADS)
+  EXPORT_KERNEL(name, FEW_THREADS)    \
+  SHARED_BYTES(name, FEW_STAGES * sizeof(FewStage<W>))
 FEW(float, gemm_few_f32)
 FEW(bf16, gemm_few_f32_bf16)

@@ -44,6 +44,8 @@ KERNEL(squares_many, THREADS, 1)(double* partial, const Entry* table, int tensor
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 EXPORT_KERNEL(squares_many, THREADS)
+EXPORT_CONSTANT(squares_block, BLOCK)
+EXPORT_CONSTANT(squares_entry_bytes, sizeof(Entry))
 
 KERNEL(sum_partials, THREADS, 1)(double* total, const double* partial, int n) {
   double sum = 0;

@@ -89,9 +89,10 @@ DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const fl
   }                                                                                                                              \
   EXPORT_KERNEL(layernorm_forward_##suffix, THREADS)                                                                             \
   KERNEL(layernorm_backward_##suffix, THREADS, 1)                                                                                \
-  (T* dinp, float* partial, const T* dout, const T* inp, const float* mean, const float* rstd, const float* weight, int rows, int cols) { \
+  (T* dinp, float* OPTIONAL partial, const T* dout, const T* inp, const float* mean, const float* rstd, const float* weight, int rows, int cols) { \
     backward(dinp, partial, dout, inp, mean, rstd, weight, rows, cols);                                                          \
   }                                                                                                                              \
   EXPORT_KERNEL(layernorm_backward_##suffix, THREADS)
+EXPORT_CONSTANT(layernorm_rows, ROWS)
 KERNELS(float, f32)
 KERNELS(bf16, bf16)

@@ -96,7 +96,7 @@ DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const fl
   }                                                                                                                          \
   EXPORT_KERNEL(add_rmsnorm_forward_##suffix, THREADS)                                                                       \
   KERNEL(rmsnorm_backward_##suffix, THREADS, 1)                                                                              \
-  (T* dinp, float* partial, const T* dout, const T* inp, const float* rstd, const float* weight, float offset, int rows, int cols) { \
+  (T* dinp, float* OPTIONAL partial, const T* dout, const T* inp, const float* rstd, const float* weight, float offset, int rows, int cols) { \
     backward<T>(dinp, partial, dout, inp, rstd, weight, offset, rows, cols);                                                         \
   }                                                                                                                          \
   EXPORT_KERNEL(rmsnorm_backward_##suffix, THREADS)

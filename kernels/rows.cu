@@ -11,7 +11,9 @@ namespace {
 constexpr int THREADS = 256;
 
 // out[map[i]] = inp[i] or out[i] = inp[map[i]], rows of `bytes` bytes; a map entry of -1 is skipped (scatter) or gives zeros (gather).
-template <class W> DEV void move_rows(W* out, const W* inp, const int* map, int words, bool scatter) {
+template <class W> DEV void move_rows(void* to, const void* from, const int* map, int words, bool scatter) {
+  W* out = static_cast<W*>(to);
+  const W* inp = static_cast<const W*>(from);
   int i = blockIdx.x, j = map[i];
   for (int c = threadIdx.x; c < words; c += THREADS) {
     if (scatter) { if (j >= 0) out[size_t(j) * words + c] = inp[size_t(i) * words + c]; }
@@ -60,13 +62,13 @@ KERNEL(reduce_rows_f32, THREADS, 1)(float* out, const float* inp, int rows, int 
 EXPORT_KERNEL(reduce_rows_f32, THREADS)
 KERNEL(reduce_rows_bf16, THREADS, 1)(float* out, const bf16* inp, int rows, int cols) { reduce(out, inp, rows, cols); }
 EXPORT_KERNEL(reduce_rows_bf16, THREADS)
-KERNEL(gather_rows_u32, THREADS, 1)(uint32_t* out, const uint32_t* inp, const int* map, int words) { move_rows(out, inp, map, words, false); }
+KERNEL(gather_rows_u32, THREADS, 1)(void* out, const void* inp, const int* map, int words) { move_rows<uint32_t>(out, inp, map, words, false); }
 EXPORT_KERNEL(gather_rows_u32, THREADS)
-KERNEL(scatter_rows_u32, THREADS, 1)(uint32_t* out, const uint32_t* inp, const int* map, int words) { move_rows(out, inp, map, words, true); }
+KERNEL(scatter_rows_u32, THREADS, 1)(void* out, const void* inp, const int* map, int words) { move_rows<uint32_t>(out, inp, map, words, true); }
 EXPORT_KERNEL(scatter_rows_u32, THREADS)
-KERNEL(gather_rows_u16, THREADS, 1)(uint16_t* out, const uint16_t* inp, const int* map, int words) { move_rows(out, inp, map, words, false); }
+KERNEL(gather_rows_u16, THREADS, 1)(void* out, const void* inp, const int* map, int words) { move_rows<uint16_t>(out, inp, map, words, false); }
 EXPORT_KERNEL(gather_rows_u16, THREADS)
-KERNEL(scatter_rows_u16, THREADS, 1)(uint16_t* out, const uint16_t* inp, const int* map, int words) { move_rows(out, inp, map, words, true); }
+KERNEL(scatter_rows_u16, THREADS, 1)(void* out, const void* inp, const int* map, int words) { move_rows<uint16_t>(out, inp, map, words, true); }
 EXPORT_KERNEL(scatter_rows_u16, THREADS)
 KERNEL(add_f32, THREADS, 1)(float* out, const float* inp, unsigned long long n) { add(out, inp, n); }
 EXPORT_KERNEL(add_f32, THREADS)
@@ -86,7 +88,9 @@ EXPORT_KERNEL(pad_rows_f32, THREADS)
 KERNEL(pad_rows_bf16, THREADS, 1)(bf16* out, const bf16* inp, float scale, int rows, int cols, int padded) { pad(out, inp, scale, rows, cols, padded); }
 EXPORT_KERNEL(pad_rows_bf16, THREADS)
 // 4 words a thread.
-KERNEL(copy_u32, THREADS, 1)(uint32_t* out, const uint32_t* inp, unsigned long long n) {
+KERNEL(copy_u32, THREADS, 1)(void* to, const void* from, unsigned long long n) {
+  uint32_t* out = static_cast<uint32_t*>(to);
+  const uint32_t* inp = static_cast<const uint32_t*>(from);
   size_t i = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 4;
   if (i + 4 <= n && aligned16(out, 4) && aligned16(inp, 4)) *reinterpret_cast<uint4*>(out + i) = *reinterpret_cast<const uint4*>(inp + i);
   else for (int k = 0; k < 4; k++) if (i + k < n) out[i + k] = inp[i + k];

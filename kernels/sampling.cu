@@ -129,3 +129,4 @@ KERNEL(sample_tokens, THREADS, 1)
   }
 }
 EXPORT_KERNEL(sample_tokens, THREADS)
+EXPORT_CONSTANT(sampling_row_bytes, sizeof(Row))

@@ -163,7 +163,8 @@ kernels() {
     { [ -n "$small" ] || has_python 'torch; assert torch.cuda.is_available()'; } && has_python torch && peer=("$python" scripts/peer_kernels.py run --compile --device "$([ -n "$small" ] && echo cpu || echo cuda)")
     rm -f "$out"/kernels.*.jsonl
     if [ ${#peer[@]} -gt 0 ] && [ -z "$small" ]; then
-        timeout 60 "$python" scripts/peer_kernels.py check --device cuda >"$out/kernels.check.log" 2>&1
+        ./bench-kernels --list >"$out/kernels.table"
+        timeout 60 "$python" scripts/peer_kernels.py check --table "$out/kernels.table" --device cuda >"$out/kernels.check.log" 2>&1
         record kernels "\"check of PyTorch's side\": $?, \"says\": $(quote "$(tail -n 1 "$out/kernels.check.log")")"
     fi
     for ((round = 1; round <= rounds; round++)); do

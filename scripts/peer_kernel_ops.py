@@ -1,4 +1,4 @@
-"""PyTorch's equivalents of the rows of benches/kernels/table.rs, a method an op; scripts/peer_kernels.py times and checks them."""
+"""PyTorch's equivalents of the rows of tests/kernels/table, a method per op; scripts/peer_kernels.py times and checks them."""
 import math
 
 import torch

@@ -8,9 +8,9 @@ python scripts/peer_kernels.py run --rows OURS.jsonl --json THEIRS.jsonl [--devi
     rows in bytes, as the other side does. The GPU sleeps while Python launches, so that PyTorch is not charged for the host's time (what a call waits
     for, such as tolist(), counts); the other side's figures include its own launches. The first line has PyTorch's own ceilings: a copy of 256 MiB and
     the bf16 product 8192^3. Compiled code is kept in TORCHINDUCTOR_CACHE_DIR, by default `inductor` beside THEIRS.jsonl, for later rounds.
-python scripts/peer_kernels.py check [--device cpu] [--compile] [--rows OURS.jsonl] [OP ..]
-    holds every call to the op's formula in f64, at small shapes, and tries `table` and `worst` on rows made up; with --rows every op in it must have a
-    peer or be known to have none.
+python scripts/peer_kernels.py check --table TABLE.jsonl [--device cpu] [--compile] [OP ..]
+    holds every call to the op's formula in f64, at the table's first checked shape, and tries `table` and `worst` on rows made up; every op in
+    TABLE.jsonl (`cargo bench --bench kernels -- --list > TABLE.jsonl`) must have a peer or be known to have none.
 python scripts/peer_kernels.py table --ours A.jsonl [A2.jsonl ..] --theirs B.jsonl [B2.jsonl ..]
     medians over rounds of both sides, a row each, slowest against its peer first. To interleave, alternate the two programs and give all files.
 python scripts/peer_kernels.py worst --ours A.jsonl [..] [--theirs B.jsonl [..]] [--count 5]
@@ -36,22 +36,6 @@ FLUSH = 256 << 20
 REPEATS = 31
 # Long enough for Python to launch whatever a call launches, in the GPU's cycles: about half a millisecond.
 SLEEP = 1_000_000
-
-# Small shapes for `check`; nothing in them is a multiple of the other.
-SMALL = {
-    "embedding_forward": (5, 40, 11), "embedding_backward": (5, 40, 11), "rmsnorm_forward": (3, 72), "add_rmsnorm_forward": (3, 72),
-    "rmsnorm_backward": (3, 72), "rmsnorm_backward_dweight": (35, 72), "layernorm_forward": (3, 72), "layernorm_backward": (3, 72),
-    "gelu_forward": (3, 72), "gelu_backward": (3, 72), "relu_forward": (3, 72), "relu_backward": (3, 72), "rope_forward": (5, 2, 16),
-    "swiglu_forward": (3, 72), "swiglu_backward": (3, 72), "add": (3, 72), "cast_to_f32": (3, 72), "gather_rows": (3, 72),
-    "linear_forward": (16, 24, 40), "linear_forward_decode": (3, 24, 40), "linear_backward_input": (16, 24, 40),
-    "linear_backward_weight": (16, 24, 40), "lora_forward": (16, 24, 40, 8), "lora_backward_input": (16, 24, 40, 8),
-    "lora_backward": (16, 24, 40, 8), "attention_forward": (2, 24, 4, 2, 32), "attention_backward": (2, 24, 4, 2, 32),
-    "cross_attention_forward": (2, 24, 4, 4, 32), "decode_attention": (3, 40, 4, 2, 32), "linear_cross_entropy": (16, 40, 304),
-    "cross_entropy": (3, 700), "adamw": (5000,), "grad_norm": (5000,), "sample_greedy": (3, 700), "sample_top_k_top_p": (3, 700),
-    "beam_step": (2, 3, 700), "dequantize_q8_0": (2, 256), "quantize_q8_0": (2, 256),
-}
-ONLY_F32 = {"cross_entropy", "adamw", "grad_norm", "sample_greedy", "sample_top_k_top_p", "beam_step", "quantize_q8_0"}
-
 
 @contextlib.contextmanager
 def at_most(seconds):
@@ -171,14 +155,14 @@ def distance(got, want):
     return ((got - want).norm() / want.norm()).item()
 
 
-def check_op(op, dtype, args):
+def check_op(op, shape, dtype, args):
     """Prints a line a call; the number of those that are wrong, or 1 if none could run."""
     import torch
     from peer_kernel_ops import Peers
 
     def fresh():
         torch.manual_seed(1)
-        peer = Peers(args.device).of(op, SMALL[op], dtype)
+        peer = Peers(args.device).of(op, shape, dtype)
         if args.compile:
             torch._dynamo.reset()
             peer.compile()
@@ -206,13 +190,17 @@ def check_op(op, dtype, args):
     return wrong + (ran == 0)
 
 
-def check_rows(path):
-    from peer_kernel_ops import WITHOUT_PEER
-    with open(path) as rows:
-        missing = {json.loads(row)["op"] for row in rows} - SMALL.keys() - WITHOUT_PEER
-    for op in sorted(missing):
+def read_table(path):
+    """Op to its line of the kernels' table; ops without a peer, known or not, are not in it but in the number of unknown ones."""
+    from peer_kernel_ops import WITHOUT_PEER, Peers
+    with open(path) as lines:
+        table = {row["op"]: row for row in map(json.loads, lines)}
+    if not table:
+        sys.exit(f"{path} holds no row")
+    lacking = {op for op in table if not hasattr(Peers, op)}
+    for op in sorted(lacking - WITHOUT_PEER):
         print(f"{op}: no peer, and not known to have none")
-    return len(missing)
+    return {op: row for op, row in table.items() if op not in lacking}, len(lacking - WITHOUT_PEER)
 
 
 def check_tables():
@@ -243,14 +231,15 @@ def check_tables():
 
 def check(args):
     import torch
+    table, wrong = read_table(args.table)
     for op in args.ops:
-        if op not in SMALL:
-            sys.exit(f"there is no op {op}; there are {', '.join(SMALL)}")
+        if op not in table:
+            sys.exit(f"there is no op {op} with a peer; there are {', '.join(table)}")
     check_tables()
-    wrong = check_rows(args.rows) if args.rows else 0
-    for op in args.ops or SMALL:
-        for dtype in [torch.float32] if op in ONLY_F32 else [torch.bfloat16, torch.float32]:
-            wrong += check_op(op, dtype, args)
+    for op in args.ops or table:
+        row = table[op]
+        for dtype in [torch.bfloat16, torch.float32] if "bf16" in row["dtypes"] else [torch.float32]:
+            wrong += check_op(op, row["checked"][0], dtype, args)
     print(f"{wrong} wrong" if wrong else "every peer computes its op")
     sys.exit(wrong > 0)
 
@@ -326,7 +315,7 @@ def main():
     one.add_argument("--json", required=True)
     one.set_defaults(do=run)
     two = commands.add_parser("check")
-    two.add_argument("--rows")
+    two.add_argument("--table", required=True)
     two.add_argument("ops", nargs="*")
     two.set_defaults(do=check)
     for command, device in [(one, "cuda"), (two, "cpu")]:

@@ -8,7 +8,10 @@ use crate::{
     device::nvtx,
     orchestrate::{ablate, run},
     pipeline::interrupt::on_interrupt,
-    report::trace::{Ranges, Trace},
+    report::{
+        out,
+        trace::{Ranges, Trace},
+    },
     stages::{
         align, assemble, code_switch, doctor, eval, filter, generate, import, inspect, merge, metric, pack,
         parallel, score, sweep, train, translate,
@@ -63,6 +66,9 @@ impl Command {
     /// ([`nvtx::wanted`]).
     pub fn run(&self, trace: Option<&Path>) -> Result<()> {
         on_interrupt()?;
+        if matches!(self, Command::Inspect(_) | Command::Metric(_) | Command::Doctor(_)) {
+            out::set_mode(out::Mode::PrintOnly);
+        }
         let variable = std::env::var_os("SDRRL_TRACE").filter(|v| !v.is_empty()).map(PathBuf::from);
         let path = trace.map(Path::to_path_buf).or(variable);
         let ranges = nvtx::wanted()?.then_some(Ranges { push: nvtx::push, pop: nvtx::pop });

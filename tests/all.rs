@@ -1,5 +1,7 @@
 //! One integration binary: one file per op, stage and model.
 mod alignment;
+#[path = "../build/bindings/mod.rs"]
+mod bindings;
 mod blocks;
 mod cli;
 mod common;
@@ -17,11 +19,13 @@ mod models;
 mod nllb;
 mod ops;
 mod pickle;
+mod pipeline;
 mod qe;
 mod rehearsal;
 mod row_shard;
 mod scores;
 mod scoring;
+mod templates;
 mod tokenizer;
 mod trace;
 mod training;

@@ -90,7 +90,7 @@ fn contents(work: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     out
 }
 
-/// SIGKILL at 20 random moments; then the same command ends with the same bytes.
+/// SIGKILL at 20 random moments, with settings of several stages changed between kills; then the first command ends with the same bytes.
 #[test]
 fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
@@ -103,9 +103,19 @@ fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     assert!(table.contains("qa-es") && table.contains("English kept"), "{table}");
     let args = small(&killed);
     let mut random = RowRandom::new(1, "kill", "moments");
-    for _ in 0..20 {
+    let changes: [&[&str]; 5] = [
+        &[],
+        &["filter.tau=0.9", "pack.max-length=60"],
+        &["code-switch.rate=0.5", "assemble.validation=0.2"],
+        &[],
+        &["generate.max-new-tokens=5", "parallel.limit=30", "train.lr=0.002", "pack.max-length=48"],
+    ];
+    for i in 0..20 {
+        let changed = changes[i % changes.len()].iter().flat_map(|kv| ["--set", kv]);
         let mut child = program()
             .args(&args)
+            .args(changed)
+            .arg("--restart")
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()
@@ -116,7 +126,8 @@ fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
         child.wait().unwrap();
     }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    ok(&args);
+    // A training that was killed with other settings is not gone on with, unless it is said to.
+    ok(&[&args[..], &["--restart"]].concat());
     let (a, b) = (contents(&whole), contents(&killed));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     for (name, bytes) in &a {
@@ -550,9 +561,20 @@ fn bad_input_is_named_with_what_to_do() {
     let shard = write("shards/train.tokens", b"SDRRLTK1 cut");
     fails(&["inspect", &shard, "--model", model], &["train.tokens", "pack"]);
     fails(
-        &["train", "--model", model, "--shards", &format!("{}/shards", dir.path().display()), "--out", &out],
+        &[
+            "train",
+            "--model",
+            model,
+            "--shards",
+            &format!("{}/shards", dir.path().display()),
+            "--out",
+            &format!("{out}-l"),
+        ],
         &["train.tokens"],
     );
+    // Another stage's folder.
+    let args = ["pack", "--model", model, "--examples", &good, "--out", &out];
+    fails(&args, &["is the folder of stage generate", "choose another --out"]);
 }
 
 /// A file size limit stands for a full disk: the write error names the file, and afterwards the run goes on to the same result.

@@ -6,8 +6,12 @@ use sdrrl::{
         record::Row,
         row_shard::{RowSet, RowShard, shard_name, write_rows},
     },
-    pipeline::manifest::{Manifest, State},
-    pipeline::rows::{Part, RowsJob, RowsSummary, map_rows},
+    pipeline::{
+        identity::{Identity, Inputs},
+        manifest::{Manifest, State},
+        rows::{Part, ROW_FILES},
+        stage::{self, Made, Open, Ran, Stage},
+    },
 };
 use serde_json::json;
 
@@ -21,9 +25,37 @@ fn rows(n: usize) -> Vec<Row> {
         .collect()
 }
 
-fn job<'a>(input: &'a Path, out: &'a Path, tau: f64) -> RowsJob<'a> {
-    let settings = json!({ "tau": tau });
-    RowsJob { stage: "test", input, out, part: Part::default(), settings, extra_inputs: vec![], quiet: true }
+/// A stage in a few lines: what adding one costs.
+struct Upper<'a> {
+    input: &'a Path,
+    out: &'a Path,
+    tau: f64,
+    part: Part,
+}
+
+impl Stage for Upper<'_> {
+    const NAME: &'static str = "test";
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn out(&self) -> &Path {
+        self.out
+    }
+
+    fn part(&self) -> Part {
+        self.part
+    }
+
+    fn identity(&self) -> anyhow::Result<Identity> {
+        Identity::of(&json!({ "tau": self.tau }))
+    }
+
+    fn inputs(&self) -> anyhow::Result<Inputs> {
+        Ok(Inputs::new().file("rows", self.input))
+    }
+
+    fn run(&mut self, open: &mut Open) -> anyhow::Result<Made> {
+        open.map_rows(self.input, 4, &mut upper)?.made(Self::NAME, "")
+    }
 }
 
 fn upper(mut rows: Vec<Row>) -> anyhow::Result<Vec<Row>> {
@@ -44,8 +76,8 @@ fn snapshot(dir: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-fn run(input: &Path, out: &Path, tau: f64) -> RowsSummary {
-    map_rows::<Row, Row>(&job(input, out, tau), 4, &mut upper).unwrap()
+fn run(input: &Path, out: &Path, tau: f64) -> Ran {
+    stage::run(&mut Upper { input, out, tau, part: Part::default() }).unwrap()
 }
 
 #[test]
@@ -68,21 +100,23 @@ fn a_stage_is_skipped_only_while_nothing_changed() {
     let dir = tempfile::tempdir().unwrap();
     let (input, out) = (dir.path().join("in"), dir.path().join("out"));
     write_rows(&input, rows(9), 4).unwrap();
-    assert!(!run(&input, &out, 0.8).skipped);
+    assert_eq!(run(&input, &out, 0.8), Ran::Made);
     let first = snapshot(&out);
-    assert!(run(&input, &out, 0.8).skipped);
+    assert_eq!(run(&input, &out, 0.8), Ran::Unchanged);
     let state = |tau: f64| {
-        Manifest::expected("test", &[("rows", &input)], &json!({ "tau": tau })).unwrap().state(&out).unwrap()
+        let identity = Identity::of(&json!({ "tau": tau })).unwrap();
+        let inputs = Inputs::new().file("rows", &input);
+        Manifest::expected("test", &inputs, &identity).unwrap().state(&out).unwrap()
     };
     assert_eq!(state(0.8), State::Done);
     assert_eq!(state(0.75), State::Changed(vec!["settings.tau: 0.8 -> 0.75".into()]));
-    assert!(!run(&input, &out, 0.75).skipped);
-    assert!(!run(&input, &out, 0.8).skipped);
+    assert_eq!(run(&input, &out, 0.75), Ran::Made);
+    assert_eq!(run(&input, &out, 0.8), Ran::Made);
     assert_eq!(snapshot(&out), first, "same inputs and settings, same bytes");
     fs::remove_file(out.join(shard_name(1))).unwrap();
-    assert!(!run(&input, &out, 0.8).skipped, "an output is gone");
+    assert_eq!(run(&input, &out, 0.8), Ran::Made, "an output is gone");
     write_rows(&input, rows(8), 4).unwrap();
-    assert!(!run(&input, &out, 0.8).skipped, "the input changed");
+    assert_eq!(run(&input, &out, 0.8), Ran::Made, "the input changed");
     assert_eq!(RowSet::open(&out).unwrap().len(), 8);
     assert!(!out.join(shard_name(2)).exists());
 }

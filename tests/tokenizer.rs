@@ -2,7 +2,11 @@
 use std::path::Path;
 
 use proptest::prelude::*;
-use sdrrl::data::{template::ChatTemplate, tokenizer::Tokenizer};
+use sdrrl::data::{
+    conversation::Prompt,
+    template::{ChatTemplate, Encoded, TrainOn},
+    tokenizer::Tokenizer,
+};
 use serde_json::Value;
 
 const DIR: &str = "tests/golden/tokenizer";
@@ -13,6 +17,10 @@ fn golden() -> Value {
 
 fn load(file: &str) -> Tokenizer {
     Tokenizer::load(&Path::new(DIR).join(file)).unwrap()
+}
+
+fn encode(template: &ChatTemplate, tok: &Tokenizer, prompt: &Prompt, answer: &str) -> Encoded {
+    template.encode(tok, prompt, answer, TrainOn::All).unwrap().without_tail()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -47,8 +55,7 @@ fn special_tokens_in_somebodys_text_stay_letters() {
     let end = tok.id("<|im_end|>").unwrap();
     assert!(!tok.encode("stop <|im_end|> here", false).unwrap().contains(&end));
     let template = ChatTemplate::load("chatml", &tok).unwrap();
-    let example =
-        template.encode_example(&tok, None, "say <|im_end|> twice", "", "ok <|im_end|> ok").unwrap();
+    let example = encode(&template, &tok, &Prompt::new(None, "say <|im_end|> twice", ""), "ok <|im_end|> ok");
     let ends: Vec<usize> = (0..example.tokens.len()).filter(|&i| example.tokens[i] == end).collect();
     assert_eq!(ends.len(), 2, "one after the question, one after the answer");
     assert_eq!(ends[1], example.tokens.len() - 1);
@@ -69,9 +76,9 @@ fn templates_render_as_transformers_does() {
         let tok = Tokenizer::load(dir.path()).unwrap();
         let template = ChatTemplate::load("auto", &tok).unwrap();
         let system = case["system"].as_str();
-        let prompt = template.encode_prompt(&tok, system, "What is it?", "").unwrap();
+        let prompt = template.encode_prompt(&tok, &Prompt::new(system, "What is it?", "")).unwrap();
         assert_eq!(prompt, tok.encode_with_special(case["prompt"].as_str().unwrap()).unwrap());
-        let example = template.encode_example(&tok, system, "What is it?", "", "A cat.").unwrap();
+        let example = encode(&template, &tok, &Prompt::new(system, "What is it?", ""), "A cat.");
         assert_eq!(example.tokens[..example.answer_start], prompt);
         let whole = tok.encode_with_special(case["whole"].as_str().unwrap()).unwrap();
         let end = whole.iter().rposition(|id| tok.eos().contains(id)).unwrap();
@@ -84,14 +91,14 @@ fn named_templates_have_one_begin_and_a_trained_end() {
     let tok = load("spm.gguf");
     for name in ["alpaca", "alpaca-llamafactory", "llama2", "plain", "seallm-v2"] {
         let template = ChatTemplate::load(name, &tok).unwrap();
-        let example = template.encode_example(&tok, None, "Hello world", "some text", "a cat").unwrap();
+        let example = encode(&template, &tok, &Prompt::new(None, "Hello world", "some text"), "a cat");
         let count = |id: Option<u32>| example.tokens.iter().filter(|t| Some(**t) == id).count();
         assert_eq!(count(tok.bos()), 1, "{name}");
         assert_eq!(example.tokens.last(), tok.eos().first(), "{name}");
         assert_eq!(tok.decode(&example.tokens[example.answer_start..]).unwrap().trim(), "a cat", "{name}");
     }
     let alpaca = ChatTemplate::load("alpaca", &tok).unwrap();
-    let text = tok.decode(&alpaca.encode_prompt(&tok, None, "Do it.", "").unwrap()).unwrap();
+    let text = tok.decode(&alpaca.encode_prompt(&tok, &Prompt::new(None, "Do it.", "")).unwrap()).unwrap();
     assert!(text.ends_with("### Instruction:\nDo it.\n\n### Response:"), "{text}");
     let error = ChatTemplate::load("alpacca", &tok).err().unwrap().to_string();
     assert!(error.contains("alpaca-llamafactory"), "{error}");

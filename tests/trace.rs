@@ -133,18 +133,20 @@ fn nvtx_ranges_follow_the_spans_where_they_are_asked_for() {
     let built =
         Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).output().unwrap();
     assert!(built.status.success(), "{}", text(&built.stderr));
-    let run = |variables: &[(&str, &str)]| {
+    let run = |name: &str, variables: &[(&str, &str)]| {
         let mut command = program();
-        command.args(&args).arg("--restart").env("LD_LIBRARY_PATH", dir.path()).env("NVTX_LOG", &log);
-        command.env_remove("NVTX_INJECTION64_PATH").envs(variables.iter().copied()).output().unwrap()
+        // The last argument is the folder, a new one each time.
+        command.args(&args[..args.len() - 1]).arg(dir.path().join(name));
+        command.env("LD_LIBRARY_PATH", dir.path()).env("NVTX_LOG", &log).env_remove("NVTX_INJECTION64_PATH");
+        command.envs(variables.iter().copied()).output().unwrap()
     };
     for quiet in [vec![], vec![("NVTX_INJECTION64_PATH", "x.so"), ("SDRRL_NVTX", "0")]] {
-        let run = run(&quiet);
+        let run = run(&format!("quiet-{}", quiet.len()), &quiet);
         assert!(run.status.success(), "{}", text(&run.stderr));
         assert!(!log.exists(), "ranges that nobody asked for");
     }
     for asked in [("SDRRL_NVTX", "1"), ("NVTX_INJECTION64_PATH", "x.so")] {
-        let run = run(&[asked]);
+        let run = run(asked.0, &[asked]);
         assert!(run.status.success(), "{}", text(&run.stderr));
         let lines = fs::read_to_string(&log).unwrap();
         fs::remove_file(&log).unwrap();

@@ -387,18 +387,31 @@ fn tensorboard_files_hold_sound_records() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20))]
     #[test]
-    fn a_damaged_checkpoint_is_named(cut in 0usize..2000) {
+    fn a_damaged_checkpoint_is_passed_over_and_none_that_is_sound_is_named(cut in 0usize..2000) {
         let dir = tempfile::tempdir().unwrap();
         run(dir.path(), "out", &settings(), None, 3);
         let out = dir.path().join("out");
-        let newest = checkpoint::list(&out).pop().unwrap().1;
-        let file = newest.join(if cut % 2 == 0 { "state.json" } else { "state.safetensors" });
-        let bytes = std::fs::read(&file).unwrap();
-        std::fs::write(&file, &bytes[..cut.min(bytes.len() - 3)]).unwrap();
+        let name = if cut % 2 == 0 { "state.json" } else { "state.safetensors" };
+        let damage = || {
+            let file = checkpoint::list(&out).pop().unwrap().1.join(name);
+            let bytes = std::fs::read(&file).unwrap();
+            std::fs::write(&file, &bytes[..cut.min(bytes.len() - 3)]).unwrap();
+            file
+        };
         let (shard, _) = shards(dir.path());
         let mut model = Llama::random(config(), 1).unwrap();
         let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
-        let error = train(&mut model, &mut step, &shard, Checks::default(), &settings(), &out, &|| false, &mut |_| {}).unwrap_err();
+        let mut again = |stop: bool| {
+            let mut resumed = 0;
+            let mut see = |event| if let TrainEvent::Resumed { step } = event { resumed = step };
+            let end = train(&mut model, &mut step, &shard, Checks::default(), &settings(), &out, &|| stop, &mut see);
+            end.map(|_| resumed)
+        };
+        prop_assert_eq!(checkpoint::list(&out).iter().map(|c| c.0).collect::<Vec<_>>(), [2, 3]);
+        damage();
+        prop_assert_eq!(again(true).unwrap(), 2, "the older one is sound");
+        let file = damage();
+        let error = again(false).unwrap_err();
         prop_assert!(format!("{error:#}").contains(&*file.file_name().unwrap().to_string_lossy()), "{error:#}");
     }
 }

@@ -3,9 +3,9 @@ use std::{fs::File, io::Write};
 
 use anyhow::{Context, Result, ensure};
 use sdrrl::{
-    device::{Device, DeviceChoice, Gpu},
+    device::{DeviceChoice, Gpu},
     ops::{
-        gemm::{Layout, gpu::Rung, gpu::gemm_on},
+        gemm::{Layout, gpu::gemm_on, plan::Rung},
         rows::copy,
     },
     tensor::{DType, Tensor},
@@ -15,8 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     card::machine,
     cpu_gemm::median,
-    table::{Case, Row, Work, rows},
-    world::World,
+    table::{Case, Row, Work, World, rows},
 };
 
 /// Times taken of a row, fewer if they would take longer than `SECONDS`; odd.
@@ -24,8 +23,6 @@ const REPEATS: usize = 31;
 const SECONDS: f64 = 2.0;
 /// Larger than any L2 cache: what is copied in between pushes everything else out.
 const FLUSH: usize = 256 << 20;
-/// Rows of a result that are computed on the CPU too, where rows do not depend on each other.
-const CHECKED_ROWS: usize = 32;
 
 /// What is done with a row.
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -38,7 +35,6 @@ pub struct How {
 
 struct Bench {
     gpu: World,
-    cpu: Device,
     how: How,
     flush: Option<(Tensor, Tensor)>,
     /// Bytes a second of a copy, FLOP a second of our best matrix product.
@@ -60,7 +56,6 @@ pub fn run(device: &str, how: How, json: Option<&str>, filters: &[String]) -> Re
     let mut bench = Bench {
         flush: if timed { Some((big()?, big()?)) } else { None },
         gpu: World { device: device.clone(), acts: DType::Bf16, rounded: DType::Bf16 },
-        cpu: Device::Cpu,
         how,
         ceilings: (None, None),
         json,
@@ -74,26 +69,43 @@ pub fn run(device: &str, how: How, json: Option<&str>, filters: &[String]) -> Re
         );
     }
     let mut wrong = 0;
-    for row in rows() {
-        for dtype in row.dtypes {
-            let dims = if how.smoke { row.tiny } else { row.dims };
-            let name = format!("{} {} {}", row.op, shape(dims), dtype.suffix());
-            // For a profiler the whole name counts: `add 8192x4096 bf16` is not `residual_add 8192x4096 bf16`.
-            let wanted = |f: &String| if how.once { name == *f } else { name.contains(f) };
-            if !filters.is_empty() && !filters.iter().any(wanted) {
-                continue;
-            }
-            (bench.gpu.acts, bench.gpu.rounded) = (*dtype, *dtype);
-            let done = bench.row(&row, dims, &name);
-            wrong += done.is_err() as usize;
-            let line = done.unwrap_or_else(|e| {
-                println!("{name:<52} FAILED: {e:#}");
-                json!({"error": format!("{e:#}")})
-            });
-            bench.write(&row, dims, *dtype, line)?;
+    for (row, dims, dtype) in rows().flat_map(|row| runs(row, how)) {
+        let name = format!("{} {} {}", row.op, shape(dims), dtype.suffix());
+        // For a profiler the whole name counts: `add 8192x4096 bf16` is not `residual_add 8192x4096 bf16`.
+        let wanted = |f: &String| if how.once { name == *f } else { name.contains(f) };
+        if !filters.is_empty() && !filters.iter().any(wanted) {
+            continue;
         }
+        (bench.gpu.acts, bench.gpu.rounded) = (dtype, dtype);
+        let done = bench.row(row, dims, &name);
+        wrong += done.is_err() as usize;
+        let line = done.unwrap_or_else(|e| {
+            println!("{name:<52} FAILED: {e:#}");
+            json!({"error": format!("{e:#}")})
+        });
+        bench.write(row, dims, dtype, line)?;
     }
     Ok(wrong)
+}
+
+/// The shapes and types of a row that this run goes through.
+fn runs(row: &'static Row, how: How) -> Vec<(&'static Row, &'static [usize], DType)> {
+    let (checked, measured) = (row.checked.iter().map(|d| (*d, row.dtypes)), row.measured.iter().copied());
+    let all: Vec<_> = if how.smoke { checked.collect() } else { measured.collect() };
+    all.into_iter().flat_map(|(dims, types)| types.iter().map(move |t| (row, dims, *t))).collect()
+}
+
+/// Prints the rows that are measured, a line of JSON each: op, names of the dimensions, shapes and types that are measured and checked.
+pub fn list() {
+    let types = |types: &[DType]| types.iter().map(|t| t.suffix()).collect::<Vec<_>>();
+    for row in rows().filter(|row| !row.measured.is_empty()) {
+        let measured: Vec<_> =
+            row.measured.iter().map(|(shape, own)| json!({"shape": shape, "dtypes": types(own)})).collect();
+        let line = json!({
+            "op": row.op, "dims": row.names, "measured": measured, "checked": row.checked, "dtypes": types(row.dtypes),
+        });
+        println!("{line}");
+    }
 }
 
 fn shape(dims: &[usize]) -> String {
@@ -110,12 +122,13 @@ impl Bench {
             println!("{name:<52} ran inside a profiler's range");
             return Ok(json!({"once": true}));
         }
-        (case.run)()?;
-        let error = self.check(row, dims, &case)?;
         if self.how.smoke {
+            let error = row.check(&self.gpu.device, dims, self.gpu.acts)?;
             println!("{name:<52} agrees with the CPU, error {error:.1e}");
             return Ok(json!({"checked": error, "smoke": true}));
         }
+        (case.run)()?;
+        let error = row.check_case(dims, self.gpu.acts, &case)?;
         let work = (row.work)(dims, self.gpu.acts);
         let seconds = self.time(&mut case, matches!(work, Work::Bytes(_)))?;
         let (amount, unit, ceiling) = match work {
@@ -131,45 +144,6 @@ impl Bench {
         Ok(
             json!({"checked": error, "seconds": seconds, key: amount, "rate": rate, "ceiling": ceiling, "percent": percent}),
         )
-    }
-
-    /// Holds a row's results to the CPU's; the largest relative error.
-    fn check(&self, row: &Row, dims: &[usize], case: &Case) -> Result<f64> {
-        let world = World { device: self.cpu.clone(), acts: DType::F32, rounded: self.gpu.rounded };
-        let mut few = dims.to_vec();
-        if row.rows_alone {
-            few[0] = few[0].min(CHECKED_ROWS);
-        }
-        let mut want = (row.make)(&world, &few)?;
-        (want.run)()?;
-        let mut worst: f64 = 0.0;
-        for (got, want) in case.outs.iter().zip(&want.outs) {
-            let what = got.name().to_string();
-            if got.dtype() == DType::U32 {
-                let (got, want) = (got.to_u32_vec()?, want.to_u32_vec()?);
-                ensure!(got.starts_with(&want), "{what} has other integers than the CPU's");
-                continue;
-            }
-            let allowed = match got.dtype() {
-                _ if row.exact => 0.0,
-                _ if self.gpu.acts == DType::Bf16 => 1e-2,
-                _ => 1e-5,
-            };
-            let (got, want) = (got.to_f32_vec()?, want.to_f32_vec()?);
-            ensure!(got.iter().all(|x| x.is_finite()), "{what} holds a number that is not finite");
-            let (mut off, mut norm) = (0.0f64, 0.0f64);
-            for (&g, &w) in got.iter().zip(&want) {
-                off += (g as f64 - w as f64).powi(2);
-                norm += (w as f64).powi(2);
-            }
-            let error = (off / norm.max(1e-300)).sqrt();
-            ensure!(
-                error <= allowed && norm > 0.0,
-                "{what} is {error:.1e} away from the CPU's, allowed {allowed:.0e}"
-            );
-            worst = worst.max(error);
-        }
-        Ok(worst)
     }
 
     /// The median time of a run by the device's clock, s.

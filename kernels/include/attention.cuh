@@ -14,6 +14,11 @@ struct AttentionArgs {
 #define ATTENTION_ARGS const int *cu_q, const int *cu_k, int documents, int n_q, int n_k, int heads, int kv_heads, int hs, float scale, int causal, int window, float cap
 #define ATTENTION_PACKED {cu_q, cu_k, documents, n_q, n_k, heads, kv_heads, hs, scale, causal, window, cap}
 
+// Dynamic shared memory that every card from Ampere on has: sm_86 and sm_89 have the least.
+#define ATTENTION_SHARED(name, ...)                                                     \
+  static_assert((__VA_ARGS__) <= 99 * 1024, "more than sm_86 and sm_89 have");          \
+  SHARED_BYTES(name, __VA_ARGS__)
+
 // Document and first row (within it) of the tile-th tile of `size` rows over all documents; false past the last.
 DEV bool find_tile(const int* cu, int documents, int tile, int size, int& document, int& first) {
   for (document = 0; document < documents; document++) {

@@ -1,6 +1,19 @@
 // Every kernel file includes this first. nvcc gets CUDA's own headers, the host compiler the emulation of them.
+//
+// What the build reads of a kernel (build/bindings makes its launch function in Rust from it):
+//   KERNEL(name, threads, blocks)(parameters) {..}   an OPTIONAL pointer may be null
+//   EXPORT_KERNEL(name, threads)                     behind it, with the same threads
+//   SHARED_BYTES(name, bytes)                        its dynamic shared memory; needed where it has some
+//   EXPORT_CONSTANT(name, value)                     a number that the launch goes by
 #pragma once
-#if defined(__CUDACC__)
+#if defined(SDRRL_SIGNATURES)
+#define KERNEL(name, threads, blocks) sdrrl_kernel name (threads)
+#define EXPORT_KERNEL(name, threads) sdrrl_export name (threads)
+#define SHARED_BYTES(name, ...) sdrrl_shared name
+#define EXPORT_CONSTANT(name, ...) sdrrl_constant name
+#define DYNAMIC_SHARED(name) sdrrl_dynamic
+#define OPTIONAL sdrrl_optional
+#elif defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -9,6 +22,9 @@
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) uint8_t name[]
 #define KERNEL(name, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name
 #define EXPORT_KERNEL(name, threads)
+#define SHARED_BYTES(name, ...) static_assert((__VA_ARGS__) <= 227 * 1024, "a block has no more shared memory");
+#define EXPORT_CONSTANT(name, ...)
+#define OPTIONAL
 #define WHERE
 #define WHERE0
 #define PASS_WHERE

@@ -237,13 +237,14 @@ DEV void gemm(const TensorMap& ma, const TensorMap& mb, const TensorMap& ma2, co
 
 #define MAP(name) const __grid_constant__ TensorMap name
 #define WGMMA(name, bn, nn)                                                                                                        \
-  KERNEL(name, THREADS, 1)(MAP(ma), MAP(mb), MAP(ma2), MAP(mb2), MAP(mx), MAP(mc), const float* bias, const float* resid, int m,   \
+  KERNEL(name, THREADS, 1)(MAP(ma), MAP(mb), MAP(ma2), MAP(mb2), MAP(mx), MAP(mc), const float* OPTIONAL bias, const float* OPTIONAL resid, int m,   \
                            int n, int k, int k2, float alpha, float tail_scale, int addend) {                                      \
     DYNAMIC_SHARED(smem);                                                                                                          \
     Args g = {m, n, k, k2, alpha, tail_scale, bias, resid, addend};                                                                \
     gemm<bn, nn>(ma, mb, ma2, mb2, mx, mc, g, smem);                                                                               \
   }                                                                                                                                \
-  EXPORT_KERNEL(name, THREADS)
+  EXPORT_KERNEL(name, THREADS)                                                                                                     \
+  SHARED_BYTES(name, sizeof(Smem<bn>))
 WGMMA(gemm_nt_64_wgmma, 64, false)
 WGMMA(gemm_nn_64_wgmma, 64, true)
 WGMMA(gemm_nt_128_wgmma, 128, false)

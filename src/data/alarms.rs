@@ -8,12 +8,17 @@
 //! | `length-ratio` | a translation is far shorter or longer than its source ([`length_ratio`]) |
 //! | `wrong-language` | reliably another language than expected ([`contradicts`]) |
 //! | `copied` | the answer is the question; the translation is its source |
+//! | `unanswerable` | the question does not fit the model's context or its template (`--on-bad-row skip`) |
 use std::collections::HashSet;
 
 use super::language_id::{contradicts, is_unspaced, same_language};
 
 /// Every alarm, for settings and messages.
-pub const ALARMS: [&str; 6] = ["empty", "truncated", "loop", "length-ratio", "wrong-language", "copied"];
+pub const ALARMS: [&str; 7] =
+    ["empty", "truncated", "loop", "length-ratio", "wrong-language", "copied", UNANSWERABLE];
+
+/// The alarm of a question that the model could not be asked.
+pub const UNANSWERABLE: &str = "unanswerable";
 
 /// Alarms of a model's answer to `question`, which is in `language`; `finish` is `stop` or `length`.
 pub fn answer_alarms(question: &str, answer: &str, finish: &str, language: &str) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! Rows, shards, dictionaries, parallel text, tokenizers, templates: no tensors, no device.
 pub mod alarms;
+pub mod conversation;
 pub mod dictionary;
 pub mod files;
 pub mod flores;
@@ -16,6 +17,7 @@ pub mod random;
 pub mod record;
 pub mod row_shard;
 pub mod sentences;
+pub mod tally;
 pub mod template;
 pub mod text_file;
 pub mod token_shard;

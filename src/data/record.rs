@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::conversation::{Prompt, Turn};
+
 /// One source question and everything the stages learned about it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -12,6 +14,9 @@ pub struct Row {
     /// Language of `instruction`, `input` and `output` (ISO 639-1 where there is one, else 639-3).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub language: String,
+    /// What stands before the question: a system prompt, earlier questions and answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<Turn>,
     /// The question.
     pub instruction: String,
     /// Further context of the question; may be empty.
@@ -38,9 +43,21 @@ pub struct Row {
     /// By the language mixed in (stage `code-switch`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub code_switched: BTreeMap<String, CodeSwitched>,
-    /// Fields of the input file that no stage knows: carried through.
-    #[serde(flatten)]
-    pub extra: Map<String, Value>,
+    /// Columns of the input file that no stage knows, apart from the stages' own: carried through.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub columns: Map<String, Value>,
+}
+
+impl Row {
+    /// What the model is asked.
+    pub fn prompt(&self) -> Prompt<'_> {
+        Prompt { system: None, earlier: &self.turns, instruction: &self.instruction, input: &self.input }
+    }
+
+    /// `file:line` of the row in its input, or its id.
+    pub fn place(&self) -> String {
+        self.origin.as_ref().map_or_else(|| format!("row {}", self.id), |o| format!("{}:{}", o.file, o.line))
+    }
 }
 
 /// Where a row was read.
@@ -63,6 +80,9 @@ pub struct Answer {
     pub finish: String,
     /// Tokens generated.
     pub tokens: usize,
+    /// Their ids, without the end token: what distillation learns, exactly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<u32>,
     /// Names of the alarms that fired (`data::alarms`); a row with any is not used.
     #[serde(default)]
     pub alarms: Vec<String>,
@@ -168,6 +188,9 @@ pub struct Example {
     pub question_language: String,
     /// Language of the answer.
     pub answer_language: String,
+    /// What stands before the question; answers in it are learnt by their own weights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<Turn>,
     /// The question; templates that know Alpaca's two-part form receive `input` separately.
     pub instruction: String,
     /// Its context; may be empty.
@@ -175,6 +198,9 @@ pub struct Example {
     pub input: String,
     /// The answer to learn.
     pub output: String,
+    /// The answer's ids as the model generated them; empty where it is no model's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output_ids: Vec<u32>,
     /// Loss weight of each answer token.
     #[serde(default = "one")]
     pub weight: f32,

@@ -220,17 +220,22 @@ pub struct RowSet {
 impl RowSet {
     /// Opens the `rows-NNNNN.jsonl` files of a finished stage's folder, or one file of rows.
     pub fn open(path: &Path) -> Result<RowSet> {
+        if path.is_dir() && path.join(PENDING).exists() && !path.join(MANIFEST).exists() {
+            bail!(
+                "the stage that writes {} has not finished: run it again first, it goes on where it was",
+                path.display()
+            );
+        }
+        RowSet::open_unfinished(path)
+    }
+
+    /// The same, whether or not the stage has finished.
+    pub(crate) fn open_unfinished(path: &Path) -> Result<RowSet> {
         let about = fs::metadata(path).with_context(|| format!("open the rows in {}", path.display()))?;
         let paths = if about.is_dir() { shard_paths(path)? } else { vec![path.to_path_buf()] };
         if paths.is_empty() {
             bail!(
                 "{} holds no rows-NNNNN.jsonl: it is not the folder of a stage that writes rows",
-                path.display()
-            );
-        }
-        if about.is_dir() && path.join(PENDING).exists() && !path.join(MANIFEST).exists() {
-            bail!(
-                "the stage that writes {} has not finished: run it again first, it goes on where it was",
                 path.display()
             );
         }

@@ -8,10 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::report::out::say;
 use crate::{
     metrics::metric::Scorers,
     models::weights::resolve,
-    pipeline::{manifest::hash_path, placement::Placement},
+    pipeline::{hash::hash_path, placement::Placement},
     qe::{
         Scorer,
         cometkiwi::{self, CometKiwi, Files},
@@ -88,7 +89,7 @@ impl Scorers for Models {
         let scores = scorer.score(pairs)?;
         let cut = scorer.cut() - before;
         if cut > 0 {
-            println!("{metric}: {cut} of {} texts longer than the model reads were cut", pairs.len());
+            say!("{metric}: {cut} of {} texts longer than the model reads were cut", pairs.len());
         }
         Ok(scores)
     }

@@ -3,7 +3,7 @@
 //! `OUT/TASK/samples.jsonl` holds each prompt with its reply: what the metrics are computed from, now or later; `OUT/TASK/scores.jsonl` keeps what
 //! each row contributes to each metric. `OUT/results.json` and
 //! `OUT/samples_TASK_sdrrl.jsonl` are for others, in lm-eval's layout. A task that is finished is not run again.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -14,21 +14,26 @@ use super::{
     samples::{self, read_samples},
     tasks,
 };
-use crate::pipeline::manifest::Manifest;
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    lock,
+    manifest::Counts,
+    stage::{self, Made, Open, Ran, Stage},
+    work_dir::{RESULTS, SAMPLES},
+};
 use crate::{
-    data::{
-        files::{remove_if_there, write_atomic},
-        language_id,
-        row_shard::ShardWriter,
-    },
+    data::{files::write_atomic, language_id, row_shard::ShardWriter},
     infer::answerer::Answerer,
     models::weights::resolve,
     pipeline::{interrupt::interrupted, placement::Placement},
     recipe::{
-        eval::{EvalSettings, TaskKind},
+        eval::{EvalSettings, EvalTask, TaskKind},
         source,
     },
-    report::table::{Cell, Table},
+    report::{
+        out::{note, say},
+        table::{Cell, Table},
+    },
 };
 
 /// A model to evaluate, and where to.
@@ -65,55 +70,92 @@ pub fn read_tasks(path: &Path) -> Result<EvalSettings> {
 /// Evaluates every task that is not finished, then writes results.json.
 pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
     let loaded = check(settings)?;
-    let model_path = resolve(job.model)?;
+    let _held = lock::folder(job.out, job.label)?;
     let mut answerer = None;
     let (mut done, mut skipped) = (0, 0);
     for (task, items) in settings.tasks.iter().zip(&loaded) {
         ensure!(!interrupted(), "stopped before task {}: the same command goes on from there", task.name);
-        let mut inputs: Vec<(&str, &Path)> = vec![("model", &model_path), ("file", &task.file)];
-        inputs.extend(job.adapter.map(|a| ("adapter", a)));
-        inputs.extend(task.reference.as_deref().map(|r| ("reference", r)));
-        inputs.extend(task.few_shot_file.as_deref().map(|r| ("few-shot-file", r)));
-        let mut identity =
-            json!({"template": job.template, "system": job.system, "dtype": job.placement.to_string()});
-        // How the samples are measured changes no sample.
-        identity["task"] = serde_json::to_value(task.sampled())?;
-        let manifest = Manifest::expected("eval", &inputs, &identity)?;
         let dir = job.out.join(&task.name);
-        if manifest.is_done(&dir)? {
-            skipped += 1;
-            continue;
+        let mut one = Evaluation { job, task, items, dir, settings, answerer: &mut answerer };
+        match stage::run(&mut one)? {
+            Ran::Unchanged => skipped += 1,
+            _ => done += 1,
         }
-        if answerer.is_none() {
-            answerer = Some(Answerer::load(job.model, job.adapter, job.placement, job.template)?);
-        }
-        let Some(answerer) = &answerer else { continue };
-        // Of samples that are about to be others.
-        remove_if_there(&dir.join("scores.jsonl"))?;
-        manifest.begin(&dir)?;
-        let label = format!("{} {}", job.label, task.name);
-        let writer = ShardWriter::open_or_resume(&dir.join("samples.jsonl"), manifest.job())?;
-        tasks::run_into(answerer, task, job.system, settings.batch(), items, writer, &label)
-            .with_context(|| format!("task {}", task.name))?;
-        let samples = read_samples(job.out, task)?;
-        let truncated = samples.iter().filter(|s| s.truncated).count();
-        if truncated > 0 {
-            println!(
-                "{label}: {truncated} of {} articles were cut to fit the model's context",
-                samples.len()
-            );
-        }
-        manifest.finish(&dir, json!({"samples": samples.len(), "truncated": truncated}))?;
-        done += 1;
     }
-    if done == 0 && skipped > 0 && job.out.join("results.json").exists() {
-        println!("{}: unchanged, skipped", job.label);
+    if done == 0 && skipped > 0 && job.out.join(RESULTS).exists() {
+        say!("{}: unchanged, skipped", job.label);
     } else {
-        println!("{}: {done} tasks evaluated, {skipped} unchanged", job.label);
+        say!("{}: {done} tasks evaluated, {skipped} unchanged", job.label);
     }
     // Metrics may have models of their own, which need the memory.
     drop(answerer);
     write_results(job, settings, &loaded)
+}
+
+/// One task of a model.
+struct Evaluation<'a> {
+    job: &'a Job<'a>,
+    task: &'a EvalTask,
+    items: &'a [tasks::Item],
+    dir: PathBuf,
+    settings: &'a EvalSettings,
+    /// Loaded once for all tasks, and only if one is not finished.
+    answerer: &'a mut Option<Answerer>,
+}
+
+impl Stage for Evaluation<'_> {
+    const NAME: &'static str = "eval";
+    const FILES: &'static [&'static str] = &["samples.*", "scores.jsonl"];
+
+    fn label(&self) -> String {
+        format!("{} {}", self.job.label, self.task.name)
+    }
+
+    fn out(&self) -> &Path {
+        &self.dir
+    }
+
+    fn quiet_if_unchanged(&self) -> bool {
+        true
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        // How the samples are measured changes no sample.
+        let identity =
+            json!({"template": self.job.template, "system": self.job.system, "task": self.task.sampled()});
+        Identity::of(&identity)?.placed(self.job.placement)
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        let (job, task) = (self.job, self.task);
+        let inputs = Inputs::new().model("model", &resolve(job.model)?)?.template(job.template);
+        let inputs = inputs
+            .file("file", &task.file)
+            .maybe("reference", task.reference.as_deref())
+            .maybe("few-shot-file", task.few_shot_file.as_deref());
+        match job.adapter {
+            Some(adapter) => inputs.model("adapter", adapter),
+            None => Ok(inputs),
+        }
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let (job, task, label) = (self.job, self.task, self.label());
+        let answerer = match &mut *self.answerer {
+            Some(answerer) => answerer,
+            none => none.insert(Answerer::load(job.model, job.adapter, job.placement, job.template)?),
+        };
+        let writer = ShardWriter::open_or_resume(&open.path(SAMPLES), open.job())?;
+        tasks::run_into(answerer, task, job.system, self.settings.batch(), self.items, writer, &label)
+            .with_context(|| format!("task {}", task.name))?;
+        let samples = read_samples(job.out, task)?;
+        let truncated = samples.iter().filter(|s| s.truncated).count();
+        if truncated > 0 {
+            say!("{label}: {truncated} of {} articles were cut to fit the model's context", samples.len());
+        }
+        let counts = Counts { read: self.items.len(), written: samples.len(), ..Counts::default() };
+        Ok(Made::new(json!({"samples": samples.len(), "truncated": truncated}))?.counting(counts))
+    }
 }
 
 /// The rows of every task; whatever is wrong with the tasks or their files is an error here, before anything is computed.
@@ -152,7 +194,7 @@ pub fn check(settings: &EvalSettings) -> Result<Vec<Vec<tasks::Item>>> {
             task.name
         );
         for warning in measure::check(task).with_context(|| format!("task {}", task.name))? {
-            eprintln!("warning: {warning}");
+            note!("warning: {warning}");
         }
         loaded.push(tasks::load(task).with_context(|| format!("task {}", task.name))?);
     }
@@ -210,7 +252,7 @@ fn write_results(job: &Job, settings: &EvalSettings, items: &[Vec<tasks::Item>])
     if !alignment.is_empty() {
         value["alignment"] = Value::Object(alignment);
     }
-    write_atomic(&job.out.join("results.json"), format!("{value:#}\n").as_bytes())
+    write_atomic(&job.out.join(RESULTS), format!("{value:#}\n").as_bytes())
 }
 
 /// One row per metric of each task. Scores that are not kept yet are computed, by models as `placement` says.

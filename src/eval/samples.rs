@@ -11,6 +11,7 @@ use super::{
     tasks::{Ask, Item},
 };
 use crate::data::row_shard::RowSet;
+use crate::pipeline::work_dir::SAMPLES;
 use crate::{data::files::write_atomic, recipe::eval::EvalTask};
 
 /// `samples_TASK_sdrrl.jsonl`: where lm-eval has the date, which differs between equal runs.
@@ -105,7 +106,7 @@ fn sha256(text: &str) -> String {
 
 /// The samples of a finished task.
 pub fn read_samples(dir: &Path, task: &EvalTask) -> Result<Vec<Sample>> {
-    let path = dir.join(&task.name).join("samples.jsonl");
+    let path = dir.join(&task.name).join(SAMPLES);
     let set = RowSet::open(&path)
         .with_context(|| format!("task {} has no samples: run `eval` first", task.name))?;
     set.iter().collect()

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::report::out::note;
 use crate::{
     data::files::write_atomic,
     metrics::metric::{About, OpenMetric, Segment},
@@ -188,7 +189,7 @@ impl Scores {
     /// Scores that cannot be kept are still scores: it is said once, and the command goes on.
     fn tell(&mut self, written: Result<()>) {
         if let Err(e) = written.with_context(|| format!("write {}", self.path.display())) {
-            eprintln!("warning: {e:#}: the scores are not kept and will be computed again");
+            note!("warning: {e:#}: the scores are not kept and will be computed again");
             self.failed = true;
         }
     }

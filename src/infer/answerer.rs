@@ -8,7 +8,7 @@ use super::{
     sampler::{GenerationConfig, SamplingParams},
 };
 use crate::{
-    data::{template::ChatTemplate, tokenizer::Tokenizer},
+    data::{conversation::Prompt, template::ChatTemplate, tokenizer::Tokenizer},
     models::{
         transformer::{lora::Lora, weights::Llama},
         weights::resolve,
@@ -127,30 +127,54 @@ impl Answerer {
         }
     }
 
-    /// Answers (id, instruction, input), in order: texts, trimmed, with why each ended and its number of tokens. `on_done` is told of each.
+    /// Whether the model can take a prompt.
+    ///
+    /// # Errors
+    /// A prompt that the template refuses, or that fills the model's context.
+    pub fn check(&self, prompt: &Prompt, options: &AnswerOptions) -> Result<()> {
+        let prompt = Prompt { system: prompt.system.or(options.system.as_deref()), ..*prompt };
+        let tokens = self.template.encode_prompt(&self.tokenizer, &prompt)?.len();
+        let context = self.model.config.max_position_embeddings;
+        ensure!(tokens > 0, "the prompt is empty");
+        ensure!(tokens < context, "the prompt has {tokens} tokens, the model takes {context}: shorten it");
+        Ok(())
+    }
+
+    /// Answers (id, prompt), in order. A prompt without a system prompt of its own gets that of the options. `on_done` is told of each.
     ///
     /// # Errors
     /// A prompt that the template refuses, or that is longer than the model's context, by its id; a failing device.
     pub fn answer(
         &self,
-        questions: &[(&str, &str, &str)],
+        questions: &[(&str, Prompt)],
         options: &AnswerOptions,
         on_done: &mut dyn FnMut(usize),
-    ) -> Result<Vec<(String, &'static str, usize)>> {
+    ) -> Result<Vec<Reply>> {
         let mut requests = vec![];
-        for (id, instruction, input) in questions {
-            let tokens = self
-                .template
-                .encode_prompt(&self.tokenizer, options.system.as_deref(), instruction, input)
-                .with_context(|| format!("row {id}"))?;
+        for (id, prompt) in questions {
+            let prompt = Prompt { system: prompt.system.or(options.system.as_deref()), ..*prompt };
+            let tokens =
+                self.template.encode_prompt(&self.tokenizer, &prompt).with_context(|| format!("row {id}"))?;
             requests.push(Request { id: id.to_string(), tokens });
         }
         let mut engine = Engine::new(&self.model, options.batch)?;
         let done = engine.generate(&requests, &self.sampling(options), &mut |_, _| on_done(1))?;
         done.into_iter()
             .map(|g| {
-                Ok((self.tokenizer.decode(&g.tokens)?.trim().to_string(), g.finish.name(), g.tokens.len()))
+                let text = self.tokenizer.decode(&g.tokens)?.trim().to_string();
+                Ok(Reply { text, finish: g.finish.name(), ids: g.tokens })
             })
             .collect()
     }
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Its text, trimmed.
+    pub text: String,
+    /// Why it ended: `stop` or `length`.
+    pub finish: &'static str,
+    /// Its ids as they were generated, without the end token.
+    pub ids: Vec<u32>,
 }

@@ -2,14 +2,12 @@
 #![allow(unsafe_code)]
 use anyhow::{Result, ensure};
 
-use crate::{
-    device::Arg,
-    tensor::{DType, Tensor, refuse_overlap},
-};
+use crate::tensor::{Tensor, refuse_overlap};
 
 use super::{
     checks::check,
-    launch::{check_dtype, elementwise, gpu_of, kernel},
+    kernels,
+    launch::{Grid, gpu_of},
     parallel::{Shared, for_each_rows},
     simd::{Kernel, Simd, run},
 };
@@ -35,17 +33,16 @@ pub fn activation_forward(out: &mut Tensor, inp: &Tensor, f: Activation) -> Resu
     check(inp.rows_cols() == shape, "activation_forward", &[out, inp])?;
     refuse_overlap(&[out], &[inp])?;
     if let Some(gpu) = gpu_of("activation_forward", &[out, inp])? {
-        check_dtype("activation_forward", inp.dtype(), &[out])?;
-        let kernel = match f {
-            Activation::Gelu => kernel!(inp.dtype(), "activation", "gelu_forward"),
-            Activation::GeluTanh => kernel!(inp.dtype(), "activation", "gelu_tanh_forward"),
-            Activation::Silu => kernel!(inp.dtype(), "activation", "silu_forward"),
-            Activation::Relu => kernel!(inp.dtype(), "activation", "relu_forward"),
-            Activation::Tanh => kernel!(inp.dtype(), "activation", "tanh_forward"),
+        let launch = match f {
+            Activation::Gelu => kernels::gelu_forward,
+            Activation::GeluTanh => kernels::gelu_tanh_forward,
+            Activation::Silu => kernels::silu_forward,
+            Activation::Relu => kernels::relu_forward,
+            Activation::Tanh => kernels::tanh_forward,
         };
-        let args = [out.arg()?, inp.arg()?, Arg::U64(out.len() as u64)];
-        // SAFETY: the kernel's parameters; shapes were checked.
-        return unsafe { gpu.launch(kernel, elementwise(out), &args) };
+        let (grid, n) = (Grid::vectors(out), out.len() as u64);
+        // SAFETY: shapes were checked.
+        return unsafe { launch(&gpu, grid, out, inp, n) };
     }
     let (rows, cols) = shape;
     let (out, inp) = (Shared::new(out.f32_mut()?), inp.f32()?);
@@ -64,17 +61,16 @@ pub fn activation_backward(dinp: &mut Tensor, dout: &Tensor, inp: &Tensor, f: Ac
     check(fits, "activation_backward", &[dinp, dout, inp])?;
     refuse_overlap(&[dinp], &[dout, inp])?;
     if let Some(gpu) = gpu_of("activation_backward", &[dinp, dout, inp])? {
-        check_dtype("activation_backward", inp.dtype(), &[dinp, dout])?;
-        let kernel = match f {
-            Activation::Gelu => kernel!(inp.dtype(), "activation", "gelu_backward"),
-            Activation::GeluTanh => kernel!(inp.dtype(), "activation", "gelu_tanh_backward"),
-            Activation::Silu => kernel!(inp.dtype(), "activation", "silu_backward"),
-            Activation::Relu => kernel!(inp.dtype(), "activation", "relu_backward"),
-            Activation::Tanh => kernel!(inp.dtype(), "activation", "tanh_backward"),
+        let launch = match f {
+            Activation::Gelu => kernels::gelu_backward,
+            Activation::GeluTanh => kernels::gelu_tanh_backward,
+            Activation::Silu => kernels::silu_backward,
+            Activation::Relu => kernels::relu_backward,
+            Activation::Tanh => kernels::tanh_backward,
         };
-        let args = [dinp.arg()?, dout.arg()?, inp.arg()?, Arg::U64(dinp.len() as u64)];
-        // SAFETY: the kernel's parameters; shapes were checked.
-        return unsafe { gpu.launch(kernel, elementwise(dinp), &args) };
+        let (grid, n) = (Grid::vectors(dinp), dinp.len() as u64);
+        // SAFETY: shapes were checked.
+        return unsafe { launch(&gpu, grid, dinp, dout, inp, n) };
     }
     let (rows, cols) = shape;
     let (dinp, dout, inp) = (Shared::new(dinp.f32_mut()?), dout.f32()?, inp.f32()?);
@@ -92,11 +88,9 @@ pub fn activation_backward(dinp: &mut Tensor, dout: &Tensor, inp: &Tensor, f: Ac
 pub fn softcap(x: &mut Tensor, cap: f32) -> Result<()> {
     ensure!(cap > 0.0 && cap.is_finite(), "softcap: {x:?} cannot be capped to {cap}");
     if let Some(gpu) = x.gpu().cloned() {
-        let kernel = kernel!(x.dtype(), "activation", "softcap");
-        let args = [x.arg()?, Arg::F32(cap), Arg::U64(x.len() as u64)];
-        ensure!(x.dtype() != DType::U32, "softcap: {x:?} holds integers");
-        // SAFETY: the kernel's parameters.
-        return unsafe { gpu.launch(kernel, elementwise(x), &args) };
+        let (grid, n) = (Grid::vectors(x), x.len() as u64);
+        // SAFETY: n is x's.
+        return unsafe { kernels::softcap(&gpu, grid, x, cap, n) };
     }
     let (rows, cols) = x.rows_cols();
     let x = Shared::new(x.f32_mut()?);

@@ -4,10 +4,11 @@
 use anyhow::{Result, ensure};
 
 use crate::{
-    device::{Arg, Device, Geometry},
+    device::Device,
     ops::{
         checks::check,
-        launch::{check_dtype, gpu_of, kernel},
+        kernels,
+        launch::{Grid, check_dtype, gpu_of},
         parallel::{Shared, for_each_task},
     },
     tensor::{DType, Tensor, refuse_overlap},
@@ -50,9 +51,6 @@ pub struct Group {
     pub weight_decay: f32,
 }
 
-/// Elements of one block of adamw.cu.
-const GPU_BLOCK: usize = 4096;
-
 /// Many tensors laid out for one launch. On the CPU they are updated one after another.
 pub struct AdamWTable {
     groups: Vec<Group>,
@@ -83,8 +81,12 @@ impl AdamWTable {
             }
             words.extend(split(n as u64));
             words.extend([u32::try_from(blocks)?, g.lr_factor.to_bits(), g.weight_decay.to_bits(), 0]);
-            blocks += n.div_ceil(GPU_BLOCK);
+            blocks += n.div_ceil(kernels::adamw_block());
         }
+        ensure!(
+            words.is_empty() || words.len() * 4 == groups.len() * kernels::adamw_entry_bytes(),
+            "{OP}: adamw.cu's Entry is another"
+        );
         let entries = match gpu {
             Some(gpu) if !words.is_empty() => {
                 let mut t = Tensor::zeros_on(&Device::Cuda(gpu), "adamw_table", DType::U32, &[words.len()])?;
@@ -108,11 +110,24 @@ impl AdamWTable {
         };
         let Some(gpu) = entries.gpu() else { return Ok(()) };
         let (correct1, correct2) = corrections(h);
-        let floats = [h.lr, h.beta1, h.beta2, h.eps, correct1 as f32, correct2.sqrt() as f32, h.grad_scale];
-        let mut args = vec![entries.arg()?, Arg::int(self.groups.len())?];
-        args.extend(floats.map(Arg::F32));
-        // SAFETY: the kernel's parameters; `new` checked every tensor of the table, which keeps them alive.
-        unsafe { gpu.launch(kernel!("adamw", "adamw_many"), Geometry::new(self.blocks, 256), &args) }
+        let (grid, n) = (Grid::new(self.blocks), self.groups.len());
+        let (correct1, root2) = (correct1 as f32, correct2.sqrt() as f32);
+        // SAFETY: `new` checked every tensor of the table, which keeps them alive.
+        unsafe {
+            kernels::adamw_many(
+                gpu,
+                grid,
+                entries,
+                n,
+                h.lr,
+                h.beta1,
+                h.beta2,
+                h.eps,
+                correct1,
+                root2,
+                h.grad_scale,
+            )
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::{
-    device::{Arg, Device, Geometry, Gpu},
+    device::{Device, Gpu},
     ops::parallel::map_chunks,
     tensor::{DType, Tensor, refuse_overlap},
 };
@@ -14,13 +14,12 @@ use crate::{
 use super::{
     checks::check,
     choose::{LOG2_E, order_key, select, top, weight, weight_bits},
-    launch::{check_dtype, gpu_of, kernel},
+    kernels,
+    launch::{Grid, check_dtype, gpu_of},
 };
 
 /// Beams of a batch item at most.
 pub const MAX_BEAMS: usize = 32;
-/// Threads of a block of the GPU kernels.
-const THREADS: u32 = 512;
 /// No forced token.
 const NONE: u32 = u32::MAX;
 
@@ -149,17 +148,24 @@ fn gpu_step(
     let ((rows, vocab), (batch, beams)) = (logits.rows_cols(), scores.rows_cols());
     let n = vocab.min(2 * beams);
     let list = |name: &str| Tensor::zeros_on(&logits.device(), name, DType::U32, &[rows, n]);
-    let (keys, tokens) = (list("beam_keys")?, list("beam_tokens")?);
-    let (v, n, bits) = (Arg::int(vocab)?, Arg::int(n)?, Arg::I32(weight_bits(vocab)));
-    let (forbidden, offsets, forced) = (rules.forbidden.arg()?, rules.offsets.arg()?, rules.forced.arg()?);
-    let (logits, own) = (logits.arg()?, scores.arg()?);
-    let args = [keys.arg()?, tokens.arg()?, logits, own, forbidden, offsets, forced, v, n.clone(), bits];
-    // SAFETY: the kernel's parameters; shapes were checked here, tokens and offsets by `BeamRules::new`.
-    unsafe { gpu.launch(kernel!("beam_step", "beam_rows"), Geometry::new(rows, THREADS), &args)? };
-    let (out, from, to) = (best_scores.arg()?, best_beams.arg()?, best_tokens.arg()?);
-    let args = [out, from, to, keys.arg()?, tokens.arg()?, Arg::int(beams)?, n];
-    // SAFETY: as above.
-    unsafe { gpu.launch(kernel!("beam_step", "beam_merge"), Geometry::new(batch, THREADS), &args) }
+    let (mut keys, mut tokens) = (list("beam_keys")?, list("beam_tokens")?);
+    let BeamRules { forbidden, offsets, forced } = rules;
+    let (grid, k, t, bits) = (Grid::new(rows), &mut keys, &mut tokens, weight_bits(vocab) as usize);
+    // SAFETY: shapes were checked by the caller, tokens and offsets by `BeamRules::new`.
+    unsafe {
+        kernels::beam_rows(gpu, grid, k, t, logits, scores, forbidden, offsets, forced, vocab, n, bits)?;
+        kernels::beam_merge(
+            gpu,
+            Grid::new(batch),
+            best_scores,
+            best_beams,
+            best_tokens,
+            &keys,
+            &tokens,
+            beams,
+            n,
+        )
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -8,12 +8,13 @@
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    device::{Arg, Geometry, Gpu},
+    device::Gpu,
     ops::{
         activation::{soft_cap, soft_cap_slope},
         checks::{check, check_ids},
         gemm::{linear_backward_input, linear_backward_weight, linear_forward_many_rows},
-        launch::{check_dtype, gpu_of, kernel},
+        kernels,
+        launch::{Grid, gpu_of},
         parallel::{Shared, for_each_task},
         quantize::{Blocks, Matrix},
         rows::{gather_rows, scatter_rows},
@@ -102,13 +103,11 @@ pub fn cross_entropy_forward(losses: &mut Tensor, logits: &mut Tensor, targets: 
     check(losses.len() == n && targets.len() == n, OP, &[losses, logits, targets])?;
     refuse_overlap(&[losses], &[logits, targets])?;
     if let Some(gpu) = gpu_of(OP, &[losses, logits, targets])? {
-        check_dtype(OP, DType::F32, &[losses, logits])?;
-        let (out, inp, targets) = (losses.arg()?, logits.arg()?, targets.arg()?);
-        let (scale, cap) = (Arg::F32(0.0), Arg::F32(0.0));
-        let args = [out, Arg::Null, inp, Arg::Null, targets, Arg::Null, Arg::int(vocab)?, scale, cap];
-        let kernel = kernel!("cross_entropy", "softmax_loss_f32");
-        // SAFETY: the kernel's parameters; shapes were checked, targets are checked by the kernel.
-        return unsafe { gpu.launch(kernel, Geometry::new(n, 512), &args) };
+        let grid = Grid::new(n);
+        // SAFETY: shapes were checked, targets are checked by the kernel.
+        return unsafe {
+            kernels::softmax_loss(&gpu, grid, losses, None, logits, None, targets, None, vocab, 0.0, 0.0)
+        };
     }
     let ids = targets.u32()?;
     if let Some(i) = ids.iter().position(|&id| id as usize >= vocab) {
@@ -225,18 +224,29 @@ fn gpu_run(
         map.write_u32(rows)?;
         gather_rows(&mut compact, hidden, &map)?;
         linear_forward_many_rows(&mut logits, &compact, weight, None)?;
-        let dlogits = match &scratch.dlogits {
+        let mut dlogits = match &scratch.dlogits {
             Some(d) => d.rows(0..n)?,
             None => logits.alias(),
         };
-        let written = if grads.is_some() { dlogits.arg()? } else { Arg::Null };
-        let (vocab, scale) = (Arg::int(weight.shape()[0])?, Arg::F32(grad_scale));
-        let cap = Arg::F32(softcap.unwrap_or(0.0));
-        let (map_at, targets, weights) = (map.arg()?, targets.arg()?, token_weights.arg()?);
-        let args = [losses.arg()?, written, logits.arg()?, map_at, targets, weights, vocab, scale, cap];
-        let kernel = kernel!(dlogits.dtype(), "cross_entropy", "softmax_loss");
-        // SAFETY: the kernel's parameters; shapes were checked, targets are checked by the kernel.
-        unsafe { gpu.launch(kernel, Geometry::new(n, 512), &args)? };
+        let written = grads.is_some().then_some(&mut dlogits);
+        let (grid, vocab, cap) = (Grid::new(n), weight.shape()[0], softcap.unwrap_or(0.0));
+        let (own, weights) = (Some(&map), Some(token_weights));
+        // SAFETY: shapes were checked, targets are checked by the kernel; it reads a row of logits before it writes the same place of dlogits.
+        unsafe {
+            kernels::softmax_loss(
+                gpu,
+                grid,
+                losses,
+                written,
+                &mut logits,
+                own,
+                targets,
+                weights,
+                vocab,
+                grad_scale,
+                cap,
+            )?;
+        }
         if let Some((dhidden, dweight)) = &mut grads {
             let mut dcompact = scratch.dhidden.rows(0..n)?;
             linear_backward_input(&mut dcompact, &dlogits, weight, false)?;

@@ -5,18 +5,16 @@ use anyhow::Result;
 
 use super::{
     checks::check,
-    launch::{check_dtype, gpu_of, kernel},
+    kernels,
+    launch::{Grid, gpu_of},
     lora::LowRank,
     parallel::{Shared, for_each_rows, for_each_task, with_scratch},
     rows::sum_rows,
 };
-use crate::{
-    device::{Arg, Geometry},
-    tensor::{DType, Tensor, refuse_overlap},
-};
+use crate::tensor::{DType, Tensor, refuse_overlap};
 
-/// Threads of a block of the GPU kernels.
-const THREADS: u32 = 256;
+/// Threads of a block of the GPU kernels, as dora.cu has it.
+const THREADS: usize = 256;
 /// Output rows of a block of the norms' kernel.
 const ROWS: usize = 8;
 /// Rows whose part of the magnitude's gradient is summed by one block.
@@ -30,13 +28,11 @@ pub fn dora_norms(norms: &mut Tensor, weight: &Tensor, low: LowRank) -> Result<(
     check(fits, OP, &[norms, weight, low.a, low.b])?;
     refuse_overlap(&[norms], &[weight, low.a, low.b])?;
     if let Some(gpu) = gpu_of(OP, &[norms, weight, low.a, low.b])? {
-        check_dtype(OP, DType::F32, &[norms, low.a, low.b])?;
-        let (rows, cols, rank) = (Arg::int(out)?, Arg::int(inp)?, Arg::int(r)?);
-        let (to, w, a, b) = (norms.arg()?, weight.arg()?, low.a.arg()?, low.b.arg()?);
-        let args = [to, w, a, b, Arg::F32(low.scale), rows, cols, rank];
-        let kernel = kernel!(weight.dtype(), "dora", "dora_norms");
-        // SAFETY: the kernel's parameters; shapes were checked.
-        return unsafe { gpu.launch(kernel, Geometry::new(out.div_ceil(ROWS), THREADS), &args) };
+        let grid = Grid::new(out.div_ceil(ROWS));
+        // SAFETY: shapes were checked.
+        return unsafe {
+            kernels::dora_norms(&gpu, grid, norms, weight, low.a, low.b, low.scale, out, inp, r)
+        };
     }
     let (a, b) = (low.a.f32()?, low.b.f32()?);
     let row: Box<dyn Fn(usize, &mut [f32]) + Sync + Send> = match weight.dtype() {
@@ -81,12 +77,8 @@ pub fn dora_forward(
     check(columns.iter().all(|t| t.len() == c), OP, &all)?;
     refuse_overlap(&[out], &columns)?;
     if let Some(gpu) = gpu_of(OP, &all)? {
-        check_dtype(OP, DType::F32, &columns)?;
-        let bias = bias.map_or(Ok(Arg::Null), Tensor::arg)?;
-        let args = [out.arg()?, magnitude.arg()?, norms.arg()?, bias, Arg::int(c)?];
-        let kernel = kernel!(out.dtype(), "dora", "dora_scale");
-        // SAFETY: the kernel's parameters; shapes were checked.
-        return unsafe { gpu.launch(kernel, Geometry::new(n, THREADS), &args) };
+        // SAFETY: shapes were checked.
+        return unsafe { kernels::dora_scale(&gpu, Grid::new(n), out, magnitude, norms, bias, c) };
     }
     let (gain, bias) = (gains(magnitude, norms)?, bias.map(Tensor::f32).transpose()?);
     let out = Shared::new(out.f32_mut()?);
@@ -118,16 +110,11 @@ pub fn dora_backward(
     check(fits, OP, &[dout, dmagnitude, z, magnitude, norms])?;
     refuse_overlap(&[dout, dmagnitude], &[z, magnitude, norms])?;
     if let Some(gpu) = gpu_of(OP, &[dout, dmagnitude, z, magnitude, norms])? {
-        check_dtype(OP, dout.dtype(), &[z])?;
-        check_dtype(OP, DType::F32, &[dmagnitude, magnitude, norms])?;
         let blocks = n.div_ceil(BLOCK);
-        let partial = Tensor::zeros_on(&dout.device(), "dora_partial", DType::F32, &[blocks, c])?;
-        let (rows, cols) = (Arg::int(n)?, Arg::int(c)?);
-        let args = [dout.arg()?, partial.arg()?, z.arg()?, magnitude.arg()?, norms.arg()?, rows, cols];
-        let kernel = kernel!(dout.dtype(), "dora", "dora_backward");
-        let at = Geometry::grid([blocks, c.div_ceil(THREADS as usize), 1], THREADS);
-        // SAFETY: the kernel's parameters; shapes were checked.
-        unsafe { gpu.launch(kernel, at, &args)? };
+        let mut partial = Tensor::zeros_on(&dout.device(), "dora_partial", DType::F32, &[blocks, c])?;
+        let grid = Grid::xyz([blocks, c.div_ceil(THREADS), 1]);
+        // SAFETY: shapes were checked.
+        unsafe { kernels::dora_backward(&gpu, grid, dout, &mut partial, z, magnitude, norms, n, c)? };
         return sum_rows(dmagnitude, &partial);
     }
     let gain = gains(magnitude, norms)?;

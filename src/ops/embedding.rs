@@ -2,14 +2,12 @@
 #![allow(unsafe_code)]
 use anyhow::{Result, bail};
 
-use crate::{
-    device::{Arg, Geometry},
-    tensor::{DType, Tensor, refuse_overlap},
-};
+use crate::tensor::{DType, Tensor, refuse_overlap};
 
 use super::{
     checks::{check, check_ids},
-    launch::{check_dtype, gpu_of, kernel},
+    kernels,
+    launch::{Grid, gpu_of},
     parallel::{Shared, for_each_rows, for_each_task},
     quantize::{Blocks, Matrix, gather_on_gpu},
 };
@@ -44,11 +42,8 @@ pub fn scaled_embedding_forward<'a>(
     };
     refuse_overlap(&[out], &[tokens, weight])?;
     if let Some(gpu) = gpu_of("embedding_forward", &[out, tokens, weight])? {
-        check_dtype("embedding_forward", weight.dtype(), &[out])?;
-        let args = [out.arg()?, tokens.arg()?, weight.arg()?, Arg::F32(scale), Arg::int(c)?, Arg::int(v)?];
-        let kernel = kernel!(weight.dtype(), "embedding", "embedding_forward");
-        // SAFETY: the kernel's parameters; shapes were checked, tokens are checked by the kernel.
-        return unsafe { gpu.launch(kernel, Geometry::new(n, 256), &args) };
+        // SAFETY: shapes were checked, tokens are checked by the kernel.
+        return unsafe { kernels::embedding_forward(&gpu, Grid::new(n), out, tokens, weight, scale, c, v) };
     }
     let ids = tokens.u32()?;
     check_ids("embedding_forward", tokens, ids, v, weight)?;
@@ -125,12 +120,10 @@ pub fn scaled_embedding_backward(
     check(wc == c && tokens.len() == n, "embedding_backward", &[dweight, dout, tokens])?;
     refuse_overlap(&[dweight], &[dout, tokens])?;
     if let Some(gpu) = gpu_of("embedding_backward", &[dweight, dout, tokens])? {
-        check_dtype("embedding_backward", DType::F32, &[dweight])?;
-        let (scale, rows, cols, vocab) = (Arg::F32(scale), Arg::int(n)?, Arg::int(c)?, Arg::int(v)?);
-        let args = [dweight.arg()?, dout.arg()?, tokens.arg()?, scale, rows, cols, vocab];
-        let kernel = kernel!(dout.dtype(), "embedding", "embedding_backward");
-        // SAFETY: the kernel's parameters; shapes were checked, tokens are checked by the kernel.
-        return unsafe { gpu.launch(kernel, Geometry::new(n, 256), &args) };
+        // SAFETY: shapes were checked, tokens are checked by the kernel.
+        return unsafe {
+            kernels::embedding_backward(&gpu, Grid::new(n), dweight, dout, tokens, scale, n, c, v)
+        };
     }
     let ids = tokens.u32()?;
     check_ids("embedding_backward", tokens, ids, v, dweight)?;

@@ -1,10 +1,13 @@
 //! The global gradient norm: the root of the sum of squares over all tensors.
 #![allow(unsafe_code)]
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use super::launch::{check_dtype, gpu_of, kernel};
+use super::{
+    kernels,
+    launch::{Grid, check_dtype, gpu_of},
+};
 use crate::{
-    device::{Arg, Device, Geometry},
+    device::Device,
     ops::parallel::map_tasks,
     tensor::{DType, Tensor},
 };
@@ -38,8 +41,12 @@ impl GradNorm {
             for x in [g.address()?, g.len() as u64, blocks as u64] {
                 words.extend([x as u32, (x >> 32) as u32]);
             }
-            blocks += g.len().div_ceil(BLOCK);
+            blocks += g.len().div_ceil(kernels::squares_block());
         }
+        ensure!(
+            words.len() * 4 == grads.len() * kernels::squares_entry_bytes(),
+            "grad_norm.cu's Entry is another"
+        );
         let device = Device::Cuda(gpu);
         let new = |name: &str, n: usize| Tensor::zeros_on(&device, name, DType::U32, &[n.max(1)]);
         let mut entries = new("grad_norm_table", words.len())?;
@@ -49,15 +56,14 @@ impl GradNorm {
     }
 
     /// ‖grads‖₂ over all elements. Fixed blocks are summed in f64 and added in order: no thread count changes a bit.
-    pub fn norm(&self) -> Result<f64> {
-        let Some(g) = &self.gpu else { return global_norm(&self.grads.iter().collect::<Vec<_>>()) };
+    pub fn norm(&mut self) -> Result<f64> {
+        let Some(g) = &mut self.gpu else { return global_norm(&self.grads.iter().collect::<Vec<_>>()) };
         let Some(gpu) = g.entries.gpu() else { return Ok(0.0) };
-        let args = [g.partial.arg()?, g.entries.arg()?, Arg::int(self.grads.len())?];
-        // SAFETY: the kernel's parameters; the table's tensors are kept alive by `grads`.
-        unsafe { gpu.launch(kernel!("grad_norm", "squares_many"), Geometry::new(g.blocks, 256), &args)? };
-        let args = [g.total.arg()?, g.partial.arg()?, Arg::int(g.blocks)?];
-        // SAFETY: as above.
-        unsafe { gpu.launch(kernel!("grad_norm", "sum_partials"), Geometry::new(1, 256), &args)? };
+        // SAFETY: `new` made the table, whose tensors are kept alive by `grads`.
+        unsafe {
+            kernels::squares_many(gpu, Grid::new(g.blocks), &mut g.partial, &g.entries, self.grads.len())?;
+            kernels::sum_partials(gpu, Grid::new(1), &mut g.total, &g.partial, g.blocks)?;
+        }
         let words = g.total.to_u32_vec()?;
         Ok(f64::from_bits(words[0] as u64 | (words[1] as u64) << 32).sqrt())
     }

@@ -1,12 +1,149 @@
-//! What the GPU arms of the ops share.
+//! What the GPU arms of the ops share, and what stands behind the launch functions of [`super::kernels`].
+#![allow(unsafe_code)]
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    device::{Geometry, Gpu},
+    device::{Arg, Geometry, Gpu, Kernel, TensorLabel, TensorMap},
     tensor::{DType, Tensor},
 };
+
+/// The blocks of a launch. Threads and shared memory of a block are the kernel's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grid {
+    blocks: [usize; 3],
+    /// Threads in all, for as many blocks along x as that takes.
+    items: Option<usize>,
+    /// Of a block, fewer than the kernel's most.
+    threads: Option<u32>,
+}
+
+impl Grid {
+    /// `blocks` blocks in a row.
+    pub fn new(blocks: usize) -> Grid {
+        Grid::xyz([blocks, 1, 1])
+    }
+    /// Blocks in up to three dimensions.
+    pub fn xyz(blocks: [usize; 3]) -> Grid {
+        Grid { blocks, items: None, threads: None }
+    }
+    /// As many blocks as it takes to have a thread for every `per_thread` of `n` elements.
+    pub fn covering(n: usize, per_thread: usize) -> Grid {
+        Grid { items: Some(n.div_ceil(per_thread)), ..Grid::new(1) }
+    }
+    /// One thread for 16 bytes of `t`.
+    pub fn vectors(t: &Tensor) -> Grid {
+        Grid::covering(t.bytes(), 16)
+    }
+    /// With fewer threads a block than the kernel's most.
+    pub fn threads(self, threads: u32) -> Grid {
+        Grid { threads: Some(threads), ..self }
+    }
+    /// For a kernel of up to `most` threads a block with `shared` bytes of dynamic shared memory.
+    fn geometry(&self, most: u32, shared: u32) -> Geometry {
+        let threads = self.threads.unwrap_or(most);
+        let blocks = self.items.map_or(self.blocks, |n| [n.div_ceil(threads.max(1) as usize), 1, 1]);
+        Geometry::grid(blocks, threads).shared(shared as usize)
+    }
+}
+
+/// A tensor described for TMA: copies of boxes of it. Only valid while the tensor's memory is.
+#[derive(Clone)]
+pub(crate) struct TileMap {
+    map: TensorMap,
+    label: TensorLabel,
+}
+
+impl TileMap {
+    /// `t` as a row-major matrix of bf16, for boxes of `tile` = (rows, columns) with 128-byte swizzle.
+    pub fn new(gpu: &Gpu, t: &Tensor, tile: [u32; 2]) -> Result<TileMap> {
+        ensure!(t.dtype() == DType::Bf16, "{t:?} must be bf16 to be carried by TMA");
+        let (rows, cols) = t.rows_cols();
+        Ok(TileMap { map: gpu.tensor_map_2d(t.address()?, rows, cols, cols, tile)?, label: t.label() })
+    }
+}
+
+/// A parameter's value.
+pub(super) enum Value<'a> {
+    /// Only an OPTIONAL one may be none.
+    Tensor(Option<&'a Tensor>),
+    Int(usize),
+    /// No kernel has one today.
+    #[allow(dead_code)]
+    U32(u32),
+    U64(u64),
+    F32(f32),
+    Map(&'a TileMap),
+}
+
+/// One kernel of a binding.
+pub(super) struct Variant {
+    pub kernel: &'static str,
+    /// The element type that each parameter insists on.
+    pub takes: &'static [Option<DType>],
+    /// Threads of a block at the most.
+    pub threads: &'static u32,
+    /// Dynamic shared memory, bytes.
+    pub shared: Option<&'static u32>,
+}
+
+/// What the build knows of a launch function.
+pub(super) struct Binding {
+    pub file: &'static str,
+    pub name: &'static str,
+    pub variants: &'static [Variant],
+}
+
+impl Binding {
+    /// Launches the variant that the tensors' types choose. Errors name the parameter that is of another type, on another device, or too large.
+    ///
+    /// # Safety
+    /// The values are the kernel's parameters in order; grid and sizes keep it inside its tensors.
+    pub unsafe fn launch(&self, gpu: &Gpu, grid: Grid, values: &[(&'static str, Value)]) -> Result<()> {
+        let variant = self.variant(values)?;
+        let arg = |(name, value): &(&'static str, Value)| -> Result<Arg> {
+            Ok(match value {
+                Value::Tensor(None) => Arg::Null,
+                Value::Tensor(Some(t)) => {
+                    let here = t.gpu().is_some_and(|own| std::ptr::eq(&**own, gpu));
+                    ensure!(
+                        here,
+                        "{}: {name} is {t:?} on {:?}, but runs on {}",
+                        self.name,
+                        t.device(),
+                        gpu.name()
+                    );
+                    t.arg()?
+                }
+                Value::Int(x) => Arg::int(*x).with_context(|| format!("{}: {name}", self.name))?,
+                Value::U32(x) => Arg::U32(*x),
+                Value::U64(x) => Arg::U64(*x),
+                Value::F32(x) => Arg::F32(*x),
+                Value::Map(t) => Arg::Map(t.map, t.label.clone()),
+            })
+        };
+        let args = values.iter().map(arg).collect::<Result<Vec<Arg>>>()?;
+        let at = grid.geometry(*variant.threads, variant.shared.copied().unwrap_or(0));
+        // SAFETY: the caller's promise.
+        unsafe { gpu.launch(Kernel { file: self.file, name: variant.kernel }, at, &args) }
+    }
+
+    /// The variant that takes these types, by the first parameters that tell them apart.
+    fn variant(&self, values: &[(&'static str, Value)]) -> Result<&'static Variant> {
+        let mut left: Vec<&'static Variant> = self.variants.iter().collect();
+        for (i, (name, value)) in values.iter().enumerate() {
+            let Value::Tensor(Some(t)) = value else { continue };
+            let takes = |v: &Variant| v.takes.get(i).copied().flatten().is_none_or(|own| own == t.dtype());
+            if !left.iter().any(|v| takes(v)) {
+                let wanted: Vec<&str> = left.iter().filter_map(|v| v.takes[i].map(DType::suffix)).collect();
+                bail!("{}: {name} must be {} here, but it is {t:?}", self.name, wanted.join(" or "));
+            }
+            left.retain(|v| takes(v));
+        }
+        left.first().copied().with_context(|| format!("{} has no kernel", self.name))
+    }
+}
 
 /// The GPU that all of `tensors` are on; `None` if they are all in main memory. Errors if they are not in one place.
 pub(crate) fn gpu_of(op: &str, tensors: &[&Tensor]) -> Result<Option<Arc<Gpu>>> {
@@ -18,11 +155,6 @@ pub(crate) fn gpu_of(op: &str, tensors: &[&Tensor]) -> Result<Option<Arc<Gpu>>> 
     Ok(device.gpu().cloned())
 }
 
-/// One thread for 16 bytes of `t`.
-pub(crate) fn elementwise(t: &Tensor) -> Geometry {
-    Geometry::new(t.bytes().div_ceil(16).div_ceil(256), 256)
-}
-
 /// Errors unless every tensor has this dtype.
 pub(crate) fn check_dtype(op: &str, dtype: DType, tensors: &[&Tensor]) -> Result<()> {
     for t in tensors {
@@ -31,28 +163,78 @@ pub(crate) fn check_dtype(op: &str, dtype: DType, tensors: &[&Tensor]) -> Result
     Ok(())
 }
 
-/// The kernel of `file` whose name ends in the dtype: `kernel!(t.dtype(), "swiglu", "swiglu_forward")`.
-macro_rules! kernel {
-    ($dtype:expr, $file:literal, $name:literal) => {
-        $crate::device::Kernel {
-            file: $file,
-            name: match $dtype {
-                $crate::tensor::DType::Bf16 => concat!($name, "_bf16"),
-                _ => concat!($name, "_f32"),
-            },
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{device::Device, ops::kernels};
+
+    fn on(device: &Device, name: &str, dtype: DType, n: usize) -> Tensor {
+        Tensor::zeros_on(device, name, dtype, &[n]).unwrap()
+    }
+
+    #[test]
+    fn a_tensor_of_another_type_or_device_is_refused_by_the_parameters_name() {
+        let device = Device::emulated();
+        let gpu = device.gpu().unwrap();
+        let add = |out: &mut Tensor, inp: &Tensor| {
+            // SAFETY: both have 8 elements.
+            let done = unsafe { kernels::add(gpu, Grid::vectors(out), out, inp, 8) };
+            done.map_err(|e| format!("{e:#}"))
+        };
+        let of = |dtype| on(&device, "x", dtype, 8);
+        add(&mut of(DType::F32), &of(DType::F32)).unwrap();
+        add(&mut of(DType::Bf16), &of(DType::Bf16)).unwrap();
+        let error = add(&mut of(DType::Bf16), &on(&device, "residual", DType::F32, 8)).unwrap_err();
+        assert!(error.starts_with("add: inp must be bf16 here, but it is residual F32"), "{error}");
+        let error = add(&mut of(DType::U32), &of(DType::U32)).unwrap_err();
+        assert!(error.starts_with("add: out must be f32 or bf16 here"), "{error}");
+        let error = add(&mut of(DType::F32), &on(&Device::Cpu, "y", DType::F32, 8)).unwrap_err();
+        assert!(
+            error.contains("add: inp is y F32 [8] on cpu, but the kernel runs on emulated GPU"),
+            "{error}"
+        );
+        let error = add(&mut of(DType::F32), &on(&Device::emulated(), "y", DType::F32, 8)).unwrap_err();
+        assert!(error.contains("add: inp is y F32"), "{error}");
+    }
+
+    #[test]
+    fn every_pair_of_types_has_its_own_variant() {
+        let device = Device::emulated();
+        for (from, to) in [
+            (DType::F32, DType::F32),
+            (DType::F32, DType::Bf16),
+            (DType::Bf16, DType::F32),
+            (DType::Bf16, DType::Bf16),
+        ] {
+            let mut inp = on(&device, "inp", from, 5);
+            inp.write_f32(&[1.0, -2.0, 3.0, 4.0, 5.0]).unwrap();
+            let mut out = on(&device, "out", to, 5);
+            // SAFETY: both have 5 elements.
+            unsafe { kernels::cast(device.gpu().unwrap(), Grid::covering(5, 4), &mut out, &inp, 0.5, 5) }
+                .unwrap();
+            assert_eq!(out.to_f32_vec().unwrap(), [0.5, -1.0, 1.5, 2.0, 2.5], "{from:?} {to:?}");
         }
-    };
-    ($dtype:expr, $file:literal, concat $name:literal, $variant:literal) => {
-        $crate::device::Kernel {
-            file: $file,
-            name: match $dtype {
-                $crate::tensor::DType::Bf16 => concat!($name, $variant, "_bf16"),
-                _ => concat!($name, $variant, "_f32"),
-            },
-        }
-    };
-    ($file:literal, $name:literal) => {
-        $crate::device::Kernel { file: $file, name: $name }
-    };
+    }
+
+    #[test]
+    fn a_size_that_no_int_holds_is_refused_by_name() {
+        let device = Device::emulated();
+        let (mut out, inp) = (on(&device, "out", DType::F32, 4), on(&device, "inp", DType::F32, 4));
+        // SAFETY: it is refused before anything runs.
+        let done =
+            unsafe { kernels::reduce_rows(device.gpu().unwrap(), Grid::new(1), &mut out, &inp, 1 << 31, 4) };
+        let error = format!("{:#}", done.unwrap_err());
+        assert!(error.contains("reduce_rows: rows: a size of 2147483648"), "{error}");
+    }
+
+    #[test]
+    fn a_grid_covers_its_elements_with_the_kernels_own_threads() {
+        let blocks = |grid: Grid| grid.geometry(256, 0).grid;
+        assert_eq!(blocks(Grid::covering(1, 4)), [1, 1, 1]);
+        assert_eq!(blocks(Grid::covering(4 * 256, 4)), [1, 1, 1]);
+        assert_eq!(blocks(Grid::covering(4 * 256 + 1, 4)), [2, 1, 1]);
+        assert_eq!(blocks(Grid::covering(0, 4)), [0, 1, 1]);
+        let at = Grid::xyz([2, 3, 4]).threads(64).geometry(256, 1000);
+        assert_eq!((at.grid, at.block, at.shared_bytes), ([2, 3, 4], 64, 1000));
+    }
 }
-pub(crate) use kernel;

@@ -3,13 +3,14 @@
 use anyhow::Result;
 
 use crate::{
-    device::{Arg, Geometry, Gpu},
+    device::Gpu,
     tensor::{DType, Tensor, refuse_overlap},
 };
 
 use super::{
     checks::check,
-    launch::{check_dtype, gpu_of, kernel},
+    kernels,
+    launch::{Grid, gpu_of},
     parallel::{Shared, for_each_rows, for_each_task},
     rows::sum_rows,
     simd::{Kernel, Simd, run},
@@ -17,8 +18,6 @@ use super::{
 
 /// Rows whose part of dweight and dbias is summed before it joins the others': fixed, so that the bits never depend on the threads.
 const BLOCK: usize = 32;
-/// Threads of a block of the GPU kernels.
-const THREADS: u32 = 256;
 
 /// out (N, C) = (inp (N, C) - mean (N)) * rstd (N) * weight (C) + bias (C), rstd = 1 / sqrt(variance + eps), the variance that of the
 /// whole row (divided by C). `mean` and `rstd` are saved for the backward.
@@ -37,13 +36,10 @@ pub fn layernorm_forward(
     check(fits && weight.shape() == [c] && bias.shape() == [c], OP, &[out, mean, rstd, inp, weight, bias])?;
     refuse_overlap(&[out, mean, rstd], &[inp, weight, bias])?;
     if let Some(gpu) = gpu_of(OP, &[out, mean, rstd, inp, weight, bias])? {
-        check_dtype(OP, inp.dtype(), &[out])?;
-        check_dtype(OP, DType::F32, &[mean, rstd, weight, bias])?;
-        let (outs, weights) = ([out.arg()?, mean.arg()?, rstd.arg()?], [weight.arg()?, bias.arg()?]);
-        let args = [&outs[..], &[inp.arg()?], &weights, &[Arg::int(c)?, Arg::F32(eps)]].concat();
-        let kernel = kernel!(inp.dtype(), "layernorm", "layernorm_forward");
-        // SAFETY: the kernel's parameters; shapes were checked.
-        return unsafe { gpu.launch(kernel, Geometry::new(n, THREADS), &args) };
+        // SAFETY: shapes were checked.
+        return unsafe {
+            kernels::layernorm_forward(&gpu, Grid::new(n), out, mean, rstd, inp, weight, bias, c, eps)
+        };
     }
     let (out, mean, rstd) =
         (Shared::new(out.f32_mut()?), Shared::new(mean.f32_mut()?), Shared::new(rstd.f32_mut()?));
@@ -163,20 +159,15 @@ fn gpu_backward(
     dparams: Option<(&mut Tensor, &mut Tensor)>,
     [dout, inp, mean, rstd, weight]: [&Tensor; 5],
 ) -> Result<()> {
-    check_dtype("layernorm_backward", inp.dtype(), &[dinp, dout])?;
-    check_dtype("layernorm_backward", DType::F32, &[mean, rstd, weight])?;
     let (n, c) = inp.rows_cols();
-    let blocks = n.div_ceil(BLOCK);
-    let partial = match &dparams {
+    let blocks = n.div_ceil(kernels::layernorm_rows());
+    let mut partial = match &dparams {
         Some(_) => Some(Tensor::zeros_on(&inp.device(), "layernorm_partial", DType::F32, &[2, blocks, c])?),
         None => None,
     };
-    let at = partial.as_ref().map_or(Ok(Arg::Null), Tensor::arg)?;
-    let (saved, sizes) = ([mean.arg()?, rstd.arg()?], [Arg::int(n)?, Arg::int(c)?]);
-    let args = [&[dinp.arg()?, at, dout.arg()?, inp.arg()?], &saved[..], &[weight.arg()?], &sizes].concat();
-    let kernel = kernel!(inp.dtype(), "layernorm", "layernorm_backward");
-    // SAFETY: the kernel's parameters; shapes were checked.
-    unsafe { gpu.launch(kernel, Geometry::new(blocks, THREADS), &args)? };
+    let (grid, sums) = (Grid::new(blocks), partial.as_mut());
+    // SAFETY: shapes were checked, and `partial` has a row for each block.
+    unsafe { kernels::layernorm_backward(gpu, grid, dinp, sums, dout, inp, mean, rstd, weight, n, c)? };
     let (Some((dweight, dbias)), Some(partial)) = (dparams, partial) else { return Ok(()) };
     sum_rows(dweight, &partial.rows(0..1)?)?;
     sum_rows(dbias, &partial.rows(1..2)?)

@@ -5,9 +5,8 @@ use anyhow::Result;
 
 use super::{
     gemm::{
-        Layout, gemm,
-        gpu::{Extras, product},
-        linear_backward_input, linear_forward, linear_forward_many_rows,
+        Layout, gemm, gpu::product, linear_backward_input, linear_forward, linear_forward_many_rows,
+        plan::Extras,
     },
     quantize::Matrix,
 };

@@ -16,6 +16,7 @@ pub mod embedding;
 pub(crate) mod fork_join;
 pub mod gemm;
 pub mod grad_norm;
+pub(crate) mod kernels;
 pub(crate) mod launch;
 pub mod layernorm;
 pub mod lora;

@@ -3,13 +3,14 @@
 use anyhow::Result;
 
 use crate::{
-    device::{Arg, Geometry, Gpu},
+    device::Gpu,
     tensor::{DType, Tensor, refuse_overlap},
 };
 
 use super::{
     checks::check,
-    launch::{check_dtype, gpu_of, kernel},
+    kernels,
+    launch::{Grid, gpu_of},
     parallel::{Shared, for_each_rows, for_each_task},
     rows::sum_rows,
     simd::{Kernel, Simd, run},
@@ -17,8 +18,6 @@ use super::{
 
 /// Rows whose part of dweight is summed before it joins the others': fixed, so that the bits never depend on the threads.
 const BLOCK: usize = 32;
-/// Threads of a block of the GPU kernels.
-const THREADS: u32 = 256;
 
 /// By what a normalised row is multiplied: offset + weight, added in f32. `(&weight).into()` is the weight alone.
 #[derive(Clone, Copy)]
@@ -60,20 +59,9 @@ pub fn rmsnorm_forward<'a>(
     )?;
     refuse_overlap(&[out, rstd], &[inp, weight])?;
     if let Some(gpu) = gpu_of("rmsnorm_forward", &[out, rstd, inp, weight])? {
-        check_dtype("rmsnorm_forward", inp.dtype(), &[out])?;
-        check_dtype("rmsnorm_forward", DType::F32, &[rstd, weight])?;
-        let args = [
-            out.arg()?,
-            rstd.arg()?,
-            inp.arg()?,
-            weight.arg()?,
-            Arg::F32(offset),
-            Arg::int(c)?,
-            Arg::F32(eps),
-        ];
-        // SAFETY: the kernel's parameters; shapes were checked.
+        // SAFETY: shapes were checked.
         return unsafe {
-            gpu.launch(kernel!(inp.dtype(), "rmsnorm", "rmsnorm_forward"), Geometry::new(n, THREADS), &args)
+            kernels::rmsnorm_forward(&gpu, Grid::new(n), out, rstd, inp, weight, offset, c, eps)
         };
     }
     let (out, rstd) = (Shared::new(out.f32_mut()?), Shared::new(rstd.f32_mut()?));
@@ -111,14 +99,11 @@ pub fn add_rmsnorm_forward<'a>(
     )?;
     refuse_overlap(&[out, rstd, resid_out], &[inp, resid, weight])?;
     if let Some(gpu) = gpu_of("add_rmsnorm_forward", &[out, rstd, resid_out, inp, resid, weight])? {
-        check_dtype("add_rmsnorm_forward", inp.dtype(), &[out, resid_out, resid])?;
-        check_dtype("add_rmsnorm_forward", DType::F32, &[rstd, weight])?;
-        let (out, rstd, sum) = (out.arg()?, rstd.arg()?, resid_out.arg()?);
-        let kernel = kernel!(inp.dtype(), "rmsnorm", "add_rmsnorm_forward");
-        let (offset, cols, eps) = (Arg::F32(offset), Arg::int(c)?, Arg::F32(eps));
-        let args = [out, rstd, sum, inp.arg()?, resid.arg()?, weight.arg()?, offset, cols, eps];
-        // SAFETY: the kernel's parameters; shapes were checked.
-        return unsafe { gpu.launch(kernel, Geometry::new(n, THREADS), &args) };
+        let grid = Grid::new(n);
+        // SAFETY: shapes were checked.
+        return unsafe {
+            kernels::add_rmsnorm_forward(&gpu, grid, out, rstd, resid_out, inp, resid, weight, offset, c, eps)
+        };
     }
     let (out, rstd) = (Shared::new(out.f32_mut()?), Shared::new(rstd.f32_mut()?));
     let resid_out = Shared::new(resid_out.f32_mut()?);
@@ -230,21 +215,15 @@ fn gpu_backward(
     [dout, inp, rstd, weight]: [&Tensor; 4],
     offset: f32,
 ) -> Result<()> {
-    check_dtype("rmsnorm_backward", inp.dtype(), &[dinp, dout])?;
-    check_dtype("rmsnorm_backward", DType::F32, &[rstd, weight])?;
     let (n, c) = inp.rows_cols();
     let blocks = n.div_ceil(BLOCK);
-    let partial = match &dweight {
+    let mut partial = match &dweight {
         Some(_) => Some(Tensor::zeros_on(&inp.device(), "rmsnorm_partial", DType::F32, &[blocks, c])?),
         None => None,
     };
-    let at = partial.as_ref().map_or(Ok(Arg::Null), Tensor::arg)?;
-    let (rows, cols) = (Arg::int(n)?, Arg::int(c)?);
-    let (rstd, weight, offset) = (rstd.arg()?, weight.arg()?, Arg::F32(offset));
-    let args = [dinp.arg()?, at, dout.arg()?, inp.arg()?, rstd, weight, offset, rows, cols];
-    let kernel = kernel!(inp.dtype(), "rmsnorm", "rmsnorm_backward");
-    // SAFETY: the kernel's parameters; shapes were checked.
-    unsafe { gpu.launch(kernel, Geometry::new(blocks, THREADS), &args)? };
+    let (grid, sums) = (Grid::new(blocks), partial.as_mut());
+    // SAFETY: shapes were checked, and `partial` has a row for each block.
+    unsafe { kernels::rmsnorm_backward(gpu, grid, dinp, sums, dout, inp, rstd, weight, offset, n, c)? };
     match (dweight, partial) {
         (Some(dweight), Some(partial)) => sum_rows(dweight, &partial),
         _ => Ok(()),

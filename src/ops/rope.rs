@@ -2,14 +2,12 @@
 #![allow(unsafe_code)]
 use anyhow::Result;
 
-use crate::{
-    device::{Arg, Geometry},
-    tensor::{DType, Tensor, refuse_overlap},
-};
+use crate::tensor::{Tensor, refuse_overlap};
 
 use super::{
     checks::{check, check_ids},
-    launch::{check_dtype, gpu_of, kernel},
+    kernels,
+    launch::{Grid, gpu_of},
     parallel::{Shared, for_each_rows},
     simd::{Kernel, Simd, run},
 };
@@ -60,11 +58,8 @@ fn rotate(
     )?;
     refuse_overlap(&[x], &[positions, cos, sin])?;
     if let Some(gpu) = gpu_of(op, &[x, positions, cos, sin])? {
-        check_dtype(op, DType::F32, &[cos, sin])?;
-        let (cols, half, table) = (Arg::int(c)?, Arg::int(half)?, Arg::int(t)?);
-        let args = [x.arg()?, positions.arg()?, cos.arg()?, sin.arg()?, cols, half, table, Arg::F32(sign)];
-        // SAFETY: the kernel's parameters; shapes were checked, positions are checked by the kernel.
-        return unsafe { gpu.launch(kernel!(x.dtype(), "rope", "rope"), Geometry::new(n, 256), &args) };
+        // SAFETY: shapes were checked, positions are checked by the kernel.
+        return unsafe { kernels::rope(&gpu, Grid::new(n), x, positions, cos, sin, c, half, t, sign) };
     }
     let ids = positions.u32()?;
     check_ids(op, positions, ids, t, cos)?;

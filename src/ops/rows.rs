@@ -3,40 +3,34 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::{
-    device::{Arg, Geometry, Kernel},
     ops::parallel::map_chunks,
     tensor::{DType, Tensor, refuse_overlap},
 };
 
 use super::{
     checks::check,
-    launch::{check_dtype, elementwise, gpu_of, kernel},
+    kernels,
+    launch::{Grid, check_dtype, gpu_of},
 };
-
-const THREADS: u32 = 256;
 
 /// out (C) += the column sums of inp (N, C), F32 or Bf16; out F32. On a GPU.
 pub(crate) fn sum_rows(out: &mut Tensor, inp: &Tensor) -> Result<()> {
     let (rows, cols) = inp.rows_cols();
     check(out.len() == cols, "sum_rows", &[out, inp])?;
-    check_dtype("sum_rows", DType::F32, &[out])?;
     refuse_overlap(&[out], &[inp])?;
     let Some(gpu) = gpu_of("sum_rows", &[out, inp])? else { bail!("sum_rows runs on a GPU only") };
-    let args = [out.arg()?, inp.arg()?, Arg::int(rows)?, Arg::int(cols)?];
-    let at = Geometry::new(cols.div_ceil(THREADS as usize), THREADS);
-    // SAFETY: the kernel's parameters; shapes were checked.
-    unsafe { gpu.launch(kernel!(inp.dtype(), "rows", "reduce_rows"), at, &args) }
+    // SAFETY: shapes were checked.
+    unsafe { kernels::reduce_rows(&gpu, Grid::covering(cols, 1), out, inp, rows, cols) }
 }
 
 /// out += inp, element by element; both F32 or, on a GPU, both Bf16.
 pub fn add(out: &mut Tensor, inp: &Tensor) -> Result<()> {
     check(out.len() == inp.len(), "add", &[out, inp])?;
-    check_dtype("add", out.dtype(), &[inp])?;
     refuse_overlap(&[out], &[inp])?;
     if let Some(gpu) = gpu_of("add", &[out, inp])? {
-        let args = [out.arg()?, inp.arg()?, Arg::U64(out.len() as u64)];
-        // SAFETY: the kernel's parameters; lengths were checked.
-        return unsafe { gpu.launch(kernel!(out.dtype(), "rows", "add"), elementwise(out), &args) };
+        let (grid, n) = (Grid::vectors(out), out.len() as u64);
+        // SAFETY: lengths were checked.
+        return unsafe { kernels::add(&gpu, grid, out, inp, n) };
     }
     let inp = inp.f32()?;
     map_chunks(out.f32_mut()?, 1 << 15, inp.len(), |i, out| {
@@ -53,31 +47,20 @@ pub fn cast(out: &mut Tensor, inp: &Tensor, scale: f32) -> Result<()> {
         let scaled: Vec<f32> = inp.to_f32_vec()?.into_iter().map(|x| x * scale).collect();
         return out.write_f32(&scaled);
     };
-    let name = match (inp.dtype(), out.dtype()) {
-        (DType::F32, DType::F32) => "cast_f32_f32",
-        (DType::F32, DType::Bf16) => "cast_f32_bf16",
-        (DType::Bf16, DType::F32) => "cast_bf16_f32",
-        (DType::Bf16, DType::Bf16) => "cast_bf16_bf16",
-        _ => bail!("cast: {inp:?} or {out:?} holds integers"),
-    };
-    let args = [out.arg()?, inp.arg()?, Arg::F32(scale), Arg::U64(out.len() as u64)];
-    let at = Geometry::new(out.len().div_ceil(4 * THREADS as usize), THREADS);
-    // SAFETY: the kernel's parameters; lengths were checked.
-    unsafe { gpu.launch(Kernel { file: "rows", name }, at, &args) }
+    let (grid, n) = (Grid::covering(out.len(), 4), out.len() as u64);
+    // SAFETY: lengths were checked.
+    unsafe { kernels::cast(&gpu, grid, out, inp, scale, n) }
 }
 
 /// out (N, P) = scale * inp (N, C), P a multiple of 8 and at least C, zeros behind; out Bf16, inp F32 or Bf16. On a GPU.
 pub(crate) fn pad_rows(out: &mut Tensor, inp: &Tensor, scale: f32) -> Result<()> {
     let ((rows, padded), (n, cols)) = (out.rows_cols(), inp.rows_cols());
     check(n == rows && cols <= padded && padded.is_multiple_of(8), "pad_rows", &[out, inp])?;
-    check_dtype("pad_rows", DType::Bf16, &[out])?;
     refuse_overlap(&[out], &[inp])?;
     let Some(gpu) = gpu_of("pad_rows", &[out, inp])? else { bail!("pad_rows runs on a GPU only") };
-    let sizes = [Arg::int(rows)?, Arg::int(cols)?, Arg::int(padded)?];
-    let args = [&[out.arg()?, inp.arg()?, Arg::F32(scale)], &sizes[..]].concat();
-    let at = Geometry::new((rows * padded / 8).div_ceil(THREADS as usize), THREADS);
-    // SAFETY: the kernel's parameters; shapes were checked, and out's rows are multiples of 16 bytes.
-    unsafe { gpu.launch(kernel!(inp.dtype(), "rows", "pad_rows"), at, &args) }
+    let grid = Grid::covering(rows * padded, 8);
+    // SAFETY: shapes were checked, and out's rows are multiples of 16 bytes.
+    unsafe { kernels::pad_rows(&gpu, grid, out, inp, scale, rows, cols, padded) }
 }
 
 /// out = inp, bytes and all.
@@ -94,9 +77,9 @@ pub fn copy(out: &mut Tensor, inp: &Tensor) -> Result<()> {
         return cast(out, inp, 1.0);
     }
     let words = out.bytes() / 4;
-    let args = [out.arg()?, inp.arg()?, Arg::U64(words as u64)];
-    // SAFETY: the kernel's parameters; lengths were checked.
-    unsafe { gpu.launch(kernel!("rows", "copy_u32"), elementwise(out), &args) }
+    let grid = Grid::vectors(out);
+    // SAFETY: lengths were checked.
+    unsafe { kernels::copy_u32(&gpu, grid, out, inp, words as u64) }
 }
 
 /// out row i = inp row map\[i\], zeros where map\[i\] is `u32::MAX`; map (rows of out). Other entries must be below inp's rows.
@@ -117,16 +100,15 @@ fn move_rows(op: &'static str, out: &mut Tensor, inp: &Tensor, map: &Tensor, sca
     refuse_overlap(&[out], &[inp, map])?;
     let width = c * inp.dtype().bytes();
     if let Some(gpu) = gpu_of(op, &[out, inp, map])? {
-        let name = match (scatter, width % 4) {
-            (false, 0) => "gather_rows_u32",
-            (true, 0) => "scatter_rows_u32",
-            (false, _) => "gather_rows_u16",
-            (true, _) => "scatter_rows_u16",
+        let run = match (scatter, width % 4) {
+            (false, 0) => kernels::gather_rows_u32,
+            (true, 0) => kernels::scatter_rows_u32,
+            (false, _) => kernels::gather_rows_u16,
+            (true, _) => kernels::scatter_rows_u16,
         };
         let words = width / if width.is_multiple_of(4) { 4 } else { 2 };
-        let args = [out.arg()?, inp.arg()?, map.arg()?, Arg::int(words)?];
-        // SAFETY: the kernel's parameters; shapes were checked, the map's entries are the caller's promise as documented.
-        return unsafe { gpu.launch(Kernel { file: "rows", name }, Geometry::new(moved, THREADS), &args) };
+        // SAFETY: shapes were checked, the map's entries are the caller's promise as documented.
+        return unsafe { run(&gpu, Grid::new(moved), out, inp, map, words) };
     }
     let map = map.u32()?;
     if let Some(i) = map.iter().position(|&j| j != u32::MAX && j as usize >= other) {

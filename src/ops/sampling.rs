@@ -11,7 +11,7 @@
 use anyhow::{Result, ensure};
 
 use crate::{
-    device::{Arg, Device, Geometry, Gpu},
+    device::{Device, Gpu},
     ops::parallel::map_chunks,
     tensor::{DType, Tensor},
 };
@@ -19,11 +19,10 @@ use crate::{
 use super::{
     checks::check,
     choose::{LOG2_E, order_key, select, top, weight, weight_bits},
-    launch::{check_dtype, kernel},
+    kernels,
+    launch::{Grid, check_dtype},
 };
 
-/// Threads of a block of the GPU kernel.
-const THREADS: u32 = 512;
 /// Elementary operations per logit, about, of choosing a token.
 const ROW_WORK: usize = 8;
 /// Words of a row in the kernel's table.
@@ -115,7 +114,7 @@ impl Sampler {
     fn on_gpu(
         &mut self,
         gpu: &Gpu,
-        logits: &Tensor,
+        logits: &mut Tensor,
         rows: &[SamplingRow],
         how: &Sampling,
     ) -> Result<Vec<u32>> {
@@ -131,21 +130,25 @@ impl Sampler {
         }
         self.rows.rows(0..table.len())?.write_u32(&table)?;
         self.lists.rows(0..lists.len())?.write_u32(&lists)?;
-        let args = [
-            self.tokens.arg()?,
-            logits.arg()?,
-            self.rows.arg()?,
-            self.lists.arg()?,
-            Arg::int(vocab)?,
-            Arg::I32(weight_bits(vocab)),
-            Arg::F32(how.repetition_penalty),
-            Arg::F32(how.exponent()),
-            Arg::int(how.top_k.min(vocab))?,
-            Arg::U64(how.top_p_fraction().unwrap_or(0)),
-            Arg::U64(how.seed),
-        ];
-        // SAFETY: the kernel's parameters; shapes and lists were checked.
-        unsafe { gpu.launch(kernel!("sampling", "sample_tokens"), Geometry::new(n, THREADS), &args)? };
+        ensure!(ROW_WORDS * 4 == kernels::sampling_row_bytes(), "sample: sampling.cu's Row is another");
+        // SAFETY: shapes and lists were checked.
+        unsafe {
+            kernels::sample_tokens(
+                gpu,
+                Grid::new(n),
+                &mut self.tokens,
+                logits,
+                &self.rows,
+                &self.lists,
+                vocab,
+                weight_bits(vocab) as usize,
+                how.repetition_penalty,
+                how.exponent(),
+                how.top_k.min(vocab),
+                how.top_p_fraction().unwrap_or(0),
+                how.seed,
+            )?;
+        }
         self.tokens.rows(0..n)?.to_u32_vec()
     }
 }

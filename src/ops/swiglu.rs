@@ -2,15 +2,13 @@
 #![allow(unsafe_code)]
 use anyhow::{Result, bail};
 
-use crate::{
-    device::Arg,
-    tensor::{Tensor, refuse_overlap},
-};
+use crate::tensor::{Tensor, refuse_overlap};
 
 use super::{
     activation::{Activation, Gate, Gelu, GeluTanh, Silu},
     checks::check,
-    launch::{check_dtype, elementwise, gpu_of, kernel},
+    kernels,
+    launch::{Grid, gpu_of},
     parallel::{Shared, for_each_rows},
     simd::{Kernel, Simd, run},
 };
@@ -38,15 +36,14 @@ pub fn gated_forward(out: &mut Tensor, gate: &Tensor, up: &Tensor, f: Activation
     check(gate.rows_cols() == shape && up.rows_cols() == shape, op, &[out, gate, up])?;
     refuse_overlap(&[out], &[gate, up])?;
     if let Some(gpu) = gpu_of(op, &[out, gate, up])? {
-        check_dtype(op, gate.dtype(), &[out, up])?;
-        let kernel = match f {
-            Activation::Gelu => kernel!(gate.dtype(), "swiglu", "geglu_forward"),
-            Activation::GeluTanh => kernel!(gate.dtype(), "swiglu", "geglu_tanh_forward"),
-            _ => kernel!(gate.dtype(), "swiglu", "swiglu_forward"),
+        let launch = match f {
+            Activation::Gelu => kernels::geglu_forward,
+            Activation::GeluTanh => kernels::geglu_tanh_forward,
+            _ => kernels::swiglu_forward,
         };
-        let args = [out.arg()?, gate.arg()?, up.arg()?, Arg::U64(out.len() as u64)];
-        // SAFETY: the kernel's parameters; shapes were checked.
-        return unsafe { gpu.launch(kernel, elementwise(out), &args) };
+        let (grid, n) = (Grid::vectors(out), out.len() as u64);
+        // SAFETY: shapes were checked.
+        return unsafe { launch(&gpu, grid, out, gate, up, n) };
     }
     let (rows, cols) = shape;
     let (gate, up) = (gate.f32()?, up.f32()?);
@@ -120,16 +117,14 @@ pub fn gated_backward(
     )?;
     refuse_overlap(&[dgate, dup], &[dout, gate, up])?;
     if let Some(gpu) = gpu_of(op, &[dgate, dup, dout, gate, up])? {
-        check_dtype(op, gate.dtype(), &[dgate, dup, dout, up])?;
-        let kernel = match f {
-            Activation::Gelu => kernel!(gate.dtype(), "swiglu", "geglu_backward"),
-            Activation::GeluTanh => kernel!(gate.dtype(), "swiglu", "geglu_tanh_backward"),
-            _ => kernel!(gate.dtype(), "swiglu", "swiglu_backward"),
+        let launch = match f {
+            Activation::Gelu => kernels::geglu_backward,
+            Activation::GeluTanh => kernels::geglu_tanh_backward,
+            _ => kernels::swiglu_backward,
         };
-        let n = Arg::U64(dout.len() as u64);
-        let args = [dgate.arg()?, dup.arg()?, dout.arg()?, gate.arg()?, up.arg()?, n];
-        // SAFETY: the kernel's parameters; shapes were checked.
-        return unsafe { gpu.launch(kernel, elementwise(dout), &args) };
+        let (grid, n) = (Grid::vectors(dout), dout.len() as u64);
+        // SAFETY: shapes were checked.
+        return unsafe { launch(&gpu, grid, dgate, dup, dout, gate, up, n) };
     }
     let (rows, cols) = shape;
     let (dout, gate, up) = (dout.f32()?, gate.f32()?, up.f32()?);

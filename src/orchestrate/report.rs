@@ -10,7 +10,10 @@ use crate::eval::{
     samples::read_samples,
     tasks::alignment::looked,
 };
-use crate::pipeline::manifest::Manifest;
+use crate::pipeline::{
+    manifest::Manifest,
+    work_dir::{Room, WorkDir, metrics_of},
+};
 use crate::{
     data::language_id::{name, same_language},
     data::{record::Row, row_shard::RowSet},
@@ -143,7 +146,7 @@ fn result(recipe: &Recipe, all: &Results) -> Vec<Block> {
 }
 
 fn data(recipe: &Recipe) -> Result<Vec<Block>> {
-    let set = RowSet::open(&recipe.work.join("code-switch"))?;
+    let set = RowSet::open(&WorkDir::new(&recipe.work).room(Room::CodeSwitch))?;
     let rows: Vec<Row> = set.iter().collect::<Result<_>>()?;
     let mut blocks = vec![];
     let alarmed = rows.iter().filter(|r| r.answer.as_ref().is_some_and(|a| !a.alarms.is_empty())).count();
@@ -231,19 +234,20 @@ fn short(text: &str, length: usize) -> String {
 }
 
 fn training(recipe: &Recipe) -> Result<Vec<Block>> {
+    let work = WorkDir::new(&recipe.work);
     let (mut train, mut validation, mut source) = (vec![], vec![], vec![]);
     let mut table = Table::new(&["variant", "documents", "trained tokens", "steps", "best validation loss"]);
     for variant in &recipe.variants {
         let name = variant.name();
-        let dir = recipe.work.join(format!("train-{name}"));
-        let points = |tag: &str| -> Result<Vec<(f64, f64)>> { metric(&dir.join("metrics.jsonl"), tag) };
+        let curves = metrics_of(&work.room(Room::Train(Some(name))));
+        let points = |tag: &str| -> Result<Vec<(f64, f64)>> { metric(&curves, tag) };
         train.push(Series { name: name.into(), points: points("train/loss")? });
         validation.push(Series { name: name.into(), points: points("eval/loss")? });
         source.push(Series { name: name.into(), points: points("eval/source_loss")? });
-        let summary = |dir: &str| -> Result<Value> {
-            Ok(Manifest::load(&recipe.work.join(format!("{dir}-{name}")))?.map_or(Value::Null, |m| m.summary))
+        let summary = |room: Room| -> Result<Value> {
+            Ok(Manifest::load(&work.room(room))?.map_or(Value::Null, |m| m.summary))
         };
-        let (packed, trained) = (summary("pack")?, summary("train")?);
+        let (packed, trained) = (summary(Room::Pack(Some(name)))?, summary(Room::Train(Some(name)))?);
         let number = |v: &Value, decimals| v.as_f64().map_or(Cell::Empty, |x| Cell::Number(x, decimals));
         table.push(vec![
             Cell::Text(name.into()),
@@ -282,13 +286,13 @@ pub(super) fn metric(path: &Path, tag: &str) -> Result<Vec<(f64, f64)>> {
 
 /// Of each alignment task: the plane before and after, and every number over the layers.
 fn alignment(recipe: &Recipe) -> Result<Vec<Block>> {
+    let work = WorkDir::new(&recipe.work);
     let mut blocks = vec![];
     for task in recipe.eval.tasks.iter().filter(|t| t.kind == TaskKind::Alignment) {
-        let of =
-            |title: &str, folder: &str| looked(title, task, &read_samples(&recipe.work.join(folder), task)?);
-        let mut all = vec![of("before", "eval-base")?];
+        let of = |title: &str, room: Room| looked(title, task, &read_samples(&work.room(room), task)?);
+        let mut all = vec![of("before", Room::EvalBase)?];
         for v in &recipe.variants {
-            all.push(of(&format!("after {}", v.name()), &format!("eval-{}", v.name()))?);
+            all.push(of(&format!("after {}", v.name()), Room::Eval(Some(v.name())))?);
         }
         let languages = (name(&task.source_language), name(&task.language));
         let (pooling, projection) = (task.pooling.unwrap_or_default(), task.projection.unwrap_or_default());
@@ -300,9 +304,10 @@ fn alignment(recipe: &Recipe) -> Result<Vec<Block>> {
 }
 
 fn replies(recipe: &Recipe) -> Result<Vec<Block>> {
+    let work = WorkDir::new(&recipe.work);
     let mut blocks = vec![];
     for task in recipe.eval.tasks.iter().filter(|t| t.max_new_tokens > 0) {
-        let before = read_samples(&recipe.work.join("eval-base"), task)?;
+        let before = read_samples(&work.room(Room::EvalBase), task)?;
         if before.iter().all(|s| s.response.is_empty() || !s.log_likelihoods.is_empty()) {
             continue;
         }
@@ -312,7 +317,7 @@ fn replies(recipe: &Recipe) -> Result<Vec<Block>> {
         let after: Vec<_> = recipe
             .variants
             .iter()
-            .map(|v| read_samples(&recipe.work.join(format!("eval-{}", v.name())), task))
+            .map(|v| read_samples(&work.room(Room::Eval(Some(v.name()))), task))
             .collect::<Result<_>>()?;
         for (i, sample) in before.iter().enumerate().take(6) {
             let text = |s: &str| Cell::Text(short(s, 200));

@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use serde_json::json;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::report;
 use crate::eval::{
     compare,
     run::{Job, evaluate, results_table},
 };
-use crate::pipeline::manifest::hash_path;
-use crate::pipeline::placement::{Placement, parse_dtype};
 use crate::pipeline::{
     interrupt::interrupted,
+    lock,
+    placement::{Placement, parse_dtype},
     rows::{Part, RowArgs},
+    work_dir::{Room, WorkDir, is_adapter},
 };
 use crate::stages::{assemble, code_switch, filter, generate, pack, parallel, score, train, translate};
 use crate::{
@@ -23,6 +23,10 @@ use crate::{
     recipe::{
         Recipe,
         assemble::{AssembleSettings, Variant},
+    },
+    report::{
+        out::{say, say_text},
+        table::use_colour,
     },
 };
 
@@ -42,7 +46,13 @@ pub struct Args {
 /// Runs the recipe. What is finished with the same inputs and settings is skipped.
 pub fn run(args: &Args) -> Result<()> {
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
-    let run = Run { placement: placement(&recipe)?, recipe: &recipe, restart: args.restart, cache: None };
+    let run = Run {
+        placement: placement(&recipe)?,
+        recipe: &recipe,
+        restart: args.restart,
+        work: WorkDir::new(&recipe.work),
+    };
+    let _held = lock::folder(&recipe.work, "run")?;
     if recipe.examples.is_some() { run.ready_examples() } else { run.method() }
 }
 
@@ -56,8 +66,8 @@ pub(super) struct Run<'a> {
     recipe: &'a Recipe,
     pub(super) placement: Placement,
     restart: bool,
-    /// Stages write to folders named by what goes into them, shared by the arms of an ablation; absent: to `work/STAGE`.
-    cache: Option<PathBuf>,
+    /// Every path.
+    work: WorkDir,
 }
 
 /// Where the data of a recipe lies.
@@ -69,18 +79,15 @@ pub(super) struct Data {
 }
 
 impl<'a> Run<'a> {
-    /// A run of `recipe` that shares `cache` with others.
-    pub(super) fn shared(recipe: &'a Recipe, cache: &Path) -> Result<Run<'a>> {
-        Ok(Run { placement: placement(recipe)?, recipe, restart: false, cache: Some(cache.into()) })
+    /// A run of `recipe` that shares its stages with others in `work`.
+    pub(super) fn shared(recipe: &'a Recipe, work: &WorkDir) -> Result<Run<'a>> {
+        Ok(Run { placement: placement(recipe)?, recipe, restart: false, work: work.clone() })
     }
 
-    /// The folder of a stage: equal inputs (by content) and settings give the same folder in a shared cache.
-    fn dir(&self, stage: &str, inputs: &[&Path], settings: &impl Serialize) -> Result<PathBuf> {
-        let Some(cache) = &self.cache else { return Ok(self.recipe.work.join(stage)) };
-        let contents: Vec<String> = inputs.iter().map(|p| hash_path(p)).collect::<Result<_>>()?;
+    /// The folder of a stage.
+    fn dir(&self, room: Room, inputs: &[&Path], settings: &impl Serialize) -> Result<PathBuf> {
         let languages = (&self.recipe.source_language, &self.recipe.target_languages);
-        let key = json!([stage, contents, languages, settings]);
-        Ok(cache.join(format!("{stage}-{:016x}", xxh3_64(key.to_string().as_bytes()))))
+        self.work.of(room, inputs, &json!([languages, settings]))
     }
 
     fn rows(&self, input: &Path, out: &Path) -> RowArgs {
@@ -97,23 +104,20 @@ impl<'a> Run<'a> {
     fn ready_examples(&self) -> Result<()> {
         let r = self.recipe;
         let examples = r.examples.clone().context("`examples` is missing")?;
-        let (_, trained) = self.pack_and_train(&examples, "")?;
+        let (_, trained) = self.pack_and_train(&examples, None)?;
         if r.eval.tasks.is_empty() {
             return Ok(());
         }
-        let out = self.evaluate_trained(&trained, "eval")?;
-        print!(
-            "{}",
-            results_table(&out, &r.eval, self.placement)?.to_text(crate::report::table::use_colour())
-        );
+        let out = self.evaluate_trained(&trained, Room::Eval(None), "eval")?;
+        say_text!("{}", results_table(&out, &r.eval, self.placement)?.to_text(use_colour()));
         Ok(())
     }
 
-    /// The folders of token shards and of what was trained on them; `suffix` tells variants apart.
-    fn pack_and_train(&self, examples: &Path, suffix: &str) -> Result<(PathBuf, PathBuf)> {
+    /// The folders of token shards and of what was trained on them.
+    fn pack_and_train(&self, examples: &Path, variant: Option<&str>) -> Result<(PathBuf, PathBuf)> {
         let r = self.recipe;
         self.go_on()?;
-        let packed = self.dir(&format!("pack{suffix}"), &[examples], &json!([r.model, r.pack]))?;
+        let packed = self.dir(Room::Pack(variant), &[examples], &json!([r.model, r.pack]))?;
         pack::run(&pack::Args {
             model: r.model.clone(),
             examples: examples.into(),
@@ -123,9 +127,7 @@ impl<'a> Run<'a> {
         self.go_on()?;
         let probed = (r.eval.while_training > 0).then_some(&r.eval);
         let settings = json!([r.model, r.train, self.placement.to_string(), probed]);
-        // The same examples are the same training, whatever the variant is called.
-        let stage = if self.cache.is_some() { "train".to_string() } else { format!("train{suffix}") };
-        let trained = self.dir(&stage, &[&packed], &settings)?;
+        let trained = self.dir(Room::Train(variant), &[&packed], &settings)?;
         train::run(&train::Args {
             adapter: None,
             model: r.model.clone(),
@@ -133,6 +135,7 @@ impl<'a> Run<'a> {
             out: trained.clone(),
             placement: self.placement,
             restart: self.restart,
+            replace: true,
             settings: r.train.clone(),
             probe_tasks: None,
             probe_rows: 0,
@@ -153,18 +156,19 @@ impl<'a> Run<'a> {
         let data = self.data()?;
         let mut trained = vec![];
         for variant in &self.recipe.variants {
-            println!("── {}", variant.name());
+            say!("── {}", variant.name());
             trained.push(self.train_variant(&data, *variant)?.1);
         }
-        println!("── evaluation");
+        say!("── evaluation");
         if self.recipe.eval.tasks.is_empty() {
-            println!("run: no [[eval.tasks]] in the recipe, so nothing is compared");
+            say!("run: no [[eval.tasks]] in the recipe, so nothing is compared");
             return Ok(());
         }
         let base = self.evaluate_base()?;
         let mut all = vec![];
         for (variant, trained) in self.recipe.variants.iter().zip(&trained) {
-            let out = self.evaluate_trained(trained, &format!("eval-{}", variant.name()))?;
+            let room = Room::Eval(Some(variant.name()));
+            let out = self.evaluate_trained(trained, room, &room.name())?;
             all.push((variant.name(), compare::compare(&base, &out, &self.recipe.eval, self.placement)?));
         }
         self.finish(&all)
@@ -173,28 +177,30 @@ impl<'a> Run<'a> {
     /// The rows and the parallel sentences.
     pub(super) fn data(&self) -> Result<Data> {
         let r = self.recipe;
-        let questions = generate::read_questions(&r.questions, &r.source_language, r.generate.limit)?;
+        let questions = generate::read_questions(&r.questions, &r.source_language, &r.generate)?;
         let files: Vec<&Path> = r.questions.iter().map(PathBuf::as_path).collect();
-        let question_dir = self.dir("questions", &files, &json!([r.generate.limit, r.rows_per_shard]))?;
-        std::fs::create_dir_all(&r.work).with_context(|| format!("create {}", r.work.display()))?;
+        let question_dir = self.dir(Room::Questions, &files, &json!([r.generate.limit, r.rows_per_shard]))?;
         generate::write_question_shards(&question_dir, &questions, r.rows_per_shard)?;
         let settings = json!([r.model, r.generate, self.placement.to_string()]);
         let args = generate::Args {
             model: r.model.clone(),
             adapter: None,
             prompts: r.questions.clone(),
-            out: self.dir("generate", &[&question_dir], &settings)?,
+            out: self.dir(Room::Generate, &[&question_dir], &settings)?,
             source_language: r.source_language.clone(),
             placement: self.placement,
             part: Part::default(),
             rows_per_shard: r.rows_per_shard,
             settings: r.generate.clone(),
         };
-        println!("── data");
+        say!("── data");
         generate::run_shards(&args, &question_dir, &args.out)?;
         self.go_on()?;
-        let translated =
-            self.dir("translate", &[&args.out], &json!([r.model, r.translate, self.placement.to_string()]))?;
+        let translated = self.dir(
+            Room::Translate,
+            &[&args.out],
+            &json!([r.model, r.translate, self.placement.to_string()]),
+        )?;
         translate::run(&translate::Args {
             rows: self.rows(&args.out, &translated),
             model: Some(r.model.clone()),
@@ -203,15 +209,15 @@ impl<'a> Run<'a> {
         })?;
         self.go_on()?;
         let scorer = json!([r.score, self.placement.to_string()]);
-        let scored = self.dir("score", &[&translated], &scorer)?;
+        let scored = self.dir(Room::Score, &[&translated], &scorer)?;
         score::run(&score::Args {
             rows: self.rows(&translated, &scored),
             placement: self.placement,
             settings: r.score.clone(),
         })?;
-        let filtered = self.dir("filter", &[&scored], &r.filter)?;
+        let filtered = self.dir(Room::Filter, &[&scored], &r.filter)?;
         filter::run(&filter::Args { rows: self.rows(&scored, &filtered), settings: r.filter.clone() })?;
-        let rows = self.dir("code-switch", &[&filtered], &r.code_switch)?;
+        let rows = self.dir(Room::CodeSwitch, &[&filtered], &r.code_switch)?;
         code_switch::run(&code_switch::Args {
             rows: self.rows(&filtered, &rows),
             settings: r.code_switch.clone(),
@@ -220,7 +226,7 @@ impl<'a> Run<'a> {
         if r.parallel.file.is_none() {
             return Ok(Data { rows, parallel: None });
         }
-        let parallel = self.dir("parallel", &[], &r.parallel)?;
+        let parallel = self.dir(Room::Parallel, &[], &r.parallel)?;
         parallel::run(&parallel::Args {
             out: parallel.clone(),
             source_language: r.source_language.clone(),
@@ -233,11 +239,10 @@ impl<'a> Run<'a> {
     /// Makes a variant's examples and trains on them: the folders of the token shards and of the result.
     pub(super) fn train_variant(&self, data: &Data, variant: Variant) -> Result<(PathBuf, PathBuf)> {
         let r = self.recipe;
-        let suffix = format!("-{}", variant.name());
         let settings = AssembleSettings { variant, ..r.assemble.clone() };
         let mut inputs = vec![data.rows.as_path()];
         inputs.extend(data.parallel.as_deref());
-        let examples = self.dir(&format!("assemble{suffix}"), &inputs, &settings)?;
+        let examples = self.dir(Room::Assemble(variant.name()), &inputs, &settings)?;
         assemble::run(&assemble::Args {
             input: data.rows.clone(),
             parallel: data.parallel.clone(),
@@ -246,31 +251,30 @@ impl<'a> Run<'a> {
             target_languages: r.target_languages.clone(),
             settings,
         })?;
-        self.pack_and_train(&examples, &suffix)
+        self.pack_and_train(&examples, Some(variant.name()))
     }
 
     /// The model as it was; the folder of its results.
     pub(super) fn evaluate_base(&self) -> Result<PathBuf> {
-        self.evaluate(&self.recipe.model, None, "eval-base")
+        self.evaluate(&self.recipe.model, None, Room::EvalBase, &Room::EvalBase.name())
     }
 
     /// What training wrote: an adapter, or a model of its own.
-    pub(super) fn evaluate_trained(&self, trained: &Path, label: &str) -> Result<PathBuf> {
-        if trained.join("adapter_config.json").exists() {
-            self.evaluate(&self.recipe.model, Some(trained), label)
+    pub(super) fn evaluate_trained(&self, trained: &Path, room: Room, label: &str) -> Result<PathBuf> {
+        if is_adapter(trained) {
+            self.evaluate(&self.recipe.model, Some(trained), room, label)
         } else {
-            self.evaluate(&trained.to_string_lossy(), None, label)
+            self.evaluate(&trained.to_string_lossy(), None, room, label)
         }
     }
 
-    fn evaluate(&self, model: &str, adapter: Option<&Path>, label: &str) -> Result<PathBuf> {
+    fn evaluate(&self, model: &str, adapter: Option<&Path>, room: Room, label: &str) -> Result<PathBuf> {
         self.go_on()?;
         let r = self.recipe;
         let settings =
             json!([model, r.generate.template, r.generate.system, r.eval, self.placement.to_string()]);
         let inputs: Vec<&Path> = adapter.into_iter().collect();
-        let stage = if self.cache.is_some() { "eval" } else { label };
-        let out = self.dir(stage, &inputs, &settings)?;
+        let out = self.dir(room, &inputs, &settings)?;
         let job = Job {
             model,
             adapter,
@@ -294,16 +298,16 @@ impl<'a> Run<'a> {
         let variants: serde_json::Map<String, serde_json::Value> =
             all.iter().map(|(name, c)| (name.to_string(), c.iter().map(row).collect())).collect();
         let results = json!({"recipe": r.name, "variants": variants});
-        write_atomic(&r.work.join("results.json"), format!("{results:#}\n").as_bytes())?;
-        println!();
-        print!("{}", report::table(all).to_text(crate::report::table::use_colour()));
-        println!();
+        write_atomic(&self.work.results(), format!("{results:#}\n").as_bytes())?;
+        say!();
+        say_text!("{}", report::table(all).to_text(use_colour()));
+        say!();
         for line in report::conclusions(r, all) {
-            println!("{line}");
+            say!("{line}");
         }
-        let path = r.work.join("report.html");
+        let path = self.work.report();
         write_atomic(&path, report::build(r, all)?.to_html().as_bytes())?;
-        println!("report: {}", path.display());
+        say!("report: {}", path.display());
         Ok(())
     }
 }

@@ -1,6 +1,11 @@
-//! What turns a folder into a finished stage: manifests, the engine of stages that map rows to rows, Ctrl-C.
+//! What turns a folder into a finished stage: identity, locks, manifests, the engine of stages that map rows to rows, Ctrl-C.
+pub mod hash;
+pub mod identity;
 pub mod interrupt;
+pub mod lock;
 pub mod manifest;
 pub mod overlap;
 pub mod placement;
 pub mod rows;
+pub mod stage;
+pub mod work_dir;

@@ -17,10 +17,14 @@ pub struct Placement {
 }
 
 impl fmt::Display for Placement {
-    /// As manifests keep it: a result on another device is another result.
+    /// As manifests keep it: another type or another kind of device gives another result, another device of the kind does not.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}", self.dtype.suffix())?;
-        if self.device != DeviceChoice::Cpu { write!(f, ", {}", self.device) } else { Ok(()) }
+        match self.device {
+            DeviceChoice::Cpu => Ok(()),
+            DeviceChoice::Cuda(_) => write!(f, ", cuda"),
+            DeviceChoice::Emulated => write!(f, ", emulated"),
+        }
     }
 }
 

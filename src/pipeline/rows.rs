@@ -1,23 +1,27 @@
 //! The driver of every stage that maps rows to rows: skip what is finished, resume in the middle of a shard, work on a part of the shards.
 use std::{
-    fs,
     path::{Path, PathBuf},
     str::FromStr,
     time::Instant,
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::overlap::{Parts, map_chunks};
-use crate::data::{
-    files::{MANIFEST, PENDING, remove_if_there, write_error},
-    language_id,
-    record::Row,
-    row_shard::{RowSet, RowShard, ShardWriter, partials_of, shard_name, shard_paths},
+use super::{
+    identity::{Identity, Inputs},
+    manifest::{Counts, Manifest},
+    overlap::{Parts, map_chunks},
+    stage::{Made, Open},
 };
-use crate::pipeline::manifest::{Manifest, State};
+use crate::data::{
+    language_id,
+    row_shard::{RowSet, RowShard, ShardWriter, partials_of, shard_name},
+};
+
+/// What a row stage makes in its folder.
+pub const ROW_FILES: &[&str] = &["rows-*"];
 
 /// A share of the shards, for job arrays: `3/8` works on the third, eleventh, ... shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,15 @@ impl Part {
     /// Whether the shard with this number belongs to the part.
     pub fn has(&self, shard: usize) -> bool {
         shard % self.of == self.index - 1
+    }
+
+    /// Whether some shard may belong to both.
+    pub fn overlaps(&self, other: &Part) -> bool {
+        let (mut a, mut b) = (self.of, other.of);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        self.index.abs_diff(other.index).is_multiple_of(a.max(1))
     }
 }
 
@@ -94,38 +107,15 @@ impl RowArgs {
         Ok((source, targets))
     }
 
-    /// Runs `f` over all rows, `chunk` at a time; each element of `inputs` is a further file that decides the result.
-    pub fn map(
-        &self,
-        stage: &str,
-        settings: &impl Serialize,
-        extra_inputs: Vec<(String, PathBuf)>,
-        chunk: usize,
-        f: &mut dyn FnMut(Vec<Row>) -> Result<Vec<Row>>,
-    ) -> Result<RowsSummary> {
-        map_rows(&self.job(stage, settings, extra_inputs)?, chunk, f)
+    /// The settings of a row stage, with its languages.
+    pub fn identity(&self, settings: &impl Serialize) -> Result<Identity> {
+        let (source, targets) = self.languages()?;
+        Identity::of(settings)?.with("source-language", source)?.with("target-languages", targets)
     }
 
-    /// The job of `stage`; each element of `inputs` is a further file that decides the result.
-    pub fn job<'a>(
-        &'a self,
-        stage: &'a str,
-        settings: &impl Serialize,
-        extra_inputs: Vec<(String, PathBuf)>,
-    ) -> Result<RowsJob<'a>> {
-        let (source, targets) = self.languages()?;
-        let mut settings = serde_json::to_value(settings)?;
-        settings["source-language"] = json!(source);
-        settings["target-languages"] = json!(targets);
-        Ok(RowsJob {
-            stage,
-            input: &self.input,
-            out: &self.out,
-            part: self.part,
-            settings,
-            extra_inputs,
-            quiet: false,
-        })
+    /// The rows that a row stage reads.
+    pub fn inputs(&self) -> Inputs {
+        Inputs::new().file("rows", &self.input)
     }
 }
 
@@ -159,147 +149,124 @@ pub fn dictionary_files(name: &str, path: &Path) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
-/// Prints what a row stage did.
-pub fn say(stage: &str, summary: &RowsSummary, detail: &str) {
-    if summary.skipped {
-        return println!("{stage}: unchanged, skipped");
+/// Opens rows that a stage wrote, or one file of rows; a folder must hold as many as its manifest says.
+pub fn open_rows(path: &Path) -> Result<RowSet> {
+    let set = RowSet::open(path)?;
+    if path.is_dir()
+        && let Some(manifest) = Manifest::load(path)?
+        && let Some(rows) = manifest.rows
+    {
+        ensure!(
+            rows == set.len(),
+            "{} holds {} rows, but stage {} wrote {rows}: something removed or added shards; run that stage again",
+            path.display(),
+            set.len(),
+            manifest.stage
+        );
     }
-    let rate = summary.rows as f64 / summary.seconds.max(1e-9);
-    let more = if summary.complete { "" } else { "; other parts are still to be done" };
-    println!(
-        "{stage}: {} rows, {rate:.0} rows/s{}{detail}{more}",
-        summary.rows,
-        if detail.is_empty() { "" } else { "; " }
-    );
+    Ok(set)
 }
 
-/// One run of a row stage.
-pub struct RowsJob<'a> {
-    /// The stage's name.
-    pub stage: &'a str,
-    /// A folder of row shards, or one JSONL file.
-    pub input: &'a Path,
-    /// The stage's own folder.
-    pub out: &'a Path,
-    /// The share of the shards to work on.
-    pub part: Part,
-    /// The resolved settings.
-    pub settings: Value,
-    /// Further inputs (model, dictionary ...) whose content decides the result.
-    pub extra_inputs: Vec<(String, PathBuf)>,
-    /// Print nothing.
-    pub quiet: bool,
-}
-
-/// What `map_rows` did.
+/// What [`Open::map_rows`] did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowsSummary {
     /// Rows in the part that was worked on.
     pub rows: usize,
-    /// The stage was already finished with the same inputs and settings.
-    pub skipped: bool,
+    /// Rows in all parts.
+    pub all: usize,
+    /// Shards in all parts.
+    pub shards: usize,
     /// All shards, not only this part's, are finished.
     pub complete: bool,
     /// Wall-clock time.
     pub seconds: f64,
 }
 
-/// Maps each input row to one output row, `chunk` rows at a time, into shards of the same names.
-///
-/// Killed at any moment, the same call goes on after the last complete row and ends with the same bytes, provided that `f` gives a row the
-/// same result in whatever chunk it stands. Results of other inputs or settings are replaced, never continued.
-pub fn map_rows<I: DeserializeOwned + Send, O: Serialize + Send>(
-    job: &RowsJob,
-    chunk: usize,
-    f: &mut dyn FnMut(Vec<I>) -> Result<Vec<O>>,
-) -> Result<RowsSummary> {
-    map_parts(job, chunk, &mut Parts { prepare: &Ok, compute: f, finish: &Ok })
+impl RowsSummary {
+    /// What the stage says at its end, with `detail` on its line.
+    pub fn made(&self, stage: &str, detail: &str) -> Result<Made> {
+        let rate = self.rows as f64 / self.seconds.max(1e-9);
+        let more = if self.complete { "" } else { "; other parts are still to be done" };
+        let line = format!(
+            "{stage}: {} rows, {rate:.0} rows/s{}{detail}{more}",
+            self.rows,
+            if detail.is_empty() { "" } else { "; " }
+        );
+        let made = Made::new(json!({ "rows": self.all, "shards": self.shards }))?;
+        Ok(Made { unfinished: !self.complete, ..made.counting(Counts::all(self.all)).saying(line) })
+    }
 }
 
-/// As [`map_rows`], with the work in parts that run at the same time.
-pub fn map_parts<I: DeserializeOwned, P: Send, C: Send, O: Serialize>(
-    job: &RowsJob,
-    chunk: usize,
-    parts: &mut Parts<I, P, C, O>,
-) -> Result<RowsSummary> {
-    let begun = Instant::now();
-    let mut inputs: Vec<(&str, &Path)> = vec![("rows", job.input)];
-    inputs.extend(job.extra_inputs.iter().map(|(name, path)| (name.as_str(), path.as_path())));
-    let manifest = Manifest::expected(job.stage, &inputs, &job.settings)?;
-    let set = RowSet::open(job.input)?;
-    if let State::Done = prepare(job, &manifest)? {
-        return Ok(RowsSummary { rows: set.len(), skipped: true, complete: true, seconds: 0.0 });
+impl Open {
+    /// Maps each row of `input` to one output row, `chunk` rows at a time, into shards of the same names.
+    ///
+    /// Killed at any moment, the same call goes on after the last complete row and ends with the same bytes, provided that `f` gives a row the
+    /// same result in whatever chunk it stands.
+    pub fn map_rows<I: DeserializeOwned + Send, O: Serialize + Send>(
+        &mut self,
+        input: &Path,
+        chunk: usize,
+        f: &mut dyn FnMut(Vec<I>) -> Result<Vec<O>>,
+    ) -> Result<RowsSummary> {
+        self.map_parts(input, chunk, &mut Parts { prepare: &Ok, compute: f, finish: &Ok })
     }
-    let number = manifest.job();
-    // Shards keep their names; a single file of rows, whatever its name, becomes the first shard.
-    let single = job.input.is_file();
-    let names: Vec<String> =
-        set.shards().iter().map(|shard| if single { shard_name(0) } else { shard.name() }).collect();
-    remove_surplus(job.out, &names)?;
-    let mut rows = 0;
-    for (i, shard) in set.shards().iter().enumerate().filter(|(i, _)| job.part.has(*i)) {
-        let path = job.out.join(&names[i]);
-        if !is_complete(&path, number, shard.len())? {
-            let (writer, done) = ShardWriter::open_or_resume(&path, number)?;
-            ensure!(
-                done <= shard.len(),
-                "{} has more rows than {}: delete it",
-                path.display(),
-                shard.path().display()
-            );
-            map_chunks(job.stage, shard, writer, chunk.max(1), parts)?.finish()?;
+
+    /// As [`Open::map_rows`], with the work in parts that run at the same time.
+    pub fn map_parts<I: DeserializeOwned, P: Send, C: Send, O: Serialize>(
+        &mut self,
+        input: &Path,
+        chunk: usize,
+        parts: &mut Parts<I, P, C, O>,
+    ) -> Result<RowsSummary> {
+        let begun = Instant::now();
+        let set = open_rows(input)?;
+        let number = self.job();
+        // Shards keep their names; a single file of rows, whatever its name, becomes the first shard.
+        let single = input.is_file();
+        let names: Vec<String> =
+            set.shards().iter().map(|shard| if single { shard_name(0) } else { shard.name() }).collect();
+        let stage = self.manifest().stage.clone();
+        let mut rows = 0;
+        for (i, shard) in set.shards().iter().enumerate().filter(|(i, _)| self.part().has(*i)) {
+            let path = self.path(&names[i]);
+            if !is_complete(&path, number, shard.len())? {
+                let (writer, done) = ShardWriter::open_or_resume(&path, number)?;
+                ensure!(
+                    done <= shard.len(),
+                    "{} has more rows than {}: delete it",
+                    path.display(),
+                    shard.path().display()
+                );
+                map_chunks(&stage, shard, writer, chunk.max(1), parts)?.finish()?;
+            }
+            rows += shard.len();
         }
-        rows += shard.len();
+        let mut complete = true;
+        for (shard, name) in set.shards().iter().zip(&names) {
+            complete &= is_complete(&self.path(name), number, shard.len())?;
+        }
+        if complete {
+            let written = RowSet::open_unfinished(self.dir())?.len();
+            ensure!(
+                written == set.len(),
+                "stage {stage}: {} rows came in, but {written} came out",
+                set.len()
+            );
+            self.expect_rows(written);
+        }
+        let (all, shards) = (set.len(), set.shards().len());
+        Ok(RowsSummary { rows, all, shards, complete, seconds: begun.elapsed().as_secs_f64() })
     }
-    let mut complete = true;
-    for (shard, name) in set.shards().iter().zip(&names) {
-        complete &= is_complete(&job.out.join(name), number, shard.len())?;
-    }
-    if complete {
-        manifest.finish(job.out, json!({ "rows": set.len(), "shards": set.shards().len() }))?;
-    }
-    Ok(RowsSummary { rows, skipped: false, complete, seconds: begun.elapsed().as_secs_f64() })
 }
 
-/// Says what will happen to the output folder, and makes it ready.
-fn prepare(job: &RowsJob, manifest: &Manifest) -> Result<State> {
-    if let (Ok(a), Ok(b)) = (fs::canonicalize(job.input), fs::canonicalize(job.out)) {
+/// Refuses an output folder that holds the input.
+pub fn apart(input: &Path, out: &Path) -> Result<()> {
+    if let (Ok(a), Ok(b)) = (std::fs::canonicalize(input), std::fs::canonicalize(out)) {
         ensure!(
             a != b && !(a.is_file() && a.starts_with(&b)),
             "{}: the output folder holds the input: choose another",
             b.display()
         );
-    }
-    let state = manifest.state(job.out)?;
-    match &state {
-        State::Done => return Ok(state),
-        State::Changed(why) if !job.quiet => {
-            eprintln!("{}: made again, since {} changed: {}", job.stage, job.out.display(), why.join("; "));
-        }
-        State::Changed(_) => {}
-        State::Absent => {
-            let ours = job.out.join(PENDING).exists() || !job.out.exists();
-            if !ours && !shard_paths(job.out)?.is_empty() {
-                bail!(
-                    "{} holds rows but no {MANIFEST}, so no stage wrote them: choose another --out, or move them away",
-                    job.out.display()
-                );
-            }
-        }
-    }
-    fs::create_dir_all(job.out).map_err(|e| write_error(job.out, e))?;
-    manifest.begin(job.out)?;
-    Ok(state)
-}
-
-/// Removes the shards of an earlier, longer run.
-fn remove_surplus(out: &Path, names: &[String]) -> Result<()> {
-    for path in shard_paths(out)? {
-        let name = path.file_name().map(|n| n.to_string_lossy().to_string()).unwrap_or_default();
-        if !names.contains(&name) {
-            remove_if_there(&path.with_extension("idx"))?;
-            remove_if_there(&path)?;
-        }
     }
     Ok(())
 }
@@ -312,4 +279,20 @@ fn is_complete(path: &Path, job: u64, rows: usize) -> Result<bool> {
     }
     let shard = RowShard::open(path)?;
     Ok(shard.job() == job && shard.len() == rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_overlap_where_some_shard_belongs_to_both() {
+        let all: Vec<Part> = (1..=6).flat_map(|of| (1..=of).map(move |index| Part { index, of })).collect();
+        for a in &all {
+            for b in &all {
+                let both = (0..60).any(|shard| a.has(shard) && b.has(shard));
+                assert_eq!(a.overlaps(b), both, "{a} {b}");
+            }
+        }
+    }
 }

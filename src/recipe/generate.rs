@@ -1,13 +1,16 @@
 //! Settings of `generate`.
 use serde::{Deserialize, Serialize};
 
+use crate::data::tally::OnBadRow;
+
 use crate::infer::{answerer::AnswerOptions, engine::EngineOptions};
 
 /// How the base model answers.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct GenerateSettings {
-    /// Chat template: auto (the model's own), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2, plain, or a .jinja file
+    /// Chat template: auto (the model's own), auto:NAME (one of several that it has), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2,
+    /// plain, or a .jinja file. The begin token stands first where the template writes it; +bos behind the name puts it there
     #[arg(long, default_value = "auto")]
     pub template: String,
     /// System prompt
@@ -34,6 +37,9 @@ pub struct GenerateSettings {
     /// No n-gram of this length may repeat (0: off)
     #[arg(long)]
     pub no_repeat_ngram_size: Option<usize>,
+    /// A row that cannot be read, or is too long for the model: fail, or skip it and count it
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_row: OnBadRow,
     /// Use at most this many questions (0: all)
     #[arg(long, default_value_t = 0)]
     pub limit: usize,
@@ -77,6 +83,7 @@ impl Default for GenerateSettings {
             top_p: None,
             repetition_penalty: None,
             no_repeat_ngram_size: None,
+            on_bad_row: OnBadRow::Fail,
             limit: 0,
             batch_rows: 16,
             batch_tokens: 2048,

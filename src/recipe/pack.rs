@@ -1,11 +1,14 @@
 //! Settings of `pack`.
 use serde::{Deserialize, Serialize};
 
+use crate::data::{tally::OnBadRow, template::TrainOn};
+
 /// How examples become tokens.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PackSettings {
-    /// Chat template: auto (the model's own), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2, plain, or a .jinja file
+    /// Chat template: auto (the model's own), auto:NAME (one of several that it has), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2,
+    /// plain, or a .jinja file. The begin token stands first where the template writes it; +bos behind the name puts it there
     #[arg(long, default_value = "auto")]
     pub template: String,
     /// System prompt
@@ -17,6 +20,12 @@ pub struct PackSettings {
     /// Cut documents that are too long instead of dropping them
     #[arg(long)]
     pub truncate: bool,
+    /// Which answers of a conversation are learnt: all, or the last
+    #[arg(long, value_enum, default_value = "all")]
+    pub train_on: TrainOn,
+    /// A row that cannot be read: fail, or skip it and count it
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_row: OnBadRow,
     /// Train on the prompts too (for training from scratch)
     #[arg(long)]
     pub train_on_prompt: bool,
@@ -29,6 +38,8 @@ impl Default for PackSettings {
             system: None,
             max_length: 512,
             truncate: false,
+            train_on: TrainOn::All,
+            on_bad_row: OnBadRow::Fail,
             train_on_prompt: false,
         }
     }

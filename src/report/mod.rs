@@ -2,6 +2,7 @@
 pub mod escape;
 pub mod html;
 pub mod intervals;
+pub mod out;
 pub mod plots;
 pub mod progress;
 pub mod table;

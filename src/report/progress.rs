@@ -6,6 +6,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::out::note;
+
 /// Not on a terminal, a line at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -55,7 +57,7 @@ impl Progress {
             self.draw();
         } else if self.last_line.elapsed() > LINE_EVERY {
             self.last_line = Instant::now();
-            eprintln!("{}", self.line());
+            note!("{}", self.line());
         }
     }
 

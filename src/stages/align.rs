@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::json;
 
-use crate::pipeline::manifest::Manifest;
-use crate::pipeline::placement::Placement;
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::Counts,
+    placement::Placement,
+    stage::{self, Made, Open, Stage},
+    work_dir::{REPORT, is_adapter},
+};
 use crate::{
     data::{
-        files::write_atomic,
         language_id::{name, require},
         tokenizer::Tokenizer,
     },
@@ -20,6 +24,7 @@ use crate::{
     models::{transformer::lora::Lora, transformer::weights::Llama, weights::resolve},
     report::{
         html::{Block, Report, Section},
+        out::{say, say_text},
         progress::Progress,
         table::{Table, use_colour},
     },
@@ -70,53 +75,77 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     require(&args.source_language)?;
     require(&args.target_language)?;
-    let pairs = read_pairs(&args.source, &args.target, args.limit)?;
-    let texts: (Vec<String>, Vec<String>) = pairs.into_iter().map(|(_, a, b)| (a, b)).unzip();
-    let path = resolve(&args.model)?;
-    let mut inputs: Vec<(&str, &Path)> =
-        vec![("model", &path), ("source", &args.source), ("target", &args.target)];
-    inputs.extend(args.after.as_deref().map(|a| ("after", a)));
-    let settings = json!({"languages": [args.source_language, args.target_language], "limit": args.limit,
-        "pooling": args.pooling, "layer": args.layer, "projection": args.projection, "dtype": args.placement.to_string()});
-    let manifest = Manifest::expected("align", &inputs, &settings)?;
-    if manifest.is_done(&args.out)? {
-        println!("align: unchanged, skipped");
-        return Ok(());
+    stage::run(&mut Align { args }).map(drop)
+}
+
+struct Align<'a> {
+    args: &'a Args,
+}
+
+impl Stage for Align<'_> {
+    const NAME: &'static str = "align";
+    const FILES: &'static [&'static str] = &["alignment.json", REPORT];
+
+    fn out(&self) -> &Path {
+        &self.args.out
     }
-    manifest.begin(&args.out)?;
-    let tokenizer = Tokenizer::load(&path)?;
-    let how = AlignmentOptions {
-        pooling: args.pooling,
-        layer: args.layer,
-        projection: args.projection,
-        batch_tokens: EngineOptions::default().batch_tokens,
-    };
-    let mut reports = vec![];
-    for (name, after) in [("before", None), ("after", args.after.as_deref())] {
-        if name == "after" && after.is_none() {
-            continue;
+
+    fn identity(&self) -> Result<Identity> {
+        let args = self.args;
+        let languages = [&args.source_language, &args.target_language];
+        let settings = json!({"languages": languages, "limit": args.limit, "pooling": args.pooling,
+            "layer": args.layer, "projection": args.projection});
+        Identity::of(&settings)?.placed(args.placement)
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        let args = self.args;
+        let inputs = Inputs::new().model("model", &resolve(&args.model)?)?;
+        let inputs = inputs.file("source", &args.source).file("target", &args.target);
+        match &args.after {
+            Some(after) => inputs.model("after", after),
+            None => Ok(inputs),
         }
-        let model = load(&path, after, args)?;
-        let mut progress = Progress::new(&format!("align {name}"), 2 * texts.0.len());
-        reports.push(measure_alignment(name, &model, &tokenizer, (&texts.0, &texts.1), &how, &mut |n| {
-            progress.advance(n)
-        })?);
-        progress.finish();
     }
-    let table = table(&reports);
-    print!("{}", table.to_text(use_colour()));
-    let result = json!({"pairs": texts.0.len(), "pooling": args.pooling, "models": reports.iter().map(values).collect::<Vec<_>>()});
-    write_atomic(&args.out.join("alignment.json"), format!("{result:#}\n").as_bytes())?;
-    let report = build(args, &reports, table);
-    write_atomic(&args.out.join("report.html"), report.to_html().as_bytes())?;
-    println!("report: {}", args.out.join("report.html").display());
-    manifest.finish(&args.out, json!({"pairs": texts.0.len()}))
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let args = self.args;
+        let pairs = read_pairs(&args.source, &args.target, args.limit)?;
+        let texts: (Vec<String>, Vec<String>) = pairs.into_iter().map(|(_, a, b)| (a, b)).unzip();
+        let path = resolve(&args.model)?;
+        let tokenizer = Tokenizer::load(&path)?;
+        let how = AlignmentOptions {
+            pooling: args.pooling,
+            layer: args.layer,
+            projection: args.projection,
+            batch_tokens: EngineOptions::default().batch_tokens,
+        };
+        let mut looked = vec![];
+        for (name, after) in [("before", None), ("after", args.after.as_deref())] {
+            if name == "after" && after.is_none() {
+                continue;
+            }
+            let model = load(&path, after, args)?;
+            let mut progress = Progress::new(&format!("align {name}"), 2 * texts.0.len());
+            looked.push(measure_alignment(name, &model, &tokenizer, (&texts.0, &texts.1), &how, &mut |n| {
+                progress.advance(n)
+            })?);
+            progress.finish();
+        }
+        let table = table(&looked);
+        say_text!("{}", table.to_text(use_colour()));
+        let result = json!({"pairs": texts.0.len(), "pooling": args.pooling, "models": looked.iter().map(values).collect::<Vec<_>>()});
+        open.write("alignment.json", format!("{result:#}\n").as_bytes())?;
+        open.write(REPORT, build(args, &looked, table).to_html().as_bytes())?;
+        say!("report: {}", open.path(REPORT).display());
+        Ok(Made::new(json!({"pairs": texts.0.len()}))?.counting(Counts::all(texts.0.len())))
+    }
 }
 
 fn load(path: &Path, after: Option<&Path>, args: &Args) -> Result<Llama> {
     let dtype = args.placement.dtype;
     let model = match after {
-        Some(dir) if dir.join("adapter_config.json").exists() => {
+        Some(dir) if is_adapter(dir) => {
             let mut model = Llama::load(path, dtype)?;
             model.apply_adapter(&Lora::load(dir, &model)?)?;
             model

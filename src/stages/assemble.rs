@@ -7,17 +7,22 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 
-use crate::pipeline::manifest::Manifest;
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::{Counts, Manifest},
+    rows::{ROW_FILES, apart, open_rows},
+    stage::{self, Made, Open, Stage},
+};
 use crate::{
     data::{
         alarms::has_content,
         language_id,
         random::RowRandom,
         record::{CodeSwitched, Example, ParallelPair, Row},
-        row_shard::{RowSet, write_rows},
     },
     mt::self_translate::translation_prompt,
     recipe::assemble::{AssembleSettings, PairType, Variant},
+    report::out::say,
 };
 
 /// Arguments of `assemble`.
@@ -59,43 +64,93 @@ pub fn run(args: &Args) -> Result<()> {
     let targets: Vec<String> =
         args.target_languages.iter().map(|l| language_id::code(l)).collect::<Result<_>>()?;
     let parallel = args.parallel.as_deref().filter(|_| s.variant == Variant::Sdrrl && s.use_parallel);
-    let mut inputs: Vec<(&str, &Path)> = vec![("rows", &args.input)];
-    inputs.extend(parallel.map(|p| ("parallel", p)));
-    let mut settings = serde_json::to_value(s)?;
-    settings["languages"] = json!([source, targets]);
-    let manifest = Manifest::expected("assemble", &inputs, &settings)?;
-    if manifest.is_done(&args.out)? {
-        println!("assemble {}: unchanged, skipped", s.variant.name());
-        return Ok(());
+    stage::run(&mut Assemble { args, source, targets, parallel }).map(drop)
+}
+
+struct Assemble<'a> {
+    args: &'a Args,
+    source: String,
+    targets: Vec<String>,
+    parallel: Option<&'a Path>,
+}
+
+impl Stage for Assemble<'_> {
+    const NAME: &'static str = "assemble";
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn label(&self) -> String {
+        format!("assemble {}", self.args.settings.variant.name())
     }
-    let (mut examples, mut guards) = (vec![], vec![]);
-    for row in RowSet::open(&args.input)?.iter() {
-        let row = row?;
-        from_row(&row, &targets, s, &mut examples)?;
-        guards.extend(guard(&row, s));
+
+    fn out(&self) -> &Path {
+        &self.args.out
     }
-    if let Some(dir) = parallel {
-        for pair in RowSet::open(dir)?.iter() {
-            from_pair(&pair?, s, &mut examples);
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.args.input, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Identity::of(&self.args.settings)?.with("languages", json!([self.source, self.targets]))
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        Ok(Inputs::new().file("rows", &self.args.input).maybe("parallel", self.parallel))
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let s = &self.args.settings;
+        let (mut examples, mut guards) = (vec![], vec![]);
+        let (mut rows, mut silent, mut untranslated) = (0, 0, 0);
+        for row in open_rows(&self.args.input)?.iter() {
+            let row = row?;
+            let before = examples.len();
+            untranslated += from_row(&row, &self.targets, s, &mut examples)?;
+            rows += 1;
+            silent += usize::from(examples.len() == before);
+            guards.extend(guard(&row, s));
         }
-    }
-    ensure!(
-        !examples.is_empty(),
-        "assemble {}: no example is left: {}",
-        s.variant.name(),
-        match s.variant {
-            Variant::Sdrrl => "lower filter.tau, or look at the verdicts' reasons",
-            _ => "the data set has no answers (`output`) of its own",
+        if let Some(dir) = self.parallel {
+            for pair in open_rows(dir)?.iter() {
+                from_pair(&pair?, s, &mut examples);
+                rows += 1;
+            }
         }
-    );
-    let counts = count(&examples);
-    let listed: Vec<String> = counts.iter().map(|(k, n)| format!("{k} {n}")).collect();
-    println!("assemble {}: {} examples: {}", s.variant.name(), examples.len(), listed.join(", "));
-    manifest.begin(&args.out)?;
-    examples.append(&mut guards);
-    write_rows(&args.out, &examples, 10_000)?;
-    let count = counts.values().sum::<usize>();
-    manifest.finish(&args.out, json!({"examples": count, "pairs": counts}))
+        ensure!(
+            !examples.is_empty(),
+            "{}: no example is left: {}",
+            self.label(),
+            match s.variant {
+                Variant::Sdrrl => "lower filter.tau, or look at the verdicts' reasons",
+                _ => "the data set has no answers (`output`) of its own",
+            }
+        );
+        let counts = count(&examples);
+        let listed: Vec<String> = counts.iter().map(|(k, n)| format!("{k} {n}")).collect();
+        say!(
+            "{}: {} examples: {}; {silent} of {rows} rows gave none",
+            self.label(),
+            examples.len(),
+            listed.join(", ")
+        );
+        if untranslated > 0 {
+            say!(
+                "{}: {untranslated} examples left out: earlier turns of their conversations are not translated",
+                self.label()
+            );
+        }
+        examples.append(&mut guards);
+        open.write_rows(&examples, 10_000)?;
+        let count = counts.values().sum::<usize>();
+        let reason = match s.variant {
+            Variant::Sdrrl => "no translation kept, or an alarm in the answer",
+            Variant::Sft => "no output in the data set",
+            Variant::TranslateThenSft => "no output in the data set, or its translation was not kept",
+        };
+        let rows = Counts { read: rows, written: rows - silent, ..Counts::default() };
+        Ok(Made::new(json!({"examples": count, "pairs": counts, "untranslated-turns": untranslated}))?
+            .counting(rows.dropping(reason, silent)))
+    }
 }
 
 fn count(examples: &[Example]) -> BTreeMap<String, usize> {
@@ -123,9 +178,11 @@ fn guard(row: &Row, s: &AssembleSettings) -> Option<Example> {
         split: "source".into(),
         question_language: row.language.clone(),
         answer_language: row.language.clone(),
+        turns: row.turns.clone(),
         instruction: row.instruction.clone(),
         input: row.input.clone(),
         output: answer.text.clone(),
+        output_ids: answer.ids.clone(),
         weight: 1.0,
     })
 }
@@ -137,10 +194,18 @@ struct Side<'a> {
     input: &'a str,
 }
 
-fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<Example>) -> Result<()> {
+/// The examples of a row; how many were left out because what stands before their question is not translated.
+fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<Example>) -> Result<usize> {
     let source = Side { language: &row.language, instruction: &row.instruction, input: &row.input };
+    let own = row.answer.as_ref().map_or("", |a| a.text.as_str());
+    let own_ids = row.answer.as_ref().map_or(vec![], |a| a.ids.clone());
+    let mut untranslated = 0;
     let mut push = |pair: &str, target: &str, question: &Side, language: &str, answer: &str| {
         if !has_content(question.instruction) || !has_content(answer) {
+            return;
+        }
+        if !row.turns.is_empty() && question.language != row.language {
+            untranslated += 1;
             return;
         }
         let crossing = s.answer_in && question.language != language;
@@ -157,15 +222,17 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
             split: split(&row.id, s),
             question_language: question.language.into(),
             answer_language: language.into(),
+            turns: row.turns.clone(),
             instruction,
             input,
             output: answer.into(),
+            output_ids: if answer == own { own_ids.clone() } else { vec![] },
             weight: 1.0,
         });
     };
     if s.variant == Variant::Sft {
         push("sft", &row.language, &source, &row.language, &row.output);
-        return Ok(());
+        return Ok(0);
     }
     let answer = row.answer.as_ref();
     let sound = answer.is_some_and(|a| a.alarms.is_empty());
@@ -186,7 +253,6 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
         if !verdict.keep {
             continue;
         }
-        let own = answer.map_or("", |a| &a.text);
         let mixed = row.code_switched.get(target);
         for pair in s.pairs.iter().filter(|p| **p != PairType::SourceSource) {
             let question = match pair {
@@ -202,7 +268,7 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
             push(pair.name(), target, question, language, text);
         }
     }
-    Ok(())
+    Ok(untranslated)
 }
 
 /// The code-switched question of a pair type, if it differs from the question that it was made from.
@@ -238,8 +304,10 @@ fn from_pair(pair: &ParallelPair, s: &AssembleSettings, out: &mut Vec<Example>) 
             question_language: from.clone(),
             answer_language: to.clone(),
             instruction: translation_prompt(prompt, from, to, text),
+            turns: vec![],
             input: String::new(),
             output: translation.clone(),
+            output_ids: vec![],
             weight: s.parallel_weight,
         });
     }

@@ -1,9 +1,14 @@
 //! `sdrrl code-switch`: questions in which some words are replaced by dictionary equivalents (SDRRL, step 5; CoSDA-ML, Qin et al. 2020).
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use crate::pipeline::rows::{RowArgs, dictionary_files, path_for, say};
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::Manifest,
+    rows::{Part, ROW_FILES, RowArgs, apart, dictionary_files, path_for},
+    stage::{self, Made, Open, Stage},
+};
 use crate::{
     data::{
         dictionary::Dictionary,
@@ -28,32 +33,66 @@ pub struct Args {
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let s = &args.settings;
-    let (source, targets) = args.rows.languages()?;
     ensure!((0.0..=1.0).contains(&s.rate), "code-switch.rate is {}: a probability was expected", s.rate);
-    let mut inputs: Vec<(String, PathBuf)> = vec![];
-    for target in &targets {
-        let path = path_for(&s.dictionary, "code-switch.dictionary", &source, target)?;
-        inputs.extend(dictionary_files(&format!("dictionary-{target}"), &path));
+    stage::run(&mut CodeSwitch { args }).map(drop)
+}
+
+struct CodeSwitch<'a> {
+    args: &'a Args,
+}
+
+impl Stage for CodeSwitch<'_> {
+    const NAME: &'static str = "code-switch";
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn out(&self) -> &Path {
+        &self.args.rows.out
     }
-    let mut dictionaries: Vec<(Dictionary, Dictionary)> = vec![];
-    let (mut words, mut replaced) = (0, 0);
-    let summary = args.rows.map("code-switch", s, inputs, 4096, &mut |mut rows| {
-        if dictionaries.is_empty() {
-            dictionaries = targets.iter().map(|t| load(s, &source, t)).collect::<Result<_>>()?;
+
+    fn part(&self) -> Part {
+        self.args.rows.part
+    }
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.args.rows.input, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        self.args.rows.identity(&self.args.settings)
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        let (source, targets) = self.args.rows.languages()?;
+        let mut inputs: Vec<(String, PathBuf)> = vec![];
+        for target in &targets {
+            let path = path_for(&self.args.settings.dictionary, "code-switch.dictionary", &source, target)?;
+            inputs.extend(dictionary_files(&format!("dictionary-{target}"), &path));
         }
-        for (target, (forth, back)) in targets.iter().zip(&dictionaries) {
-            for row in &mut rows {
-                let mixed = mix_row(row, target, forth, back, s);
-                words += mixed.tokens;
-                replaced += mixed.replaced;
-                row.code_switched.insert(target.to_string(), mixed);
+        Ok(self.args.rows.inputs().files(inputs))
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let s = &self.args.settings;
+        let (source, targets) = self.args.rows.languages()?;
+        let mut dictionaries: Vec<(Dictionary, Dictionary)> = vec![];
+        let (mut words, mut replaced) = (0, 0);
+        let summary = open.map_rows(&self.args.rows.input, 4096, &mut |mut rows: Vec<Row>| {
+            if dictionaries.is_empty() {
+                dictionaries = targets.iter().map(|t| load(s, &source, t)).collect::<Result<_>>()?;
             }
-        }
-        Ok(rows)
-    })?;
-    let share = 100.0 * replaced as f64 / f64::max(1.0, words as f64);
-    say("code-switch", &summary, &format!("{replaced} of {words} words replaced ({share:.1} %)"));
-    Ok(())
+            for (target, (forth, back)) in targets.iter().zip(&dictionaries) {
+                for row in &mut rows {
+                    let mixed = mix_row(row, target, forth, back, s);
+                    words += mixed.tokens;
+                    replaced += mixed.replaced;
+                    row.code_switched.insert(target.to_string(), mixed);
+                }
+            }
+            Ok(rows)
+        })?;
+        let share = 100.0 * replaced as f64 / f64::max(1.0, words as f64);
+        summary.made(Self::NAME, &format!("{replaced} of {words} words replaced ({share:.1} %)"))
+    }
 }
 
 fn load(s: &CodeSwitchSettings, source: &str, target: &str) -> Result<(Dictionary, Dictionary)> {

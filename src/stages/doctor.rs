@@ -1,7 +1,7 @@
 //! `sdrrl doctor`: what this machine offers and what this build can use of it.
 use anyhow::Result;
 
-use crate::{device, ops::gemm::uses_tile_unit};
+use crate::{device, ops::gemm::uses_tile_unit, report::out::say};
 
 /// Arguments of `doctor`: none.
 #[derive(clap::Args, Clone, Debug)]
@@ -9,38 +9,33 @@ pub struct Args {}
 
 /// Prints devices, kernels, memory and threads.
 pub fn run(_args: &Args) -> Result<()> {
-    println!(
-        "sdrrl      {} ({}-{})",
-        env!("CARGO_PKG_VERSION"),
-        std::env::consts::ARCH,
-        std::env::consts::OS
-    );
-    println!("processor  {}", processor().unwrap_or_else(|| "unknown".into()));
-    println!("vectors    {}", list_or_none(&device::cpu_features()));
-    println!(
+    say!("sdrrl      {} ({}-{})", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS);
+    say!("processor  {}", processor().unwrap_or_else(|| "unknown".into()));
+    say!("vectors    {}", list_or_none(&device::cpu_features()));
+    say!(
         "tile unit  {}",
         if uses_tile_unit() { "AMX, for bf16 weights (SDRRL_AMX=0 turns it off)" } else { "none" }
     );
-    println!("threads    {} (set RAYON_NUM_THREADS to change)", rayon::current_num_threads());
+    say!("threads    {} (set RAYON_NUM_THREADS to change)", rayon::current_num_threads());
     match device::host_memory() {
-        Some((total, free)) => println!("memory     {:.1} GiB, {:.1} GiB available", gib(total), gib(free)),
-        None => println!("memory     unknown: no /proc/meminfo"),
+        Some((total, free)) => say!("memory     {:.1} GiB, {:.1} GiB available", gib(total), gib(free)),
+        None => say!("memory     unknown: no /proc/meminfo"),
     }
     match device::gpus() {
-        Ok(gpus) if gpus.is_empty() => println!("GPUs       none"),
+        Ok(gpus) if gpus.is_empty() => say!("GPUs       none"),
         Ok(gpus) => {
             for (i, gpu) in gpus.iter().enumerate() {
                 let (major, minor) = gpu.compute_capability;
-                println!("GPU {i}      {}, sm_{major}{minor}, {:.1} GiB", gpu.name, gib(gpu.memory as u64));
+                say!("GPU {i}      {}, sm_{major}{minor}, {:.1} GiB", gpu.name, gib(gpu.memory as u64));
             }
         }
-        Err(why) => println!("GPUs       none: {why}"),
+        Err(why) => say!("GPUs       none: {why}"),
     }
     match device::nvcc_version() {
         Some(nvcc) => {
-            println!("kernels    CUDA, by nvcc {nvcc}; checked with --device emulated on any machine")
+            say!("kernels    CUDA, by nvcc {nvcc}; checked with --device emulated on any machine")
         }
-        None => println!(
+        None => say!(
             "kernels    no CUDA in this build: there was no nvcc (scripts/get_nvcc.sh brings one); --device emulated runs them on the processor"
         ),
     }

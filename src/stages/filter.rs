@@ -2,7 +2,14 @@
 //! for another tau computes nothing anew.
 use anyhow::{Context, Result, ensure};
 
-use crate::pipeline::rows::{RowArgs, say};
+use std::path::Path;
+
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::Manifest,
+    rows::{Part, ROW_FILES, RowArgs, apart},
+    stage::{self, Made, Open, Stage},
+};
 use crate::{
     data::{
         alarms::{ALARMS, has_content},
@@ -24,24 +31,57 @@ pub struct Args {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
-    let s = &args.settings;
-    let (_, targets) = args.rows.languages()?;
-    check(s)?;
-    let (mut kept, mut all) = (0, 0);
-    let summary = args.rows.map("filter", s, vec![], 4096, &mut |mut rows| {
-        for row in &mut rows {
-            for target in &targets {
-                let verdict = judge(row, target, s)?;
-                all += 1;
-                kept += usize::from(verdict.keep);
-                row.verdicts.insert(target.to_string(), verdict);
+    check(&args.settings)?;
+    stage::run(&mut Filter { args }).map(drop)
+}
+
+struct Filter<'a> {
+    args: &'a Args,
+}
+
+impl Stage for Filter<'_> {
+    const NAME: &'static str = "filter";
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn out(&self) -> &Path {
+        &self.args.rows.out
+    }
+
+    fn part(&self) -> Part {
+        self.args.rows.part
+    }
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.args.rows.input, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        self.args.rows.identity(&self.args.settings)
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        Ok(self.args.rows.inputs())
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let s = &self.args.settings;
+        let (_, targets) = self.args.rows.languages()?;
+        let (mut kept, mut all) = (0, 0);
+        let summary = open.map_rows(&self.args.rows.input, 4096, &mut |mut rows: Vec<Row>| {
+            for row in &mut rows {
+                for target in &targets {
+                    let verdict = judge(row, target, s)?;
+                    all += 1;
+                    kept += usize::from(verdict.keep);
+                    row.verdicts.insert(target.to_string(), verdict);
+                }
             }
-        }
-        Ok(rows)
-    })?;
-    let share = 100.0 * kept as f64 / f64::max(1.0, all as f64);
-    say("filter", &summary, &format!("{kept} of {all} translations kept ({share:.1} %) at tau {}", s.tau));
-    Ok(())
+            Ok(rows)
+        })?;
+        let share = 100.0 * kept as f64 / f64::max(1.0, all as f64);
+        let detail = format!("{kept} of {all} translations kept ({share:.1} %) at tau {}", s.tau);
+        summary.made(Self::NAME, &detail)
+    }
 }
 
 /// Refuses settings that mean nothing.

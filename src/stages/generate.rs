@@ -4,21 +4,30 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::pipeline::manifest::Manifest;
-use crate::pipeline::placement::Placement;
-use crate::pipeline::rows::{Part, RowsJob, map_rows, say};
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    interrupt::interrupted,
+    manifest::{Counts, Manifest},
+    placement::Placement,
+    rows::{Part, ROW_FILES, apart, open_rows},
+    stage::{self, Made, Open, Others, Stage},
+    work_dir::Room,
+};
 use crate::{
     data::{
-        alarms::answer_alarms,
+        alarms::{self, answer_alarms},
         files::write_atomic,
         questions,
         record::{Answer, Row},
-        row_shard::{RowSet, write_rows},
+        tally::OnBadRow,
     },
     infer::answerer::Answerer,
     models::weights::resolve,
     recipe::generate::GenerateSettings,
-    report::progress::Progress,
+    report::{
+        out::{note, say},
+        progress::Progress,
+    },
 };
 
 /// Arguments of `generate`.
@@ -55,22 +64,36 @@ pub struct Args {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
-    let rows = read_questions(&args.prompts, &args.source_language, args.settings.limit)?;
+    let rows = read_questions(&args.prompts, &args.source_language, &args.settings)?;
     if args.out.extension().is_some_and(|e| e == "jsonl") {
         return run_to_file(args, rows);
     }
-    let questions = args.out.join("questions");
+    let questions = args.out.join(Room::Questions.name());
     write_question_shards(&questions, &rows, args.rows_per_shard)?;
     run_shards(args, &questions, &args.out)
 }
 
-/// Reads question files; ids must be unique.
-pub fn read_questions(files: &[PathBuf], language: &str, limit: usize) -> Result<Vec<Row>> {
-    let mut rows = vec![];
+/// Reads question files; ids must be unique. Prints what was left out of them.
+pub fn read_questions(files: &[PathBuf], language: &str, settings: &GenerateSettings) -> Result<Vec<Row>> {
+    let (mut rows, limit) = (vec![], settings.limit);
     for file in files {
-        rows.extend(
-            questions::read(file, language).with_context(|| format!("read questions {}", file.display()))?,
-        );
+        let context = || format!("read questions {}", file.display());
+        let (sources, mut tally) =
+            questions::read(file, language, settings.on_bad_row).with_context(context)?;
+        for source in sources {
+            let place = format!("{}:{}", file.display(), source.origin.line);
+            match source.into_row() {
+                Ok(row) => rows.push(row),
+                Err(e) if settings.on_bad_row == OnBadRow::Skip => {
+                    tally.kept -= 1;
+                    tally.drop(&format!("{e:#}"), &place);
+                }
+                Err(e) => return Err(e.context(place)),
+            }
+        }
+        if !tally.is_whole() {
+            say!("questions: {}: {tally}", file.display());
+        }
     }
     ensure!(!rows.is_empty(), "there are no questions in {files:?}");
     if limit > 0 {
@@ -84,92 +107,172 @@ pub fn read_questions(files: &[PathBuf], language: &str, limit: usize) -> Result
     Ok(rows)
 }
 
-/// Writes question shards unless the very same are there.
+/// Writes question shards unless the very same are there. Of several processes that want the same, one writes and the others wait.
 pub fn write_question_shards(dir: &Path, rows: &[Row], rows_per_shard: usize) -> Result<()> {
-    let text: String =
-        rows.iter().map(|r| serde_json::to_string(r).map(|s| s + "\n")).collect::<Result<_, _>>()?;
-    let settings = json!({"hash": format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())), "rows-per-shard": rows_per_shard});
-    let manifest = Manifest::expected("questions", &[], &settings)?;
-    if dir.exists() && manifest.is_done(dir)? {
-        return Ok(());
+    stage::run(&mut Questions { dir, rows, rows_per_shard }).map(drop)
+}
+
+struct Questions<'a> {
+    dir: &'a Path,
+    rows: &'a [Row],
+    rows_per_shard: usize,
+}
+
+impl Stage for Questions<'_> {
+    const NAME: &'static str = "questions";
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn out(&self) -> &Path {
+        self.dir
     }
-    write_rows(dir, rows, rows_per_shard)?;
-    manifest.finish(dir, json!({"rows": rows.len()}))
+
+    fn identity(&self) -> Result<Identity> {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        for row in self.rows {
+            hash.update(serde_json::to_string(row)?.as_bytes());
+            hash.update(b"\n");
+        }
+        let hash = format!("{:032x}", hash.digest128());
+        Identity::of(&json!({"questions": hash, "rows-per-shard": self.rows_per_shard}))
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        Ok(Inputs::new())
+    }
+
+    fn others(&self) -> Others {
+        Others::Await
+    }
+
+    fn quiet(&self) -> bool {
+        true
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let n = open.write_rows(self.rows, self.rows_per_shard)?;
+        let counts = Counts { read: self.rows.len(), written: n, ..Counts::default() };
+        Ok(Made::new(json!({ "rows": n }))?.counting(counts))
+    }
 }
 
 /// Answers the rows of `questions` into shards in `out`.
 pub fn run_shards(args: &Args, questions: &Path, out: &Path) -> Result<()> {
-    let model_path = resolve(&args.model)?;
-    let mut extra_inputs = vec![("model".to_string(), model_path)];
-    extra_inputs.extend(args.adapter.iter().map(|a| ("adapter".to_string(), a.clone())));
-    // What only decides how fast it goes is no setting of the result.
-    let mut settings = serde_json::to_value(&args.settings)?;
-    if let Some(map) = settings.as_object_mut() {
-        map.remove("batch-rows");
-        map.remove("batch-tokens");
-        map.insert("dtype".into(), json!(args.placement.to_string()));
+    stage::run(&mut Generate { args, questions, out }).map(drop)
+}
+
+struct Generate<'a> {
+    args: &'a Args,
+    questions: &'a Path,
+    out: &'a Path,
+}
+
+impl Stage for Generate<'_> {
+    const NAME: &'static str = "generate";
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn out(&self) -> &Path {
+        self.out
     }
-    let job = RowsJob {
-        stage: "generate",
-        input: questions,
-        out,
-        part: args.part,
-        settings,
-        extra_inputs,
-        quiet: false,
-    };
-    // Loaded only if there is anything to do.
-    let mut answerer = None;
-    let chunk = args.settings.batch_rows.max(1) * 4;
-    let mut progress = Progress::new("generate", RowSet::open(questions)?.len());
-    let mut alarms = 0;
-    let summary = map_rows(&job, chunk, &mut |rows: Vec<Row>| {
-        if answerer.is_none() {
-            answerer = Some(Answerer::load(
-                &args.model,
-                args.adapter.as_deref(),
-                args.placement,
-                &args.settings.template,
-            )?);
+
+    fn part(&self) -> Part {
+        self.args.part
+    }
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(self.questions, self.out)
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Identity::of(&self.args.settings)?.placed(self.args.placement)
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        let inputs = Inputs::new().file("rows", self.questions);
+        let inputs =
+            inputs.model("model", &resolve(&self.args.model)?)?.template(&self.args.settings.template);
+        match &self.args.adapter {
+            Some(adapter) => inputs.model("adapter", adapter),
+            None => Ok(inputs),
         }
-        let Some(answerer) = &answerer else { return Ok(vec![]) };
-        let rows = answer_rows(answerer, rows, args)?;
-        alarms += rows.iter().filter(|r| r.answer.as_ref().is_some_and(|a| !a.alarms.is_empty())).count();
-        progress.advance(rows.len());
-        Ok(rows)
-    })?;
-    progress.finish();
-    say("generate", &summary, &format!("{alarms} answers with an alarm"));
-    Ok(())
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let args = self.args;
+        // Loaded only if there is anything to do.
+        let mut answerer = None;
+        let chunk = args.settings.batch_rows.max(1) * 4;
+        let mut progress = Progress::new("generate", open_rows(self.questions)?.len());
+        let mut alarms = 0;
+        let summary = open.map_rows(self.questions, chunk, &mut |rows: Vec<Row>| {
+            let answerer = match &mut answerer {
+                Some(answerer) => answerer,
+                none => none.insert(load(args)?),
+            };
+            let rows = answer_rows(answerer, rows, args)?;
+            alarms += rows.iter().filter(|r| r.answer.as_ref().is_some_and(|a| !a.alarms.is_empty())).count();
+            progress.advance(rows.len());
+            Ok(rows)
+        })?;
+        progress.finish();
+        summary.made(Self::NAME, &format!("{alarms} answers with an alarm"))
+    }
+}
+
+fn load(args: &Args) -> Result<Answerer> {
+    Answerer::load(&args.model, args.adapter.as_deref(), args.placement, &args.settings.template)
 }
 
 fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<Vec<Row>> {
-    let questions: Vec<_> =
-        rows.iter().map(|r| (r.id.as_str(), r.instruction.as_str(), r.input.as_str())).collect();
-    let answers = answerer.answer(&questions, &(&args.settings).into(), &mut |_| {})?;
     let name = Path::new(&args.model).file_name().map(|n| n.to_string_lossy().into_owned());
-    for (row, (text, finish, tokens)) in rows.iter_mut().zip(answers) {
-        let alarms = answer_alarms(&row.instruction, &text, finish, &row.language);
-        let model = name.clone().unwrap_or_else(|| args.model.clone());
-        row.answer = Some(Answer { text, model, finish: finish.into(), tokens, alarms });
+    let model = name.unwrap_or_else(|| args.model.clone());
+    let options = (&args.settings).into();
+    // A row that the model cannot take is marked, so that the others go on.
+    let mut asked = vec![];
+    for (i, row) in rows.iter_mut().enumerate() {
+        match answerer.check(&row.prompt(), &options).with_context(|| row.place()) {
+            Ok(()) => asked.push(i),
+            Err(e) if args.settings.on_bad_row == OnBadRow::Skip => {
+                note!("generate: row {} is left out: {e:#}", row.id);
+                let alarms = vec![alarms::UNANSWERABLE.into()];
+                row.answer = Some(Answer {
+                    model: model.clone(),
+                    finish: "skipped".into(),
+                    alarms,
+                    ..Default::default()
+                });
+            }
+            Err(e) => return Err(e.context("--on-bad-row skip leaves such rows out")),
+        }
+    }
+    let questions: Vec<_> = asked.iter().map(|&i| (rows[i].id.as_str(), rows[i].prompt())).collect();
+    let replies = answerer.answer(&questions, &options, &mut |_| {})?;
+    for (i, reply) in asked.into_iter().zip(replies) {
+        let row = &mut rows[i];
+        let alarms = answer_alarms(&row.instruction, &reply.text, reply.finish, &row.language);
+        row.answer = Some(Answer {
+            text: reply.text,
+            model: model.clone(),
+            finish: reply.finish.into(),
+            tokens: reply.ids.len(),
+            ids: reply.ids,
+            alarms,
+        });
     }
     Ok(rows)
 }
 
 fn run_to_file(args: &Args, rows: Vec<Row>) -> Result<()> {
-    let answerer =
-        Answerer::load(&args.model, args.adapter.as_deref(), args.placement, &args.settings.template)?;
+    for prompts in &args.prompts {
+        apart(prompts, &args.out)?;
+    }
+    let answerer = load(args)?;
     if let Some(dir) = args.out.parent().filter(|d| !d.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     let mut progress = Progress::new("generate", rows.len());
     let mut text = String::new();
     for chunk in rows.chunks(args.settings.batch_rows.max(1) * 4) {
-        ensure!(
-            !crate::pipeline::interrupt::interrupted(),
-            "interrupted; {} holds the answers so far",
-            args.out.display()
-        );
+        ensure!(!interrupted(), "interrupted; {} holds the answers so far", args.out.display());
         for row in answer_rows(&answerer, chunk.to_vec(), args)? {
             text.push_str(&serde_json::to_string(&row)?);
             text.push('\n');
@@ -179,6 +282,6 @@ fn run_to_file(args: &Args, rows: Vec<Row>) -> Result<()> {
         write_atomic(&args.out, text.as_bytes())?;
     }
     progress.finish();
-    println!("{} answers in {}", rows.len(), args.out.display());
+    say!("{} answers in {}", rows.len(), args.out.display());
     Ok(())
 }

@@ -13,7 +13,9 @@ use crate::{
         tokenizer::Tokenizer,
     },
     models::weights::{convert::pickles_to_safetensors, resolve, safetensors::shard_names},
+    pipeline::lock,
     qe::cometkiwi::{Files, HPARAMS, hparams::Hparams},
+    report::out::say,
 };
 
 /// Arguments of `import`.
@@ -48,8 +50,11 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!(dir.is_dir(), "{} is not a directory", dir.display());
     ensure!(!args.out.exists(), "{} exists: choose another --out, or remove it", args.out.display());
     let name = args.out.file_name().context("--out has no name")?.to_string_lossy();
-    // Beside the result, so that it can be renamed; what a killed run left there is ours.
-    let partial = args.out.with_file_name(format!("{name}.partial"));
+    // Beside the result, so that it can be renamed; nobody else has this name, so that what a killed run left there is ours.
+    let partial = args.out.with_file_name(format!(".{name}.sdrrl-import.partial"));
+    let beside = args.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(beside).map_err(|e| write_error(beside, e))?;
+    let _held = lock::beside(&args.out, "import")?;
     if partial.exists() {
         fs::remove_dir_all(&partial).map_err(|e| write_error(&partial, e))?;
     }
@@ -60,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     result?;
     fs::rename(&partial, &args.out).map_err(|e| write_error(&args.out, e))?;
-    println!("import: written to {}", args.out.display());
+    say!("import: written to {}", args.out.display());
     Ok(())
 }
 
@@ -107,7 +112,7 @@ fn plain(dir: &Path, out: &Path) -> Result<()> {
 
 fn convert(files: &[PathBuf], out: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
     let done = pickles_to_safetensors(files, out, wanted)?;
-    println!(
+    say!(
         "import: {} tensors, {:.2} GiB; {} shared with another were not written twice, {} are no weights",
         done.tensors,
         done.bytes as f64 / (1u64 << 30) as f64,
@@ -116,7 +121,7 @@ fn convert(files: &[PathBuf], out: &Path, wanted: &dyn Fn(&str) -> bool) -> Resu
     );
     if let [first, ..] = &done.narrowed[..] {
         let n = done.narrowed.len();
-        println!("import: {n} tensors of 64-bit floats ({first} ...) were rounded to 32 bits");
+        say!("import: {n} tensors of 64-bit floats ({first} ...) were rounded to 32 bits");
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::{
         tokenizer::Tokenizer,
     },
     models::weights::resolve,
-    report::table::use_colour,
+    report::{out::say, table::use_colour},
 };
 
 /// Arguments of `inspect`.
@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn rows(args: &Args) -> Result<()> {
     let set = RowSet::open(&args.path)?;
-    println!("{}: {} rows", args.path.display(), set.len());
+    say!("{}: {} rows", args.path.display(), set.len());
     let colour = use_colour();
     let mut shown = 0;
     for i in args.from..set.len() {
@@ -55,7 +55,7 @@ fn rows(args: &Args) -> Result<()> {
             continue;
         }
         shown += 1;
-        println!("\n{}", paint(&format!("row {i}"), "1", colour));
+        say!("\n{}", paint(&format!("row {i}"), "1", colour));
         fields("", &row, colour);
     }
     ensure!(shown > 0 || set.is_empty(), "no row from {} on is as asked", args.from);
@@ -66,9 +66,9 @@ fn fields(path: &str, value: &Value, colour: bool) {
     let below = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
     match value {
         Value::Object(map) => map.iter().for_each(|(k, v)| fields(&below(k), v, colour)),
-        Value::String(text) => println!("{} {}", paint(path, "36", colour), clean(text)),
+        Value::String(text) => say!("{} {}", paint(path, "36", colour), clean(text)),
         Value::Null => {}
-        other => println!("{} {other}", paint(path, "36", colour)),
+        other => say!("{} {other}", paint(path, "36", colour)),
     }
 }
 
@@ -77,7 +77,7 @@ fn tokens(args: &Args) -> Result<()> {
     let tokenizer = Tokenizer::load(&resolve(model)?)?;
     let shard = TokenShard::open(&args.path)?;
     let colour = use_colour();
-    println!(
+    say!(
         "{}: {} documents, {} tokens; {} = trained, {} = seen only, ↵ = line break",
         args.path.display(),
         shard.len(),
@@ -97,8 +97,8 @@ fn tokens(args: &Args) -> Result<()> {
             continue;
         }
         shown += 1;
-        println!("\n{}", paint(&format!("document {i}: {}", clean(&document.note)), "1", colour));
-        println!("{}", render(&document, &tokenizer, args.ids, colour));
+        say!("\n{}", paint(&format!("document {i}: {}", clean(&document.note)), "1", colour));
+        say!("{}", render(&document, &tokenizer, args.ids, colour));
     }
     ensure!(shown > 0 || shard.is_empty(), "no document from {} on is as asked", args.from);
     Ok(())

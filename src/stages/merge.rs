@@ -1,9 +1,16 @@
 //! `sdrrl merge`: a model with its adapter folded in, as a Hugging Face directory.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
+use serde_json::json;
 
-use crate::pipeline::placement::parse_dtype;
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::Manifest,
+    placement::parse_dtype,
+    rows::apart,
+    stage::{self, Made, Open, Stage},
+};
 use crate::{
     data::tokenizer::Tokenizer,
     infer::{
@@ -11,6 +18,7 @@ use crate::{
         scoring::ScoreRequest,
     },
     models::{transformer::lora::Lora, transformer::weights::Llama, weights::resolve},
+    report::out::say,
     tensor::DType,
 };
 
@@ -31,35 +39,77 @@ pub struct Args {
     pub dtype: DType,
 }
 
+/// What makes a folder a model: none of these is ever written over.
+pub(super) const MODEL_FILES: &[&str] = &[
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+
 /// What the merged model is checked on.
 const PROBE: &str = "The quick brown fox jumps over the lazy dog. 0123456789 El zorro marrón salta.";
 
 /// Merges in f32, casts once, writes, and says how far the written model's log-probabilities are from those of the merge in f32.
 pub fn run(args: &Args) -> Result<()> {
-    let path = resolve(&args.model)?;
-    ensure!(args.out != path, "{} is the base model itself: choose another --out", path.display());
-    let tokenizer = Tokenizer::load(&path)?;
-    let mut model = Llama::load(&path, DType::F32)?;
-    let lora = Lora::load(&args.adapter, &model)?;
-    let before = probe(&model, &tokenizer)?;
-    model.apply_adapter(&lora)?;
-    let merged = probe(&model, &tokenizer)?;
-    model.save_pretrained(&args.out, args.dtype, path.is_dir().then_some(path.as_path()))?;
-    if !path.is_dir() {
-        tokenizer.save(&args.out)?;
-        println!("merge: the base was quantised; the merged weights are of its dequantised values");
+    stage::run(&mut Merge { args, base: resolve(&args.model)? }).map(drop)
+}
+
+struct Merge<'a> {
+    args: &'a Args,
+    base: PathBuf,
+}
+
+impl Stage for Merge<'_> {
+    const NAME: &'static str = "merge";
+    const FILES: &'static [&'static str] = MODEL_FILES;
+
+    fn out(&self) -> &Path {
+        &self.args.out
     }
-    drop(model);
-    let written = probe(&Llama::load(&args.out, args.dtype)?, &tokenizer)?;
-    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0f32, f32::max);
-    println!(
-        "merge: written to {} as {}; largest difference of log-probabilities on a probe text: {:.2e} to the merge in f32, {:.2e} to the base",
-        args.out.display(),
-        args.dtype.suffix(),
-        distance(&written, &merged),
-        distance(&written, &before)
-    );
-    Ok(())
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.base, self.out())?;
+        apart(&self.args.adapter, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Identity::of(&json!({"dtype": self.args.dtype.suffix()}))
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        Inputs::new().model("model", &self.base)?.model("adapter", &self.args.adapter)
+    }
+
+    fn run(&mut self, _: &mut Open) -> Result<Made> {
+        let (args, path) = (self.args, &self.base);
+        let tokenizer = Tokenizer::load(path)?;
+        let mut model = Llama::load(path, DType::F32)?;
+        let lora = Lora::load(&args.adapter, &model)?;
+        let before = probe(&model, &tokenizer)?;
+        model.apply_adapter(&lora)?;
+        let merged = probe(&model, &tokenizer)?;
+        model.save_pretrained(&args.out, args.dtype, path.is_dir().then_some(path.as_path()))?;
+        if !path.is_dir() {
+            tokenizer.save(&args.out)?;
+            say!("merge: the base was quantised; the merged weights are of its dequantised values");
+        }
+        drop(model);
+        let written = probe(&Llama::load(&args.out, args.dtype)?, &tokenizer)?;
+        let distance =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0f32, f32::max);
+        let (to_merge, to_base) = (distance(&written, &merged), distance(&written, &before));
+        let made = Made::new(json!({"to-merge-in-f32": to_merge, "to-base": to_base}))?;
+        Ok(made.saying(format!(
+            "merge: written to {} as {}; largest difference of log-probabilities on a probe text: {to_merge:.2e} to the merge in f32, {to_base:.2e} to the base",
+            args.out.display(),
+            args.dtype.suffix()
+        )))
+    }
 }
 
 fn probe(model: &Llama, tokenizer: &Tokenizer) -> Result<Vec<f32>> {

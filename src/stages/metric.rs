@@ -19,7 +19,10 @@ use crate::{
         significance::{self, Outcome},
         tokenize::{BleuTokenizer, TercomOptions},
     },
-    report::table::{Cell, Table, use_colour},
+    report::{
+        out::{note, say, say_text},
+        table::{Cell, Table, use_colour},
+    },
 };
 
 /// What `--metrics` takes: the catalog's metrics of replies that need no model.
@@ -153,7 +156,7 @@ fn warn(args: &Args, metric: &dyn OpenMetric, references: &[String]) {
     let own = metric.warning();
     let warning = if args.language.is_some() { own } else { own.or_else(by_language) };
     if let Some(warning) = warning {
-        eprintln!("warning: {warning}");
+        note!("warning: {warning}");
     }
 }
 
@@ -282,7 +285,7 @@ fn print(args: &Args, measured: &[Measured]) {
             Value::Object([("system".into(), name(path).into())].into_iter().chain(scores).collect())
         };
         let all: Vec<Value> = args.hypothesis.iter().enumerate().map(|(i, p)| of_system(i, p)).collect();
-        return println!("{:#}", Value::Array(all));
+        return say!("{:#}", Value::Array(all));
     }
     let header: Vec<&str> = ["system"].into_iter().chain(measured.iter().map(|m| m.name.as_str())).collect();
     let mut table = Table::new(&header);
@@ -293,11 +296,11 @@ fn print(args: &Args, measured: &[Measured]) {
         });
         table.push([Cell::Text(name(path))].into_iter().chain(cells).collect());
     }
-    print!("{}", table.to_text(use_colour()));
-    println!();
-    measured.iter().for_each(|m| println!("{:<12} {}", m.name, m.signature));
+    say_text!("{}", table.to_text(use_colour()));
+    say!();
+    measured.iter().for_each(|m| say!("{:<12} {}", m.name, m.signature));
     if measured.iter().any(|m| m.systems.iter().any(|s| s.p.is_some())) {
-        println!(
+        say!(
             "p: how probable so large a difference from {} is by luck (* below 0.05)",
             name(&args.hypothesis[0])
         );
@@ -332,7 +335,7 @@ fn mkqa_scores(args: &Args, gold: &Path) -> Result<()> {
             scores.insert("signature".into(), signature.clone().into());
             json!({"system": system, "MKQA": scores})
         };
-        println!("{:#}", Value::Array(all.into_iter().map(of).collect()));
+        say!("{:#}", Value::Array(all.into_iter().map(of).collect()));
         return Ok(());
     }
     let header: Vec<&str> = ["MKQA"].into_iter().chain(all.iter().map(|a| a.0.as_str())).collect();
@@ -344,7 +347,7 @@ fn mkqa_scores(args: &Args, gold: &Path) -> Result<()> {
         };
         table.push([Cell::Text(key.clone())].into_iter().chain(all.iter().map(value)).collect());
     }
-    print!("{}", table.to_text(use_colour()));
-    println!("\n{signature}");
+    say_text!("{}", table.to_text(use_colour()));
+    say!("\n{signature}");
     Ok(())
 }

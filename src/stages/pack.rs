@@ -8,18 +8,27 @@ use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::pipeline::manifest::Manifest;
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::{Counts, Manifest},
+    rows::{apart, open_rows},
+    stage::{self, Made, Open, Stage},
+    work_dir::TOKENS,
+};
 use crate::{
     data::{
+        conversation::Prompt,
         questions,
         record::Example,
-        row_shard::{RowSet, RowShard},
+        row_shard::RowShard,
+        tally::{OnBadRow, Tally},
         template::ChatTemplate,
         token_shard::{self, Document},
         tokenizer::Tokenizer,
     },
     models::weights::resolve,
     recipe::pack::PackSettings,
+    report::out::say,
 };
 
 /// Arguments of `pack`.
@@ -41,103 +50,154 @@ pub struct Args {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
-    let model = resolve(&args.model)?;
-    let tokenizer_file = if model.is_dir() { model.join("tokenizer.json") } else { model.clone() };
-    let inputs: [(&str, &Path); 2] = [("examples", &args.examples), ("tokenizer", &tokenizer_file)];
-    let manifest = Manifest::expected("pack", &inputs, &args.settings)?;
-    if manifest.is_done(&args.out)? {
-        println!("pack: unchanged, skipped");
-        return Ok(());
+    stage::run(&mut Pack { args }).map(drop)
+}
+
+struct Pack<'a> {
+    args: &'a Args,
+}
+
+impl Stage for Pack<'_> {
+    const NAME: &'static str = "pack";
+    const FILES: &'static [&'static str] = &["train.tokens", "validation.tokens", "source.tokens"];
+
+    fn out(&self) -> &Path {
+        &self.args.out
     }
-    std::fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
-    let tokenizer = Tokenizer::load(&model)?;
-    let template = ChatTemplate::load(&args.settings.template, &tokenizer)?;
-    let examples = read_examples(&args.examples)?;
-    let encoded: Vec<Option<Document>> = examples
-        .par_iter()
-        .map(|e| {
-            encode(e, &tokenizer, &template, &args.settings).with_context(|| format!("example {}", e.id))
-        })
-        .collect::<Result<_>>()?;
-    let mut summary = serde_json::Map::new();
-    for split in ["train", "validation", "source"] {
-        let pairs = || examples.iter().zip(&encoded).filter(|(e, _)| e.split == split);
-        let documents: Vec<Document> = pairs().filter_map(|(_, d)| d.clone()).collect();
-        if split == "source" && documents.is_empty() {
-            continue;
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.args.examples, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Identity::of(&self.args.settings)
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        let inputs = Inputs::new().file("examples", &self.args.examples);
+        Ok(inputs.tokenizer("model", &resolve(&self.args.model)?)?.template(&self.args.settings.template))
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let args = self.args;
+        let tokenizer = Tokenizer::load(&resolve(&args.model)?)?;
+        let template = ChatTemplate::load(&args.settings.template, &tokenizer)?;
+        let (examples, tally) = read_examples(&args.examples, args.settings.on_bad_row)?;
+        if !tally.is_whole() {
+            say!("pack: {tally}");
         }
-        let mut by_pair: BTreeMap<&str, usize> = BTreeMap::new();
-        pairs().filter(|(_, d)| d.is_some()).for_each(|(e, _)| *by_pair.entry(&e.pair).or_default() += 1);
-        let tokens: usize = documents.iter().map(|d| d.tokens.len()).sum();
-        let trained: usize = documents.iter().flat_map(|d| &d.weights).filter(|w| **w != 0.0).count();
-        let dropped = pairs().filter(|(_, d)| d.is_none()).count();
-        token_shard::write(&args.out.join(format!("{split}.tokens")), &documents)?;
-        println!(
-            "pack: {split}: {} documents, {tokens} tokens, {trained} of them trained, {dropped} too long",
-            documents.len()
+        let encoded: Vec<Option<Document>> = examples
+            .par_iter()
+            .map(|e| {
+                encode(e, &tokenizer, &template, &args.settings).with_context(|| format!("example {}", e.id))
+            })
+            .collect::<Result<_>>()?;
+        for e in &examples {
+            ensure!(
+                TOKENS.iter().any(|(split, _)| *split == e.split),
+                "example {}: its split `{}` is none of train, validation, source",
+                e.id,
+                e.split
+            );
+        }
+        let mut counts =
+            Counts { read: tally.read, ..Counts::default() }.dropping("not fit to train on", tally.dropped());
+        let mut summary = serde_json::Map::new();
+        summary.insert("rows".into(), tally.to_json());
+        for (split, file) in TOKENS {
+            let pairs = || examples.iter().zip(&encoded).filter(|(e, _)| e.split == split);
+            let documents: Vec<Document> = pairs().filter_map(|(_, d)| d.clone()).collect();
+            let mut by_pair: BTreeMap<&str, usize> = BTreeMap::new();
+            pairs().filter(|(_, d)| d.is_some()).for_each(|(e, _)| *by_pair.entry(&e.pair).or_default() += 1);
+            let tokens: usize = documents.iter().map(|d| d.tokens.len()).sum();
+            let trained: usize = documents.iter().flat_map(|d| &d.weights).filter(|w| **w != 0.0).count();
+            let dropped = pairs().filter(|(_, d)| d.is_none()).count();
+            counts.written += documents.len();
+            counts = counts.dropping("too long", dropped);
+            if split == "source" && documents.is_empty() {
+                continue;
+            }
+            token_shard::write(&open.path(file), &documents)?;
+            say!(
+                "pack: {split}: {} documents, {tokens} tokens, {trained} of them trained, {dropped} too long",
+                documents.len()
+            );
+            summary.insert(split.into(), json!({"documents": documents.len(), "tokens": tokens, "trained-tokens": trained, "dropped": dropped, "pairs": by_pair}));
+        }
+        ensure!(
+            summary["train"]["documents"] != json!(0),
+            "no training document is left in {}",
+            args.examples.display()
         );
-        summary.insert(split.into(), json!({"documents": documents.len(), "tokens": tokens, "trained-tokens": trained, "dropped": dropped, "pairs": by_pair}));
+        Ok(Made::new(summary)?.counting(counts))
     }
-    ensure!(
-        summary["train"]["documents"] != json!(0),
-        "no training document is left in {}",
-        args.examples.display()
-    );
-    manifest.finish(&args.out, json!(summary))
 }
 
-/// Examples of a directory, or of a JSONL file of questions with answers (all for training).
-fn read_examples(path: &Path) -> Result<Vec<Example>> {
+/// Examples of a directory, or of a file of questions with answers (all for training), and what was left out of it.
+fn read_examples(path: &Path, on_bad: OnBadRow) -> Result<(Vec<Example>, Tally)> {
+    let whole = |examples: Vec<Example>| {
+        let mut tally = Tally::default();
+        (tally.read, tally.kept) = (examples.len(), examples.len());
+        (examples, tally)
+    };
     if path.is_dir() {
-        return RowSet::open(path)?.iter().collect();
+        return Ok(whole(open_rows(path)?.iter().collect::<Result<_>>()?));
     }
-    let first: serde_json::Map<String, serde_json::Value> = {
+    if path != Path::new("-") && questions::first_row_has(path, &["pair", "split", "row"])? {
         let shard = RowShard::open(path)?;
-        ensure!(!shard.is_empty(), "{} holds no rows", path.display());
-        shard.get(0)?
-    };
-    if first.contains_key("pair") && first.contains_key("split") {
-        let shard = RowShard::open(path)?;
-        return (0..shard.len()).map(|i| shard.get(i)).collect();
+        return Ok(whole(shard.iter().collect::<Result<_>>()?));
     }
-    let rows = questions::read(path, "")?;
-    let example = |row: crate::data::record::Row| Example {
-        id: row.id.clone(),
-        row: row.id,
-        pair: "file".into(),
-        split: "train".into(),
-        question_language: row.language.clone(),
-        answer_language: row.language,
-        instruction: row.instruction,
-        input: row.input,
-        output: row.output,
-        weight: 1.0,
-    };
-    Ok(rows.into_iter().map(example).collect())
+    let (sources, mut tally) = questions::read(path, "", on_bad)?;
+    let mut examples = vec![];
+    for source in sources {
+        let place = format!("{}:{}", path.display(), source.origin.line);
+        match source.into_example(&mut tally, &place) {
+            Ok(Some(example)) => examples.push(example),
+            Ok(None) => {}
+            Err(e) if on_bad == OnBadRow::Skip => tally.drop(&format!("{e:#}"), &place),
+            Err(e) => return Err(e.context(place)),
+        }
+    }
+    tally.kept = examples.len();
+    ensure!(!examples.is_empty(), "{}: nothing is left to train on: {tally}", path.display());
+    Ok((examples, tally))
 }
 
+/// The tokens of an example, or `None` where they are too many. A model's own answer is learnt by the very ids that it generated.
 fn encode(
     e: &Example,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     settings: &PackSettings,
 ) -> Result<Option<Document>> {
-    let encoded = template.encode_example(
-        tokenizer,
-        settings.system.as_deref(),
-        &e.instruction,
-        &e.input,
-        &e.output,
-    )?;
-    let mut tokens = encoded.tokens;
-    let from = if settings.train_on_prompt { 1 } else { encoded.answer_start };
-    let mut weights: Vec<f32> = (0..tokens.len()).map(|i| if i >= from { e.weight } else { 0.0 }).collect();
-    if tokens.len() > settings.max_length {
-        if !settings.truncate || encoded.answer_start >= settings.max_length {
+    let prompt = Prompt {
+        system: settings.system.as_deref(),
+        earlier: &e.turns,
+        instruction: &e.instruction,
+        input: &e.input,
+    };
+    let generated = !e.output_ids.is_empty() && tokenizer.decode(&e.output_ids)?.trim() == e.output;
+    let mut encoded = if generated {
+        template.encode_generated(tokenizer, &prompt, &e.output_ids)?
+    } else {
+        template.encode(tokenizer, &prompt, &e.output, settings.train_on)?
+    };
+    let start = encoded.answer_start;
+    encoded.weights[start..].iter_mut().for_each(|w| *w *= e.weight);
+    let mut encoded = encoded.without_tail();
+    if settings.train_on_prompt {
+        encoded.weights[1..].fill(e.weight);
+    }
+    if encoded.tokens.len() > settings.max_length {
+        if !settings.truncate || start >= settings.max_length {
             return Ok(None);
         }
-        tokens.truncate(settings.max_length);
-        weights.truncate(settings.max_length);
+        encoded.tokens.truncate(settings.max_length);
+        encoded.weights.truncate(settings.max_length);
     }
-    Ok(Some(Document { tokens, weights, note: format!("{} {}", e.id, e.pair) }))
+    Ok(Some(Document {
+        tokens: encoded.tokens,
+        weights: encoded.weights,
+        note: format!("{} {}", e.id, e.pair),
+    }))
 }

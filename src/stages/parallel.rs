@@ -4,15 +4,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::pipeline::manifest::Manifest;
-use crate::pipeline::rows::path_for;
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::Counts,
+    rows::{ROW_FILES, path_for},
+    stage::{self, Made, Open, Stage},
+};
 use crate::{
     data::{
         language_id,
         parallel::{Selection, read},
-        row_shard::write_rows,
     },
     recipe::parallel::ParallelSettings,
+    report::out::say,
 };
 
 /// Arguments of `parallel`.
@@ -35,10 +39,8 @@ pub struct Args {
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let s = &args.settings;
-    let source = language_id::code(&args.source_language)?;
     ensure!(s.min_words <= s.max_words, "parallel.min-words is above parallel.max-words");
-    let selection =
-        Selection { limit: s.limit, min_words: s.min_words, max_words: s.max_words, seed: s.seed };
+    let source = language_id::code(&args.source_language)?;
     let mut corpora = vec![];
     for target in &args.target_languages {
         let target = language_id::code(target)?;
@@ -47,35 +49,77 @@ pub fn run(args: &Args) -> Result<()> {
             Some(_) => Some(path_for(&s.target_file, "parallel.target-file", &source, &target)?),
             None => None,
         };
-        corpora.push((target, file, other));
+        corpora.push(Corpus { target, file, other });
     }
-    let mut inputs: Vec<(String, &Path)> = vec![];
-    for (target, file, other) in &corpora {
-        inputs.push((format!("{target}-source"), file));
-        inputs.extend(other.iter().map(|o| (format!("{target}-target"), o.as_path())));
+    stage::run(&mut Parallel { args, source, corpora }).map(drop)
+}
+
+/// Where the sentences of a target language are.
+struct Corpus {
+    target: String,
+    file: PathBuf,
+    other: Option<PathBuf>,
+}
+
+struct Parallel<'a> {
+    args: &'a Args,
+    source: String,
+    corpora: Vec<Corpus>,
+}
+
+impl Stage for Parallel<'_> {
+    const NAME: &'static str = "parallel";
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn out(&self) -> &Path {
+        &self.args.out
     }
-    let inputs: Vec<(&str, &Path)> = inputs.iter().map(|(n, p)| (n.as_str(), *p)).collect();
-    let mut settings = serde_json::to_value(s)?;
-    settings["languages"] = json!([source, args.target_languages]);
-    let manifest = Manifest::expected("parallel", &inputs, &settings)?;
-    if manifest.is_done(&args.out)? {
-        println!("parallel: unchanged, skipped");
-        return Ok(());
+
+    fn identity(&self) -> Result<Identity> {
+        Identity::of(&self.args.settings)?.with("languages", json!([self.source, self.args.target_languages]))
     }
-    let mut all = vec![];
-    let mut summary = serde_json::Map::new();
-    for (target, file, other) in &corpora {
-        let (pairs, c) = read(file, other.as_deref(), (&source, target), &selection)
-            .with_context(|| format!("parallel corpus {source}-{target}"))?;
-        ensure!(!pairs.is_empty(), "{}: no usable pair among {} lines", file.display(), c.lines);
-        println!(
-            "parallel: {source}-{target}: {} of {} lines used; {} empty or repeated, {} too short or long, {} with an alarm",
-            c.kept, c.lines, c.duplicates, c.length, c.alarms
-        );
-        summary.insert(target.to_string(), json!({"lines": c.lines, "duplicates": c.duplicates, "length": c.length, "alarms": c.alarms, "kept": c.kept}));
-        all.extend(pairs);
+
+    fn inputs(&self) -> Result<Inputs> {
+        let mut inputs = Inputs::new();
+        for c in &self.corpora {
+            inputs = inputs
+                .file(&format!("{}-source", c.target), &c.file)
+                .maybe(&format!("{}-target", c.target), c.other.as_deref());
+        }
+        Ok(inputs)
     }
-    manifest.begin(&args.out)?;
-    write_rows(&args.out, &all, 10_000)?;
-    manifest.finish(&args.out, json!(summary))
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let (s, source) = (&self.args.settings, &self.source);
+        let selection =
+            Selection { limit: s.limit, min_words: s.min_words, max_words: s.max_words, seed: s.seed };
+        let mut all = vec![];
+        let mut summary = serde_json::Map::new();
+        let mut counts = Counts::default();
+        for Corpus { target, file, other } in &self.corpora {
+            let (pairs, c) = read(file, other.as_deref(), (source, target), &selection)
+                .with_context(|| format!("parallel corpus {source}-{target}"))?;
+            ensure!(!pairs.is_empty(), "{}: no usable pair among {} lines", file.display(), c.lines);
+            say!(
+                "parallel: {source}-{target}: {} of {} lines used; {} empty or repeated, {} too short or long, {} with an alarm",
+                c.kept,
+                c.lines,
+                c.duplicates,
+                c.length,
+                c.alarms
+            );
+            summary.insert(target.to_string(), json!({"lines": c.lines, "duplicates": c.duplicates, "length": c.length, "alarms": c.alarms, "kept": c.kept}));
+            let usable = c.lines.saturating_sub(c.duplicates + c.length + c.alarms);
+            counts.read += c.lines;
+            counts.written += pairs.len();
+            counts = counts
+                .dropping("empty or repeated", c.duplicates)
+                .dropping("too short or long", c.length)
+                .dropping("with an alarm", c.alarms)
+                .dropping("beyond the limit", usable.saturating_sub(c.kept));
+            all.extend(pairs);
+        }
+        open.write_rows(&all, 10_000)?;
+        Ok(Made::new(summary)?.counting(counts))
+    }
 }

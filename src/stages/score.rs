@@ -1,14 +1,21 @@
 //! `sdrrl score`: a quality score for each translated sentence, without a reference (SDRRL, step 3).
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use super::translate::{sides, translated_sides};
 use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::Manifest,
     overlap::{Parts, Shared},
     placement::Placement,
-    rows::{RowArgs, dictionary_files, map_parts, path_for, say, with_languages},
+    rows::{Part, ROW_FILES, RowArgs, apart, dictionary_files, open_rows, path_for, with_languages},
+    stage::{self, Made, Open, Stage},
 };
 use crate::{
     data::{
@@ -50,66 +57,102 @@ const CHUNK: usize = 64;
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
-    let (source, targets) = args.rows.languages()?;
-    let s = &args.settings;
-    let mut inputs: Vec<(String, PathBuf)> = vec![];
-    match s.engine {
-        ScoreEngine::Command => {}
-        ScoreEngine::Builtin | ScoreEngine::File => {
-            for target in &targets {
-                let path = path_for(&s.file, "score.file", &source, target)?;
-                inputs.extend(dictionary_files(&format!("file-{target}"), &path));
-            }
-        }
-        ScoreEngine::Cometkiwi => {
-            let files = cometkiwi_files(s)?;
-            inputs.push(("model".into(), files.dir));
-            inputs.push(("encoder".into(), files.tokenizer));
-        }
-        ScoreEngine::Similarity => inputs.push(("model".into(), similarity_model(s)?)),
+    stage::run(&mut Score { args }).map(drop)
+}
+
+struct Score<'a> {
+    args: &'a Args,
+}
+
+impl Score<'_> {
+    /// A model of all languages is loaded once and scores all of them.
+    fn is_model(&self) -> bool {
+        matches!(self.args.settings.engine, ScoreEngine::Cometkiwi | ScoreEngine::Similarity)
     }
-    // A model of all languages is loaded once and scores all of them.
-    let one = matches!(s.engine, ScoreEngine::Cometkiwi | ScoreEngine::Similarity);
-    let chunk = if one { 4 * CHUNK } else { CHUNK };
-    let mut settings = serde_json::to_value(s)?;
-    if one {
-        settings["placement"] = args.placement.to_string().into();
+}
+
+impl Stage for Score<'_> {
+    const NAME: &'static str = "score";
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn out(&self) -> &Path {
+        &self.args.rows.out
     }
-    let encoder = Shared::new(|| encoder(s));
-    let mut scorers: Vec<Box<dyn Scorer>> = vec![];
-    let mut progress = Progress::new("score", crate::data::row_shard::RowSet::open(&args.rows.input)?.len());
-    let mut parts = Parts {
-        prepare: &|rows: Vec<Row>| {
-            let encoder = encoder.get()?;
-            let encoder = encoder.as_ref().as_ref().map(Encoder::as_dyn);
-            let pairs = targets.iter().map(|t| Pairs::of(&rows, t, encoder)).collect::<Result<Vec<_>>>()?;
-            Ok((rows, pairs))
-        },
-        compute: &mut |(rows, pairs): (Vec<Row>, Vec<Pairs>)| {
-            if scorers.is_empty() {
-                let loaded = if one { &targets[..1] } else { &targets[..] };
-                let load = |t: &String| scorer(args, &source, t, &encoder);
-                scorers = loaded.iter().map(load).collect::<Result<_>>()?;
+
+    fn part(&self) -> Part {
+        self.args.rows.part
+    }
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.args.rows.input, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        let identity = self.args.rows.identity(&self.args.settings)?;
+        if self.is_model() { identity.placed(self.args.placement) } else { Ok(identity) }
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        let s = &self.args.settings;
+        let (source, targets) = self.args.rows.languages()?;
+        let mut inputs = self.args.rows.inputs();
+        match s.engine {
+            ScoreEngine::Command => {}
+            ScoreEngine::Builtin | ScoreEngine::File => {
+                for target in &targets {
+                    let path = path_for(&s.file, "score.file", &source, target)?;
+                    inputs = inputs.files(dictionary_files(&format!("file-{target}"), &path));
+                }
             }
-            let scored = |(i, pairs): (usize, Pairs)| pairs.score(scorers[if one { 0 } else { i }].as_mut());
-            let scored = pairs.into_iter().enumerate().map(scored).collect::<Result<Vec<_>>>()?;
-            progress.advance(rows.len());
-            Ok((rows, scored))
-        },
-        finish: &|(mut rows, scored): (Vec<Row>, Vec<Scored>)| {
-            for (target, scored) in targets.iter().zip(scored) {
-                insert(&mut rows, scored, target, s.aggregate);
+            ScoreEngine::Cometkiwi => {
+                let files = cometkiwi_files(s)?;
+                inputs = inputs.file("model", &files.dir).tokenizer("encoder", &files.tokenizer)?;
             }
-            Ok(rows)
-        },
-    };
-    let summary = map_parts(&args.rows.job("score", &settings, inputs)?, chunk, &mut parts)?;
-    progress.finish();
-    let cut: usize = scorers.iter().map(|s| s.cut()).sum();
-    let detail =
-        if cut > 0 { format!("{cut} texts longer than the scorer reads were cut") } else { String::new() };
-    say("score", &summary, &detail);
-    Ok(())
+            ScoreEngine::Similarity => inputs = inputs.model("model", &similarity_model(s)?)?,
+        }
+        Ok(inputs)
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let (args, s, one) = (self.args, &self.args.settings, self.is_model());
+        let (source, targets) = args.rows.languages()?;
+        let chunk = if one { 4 * CHUNK } else { CHUNK };
+        let encoder = Shared::new(|| encoder(s));
+        let mut scorers: Vec<Box<dyn Scorer>> = vec![];
+        let mut progress = Progress::new("score", open_rows(&args.rows.input)?.len());
+        let mut parts = Parts {
+            prepare: &|rows: Vec<Row>| {
+                let encoder = encoder.get()?;
+                let encoder = encoder.as_ref().as_ref().map(Encoder::as_dyn);
+                let pairs =
+                    targets.iter().map(|t| Pairs::of(&rows, t, encoder)).collect::<Result<Vec<_>>>()?;
+                Ok((rows, pairs))
+            },
+            compute: &mut |(rows, pairs): (Vec<Row>, Vec<Pairs>)| {
+                if scorers.is_empty() {
+                    let loaded = if one { &targets[..1] } else { &targets[..] };
+                    let load = |t: &String| scorer(args, &source, t, &encoder);
+                    scorers = loaded.iter().map(load).collect::<Result<_>>()?;
+                }
+                let scored =
+                    |(i, pairs): (usize, Pairs)| pairs.score(scorers[if one { 0 } else { i }].as_mut());
+                let scored = pairs.into_iter().enumerate().map(scored).collect::<Result<Vec<_>>>()?;
+                progress.advance(rows.len());
+                Ok((rows, scored))
+            },
+            finish: &|(mut rows, scored): (Vec<Row>, Vec<Scored>)| {
+                for (target, scored) in targets.iter().zip(scored) {
+                    insert(&mut rows, scored, target, s.aggregate);
+                }
+                Ok(rows)
+            },
+        };
+        let summary = open.map_parts(&args.rows.input, chunk, &mut parts)?;
+        progress.finish();
+        let cut: usize = scorers.iter().map(|s| s.cut()).sum();
+        let cut = (cut > 0).then(|| format!("{cut} texts longer than the scorer reads were cut"));
+        summary.made(Self::NAME, &cut.unwrap_or_default())
+    }
 }
 
 /// The part of an engine that tokenises.

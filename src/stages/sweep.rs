@@ -1,5 +1,8 @@
 //! `sdrrl sweep`: how much every threshold tau would keep, from the scores that are there; nothing is scored anew.
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -9,16 +12,19 @@ use super::{
     filter::{self, judge},
     translate::translated_sides,
 };
-use crate::pipeline::manifest::Manifest;
-use crate::pipeline::rows::{Part, RowArgs};
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::{Counts, Manifest},
+    rows::{Part, RowArgs, apart, open_rows},
+    stage::{self, Made, Open, Stage},
+};
 use crate::{
-    data::{
-        files::{write_atomic, write_error},
-        record::Row,
-        row_shard::RowSet,
-    },
+    data::record::Row,
     recipe::filter::FilterSettings,
-    report::table::{Cell, Table, use_colour},
+    report::{
+        out::say,
+        table::{Cell, Table, use_colour},
+    },
 };
 
 /// Arguments of `sweep`.
@@ -126,30 +132,65 @@ pub fn run(args: &Args) -> Result<()> {
     let (_, targets) = rows_to(args.out.clone()).languages()?;
     let settings = |tau: f64| FilterSettings { tau, ignore_alarms: args.ignore_alarms.clone() };
     taus.iter().try_for_each(|&tau| filter::check(&settings(tau)))?;
-    let described = json!({"taus": taus, "ignore-alarms": args.ignore_alarms, "target-languages": targets});
-    let manifest = Manifest::expected("sweep", &[("rows", &args.input)], &described)?;
-    std::fs::create_dir_all(&args.out).map_err(|e| write_error(&args.out, e))?;
-    manifest.begin(&args.out)?;
-    let mut counts = vec![vec![Count::default(); taus.len()]; targets.len()];
-    for row in RowSet::open(&args.input)?.iter::<Row>() {
-        let row = row?;
-        for (target, counts) in targets.iter().zip(&mut counts) {
-            for (&tau, count) in taus.iter().zip(counts) {
-                count.add(&row, target, &settings(tau))?;
-            }
-        }
-    }
-    write(args, &taus, &targets, &counts)?;
+    stage::run(&mut Sweep { args, taus: &taus, targets: &targets, settings: &settings })?;
     if args.write_rows {
         for &tau in &taus {
             let rows = rows_to(args.out.join(format!("tau-{tau:.2}")));
             filter::run(&filter::Args { rows, settings: settings(tau) })?;
         }
     }
-    manifest.finish(&args.out, json!({"taus": taus.len(), "languages": targets.len()}))
+    Ok(())
 }
 
-fn write(args: &Args, taus: &[f64], targets: &[String], counts: &[Vec<Count>]) -> Result<()> {
+struct Sweep<'a> {
+    args: &'a Args,
+    taus: &'a [f64],
+    targets: &'a [String],
+    settings: &'a dyn Fn(f64) -> FilterSettings,
+}
+
+impl Stage for Sweep<'_> {
+    const NAME: &'static str = "sweep";
+    const FILES: &'static [&'static str] = &["sweep.json", "sweep.tsv"];
+
+    fn out(&self) -> &Path {
+        &self.args.out
+    }
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.args.input, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        let args = self.args;
+        Identity::of(
+            &json!({"taus": self.taus, "ignore-alarms": args.ignore_alarms, "target-languages": self.targets}),
+        )
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        Ok(Inputs::new().file("rows", &self.args.input))
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let mut counts = vec![vec![Count::default(); self.taus.len()]; self.targets.len()];
+        let mut rows = 0;
+        for row in open_rows(&self.args.input)?.iter::<Row>() {
+            let row = row?;
+            rows += 1;
+            for (target, counts) in self.targets.iter().zip(&mut counts) {
+                for (&tau, count) in self.taus.iter().zip(counts) {
+                    count.add(&row, target, &(self.settings)(tau))?;
+                }
+            }
+        }
+        write(open, self.taus, self.targets, &counts)?;
+        let summary = json!({"taus": self.taus.len(), "languages": self.targets.len()});
+        Ok(Made::new(summary)?.counting(Counts::all(rows)))
+    }
+}
+
+fn write(open: &Open, taus: &[f64], targets: &[String], counts: &[Vec<Count>]) -> Result<()> {
     let mut table = Table::new(&["language", "tau", "rows", "kept", "share %", "question", "answer"]);
     let mut tsv = String::from("language\ttau\trows\tkept\tshare\tkept_output");
     for side in SIDES {
@@ -182,10 +223,10 @@ fn write(args: &Args, taus: &[f64], targets: &[String], counts: &[Vec<Count>]) -
             );
         }
     }
-    write_atomic(&args.out.join("sweep.json"), format!("{:#}\n", json!({"results": all})).as_bytes())?;
-    write_atomic(&args.out.join("sweep.tsv"), tsv.as_bytes())?;
-    println!("{}", table.to_text(use_colour()));
-    println!("question, answer: mean characters of the kept translations; more in {}", args.out.display());
+    open.write("sweep.json", format!("{:#}\n", json!({"results": all})).as_bytes())?;
+    open.write("sweep.tsv", tsv.as_bytes())?;
+    say!("{}", table.to_text(use_colour()));
+    say!("question, answer: mean characters of the kept translations; more in {}", open.dir().display());
     Ok(())
 }
 

@@ -1,22 +1,22 @@
 //! `sdrrl translate`: questions and answers into each target language (SDRRL, step 2).
-use std::{
-    path::{Path, PathBuf},
-    rc::Rc,
-    time::Duration,
-};
+use std::{path::Path, rc::Rc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use crate::infer::answerer::{AnswerOptions, Answerer};
 use crate::pipeline::{
+    identity::{Identity, Inputs},
+    manifest::Manifest,
     overlap::{Parts, Shared},
     placement::Placement,
-    rows::{RowArgs, dictionary_files, map_parts, path_for, say, with_languages},
+    rows::{Part, ROW_FILES, RowArgs, apart, dictionary_files, open_rows, path_for, with_languages},
+    stage::{self, Made, Open, Stage},
 };
 use crate::{
     data::{
         alarms::translation_alarms,
+        conversation::Prompt,
         dictionary::Dictionary,
         line_process::LineProcess,
         record::{Row, Translation},
@@ -67,62 +67,97 @@ enum Engine {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
-    let (source, targets) = args.rows.languages()?;
-    let inputs = inputs(args, &source, &targets)?;
-    // Whatever an engine needs is loaded once, and only if there is something to translate.
-    let text = Shared::new(|| NllbText::load(&resolve(translator(&args.settings)?)?));
-    let mut loaded: Option<Loaded> = None;
-    let total = crate::data::row_shard::RowSet::open(&args.rows.input)?.len();
-    let mut progress = Progress::new("translate", total);
-    let is_nllb = args.settings.engine == TranslateEngine::Nllb;
-    let mut parts = Parts {
-        prepare: &|rows| prepare(rows, if is_nllb { Some(&text) } else { None }, &source),
-        compute: &mut |prepared: Prepared| {
-            let loaded = match &mut loaded {
-                Some(loaded) => loaded,
-                none => none.insert(Loaded::new(args, &source, &targets, &text)?),
-            };
-            let made = (0..targets.len()).map(|i| loaded.translate(i, &prepared)).collect::<Result<_>>()?;
-            progress.advance(prepared.rows.len());
-            Ok((prepared.rows, made))
-        },
-        finish: &|(mut rows, made): (Vec<Row>, Vec<Made>)| {
-            for (target, made) in targets.iter().zip(made) {
-                insert(&mut rows, made, &source, target)?;
-            }
-            Ok(rows)
-        },
-    };
-    let job = args.rows.job("translate", &args.settings, inputs)?;
-    let summary = map_parts(&job, CHUNK, &mut parts)?;
-    progress.finish();
-    let report = loaded.and_then(|l| l.nllb).map_or(String::new(), |n| n.report());
-    say("translate", &summary, &report);
-    Ok(())
+    stage::run(&mut Translate { args }).map(drop)
+}
+
+struct Translate<'a> {
+    args: &'a Args,
+}
+
+impl Stage for Translate<'_> {
+    const NAME: &'static str = "translate";
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn out(&self) -> &Path {
+        &self.args.rows.out
+    }
+
+    fn part(&self) -> Part {
+        self.args.rows.part
+    }
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.args.rows.input, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        let identity = self.args.rows.identity(&self.args.settings)?;
+        // The other engines compute nothing on a device.
+        let computes = matches!(self.args.settings.engine, TranslateEngine::Nllb | TranslateEngine::Itself);
+        if computes { identity.placed(self.args.placement) } else { Ok(identity) }
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        let (source, targets) = self.args.rows.languages()?;
+        inputs(self.args, &source, &targets)
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let args = self.args;
+        let (source, targets) = args.rows.languages()?;
+        // Whatever an engine needs is loaded once, and only if there is something to translate.
+        let text = Shared::new(|| NllbText::load(&resolve(translator(&args.settings)?)?));
+        let mut loaded: Option<Loaded> = None;
+        let mut progress = Progress::new("translate", open_rows(&args.rows.input)?.len());
+        let is_nllb = args.settings.engine == TranslateEngine::Nllb;
+        let mut parts = Parts {
+            prepare: &|rows| prepare(rows, if is_nllb { Some(&text) } else { None }, &source),
+            compute: &mut |prepared: Prepared| {
+                let loaded = match &mut loaded {
+                    Some(loaded) => loaded,
+                    none => none.insert(Loaded::new(args, &source, &targets, &text)?),
+                };
+                let made =
+                    (0..targets.len()).map(|i| loaded.translate(i, &prepared)).collect::<Result<_>>()?;
+                progress.advance(prepared.rows.len());
+                Ok((prepared.rows, made))
+            },
+            finish: &|(mut rows, made): (Vec<Row>, Vec<TranslatedBy>)| {
+                for (target, made) in targets.iter().zip(made) {
+                    insert(&mut rows, made, &source, target)?;
+                }
+                Ok(rows)
+            },
+        };
+        let summary = open.map_parts(&args.rows.input, CHUNK, &mut parts)?;
+        progress.finish();
+        let report = loaded.and_then(|l| l.nllb).map_or(String::new(), |n| n.report());
+        summary.made(Self::NAME, &report)
+    }
 }
 
 /// The files that decide what an engine says.
-fn inputs(args: &Args, source: &str, targets: &[String]) -> Result<Vec<(String, PathBuf)>> {
+fn inputs(args: &Args, source: &str, targets: &[String]) -> Result<Inputs> {
     let s = &args.settings;
-    let mut inputs = vec![];
+    let mut inputs = args.rows.inputs();
     match s.engine {
         TranslateEngine::Dictionary => {
             for target in targets {
                 let path = path_for(&s.file, "translate.file (the phrase table)", source, target)?;
-                inputs.extend(dictionary_files(&format!("phrases-{target}"), &path));
+                inputs = inputs.files(dictionary_files(&format!("phrases-{target}"), &path));
             }
         }
         TranslateEngine::File => {
             for target in targets {
                 let path = path_for(&s.file, "translate.file (the translated rows)", source, target)?;
-                inputs.push((format!("translations-{target}"), path));
+                inputs = inputs.file(&format!("translations-{target}"), &path);
             }
         }
         TranslateEngine::Itself => {
             let model = args.model.as_ref().context("engine `self` needs --model")?;
-            inputs.push(("model".into(), resolve(model)?));
+            inputs = inputs.model("model", &resolve(model)?)?.template(&s.template);
         }
-        TranslateEngine::Nllb => inputs.push(("translator".into(), resolve(translator(s)?)?)),
+        TranslateEngine::Nllb => inputs = inputs.model("translator", &resolve(translator(s)?)?)?,
         TranslateEngine::Command => {}
     }
     Ok(inputs)
@@ -156,7 +191,7 @@ fn prepare(rows: Vec<Row>, text: Option<&Shared<NllbText>>, source: &str) -> Res
 }
 
 /// What an engine made of a chunk in one language.
-enum Made {
+enum TranslatedBy {
     Rows(Vec<Translation>),
     Sentences { translated: Vec<String>, scores: Vec<f64>, engine: String },
 }
@@ -198,9 +233,9 @@ impl<'a> Loaded<'a> {
     }
 
     /// A chunk into target language `i`.
-    fn translate(&mut self, i: usize, prepared: &Prepared) -> Result<Made> {
+    fn translate(&mut self, i: usize, prepared: &Prepared) -> Result<TranslatedBy> {
         let Prepared { rows, sentences, pieces } = prepared;
-        let made = |translator: &dyn Translator, translated: Vec<String>| Made::Sentences {
+        let made = |translator: &dyn Translator, translated: Vec<String>| TranslatedBy::Sentences {
             translated,
             scores: translator.scores().to_vec(),
             engine: translator.name(),
@@ -219,7 +254,9 @@ impl<'a> Loaded<'a> {
                 let translated = translator.translate_pieces(sentences, pieces)?;
                 made(translator, translated)
             }
-            Engine::Rows(file) => Made::Rows(rows.iter().map(|r| from_file(file, r)).collect::<Result<_>>()?),
+            Engine::Rows(file) => {
+                TranslatedBy::Rows(rows.iter().map(|r| from_file(file, r)).collect::<Result<_>>()?)
+            }
         })
     }
 }
@@ -282,8 +319,8 @@ fn itself<'a>(answerer: &'a Answerer, args: &Args, source: &str, target: &str) -
         ..Default::default()
     };
     let ask = move |prompts: &[String]| -> Result<Vec<String>> {
-        let questions: Vec<_> = prompts.iter().map(|p| ("", p.as_str(), "")).collect();
-        Ok(answerer.answer(&questions, &options, &mut |_| {})?.into_iter().map(|a| a.0).collect())
+        let questions: Vec<_> = prompts.iter().map(|p| ("", Prompt::new(None, p, ""))).collect();
+        Ok(answerer.answer(&questions, &options, &mut |_| {})?.into_iter().map(|a| a.text).collect())
     };
     let model = args.model.as_deref().unwrap_or_default();
     SelfTranslator::new(Box::new(ask), model, source, target)
@@ -328,10 +365,10 @@ fn from_sentences(
 }
 
 /// Gives each row its translation, with the alarms that it raises.
-fn insert(rows: &mut [Row], made: Made, source: &str, target: &str) -> Result<()> {
+fn insert(rows: &mut [Row], made: TranslatedBy, source: &str, target: &str) -> Result<()> {
     let translations = match made {
-        Made::Rows(translations) => translations,
-        Made::Sentences { translated, scores, engine } => {
+        TranslatedBy::Rows(translations) => translations,
+        TranslatedBy::Sentences { translated, scores, engine } => {
             from_sentences(rows, &translated, &scores, &engine)?
         }
     };

@@ -1,18 +1,19 @@
 //! Checkpoints: parameters and moments as safetensors, the rest as JSON; written beside and renamed, so that one is whole or absent.
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::info_span;
 
 use super::{early_stopping::EarlyStopping, guard::GuardState};
 use crate::{
-    data::files::write_atomic,
+    data::files::{remove_if_there, write_atomic},
     models::{
         transformer::train_step::Param,
         weights::{export::write_safetensors, safetensors::Checkpoint as Tensors},
     },
+    report::out::note,
     tensor::{DType, Tensor},
 };
 
@@ -48,51 +49,144 @@ fn values(params: &[Param]) -> Vec<(String, Tensor)> {
 pub fn save(out: &Path, state: &State, params: &[Param], moments: &[(Tensor, Tensor)]) -> Result<()> {
     let _span = info_span!("checkpoint", step = state.step).entered();
     let dir = dir_of(out, state.step);
-    let partial = out.join("checkpoint.partial");
-    if partial.exists() {
-        std::fs::remove_dir_all(&partial).with_context(|| format!("remove {}", partial.display()))?;
-    }
+    let partial = out.join(PARTIAL);
+    remove(&partial)?;
     std::fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
     let mut tensors = values(params);
     for (p, (m, v)) in params.iter().zip(moments) {
         tensors.push((format!("{}.m", p.name), m.alias()));
         tensors.push((format!("{}.v", p.name), v.alias()));
     }
-    write_safetensors(&partial.join("state.safetensors"), &tensors.iter().collect::<Vec<_>>(), DType::F32)?;
-    write_atomic(&partial.join("state.json"), format!("{:#}\n", serde_json::to_value(state)?).as_bytes())?;
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
-    }
+    write_safetensors(&partial.join(TENSORS), &tensors.iter().collect::<Vec<_>>(), DType::F32)?;
+    write_atomic(&partial.join(STATE), format!("{:#}\n", serde_json::to_value(state)?).as_bytes())?;
+    remove(&dir)?;
     std::fs::rename(&partial, &dir).with_context(|| format!("rename to {}", dir.display()))
 }
 
-/// Every finished checkpoint in `out`, oldest first.
-pub fn list(out: &Path) -> Vec<(u64, PathBuf)> {
+/// Whether the folder is a checkpoint of this program, whole or damaged: its name has eight digits or more, nothing but our two files is in it, and its
+/// state file, where it can be read, is ours.
+fn is_ours(dir: &Path) -> bool {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let number = name.trim_start_matches(DAMAGED).strip_prefix("checkpoint-").unwrap_or_default();
+    let named = name == PARTIAL || (number.len() >= 8 && number.bytes().all(|b| b.is_ascii_digit()));
+    let Ok(entries) = std::fs::read_dir(dir) else { return false };
+    let known = |file: &str| {
+        // A temporary name of either, left by a kill.
+        file == STATE || file == TENSORS || (file.starts_with("state.") && file.ends_with(".partial"))
+    };
+    let mut whole = entries.map(|e| e.is_ok_and(|e| known(&e.file_name().to_string_lossy())));
+    let state = std::fs::read(dir.join(STATE)).ok();
+    let state = state.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    named
+        && whole.all(|known| known)
+        && state.is_none_or(|s| s["stopping"].is_object() && !s["settings"].is_null())
+}
+
+/// Removes a checkpoint of this program; that it is not there is no error, that it is somebody else's is one.
+fn remove(dir: &Path) -> Result<()> {
+    if std::fs::symlink_metadata(dir).is_err() {
+        return Ok(());
+    }
+    ensure!(is_ours(dir), foreign(dir));
+    std::fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+}
+
+fn foreign(dir: &Path) -> String {
+    format!(
+        "{} is not a checkpoint that sdrrl wrote: it is neither read nor removed; choose another --out, or move it away",
+        dir.display()
+    )
+}
+
+/// What is called like a checkpoint in `out`, with its step where the name has one.
+fn named(out: &Path) -> Vec<(Option<u64>, PathBuf)> {
     let entries = std::fs::read_dir(out).into_iter().flatten().flatten();
-    let mut found: Vec<(u64, PathBuf)> = entries
+    entries
         .filter_map(|e| {
-            let step = e.file_name().to_string_lossy().strip_prefix("checkpoint-")?.parse().ok()?;
+            let name = e.file_name().to_string_lossy().into_owned();
+            let step = name.strip_prefix("checkpoint-")?.parse().ok();
             Some((step, e.path()))
         })
+        .collect()
+}
+
+/// An error if `out` holds a checkpoint of another program: nothing has been touched yet.
+pub fn refuse_foreign(out: &Path) -> Result<()> {
+    let partial = out.join(PARTIAL);
+    let all = named(out).into_iter().map(|(_, dir)| dir).chain(partial.exists().then_some(partial));
+    all.filter(|dir| !is_ours(dir)).try_for_each(|dir| bail!(foreign(&dir)))
+}
+
+/// Every checkpoint of this program in `out`, oldest first.
+pub fn list(out: &Path) -> Vec<(u64, PathBuf)> {
+    let mut found: Vec<(u64, PathBuf)> = named(out)
+        .into_iter()
+        .filter_map(|(step, dir)| Some((step?, dir)))
+        .filter(|(_, d)| is_ours(d))
         .collect();
     found.sort();
     found
 }
 
-/// Loads the newest checkpoint into `params` and `moments`, or `None` if there is none.
-pub fn load_latest(out: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)]) -> Result<Option<State>> {
-    let Some((_, dir)) = list(out).pop() else { return Ok(None) };
-    let path = dir.join("state.json");
+/// The state of the newest checkpoint that can be read.
+pub fn latest_state(out: &Path) -> Option<State> {
+    list(out).iter().rev().find_map(|(_, dir)| read_state(dir).ok())
+}
+
+fn read_state(dir: &Path) -> Result<State> {
+    let path = dir.join(STATE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let state: State = serde_json::from_str(&text)
-        .with_context(|| format!("{} is corrupt: delete {}", path.display(), dir.display()))?;
-    let file = Tensors::open_file(&dir.join("state.safetensors"))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+}
+
+/// Loads the newest sound checkpoint into `params` and `moments`, or `None` if there is none at all. A damaged one is set aside, and it is said so.
+pub fn load_latest(out: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)]) -> Result<Option<State>> {
+    let all = list(out);
+    let mut damaged = vec![];
+    for (_, dir) in all.iter().rev() {
+        match load(dir, params, moments) {
+            Ok(state) => {
+                for (dir, why) in damaged {
+                    set_aside(dir, why)?;
+                }
+                return Ok(Some(state));
+            }
+            Err(e) => damaged.push((dir, e)),
+        }
+    }
+    match damaged.into_iter().next() {
+        None => Ok(None),
+        Some((dir, e)) => Err(e.context(format!(
+            "no checkpoint in {} can be read, the newest is {}: --restart begins anew",
+            out.display(),
+            dir.display()
+        ))),
+    }
+}
+
+fn load(dir: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)]) -> Result<State> {
+    let state = read_state(dir)?;
+    let file = Tensors::open_file(&dir.join(TENSORS))?;
     for (p, (m, v)) in params.iter().zip(moments) {
         read_into(&file, &p.name, &mut p.value.alias())?;
         read_into(&file, &format!("{}.m", p.name), m)?;
         read_into(&file, &format!("{}.v", p.name), v)?;
     }
-    Ok(Some(state))
+    Ok(state)
+}
+
+/// Renames a damaged checkpoint, so that it is neither the newest nor counted; it goes at the end of the training.
+fn set_aside(dir: &Path, why: anyhow::Error) -> Result<()> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let to = dir.with_file_name(format!("{DAMAGED}{name}"));
+    remove(&to)?;
+    std::fs::rename(dir, &to).with_context(|| format!("rename {}", dir.display()))?;
+    note!(
+        "train: {} is damaged ({why:#}), so an older one is used; it is now {}",
+        dir.display(),
+        to.display()
+    );
+    Ok(())
 }
 
 fn read_into(file: &Tensors, name: &str, out: &mut Tensor) -> Result<()> {
@@ -104,13 +198,20 @@ fn read_into(file: &Tensors, name: &str, out: &mut Tensor) -> Result<()> {
 pub fn prune(out: &Path, keep: usize) -> Result<()> {
     let all = list(out);
     for (_, dir) in all.iter().take(all.len().saturating_sub(keep)) {
-        std::fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))?;
+        remove(dir)?;
     }
     Ok(())
 }
 
 /// The best parameters so far.
 const BEST: &str = "best.safetensors.tmp";
+/// In a checkpoint: everything but the tensors, and the tensors.
+const STATE: &str = "state.json";
+const TENSORS: &str = "state.safetensors";
+/// A checkpoint that is being written.
+const PARTIAL: &str = "checkpoint.partial";
+/// Before the name of one that could not be read.
+const DAMAGED: &str = "damaged-";
 
 /// Keeps the current parameters as the best.
 pub fn save_best(out: &Path, params: &[Param]) -> Result<()> {
@@ -126,11 +227,11 @@ pub fn load_best(out: &Path, params: &[Param]) -> Result<()> {
 /// Removes what only an unfinished run needs.
 pub fn clean(out: &Path) -> Result<()> {
     prune(out, 0)?;
-    for name in [BEST, "checkpoint.partial"] {
-        let path = out.join(name);
-        let removed =
-            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        ensure!(removed.is_ok() || !path.exists(), "remove {}", path.display());
+    remove(&out.join(PARTIAL))?;
+    for entry in std::fs::read_dir(out).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(DAMAGED) && is_ours(&entry.path()) {
+            remove(&entry.path())?;
+        }
     }
-    Ok(())
+    remove_if_there(&out.join(BEST))
 }

@@ -17,18 +17,22 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Creates `DIR/events.out.tfevents.<time>.<host>.<pid>.0`; event files of an earlier start are removed.
+    /// Creates `DIR/events.out.tfevents.<time>.<host>.<pid>.0.sdrrl`; event files of an earlier start, known by that ending, are removed.
     pub fn create(dir: &Path) -> Result<EventWriter> {
         for old in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            if old.file_name().to_string_lossy().starts_with("events.out.tfevents") {
+            let name = old.file_name().to_string_lossy().into_owned();
+            if name.starts_with("events.out.tfevents") && name.ends_with(".sdrrl") {
                 let _ = std::fs::remove_file(old.path());
             }
         }
         let host = std::fs::read_to_string("/etc/hostname")
             .map(|h| h.trim().to_string())
             .unwrap_or_else(|_| "host".into());
-        let path =
-            dir.join(format!("events.out.tfevents.{:010}.{host}.{}.0", now() as u64, std::process::id()));
+        let path = dir.join(format!(
+            "events.out.tfevents.{:010}.{host}.{}.0.sdrrl",
+            now() as u64,
+            std::process::id()
+        ));
         let file = File::create(&path).map_err(|e| write_error(&path, e))?;
         let mut writer = EventWriter { file, path };
         let mut event = wall_time();

@@ -3,8 +3,9 @@ use sdrrl::{
     ops::{
         gemm::{
             Layout, gemm,
-            gpu::{Extras, Rung, product_on},
+            gpu::product_on,
             linear_add_forward, linear_backward_weight, linear_forward,
+            plan::{Extras, Rung},
         },
         lora::{LowRank, lora_forward},
     },

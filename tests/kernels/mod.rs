@@ -18,6 +18,7 @@ mod gemm;
 mod quantize;
 mod rowwise;
 mod steps;
+pub mod table;
 mod training;
 
 /// Runs a case in every combination; the statistics are those of a profiled run, on the emulator only.
@@ -32,6 +33,25 @@ pub fn run_case(name: &str, case: impl Fn(&Device)) {
         for config in Config::suite(1 + 10 * seed) {
             eprintln!("{name}: {config:?}");
             with_config(config, || case(&device));
+        }
+    }
+}
+
+/// Checks the rows of an op, of which `rows` has one at least: every shape and type, in every combination.
+pub fn check_rows(rows: &[table::Row], op: &str) {
+    let own: Vec<_> = rows.iter().filter(|r| r.op == op).collect();
+    assert!(!own.is_empty(), "{op} has no row");
+    run_case(op, |device| own.iter().for_each(|row| check_row(device, row)));
+}
+
+/// Checks a row on one device.
+pub fn check_row(device: &Device, row: &table::Row) {
+    assert!(!row.checked.is_empty() && !row.dtypes.is_empty(), "{} is never checked", row.op);
+    for dims in row.checked {
+        for dtype in row.dtypes {
+            if let Err(e) = row.check(device, dims, *dtype) {
+                panic!("{} {dims:?} {dtype:?}: {e:#}", row.op);
+            }
         }
     }
 }

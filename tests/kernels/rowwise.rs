@@ -5,10 +5,8 @@ use sdrrl::{
         embedding::{
             self, embedding_backward, embedding_forward, scaled_embedding_backward, scaled_embedding_forward,
         },
-        layernorm::{self, layernorm_backward, layernorm_forward},
         rmsnorm::{self, Gain, add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
         rope::{self, rope_backward, rope_forward},
-        rows::{add, cast, copy, gather_rows, scatter_rows},
         swiglu::{self, gated_backward, gated_forward},
     },
     tensor::DType::{self, Bf16, F32},
@@ -75,37 +73,6 @@ fn rmsnorm_of_heads(device: &Device, dtype: DType) {
             wx.iter().zip(&wr).map(|(a, b)| rounded((a + b) as f32, dtype) as f64).collect();
         rmsnorm::reference::forward(&mut want, &mut want_rstd, &total, &whole, 1e-6);
         assert_near("out of the sum", &y, &want);
-    }
-}
-
-fn layernorm(device: &Device, dtype: DType) {
-    for (n, c) in SHAPES {
-        let (x, wx) = random("x", dtype, n * c);
-        let (r, wr) = random("r", dtype, n * c);
-        let ((w, ww), (b, wb)) = (random("w", F32, c), random("b", F32, c));
-        let (tx, tw) = (put(device, dtype, &[n, c], &x), put(device, F32, &[c], &w));
-        let (mut y, mut mean, mut rstd) =
-            (out(device, dtype, &[n, c]), out(device, F32, &[n]), out(device, F32, &[n]));
-        layernorm_forward(&mut y, &mut mean, &mut rstd, &tx, &tw, &put(device, F32, &[c], &b), 1e-5).unwrap();
-        let (mut want, mut want_mean, mut want_rstd) = (vec![0.0; n * c], vec![0.0; n], vec![0.0; n]);
-        layernorm::reference::forward(&mut want, &mut want_mean, &mut want_rstd, &wx, &ww, &wb, 1e-5);
-        assert_near("out", &y, &want);
-        assert_near("mean", &mean, &want_mean);
-        assert_near("rstd", &rstd, &want_rstd);
-        let (dy, wdy) = random("dy", dtype, n * c);
-        let tdy = put(device, dtype, &[n, c], &dy);
-        let (mut dx, mut dw, mut db) =
-            (put(device, dtype, &[n, c], &r), put(device, F32, &[c], &w), put(device, F32, &[c], &b));
-        layernorm_backward(&mut dx, Some((&mut dw, &mut db)), &tdy, &tx, &mean, &rstd, &tw).unwrap();
-        let (mut want_dx, mut want_dw, mut want_db) = (wr.clone(), ww.clone(), wb.clone());
-        let wants = [&mut want_dx[..], &mut want_dw, &mut want_db];
-        layernorm::reference::backward(wants, &wdy, &wx, &want_mean, &want_rstd, &ww);
-        assert_near("dinp", &dx, &want_dx);
-        assert_near("dweight", &dw, &want_dw);
-        assert_near("dbias", &db, &want_db);
-        let mut dx = put(device, dtype, &[n, c], &r);
-        layernorm_backward(&mut dx, None, &tdy, &tx, &mean, &rstd, &tw).unwrap();
-        assert_near("dinp alone", &dx, &want_dx);
     }
 }
 
@@ -214,43 +181,6 @@ fn embedding(device: &Device, dtype: DType) {
     assert_near("scaled dweight", &dw, &want);
 }
 
-fn rows(device: &Device, dtype: DType) {
-    for c in [6, 7, 300] {
-        let (x, wx) = random("x", dtype, 5 * c);
-        let tx = put(device, dtype, &[5, c], &x);
-        let map = [4, u32::MAX, 0, 2];
-        let mut y = out(device, dtype, &[4, c]);
-        gather_rows(&mut y, &tx, &put_u32(device, &map)).unwrap();
-        let want: Vec<f64> = map
-            .iter()
-            .flat_map(|&j| (0..c).map(move |k| (j, k)))
-            .map(|(j, k)| if j == u32::MAX { 0.0 } else { wx[j as usize * c + k] })
-            .collect();
-        assert_within("gathered", &y, &want, 0.0);
-        let mut z = put(device, dtype, &[6, c], &vec![2.0; 6 * c]);
-        let map = [5, 1, u32::MAX, 0, 2];
-        scatter_rows(&mut z, &tx, &put_u32(device, &map)).unwrap();
-        let mut want = vec![2.0; 6 * c];
-        map.iter()
-            .enumerate()
-            .filter(|m| *m.1 != u32::MAX)
-            .for_each(|(i, &j)| want[j as usize * c..][..c].copy_from_slice(&wx[i * c..][..c]));
-        assert_within("scattered", &z, &want, 0.0);
-        let mut sum = tx.to_device(device).unwrap();
-        add(&mut sum, &tx).unwrap();
-        assert_within("added", &sum, &wx.iter().map(|x| 2.0 * x).collect::<Vec<_>>(), 0.0);
-        for to in [F32, Bf16] {
-            let mut y = out(device, to, &[5, c]);
-            cast(&mut y, &tx, 0.5).unwrap();
-            let want: Vec<f64> = x.iter().map(|x| rounded(x * 0.5, to) as f64).collect();
-            assert_within("cast", &y, &want, 0.0);
-        }
-        let mut y = out(device, dtype, &[5, c]);
-        copy(&mut y, &tx).unwrap();
-        assert_within("copied", &y, &wx, 0.0);
-    }
-}
-
 cases! {
     rmsnorm_f32(device) { rmsnorm(device, F32) }
     rmsnorm_bf16(device) { rmsnorm(device, Bf16) }
@@ -258,8 +188,6 @@ cases! {
     rmsnorm_of_heads_bf16(device) { rmsnorm_of_heads(device, Bf16) }
     softcap_f32(device) { cap_logits(device, F32) }
     softcap_bf16(device) { cap_logits(device, Bf16) }
-    layernorm_f32(device) { layernorm(device, F32) }
-    layernorm_bf16(device) { layernorm(device, Bf16) }
     activation_f32(device) { activation(device, F32) }
     activation_bf16(device) { activation(device, Bf16) }
     swiglu_f32(device) { swiglu(device, F32, Activation::Silu) }
@@ -270,8 +198,6 @@ cases! {
     rope_bf16(device) { rope(device, Bf16) }
     embedding_f32(device) { embedding(device, F32) }
     embedding_bf16(device) { embedding(device, Bf16) }
-    rows_f32(device) { rows(device, F32) }
-    rows_bf16(device) { rows(device, Bf16) }
 }
 
 #[test]
@@ -279,8 +205,7 @@ fn row_kernels_have_no_bank_conflicts() {
     let run = |device: &Device| {
         rmsnorm(device, F32);
         rmsnorm(device, Bf16);
-        layernorm(device, F32);
-        layernorm(device, Bf16);
+        table::layernorm::ROWS.iter().for_each(|row| check_row(device, row));
     };
     if let Some(stats) = profile(run) {
         assert!(stats.shared_requests > 0);

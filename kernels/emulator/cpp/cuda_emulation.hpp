@@ -248,7 +248,15 @@ template <class T> T __ldg(const T* p) { return *p; }
   auto& name = *static_cast<name##_type_*>(emu::static_shared(&name##_tag_, sizeof(name##_type_), alignof(name##_type_)))
 #define DYNAMIC_SHARED(name) uint8_t* const name = static_cast<uint8_t*>(emu::dynamic_shared())
 #define KERNEL(name, threads, blocks) extern "C" void name
+// A number that Rust reads by its symbol.
+#define EMU_EXPORT(symbol, ...) extern "C" { extern const unsigned symbol; const unsigned symbol = unsigned(__VA_ARGS__); }
 #define EXPORT_KERNEL(name, threads)                                    \
+  EMU_EXPORT(sdrrl_threads_##name, threads)                              \
   __attribute__((constructor)) static void name##_register_() {          \
     emu::register_kernel(#name, emu::Entry<&name>::run, emu::Entry<&name>::nargs, emu::Entry<&name>::sizes, threads); \
   }
+#define SHARED_BYTES(name, ...)                                                             \
+  static_assert((__VA_ARGS__) <= 227 * 1024, "a block has no more shared memory");          \
+  EMU_EXPORT(sdrrl_shared_##name, __VA_ARGS__)
+#define EXPORT_CONSTANT(name, ...) EMU_EXPORT(sdrrl_constant_##name, __VA_ARGS__)
+#define OPTIONAL

@@ -45,7 +45,15 @@ pub(super) fn load(gguf: &Gguf) -> Result<Tokenizer> {
     for (key, value) in parts {
         json[key] = value;
     }
-    Tokenizer::new(json, config(gguf, &tokens, kind)?)
+    let mut tokenizer = Tokenizer::new(json, config(gguf, &tokens, kind)?)?;
+    // A turn may end with another token than a text does.
+    for key in ["eot_token_id", "eom_token_id"] {
+        if let Some(id) = gguf.integer(&format!("tokenizer.ggml.{key}")) {
+            ensure!((id as usize) < tokens.len(), "{key} {id} is beyond the {} tokens", tokens.len());
+            tokenizer.add_eos(&json!(id));
+        }
+    }
+    Ok(tokenizer)
 }
 
 /// What tokenizer_config.json would say.

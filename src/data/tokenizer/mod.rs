@@ -1,6 +1,7 @@
 //! Text to token ids and back: Hugging Face's tokenizer.json, or the tokenizer inside a GGUF file (rebuilt as the same JSON).
 mod from_gguf;
 pub mod sentencepiece;
+mod specials;
 
 use std::path::Path;
 
@@ -23,8 +24,6 @@ pub struct Tokenizer {
     bos: Option<u32>,
     add_bos: bool,
     eos: Vec<u32>,
-    /// SentencePiece-like: a space is put before the first word.
-    prefix_space: bool,
 }
 
 impl Tokenizer {
@@ -52,13 +51,16 @@ impl Tokenizer {
             let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
             serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
         };
+        let mut json = json;
         let mut config = read("tokenizer_config.json")?;
-        if config.get("chat_template").is_none()
-            && let Ok(template) = std::fs::read_to_string(dir.join("chat_template.jinja"))
-        {
-            if config.is_null() {
-                config = json!({});
-            }
+        specials::declare(
+            &mut json,
+            &mut config,
+            &read("special_tokens_map.json")?,
+            &read("added_tokens.json")?,
+        )
+        .with_context(context)?;
+        if let Some(template) = template_file(dir)? {
             config["chat_template"] = json!(template);
         }
         let mut tokenizer = Tokenizer::new(json, config).with_context(context)?;
@@ -77,7 +79,10 @@ impl Tokenizer {
     }
 
     /// From the JSON of tokenizer.json and of tokenizer_config.json (null if there is none).
-    fn new(json: Value, config: Value) -> Result<Tokenizer> {
+    fn new(mut json: Value, config: Value) -> Result<Tokenizer> {
+        // What the file says of cutting and padding belongs to whoever saved it; transformers leaves it out as well.
+        json["truncation"] = Value::Null;
+        json["padding"] = Value::Null;
         let full: Inner =
             serde_json::from_value(json.clone()).map_err(|e| anyhow!("not a tokenizer: {e}"))?;
         let mut plain = full.clone();
@@ -100,11 +105,9 @@ impl Tokenizer {
         let add_bos = config["add_bos_token"]
             .as_bool()
             .unwrap_or(processed.is_some() && processed == bos.or(processed));
-        let first = full.encode("a", false).map_err(|e| anyhow!("{e}"))?;
-        let prefix_space = first.get_tokens().first().is_some_and(|t| t.starts_with('▁'));
         let bos = bos.or(processed.filter(|_| add_bos));
         let eos = eos.into_iter().collect();
-        Ok(Tokenizer { full, plain, specials, json, config, bos, add_bos, eos, prefix_space })
+        Ok(Tokenizer { full, plain, specials, json, config, bos, add_bos, eos })
     }
 
     fn add_eos(&mut self, value: &Value) {
@@ -128,19 +131,21 @@ impl Tokenizer {
         run(&self.full, text)
     }
 
-    /// As [`Tokenizer::encode_with_special`], but special tokens inside `contents`, parts of the text that somebody else wrote, are
-    /// taken for plain letters.
-    pub fn encode_template(&self, text: &str, contents: &[&str]) -> Result<Vec<u32>> {
+    /// As [`Tokenizer::encode_with_special`], with the place of each token in the text, but special tokens inside `contents`, parts of the
+    /// text that somebody else wrote, are taken for plain letters.
+    pub fn encode_template(&self, text: &str, contents: &[&str]) -> Result<Vec<Piece>> {
+        let mut out = vec![];
         let suspicious = contents.iter().any(|c| self.specials.iter().any(|(s, _)| c.contains(s.as_str())));
         if !suspicious {
-            return self.encode_with_special(text);
+            placed(&self.full, text, 0, &mut out)?;
+            return Ok(out);
         }
         let guarded: Vec<(usize, usize)> = contents
             .iter()
             .filter(|c| !c.trim().is_empty())
             .flat_map(|c| text.match_indices(c.trim()).map(|(at, m)| (at, at + m.len())).collect::<Vec<_>>())
             .collect();
-        let (mut ids, mut start, mut at) = (vec![], 0, 0);
+        let (mut start, mut at) = (0, 0);
         while at < text.len() {
             let inside = guarded.iter().any(|&(from, to)| from <= at && at < to);
             let special = self
@@ -149,16 +154,16 @@ impl Tokenizer {
                 .filter(|(s, _)| text[at..].starts_with(s.as_str()))
                 .max_by_key(|(s, _)| s.len());
             if let (false, Some((s, id))) = (inside, special) {
-                ids.extend(run(&self.plain, &text[start..at])?);
-                ids.push(*id);
+                placed(&self.plain, &text[start..at], start, &mut out)?;
+                out.push(Piece { id: *id, start: at, end: at + s.len() });
                 at += s.len();
                 start = at;
             } else {
                 at += text[at..].chars().next().map_or(1, char::len_utf8);
             }
         }
-        ids.extend(run(&self.plain, &text[start..])?);
-        Ok(ids)
+        placed(&self.plain, &text[start..], start, &mut out)?;
+        Ok(out)
     }
 
     /// The text of ids; special tokens are left out.
@@ -190,9 +195,9 @@ impl Tokenizer {
         let text = |id: Option<u32>| id.and_then(|id| self.full.id_to_token(id)).unwrap_or_default();
         (text(self.bos), text(self.eos.first().copied()))
     }
-    /// SentencePiece-like: encoding puts a space before the text.
-    pub fn prefix_space(&self) -> bool {
-        self.prefix_space
+    /// The texts that templates know by name (`bos_token`, `pad_token` ...): those that tokenizer_config.json sets.
+    pub fn special_texts(&self) -> Vec<(String, String)> {
+        specials::texts(&self.config)
     }
     /// Number of ids, added tokens included.
     pub fn vocab_size(&self) -> usize {
@@ -215,6 +220,53 @@ impl Tokenizer {
         }
         write_atomic(&dir.join("tokenizer_config.json"), format!("{:#}\n", self.config).as_bytes())
     }
+}
+
+/// The chat template that stands in a file of its own, which wins over tokenizer_config.json's as in transformers: a text, or a list of
+/// names and texts where `additional_chat_templates/` holds more.
+fn template_file(dir: &Path) -> Result<Option<Value>> {
+    let read = |path: &Path| -> Result<Option<String>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
+        }
+    };
+    let default = read(&dir.join("chat_template.jinja"))?;
+    let Ok(more) = std::fs::read_dir(dir.join("additional_chat_templates")) else {
+        return Ok(default.map(Value::String));
+    };
+    let mut list: Vec<Value> =
+        default.map(|text| json!({"name": "default", "template": text})).into_iter().collect();
+    let mut paths: Vec<_> = more.flatten().map(|e| e.path()).collect();
+    paths.sort();
+    for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "jinja")) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        list.push(json!({"name": name, "template": read(path)?}));
+    }
+    Ok((!list.is_empty()).then_some(Value::Array(list)))
+}
+
+/// A token and the bytes of the text that it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its id.
+    pub id: u32,
+    /// Where its text begins.
+    pub start: usize,
+    /// Where it ends.
+    pub end: usize,
+}
+
+/// The tokens of `text`, which begins at byte `base` of the whole.
+fn placed(tokenizer: &Inner, text: &str, base: usize, out: &mut Vec<Piece>) -> Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let encoding = tokenizer.encode(text, false).map_err(|e| anyhow!("tokenize {:?}...: {e}", head(text)))?;
+    let pieces = encoding.get_ids().iter().zip(encoding.get_offsets());
+    out.extend(pieces.map(|(&id, &(start, end))| Piece { id, start: base + start, end: base + end }));
+    Ok(())
 }
 
 fn run(tokenizer: &Inner, text: &str) -> Result<Vec<u32>> {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::sample::Sample;
 use crate::{
     data::{
+        conversation::Prompt,
         row_shard::{RowShard, ShardWriter},
         text_file::read_lines,
     },
@@ -158,9 +159,10 @@ fn replies(
     }
     let ids: Vec<String> = samples.iter().map(|s| s.doc_id.to_string()).collect();
     let asked: Vec<_> =
-        samples.iter().zip(&ids).map(|(s, id)| (id.as_str(), s.prompt.as_str(), "")).collect();
+        samples.iter().zip(&ids).map(|(s, id)| (id.as_str(), Prompt::new(None, &s.prompt, ""))).collect();
     let replies = answerer.answer(&asked, &options, &mut |_| {})?;
-    for ((sample, item), (text, ..)) in samples.iter_mut().zip(items).zip(replies) {
+    for ((sample, item), reply) in samples.iter_mut().zip(items).zip(replies) {
+        let text = reply.text;
         sample.response = match (&item.ask, task.kind) {
             (Ask::Letter(choices), _) => choices::named_letter(&text, *choices),
             // A translation of one line is one line.

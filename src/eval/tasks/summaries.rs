@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::{Item, reply, rows};
 use crate::{
-    eval::sample::Sample, infer::answerer::Answerer, mt::self_translate::translation_prompt,
-    recipe::eval::EvalTask,
+    data::conversation::Prompt, eval::sample::Sample, infer::answerer::Answerer,
+    mt::self_translate::translation_prompt, recipe::eval::EvalTask,
 };
 
 /// XL-Sum: `text` and `summary`. The prompt is only the article until it is known what fits.
@@ -34,7 +34,7 @@ pub(super) fn fit_article(
 ) -> Result<()> {
     let context = answerer.model.config.max_position_embeddings;
     let length = |prompt: &str| -> Result<usize> {
-        Ok(answerer.template.encode_prompt(&answerer.tokenizer, system, prompt, "")?.len())
+        Ok(answerer.template.encode_prompt(&answerer.tokenizer, &Prompt::new(system, prompt, ""))?.len())
     };
     let article = std::mem::take(&mut sample.prompt);
     let tokens = answerer.tokenizer.encode(&article, false)?;

@@ -3,8 +3,8 @@ use anyhow::{Result, ensure};
 
 use super::AttentionShape;
 use crate::{
-    device::{Arg, Geometry, Gpu, Kernel},
-    ops::launch::{check_dtype, kernel},
+    device::Gpu,
+    ops::{kernels, launch::Grid},
     tensor::{DType, Tensor},
 };
 
@@ -37,66 +37,22 @@ pub fn supported(head_size: usize, softcap: Option<f32>, arch: Option<u32>) -> R
     Ok(())
 }
 
-/// How a launch is cut: what attention.cu and attention_backward.cu are compiled for.
+/// How a launch is cut: what attention.cu and attention_backward.cu are compiled for. Fewer rows of the longest heads stream by in the backward kernels,
+/// so that all fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tiles {
     /// Elements of a head in shared memory: heads are padded to the next size that there is.
     head: usize,
     /// Rows of a block: queries, or keys where the gradients of keys are made.
     rows: usize,
-    /// Threads of a block.
-    threads: u32,
-    /// Dynamic shared memory, bytes: of the forward and of the backward kernels.
-    shared: [usize; 2],
     /// True if dk and dv are made by a kernel each.
     apart: bool,
 }
 
 fn tiling(head_size: usize, dtype: DType) -> Tiles {
     let head = [32, 64, 128].into_iter().find(|&h| head_size <= h).unwrap_or(256);
-    // Rows that stream by in the backward kernels: fewer of the longest heads, so that all fits.
-    let long = head > 128;
-    match dtype {
-        DType::Bf16 => {
-            let (pitch, streamed) = ((head + 8) * 2, if long { 16 } else { 32 });
-            // Two resident and two streamed tiles, log-sum-exp and delta.
-            let backward = (2 * 64 + 2 * streamed) * pitch + 2 * streamed * 4;
-            // Shared memory of up to 48 KiB is the forward kernel's own; a tile of 64 queries and two of 32 keys are not.
-            Tiles {
-                head,
-                rows: 64,
-                threads: 128,
-                shared: [if long { 128 * pitch } else { 0 }, backward],
-                apart: long,
-            }
-        }
-        _ => {
-            let (pitch, streamed) = ((head + 4) * 4, if long { 8 } else { 16 });
-            // 32 query rows, 16 key rows, 16 value rows, 32 rows of probabilities.
-            let forward = 64 * pitch + 32 * 17 * 4;
-            // As above, and P and dS.
-            let backward = (2 * 32 + 2 * streamed) * pitch + (2 * 32 * (streamed + 1) + 2 * streamed) * 4;
-            Tiles { head, rows: 32, threads: 256, shared: [forward, backward], apart: false }
-        }
-    }
-}
-
-/// The parameters that all kernels end with.
-fn common(d: Documents, n_q: usize, n_k: usize, s: AttentionShape) -> Result<Vec<Arg>> {
-    Ok(vec![
-        d.cu_q.arg()?,
-        d.cu_k.arg()?,
-        Arg::int(d.cu_q.len() - 1)?,
-        Arg::int(n_q)?,
-        Arg::int(n_k)?,
-        Arg::int(s.heads)?,
-        Arg::int(s.kv_heads)?,
-        Arg::int(s.head_size)?,
-        Arg::F32(s.scale),
-        Arg::I32(d.causal as i32),
-        Arg::int(s.window.unwrap_or(0).min(i32::MAX as usize))?,
-        Arg::F32(s.softcap.unwrap_or(0.0)),
-    ])
+    let narrow = dtype == DType::Bf16;
+    Tiles { head, rows: if narrow { 64 } else { 32 }, apart: narrow && head > 128 }
 }
 
 /// Blocks that cover every document with tiles of `rows`.
@@ -104,14 +60,26 @@ fn tiles(n: usize, cu: &Tensor, rows: usize) -> usize {
     n / rows + cu.len() - 1
 }
 
-macro_rules! by_head_size {
-    ($d:expr, $dtype:expr, $file:literal, $name:literal) => {
-        match $d {
-            32 => kernel!($dtype, $file, concat $name, "_32"),
-            64 => kernel!($dtype, $file, concat $name, "_64"),
-            128 => kernel!($dtype, $file, concat $name, "_128"),
-            _ => kernel!($dtype, $file, concat $name, "_256"),
-        }
+/// Calls a launch function with the parameters that all kernels end with.
+macro_rules! attend {
+    ($launch:expr, $gpu:expr, $grid:expr, [$($own:expr),*], $d:expr, [$q:expr, $k:expr], $s:expr) => {
+        $launch(
+            $gpu,
+            $grid,
+            $($own,)*
+            $d.cu_q,
+            $d.cu_k,
+            $d.cu_q.len() - 1,
+            $q,
+            $k,
+            $s.heads,
+            $s.kv_heads,
+            $s.head_size,
+            $s.scale,
+            $d.causal as usize,
+            $s.window.unwrap_or(0).min(i32::MAX as usize),
+            $s.softcap.unwrap_or(0.0),
+        )
     };
 }
 
@@ -123,16 +91,17 @@ pub(super) fn forward(
     d: Documents,
     s: AttentionShape,
 ) -> Result<()> {
-    check_dtype("attention_forward", q.dtype(), &[out, k, v])?;
-    check_dtype("attention_forward", DType::F32, &[lse])?;
     supported(s.head_size, s.softcap, Some(gpu.arch()))?;
     let (n, n_k, t) = (q.rows_cols().0, k.rows_cols().0, tiling(s.head_size, q.dtype()));
-    let kernel: Kernel = by_head_size!(t.head, q.dtype(), "attention", "attention_forward");
-    let mut args = vec![out.arg()?, lse.arg()?, q.arg()?, k.arg()?, v.arg()?];
-    args.extend(common(d, n, n_k, s)?);
-    let at = Geometry::grid([tiles(n, d.cu_q, t.rows), s.heads, 1], t.threads).shared(t.shared[0]);
-    // SAFETY: the kernel's parameters; the caller checked the shapes.
-    unsafe { gpu.launch(kernel, at, &args) }
+    let launch = match t.head {
+        32 => kernels::attention_forward_32,
+        64 => kernels::attention_forward_64,
+        128 => kernels::attention_forward_128,
+        _ => kernels::attention_forward_256,
+    };
+    let grid = Grid::xyz([tiles(n, d.cu_q, t.rows), s.heads, 1]);
+    // SAFETY: the caller checked the shapes.
+    unsafe { attend!(launch, gpu, grid, [out, lse, q, k, v], d, [n, n_k], s) }
 }
 
 pub(super) fn backward(
@@ -142,37 +111,39 @@ pub(super) fn backward(
     d: Documents,
     s: AttentionShape,
 ) -> Result<()> {
-    const OP: &str = "attention_backward";
-    check_dtype(OP, q.dtype(), &[dq, dk, dv, dout, out, k, v])?;
-    check_dtype(OP, DType::F32, &[lse])?;
     supported(s.head_size, s.softcap, Some(gpu.arch()))?;
     let (n, n_k, t) = (q.rows_cols().0, k.rows_cols().0, tiling(s.head_size, q.dtype()));
-    let delta = Tensor::zeros_on(&q.device(), "attention_delta", DType::F32, &[s.heads, n])?;
-    let args =
-        [delta.arg()?, dout.arg()?, out.arg()?, Arg::int(n)?, Arg::int(s.heads)?, Arg::int(s.head_size)?];
-    let at = Geometry::grid([n.div_ceil(8), s.heads, 1], 256);
-    // SAFETY: the kernel's parameters; the caller checked the shapes.
-    unsafe { gpu.launch(kernel!(q.dtype(), "attention_backward", "attention_delta"), at, &args)? };
-    let inputs = [dout.arg()?, lse.arg()?, delta.arg()?, q.arg()?, k.arg()?, v.arg()?];
-    let common = common(d, n, n_k, s)?;
-    let args = |outs: &[Arg]| [outs, &inputs, &common].concat();
-    let kernel: Kernel = by_head_size!(t.head, q.dtype(), "attention_backward", "attention_backward_q");
-    let at = Geometry::grid([tiles(n, d.cu_q, t.rows), s.heads, 1], t.threads).shared(t.shared[1]);
-    // SAFETY: as above.
-    unsafe { gpu.launch(kernel, at, &args(&[dq.arg()?]))? };
-    let at = Geometry::grid([tiles(n_k, d.cu_k, t.rows), s.kv_heads, 1], t.threads).shared(t.shared[1]);
-    let kernels: &[Kernel] = match t.apart {
-        true => &[
-            kernel!("attention_backward", "attention_backward_k_256_bf16"),
-            kernel!("attention_backward", "attention_backward_v_256_bf16"),
-        ],
-        false => &[by_head_size!(t.head, q.dtype(), "attention_backward", "attention_backward_kv")],
+    let mut delta = Tensor::zeros_on(&q.device(), "attention_delta", DType::F32, &[s.heads, n])?;
+    let grid = Grid::xyz([n.div_ceil(8), s.heads, 1]);
+    // SAFETY: the caller checked the shapes.
+    unsafe { kernels::attention_delta(gpu, grid, &mut delta, dout, out, n, s.heads, s.head_size)? };
+    let launch = match t.head {
+        32 => kernels::attention_backward_q_32,
+        64 => kernels::attention_backward_q_64,
+        128 => kernels::attention_backward_q_128,
+        _ => kernels::attention_backward_q_256,
     };
-    for &kernel in kernels {
+    let grid = Grid::xyz([tiles(n, d.cu_q, t.rows), s.heads, 1]);
+    // SAFETY: as above.
+    unsafe { attend!(launch, gpu, grid, [dq, dout, lse, &delta, q, k, v], d, [n, n_k], s)? };
+    let grid = Grid::xyz([tiles(n_k, d.cu_k, t.rows), s.kv_heads, 1]);
+    if t.apart {
         // SAFETY: as above.
-        unsafe { gpu.launch(kernel, at, &args(&[dk.arg()?, dv.arg()?]))? };
+        unsafe {
+            let launch = kernels::attention_backward_k_256_bf16;
+            attend!(launch, gpu, grid, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s)?;
+            let launch = kernels::attention_backward_v_256_bf16;
+            return attend!(launch, gpu, grid, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s);
+        }
     }
-    Ok(())
+    let launch = match t.head {
+        32 => kernels::attention_backward_kv_32,
+        64 => kernels::attention_backward_kv_64,
+        128 => kernels::attention_backward_kv_128,
+        _ => kernels::attention_backward_kv_256_f32,
+    };
+    // SAFETY: as above.
+    unsafe { attend!(launch, gpu, grid, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s) }
 }
 
 #[cfg(test)]
@@ -180,20 +151,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tiles_of_every_head_fit_every_card_from_ampere_on() {
-        // sm_86 and sm_89 have the least: 99 KiB for a block.
+    fn every_head_has_a_tile() {
         for head_size in 1..=LARGEST_HEAD {
             for dtype in [DType::Bf16, DType::F32] {
-                let t = tiling(head_size, dtype);
-                assert!(t.head >= head_size && t.shared.iter().all(|&b| b <= 99 << 10), "{head_size} {t:?}");
+                assert!(tiling(head_size, dtype).head >= head_size, "{head_size}");
             }
         }
-        let of = |hs, dtype| (tiling(hs, dtype).head, tiling(hs, dtype).shared);
-        assert_eq!(of(64, DType::Bf16), (64, [0, 192 * 72 * 2 + 256]));
-        assert_eq!(of(80, DType::Bf16), (128, [0, 192 * 136 * 2 + 256]));
-        assert_eq!(of(96, DType::F32), (128, [64 * 132 * 4 + 2176, 96 * 132 * 4 + 4352 + 128]));
-        assert_eq!(of(256, DType::Bf16), (256, [128 * 264 * 2, 160 * 264 * 2 + 128]));
-        assert_eq!(of(129, DType::F32), (256, [64 * 260 * 4 + 2176, 80 * 260 * 4 + 2304 + 64]));
+        let of = |hs, dtype| (tiling(hs, dtype).head, tiling(hs, dtype).rows, tiling(hs, dtype).apart);
+        assert_eq!([of(20, DType::Bf16), of(64, DType::Bf16)], [(32, 64, false), (64, 64, false)]);
+        assert_eq!([of(80, DType::Bf16), of(256, DType::Bf16)], [(128, 64, false), (256, 64, true)]);
+        assert_eq!([of(96, DType::F32), of(129, DType::F32)], [(128, 32, false), (256, 32, false)]);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 use anyhow::{Result, ensure};
 
 use crate::{
-    device::{Arg, Geometry, Gpu},
+    device::Gpu,
     ops::{
         attention::AttentionShape,
-        launch::{check_dtype, gpu_of, kernel},
+        kernels,
+        launch::{Grid, gpu_of},
     },
     tensor::{DType, Tensor},
 };
@@ -50,53 +51,40 @@ pub(super) fn launch(
     shape: AttentionShape,
     split: usize,
 ) -> Result<()> {
-    check_dtype("decode_attention_forward", q.dtype(), &[out, k, v])?;
     let hs = shape.head_size;
     ensure!(hs <= 256, "decode_attention_forward: heads of {hs} elements; the GPU kernel takes up to 256");
     let (rows, slots) = (q.rows_cols().0, k.rows_cols().0);
     let (of_block, tiles) = heads_of_block(shape);
-    let dtype = q.dtype();
-    let kernel = match (hs, of_block) {
-        (..=64, 1) => kernel!(dtype, "decode_attention", "decode_attention_64_1"),
-        (..=64, _) => kernel!(dtype, "decode_attention", "decode_attention_64_4"),
-        (..=128, 1) => kernel!(dtype, "decode_attention", "decode_attention_128_1"),
-        (..=128, _) => kernel!(dtype, "decode_attention", "decode_attention_128_4"),
-        (_, 1) => kernel!(dtype, "decode_attention", "decode_attention_256_1"),
-        (_, _) => kernel!(dtype, "decode_attention", "decode_attention_256_4"),
+    let launch = match (hs, of_block) {
+        (..=64, 1) => kernels::decode_attention_64_1,
+        (..=64, _) => kernels::decode_attention_64_4,
+        (..=128, 1) => kernels::decode_attention_128_1,
+        (..=128, _) => kernels::decode_attention_128_4,
+        (_, 1) => kernels::decode_attention_256_1,
+        (_, _) => kernels::decode_attention_256_4,
     };
     // For each row, head and warp: the sums of a head's columns, the maximum, the sum of the weights.
     let part = hs.next_multiple_of(8) + 4;
-    let parts = match split {
+    let mut parts = match split {
         1 => None,
         _ => {
             let dims = [rows * shape.heads, WARPS, part];
             Some(Tensor::zeros_on(&q.device(), "decode_attention_parts", DType::F32, &dims)?)
         }
     };
-    let args = [
-        out.arg()?,
-        parts.as_ref().map_or(Ok(Arg::Null), Tensor::arg)?,
-        q.arg()?,
-        k.arg()?,
-        v.arg()?,
-        starts.arg()?,
-        lengths.arg()?,
-        Arg::int(slots)?,
-        Arg::int(shape.heads)?,
-        Arg::int(shape.kv_heads)?,
-        Arg::int(hs)?,
-        Arg::F32(shape.scale),
-        Arg::int(shape.window.unwrap_or(0).min(i32::MAX as usize))?,
-        Arg::F32(shape.softcap.unwrap_or(0.0)),
-    ];
-    let at = Geometry::grid([rows * split, shape.kv_heads * tiles, 1], (32 * WARPS / split) as u32);
-    // SAFETY: the kernel's parameters; shapes were checked, slots are checked by the kernel.
-    unsafe { gpu.launch(kernel, at, &args) }?;
+    let grid = Grid::xyz([rows * split, shape.kv_heads * tiles, 1]).threads((32 * WARPS / split) as u32);
+    let (heads, kv_heads, scale) = (shape.heads, shape.kv_heads, shape.scale);
+    let (window, cap) = (shape.window.unwrap_or(0).min(i32::MAX as usize), shape.softcap.unwrap_or(0.0));
+    let sums = parts.as_mut();
+    // SAFETY: shapes were checked, slots are checked by the kernel.
+    unsafe {
+        launch(
+            gpu, grid, out, sums, q, k, v, starts, lengths, slots, heads, kv_heads, hs, scale, window, cap,
+        )?;
+    }
     let Some(parts) = parts else { return Ok(()) };
-    let kernel = kernel!(dtype, "decode_attention", "decode_attention_join");
-    let args = [out.arg()?, parts.arg()?, Arg::int(hs)?];
-    // SAFETY: as above; `parts` has a part for every head of a row and warp.
-    unsafe { gpu.launch(kernel, Geometry::new(rows * shape.heads, 128), &args) }
+    // SAFETY: `parts` has a part for every head of a row and warp.
+    unsafe { kernels::decode_attention_join(gpu, Grid::new(rows * heads), out, &parts, hs) }
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod dot;
-mod few_rows;
 pub mod gpu;
 mod outer;
+pub mod plan;
 pub mod reference;
 mod rows;
 mod wgmma;
@@ -35,8 +35,9 @@ use crate::{
     tensor::{DType, Tensor, refuse_overlap},
 };
 use dot::{DEEP, DEEP_COLS, DotBlock, Epilogue, FEW_ROWS};
-use gpu::{Extras, product};
+use gpu::product;
 use outer::{OuterBlock, STRIP};
+use plan::Extras;
 use rows::{Weight, call_number, weight};
 
 /// How the operands of [`gemm`] lie in memory; out is (N, M) always.

@@ -3,34 +3,38 @@ use anyhow::{Result, bail};
 
 use super::{
     Layout,
-    gpu::{Extras, aligned},
+    plan::{Extras, aligned},
 };
 use crate::{
-    device::{Arg, Geometry, Gpu},
-    ops::{launch::kernel, rows::pad_rows},
+    device::Gpu,
+    ops::{
+        kernels,
+        launch::{Grid, TileMap},
+        rows::pad_rows,
+    },
     tensor::{DType, Tensor},
 };
 
-/// Shared memory of a block: the ring, whose stages fill 192 KiB with any tile, the boxes in which a tile leaves, and 1024 bytes for barriers.
-const SHARED: usize = 192 * 1024 + 4 * 64 * 64 * 2 + 1024;
-
-/// Columns up to which tiles of 128 x 64 are taken, and b is made bf16 on the way: it is small.
-pub(super) const FEW: usize = 64;
-
-/// True if TMA can carry the operands: bf16, in rows of 16-byte multiples, of which an addend is one matrix at the most, and none where columns are few.
-/// A tail can always be carried, and so can b of few columns: [`padded`].
-pub(super) fn possible(out: &Tensor, a: &Tensor, b: &Tensor, layout: Layout, x: &Extras) -> bool {
-    let tiled = |t: &Tensor| t.dtype() == DType::Bf16 && aligned(t);
-    let addends = usize::from(x.accumulate) + usize::from(x.resid.is_some_and(|r| r.dtype() == DType::Bf16));
-    let few = out.rows_cols().1 <= FEW;
-    layout != Layout::TN
-        && tiled(out)
-        && tiled(a)
-        && (few || tiled(b))
-        && addends <= usize::from(!few)
-        && x.bias.is_none_or(|b| b.is_aligned(8))
-        && x.resid.is_none_or(|r| if r.dtype() == DType::F32 { r.is_aligned(8) } else { tiled(r) })
-}
+/// A launch function of sm90/gemm.cu: all of its kernels have the same parameters.
+type Launch = unsafe fn(
+    &Gpu,
+    Grid,
+    &TileMap,
+    &TileMap,
+    &TileMap,
+    &TileMap,
+    &TileMap,
+    &TileMap,
+    Option<&Tensor>,
+    Option<&Tensor>,
+    usize,
+    usize,
+    usize,
+    usize,
+    f32,
+    f32,
+    usize,
+) -> Result<()>;
 
 /// scale t in bf16, in rows of 16-byte multiples: t itself if it is so already.
 fn padded(t: &Tensor, scale: f32) -> Result<Tensor> {
@@ -43,7 +47,7 @@ fn padded(t: &Tensor, scale: f32) -> Result<Tensor> {
     Ok(out)
 }
 
-/// out (N, M) = alpha (a b + scale a2 b2) + bias + resid [+ out] with tiles of 128 x `tile`; [`possible`] holds.
+/// out (N, M) = alpha (a b + scale a2 b2) + bias + resid [+ out] with tiles of 128 x `tile`; [`super::plan::tma_carries`] holds.
 pub(super) fn product(
     gpu: &Gpu,
     out: &mut Tensor,
@@ -54,17 +58,14 @@ pub(super) fn product(
     tile: usize,
 ) -> Result<()> {
     let ((n, k), (_, m)) = (a.rows_cols(), out.rows_cols());
-    let map = |t: &Tensor, tile: [u32; 2]| -> Result<Arg> {
-        let (rows, cols) = t.rows_cols();
-        Ok(Arg::Map(gpu.tensor_map_2d(t.address()?, rows, cols, cols, tile)?, t.label()))
-    };
-    let (kernel, b_tile) = match (layout, tile) {
-        (Layout::NT, 64) => (kernel!("sm90/gemm", "gemm_nt_64_wgmma"), [64, 64]),
-        (Layout::NN, 64) => (kernel!("sm90/gemm", "gemm_nn_64_wgmma"), [64, 64]),
-        (Layout::NT, 128) => (kernel!("sm90/gemm", "gemm_nt_128_wgmma"), [128, 64]),
-        (Layout::NN, 128) => (kernel!("sm90/gemm", "gemm_nn_128_wgmma"), [64, 64]),
-        (Layout::NT, 256) => (kernel!("sm90/gemm", "gemm_nt_256_wgmma"), [256, 64]),
-        (Layout::NN, 256) => (kernel!("sm90/gemm", "gemm_nn_256_wgmma"), [64, 64]),
+    let map = |t: &Tensor, tile: [u32; 2]| TileMap::new(gpu, t, tile);
+    let (launch, b_tile) = match (layout, tile) {
+        (Layout::NT, 64) => (kernels::gemm_nt_64_wgmma as Launch, [64, 64]),
+        (Layout::NN, 64) => (kernels::gemm_nn_64_wgmma as Launch, [64, 64]),
+        (Layout::NT, 128) => (kernels::gemm_nt_128_wgmma as Launch, [128, 64]),
+        (Layout::NN, 128) => (kernels::gemm_nn_128_wgmma as Launch, [64, 64]),
+        (Layout::NT, 256) => (kernels::gemm_nt_256_wgmma as Launch, [256, 64]),
+        (Layout::NN, 256) => (kernels::gemm_nn_256_wgmma as Launch, [64, 64]),
         _ => bail!("gemm: the Hopper kernel has no {layout:?} layout in tiles of 128 x {tile}"),
     };
     let b = padded(b, 1.0)?;
@@ -77,64 +78,29 @@ pub(super) fn product(
         Some((a2, b2, _)) => (padded(a2, 1.0)?, padded(b2, folded)?),
         None => (a.alias(), b),
     };
-    let (map_addend, wide) = match x.resid {
-        Some(r) if r.dtype() == DType::F32 => (map_out.clone(), r.arg()?),
-        Some(r) => (map(r, [64, 64])?, Arg::Null),
-        None => (map_out.clone(), Arg::Null),
+    let (map_a2, map_b2) = (map(&a2, [128, 64])?, map(&b2, b_tile)?);
+    let (narrow, wide) = match x.resid {
+        Some(r) if r.dtype() == DType::F32 => (None, Some(r)),
+        other => (other, None),
     };
-    let addend = x.accumulate || x.resid.is_some_and(|r| r.dtype() == DType::Bf16);
-    let args = [
-        map_a,
-        map_b,
-        map(&a2, [128, 64])?,
-        map(&b2, b_tile)?,
-        map_addend,
-        map_out,
-        x.bias.map_or(Ok(Arg::Null), Tensor::arg)?,
-        wide,
-        Arg::int(n)?,
-        Arg::int(m)?,
-        Arg::int(k)?,
-        // The padding is zeros in both, and products of it would cost.
-        Arg::int(x.tail.map_or(0, |t| t.0.rows_cols().1))?,
-        Arg::F32(x.alpha),
-        Arg::F32(scale / folded),
-        Arg::I32(addend as i32),
-    ];
+    let map_addend = narrow.map_or(Ok(map_out.clone()), |r| map(r, [64, 64]))?;
+    let addend = (x.accumulate || narrow.is_some()) as usize;
+    // The padding of a tail is zeros in both, and products of it would cost.
+    let k2 = x.tail.map_or(0, |t| t.0.rows_cols().1);
     // One block a multiprocessor: shared memory holds no second one.
-    let blocks = (n.div_ceil(128) * m.div_ceil(tile)).min(gpu.multiprocessors());
-    // SAFETY: the kernel's parameters; the caller checked shapes and alignment, and scratch is freed in the stream's order.
-    unsafe { gpu.launch(kernel, Geometry::new(blocks, 384).shared(SHARED), &args) }
+    let grid = Grid::new((n.div_ceil(128) * m.div_ceil(tile)).min(gpu.multiprocessors()));
+    let [ma, mb, ma2, mb2, mx, mc] = [&map_a, &map_b, &map_a2, &map_b2, &map_addend, &map_out];
+    let tail_scale = scale / folded;
+    // SAFETY: the caller checked shapes and alignment, and scratch is freed in the stream's order.
+    unsafe {
+        launch(gpu, grid, ma, mb, ma2, mb2, mx, mc, x.bias, wide, n, m, k, k2, x.alpha, tail_scale, addend)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::Device;
-
-    #[test]
-    fn tma_carries_whole_lines_of_bf16() {
-        let device = Device::emulated();
-        let zeros = |dtype, dims: &[usize]| Tensor::zeros_on(&device, "t", dtype, dims).unwrap();
-        let bf16 = |rows, cols| zeros(DType::Bf16, &[rows, cols]);
-        let (out, a, b) = (bf16(4, 72), bf16(4, 24), bf16(72, 24));
-        let (lines, floats) = (bf16(4, 72), zeros(DType::F32, &[4, 72]));
-        let (flat, bias) = (zeros(DType::F32, &[73]), zeros(DType::F32, &[72]));
-        let shifted = flat.rows(1..73).unwrap();
-        let with = |x: Extras| possible(&out, &a, &b, Layout::NT, &x);
-        let plain = Extras::default();
-        assert!(with(plain) && !possible(&out, &a, &b, Layout::TN, &plain));
-        assert!(!possible(&floats, &a, &b, Layout::NT, &plain));
-        assert!(!possible(&out, &bf16(4, 20), &bf16(72, 20), Layout::NT, &plain));
-        assert!(with(Extras { bias: Some(&bias), resid: Some(&lines), ..plain }));
-        assert!(!with(Extras { bias: Some(&shifted), ..plain }));
-        assert!(with(Extras { accumulate: true, resid: Some(&floats), ..plain }));
-        assert!(!with(Extras { accumulate: true, resid: Some(&lines), ..plain }));
-        // b in f32 where columns are few, and no addend.
-        let few = |x: Extras| possible(&bf16(4, 16), &a, &zeros(DType::F32, &[16, 24]), Layout::NT, &x);
-        assert!(few(plain) && !few(Extras { accumulate: true, ..plain }));
-        assert!(!possible(&out, &a, &zeros(DType::F32, &[72, 24]), Layout::NT, &plain));
-    }
 
     #[test]
     fn a_tail_is_padded_to_whole_lines() {

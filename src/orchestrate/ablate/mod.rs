@@ -9,11 +9,15 @@ use serde_json::{Value, json};
 
 use super::run::Run;
 use crate::eval::compare::{self, Comparison};
-use crate::pipeline::manifest::Manifest;
+use crate::pipeline::{
+    lock,
+    manifest::Manifest,
+    work_dir::{Room, WorkDir},
+};
 use crate::{
     data::files::write_atomic,
     recipe::ablate::{Ablations, ResolvedArm},
-    report::table::use_colour,
+    report::{out::say, table::use_colour},
 };
 
 /// Arguments of `ablate`.
@@ -50,31 +54,31 @@ pub fn run(args: &Args) -> Result<()> {
     let matrix = Ablations::read(&args.file, &args.overrides)?;
     let arms = matrix.resolve(&args.file)?;
     if args.list {
-        arms.iter().for_each(|a| println!("{}  {}  {}", a.arm.name, a.title(), a.arm.set.join("  ")));
+        arms.iter().for_each(|a| say!("{}  {}  {}", a.arm.name, a.title(), a.arm.set.join("  ")));
         return Ok(());
     }
-    let cache = matrix.work.join("cache");
-    std::fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
+    let work = WorkDir::shared(&matrix.work);
+    let _held = lock::folder(work.root(), "ablate")?;
     let count = arms.len();
     let mut ran: Vec<(Ran, PathBuf)> = vec![];
     for (i, arm) in arms.into_iter().enumerate() {
-        println!("━━ arm {} of {count}: {}", i + 1, arm.title());
-        let done = run_arm(arm, &cache, &ran)?;
+        say!("━━ arm {} of {count}: {}", i + 1, arm.title());
+        let done = run_arm(arm, &work, &ran)?;
         ran.push(done);
     }
     let ran: Vec<Ran> = ran.into_iter().map(|(r, _)| r).collect();
-    finish(&matrix, &ran)
+    finish(&matrix, &work, &ran)
 }
 
-fn run_arm(arm: ResolvedArm, cache: &Path, earlier: &[(Ran, PathBuf)]) -> Result<(Ran, PathBuf)> {
+fn run_arm(arm: ResolvedArm, work_dir: &WorkDir, earlier: &[(Ran, PathBuf)]) -> Result<(Ran, PathBuf)> {
     let name = arm.arm.name.clone();
     let work = || -> Result<(Ran, PathBuf)> {
-        let run = Run::shared(&arm.recipe, cache)?;
+        let run = Run::shared(&arm.recipe, work_dir)?;
         let variant = *arm.recipe.variants.first().context("`variants` is empty")?;
         let data = run.data()?;
         let (pack, train) = run.train_variant(&data, variant)?;
         let base = run.evaluate_base()?;
-        let eval = run.evaluate_trained(&train, &format!("eval {name}"))?;
+        let eval = run.evaluate_trained(&train, Room::Eval(Some(&name)), &format!("eval {name}"))?;
         let summary =
             |dir: &Path| -> Result<Value> { Ok(Manifest::load(dir)?.map_or(Value::Null, |m| m.summary)) };
         let settings = &arm.recipe.eval;
@@ -98,7 +102,7 @@ fn run_arm(arm: ResolvedArm, cache: &Path, earlier: &[(Ran, PathBuf)]) -> Result
 }
 
 /// results.json, the table, the report.
-fn finish(matrix: &Ablations, ran: &[Ran]) -> Result<()> {
+fn finish(matrix: &Ablations, work: &WorkDir, ran: &[Ran]) -> Result<()> {
     let one = |c: &Comparison, name: &str| {
         json!({"task": c.task, "language": c.language, "metric": c.name, "higher-is-better": c.higher_is_better, name: c.before,
             "value": c.after, "difference": c.paired.difference, "low": c.paired.low, "high": c.paired.high, "p": c.paired.p})
@@ -112,16 +116,16 @@ fn finish(matrix: &Ablations, ran: &[Ran]) -> Result<()> {
         })
         .collect();
     let results = json!({"name": matrix.name, "recipe": matrix.recipe, "set": matrix.set, "arms": arms});
-    write_atomic(&matrix.work.join("results.json"), format!("{results:#}\n").as_bytes())?;
-    println!();
+    write_atomic(&work.results(), format!("{results:#}\n").as_bytes())?;
+    say!();
     for (_, table) in report::tables(ran, 2) {
-        println!("{}", table.to_text(use_colour()));
+        say!("{}", table.to_text(use_colour()));
     }
     for line in report::conclusions(matrix, ran) {
-        println!("{line}");
+        say!("{line}");
     }
-    let path = matrix.work.join("report.html");
+    let path = work.report();
     write_atomic(&path, report::build(matrix, ran)?.to_html().as_bytes())?;
-    println!("report: {}", path.display());
+    say!("report: {}", path.display());
     Ok(())
 }

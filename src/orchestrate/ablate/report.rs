@@ -2,6 +2,7 @@
 use anyhow::Result;
 
 use super::Ran;
+use crate::pipeline::work_dir::metrics_of;
 use crate::{
     data::language_id::{name, same_language},
     eval::compare::{Comparison, delta},
@@ -319,10 +320,8 @@ fn training(ran: &[Ran], numbered: &mut impl FnMut(String, String) -> Block) -> 
     let of = |tag: &str, wanted: &dyn Fn(&Ran) -> bool| -> Result<Vec<Curve>> {
         let mut all = vec![];
         for r in ran.iter().filter(|r| r.arm.sweep.is_none() && r.same_as.is_none() && wanted(r)) {
-            let points: Vec<_> = metric(&r.train.join("metrics.jsonl"), tag)?
-                .into_iter()
-                .map(|(x, y)| (x, y, (y, y)))
-                .collect();
+            let points: Vec<_> =
+                metric(&metrics_of(&r.train), tag)?.into_iter().map(|(x, y)| (x, y, (y, y))).collect();
             if !points.is_empty() {
                 all.push(Curve { name: r.arm.title().into(), points });
             }

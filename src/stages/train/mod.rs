@@ -4,11 +4,18 @@ mod screen;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::pipeline::manifest::Manifest;
-use crate::pipeline::{interrupt::interrupted, placement::Placement};
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    interrupt::interrupted,
+    manifest::{Counts, Manifest},
+    placement::Placement,
+    rows::apart,
+    stage::{self, Made, Open, Replace, Stage},
+    work_dir::{ADAPTER_CONFIG, METRICS, TIMING, TOKENS},
+};
 use crate::{
     data::{token_shard::TokenShard, tokenizer::Tokenizer},
     device::Device,
@@ -23,6 +30,7 @@ use crate::{
         eval::EvalSettings,
         train::{GuardAction, Method, Normalize, TrainSettings},
     },
+    report::out::say,
     tensor::DType,
     train::{
         checkpoint,
@@ -54,9 +62,12 @@ pub struct Args {
     /// How the weights are held and where it computes
     #[command(flatten)]
     pub placement: Placement,
-    /// Discard the checkpoints of an earlier run with other settings
+    /// Discard the checkpoints in --out, and replace what was trained there with other settings
     #[arg(long)]
     pub restart: bool,
+    /// A finished training of other inputs or settings is made again, and it is said why, as `run` does with every stage
+    #[arg(skip)]
+    pub replace: bool,
     /// How
     #[command(flatten)]
     pub settings: TrainSettings,
@@ -80,67 +91,140 @@ pub struct Args {
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let model_path = resolve(&args.model)?;
-    let mut inputs: Vec<(&str, &Path)> = vec![("model", &model_path), ("shards", &args.shards)];
-    inputs.extend(args.adapter.iter().map(|dir| ("adapter", dir.as_path())));
-    let mut identity = serde_json::to_value(&args.settings)?;
-    identity["dtype"] = json!(args.placement.to_string());
     let probe = probe::Probe::new(args, &model_path)?;
-    if let Some(probe) = &probe {
-        identity["probe"] = probe.identity()?;
+    stage::run(&mut Train { args, model_path, probe }).map(drop)
+}
+
+struct Train<'a> {
+    args: &'a Args,
+    model_path: PathBuf,
+    probe: Option<probe::Probe>,
+}
+
+impl Stage for Train<'_> {
+    const NAME: &'static str = "train";
+    const FILES: &'static [&'static str] =
+        &["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "config.json", METRICS, TIMING];
+
+    fn out(&self) -> &Path {
+        &self.args.out
     }
-    let manifest = Manifest::expected("train", &inputs, &identity)?;
-    if manifest.is_done(&args.out)? {
-        println!("train: unchanged, skipped");
-        return Ok(());
+
+    fn identity(&self) -> Result<Identity> {
+        // How a step is cut into micro-batches decides the order in which gradients are added.
+        let identity = Identity::of(&self.args.settings)?
+            .with("batch-tokens", self.args.settings.batch_tokens)?
+            .placed(self.args.placement)?;
+        match &self.probe {
+            Some(probe) => identity.with("probe", probe.identity()?),
+            None => Ok(identity),
+        }
     }
-    if args.restart {
-        checkpoint::clean(&args.out)?;
+
+    fn inputs(&self) -> Result<Inputs> {
+        let args = self.args;
+        let inputs = Inputs::new().model("model", &self.model_path)?.file("shards", &args.shards);
+        match &args.adapter {
+            Some(adapter) => inputs.model("adapter", adapter),
+            None => Ok(inputs),
+        }
     }
-    identity["inputs"] = json!(manifest.inputs);
-    let shard = TokenShard::open(&args.shards.join("train.tokens"))?;
-    let validation_path = args.shards.join("validation.tokens");
-    let validation = if validation_path.exists() { Some(TokenShard::open(&validation_path)?) } else { None };
-    let source_path = args.shards.join("source.tokens");
-    let source = if source_path.exists() { Some(TokenShard::open(&source_path)?) } else { None };
-    check_guard(&args.settings, source.as_ref(), &shard)?;
-    let (model, trainable) = load(args, &model_path)?;
-    let mut model = model.place(args.placement.device)?;
-    let longest = (0..shard.len()).map(|i| shard.document_len(i)).max().unwrap_or(0);
-    let room = args.settings.batch_tokens.min(shard.tokens().max(longest));
-    let mut step = TrainStep::new(&model, trainable, room.max(longest))?;
-    print_memory(&model, &step);
-    let settings = trainer_settings(&args.settings, identity);
-    let mut screen = Screen::new(&model, &step);
-    let mut measure =
-        |model: &Llama, step: &TrainStep| probe.as_ref().map_or(Ok(vec![]), |p| p.measure(model, step));
-    let outcome = train(
-        &mut model,
-        &mut step,
-        &shard,
-        Checks {
-            validation: validation.as_ref(),
-            source: source.as_ref(),
-            probe: probe.is_some().then_some(&mut measure),
-        },
-        &settings,
-        &args.out,
-        &interrupted,
-        &mut |event| screen.show(event),
-    )?;
-    screen.end();
-    if !outcome.finished {
-        bail!(
-            "interrupted after step {}; a checkpoint is in {}: run the same command again to go on",
-            outcome.steps,
-            args.out.display()
+
+    fn replaces(&self) -> Replace {
+        if self.args.restart || self.args.replace {
+            return Replace::AndSayWhy;
+        }
+        Replace::Never("choose another --out, or --restart to train again and replace it")
+    }
+
+    fn check_folder(&self, expected: &Manifest) -> Result<()> {
+        let args = self.args;
+        for (name, input) in [("--model", Some(&self.model_path)), ("--adapter", args.adapter.as_ref())] {
+            if let Some(input) = input {
+                apart(input, &args.out).with_context(|| format!("train into the folder of {name}"))?;
+            }
+        }
+        checkpoint::refuse_foreign(&args.out)?;
+        let Some(state) = checkpoint::latest_state(&args.out).filter(|_| !args.restart) else {
+            return Ok(());
+        };
+        let changed = differences(&state.settings, expected);
+        ensure!(
+            changed.is_empty(),
+            "{} holds a checkpoint of a run with other settings ({}): use those again, or --restart to begin anew",
+            args.out.display(),
+            changed.join("; ")
         );
+        Ok(())
     }
-    export(args, &model, &step, &model_path)?;
-    checkpoint::clean(&args.out)?;
-    print_outcome(&outcome, &args.out);
-    let best = outcome.best.map(|(loss, step)| json!({"loss": loss, "step": step}));
-    manifest
-        .finish(&args.out, json!({"steps": outcome.steps, "train-loss": outcome.train_loss, "best": best}))
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let args = self.args;
+        if args.restart {
+            checkpoint::clean(&args.out)?;
+        }
+        let shard = TokenShard::open(&args.shards.join(TOKENS[0].1))?;
+        let optional = |file: &str| -> Result<Option<TokenShard>> {
+            let path = args.shards.join(file);
+            if path.exists() { TokenShard::open(&path).map(Some) } else { Ok(None) }
+        };
+        let (validation, source) = (optional(TOKENS[1].1)?, optional(TOKENS[2].1)?);
+        check_guard(&args.settings, source.as_ref(), &shard)?;
+        let (model, trainable) = load(args, &self.model_path)?;
+        let mut model = model.place(args.placement.device)?;
+        let longest = (0..shard.len()).map(|i| shard.document_len(i)).max().unwrap_or(0);
+        let room = args.settings.batch_tokens.min(shard.tokens().max(longest));
+        let mut step = TrainStep::new(&model, trainable, room.max(longest))?;
+        print_memory(&model, &step);
+        let settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));
+        let mut screen = Screen::new(&model, &step);
+        let probe = self.probe.as_ref();
+        let mut measure =
+            |model: &Llama, step: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(model, step));
+        let outcome = train(
+            &mut model,
+            &mut step,
+            &shard,
+            Checks {
+                validation: validation.as_ref(),
+                source: source.as_ref(),
+                probe: probe.is_some().then_some(&mut measure),
+            },
+            &settings,
+            &args.out,
+            &interrupted,
+            &mut |event| screen.show(event),
+        )?;
+        screen.end();
+        if !outcome.finished {
+            bail!(
+                "interrupted after step {}; a checkpoint is in {}: run the same command again to go on",
+                outcome.steps,
+                args.out.display()
+            );
+        }
+        export(args, &model, &step, &self.model_path)?;
+        checkpoint::clean(&args.out)?;
+        let best = outcome.best.map(|(loss, step)| json!({"loss": loss, "step": step}));
+        let summary = json!({"steps": outcome.steps, "train-loss": outcome.train_loss, "best": best});
+        Ok(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out)))
+    }
+}
+
+/// What a checkpoint remembers of the work that it belongs to: settings, and the inputs' hashes.
+fn checkpoint_identity(manifest: &Manifest) -> Value {
+    let mut identity = manifest.settings.clone();
+    identity["inputs"] = json!(manifest.inputs);
+    identity
+}
+
+/// What differs between the work of a checkpoint and what is asked now, in words.
+fn differences(of_checkpoint: &Value, expected: &Manifest) -> Vec<String> {
+    let mut old = expected.clone();
+    old.settings = of_checkpoint.clone();
+    let inputs = old.settings.as_object_mut().and_then(|map| map.remove("inputs"));
+    old.inputs = inputs.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
+    expected.differences(&old)
 }
 
 /// A guard that is to react needs something to look at, and to weigh.
@@ -253,20 +337,20 @@ fn export(args: &Args, model: &Llama, step: &TrainStep, path: &Path) -> Result<(
 fn print_memory(model: &Llama, step: &TrainStep) {
     let trained: usize = step.params(model).iter().map(|p| p.value.len()).sum();
     let moments = ("moments".to_string(), trained * 8);
-    println!("train: {} parameters, {trained} of them trained", model.config.parameters());
+    say!("train: {} parameters, {trained} of them trained", model.config.parameters());
     let all: Vec<_> = step.memory().iter().chain([&moments]).collect();
     let mib = |bytes: usize| bytes as f64 / 1048576.0;
     let parts: Vec<String> = all.iter().map(|(name, bytes)| format!("{name} {:.0}", mib(*bytes))).collect();
     let total: usize = all.iter().map(|(_, b)| b).sum();
-    println!("train: memory in MiB: {}, in all {:.0}", parts.join(", "), mib(total));
+    say!("train: memory in MiB: {}, in all {:.0}", parts.join(", "), mib(total));
 }
 
-fn print_outcome(outcome: &TrainOutcome, out: &Path) {
+fn ending(outcome: &TrainOutcome, out: &Path) -> String {
     match outcome.best {
         Some((loss, step)) => {
-            println!("train: best validation loss {loss:.4} after step {step}; written to {}", out.display())
+            format!("train: best validation loss {loss:.4} after step {step}; written to {}", out.display())
         }
-        None => println!(
+        None => format!(
             "train: last loss {:.4} after {} steps; written to {}",
             outcome.train_loss,
             outcome.steps,

@@ -5,7 +5,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Args;
-use crate::pipeline::manifest::hash_path;
+use crate::pipeline::hash::hash_path;
+use crate::report::out::say;
 use crate::{
     data::{template::ChatTemplate, tokenizer::Tokenizer},
     device::Device,
@@ -36,7 +37,7 @@ fn without_models(settings: &mut EvalSettings) {
         let (left_out, kept): (Vec<_>, Vec<_>) =
             task.metric_names().into_iter().partition(|m| m.about().needs.model);
         for metric in &left_out {
-            println!("train: task {}: {} is not measured while training", task.name, metric.name());
+            say!("train: task {}: {} is not measured while training", task.name, metric.name());
         }
         if !left_out.is_empty() {
             task.metrics = kept;

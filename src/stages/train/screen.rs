@@ -3,7 +3,10 @@ use std::io::IsTerminal;
 
 use crate::{
     models::{transformer::train_step::TrainStep, transformer::weights::Llama},
-    report::progress::duration,
+    report::{
+        out::{note, warn},
+        progress::duration,
+    },
     train::trainer::TrainEvent,
 };
 
@@ -55,16 +58,16 @@ impl Screen {
                     duration(left)
                 );
                 if self.terminal {
-                    eprint!("\r\x1b[2K{line}");
+                    warn(format_args!("\r\x1b[2K{line}"));
                     self.open = true;
                 } else if step == 1 || step == total || self.last.elapsed().as_secs() >= 10 {
-                    eprintln!("{line}");
+                    note!("{line}");
                     self.last = std::time::Instant::now();
                 }
             }
             TrainEvent::Evaluation { step, loss, improved } => {
                 self.end();
-                eprintln!(
+                note!(
                     "step {step}: validation loss {loss:.4}{}",
                     if improved { ", the best so far" } else { "" }
                 );
@@ -73,28 +76,26 @@ impl Screen {
                 self.end();
                 let more =
                     if weight == 1.0 { String::new() } else { format!(", source rows weigh {weight}") };
-                eprintln!("step {step}: source-language loss {loss:.4} ({:+.4}){more}", loss - before);
+                note!("step {step}: source-language loss {loss:.4} ({:+.4}){more}", loss - before);
             }
             TrainEvent::Probe { step, values } => {
                 self.end();
                 let all: Vec<String> = values.iter().map(|(name, x)| format!("{name} {x:.1}")).collect();
-                eprintln!("step {step}: {}", all.join(", "));
+                note!("step {step}: {}", all.join(", "));
             }
             TrainEvent::StoppedByGuard { step } => {
-                eprintln!(
-                    "train: stopped by the guard after step {step}: the source-language loss rose too far"
-                )
+                note!("train: stopped by the guard after step {step}: the source-language loss rose too far")
             }
-            TrainEvent::Resumed { step } => eprintln!("train: goes on after step {step}"),
+            TrainEvent::Resumed { step } => note!("train: goes on after step {step}"),
             TrainEvent::StoppedEarly { step } => {
-                eprintln!("train: stopped early after step {step}: the validation loss no longer falls")
+                note!("train: stopped early after step {step}: the validation loss no longer falls")
             }
         }
     }
 
     pub(super) fn end(&mut self) {
         if std::mem::take(&mut self.open) {
-            eprintln!();
+            note!();
         }
     }
 }

@@ -12,19 +12,17 @@ use sdrrl::{
         embedding::{embedding_backward, embedding_forward},
         gemm::{linear_backward_input, linear_backward_weight, linear_forward},
         grad_norm::GradNorm,
-        layernorm::{layernorm_backward, layernorm_forward},
         lora::{LowRank, lora_backward, lora_backward_input, lora_forward},
         quantize::{GgmlType, dequantize, quantize},
         rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
         rope::rope_forward,
-        rows::{add, cast, gather_rows},
         sampling::{Sampler, Sampling, SamplingRow},
         swiglu::{swiglu_backward, swiglu_forward},
     },
     tensor::{Arena, Reader, Tensor},
 };
 
-use crate::world::World;
+use super::world::World;
 
 /// A row, ready to run.
 pub struct Case {
@@ -32,11 +30,31 @@ pub struct Case {
     pub run: Box<dyn FnMut() -> Result<()>>,
     /// Its results.
     pub outs: Vec<Reader>,
+    /// The results in f64, for the shapes of checks.
+    pub reference: Option<Box<dyn Fn() -> Vec<Vec<f64>>>>,
+    /// True if they are the reference's to the bit.
+    pub to_the_bit: bool,
+}
+
+impl Case {
+    /// With the results that an f64 reference has, in their order.
+    pub fn against(self, reference: impl Fn() -> Vec<Vec<f64>> + 'static) -> Case {
+        Case { reference: Some(Box::new(reference)), ..self }
+    }
+    /// The same with results that the reference has rounded as the op does.
+    pub fn exactly(self, reference: impl Fn() -> Vec<Vec<f64>> + 'static) -> Case {
+        Case { to_the_bit: true, ..self.against(reference) }
+    }
 }
 
 pub fn case(outs: &[Reader], run: impl FnMut() -> Result<()> + 'static) -> Result<Case> {
     let named = |(i, t): (usize, &Reader)| t.renamed(&format!("result {i}"));
-    Ok(Case { run: Box::new(run), outs: outs.iter().enumerate().map(named).collect() })
+    Ok(Case {
+        run: Box::new(run),
+        outs: outs.iter().enumerate().map(named).collect(),
+        reference: None,
+        to_the_bit: false,
+    })
 }
 
 pub fn embedding(w: &World, d: &[usize]) -> Result<Case> {
@@ -74,22 +92,6 @@ pub fn rmsnorm_back(w: &World, d: &[usize], with_weight: bool) -> Result<Case> {
     case(&outs, move || rmsnorm_backward(&mut dx, with_weight.then_some(&mut dw), &dy, &x, &rstd, &weight))
 }
 
-pub fn layernorm(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, weight, bias) =
-        (w.normal("x", d, 1)?, w.normal_f32("weight", &d[1..])?, w.normal_f32("bias", &d[1..])?);
-    let (mut y, mut mean, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?, w.out_f32(&d[..1])?);
-    case(&[y.reader()], move || layernorm_forward(&mut y, &mut mean, &mut rstd, &x, &weight, &bias, 1e-5))
-}
-
-pub fn layernorm_back(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, weight, bias) =
-        (w.normal("x", d, 1)?, w.normal_f32("weight", &d[1..])?, w.normal_f32("bias", &d[1..])?);
-    let (mut y, mut mean, mut rstd) = (w.out(d)?, w.out_f32(&d[..1])?, w.out_f32(&d[..1])?);
-    layernorm_forward(&mut y, &mut mean, &mut rstd, &x, &weight, &bias, 1e-5)?;
-    let (dy, mut dx) = (w.normal("dy", d, 1)?, w.normal("dx", d, 1)?);
-    case(&[dx.reader()], move || layernorm_backward(&mut dx, None, &dy, &x, &mean, &rstd, &weight))
-}
-
 pub fn activation(w: &World, d: &[usize], f: Activation) -> Result<Case> {
     let (x, mut y) = (w.normal("x", d, 1)?, w.out(d)?);
     case(&[y.reader()], move || activation_forward(&mut y, &x, f))
@@ -122,22 +124,6 @@ pub fn swiglu_back(w: &World, d: &[usize]) -> Result<Case> {
     let (gate, up, dy) = (w.normal("gate", d, 1)?, w.normal("up", d, 1)?, w.normal("dy", d, 1)?);
     let (mut dgate, mut dup) = (w.out(d)?, w.out(d)?);
     case(&[dgate.reader(), dup.reader()], move || swiglu_backward(&mut dgate, &mut dup, &dy, &gate, &up))
-}
-
-pub fn residual(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, mut y) = (w.normal("x", d, 1)?, w.normal("y", d, 1)?);
-    case(&[y.reader()], move || add(&mut y, &x))
-}
-
-pub fn to_f32(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, mut y) = (w.normal("x", d, 1)?, w.out_f32(d)?);
-    case(&[y.reader()], move || cast(&mut y, &x, 0.5))
-}
-
-pub fn gather(w: &World, d: &[usize]) -> Result<Case> {
-    let (x, mut y) = (w.normal("x", d, 1)?, w.out(d)?);
-    let map = w.integers("map", d[0], |i| i * 7919 % d[0])?;
-    case(&[y.reader()], move || gather_rows(&mut y, &x, &map))
 }
 
 pub fn linear(w: &World, d: &[usize]) -> Result<Case> {
@@ -290,7 +276,7 @@ pub fn adamw(w: &World, d: &[usize]) -> Result<Case> {
 }
 
 pub fn norm(w: &World, d: &[usize]) -> Result<Case> {
-    let norm = GradNorm::new(vec![w.normal_f32("grad", d)?])?;
+    let mut norm = GradNorm::new(vec![w.normal_f32("grad", d)?])?;
     let mut out = w.out_f32(&[1])?;
     case(&[out.reader()], move || out.write_f32(&[norm.norm()? as f32]))
 }

@@ -1,0 +1,198 @@
+//! Files of rows as people have them: JSON Lines, a JSON array, either of them compressed with gzip or Zstandard, or Parquet; told apart by
+//! their content, not by their name.
+use std::{
+    io::{ErrorKind, Read},
+    path::Path,
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::{Map, Value};
+
+use crate::data::map::map_path;
+
+/// The columns of a row, or why there is none.
+pub type Object = Result<Map<String, Value>>;
+
+/// How much larger than the file its decompressed content may be: what text never reaches.
+const EXPANSION: u64 = 200;
+/// What any file may decompress to, bytes.
+const SMALL: u64 = 256 << 20;
+
+/// Calls `f` with the place (`file:line`) and the columns of each row of `path` (`-`: standard input), in order.
+pub fn for_each(path: &Path, f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
+    let name = if path == Path::new("-") { "standard input".into() } else { path.display().to_string() };
+    if path == Path::new("-") {
+        let mut bytes = vec![];
+        std::io::stdin().lock().read_to_end(&mut bytes).context("read standard input")?;
+        return of_bytes(&name, &bytes, f);
+    }
+    let about = std::fs::metadata(path).with_context(|| format!("open {name}"))?;
+    ensure!(!about.is_dir(), "{name} is a folder; a file of rows was expected");
+    if about.len() == 0 {
+        bail!("{name} is empty");
+    }
+    of_bytes(&name, &map_path(path)?, f)
+}
+
+fn of_bytes(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
+    match bytes {
+        [0x1f, 0x8b, ..] => {
+            let text = inflate(name, "gzip", flate2::read::MultiGzDecoder::new(bytes), bytes.len())?;
+            text_rows(name, &text, f)
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let text = unzstd(name, bytes)?;
+            text_rows(name, &text, f)
+        }
+        [b'P', b'A', b'R', b'1', ..] => parquet_rows(name, bytes, f),
+        _ => text_rows(name, bytes, f),
+    }
+}
+
+fn inflate(name: &str, kind: &str, from: impl Read, size: usize) -> Result<Vec<u8>> {
+    let most = (size as u64 * EXPANSION).max(SMALL);
+    let mut out = vec![];
+    from.take(most + 1).read_to_end(&mut out).map_err(|e| match e.kind() {
+        ErrorKind::UnexpectedEof => anyhow!("{name} is a {kind} file that was cut off"),
+        _ => anyhow!("{name} is a damaged {kind} file: {e}"),
+    })?;
+    ensure!(out.len() as u64 <= most, "{name}: its {kind} content is more than {EXPANSION} times its size");
+    Ok(out)
+}
+
+fn unzstd(name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+    // A file may hold several frames, one after another.
+    let mut rest = bytes;
+    let mut out = vec![];
+    while !rest.is_empty() {
+        let mut decoder = ruzstd::decoding::StreamingDecoder::new(&mut rest)
+            .map_err(|e| anyhow!("{name} is a damaged Zstandard file: {e}"))?;
+        let most = (bytes.len() as u64 * EXPANSION).max(SMALL);
+        let before = out.len() as u64;
+        (&mut decoder)
+            .take(most - before + 1)
+            .read_to_end(&mut out)
+            .map_err(|e| anyhow!("{name} is a damaged or cut-off Zstandard file: {e}"))?;
+        ensure!(
+            out.len() as u64 <= most,
+            "{name}: its Zstandard content is more than {EXPANSION} times its size"
+        );
+    }
+    Ok(out)
+}
+
+/// JSON Lines, or a JSON array.
+fn text_rows(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
+    if let Some(kind) = foreign(bytes) {
+        bail!("{name} is {kind}");
+    }
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let first = text.iter().find(|b| !b.is_ascii_whitespace());
+    match first {
+        None => bail!("{name} holds no rows"),
+        Some(b'[') if !is_one_array_per_line(text) => array_rows(name, text, f),
+        _ => line_rows(name, text, f),
+    }
+}
+
+/// What a file is that holds no JSON, and what to do.
+fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    Some(match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "UTF-16 text: convert it with `iconv -f UTF-16 -t UTF-8`",
+        [b'P', b'K', 3, 4, ..] => "a zip archive (or a spreadsheet): unpack it, and save it as JSON Lines",
+        [b'B', b'Z', b'h', ..] => "a bzip2 file: unpack it with `bunzip2`",
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => "an xz file: unpack it with `unxz`",
+        [b'A', b'R', b'R', b'O', b'W', b'1', ..] => {
+            "an Arrow file: save it as Parquet or JSON Lines (`datasets`: `to_json`)"
+        }
+        [b'S', b'Q', b'L', b'i', b't', b'e', ..] => "an SQLite database: export its table as JSON Lines",
+        [b'%', b'P', b'D', b'F', ..] => "a PDF document: rows of questions were expected",
+        _ => return None,
+    })
+}
+
+fn is_one_array_per_line(text: &[u8]) -> bool {
+    let line = text.split(|b| *b == b'\n').find(|l| !l.trim_ascii().is_empty()).unwrap_or_default();
+    line.trim_ascii_end().ends_with(b"]")
+        && serde_json::from_slice::<Vec<Value>>(line).is_ok_and(|v| !v.iter().any(Value::is_object))
+}
+
+fn array_rows(name: &str, text: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
+    let items: Vec<Value> = serde_json::from_slice(text).map_err(|e| {
+        anyhow!("{name}:{}: a JSON array that does not parse: {}", e.line(), without_place(&e))
+    })?;
+    for (i, item) in items.into_iter().enumerate() {
+        let place = format!("{name}, element {}", i + 1);
+        f(&place, object(item))?;
+    }
+    Ok(())
+}
+
+fn line_rows(name: &str, text: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
+    for (i, line) in text.split(|b| *b == b'\n').enumerate() {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        f(&format!("{name}:{}", i + 1), parse_line(line, i))?;
+    }
+    Ok(())
+}
+
+fn parse_line(line: &[u8], number: usize) -> Object {
+    let text = std::str::from_utf8(line).map_err(|e| {
+        let at = e.valid_up_to();
+        let byte = line.get(at).copied().unwrap_or_default();
+        anyhow!(
+            "byte {} of the line (0x{byte:02x}) is not UTF-8: is it Windows-1252 or Latin-1? Convert the file with `iconv -f WINDOWS-1252 -t UTF-8`",
+            at + 1
+        )
+    })?;
+    let value = serde_json::from_str(text).map_err(|e| {
+        let head: String = text.trim_start().chars().take(24).collect();
+        let hint = match head.chars().next() {
+            Some('{') if e.is_eof() && number == 0 => {
+                ": is it one JSON object over several lines? Each row must stand on one line, or all in one JSON array"
+            }
+            Some('{' | '[' | '"') => "",
+            _ if number == 0 && (head.contains(',') || head.contains('\t')) => {
+                ": it looks like CSV or TSV; save it as JSON Lines"
+            }
+            _ => ": every line must be a JSON object",
+        };
+        anyhow!("not JSON at column {}: {}{hint}", e.column(), without_place(&e))
+    })?;
+    object(value)
+}
+
+fn object(value: Value) -> Object {
+    match value {
+        Value::Object(map) => Ok(map),
+        Value::Array(_) => bail!("the row is a list; an object with named columns was expected"),
+        other => bail!("the row is {other}; an object with named columns was expected"),
+    }
+}
+
+fn without_place(e: &serde_json::Error) -> String {
+    let text = e.to_string();
+    text.split(" at line ").next().unwrap_or_default().to_string()
+}
+
+#[cfg(feature = "parquet")]
+fn parquet_rows(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let damaged =
+        |e: parquet::errors::ParquetError| anyhow!("{name} is a Parquet file that cannot be read: {e}");
+    let reader = SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).map_err(damaged)?;
+    for (i, row) in reader.get_row_iter(None).map_err(damaged)?.enumerate() {
+        let row = row.map_err(damaged)?;
+        f(&format!("{name}, row {}", i + 1), object(row.to_json_value()))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet_rows(name: &str, _: &[u8], _: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
+    bail!(
+        "{name} is a Parquet file, which this build does not read: build it with `--features parquet`, or save the file as JSON Lines"
+    )
+}

@@ -1,0 +1,258 @@
+//! Question files as the field writes them: Alpaca, Dolly, OpenAI messages, ShareGPT, TRL prompt/completion, or question/answer.
+pub mod container;
+mod turns;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value};
+
+use super::{
+    conversation::{Role, Turn},
+    language_id,
+    record::{Example, Origin, Row},
+    tally::{OnBadRow, Tally},
+};
+
+/// A row of a file: a conversation, whatever shape it had.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Source {
+    /// Its own id; may be empty.
+    pub id: String,
+    /// Its own language; may be empty.
+    pub language: String,
+    /// Every turn.
+    pub turns: Vec<Turn>,
+    /// Alpaca's `input`, Dolly's `context`: belongs to the last question.
+    pub input: String,
+    /// Where it stands.
+    pub origin: Origin,
+    /// The other columns of the file.
+    pub columns: Map<String, Value>,
+}
+
+/// Reads the rows of a file (see [`container`]); `language` is theirs where they do not say. A row without an id gets the file's stem and its
+/// number.
+pub fn read(path: &Path, language: &str, on_bad: OnBadRow) -> Result<(Vec<Source>, Tally)> {
+    let stem = if path == Path::new("-") { "stdin".into() } else { stem(path) };
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (mut rows, mut tally, mut number) = (vec![], Tally::default(), 0);
+    container::for_each(path, &mut |place, object| {
+        number += 1;
+        tally.read += 1;
+        let mut notes = Tally::default();
+        match object.and_then(|object| parse(object, &mut notes, place)) {
+            Ok(mut row) => {
+                if row.id.is_empty() {
+                    row.id = format!("{stem}-{number}");
+                }
+                if row.language.is_empty() {
+                    row.language = language.into();
+                }
+                row.origin = Origin { file: file.clone(), line: number };
+                tally.kept += 1;
+                tally.add(&notes);
+                rows.push(row);
+            }
+            Err(e) if on_bad == OnBadRow::Skip => tally.drop(&format!("{e:#}"), place),
+            Err(e) => {
+                return Err(e.context(format!("{place}: --on-bad-row skip leaves such rows out")));
+            }
+        }
+        Ok(())
+    })?;
+    ensure!(!rows.is_empty(), "{}: no row is left: {tally}", path.display());
+    Ok((rows, tally))
+}
+
+/// Whether the first row of a file is an object with all of these columns.
+pub fn first_row_has(path: &Path, keys: &[&str]) -> Result<bool> {
+    let mut has = None;
+    let stopped = container::for_each(path, &mut |_, object| {
+        has = Some(object.is_ok_and(|o| keys.iter().all(|k| o.contains_key(*k))));
+        bail!("enough was seen")
+    });
+    match (has, stopped) {
+        (Some(has), _) => Ok(has),
+        (None, stopped) => stopped.map(|()| false),
+    }
+}
+
+/// The file's name without its endings.
+fn stem(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let bare = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
+    bare.rsplit_once('.').map_or(bare, |(stem, _)| stem).to_string()
+}
+
+impl Source {
+    /// As a row of the method: the last question with what stands before it, and the answer to it, if there is one.
+    pub fn into_row(self) -> Result<Row> {
+        let at = self.turns.iter().rposition(|t| t.role == Role::User).context("the row has no question")?;
+        let mut earlier = self.turns;
+        let later = earlier.split_off(at + 1);
+        let question = earlier.pop().map(|t| t.content).unwrap_or_default();
+        ensure!(!question.trim().is_empty(), "the question is empty");
+        let answer = later.into_iter().find(|t| t.role == Role::Assistant);
+        Ok(Row {
+            id: self.id,
+            language: self.language,
+            turns: earlier,
+            instruction: question,
+            input: self.input,
+            output: answer.map(|t| t.content).unwrap_or_default(),
+            origin: Some(self.origin),
+            columns: self.columns,
+            ..Row::default()
+        })
+    }
+
+    /// As an example to train on: up to the last answer. `None` where there is no answer, or nothing to learn: noted in `tally`.
+    pub fn into_example(mut self, tally: &mut Tally, place: &str) -> Result<Option<Example>> {
+        let Some(last) = self.turns.iter().rposition(|t| t.role == Role::Assistant) else {
+            tally.drop("no answer", place);
+            return Ok(None);
+        };
+        if self.turns[last].content.trim().is_empty() {
+            tally.drop("an empty answer", place);
+            return Ok(None);
+        }
+        if last + 1 < self.turns.len() {
+            tally.note("question behind the last answer left out", place);
+        }
+        self.turns.truncate(last + 1);
+        let empty = |t: &Turn| t.role == Role::Assistant && t.content.trim().is_empty();
+        for turn in self.turns.iter_mut().filter(|t| empty(t)) {
+            turn.weight = 0.0;
+            tally.note("empty earlier answer not learnt", place);
+        }
+        if self.turns.iter().all(|t| t.role != Role::Assistant || t.weight == 0.0) {
+            tally.drop("every answer has weight 0", place);
+            return Ok(None);
+        }
+        let weight = self.turns[last].weight;
+        let row = self.into_row()?;
+        Ok(Some(Example {
+            id: row.id.clone(),
+            row: row.id,
+            pair: "file".into(),
+            split: "train".into(),
+            question_language: row.language.clone(),
+            answer_language: row.language,
+            turns: row.turns,
+            instruction: row.instruction,
+            input: row.input,
+            output: row.output,
+            output_ids: vec![],
+            weight,
+        }))
+    }
+}
+
+/// One row of any of the formats; columns that none of them knows are carried along. What is left out is noted in `tally`.
+pub fn parse(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> Result<Source> {
+    refuse(&object)?;
+    let mut row = Source::default();
+    if let Some(id) = object.remove("id").filter(|v| !v.is_null()) {
+        row.id = id.as_str().map_or_else(|| id.to_string(), String::from);
+    }
+    // A column of another meaning, such as the name of a programming language, is the user's.
+    if let Some(code) = object.get("language").and_then(Value::as_str).and_then(|l| language_id::code(l).ok())
+    {
+        row.language = code;
+        object.remove("language");
+    }
+    let conversation = ["messages", "conversations", "conversation"]
+        .iter()
+        .find(|k| object.get(**k).is_some_and(|v| !v.is_null()))
+        .map(|k| k.to_string());
+    if let Some(key) = conversation {
+        let list = object.remove(&key).unwrap_or_default();
+        row.turns = turns::of_list(&list, tally, place).with_context(|| format!("`{key}`"))?;
+        system_column(&mut object, &mut row.turns)?;
+    } else if object.get("prompt").is_some_and(Value::is_array) {
+        let mut list = object.remove("prompt").unwrap_or_default();
+        let completion = object.remove("completion").unwrap_or_default();
+        if let (Some(list), Some(more)) = (list.as_array_mut(), completion.as_array()) {
+            list.extend(more.iter().cloned());
+        }
+        row.turns = turns::of_list(&list, tally, place).context("`prompt` and `completion`")?;
+    } else {
+        single(&mut object, &mut row)?;
+    }
+    row.columns = object;
+    Ok(row)
+}
+
+/// What would be learnt wrongly if it were read as something else.
+fn refuse(object: &Map<String, Value>) -> Result<()> {
+    let has = |key: &str| object.get(key).is_some_and(|v| !v.is_null());
+    if has("chosen") && has("rejected") {
+        bail!(
+            "a preference row (`chosen`, `rejected`): preference training is not supported; name the reply to learn `output`"
+        );
+    }
+    if has("completion") && object.get("label").is_some_and(Value::is_boolean) {
+        bail!("a row with `completion` and a true/false `label` (KTO): preference training is not supported");
+    }
+    for key in ["tools", "functions"] {
+        let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty) || v == "" || v == "[]";
+        if object.get(key).is_some_and(|v| !v.is_null() && !empty(v)) {
+            bail!("`{key}`: tool calls cannot be trained on yet");
+        }
+    }
+    Ok(())
+}
+
+/// A question with its context, its answer, and Alpaca's `system` and `history`.
+fn single(object: &mut Map<String, Value>, row: &mut Source) -> Result<()> {
+    let question = take(object, &["instruction", "question", "prompt", "query"])?.context(
+        "the row has none of `instruction`, `question`, `prompt`, `query`, `messages`, `conversations`",
+    )?;
+    ensure!(!question.trim().is_empty(), "the question is empty");
+    row.input = take(object, &["input", "context"])?.unwrap_or_default();
+    let output = take(object, &["output", "answer", "completion", "response"])?;
+    if let Some(history) = object.remove("history").filter(|v| !v.is_null()) {
+        let pairs = history.as_array().context("`history` is not a list of [question, answer]")?;
+        for pair in pairs {
+            let pair = pair.as_array().filter(|p| p.len() == 2);
+            let [q, a] = pair.map(Vec::as_slice).context("`history` is not a list of [question, answer]")?
+            else {
+                bail!("`history` is not a list of [question, answer]")
+            };
+            row.turns.push(Turn::new(Role::User, &turns::text(q).context("`history`")?));
+            row.turns.push(Turn::new(Role::Assistant, &turns::text(a).context("`history`")?));
+        }
+    }
+    row.turns.push(Turn::new(Role::User, &question));
+    row.turns.extend(output.map(|o| Turn::new(Role::Assistant, &o)));
+    system_column(object, &mut row.turns)
+}
+
+/// A `system` column stands before everything.
+fn system_column(object: &mut Map<String, Value>, turns: &mut Vec<Turn>) -> Result<()> {
+    for key in ["system", "system_prompt"] {
+        let Some(value) = object.remove(key).filter(|v| !v.is_null() && v != "") else { continue };
+        let text = turns::text(&value).with_context(|| format!("`{key}`"))?;
+        ensure!(
+            turns.first().is_none_or(|t| t.role != Role::System || t.content == text),
+            "`{key}` and a system turn of the conversation say different things"
+        );
+        if turns.first().is_none_or(|t| t.role != Role::System) {
+            turns.insert(0, Turn::new(Role::System, &text));
+        }
+    }
+    Ok(())
+}
+
+/// The first of these columns that has a value; the others stay the user's own.
+fn take(object: &mut Map<String, Value>, keys: &[&str]) -> Result<Option<String>> {
+    let Some(key) = keys.iter().find(|k| object.get(**k).is_some_and(|v| !v.is_null())) else {
+        return Ok(None);
+    };
+    let value = object.remove(*key).unwrap_or_default();
+    turns::text(&value).with_context(|| format!("`{key}`")).map(Some)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+use super::*;
+use proptest::prelude::*;
+use serde_json::json;
+
+fn source(value: Value) -> Result<(Source, Tally)> {
+    let mut tally = Tally::default();
+    parse(value.as_object().cloned().unwrap_or_default(), &mut tally, "f:1").map(|s| (s, tally))
+}
+
+fn shown(row: &Source) -> String {
+    let turns: Vec<String> = row.turns.iter().map(|t| format!("{}:{}", t.role.name(), t.content)).collect();
+    turns.join("|")
+}
+
+#[test]
+fn every_format_is_read_whole() {
+    for (value, turns) in [
+        (json!({"instruction": "Q", "output": "A"}), "user:Q|assistant:A"),
+        (json!({"question": "Q", "answer": "A"}), "user:Q|assistant:A"),
+        (json!({"prompt": "Q", "completion": "A"}), "user:Q|assistant:A"),
+        (json!({"query": "Q", "response": 42}), "user:Q|assistant:42"),
+        (
+            json!({"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"},
+                {"role": "user", "content": "R"}, {"role": "assistant", "content": "B"}]}),
+            "system:S|user:Q|assistant:A|user:R|assistant:B",
+        ),
+        (
+            json!({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "system": "S"}),
+            "system:S|user:Q|assistant:A",
+        ),
+        (
+            json!({"conversations": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}),
+            "user:Q|assistant:A",
+        ),
+        (
+            json!({"prompt": [{"role": "user", "content": "Q"}], "completion": [{"role": "assistant", "content": "A"}]}),
+            "user:Q|assistant:A",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "text", "text": "R"}]},
+                {"role": "assistant", "content": "A"}]}),
+            "user:Q\nR|assistant:A",
+        ),
+        (
+            json!({"instruction": "R", "output": "B", "history": [["Q", "A"]], "system": "S"}),
+            "system:S|user:Q|assistant:A|user:R|assistant:B",
+        ),
+        (
+            json!({"conversations": [{"from": "human", "value": "Q"}, {"from": "human", "value": "R"}, {"from": "gpt", "value": "A"}]}),
+            "user:Q|user:R|assistant:A",
+        ),
+    ] {
+        assert_eq!(shown(&source(value.clone()).unwrap().0), turns, "{value}");
+    }
+    let dolly = source(json!({"instruction": "When?", "context": "In 2000.", "response": "2000"})).unwrap().0;
+    assert_eq!((dolly.input.as_str(), shown(&dolly).as_str()), ("In 2000.", "user:When?|assistant:2000"));
+}
+
+#[test]
+fn a_leading_answer_is_noted_and_answers_nothing() {
+    let (row, tally) =
+        source(json!({"conversations": [{"from": "gpt", "value": "Hello"}, {"from": "human", "value": "Q"},
+        {"from": "gpt", "value": "A"}]}))
+        .unwrap();
+    assert_eq!(shown(&row), "user:Q|assistant:A");
+    assert!(tally.to_string().contains("1 x turn of the assistant before any question"), "{tally}");
+}
+
+#[test]
+fn the_users_columns_stay_apart() {
+    let (row, _) = source(
+        json!({"id": 7, "instruction": "Q", "output": "x", "answer": "y", "origin": "wiki", "scores": [1, 2],
+        "translations": 3, "language": "python"}),
+    )
+    .unwrap();
+    assert_eq!(shown(&row), "user:Q|assistant:x");
+    let row = row.into_row().unwrap();
+    let text = serde_json::to_string(&row).unwrap();
+    let again: Row = serde_json::from_str(&text).unwrap();
+    assert_eq!(again, row, "{text}");
+    for key in ["answer", "origin", "scores", "translations", "language"] {
+        assert!(row.columns.contains_key(key), "{key}");
+    }
+    assert_eq!(source(json!({"instruction": "Q", "language": "EN"})).unwrap().0.language, "en");
+}
+
+#[test]
+fn what_cannot_be_learnt_is_refused_by_name() {
+    for (value, what) in [
+        (json!({"output": "A"}), "instruction"),
+        (json!({"instruction": [3]}), "`instruction`: a list"),
+        (json!({"instruction": true}), "true"),
+        (json!({"instruction": " "}), "empty"),
+        (json!({"messages": []}), "no turn of the user"),
+        (json!({"messages": "Q"}), "not a list"),
+        (json!({"prompt": "Q", "chosen": "A", "rejected": "B"}), "preference"),
+        (json!({"prompt": "Q", "completion": "A", "label": true}), "preference"),
+        (json!({"messages": [{"role": "user", "content": "Q"}], "tools": [{"name": "w"}]}), "`tools`"),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": null, "tool_calls": [{}]}]}),
+            "tool calls",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "tool", "content": "sunny"}]}),
+            "tool calls",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}),
+            "image_url",
+        ),
+        (json!({"messages": [{"role": "narrator", "content": "Q"}]}), "narrator"),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": -1}]}),
+            "weight",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "reasoning_content": "r"}]}),
+            "reasoning",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}, {"role": "assistant", "content": "B"}]}),
+            "follow each other",
+        ),
+        (json!({"instruction": "Q", "history": [["a"]]}), "`history`"),
+    ] {
+        let error = format!("{:#}", source(value.clone()).unwrap_err());
+        assert!(error.contains(what), "{value}: {error}");
+    }
+}
+
+#[test]
+fn examples_end_with_an_answer_that_has_weight() {
+    let turns = |list: Value| json!({"messages": list});
+    let (u, a) = (json!({"role": "user", "content": "Q"}), json!({"role": "assistant", "content": "A"}));
+    let silent = json!({"role": "assistant", "content": "A", "weight": 0});
+    let empty = json!({"role": "assistant", "content": " "});
+    for (value, kept, why) in [
+        (turns(json!([u, a])), true, ""),
+        (turns(json!([u, a, u])), true, "behind the last answer"),
+        (turns(json!([u, silent, u, a])), true, ""),
+        (turns(json!([u, empty, u, a])), true, "empty earlier answer"),
+        (turns(json!([u])), false, "no answer"),
+        (turns(json!([u, empty])), false, "empty answer"),
+        (turns(json!([u, silent])), false, "weight 0"),
+        (json!({"instruction": "Q", "output": ""}), false, "empty answer"),
+        (json!({"instruction": "Q", "output": null}), false, "no answer"),
+        (json!({"instruction": "Q"}), false, "no answer"),
+    ] {
+        let (source, mut tally) = source(value.clone()).unwrap();
+        let example = source.into_example(&mut tally, "f:1").unwrap();
+        assert_eq!(example.is_some(), kept, "{value}");
+        assert!(tally.to_string().contains(why), "{value}: {tally}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_json_gives_a_row_or_an_error(text in "\\PC{0,80}") {
+        if let Ok(object) = serde_json::from_str(&text) {
+            let _ = parse(object, &mut Tally::default(), "f:1");
+        }
+    }
+
+    #[test]
+    fn any_bytes_give_rows_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, bytes).unwrap();
+        let _ = read(&path, "en", OnBadRow::Skip);
+    }
+}

@@ -1,0 +1,187 @@
+//! What the bytes of a result depend on, by one rule for every stage: its settings but those that only decide how fast it goes, the type of the
+//! weights and the kind of device where it computes, and the content of every file that it reads.
+//!
+//! Of a device the kind counts (`cpu`, `cuda`, `emulated`), not the ordinal; threads and batch sizes do not count. The exception is `train`, whose
+//! `batch-tokens` decides how a step is cut into micro-batches, and so in which order gradients are added: there it is part of the identity.
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{hash::content_files, placement::Placement};
+
+/// Settings that decide how fast a result comes, not which.
+const SPEED: [&str; 4] = ["batch-rows", "batch-tokens", "timeout", "checkpoint-every"];
+
+/// The resolved settings that decide a stage's bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity(pub(super) Value);
+
+impl Identity {
+    /// The settings, without those that only decide the speed.
+    pub fn of(settings: &impl Serialize) -> Result<Identity> {
+        let mut value = serde_json::to_value(settings).context("settings of a stage")?;
+        if let Some(map) = value.as_object_mut() {
+            map.retain(|key, _| !SPEED.contains(&key.as_str()));
+        }
+        Ok(Identity(value))
+    }
+
+    /// With another setting.
+    pub fn with(mut self, key: &str, value: impl Serialize) -> Result<Identity> {
+        self.0[key] = serde_json::to_value(value).with_context(|| format!("setting {key}"))?;
+        Ok(self)
+    }
+
+    /// With how a model's weights are held and the kind of device that computes.
+    pub fn placed(self, placement: Placement) -> Result<Identity> {
+        self.with("placement", placement.to_string())
+    }
+
+    /// The settings as a manifest has them.
+    pub fn value(&self) -> &Value {
+        &self.0
+    }
+}
+
+/// The files whose content decides a stage's bytes, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inputs(pub(super) Vec<(String, PathBuf)>);
+
+impl Inputs {
+    /// None yet.
+    pub fn new() -> Inputs {
+        Inputs::default()
+    }
+
+    /// A file, or a folder as a whole.
+    pub fn file(mut self, name: &str, path: &Path) -> Inputs {
+        self.0.push((name.to_string(), path.to_path_buf()));
+        self
+    }
+
+    /// The same, where there is one.
+    pub fn maybe(self, name: &str, path: Option<&Path>) -> Inputs {
+        match path {
+            Some(path) => self.file(name, path),
+            None => self,
+        }
+    }
+
+    /// Several at once.
+    pub fn files(mut self, files: Vec<(String, PathBuf)>) -> Inputs {
+        self.0.extend(files);
+        self
+    }
+
+    /// A model: a `.gguf` file, or every file of a directory that may be read of it, one by one.
+    pub fn model(self, name: &str, path: &Path) -> Result<Inputs> {
+        self.of_model(name, path, &|_| true)
+    }
+
+    /// A model's tokenizer and chat template: everything of a directory but weights, or the `.gguf` file.
+    pub fn tokenizer(self, name: &str, path: &Path) -> Result<Inputs> {
+        self.of_model(name, path, &|file| !is_weights(file) && file != "generation_config.json")
+    }
+
+    /// The chat template of a setting such as `--template`, where that names a file.
+    pub fn template(self, template: &str) -> Inputs {
+        let template = template.strip_suffix("+bos").unwrap_or(template);
+        if template.ends_with(".jinja") { self.file("chat template", Path::new(template)) } else { self }
+    }
+
+    fn of_model(mut self, name: &str, path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Inputs> {
+        if !path.is_dir() {
+            return Ok(self.file(name, path));
+        }
+        let readable = |file: &str| {
+            let dots = [".json", ".jinja", ".model", ".txt", ".tiktoken", ".yaml"];
+            is_weights(file) || dots.iter().any(|dot| file.ends_with(dot))
+        };
+        let before = self.0.len();
+        for (file, path) in content_files(path).with_context(|| format!("input `{name}`"))? {
+            if readable(&file) && wanted(&file) {
+                self.0.push((format!("{name}/{file}"), path));
+            }
+        }
+        // A folder without any is an error of whoever reads it.
+        Ok(if self.0.len() == before { self.file(name, path) } else { self })
+    }
+}
+
+fn is_weights(file: &str) -> bool {
+    [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf"].iter().any(|dot| file.ends_with(dot))
+}
+
+/// What a person calls the input `name`.
+pub(super) fn readable(name: &str) -> String {
+    let Some((owner, file)) = name.split_once('/') else { return name.to_string() };
+    match file {
+        "chat_template.jinja" | "chat_template.json" => format!("the chat template of the {owner}"),
+        "tokenizer_config.json" => {
+            format!("tokenizer_config.json of the {owner} (special tokens, chat template)")
+        }
+        "tokenizer.json" | "tokenizer.model" => format!("the tokenizer of the {owner} ({file})"),
+        "generation_config.json" => {
+            format!("generation_config.json of the {owner} (how it answers by default)")
+        }
+        "config.json" => format!("the configuration of the {owner} (config.json)"),
+        file if is_weights(file) => format!("the weights of the {owner} ({file})"),
+        file => format!("{file} of the {owner}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{device::DeviceChoice, tensor::DType};
+
+    #[test]
+    fn the_kind_of_device_and_the_type_count_and_nothing_that_only_decides_speed() {
+        let of = |dtype, device: &str, batch: usize| {
+            let device: DeviceChoice = device.parse().unwrap();
+            let settings = json!({"batch-tokens": batch, "batch-rows": batch, "timeout": batch, "tau": 1});
+            Identity::of(&settings).unwrap().placed(Placement { dtype, device }).unwrap()
+        };
+        let base = of(DType::F32, "cpu", 1);
+        assert_eq!(base.value(), &json!({"tau": 1, "placement": "f32"}));
+        assert_eq!(base, of(DType::F32, "cpu", 2));
+        let all = [base, of(DType::Bf16, "cpu", 1), of(DType::F32, "cuda", 1), of(DType::F32, "emulated", 1)];
+        for (i, a) in all.iter().enumerate() {
+            assert!(all[..i].iter().all(|b| a != b), "{a:?}");
+        }
+        assert_eq!(of(DType::F32, "cuda:0", 1), of(DType::F32, "cuda:1", 9));
+    }
+
+    #[test]
+    fn a_model_is_its_files_and_a_tokenizer_all_but_weights() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["config.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"]
+        {
+            std::fs::write(dir.path().join(name), "{}").unwrap();
+        }
+        for name in ["model.safetensors", "README.md", "metrics.jsonl", ".hidden.json"] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        let names = |inputs: Inputs| inputs.0.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(
+            names(Inputs::new().model("model", dir.path()).unwrap()),
+            [
+                "model/chat_template.jinja",
+                "model/config.json",
+                "model/generation_config.json",
+                "model/model.safetensors",
+                "model/tokenizer_config.json"
+            ]
+        );
+        assert_eq!(
+            names(Inputs::new().tokenizer("model", dir.path()).unwrap()),
+            ["model/chat_template.jinja", "model/config.json", "model/tokenizer_config.json"]
+        );
+        assert_eq!(names(Inputs::new().template("auto").template("a/b.jinja")), ["chat template"]);
+        assert_eq!(readable("model/chat_template.jinja"), "the chat template of the model");
+    }
+}

@@ -1,0 +1,340 @@
+//! A stage, and the one function that runs stages: it compares identities, locks, begins, lets the stage write, checks its counts, finishes.
+//!
+//! A new stage is one file with a type that implements [`Stage`], and one line where it is called.
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    identity::{Identity, Inputs},
+    lock::{self, Held},
+    manifest::{Counts, Manifest, State},
+    rows::Part,
+};
+use crate::{
+    data::{
+        files::{MANIFEST, PENDING, remove_if_there, write_atomic, write_error},
+        row_shard::write_rows,
+    },
+    report::out::{note, say},
+};
+
+/// Work that turns files and settings into the files of one folder.
+pub trait Stage {
+    /// In manifests and messages.
+    const NAME: &'static str;
+    /// The files that it makes in its folder, by name with at most one `*`: none of them is replaced unless a stage wrote it, and what other settings
+    /// left of them goes before work begins.
+    const FILES: &'static [&'static str];
+
+    /// What it is called on the screen.
+    fn label(&self) -> String {
+        Self::NAME.to_string()
+    }
+
+    /// Its folder.
+    fn out(&self) -> &Path;
+
+    /// The settings that decide its bytes.
+    fn identity(&self) -> Result<Identity>;
+
+    /// The files that decide its bytes.
+    fn inputs(&self) -> Result<Inputs>;
+
+    /// Its share of the work.
+    fn part(&self) -> Part {
+        Part::default()
+    }
+
+    /// What happens to a finished result of other inputs or settings.
+    fn replaces(&self) -> Replace {
+        Replace::AndSayWhy
+    }
+
+    /// What it does while another process works in its folder.
+    fn others(&self) -> Others {
+        Others::Refuse
+    }
+
+    /// Whether nothing is printed about it.
+    fn quiet(&self) -> bool {
+        false
+    }
+
+    /// Whether nothing is printed where there is nothing to do.
+    fn quiet_if_unchanged(&self) -> bool {
+        self.quiet()
+    }
+
+    /// What must be right with its folder, before anything is begun or removed; `expected` is what the stage will leave there.
+    fn check_folder(&self, _expected: &Manifest) -> Result<()> {
+        Ok(())
+    }
+
+    /// The work. Called again after a kill, with what is there.
+    fn run(&mut self, open: &mut Open) -> Result<Made>;
+}
+
+/// What happens to a finished result of other inputs or settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replace {
+    /// It is made again, and the differences are printed.
+    AndSayWhy,
+    /// It stays: an error with the differences, and with this advice.
+    Never(&'static str),
+}
+
+/// What a stage does while another process works in its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// It ends with an error that names the other.
+    Refuse,
+    /// It waits for one that makes the same; whoever makes something else is in the way.
+    Await,
+}
+
+/// What a stage says at its end.
+#[derive(Clone, Debug, Default)]
+pub struct Made {
+    /// What came in and out.
+    pub counts: Option<Counts>,
+    /// For the manifest: rates, losses and other results.
+    pub summary: Value,
+    /// Other parts are still at work: the last of them finishes.
+    pub unfinished: bool,
+    /// A line for the screen.
+    pub line: Option<String>,
+}
+
+impl Made {
+    /// With a summary.
+    pub fn new(summary: impl Serialize) -> Result<Made> {
+        Ok(Made { summary: serde_json::to_value(summary)?, ..Made::default() })
+    }
+
+    /// With counts.
+    pub fn counting(self, counts: Counts) -> Made {
+        Made { counts: Some(counts), ..self }
+    }
+
+    /// With a line for the screen.
+    pub fn saying(self, line: String) -> Made {
+        Made { line: Some(line), ..self }
+    }
+}
+
+/// What [`run`] found to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ran {
+    /// Nothing: the same result was there.
+    Unchanged,
+    /// The work, to its end.
+    Made,
+    /// A part of the work; others are still to be done.
+    Part,
+}
+
+/// A folder in which work has begun. Only [`run`] makes one, under the folder's lock, and only through it a stage's files are written and finished.
+pub struct Open {
+    manifest: Manifest,
+    dir: PathBuf,
+    part: Part,
+    _held: Held,
+}
+
+impl Open {
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a file of the stage is to be written.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The share of the work that is to be done.
+    pub fn part(&self) -> Part {
+        self.part
+    }
+
+    /// The number of this work: equal inputs and settings have the same.
+    pub fn job(&self) -> u64 {
+        self.manifest.job()
+    }
+
+    /// What the stage was opened with.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Writes a file whole or not at all.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_atomic(&self.path(name), bytes)
+    }
+
+    /// Writes all rows of the folder, `rows_per_shard` in a file, and remembers how many there must be; returns how many.
+    pub fn write_rows<T: Serialize>(
+        &mut self,
+        rows: impl IntoIterator<Item = T>,
+        rows_per_shard: usize,
+    ) -> Result<usize> {
+        let n = write_rows(&self.dir, rows, rows_per_shard)?;
+        self.manifest.rows = Some(n);
+        Ok(n)
+    }
+
+    pub(super) fn expect_rows(&mut self, n: usize) {
+        self.manifest.rows = Some(n);
+    }
+
+    /// Ends the work, unless another part that ended at the same time has.
+    fn finish(mut self, made: Made) -> Result<()> {
+        self.manifest.counts = made.counts;
+        self.manifest.summary = made.summary;
+        let _mutex = lock::mutex(&self.dir)?;
+        if self.manifest.state(&self.dir)? == State::Done {
+            return Ok(());
+        }
+        let dir = self.dir.clone();
+        self.manifest.finish(&dir)
+    }
+}
+
+/// Runs a stage: skipped where its folder holds the same result, else begun, run and finished.
+pub fn run<S: Stage>(stage: &mut S) -> Result<Ran> {
+    let Some(mut open) = open(stage)? else {
+        if !stage.quiet_if_unchanged() {
+            say!("{}: unchanged, skipped", stage.label());
+        }
+        return Ok(Ran::Unchanged);
+    };
+    let made = stage.run(&mut open)?;
+    let (line, unfinished) = (made.line.clone(), made.unfinished);
+    if !unfinished {
+        open.finish(made)?;
+    }
+    if let Some(line) = line {
+        say!("{line}");
+    }
+    Ok(if unfinished { Ran::Part } else { Ran::Made })
+}
+
+/// Compares what is asked with what is there, and begins; `None` where nothing is to be done.
+fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
+    let dir = stage.out().to_path_buf();
+    let manifest = Manifest::expected(S::NAME, &stage.inputs()?, &stage.identity()?)?;
+    let done = || -> Result<bool> { Ok(manifest.state(&dir)? == State::Done) };
+    if done()? && !dir.join(PENDING).exists() && !lock::any(&dir) {
+        return Ok(None);
+    }
+    let made = !dir.exists();
+    fs::create_dir_all(&dir).map_err(|e| write_error(&dir, e))?;
+    loop {
+        let mutex = match lock::mutex(&dir) {
+            Err(e) if lock::is_denied(&e) && done()? => return Ok(None),
+            mutex => mutex?,
+        };
+        let held = match lock::part(&dir, stage.part(), manifest.job(), &mutex)? {
+            Ok(held) => held,
+            Err(holder) if stage.others() == Others::Await && holder.job == manifest.job() => {
+                drop(mutex);
+                lock::pause()?;
+                continue;
+            }
+            // Whoever has ended the same work is about to leave.
+            Err(holder) if holder.job == manifest.job() && done()? => {
+                drop((mutex, holder));
+                return Ok(None);
+            }
+            Err(holder) => bail!(lock::in_the_way(&stage.label(), &dir, &holder)),
+        };
+        if done()? {
+            // Of a process that was killed right after it had written the manifest.
+            remove_if_there(&dir.join(PENDING))?;
+            return Ok(None);
+        }
+        if let Err(e) = begin(stage, &manifest, &dir) {
+            if made {
+                drop((held, mutex));
+                // Nothing was begun, so nothing is left.
+                let _ = fs::remove_dir(&dir);
+            }
+            return Err(e);
+        }
+        return Ok(Some(Open { manifest, dir, part: stage.part(), _held: held }));
+    }
+}
+
+/// Makes the folder ready, under its lock.
+fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
+    if let Some(other) = Manifest::stage_of(dir)
+        && other != S::NAME
+    {
+        bail!("{} is the folder of stage {other}: choose another --out for {}", dir.display(), S::NAME);
+    }
+    stage.check_folder(manifest)?;
+    let state = manifest.state(dir)?;
+    let pending = Manifest::pending_job(dir);
+    match (&state, stage.replaces()) {
+        (State::Changed(why), Replace::Never(advice)) => bail!(
+            "{} holds a finished {} of other inputs or settings ({}): {advice}",
+            dir.display(),
+            S::NAME,
+            some_of(why)
+        ),
+        (State::Changed(why), Replace::AndSayWhy) if !stage.quiet() => {
+            note!("{}: made again, since {}: {}", stage.label(), dir.display(), some_of(why));
+        }
+        (State::Absent, _) if !dir.join(PENDING).exists() => {
+            if let Some(name) = files_of::<S>(dir)?.first() {
+                bail!(
+                    "{} holds {name} but no {MANIFEST}, so no stage wrote it: choose another --out, or move it away",
+                    dir.display()
+                );
+            }
+        }
+        _ => {}
+    }
+    let same = state == State::Absent && pending == manifest.job();
+    if !same {
+        // First, so that a kill in between leaves a note of other work, and the rest goes next time.
+        for name in files_of::<S>(dir)? {
+            remove_if_there(&dir.join(name))?;
+        }
+    }
+    manifest.begin(dir)
+}
+
+/// The first few of many differences.
+fn some_of(why: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let more = why.len().saturating_sub(SHOWN);
+    let shown = why[..why.len() - more].join("; ");
+    if more > 0 { format!("{shown}; and {more} more") } else { shown }
+}
+
+/// What is there of the files that a stage makes.
+fn files_of<S: Stage>(dir: &Path) -> Result<Vec<String>> {
+    let matches = |name: &str, pattern: &str| match pattern.split_once('*') {
+        Some((start, end)) => {
+            name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
+        }
+        None => name == pattern,
+    };
+    let mut found = vec![];
+    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if S::FILES.iter().any(|pattern| matches(&name, pattern)) {
+            found.push(name);
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,93 @@
+//! Standard output, in one place: a reader that goes away, or a disk that is full, never ends the program with a panic.
+//!
+//! A command that only prints ([`Mode::PrintOnly`]) ends quietly once nobody reads on, as `sdrrl inspect ... | head -1` expects. A command that
+//! works on files goes on and says so once on standard error. Where printing fails for another reason (a full disk), a printing command ends
+//! with that error; work goes on, and [`result`] is the error at its end.
+use std::{
+    fmt,
+    io::{self, ErrorKind, Write},
+    sync::Mutex,
+};
+
+use anyhow::{Result, anyhow};
+
+/// What a command is when its output cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Its files count; the text on the screen is an extra.
+    Work,
+    /// It has no other result than what it prints.
+    PrintOnly,
+}
+
+struct State {
+    mode: Mode,
+    /// Why nothing is printed any more.
+    failed: Option<(ErrorKind, String)>,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { mode: Mode::Work, failed: None });
+
+fn state() -> std::sync::MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Says what the command is; before its first line.
+pub fn set_mode(mode: Mode) {
+    state().mode = mode;
+}
+
+/// Prints `text` to standard output.
+pub fn text(text: fmt::Arguments) {
+    let mut state = state();
+    if state.failed.is_some() {
+        return;
+    }
+    let mut out = io::stdout().lock();
+    let Err(error) = out.write_fmt(text).and_then(|()| out.flush()) else { return };
+    let closed = error.kind() == ErrorKind::BrokenPipe;
+    if state.mode == Mode::PrintOnly {
+        if !closed {
+            warn(format_args!("error: write standard output: {error}\n"));
+        }
+        // Nothing of this command is left to do, and nobody to tell.
+        std::process::exit(if closed { 0 } else { 1 });
+    }
+    let why = if closed { "is closed".to_string() } else { format!("cannot be written ({error})") };
+    warn(format_args!("standard output {why}: the work goes on, its results are in its files\n"));
+    state.failed = Some((error.kind(), error.to_string()));
+}
+
+/// Prints `text` to standard error; that nobody reads it is no error.
+pub fn warn(text: fmt::Arguments) {
+    let _ = io::stderr().lock().write_fmt(text);
+}
+
+/// The error of a printing that failed although somebody wanted to read it.
+pub fn result() -> Result<()> {
+    match &state().failed {
+        Some((kind, why)) if *kind != ErrorKind::BrokenPipe => {
+            Err(anyhow!("write standard output: {why}; the work is done, its results are in its files"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `println!` that never panics.
+macro_rules! say {
+    () => { $crate::report::out::text(format_args!("\n")) };
+    ($($arg:tt)*) => { $crate::report::out::text(format_args!("{}\n", format_args!($($arg)*))) };
+}
+
+/// `print!` that never panics.
+macro_rules! say_text {
+    ($($arg:tt)*) => { $crate::report::out::text(format_args!($($arg)*)) };
+}
+
+/// `eprintln!` that never panics.
+macro_rules! note {
+    () => { $crate::report::out::warn(format_args!("\n")) };
+    ($($arg:tt)*) => { $crate::report::out::warn(format_args!("{}\n", format_args!($($arg)*))) };
+}
+
+pub(crate) use {note, say, say_text};
