@@ -7,6 +7,7 @@ mod cli;
 mod common;
 mod data_formats;
 mod evaluation;
+mod families;
 mod gemm;
 mod generation;
 mod kernels;
