@@ -52,11 +52,17 @@ static void catch_faults() {
     sigaltstack(&ss, nullptr);
   }
 }
+Scheduler::~Scheduler() {
+  if (stacks) munmap(stacks, nstacks * STACK);
+  if (arena_mapping) munmap(arena_mapping, ARENA * (MAX_CLUSTER + 1));
+  if (shared_cells) munmap(shared_cells, ARENA * MAX_CLUSTER / 2 * sizeof(Cell));
+}
 static bool reserve(Scheduler& s, int threads) {
   if (!s.arena) {
     void* p = mmap(nullptr, ARENA * (MAX_CLUSTER + 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     void* cells = mmap(nullptr, ARENA * MAX_CLUSTER / 2 * sizeof(Cell), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED || cells == MAP_FAILED) return false;
+    s.arena_mapping = p;
     s.arena = reinterpret_cast<uint8_t*>((uintptr_t(p) + ARENA - 1) / ARENA * ARENA);
     s.shared_cells = static_cast<Cell*>(cells);
   }

@@ -90,7 +90,11 @@ struct Gang {
   std::vector<Learnt> learnt; std::unordered_map<int, Knowledge> fences;     // by thread rank: its last __threadfence
 };
 struct Scheduler {
+  Scheduler() = default;
+  Scheduler(const Scheduler&) = delete;
+  ~Scheduler();                   // gives the mappings back
   void* main_sp = nullptr; char* stacks = nullptr; int nstacks = 0; uint8_t* arena = nullptr; Cell* shared_cells = nullptr; bool inside = false;
+  void* arena_mapping = nullptr;  // what `arena` lies in
   std::vector<uint32_t> ready_lanes, priority; std::vector<Fiber*> warp_base; std::vector<uint64_t> ready_warps; size_t count = 0, cursor = 0;
   Gang gang; std::deque<std::function<void()>> async; EmuConfig cfg{}; uint64_t rng = 1; std::string error; bool failed = false;
   const Kernel* kernel = nullptr; const char* name = ""; void** args = nullptr; size_t static_end = 0, static_bytes = 0; std::unordered_map<const void*, size_t> statics; unsigned dynamic = 0;
@@ -103,7 +107,7 @@ struct Scheduler {
   std::array<uintptr_t, 1024> foreign{};        // numbers of pages of the program's constants
 };
 extern __thread Scheduler* current;
-Scheduler& own_scheduler();     // made at the first call of an operating-system thread
+Scheduler& own_scheduler();     // made at the first call of an operating-system thread, gone when that ends
 inline Scheduler& sched() { return *current; }
 inline Fiber* me() { return static_cast<Fiber*>(self); }
 uint32_t rnd();

@@ -95,7 +95,15 @@ namespace emu {
 __thread Thread* self = nullptr;
 __thread Scheduler* current = nullptr;
 Scheduler& own_scheduler() {
-  if (!current) current = new Scheduler;
+  // A thread that ends takes its thousands of mappings with it: a process may have 65,530.
+  struct Owner {
+    std::unique_ptr<Scheduler> scheduler = std::make_unique<Scheduler>();
+    ~Owner() { current = nullptr; }
+  };
+  if (!current) {
+    static thread_local Owner owner;
+    current = owner.scheduler.get();
+  }
   return *current;
 }
 uint32_t rnd() {
