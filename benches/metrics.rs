@@ -59,7 +59,7 @@ fn main() {
 fn worker(case: &str, data: &str) {
     let read = |name: &str| read_lines(&Path::new(data).join(name)).expect("FLORES files");
     let (reference, first, second) = (read("test.es"), read("test.bergamot-tiny.es"), read("test.google.es"));
-    let bleu = CorpusMetric::Bleu(BleuTokenizer::V13a.load(None).expect("13a"));
+    let bleu = CorpusMetric::Bleu(BleuTokenizer::V13a.load(None).expect("13a").into());
     let (chrf, ter) = (CorpusMetric::Chrf(0), CorpusMetric::Ter(TercomOptions::default()));
     let score = |metric: &CorpusMetric| {
         let counts = metric.counts(&second, &reference).expect("as many lines");

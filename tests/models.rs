@@ -135,7 +135,7 @@ fn full_gradients_equal_pytorch() {
         let batch = golden.batch();
         let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
         let loss = step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap();
-        assert_close(&format!("{name} loss"), &[loss.mean() as f32], &golden.get("full.loss"), 1e-5);
+        assert_close(&format!("{name} loss"), [loss.mean() as f32], &golden.get("full.loss"), 1e-5);
         for p in step.params(&model) {
             let want = golden.get(&format!("full.grad.{}", p.name));
             assert_close(&format!("{name} {}", p.name), p.grad().to_f32_vec().unwrap(), &want, 2e-5);
@@ -171,7 +171,7 @@ fn dora_gradients_equal_peft_on_the_emulated_gpu() {
         let mut step = lora_step(&golden, &model, "dora");
         let batch = golden.batch();
         let loss = step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap();
-        assert_close(name, &[loss.mean() as f32], &golden.get("lora.dora.loss"), 1e-5);
+        assert_close(name, [loss.mean() as f32], &golden.get("lora.dora.loss"), 1e-5);
         for p in step.params(&model) {
             let want = golden.get(&format!("lora.dora.grad.base_model.model.{}", p.name));
             assert_close(&format!("{name} {}", p.name), p.grad().to_f32_vec().unwrap(), &want, 5e-5);
@@ -192,7 +192,7 @@ fn adapter_gradients_on(name: &str, device: &Device, tolerance: f64) {
     }
     let batch = golden.batch();
     let loss = step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap();
-    assert_close(name, &[loss.mean() as f32], &golden.get("lora.plain.loss"), tolerance);
+    assert_close(name, [loss.mean() as f32], &golden.get("lora.plain.loss"), tolerance);
     for p in step.params(&model) {
         let want = golden.get(&format!("lora.plain.grad.base_model.model.{}", p.name));
         assert_close(&format!("{name} {}", p.name), p.grad().to_f32_vec().unwrap(), &want, tolerance);
@@ -219,7 +219,7 @@ fn adapter_gradients_equal_peft() {
             let batch = golden.batch();
             let loss = step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap();
             let want = golden.get(&format!("lora.{variant}.loss"));
-            assert_close(&format!("{name} {variant} loss"), &[loss.mean() as f32], &want, 1e-5);
+            assert_close(&format!("{name} {variant} loss"), [loss.mean() as f32], &want, 1e-5);
             for p in step.params(&model) {
                 let want = golden.get(&format!("lora.{variant}.grad.base_model.model.{}", p.name));
                 assert_close(

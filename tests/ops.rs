@@ -8,6 +8,7 @@ mod beam_step;
 pub mod blocks;
 mod decode_attention;
 mod encoder;
+mod gemma;
 mod rowwise;
 mod sampling;
 

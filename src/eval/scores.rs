@@ -109,11 +109,10 @@ impl Scores {
             .filter(|&i| !self.known.contains_key(&key(i)) && asked.insert(hashes[i]))
             .collect();
         let chunk = if about.needs.model { CHUNK } else { missing.len().max(1) };
-        let mut progress = (about.needs.model && !missing.is_empty()).then(|| {
-            let mut progress = Progress::new(label, segments.len());
-            progress.advance(segments.len() - missing.len());
-            progress
-        });
+        let known = segments.len() - missing.len();
+        let shown = about.needs.model && !missing.is_empty();
+        let mut progress = shown.then(|| Progress::new(label, segments.len()));
+        progress.iter_mut().for_each(|p| p.skip(known));
         for chosen in missing.chunks(chunk) {
             ensure!(!interrupted(), "stopped: the same command goes on from there");
             let some: Vec<Segment> = chosen.iter().map(|&i| segments[i]).collect();

@@ -11,7 +11,7 @@ use super::{
 /// A metric of sacrebleu.
 pub enum CorpusMetric {
     /// With its tokenizer.
-    Bleu(Tokenizer),
+    Bleu(Box<Tokenizer>),
     /// chrF; chrF++ with words up to this order.
     Chrf(usize),
     /// Translation edit rate.

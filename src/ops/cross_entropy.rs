@@ -168,13 +168,7 @@ fn run(
     check_ids(OP, targets_t, targets, vocab, &weight)?;
     losses.f32_mut()?.fill(0.0);
     if let Some((dhidden, dweight)) = &mut grads {
-        if let Some(dweight) = dweight {
-            refuse_overlap(&[dweight], &[dhidden, losses, hidden, token_weights])?;
-            weight.refuse_overlap(&[dweight])?;
-        }
-        check(dhidden.shape() == hidden.shape(), OP, &[dhidden, hidden])?;
-        refuse_overlap(&[dhidden, losses], &[hidden, token_weights])?;
-        weight.refuse_overlap(&[dhidden, losses])?;
+        refuse_gradients(dhidden, dweight.as_deref(), losses, hidden, weight, token_weights)?;
         dhidden.f32_mut()?.fill(0.0);
     }
     let weights = token_weights.f32()?;
@@ -198,6 +192,24 @@ fn run(
         }
     }
     Ok(())
+}
+
+/// Refuses gradients of other shapes, or in memory that an operand lies in.
+fn refuse_gradients(
+    dhidden: &Tensor,
+    dweight: Option<&Tensor>,
+    losses: &Tensor,
+    hidden: &Tensor,
+    weight: Matrix,
+    token_weights: &Tensor,
+) -> Result<()> {
+    if let Some(dweight) = dweight {
+        refuse_overlap(&[dweight], &[dhidden, losses, hidden, token_weights])?;
+        weight.refuse_overlap(&[dweight])?;
+    }
+    check(dhidden.shape() == hidden.shape(), "linear_cross_entropy", &[dhidden, hidden])?;
+    refuse_overlap(&[dhidden, losses], &[hidden, token_weights])?;
+    weight.refuse_overlap(&[dhidden, losses])
 }
 
 fn gpu_run(

@@ -109,7 +109,7 @@ impl Binding {
                     let here = t.gpu().is_some_and(|own| std::ptr::eq(&**own, gpu));
                     ensure!(
                         here,
-                        "{}: {name} is {t:?} on {:?}, but runs on {}",
+                        "{}: {name} is {t:?} on {:?}, but the kernel runs on {}",
                         self.name,
                         t.device(),
                         gpu.name()

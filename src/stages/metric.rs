@@ -268,7 +268,8 @@ fn interval(metric: &dyn OpenMetric, rows: &[Vec<f64>], samples: usize, seed: u6
     }
     let of = |chosen: &[usize]| (0.0, value_of(metric, chosen.iter().map(|&i| &rows[i])));
     let found = bootstrap::paired_by(rows.len(), samples, seed, of);
-    (rows.len() > 1 && samples > 0).then(|| (0.5 * (found.low + found.high), 0.5 * (found.high - found.low)))
+    (rows.len() > 1 && samples > 0)
+        .then_some((0.5 * (found.low + found.high), 0.5 * (found.high - found.low)))
 }
 
 fn print(args: &Args, measured: &[Measured]) {

@@ -83,7 +83,7 @@ fn check_systems(golden: &Value, folder: &Path, dictionary: Option<&Path>) {
             texts(&of["systems"]).iter().map(|s| lines(folder, &format!("test.{s}.{language}"))).collect();
         for (name, theirs) in of["metrics"].as_object().unwrap() {
             let asian = TercomOptions { normalized: true, asian_support: true, ..Default::default() };
-            let bleu = |tok: BleuTokenizer| CorpusMetric::Bleu(tok.load(dictionary).unwrap());
+            let bleu = |tok: BleuTokenizer| CorpusMetric::Bleu(tok.load(dictionary).unwrap().into());
             let metric = match (name.as_str(), language.as_str()) {
                 ("bleu", "ja") if dictionary.is_none() => continue,
                 ("bleu", "ja") => bleu(BleuTokenizer::JaMecab),

@@ -42,7 +42,7 @@ fn check(golden: &Value, models: &Value, folder: &Path) {
     for (name, theirs) in golden.as_object().unwrap() {
         let kind = BleuTokenizer::from_str(name, false).unwrap();
         let path = models[name]["model"].as_str().unwrap();
-        let metric = CorpusMetric::Bleu(kind.load(Some(Path::new(path))).unwrap());
+        let metric = CorpusMetric::Bleu(kind.load(Some(Path::new(path))).unwrap().into());
         assert_eq!(kind.name(), name);
         assert_eq!(metric.signature(), theirs["signature"].as_str().unwrap());
         for (system, score) in theirs["scores"].as_object().unwrap() {

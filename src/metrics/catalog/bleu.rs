@@ -29,6 +29,6 @@ impl Metric for Bleu {
     fn open(&self, options: &MetricOptions) -> Result<Box<dyn OpenMetric>> {
         let language = options.language.unwrap_or_default();
         let tokenizer = BleuTokenizer::choose(language, options.tokenizer, options.dictionary)?;
-        Ok(Box::new(CorpusMetric::Bleu(tokenizer)))
+        Ok(Box::new(CorpusMetric::Bleu(tokenizer.into())))
     }
 }

@@ -2,12 +2,11 @@
 use std::{fmt, str::FromStr};
 
 use anyhow::{Result, bail};
-use half::bf16;
 
 use crate::{
     device::Device,
     ops::{
-        quantize::{Blocks, HostBlocks, Matrix, Scratch},
+        quantize::{Blocks, Matrix, Scratch},
         rows::cast,
     },
     tensor::{DType, Tensor},
@@ -137,14 +136,6 @@ impl Weight {
         }
     }
 
-    /// Another handle on the same memory.
-    pub(crate) fn alias(&self) -> Weight {
-        match self {
-            Weight::Dense(t) => Weight::Dense(t.alias()),
-            Weight::Blocks(b) => Weight::Blocks(b.alias()),
-        }
-    }
-
     /// The values as `dtype`, where the weight is: the tensor itself if it has that type, else a copy, rounded once.
     pub fn to_dense(&self, dtype: DType) -> Result<Tensor> {
         match self {
@@ -184,34 +175,5 @@ impl Weight {
         let blocks = weights.into_iter().filter(|w| w.is_blocks());
         let largest = blocks.map(|w| w.rows_cols()).map(|(rows, cols)| rows * cols).max();
         Scratch::new(device, compute.dtype(), largest.unwrap_or(0))
-    }
-
-    /// The rows of a weight in main memory, for reading from several threads.
-    pub(crate) fn host_rows(&self) -> Result<HostRows<'_>> {
-        Ok(match self {
-            Weight::Dense(t) if t.dtype() == DType::Bf16 => HostRows::Bf16(t.bf16()?),
-            Weight::Dense(t) => HostRows::F32(t.f32()?),
-            Weight::Blocks(b) => HostRows::Blocks(b.host()?),
-        })
-    }
-}
-
-/// See [`Weight::host_rows`].
-#[derive(Clone, Copy)]
-pub(crate) enum HostRows<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [bf16]),
-    Blocks(HostBlocks<'a>),
-}
-
-impl HostRows<'_> {
-    /// out (in) = row `row` as products read it.
-    pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
-        let (from, to) = (row * out.len(), (row + 1) * out.len());
-        match self {
-            HostRows::F32(w) => out.copy_from_slice(&w[from..to]),
-            HostRows::Bf16(w) => out.iter_mut().zip(&w[from..to]).for_each(|(o, x)| *o = x.to_f32()),
-            HostRows::Blocks(b) => b.row_as_read(row, out),
-        }
     }
 }

@@ -283,16 +283,7 @@ fn outer_product(
     let shape = [n, m, k];
     // Few columns fill no register: the product's transpose has them as rows.
     if let (true, true, Weight::F32(b)) = (transposed, m < STRIP && n > STRIP, b) {
-        with_transposed(n * m, |turned| {
-            outer_blocks(Shared::new(turned), b, (1, m), Weight::F32(a), [m, n, k], alpha, false);
-            // SAFETY: no task is running.
-            let out = unsafe { out.part(0, n * m) };
-            for (i, row) in out.chunks_exact_mut(m).enumerate() {
-                row.iter_mut().enumerate().for_each(|(j, o)| {
-                    *o = turned[j * n + i] + if accumulate { *o } else { 0.0 };
-                });
-            }
-        });
+        few_columns(out, a, b, shape, alpha, accumulate);
         return Ok(());
     }
     if let Weight::Blocks(_) = b {
@@ -307,6 +298,20 @@ fn outer_product(
     }
     outer_blocks(out, a, a_strides, b, shape, alpha, accumulate);
     Ok(())
+}
+
+/// out (N, M) = (or +=) alpha aᵀ b by way of its transpose, for an M that fills no register; a (K, N), b (K, M).
+fn few_columns(out: Shared, a: &[f32], b: &[f32], [n, m, k]: [usize; 3], alpha: f32, accumulate: bool) {
+    with_transposed(n * m, |turned| {
+        outer_blocks(Shared::new(turned), b, (1, m), Weight::F32(a), [m, n, k], alpha, false);
+        // SAFETY: no task is running.
+        let out = unsafe { out.part(0, n * m) };
+        for (i, row) in out.chunks_exact_mut(m).enumerate() {
+            row.iter_mut().enumerate().for_each(|(j, o)| {
+                *o = turned[j * n + i] + if accumulate { *o } else { 0.0 };
+            });
+        }
+    });
 }
 
 /// out (N, M) = alpha * a b in blocks; a (i, p) lies at i, p times `a_strides`.

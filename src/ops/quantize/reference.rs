@@ -14,6 +14,18 @@ fn bits(byte: u8, from: usize, n: u32) -> u32 {
     (byte as u32 >> from) & ((1 << n) - 1)
 }
 
+/// Scale and minimum of a run of Q4_K and Q5_K: six bits each.
+fn scale_min(b: &[u8], run: usize) -> (u32, u32) {
+    let (low, high) = (run % 4, run / 4);
+    match high {
+        0 => (bits(b[4 + low], 0, 6), bits(b[8 + low], 0, 6)),
+        _ => (
+            bits(b[12 + low], 0, 4) | bits(b[4 + low], 6, 2) << 4,
+            bits(b[12 + low], 4, 4) | bits(b[8 + low], 6, 2) << 4,
+        ),
+    }
+}
+
 /// Value i of block b.
 fn value(kind: GgmlType, b: &[u8], i: usize) -> f64 {
     let half = |at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f64();
@@ -24,16 +36,6 @@ fn value(kind: GgmlType, b: &[u8], i: usize) -> f64 {
     let (run, j) = (i / 32, i % 32);
     let two = |at: usize| bits(b[at + run / 4 * 32 + j], run % 4 * 2, 2);
     let four = |at: usize| bits(b[at + run / 2 * 32 + j], run % 2 * 4, 4);
-    let scale_min = || {
-        let (low, high) = (run % 4, run / 4);
-        match high {
-            0 => (bits(b[4 + low], 0, 6), bits(b[8 + low], 0, 6)),
-            _ => (
-                bits(b[12 + low], 0, 4) | bits(b[4 + low], 6, 2) << 4,
-                bits(b[12 + low], 4, 4) | bits(b[8 + low], 6, 2) << 4,
-            ),
-        }
-    };
     match kind {
         GgmlType::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f64,
         GgmlType::F16 => half(0),
@@ -54,11 +56,11 @@ fn value(kind: GgmlType, b: &[u8], i: usize) -> f64 {
             half(108) * (scale as f64 - 32.0) * (two(32) as f64 - third)
         }
         GgmlType::Q4K => {
-            let (scale, min) = scale_min();
+            let (scale, min) = scale_min(b, run);
             half(0) * scale as f64 * four(16) as f64 - half(2) * min as f64
         }
         GgmlType::Q5K => {
-            let (scale, min) = scale_min();
+            let (scale, min) = scale_min(b, run);
             let q = four(48) | bits(b[16 + j], run, 1) << 4;
             half(0) * scale as f64 * q as f64 - half(2) * min as f64
         }
