@@ -3,18 +3,25 @@ use std::{fs, path::Path};
 
 use sdrrl::{
     data::gguf::Gguf,
-    device::Device,
+    device::{Device, DeviceChoice},
     models::{
         transformer::{
             config::Config,
+            decode::Decoder,
+            ids::LinearId,
+            lora::{Lora, LoraConfig},
+            train_step::{PackedBatch, TrainStep, Trainable},
             tree::Leaf,
             weight::{ComputeType, Weight},
+            weights::Llama,
         },
         weights::Source,
     },
     ops::quantize::GgmlType,
-    tensor::DType,
+    tensor::{DType, Tensor},
 };
+
+use crate::common::uniform;
 
 const FILES: [&str; 2] = ["tests/golden/gguf/blocks.gguf", "tests/golden/gguf/plain.gguf"];
 
@@ -145,4 +152,145 @@ fn copies_on_a_device_share_one_scratch_of_the_largest() {
     assert_eq!(scratch.bytes(), 2 * 256 * 32);
     let none = Weight::scratch(&all[..0], &device, ComputeType::Bf16).unwrap();
     assert_eq!(none.bytes(), 2, "one value where there are no blocks");
+}
+
+/// Logits and hidden states of a packed prompt and of decode steps behind it, as bits.
+fn inference(model: &Llama) -> Vec<u32> {
+    let device = model.device();
+    let mut decoder = Decoder::new(model, 16, 32).unwrap();
+    let width = model.spec.kv_size();
+    let slots = || Tensor::zeros_on(&device, "cache", model.activation_dtype(), &[16, width]).unwrap();
+    let mut cache: Vec<(Tensor, Tensor)> = model.spec.layers.iter().map(|_| (slots(), slots())).collect();
+    let mut found = vec![];
+    let mut keep = |decoder: &Decoder, hidden: &Tensor| {
+        let (n, v) = (hidden.shape()[0], model.spec.vocab_size);
+        let mut logits = Tensor::zeros_on(&device, "logits", DType::F32, &[n, v]).unwrap();
+        decoder.logits(model, &mut logits, hidden).unwrap();
+        found.extend(logits.to_f32_vec().unwrap().into_iter().map(f32::to_bits));
+        found.extend(hidden.to_f32_vec().unwrap().into_iter().map(f32::to_bits));
+    };
+    let hidden = decoder.prompts(model, &[&[1, 5, 9, 70, 2]], Some(&mut cache), &[0]).unwrap();
+    keep(&decoder, &hidden);
+    for (token, length) in [(33, 5), (95, 6)] {
+        let hidden = decoder.step(model, &[(token, 0, length)], &mut cache).unwrap();
+        keep(&decoder, &hidden);
+    }
+    assert!(found.iter().all(|&x| f32::from_bits(x).is_finite()));
+    found
+}
+
+fn with_random_b(lora: &mut Lora) {
+    for layer in &mut lora.layers {
+        for &id in LinearId::ALL {
+            let Some(adapter) = &mut layer[id] else { continue };
+            adapter.b.write_f32(&uniform("b", adapter.b.len())).unwrap();
+        }
+    }
+}
+
+/// The loss of a step with adapters, and all their gradients, as bits.
+fn lora_step(model: &mut Llama) -> Vec<u32> {
+    let mut lora = Lora::init(model, LoraConfig { r: 2, ..Default::default() }, 1).unwrap();
+    // From B = 0 there would be no gradient of A.
+    with_random_b(&mut lora);
+    let mut step = TrainStep::new(model, Trainable::Lora(lora), 24).unwrap();
+    let mut batch = PackedBatch::default();
+    batch.push(&[1, 7, 60, 3, 2], &[0.0, 0.0, 1.0, 1.0, 1.0]);
+    batch.push(&[1, 94, 8, 8, 20, 31, 2], &[0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+    let loss = step.forward_backward(model, &batch, 0.5).unwrap();
+    let mut found = vec![loss.weighted_nll.to_bits() as u32, (loss.weighted_nll.to_bits() >> 32) as u32];
+    for p in step.params(model) {
+        let grad = p.grad().to_f32_vec().unwrap();
+        assert!(grad.iter().all(|x| x.is_finite()) && grad.iter().any(|&x| x != 0.0), "{}", p.name);
+        found.extend(grad.into_iter().map(f32::to_bits));
+    }
+    found
+}
+
+/// Inference and a training step over blocks against the same over the dequantised model.
+fn kept_equals_dequantised(compute: ComputeType, device: DeviceChoice) {
+    for path in FILES {
+        let load = |keep| Llama::load_as(Path::new(path), compute, keep).unwrap().place(device).unwrap();
+        let (mut kept, mut dense) = (load(true), load(false));
+        assert!(kept.weights.embed_tokens.is_blocks() && !dense.weights.embed_tokens.is_blocks());
+        assert_eq!(kept.activation_dtype(), compute.activations(&kept.device()));
+        assert!(inference(&kept) == inference(&dense), "{path} {compute} {device}");
+        assert!(lora_step(&mut kept) == lora_step(&mut dense), "{path} {compute} {device}");
+    }
+}
+
+#[test]
+fn logits_and_adapter_gradients_have_the_bits_of_the_dequantised_model() {
+    kept_equals_dequantised(ComputeType::F32, DeviceChoice::Cpu);
+    kept_equals_dequantised(ComputeType::Bf16, DeviceChoice::Cpu);
+}
+
+#[test]
+fn on_a_gpu_too() {
+    kept_equals_dequantised(ComputeType::F32, DeviceChoice::Emulated);
+    kept_equals_dequantised(ComputeType::Bf16, DeviceChoice::Emulated);
+}
+
+/// What a kept model counts is what the file holds; on a GPU, that in whole words and one scratch.
+#[test]
+fn kept_blocks_cost_the_files_bytes() {
+    for path in FILES {
+        let file = Gguf::open(Path::new(path)).unwrap();
+        let stored: usize = file
+            .tensors
+            .iter()
+            .map(|t| {
+                let (values, size) = GgmlType::readable(t.ggml_type).unwrap().block();
+                t.dims.iter().product::<usize>() / values * size
+            })
+            .sum();
+        let kept = Llama::load_as(Path::new(path), ComputeType::Bf16, true).unwrap();
+        assert_eq!(kept.bytes(), stored, "{path}");
+        let dense = Llama::load_as(Path::new(path), ComputeType::Bf16, false).unwrap();
+        assert!(dense.bytes() > stored, "{path}: {} and {stored}", dense.bytes());
+        let device = Device::emulated();
+        let there = kept.to_device(&device).unwrap();
+        assert_eq!(there.bytes(), stored);
+        let tensors = file.tensors.len();
+        let peak = device.gpu().unwrap().peak_bytes();
+        assert!(peak <= stored + 3 * tensors + 2 * 256 * 32, "{path}: {peak} of {stored}");
+        let back = there.to_device(&Device::Cpu).unwrap();
+        assert!(back.weights.embed_tokens.is_blocks() && inference(&back) == inference(&kept));
+    }
+}
+
+#[test]
+fn merging_and_writing_unpack_to_the_runs_type() {
+    let dir = tempfile::tempdir().unwrap();
+    for compute in [ComputeType::F32, ComputeType::Bf16] {
+        let load = |keep| Llama::load_as(Path::new(FILES[0]), compute, keep).unwrap();
+        for use_dora in [false, true] {
+            let (mut kept, mut dense) = (load(true), load(false));
+            let config =
+                LoraConfig { r: 2, use_dora, target_modules: vec!["q_proj".into()], ..Default::default() };
+            let mut lora = Lora::init(&kept, config, 1).unwrap();
+            with_random_b(&mut lora);
+            kept.apply_adapter(&lora).unwrap();
+            dense.apply_adapter(&lora).unwrap();
+            let linears = &kept.weights.layers[0].linears;
+            assert!(!linears[LinearId::Q].weight.is_blocks() && linears[LinearId::K].weight.is_blocks());
+            assert_eq!(linears[LinearId::Q].weight.dtype(), compute.dtype());
+            assert!(inference(&kept) == inference(&dense), "{compute} {use_dora}");
+            let out = |name: &str| dir.path().join(name);
+            kept.save_pretrained(&out("kept"), compute.dtype(), None).unwrap();
+            dense.save_pretrained(&out("dense"), compute.dtype(), None).unwrap();
+            let bytes = |name: &str| fs::read(out(name).join("model.safetensors")).unwrap();
+            assert!(bytes("kept") == bytes("dense"), "{compute} {use_dora}");
+        }
+    }
+}
+
+#[test]
+fn training_all_weights_needs_tensors() {
+    let mut model = Llama::load_as(Path::new(FILES[0]), ComputeType::F32, true).unwrap();
+    let error = format!("{:#}", TrainStep::new(&model, Trainable::Full, 8).err().unwrap());
+    assert!(error.contains("training all weights") && error.contains("embed_tokens.weight Q8_0"), "{error}");
+    model.make_trainable().unwrap();
+    assert!(!model.weights.embed_tokens.is_blocks());
+    TrainStep::new(&model, Trainable::Full, 8).unwrap();
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{AttentionWeights, FeedForward, Layer, M2m100, Norm};
 use crate::{
-    models::transformer::weights::Linear,
+    models::transformer::weights::DenseLinear as Linear,
     ops::{
         activation::activation_forward,
         attention::AttentionShape,

@@ -15,7 +15,7 @@ pub use self::{
     generate::{GenerateOptions, Request, Translated, generate},
 };
 use super::{
-    transformer::weights::Linear,
+    transformer::weights::DenseLinear as Linear,
     weights::{check_memory, safetensors::Checkpoint},
 };
 use crate::{

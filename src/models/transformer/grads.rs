@@ -5,8 +5,8 @@ use super::{
     ids::{LinearId, NormId, PerLinear},
     linear::{AdapterGrads, Trained},
     lora::{Adapter, Lora},
-    tree::{Place, Tree},
-    weights::{Llama, Weights},
+    tree::{Leaf, Part, Place, Tree},
+    weights::Llama,
 };
 use crate::{
     device::Device,
@@ -63,7 +63,7 @@ pub(super) enum Grads {
     /// Adapters, by layer and linear.
     Lora { lora: Lora, grads: Vec<PerLinear<Option<AdapterGrads>>> },
     /// Every weight. A tied head has the embedding's.
-    Full(Weights),
+    Full(Tree<Tensor>),
 }
 
 impl ParamKind {
@@ -95,13 +95,14 @@ impl Grads {
     }
 
     pub(super) fn for_all(model: &Llama) -> Result<Laid<Grads>> {
-        let leaves = model.weights.leaves(&model.spec);
+        let leaves = model.tensors("training all weights")?;
         let Laid { parts: grads, flat, bytes } = Arena::lay("gradients", &model.device(), |arena| {
             leaves.iter().map(|(_, t)| gradient_of(t, arena)).collect::<Vec<_>>()
         })?;
         let mut grads = grads.into_iter();
         let tree = Tree::build(&model.spec, &mut |leaf| {
-            grads.next().ok_or_else(|| anyhow::anyhow!("{} has no gradient", leaf.name))
+            let grad = grads.next().ok_or_else(|| anyhow::anyhow!("{} has no gradient", leaf.name))?;
+            Ok(Part::of(leaf, grad))
         })?;
         Ok(Laid { parts: Grads::Full(tree), flat, bytes })
     }
@@ -141,7 +142,7 @@ impl Grads {
     }
 
     /// All gradients, where every weight is trained.
-    pub(super) fn full(&mut self) -> Option<&mut Weights> {
+    pub(super) fn full(&mut self) -> Option<&mut Tree<Tensor>> {
         if let Grads::Full(g) = self { Some(g) } else { None }
     }
 
@@ -150,8 +151,13 @@ impl Grads {
         match self {
             Grads::Lora { lora, grads } => lora_params(lora, grads),
             Grads::Full(grads) => {
-                let pairs = model.weights.leaves(&model.spec).into_iter().zip(grads.leaves(&model.spec));
-                pairs.map(|((leaf, t), (_, grad))| param(t, grad, ParamKind::of(leaf.place))).collect()
+                // `for_all` saw to it that all of them are tensors.
+                let tensors = model.tensors("training all weights").unwrap_or_default();
+                let pairs = tensors.into_iter().zip(grads.leaves(&model.spec));
+                let one = |((leaf, t), (_, grad)): ((Leaf, &Tensor), (Leaf, Part<&Tensor, &Tensor>))| {
+                    param(t, grad.either(), ParamKind::of(leaf.place))
+                };
+                pairs.map(one).collect()
             }
         }
     }

@@ -4,7 +4,11 @@
 //! norm held constant in backward (Liu et al. 2024, section 4.3), as in PEFT.
 use anyhow::Result;
 
-use super::{lora::Adapter, weights::Linear};
+use super::{
+    lora::Adapter,
+    weight::Weight,
+    weights::{DenseLinear, Linear},
+};
 use crate::{
     ops::{
         dora::{dora_backward, dora_forward, dora_norms},
@@ -33,7 +37,7 @@ pub struct Trained<'a> {
     /// The adapter and its gradients.
     pub adapter: Option<(&'a Adapter, &'a mut AdapterGrads)>,
     /// The weights' own gradients.
-    pub full: Option<&'a mut Linear>,
+    pub full: Option<&'a mut DenseLinear>,
 }
 
 /// Which of the products: they differ in speed, and on a tile unit in the last bits.
@@ -47,7 +51,7 @@ pub enum Rows {
 
 /// Several layers of one input (N, in), in one dispatch. They have no biases.
 pub fn forward_together(outs: &mut [&mut Tensor], inp: &Tensor, linears: &[&Linear]) -> Result<()> {
-    let weights: Vec<&Tensor> = linears.iter().map(|l| &l.weight).collect();
+    let weights: Vec<&Weight> = linears.iter().map(|l| &l.weight).collect();
     linear_forward_many(outs, inp, &weights)
 }
 
@@ -61,8 +65,11 @@ pub fn forward(
     rows: Rows,
 ) -> Result<()> {
     let (Some(adapter), Some(u)) = (adapter, u) else {
-        let product = if rows == Rows::Many { linear_forward_many_rows } else { linear_forward };
-        return product(out, inp, &linear.weight, linear.bias.as_ref());
+        let (weight, bias) = (&linear.weight, linear.bias.as_ref());
+        return match rows {
+            Rows::Many => linear_forward_many_rows(out, inp, weight, bias),
+            Rows::Any => linear_forward(out, inp, weight, bias),
+        };
     };
     let Some(magnitude) = &adapter.magnitude else {
         return lora_forward(out, u, inp, &linear.weight, linear.bias.as_ref(), adapter.low_rank());
@@ -120,6 +127,6 @@ pub fn backward(
 fn norms(linear: &Linear, adapter: &Adapter) -> Result<Tensor> {
     let out = linear.weight.shape()[0];
     let mut norms = Tensor::zeros_on(&linear.weight.device(), "dora_norms", DType::F32, &[out])?;
-    dora_norms(&mut norms, &linear.weight, adapter.low_rank())?;
+    dora_norms(&mut norms, &linear.weight.to_dense(linear.weight.dtype())?, adapter.low_rank())?;
     Ok(norms)
 }

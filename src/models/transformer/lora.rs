@@ -168,13 +168,15 @@ fn merged_row(weight: &[f32], a: &[f32], b: &[f32], scale: f32, out: &mut [f32])
 pub fn row_norms(linear: &Linear, adapter: &Adapter) -> Result<Vec<f32>> {
     let device = linear.weight.device();
     let (a, b) = (adapter.a.to_device(&device)?, adapter.b.to_device(&device)?);
-    let mut norms = Tensor::zeros_on(&device, "norms", DType::F32, &[linear.weight.shape()[0]])?;
-    dora_norms(&mut norms, &linear.weight, LowRank { a: &a, b: &b, scale: adapter.scale })?;
+    let mut norms = Tensor::zeros_on(&device, "norms", DType::F32, &[linear.weight.rows_cols().0])?;
+    let weight = linear.weight.to_dense(linear.weight.dtype())?;
+    dora_norms(&mut norms, &weight, LowRank { a: &a, b: &b, scale: adapter.scale })?;
     norms.to_f32_vec()
 }
 
 impl Llama {
-    /// Merges an adapter into the weights: W + scale B A (DoRA: rows rescaled to the magnitude) in F32, cast once to W's type.
+    /// Merges an adapter into the weights: W + scale B A (DoRA: rows rescaled to the magnitude) in F32, cast once to W's type; a matrix in blocks becomes a
+    /// tensor of the run's type, since blocks could not hold the sum.
     pub fn apply_adapter(&mut self, lora: &Lora) -> Result<()> {
         ensure!(
             lora.layers.len() == self.weights.layers.len(),
@@ -184,8 +186,8 @@ impl Llama {
         );
         for (l, id, adapter) in lora.adapters() {
             let linear = &mut self.weights.layers[l].linears[id];
-            linear.weight =
-                merge(linear, adapter).with_context(|| format!("merge {}", linear.weight.name()))?;
+            let merged = merge(linear, adapter).with_context(|| format!("merge {}", linear.weight.name()))?;
+            linear.weight = merged.into();
         }
         Ok(())
     }

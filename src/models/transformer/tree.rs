@@ -122,86 +122,111 @@ impl Spec {
 
 /// A linear's own tensors: y = x weightᵀ + bias.
 #[derive(Debug)]
-pub struct LinearTree<T> {
+pub struct LinearTree<M, T = M> {
     /// (out, in)
-    pub weight: T,
+    pub weight: M,
     /// (out), F32
     pub bias: Option<T>,
 }
 
 /// A layer's tensors.
 #[derive(Debug)]
-pub struct LayerTree<T> {
+pub struct LayerTree<M, T = M> {
     /// Its linears.
-    pub linears: PerLinear<LinearTree<T>>,
+    pub linears: PerLinear<LinearTree<M, T>>,
     /// Its norms' gains, F32; `None` where the family has none.
     pub norms: PerNorm<Option<T>>,
 }
 
-/// Something for each tensor of a decoder: its weights, or their gradients.
+/// Something for each tensor of a decoder: its weights, or their gradients. M for matrices, T for vectors.
 #[derive(Debug)]
-pub struct Tree<T> {
+pub struct Tree<M, T = M> {
     /// (V, C)
-    pub embed_tokens: T,
+    pub embed_tokens: M,
     /// By layer.
-    pub layers: Vec<LayerTree<T>>,
+    pub layers: Vec<LayerTree<M, T>>,
     /// (C), F32
     pub norm: T,
     /// (V, C); `None` where the head is the embedding.
-    pub lm_head: Option<T>,
+    pub lm_head: Option<M>,
 }
 
-impl<T> LayerTree<T> {
+/// What stands at a place.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<M, T> {
+    /// Where [`Place::is_matrix`].
+    Matrix(M),
+    /// Elsewhere.
+    Vector(T),
+}
+
+impl<M, T> LayerTree<M, T> {
     /// The gain of a norm that the block needs.
     pub fn norm(&self, id: NormId) -> Result<&T> {
         self.norms[id].as_ref().with_context(|| format!("this model has no {}", id.gguf()))
     }
 }
 
-impl<T> Tree<T> {
-    /// `make` of every leaf, in the order of [`Spec::leaves`].
-    pub fn build(spec: &Spec, make: &mut dyn FnMut(&Leaf) -> Result<T>) -> Result<Tree<T>> {
-        let mut made = HashMap::new();
+impl<M, T> Tree<M, T> {
+    /// `make` of every leaf, in the order of [`Spec::leaves`]; an error where it makes a vector of a matrix or the other way round.
+    pub fn build(spec: &Spec, make: &mut dyn FnMut(&Leaf) -> Result<Part<M, T>>) -> Result<Tree<M, T>> {
+        let (mut matrices, mut vectors) = (HashMap::new(), HashMap::new());
         for leaf in spec.leaves() {
-            made.insert(leaf.place, make(&leaf)?);
+            match make(&leaf)? {
+                Part::Matrix(m) => drop(matrices.insert(leaf.place, m)),
+                Part::Vector(v) => drop(vectors.insert(leaf.place, v)),
+            }
         }
-        let need = |made: &mut HashMap<Place, T>, place| {
-            made.remove(&place).with_context(|| format!("nothing was made for {place:?}"))
-        };
-        let embed_tokens = need(&mut made, Place::Embedding)?;
-        let norm = need(&mut made, Place::FinalNorm)?;
+        let nothing = |place: Place| move || format!("nothing was made for {place:?}");
+        let mut matrix = |place| matrices.remove(&place).with_context(nothing(place));
+        let embed_tokens = matrix(Place::Embedding)?;
+        let norm = vectors.remove(&Place::FinalNorm).with_context(nothing(Place::FinalNorm))?;
         let mut layers = vec![];
         for l in 0..spec.layers.len() {
             let linears = PerLinear::try_from_fn(|id| {
-                let weight = need(&mut made, Place::Weight(l, id))?;
-                anyhow::Ok(LinearTree { weight, bias: made.remove(&Place::Bias(l, id)) })
+                let weight = matrix(Place::Weight(l, id))?;
+                anyhow::Ok(LinearTree { weight, bias: vectors.remove(&Place::Bias(l, id)) })
             })?;
-            let norms = PerNorm::from_fn(|id| made.remove(&Place::Norm(l, id)));
+            let norms = PerNorm::from_fn(|id| vectors.remove(&Place::Norm(l, id)));
             layers.push(LayerTree { linears, norms });
         }
-        Ok(Tree { embed_tokens, layers, norm, lm_head: made.remove(&Place::Head) })
+        let lm_head = if spec.tied_head { None } else { Some(matrix(Place::Head)?) };
+        Ok(Tree { embed_tokens, layers, norm, lm_head })
     }
 
     /// What stands at `place`, if there is such a place.
-    pub fn get(&self, place: Place) -> Option<&T> {
+    pub fn get(&self, place: Place) -> Option<Part<&M, &T>> {
         match place {
-            Place::Embedding => Some(&self.embed_tokens),
-            Place::FinalNorm => Some(&self.norm),
-            Place::Head => self.lm_head.as_ref(),
-            Place::Weight(l, id) => Some(&self.layers.get(l)?.linears[id].weight),
-            Place::Bias(l, id) => self.layers.get(l)?.linears[id].bias.as_ref(),
-            Place::Norm(l, id) => self.layers.get(l)?.norms[id].as_ref(),
+            Place::Embedding => Some(Part::Matrix(&self.embed_tokens)),
+            Place::FinalNorm => Some(Part::Vector(&self.norm)),
+            Place::Head => self.lm_head.as_ref().map(Part::Matrix),
+            Place::Weight(l, id) => Some(Part::Matrix(&self.layers.get(l)?.linears[id].weight)),
+            Place::Bias(l, id) => self.layers.get(l)?.linears[id].bias.as_ref().map(Part::Vector),
+            Place::Norm(l, id) => self.layers.get(l)?.norms[id].as_ref().map(Part::Vector),
         }
     }
 
     /// Every leaf with what stands there, in the order of [`Spec::leaves`].
-    pub fn leaves(&self, spec: &Spec) -> Vec<(Leaf, &T)> {
+    pub fn leaves(&self, spec: &Spec) -> Vec<(Leaf, Part<&M, &T>)> {
         let with = |leaf: Leaf| self.get(leaf.place).map(|t| (leaf, t));
         spec.leaves().into_iter().filter_map(with).collect()
     }
 
     /// The head: the embedding where they are tied.
-    pub fn head(&self) -> &T {
+    pub fn head(&self) -> &M {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
+}
+
+impl<T> Part<T, T> {
+    /// A leaf's `x` as what stands there.
+    pub fn of(leaf: &Leaf, x: T) -> Part<T, T> {
+        if leaf.place.is_matrix() { Part::Matrix(x) } else { Part::Vector(x) }
+    }
+    /// Whichever it is.
+    pub fn either(self) -> T {
+        match self {
+            Part::Matrix(x) | Part::Vector(x) => x,
+        }
     }
 }

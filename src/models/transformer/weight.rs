@@ -102,6 +102,21 @@ impl Weight {
             Weight::Blocks(b) => b.name(),
         }
     }
+    /// Dimensions.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Weight::Dense(t) => t.shape(),
+            Weight::Blocks(b) => b.shape(),
+        }
+    }
+    /// Values.
+    pub fn len(&self) -> usize {
+        self.shape().iter().product()
+    }
+    /// True if a dimension is 0.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
     /// (out, in)
     pub fn rows_cols(&self) -> (usize, usize) {
         Matrix::from(self).rows_cols()
@@ -151,17 +166,14 @@ impl Weight {
 
     /// The values as products read them, widened to f32, from wherever they are.
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
-        match self {
-            Weight::Dense(t) => t.to_f32_vec(),
-            Weight::Blocks(b) => b.to_dense(self.dtype())?.to_f32_vec(),
-        }
+        Matrix::from(self).to_f32_vec()
     }
 
     /// A copy on `device`; products with blocks there unpack into `scratch` ([`Weight::scratch`]).
     pub fn to_device(&self, device: &Device, scratch: &Scratch) -> Result<Weight> {
         match self {
             Weight::Dense(t) => t.to_device(device).map(Weight::Dense),
-            Weight::Blocks(b) if *device == Device::Cpu => Ok(Weight::Blocks(b.alias())),
+            Weight::Blocks(b) if *device == Device::Cpu => b.to_host().map(Weight::Blocks),
             Weight::Blocks(b) => b.to_device(device, scratch).map(Weight::Blocks),
         }
     }

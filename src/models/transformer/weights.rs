@@ -9,7 +9,8 @@ use super::{
     ids::LinearId,
     linear::Rows,
     spec::Spec,
-    tree::{LayerTree, Leaf, LinearTree, Place, Tree},
+    tree::{LayerTree, Leaf, LinearTree, Part, Place, Tree},
+    weight::{ComputeType, Weight},
 };
 use crate::{
     data::random::RowRandom,
@@ -19,16 +20,19 @@ use crate::{
         cross_entropy::Head,
         embedding::{embedding_scale, scaled_embedding_forward},
         gemm::{Layout, gemm, linear_forward_many_rows},
+        quantize::{Matrix, Scratch},
     },
     tensor::{DType, Tensor},
 };
 
 /// A linear layer: y = x weightᵀ + bias.
-pub type Linear = LinearTree<Tensor>;
+pub type Linear = LinearTree<Weight, Tensor>;
+/// The same of a tensor: a linear's gradients, and those of models that are not kept as blocks.
+pub type DenseLinear = LinearTree<Tensor>;
 /// The tensors of one decoder layer.
-pub type LayerWeights = LayerTree<Tensor>;
-/// All weights. Norms and biases are F32; matrices F32 or Bf16.
-pub type Weights = Tree<Tensor>;
+pub type LayerWeights = LayerTree<Weight, Tensor>;
+/// All weights. Norms and biases are F32; matrices F32, Bf16 or blocks.
+pub type Weights = Tree<Weight, Tensor>;
 
 /// A model: configuration and weights.
 #[derive(Debug)]
@@ -37,28 +41,50 @@ pub struct Llama {
     pub config: Config,
     /// What it computes.
     pub spec: Spec,
+    /// The type that it computes in.
+    pub compute: ComputeType,
     /// The tensors.
     pub weights: Weights,
 }
 
 impl Llama {
-    /// A model of `make`'s tensors, called once for each leaf in the order of [`Spec::leaves`].
+    /// A model of `make`'s tensors, called once for each leaf in the order of [`Spec::leaves`]. It computes in the type of its embedding.
     pub fn build(config: Config, make: &mut dyn FnMut(&Leaf) -> Result<Tensor>) -> Result<Llama> {
         let spec = config.spec()?;
-        let weights = Tree::build(&spec, make)?;
-        Ok(Llama { config, spec, weights })
+        let weights: Weights = Tree::build(&spec, &mut |leaf| {
+            let t = make(leaf)?;
+            Ok(if leaf.place.is_matrix() { Part::Matrix(t.into()) } else { Part::Vector(t) })
+        })?;
+        let compute = weights.embed_tokens.dtype().try_into()?;
+        Ok(Llama { config, spec, compute, weights })
     }
 
     /// Loads a Hugging Face directory or a `.gguf` file; matrices as `dtype`, in place in the mapped file where possible. A tensor that the
     /// model has no place for is an error.
     pub fn load(path: &Path, dtype: DType) -> Result<Llama> {
+        Llama::load_as(path, dtype.try_into()?, false)
+    }
+
+    /// The same for a run that computes in `compute`. With `keep_blocks` the matrices of a `.gguf` file stay as they lie in the mapped file and are unpacked by
+    /// the products that read them: the same bits with less memory, and slower.
+    pub fn load_as(path: &Path, compute: ComputeType, keep_blocks: bool) -> Result<Llama> {
         let (config, source) = Source::open(path)?;
         let spec = config.spec()?;
-        check_memory(&format!("model {}", path.display()), spec.parameters() * dtype.bytes())?;
-        let load = |leaf: &Leaf| source.leaf(leaf, if leaf.place.is_matrix() { dtype } else { DType::F32 });
+        let in_place = keep_blocks && matches!(source, Source::Gguf(_));
+        if !in_place {
+            let bytes = spec.parameters() * compute.dtype().bytes();
+            check_memory(&format!("model {}", path.display()), bytes)?;
+        }
         let context = || format!("load model {}", path.display());
         source.check_leaves(&spec).with_context(context)?;
-        Llama::build(config, &mut |leaf| load(leaf)).with_context(context)
+        let load = &mut |leaf: &Leaf| -> Result<Part<Weight, Tensor>> {
+            Ok(match leaf.place.is_matrix() {
+                true => Part::Matrix(source.weight(leaf, compute, keep_blocks)?),
+                false => Part::Vector(source.leaf(leaf, DType::F32)?),
+            })
+        };
+        let weights = Tree::build(&spec, load).with_context(context)?;
+        Ok(Llama { config, spec, compute, weights })
     }
 
     /// Freshly initialised in F32: matrices normal with standard deviation 0.02 (by a sum of twelve uniforms), norms scale by 1, biases 0.
@@ -84,24 +110,42 @@ impl Llama {
         })
     }
 
-    /// The same model with each tensor replaced by what `change` makes of it; a tied head stays tied.
-    fn mapped(&self, change: &mut dyn FnMut(&Leaf, &Tensor) -> Result<Tensor>) -> Result<Llama> {
-        Llama::build(self.config.clone(), &mut |leaf| {
-            let tensor = self.weights.get(leaf.place);
-            change(leaf, tensor.with_context(|| format!("the model has no {}", leaf.name))?)
-        })
-    }
-
     /// Copies every tensor into writable F32 memory, so that all of them can be trained.
     pub fn make_trainable(&mut self) -> Result<()> {
         check_memory("a trainable copy of the model", self.spec.parameters() * 4)?;
-        *self = self.mapped(&mut |leaf, t| Tensor::from_f32(&leaf.name, &leaf.dims, &t.to_f32_vec()?))?;
+        *self = Llama::build(self.config.clone(), &mut |leaf| {
+            let part = self.weights.get(leaf.place);
+            let values = match part.with_context(|| format!("the model has no {}", leaf.name))? {
+                Part::Matrix(w) => w.to_f32_vec()?,
+                Part::Vector(t) => t.to_f32_vec()?,
+            };
+            Tensor::from_f32(&leaf.name, &leaf.dims, &values)
+        })?;
         Ok(())
     }
 
-    /// A copy on `device`, every tensor with its dtype; tied ones stay tied.
+    /// A copy on `device`, every tensor with its dtype, blocks as blocks; tied ones stay tied.
     pub fn to_device(&self, device: &Device) -> Result<Llama> {
-        self.mapped(&mut |_, t| t.to_device(device)).with_context(|| format!("copy the model to {device:?}"))
+        let matrices = self.matrices();
+        let scratch = Weight::scratch(matrices.iter().copied(), device, self.compute);
+        let copy = |scratch: &Scratch| {
+            Tree::build(&self.spec, &mut |leaf| {
+                let part = self.weights.get(leaf.place);
+                Ok(match part.with_context(|| format!("the model has no {}", leaf.name))? {
+                    Part::Matrix(w) => Part::Matrix(w.to_device(device, scratch)?),
+                    Part::Vector(t) => Part::Vector(t.to_device(device)?),
+                })
+            })
+        };
+        let weights = scratch.and_then(|scratch| copy(&scratch));
+        let weights = weights.with_context(|| format!("copy the model to {device:?}"))?;
+        let (config, spec) = (self.config.clone(), self.spec.clone());
+        Ok(Llama { config, spec, compute: self.compute, weights })
+    }
+
+    fn matrices(&self) -> Vec<&Weight> {
+        let leaves = self.weights.leaves(&self.spec).into_iter();
+        leaves.filter_map(|(_, part)| if let Part::Matrix(w) = part { Some(w) } else { None }).collect()
     }
 
     /// The model on the chosen device; on the CPU itself.
@@ -124,22 +168,34 @@ impl Llama {
         self.weights.embed_tokens.device()
     }
 
-    /// The type of activations: F32 on the CPU, that of the matrices on a GPU.
+    /// The type of activations: F32 on the CPU, the run's on a GPU.
     pub fn activation_dtype(&self) -> DType {
-        match self.device() {
-            Device::Cpu => DType::F32,
-            Device::Cuda(_) => self.weights.embed_tokens.dtype(),
-        }
+        self.compute.activations(&self.device())
     }
 
-    /// Bytes of the weights (tied ones once).
+    /// Bytes of the weights as they are kept (tied ones once).
     pub fn bytes(&self) -> usize {
-        self.weights.leaves(&self.spec).iter().map(|(_, t)| t.bytes()).sum()
+        self.named().iter().map(|(_, w)| w.bytes()).sum()
     }
 
     /// Every tensor once, by its Hugging Face name; a tied head is not listed.
-    pub fn named(&self) -> Vec<(String, &Tensor)> {
-        self.weights.leaves(&self.spec).into_iter().map(|(leaf, t)| (leaf.name, t)).collect()
+    pub fn named(&self) -> Vec<(String, Matrix<'_>)> {
+        let shown = |part| match part {
+            Part::Matrix(w) => Matrix::from(w),
+            Part::Vector(t) => Matrix::Dense(t),
+        };
+        self.weights.leaves(&self.spec).into_iter().map(|(leaf, part)| (leaf.name, shown(part))).collect()
+    }
+
+    /// Every leaf's tensor; an error that names the first matrix in blocks, for `what` needs tensors.
+    pub(super) fn tensors(&self, what: &str) -> Result<Vec<(Leaf, &Tensor)>> {
+        let leaves = self.weights.leaves(&self.spec).into_iter();
+        leaves
+            .map(|(leaf, part)| match part {
+                Part::Matrix(w) => w.dense(what).map(|t| (leaf, t)),
+                Part::Vector(t) => Ok((leaf, t)),
+            })
+            .collect()
     }
 
     /// Every linear: its layer, which it is, and its tensors.

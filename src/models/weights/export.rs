@@ -12,7 +12,8 @@ use half::bf16;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    models::transformer::{registry::family, weights::Llama},
+    models::transformer::{registry::family, weight::Weight, weights::Llama},
+    ops::quantize::Matrix,
     tensor::{DType, Tensor},
 };
 
@@ -63,11 +64,11 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     crate::data::files::write_atomic(path, bytes)
 }
 
-fn write_sharded(dir: &Path, tensors: &[(String, &Tensor)], dtype: DType, shard_bytes: usize) -> Result<()> {
-    let mut shards: Vec<Vec<&(String, &Tensor)>> = vec![vec![]];
+fn write_sharded(dir: &Path, tensors: &[(String, Matrix)], dtype: DType, shard_bytes: usize) -> Result<()> {
+    let mut shards: Vec<Vec<&(String, Matrix)>> = vec![vec![]];
     let mut filled = 0;
     for t in tensors {
-        let bytes = t.1.len() * dtype.bytes();
+        let bytes = t.1.shape().iter().product::<usize>() * dtype.bytes();
         if filled > 0 && filled + bytes > shard_bytes {
             shards.push(vec![]);
             filled = 0;
@@ -78,15 +79,15 @@ fn write_sharded(dir: &Path, tensors: &[(String, &Tensor)], dtype: DType, shard_
         }
     }
     if shards.len() == 1 {
-        return write_safetensors(&dir.join("model.safetensors"), &shards[0], dtype);
+        return write_matrices(&dir.join("model.safetensors"), &shards[0], dtype);
     }
     let mut weight_map = Map::new();
     for (i, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        write_safetensors(&dir.join(&name), shard, dtype)?;
+        write_matrices(&dir.join(&name), shard, dtype)?;
         shard.iter().for_each(|(tensor, _)| drop(weight_map.insert(tensor.clone(), json!(name))));
     }
-    let total: usize = tensors.iter().map(|t| t.1.len() * dtype.bytes()).sum();
+    let total: usize = tensors.iter().map(|t| t.1.shape().iter().product::<usize>() * dtype.bytes()).sum();
     let index: Value = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
     write_file(&dir.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())
 }
@@ -97,12 +98,18 @@ pub fn write_safetensors<T: Borrow<Tensor>>(
     tensors: &[&(String, T)],
     dtype: DType,
 ) -> Result<()> {
+    let all: Vec<(String, Matrix)> =
+        tensors.iter().map(|(name, t)| (name.clone(), Matrix::Dense(t.borrow()))).collect();
+    write_matrices(path, &all.iter().collect::<Vec<_>>(), dtype)
+}
+
+/// The same of matrices that may be blocks, which are unpacked one at a time.
+fn write_matrices(path: &Path, tensors: &[&(String, Matrix)], dtype: DType) -> Result<()> {
     let mut header = BTreeMap::new();
     header.insert("__metadata__".to_string(), json!({"format": "pt"}));
     let mut offset = 0;
     for (name, t) in tensors {
-        let t: &Tensor = t.borrow();
-        let end = offset + t.len() * dtype.bytes();
+        let end = offset + t.shape().iter().product::<usize>() * dtype.bytes();
         let kind = if dtype == DType::Bf16 { "BF16" } else { "F32" };
         let entry = json!({"dtype": kind, "shape": t.shape(), "data_offsets": [offset, end]});
         ensure!(header.insert(name.clone(), entry).is_none(), "two tensors are called {name}");
@@ -117,7 +124,11 @@ pub fn write_safetensors<T: Borrow<Tensor>>(
     out.write_all(&(header.len() as u64).to_le_bytes()).with_context(context)?;
     out.write_all(header.as_bytes()).with_context(context)?;
     for (_, t) in tensors {
-        write_tensor(&mut out, t.borrow(), dtype).with_context(context)?;
+        match t {
+            Matrix::Dense(t) => write_tensor(&mut out, t, dtype),
+            Matrix::Blocks(b) => write_tensor(&mut out, &b.to_dense(t.dtype())?, dtype),
+        }
+        .with_context(context)?;
     }
     out.into_inner().map_err(|e| e.into_error()).and_then(|f| f.sync_all()).with_context(context)?;
     std::fs::rename(&partial, path)

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 
 use super::{Layer, Norm, XlmRoberta};
 use crate::{
-    models::transformer::weights::Linear,
+    models::transformer::weights::DenseLinear as Linear,
     ops::{
         activation::{Activation, activation_forward},
         attention::{AttentionShape, cross_attention_forward},

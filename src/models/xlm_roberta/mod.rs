@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    transformer::weights::Linear,
+    transformer::weights::DenseLinear as Linear,
     weights::{check_memory, safetensors::Checkpoint},
 };
 use crate::{

@@ -2,7 +2,7 @@
 //!
 //! Blocks interleave codes and scales, and stay so: nothing is copied or unpacked at load, and a format is only known to the code that unpacks a row.
 //! Products read values of one type, the run's: on the CPU some rows at a time are unpacked into scratch memory, on a GPU a matrix at a time.
-use std::{fmt, ops::Range, rc::Rc, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
@@ -76,19 +76,19 @@ impl fmt::Debug for Blocks {
 
 /// Memory on a GPU that one matrix at a time is unpacked into: made once for all of a model's, as large as the largest. Work on a GPU runs in the order in
 /// which one thread asked for it, so that the next matrix may follow as soon as the product with this one was asked for.
-pub struct Scratch(Rc<Tensor>);
+pub struct Scratch(Tensor);
 
 impl Scratch {
     /// Room for `values` of type `dtype` on `device`.
     pub fn new(device: &Device, dtype: DType, values: usize) -> Result<Scratch> {
-        Ok(Scratch(Rc::new(Tensor::zeros_on(device, "dequantised", dtype, &[values.max(1)])?)))
+        Ok(Scratch(Tensor::zeros_on(device, "dequantised", dtype, &[values.max(1)])?))
     }
     /// Bytes of it.
     pub fn bytes(&self) -> usize {
         self.0.bytes()
     }
     fn share(&self) -> Scratch {
-        Scratch(self.0.clone())
+        Scratch(self.0.alias())
     }
 }
 
@@ -120,6 +120,10 @@ impl Blocks {
     pub fn format(&self) -> BlockFormat {
         self.format
     }
+    /// (rows, columns)
+    pub fn shape(&self) -> &[usize] {
+        &self.format.shape
+    }
     /// Where the blocks are.
     pub fn device(&self) -> Device {
         if let Place::Gpu(words, _) = &self.place { words.device() } else { Device::Cpu }
@@ -143,13 +147,21 @@ impl Blocks {
         Blocks { name: self.name.clone(), format: self.format, place }
     }
 
+    /// The blocks in main memory: the same ones if that is where they are.
+    pub fn to_host(&self) -> Result<Blocks> {
+        let Place::Gpu(words, _) = &self.place else { return Ok(self.alias()) };
+        let words = words.to_u32_vec()?;
+        Blocks::from_bytes(&self.name, &bytemuck::cast_slice(&words)[..self.bytes()], self.format)
+    }
+
     /// A copy on `device`, whose products unpack into `scratch`, memory there. Errors if that is too small.
     pub fn to_device(&self, device: &Device, scratch: &Scratch) -> Result<Blocks> {
         let [rows, cols] = self.format.shape;
         let room = &scratch.0;
         let fits = room.device() == *device && room.dtype() == self.format.compute;
         ensure!(fits && room.len() >= rows * cols, "{self:?} cannot be unpacked into {room:?}");
-        let host = self.host()?;
+        let here = self.to_host()?;
+        let host = here.host()?;
         let mut bytes = Vec::with_capacity(self.bytes().next_multiple_of(4));
         (0..rows).for_each(|r| bytes.extend_from_slice(host.row(r)));
         bytes.resize(bytes.len().next_multiple_of(4), 0);

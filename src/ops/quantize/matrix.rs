@@ -77,6 +77,21 @@ impl Matrix<'_> {
         }
     }
 
+    /// Bytes as it is kept: of blocks, the blocks'.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Matrix::Dense(t) => t.bytes(),
+            Matrix::Blocks(b) => b.bytes(),
+        }
+    }
+    /// The values as products read them, widened to f32, from wherever they are.
+    pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
+        match self {
+            Matrix::Dense(t) => t.to_f32_vec(),
+            Matrix::Blocks(b) => b.to_dense(self.dtype())?.to_f32_vec(),
+        }
+    }
+
     /// Errors with the op's name and all operands unless `ok`.
     pub(crate) fn check(&self, ok: bool, op: &str, tensors: &[&Tensor]) -> Result<()> {
         match self {

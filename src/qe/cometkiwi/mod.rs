@@ -19,7 +19,7 @@ use crate::{
     data::tokenizer::Tokenizer,
     device::Device,
     models::{
-        transformer::weights::Linear,
+        transformer::weights::DenseLinear as Linear,
         weights::{resolve, safetensors::Checkpoint},
         xlm_roberta::{Config, Encoder, LastLayer, XlmRoberta, batches},
     },
