@@ -12,7 +12,7 @@ use half::bf16;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    models::transformer::{registry::family, weight::Weight, weights::Llama},
+    models::transformer::{registry::family, weights::Llama},
     ops::quantize::Matrix,
     tensor::{DType, Tensor},
 };
