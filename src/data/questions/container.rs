@@ -41,7 +41,9 @@ fn of_bytes(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<
             text_rows(name, &text, f)
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let text = unzstd(name, bytes)?;
+            let frames = zstd::stream::read::Decoder::with_buffer(bytes)
+                .map_err(|e| anyhow!("{name} is a damaged Zstandard file: {e}"))?;
+            let text = inflate(name, "Zstandard", frames, bytes.len())?;
             text_rows(name, &text, f)
         }
         [b'P', b'A', b'R', b'1', ..] => parquet_rows(name, bytes, f),
@@ -57,27 +59,6 @@ fn inflate(name: &str, kind: &str, from: impl Read, size: usize) -> Result<Vec<u
         _ => anyhow!("{name} is a damaged {kind} file: {e}"),
     })?;
     ensure!(out.len() as u64 <= most, "{name}: its {kind} content is more than {EXPANSION} times its size");
-    Ok(out)
-}
-
-fn unzstd(name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
-    // A file may hold several frames, one after another.
-    let mut rest = bytes;
-    let mut out = vec![];
-    while !rest.is_empty() {
-        let mut decoder = ruzstd::decoding::StreamingDecoder::new(&mut rest)
-            .map_err(|e| anyhow!("{name} is a damaged Zstandard file: {e}"))?;
-        let most = (bytes.len() as u64 * EXPANSION).max(SMALL);
-        let before = out.len() as u64;
-        (&mut decoder)
-            .take(most - before + 1)
-            .read_to_end(&mut out)
-            .map_err(|e| anyhow!("{name} is a damaged or cut-off Zstandard file: {e}"))?;
-        ensure!(
-            out.len() as u64 <= most,
-            "{name}: its Zstandard content is more than {EXPANSION} times its size"
-        );
-    }
     Ok(out)
 }
 
@@ -150,6 +131,9 @@ fn parse_line(line: &[u8], number: usize) -> Object {
     let value = serde_json::from_str(text).map_err(|e| {
         let head: String = text.trim_start().chars().take(24).collect();
         let hint = match head.chars().next() {
+            _ if e.to_string().contains("hex escape") => {
+                ": is it a lone surrogate, half of a character that takes two \\u escapes?"
+            }
             Some('{') if e.is_eof() && number == 0 => {
                 ": is it one JSON object over several lines? Each row must stand on one line, or all in one JSON array"
             }

@@ -224,6 +224,13 @@ fn single(object: &mut Map<String, Value>, row: &mut Source) -> Result<()> {
             row.turns.push(Turn::new(Role::Assistant, &turns::text(a).context("`history`")?));
         }
     }
+    // A row of this program: what stands before its question.
+    if let Some(earlier) =
+        object.get("turns").and_then(|v| serde_json::from_value::<Vec<Turn>>(v.clone()).ok())
+    {
+        object.remove("turns");
+        row.turns.splice(0..0, earlier);
+    }
     row.turns.push(Turn::new(Role::User, &question));
     row.turns.extend(output.map(|o| Turn::new(Role::Assistant, &o)));
     system_column(object, &mut row.turns)

@@ -85,6 +85,21 @@ fn the_users_columns_stay_apart() {
 }
 
 #[test]
+fn rows_of_this_program_keep_their_earlier_turns() {
+    let (u, a) = (
+        json!({"role": "user", "content": "Q"}),
+        json!({"role": "assistant", "content": "A", "weight": 0.5}),
+    );
+    let read = |value: Value| source(value).unwrap().0;
+    let row = read(json!({"messages": [{"role": "system", "content": "S"}, u, a, u, a]})).into_row().unwrap();
+    let again = read(serde_json::to_value(&row).unwrap()).into_row().unwrap();
+    assert_eq!((&again.turns, again.instruction), (&row.turns, row.instruction));
+    assert_eq!(row.turns.len(), 3);
+    // A column of the same name that is something else stays the user's.
+    assert!(read(json!({"instruction": "Q", "turns": 3})).columns.contains_key("turns"));
+}
+
+#[test]
 fn what_cannot_be_learnt_is_refused_by_name() {
     for (value, what) in [
         (json!({"output": "A"}), "instruction"),
@@ -150,6 +165,80 @@ fn examples_end_with_an_answer_that_has_weight() {
         let example = source.into_example(&mut tally, "f:1").unwrap();
         assert_eq!(example.is_some(), kept, "{value}");
         assert!(tally.to_string().contains(why), "{value}: {tally}");
+    }
+}
+
+/// The texts of a file's questions, or the error.
+fn texts(name: &str, bytes: &[u8]) -> Result<Vec<String>, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    let (rows, _) = read(&path, "en", OnBadRow::Fail).map_err(|e| format!("{e:#}"))?;
+    Ok(rows.into_iter().map(|r| r.turns[0].content.clone()).collect())
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut out = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
+#[test]
+fn containers_are_told_apart_by_their_content() {
+    let lines: &[u8] = b"{\"instruction\": \"P\"}\n\n{\"instruction\": \"Q\"}\r\n";
+    let array: &[u8] = b"\xef\xbb\xbf [\n {\"instruction\":\n \"P\"},\n {\"instruction\": \"Q\"}]\n";
+    let zstd = zstd::encode_all(lines, 3).unwrap();
+    for bytes in [
+        lines,
+        array,
+        &gzip(lines),
+        &gzip(array),
+        &zstd,
+        &[zstd.clone(), zstd.clone()].concat()[..zstd.len()],
+    ] {
+        for name in ["rows.jsonl", "rows.json", "rows"] {
+            assert_eq!(texts(name, bytes).unwrap(), ["P", "Q"], "{name}");
+        }
+    }
+    let two_members = [gzip(b"{\"instruction\": \"P\"}\n"), gzip(b"{\"instruction\": \"Q\"}\n")].concat();
+    assert_eq!(texts("a.gz", &two_members).unwrap(), ["P", "Q"]);
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_is_read_with_every_usual_compression() {
+    for compression in ["none", "snappy", "gzip", "zstd"] {
+        let path = format!("tests/golden/rows/{compression}.parquet");
+        let (rows, _) = read(Path::new(&path), "en", OnBadRow::Fail).unwrap();
+        let all: Vec<String> = rows.iter().map(shown).collect();
+        let want = |i: usize| format!("user:Question {i}?|assistant:Answer {i}.");
+        assert_eq!(all, [want(0), want(1), want(2)], "{compression}");
+        assert_eq!(rows[2].columns["number"], json!(3), "{compression}");
+    }
+}
+
+#[test]
+fn what_is_no_file_of_rows_is_named_with_the_remedy() {
+    let half = gzip(&b"{\"instruction\": \"P\"}\n".repeat(50));
+    for (bytes, what) in [
+        (&b""[..], "empty"),
+        (b" \n", "no rows"),
+        (b"\xff\xfe{\x00", "UTF-16"),
+        (b"PK\x03\x04..", "zip"),
+        (b"BZh9..", "bzip2"),
+        (b"ARROW1\0\0", "Arrow"),
+        (b"instruction,output\nP,Q\n", "CSV"),
+        (b"{\n \"instruction\": \"P\"\n}\n", "one JSON object over several lines"),
+        (b"[{\"instruction\": \"P\"},", "JSON array"),
+        (b"{\"instruction\": \"caf\xe9\"}\n", "Windows-1252"),
+        (b"{\"instruction\": \"\\ud800\"}\n", "surrogate"),
+        (b"[1, 2]\n", "list"),
+        (&half[..half.len() / 2], "cut off"),
+        (b"PAR1 and nothing else", "Parquet"),
+    ] {
+        let error = texts("rows.jsonl", bytes).unwrap_err();
+        assert!(error.contains(what), "{what}: {error}");
     }
 }
 
