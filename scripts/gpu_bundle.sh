@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Collects everything that a GPU machine without Rust needs into one folder and FOLDER.tar.gz, under 48 MiB: the stripped programs with their kernels
+# Collects everything that a GPU machine without Rust needs into one folder and FOLDER.tar.xz, under 48 MiB: the stripped programs with their kernels
 # inside, golden files, the quickstart's assets, planted faults, and run.sh.
 #   scripts/gpu_bundle.sh [FOLDER]      default: target/gpu-bundle
-#   scp target/gpu-bundle.tar.gz gpu: && ssh gpu 'tar xzf gpu-bundle.tar.gz && gpu-bundle/run.sh'
+#   scp target/gpu-bundle.tar.xz gpu: && ssh gpu 'tar xJf gpu-bundle.tar.xz && gpu-bundle/run.sh'
 # The GPU machine needs a driver (580 or later for CUDA 13 kernels), glibc as new as here, bash. Used there if they are found: compute-sanitizer,
 # python3 with torch.
 set -euo pipefail
@@ -44,7 +44,8 @@ git describe --always --dirty >"$stage/commit" 2>/dev/null || echo unknown >"$st
 
 rm -rf "$folder"
 mv "$stage" "$folder"
-tar -czf "$folder.tar.gz" -C "$(dirname "$folder")" "$(basename "$folder")"
-bytes=$(stat -c %s "$folder.tar.gz")
-[ "$bytes" -le "$limit" ] || fail "$folder.tar.gz has $bytes bytes, more than $limit: what grew? (du -a $folder | sort -n)"
-echo "$folder.tar.gz: $((bytes / 1024 / 1024)) MiB, commit $(cat "$folder/commit"); unpack it on a machine with a GPU and run $(basename "$folder")/run.sh"
+# The programs embed the same kernels: a window that holds several programs keeps one copy of them (23 MB instead of 56).
+tar -cf - -C "$(dirname "$folder")" "$(basename "$folder")" | xz -T1 --lzma2=preset=6,dict=100MiB >"$folder.tar.xz"
+bytes=$(stat -c %s "$folder.tar.xz")
+[ "$bytes" -le "$limit" ] || fail "$folder.tar.xz has $bytes bytes, more than $limit: what grew? (du -a $folder | sort -n)"
+echo "$folder.tar.xz: $((bytes / 1024 / 1024)) MiB, commit $(cat "$folder/commit"); unpack it on a machine with a GPU and run $(basename "$folder")/run.sh"
