@@ -189,20 +189,15 @@ fn containers_are_told_apart_by_their_content() {
     let lines: &[u8] = b"{\"instruction\": \"P\"}\n\n{\"instruction\": \"Q\"}\r\n";
     let array: &[u8] = b"\xef\xbb\xbf [\n {\"instruction\":\n \"P\"},\n {\"instruction\": \"Q\"}]\n";
     let zstd = zstd::encode_all(lines, 3).unwrap();
-    for bytes in [
-        lines,
-        array,
-        &gzip(lines),
-        &gzip(array),
-        &zstd,
-        &[zstd.clone(), zstd.clone()].concat()[..zstd.len()],
-    ] {
+    for bytes in [lines, array, &gzip(lines), &gzip(array), &zstd] {
         for name in ["rows.jsonl", "rows.json", "rows"] {
             assert_eq!(texts(name, bytes).unwrap(), ["P", "Q"], "{name}");
         }
     }
     let two_members = [gzip(b"{\"instruction\": \"P\"}\n"), gzip(b"{\"instruction\": \"Q\"}\n")].concat();
     assert_eq!(texts("a.gz", &two_members).unwrap(), ["P", "Q"]);
+    let two_frames = [zstd.clone(), zstd].concat();
+    assert_eq!(texts("a.zst", &two_frames).unwrap(), ["P", "Q", "P", "Q"]);
 }
 
 #[cfg(feature = "parquet")]
