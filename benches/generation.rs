@@ -23,7 +23,7 @@ use sdrrl::{
         engine::{Engine, EngineOptions, Generated, Request},
         sampler::SamplingParams,
     },
-    models::{transformer::config::Config, transformer::weights::Llama},
+    models::{transformer::config::Config, transformer::weights::Transformer},
     pipeline::placement::parse_dtype,
 };
 use serde_json::{Value, json};
@@ -155,7 +155,7 @@ fn worker(run: &str, case: &Case) {
     let device = case.device.parse::<DeviceChoice>().and_then(|d| d.open()).expect("the device");
     let model = match &case.shape {
         Some(shape) => shapes::random_model(shapes::config(shape), dtype, &device),
-        None => Llama::load(Path::new(MODEL), dtype).expect("the model"),
+        None => Transformer::load(Path::new(MODEL), dtype).expect("the model"),
     };
     let vocabulary = model.config.vocab_size;
     let batch_tokens = if device.gpu().is_some() { 8192 } else { EngineOptions::default().batch_tokens };

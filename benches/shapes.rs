@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use sdrrl::{
     data::random::RowRandom,
     device::Device,
-    models::transformer::{config::Config, tree::Place, weights::Llama},
+    models::transformer::{config::Config, tree::Place, weights::Transformer},
     tensor::{DType, Tensor},
 };
 use serde_json::Value;
@@ -26,7 +26,7 @@ pub fn product_parameters(c: &Config) -> (f64, f64) {
 
 /// Normal weights (sum of four uniforms, standard deviation 0.02), from a table that is read on and on: billions of draws would take minutes. One tensor at a
 /// time is in main memory if the device is a GPU.
-pub fn random_model(config: Config, dtype: DType, device: &Device) -> Llama {
+pub fn random_model(config: Config, dtype: DType, device: &Device) -> Transformer {
     let mut random = RowRandom::new(1, "bench", "weights");
     let scale = 0.02 * 3f64.sqrt();
     let table: Vec<f32> = (0..1_000_003)
@@ -34,7 +34,7 @@ pub fn random_model(config: Config, dtype: DType, device: &Device) -> Llama {
         .collect();
     let narrow: Vec<bf16> = table.iter().map(|&x| bf16::from_f32(x)).collect();
     let mut next = 0;
-    let model = Llama::build(config, &mut |leaf| {
+    let model = Transformer::build(config, &mut |leaf| {
         let matrix = leaf.place.is_matrix();
         let mut t = Tensor::zeros(&leaf.name, if matrix { dtype } else { DType::F32 }, &leaf.dims)?;
         let from = next;

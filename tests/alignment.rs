@@ -4,7 +4,7 @@ use std::path::Path;
 use sdrrl::{
     infer::hidden::{Pooling, sentence_vectors},
     metrics::alignment::Alignment,
-    models::{transformer::decode::Decoder, transformer::weights::Llama},
+    models::{transformer::decode::Decoder, transformer::weights::Transformer},
     tensor::DType,
 };
 use serde::Deserialize;
@@ -33,8 +33,8 @@ fn golden() -> Golden {
     serde_json::from_str(&std::fs::read_to_string("tests/golden/hidden.json").unwrap()).unwrap()
 }
 
-fn model(name: &str) -> Llama {
-    Llama::load(&Path::new("tests/golden/models").join(name), DType::F32).unwrap()
+fn model(name: &str) -> Transformer {
+    Transformer::load(&Path::new("tests/golden/models").join(name), DType::F32).unwrap()
 }
 
 #[test]

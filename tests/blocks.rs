@@ -13,7 +13,7 @@ use sdrrl::{
             train_step::{PackedBatch, TrainStep, Trainable},
             tree::Leaf,
             weight::{ComputeType, Weight},
-            weights::Llama,
+            weights::Transformer,
         },
         weights::Source,
     },
@@ -155,7 +155,7 @@ fn copies_on_a_device_share_one_scratch_of_the_largest() {
 }
 
 /// Logits and hidden states of a packed prompt and of decode steps behind it, as bits.
-fn inference(model: &Llama) -> Vec<u32> {
+fn inference(model: &Transformer) -> Vec<u32> {
     let device = model.device();
     let mut decoder = Decoder::new(model, 16, 32).unwrap();
     let width = model.spec.kv_size();
@@ -189,7 +189,7 @@ fn with_random_b(lora: &mut Lora) {
 }
 
 /// The loss of a step with adapters, and all their gradients, as bits.
-fn lora_step(model: &mut Llama) -> Vec<u32> {
+fn lora_step(model: &mut Transformer) -> Vec<u32> {
     let mut lora = Lora::init(model, LoraConfig { r: 2, ..Default::default() }, 1).unwrap();
     // From B = 0 there would be no gradient of A.
     with_random_b(&mut lora);
@@ -210,7 +210,8 @@ fn lora_step(model: &mut Llama) -> Vec<u32> {
 /// Inference and a training step over blocks against the same over the dequantised model.
 fn kept_equals_dequantised(compute: ComputeType, device: DeviceChoice) {
     for path in FILES {
-        let load = |keep| Llama::load_as(Path::new(path), compute, keep).unwrap().place(device).unwrap();
+        let load =
+            |keep| Transformer::load_as(Path::new(path), compute, keep).unwrap().place(device).unwrap();
         let (mut kept, mut dense) = (load(true), load(false));
         assert!(kept.weights.embed_tokens.is_blocks() && !dense.weights.embed_tokens.is_blocks());
         assert_eq!(kept.activation_dtype(), compute.activations(&kept.device()));
@@ -244,9 +245,9 @@ fn kept_blocks_cost_the_files_bytes() {
                 t.dims.iter().product::<usize>() / values * size
             })
             .sum();
-        let kept = Llama::load_as(Path::new(path), ComputeType::Bf16, true).unwrap();
+        let kept = Transformer::load_as(Path::new(path), ComputeType::Bf16, true).unwrap();
         assert_eq!(kept.bytes(), stored, "{path}");
-        let dense = Llama::load_as(Path::new(path), ComputeType::Bf16, false).unwrap();
+        let dense = Transformer::load_as(Path::new(path), ComputeType::Bf16, false).unwrap();
         assert!(dense.bytes() > stored, "{path}: {} and {stored}", dense.bytes());
         let device = Device::emulated();
         let there = kept.to_device(&device).unwrap();
@@ -263,7 +264,7 @@ fn kept_blocks_cost_the_files_bytes() {
 fn merging_and_writing_unpack_to_the_runs_type() {
     let dir = tempfile::tempdir().unwrap();
     for compute in [ComputeType::F32, ComputeType::Bf16] {
-        let load = |keep| Llama::load_as(Path::new(FILES[0]), compute, keep).unwrap();
+        let load = |keep| Transformer::load_as(Path::new(FILES[0]), compute, keep).unwrap();
         for use_dora in [false, true] {
             let (mut kept, mut dense) = (load(true), load(false));
             let config =
@@ -287,7 +288,7 @@ fn merging_and_writing_unpack_to_the_runs_type() {
 
 #[test]
 fn training_all_weights_needs_tensors() {
-    let mut model = Llama::load_as(Path::new(FILES[0]), ComputeType::F32, true).unwrap();
+    let mut model = Transformer::load_as(Path::new(FILES[0]), ComputeType::F32, true).unwrap();
     let error = format!("{:#}", TrainStep::new(&model, Trainable::Full, 8).err().unwrap());
     assert!(error.contains("training all weights") && error.contains("embed_tokens.weight Q8_0"), "{error}");
     model.make_trainable().unwrap();

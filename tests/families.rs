@@ -1,5 +1,5 @@
 //! What is read of a family's files: configurations, GGUF files, exports; what is refused, and by which name.
-use sdrrl::{models::transformer::weights::Llama, tensor::DType};
+use sdrrl::{models::transformer::weights::Transformer, tensor::DType};
 
 use crate::models::{FAMILIES, folder};
 
@@ -7,8 +7,8 @@ use crate::models::{FAMILIES, folder};
 #[test]
 fn gguf_files_hold_the_same_models() {
     for name in FAMILIES.iter().chain(&["llama-bias"]) {
-        let own = Llama::load(&folder(name), DType::F32).unwrap();
-        let gguf = Llama::load(&folder(name).join("model.gguf"), DType::F32).unwrap();
+        let own = Transformer::load(&folder(name), DType::F32).unwrap();
+        let gguf = Transformer::load(&folder(name).join("model.gguf"), DType::F32).unwrap();
         assert_eq!(own.config.model_type, gguf.config.model_type);
         let mut spec = gguf.spec.clone();
         if *name == "qwen2" {
@@ -152,7 +152,7 @@ fn a_tensor_without_a_place_is_refused_by_name() {
     let config = std::fs::read_to_string(from.join("config.json")).unwrap();
     let config = config.replace("\"attention_bias\": true", "\"attention_bias\": false");
     std::fs::write(dir.path().join("config.json"), config).unwrap();
-    let error = format!("{:#}", Llama::load(dir.path(), DType::F32).unwrap_err());
+    let error = format!("{:#}", Transformer::load(dir.path(), DType::F32).unwrap_err());
     assert!(error.contains("k_proj.bias has no place"), "{error}");
 }
 
@@ -167,7 +167,7 @@ fn what_no_kernel_serves_is_refused_before_weights_load() {
     let config = config.replace("\"head_dim\": 16", "\"head_dim\": 320");
     std::fs::write(dir.path().join("config.json"), config).unwrap();
     let load = |device: &str| {
-        format!("{:#}", Llama::load_for(dir.path(), DType::F32, device.parse().unwrap()).unwrap_err())
+        format!("{:#}", Transformer::load_for(dir.path(), DType::F32, device.parse().unwrap()).unwrap_err())
     };
     assert!(load("emulated").contains("heads of 320 elements"), "{}", load("emulated"));
     assert!(load("cpu").contains("shape"), "{}", load("cpu"));
@@ -193,7 +193,7 @@ fn exports_are_what_transformers_wrote() {
     };
     for name in FAMILIES {
         let dir = tempfile::tempdir().unwrap();
-        let model = Llama::load(&folder(name), DType::F32).unwrap();
+        let model = Transformer::load(&folder(name), DType::F32).unwrap();
         model.save_pretrained(dir.path(), DType::F32, None).unwrap();
         assert!(tensors(dir.path()) == tensors(&folder(name)), "{name}: other tensors");
         let (got, want) = (fields(dir.path()), fields(&folder(name)));

@@ -8,15 +8,15 @@ use sdrrl::{
         sampler::SamplingParams,
         scoring::ScoreRequest,
     },
-    models::transformer::weights::Llama,
+    models::transformer::weights::Transformer,
     ops::gemm::linear_forward,
     tensor::{DType, Tensor},
 };
 
 use crate::common::with_threads;
 
-fn tiny(name: &str) -> Llama {
-    Llama::load(&Path::new("tests/golden/models").join(name), DType::F32).unwrap()
+fn tiny(name: &str) -> Transformer {
+    Transformer::load(&Path::new("tests/golden/models").join(name), DType::F32).unwrap()
 }
 
 fn requests(n: usize) -> Vec<Request> {
@@ -28,7 +28,7 @@ fn requests(n: usize) -> Vec<Request> {
 }
 
 fn run(
-    model: &Llama,
+    model: &Transformer,
     requests: &[Request],
     params: &SamplingParams,
     options: EngineOptions,
@@ -158,7 +158,7 @@ fn smollm2_writes_what_transformers_writes() {
     let golden: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string("tests/golden/smollm2_greedy.json").unwrap()).unwrap();
     let model =
-        Llama::load(Path::new("assets/downloads/SmolLM2-135M-Instruct.Q4_1.gguf"), DType::F32).unwrap();
+        Transformer::load(Path::new("assets/downloads/SmolLM2-135M-Instruct.Q4_1.gguf"), DType::F32).unwrap();
     let ids = |v: &serde_json::Value| {
         v.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect::<Vec<_>>()
     };

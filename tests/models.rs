@@ -11,7 +11,7 @@ use sdrrl::{
         transformer::linear::Rows,
         transformer::lora::{Lora, LoraConfig},
         transformer::train_step::{PackedBatch, TrainStep, Trainable},
-        transformer::weights::Llama,
+        transformer::weights::Transformer,
         weights::safetensors::Checkpoint,
     },
     ops::{
@@ -62,8 +62,8 @@ fn weight_sum(batch: &PackedBatch) -> f32 {
 /// The families beside Llama and Mistral.
 pub const FAMILIES: [&str; 5] = ["qwen2", "qwen3", "gemma", "gemma2", "gemma3"];
 
-fn load_on(name: &str, device: &Device) -> Llama {
-    let model = Llama::load(&folder(name), DType::F32).unwrap();
+fn load_on(name: &str, device: &Device) -> Transformer {
+    let model = Transformer::load(&folder(name), DType::F32).unwrap();
     if *device == Device::Cpu { model } else { model.to_device(device).unwrap() }
 }
 
@@ -130,7 +130,7 @@ fn greedy_ids_equal_transformers_on_the_emulated_gpu() {
 fn full_gradients_equal_pytorch() {
     for name in ["llama-tied", "mistral-window", "llama-bias", "qwen2", "qwen3", "gemma2", "gemma3"] {
         let golden = Golden::open(name);
-        let mut model = Llama::load(&folder(name), DType::F32).unwrap();
+        let mut model = Transformer::load(&folder(name), DType::F32).unwrap();
         model.make_trainable().unwrap();
         let batch = golden.batch();
         let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
@@ -144,7 +144,7 @@ fn full_gradients_equal_pytorch() {
 }
 
 /// A step whose adapters hold the golden's parameters.
-fn lora_step(golden: &Golden, model: &Llama, variant: &str) -> TrainStep {
+fn lora_step(golden: &Golden, model: &Transformer, variant: &str) -> TrainStep {
     let config = LoraConfig {
         r: 4,
         alpha: 8.0,
@@ -166,7 +166,7 @@ fn lora_step(golden: &Golden, model: &Llama, variant: &str) -> TrainStep {
 fn dora_gradients_equal_peft_on_the_emulated_gpu() {
     for name in ["llama-tied", "llama-bias"] {
         let golden = Golden::open(name);
-        let model = Llama::load(&folder(name), DType::F32).unwrap();
+        let model = Transformer::load(&folder(name), DType::F32).unwrap();
         let mut model = model.to_device(&crate::kernels::emulated()).unwrap();
         let mut step = lora_step(&golden, &model, "dora");
         let batch = golden.batch();
@@ -214,7 +214,7 @@ fn adapter_gradients_equal_peft() {
     for name in ["llama-tied", "mistral-window", "llama-bias"] {
         for variant in ["plain", "rslora", "dora"] {
             let golden = Golden::open(name);
-            let mut model = Llama::load(&folder(name), DType::F32).unwrap();
+            let mut model = Transformer::load(&folder(name), DType::F32).unwrap();
             let mut step = lora_step(&golden, &model, variant);
             let batch = golden.batch();
             let loss = step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap();
@@ -238,7 +238,7 @@ fn ten_training_steps_have_pytorchs_losses() {
     for name in ["llama-tied", "mistral-window", "llama-bias"] {
         for variant in ["plain", "rslora", "dora"] {
             let golden = Golden::open(name);
-            let mut model = Llama::load(&folder(name), DType::F32).unwrap();
+            let mut model = Transformer::load(&folder(name), DType::F32).unwrap();
             let mut step = lora_step(&golden, &model, variant);
             let batch = golden.batch();
             let mut moments: Vec<(Tensor, Tensor)> = vec![];
@@ -284,7 +284,7 @@ fn ten_training_steps_have_pytorchs_losses() {
 #[test]
 fn a_document_does_not_see_its_neighbours() {
     let golden = Golden::open("llama-tied");
-    let mut model = Llama::load(&folder("llama-tied"), DType::F32).unwrap();
+    let mut model = Transformer::load(&folder("llama-tied"), DType::F32).unwrap();
     model.make_trainable().unwrap();
     let batch = golden.batch();
     let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
@@ -308,7 +308,7 @@ fn a_document_does_not_see_its_neighbours() {
 fn gradients_do_not_depend_on_the_thread_count() {
     let run = || {
         let golden = Golden::open("mistral-window");
-        let mut model = Llama::load(&folder("mistral-window"), DType::F32).unwrap();
+        let mut model = Transformer::load(&folder("mistral-window"), DType::F32).unwrap();
         let mut step = lora_step(&golden, &model, "dora");
         step.forward_backward(&mut model, &golden.batch(), 1.0).unwrap();
         step.params(&model).iter().flat_map(|p| p.grad().to_f32_vec().unwrap()).collect::<Vec<f32>>()
@@ -321,7 +321,7 @@ fn merged_weights_answer_as_the_adapter_does() {
     let families = FAMILIES.iter().map(|name| (*name, "plain"));
     for (name, variant) in [("llama-bias", "plain"), ("llama-bias", "dora")].into_iter().chain(families) {
         let golden = Golden::open(name);
-        let mut model = Llama::load(&folder(name), DType::F32).unwrap();
+        let mut model = Transformer::load(&folder(name), DType::F32).unwrap();
         let mut step = lora_step(&golden, &model, variant);
         let batch = golden.batch();
         let with_adapter = step.forward(&model, &batch).unwrap().mean();
@@ -338,7 +338,7 @@ fn merged_weights_answer_as_the_adapter_does() {
         let merged = plain.forward(&model, &batch).unwrap().mean();
         assert!((merged - with_adapter).abs() < 1e-5, "{name} {variant}: {merged} {with_adapter}");
         model.save_pretrained(&dir.path().join("merged"), DType::F32, None).unwrap();
-        let again = Llama::load(&dir.path().join("merged"), DType::F32).unwrap();
+        let again = Transformer::load(&dir.path().join("merged"), DType::F32).unwrap();
         assert_eq!(plain.forward(&again, &batch).unwrap().mean(), merged);
     }
 }
@@ -348,7 +348,7 @@ fn broken_checkpoints_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let source = folder("llama-tied");
     let error = |what: &str| {
-        let error = format!("{:#}", Llama::load(dir.path(), DType::F32).unwrap_err());
+        let error = format!("{:#}", Transformer::load(dir.path(), DType::F32).unwrap_err());
         assert!(error.contains(what), "{what} is not in: {error}");
     };
     error("config.json");

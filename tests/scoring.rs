@@ -7,7 +7,7 @@ use sdrrl::{
         engine::{Engine, EngineOptions},
         scoring::{ScoreRequest, Scored},
     },
-    models::{transformer::decode::Decoder, transformer::weights::Llama},
+    models::{transformer::decode::Decoder, transformer::weights::Transformer},
     ops::gemm::linear_forward,
     tensor::{DType, Tensor},
 };
@@ -18,8 +18,8 @@ use crate::common::with_threads;
 const VOCAB: usize = 96;
 const MODELS: [&str; 3] = ["llama-tied", "mistral-window", "llama-bias"];
 
-fn tiny(name: &str) -> Llama {
-    Llama::load(&Path::new("tests/golden/models").join(name), DType::F32).unwrap()
+fn tiny(name: &str) -> Transformer {
+    Transformer::load(&Path::new("tests/golden/models").join(name), DType::F32).unwrap()
 }
 
 fn tokens(name: &str, n: usize) -> Vec<u32> {
@@ -50,7 +50,7 @@ fn questions() -> Vec<ScoreRequest> {
 }
 
 /// From a forward pass over the whole text and sums in f64.
-fn whole(model: &Llama, r: &ScoreRequest) -> (Vec<f64>, bool) {
+fn whole(model: &Transformer, r: &ScoreRequest) -> (Vec<f64>, bool) {
     let n = r.tokens.len();
     let mut decoder = Decoder::new(model, n, 64).unwrap();
     let hidden = decoder.prompts(model, &[&r.tokens], None, &[]).unwrap();
@@ -68,7 +68,7 @@ fn whole(model: &Llama, r: &ScoreRequest) -> (Vec<f64>, bool) {
     (log_probs, greedy)
 }
 
-fn score(model: &Llama, requests: &[ScoreRequest], batch_tokens: usize) -> Vec<Scored> {
+fn score(model: &Transformer, requests: &[ScoreRequest], batch_tokens: usize) -> Vec<Scored> {
     let options = EngineOptions { batch_rows: 4, batch_tokens };
     let mut done = 0;
     let found = Engine::new(model, options).unwrap().score(requests, &mut |n| done += n).unwrap();

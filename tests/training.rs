@@ -16,7 +16,7 @@ use sdrrl::{
         transformer::config::Config,
         transformer::lora::{Lora, LoraConfig},
         transformer::train_step::{PackedBatch, TrainStep, Trainable},
-        transformer::weights::Llama,
+        transformer::weights::Transformer,
     },
     train::{
         checkpoint,
@@ -112,7 +112,7 @@ fn run_checked(
     all_checks: bool,
 ) -> Trained {
     let (shard, validation) = shards(dir);
-    let mut model = Llama::random(config(), 1).unwrap();
+    let mut model = Transformer::random(config(), 1).unwrap();
     let trainable = match lora {
         Some(c) => Trainable::Lora(Lora::init(&model, c, 2).unwrap()),
         None => Trainable::Full,
@@ -124,7 +124,7 @@ fn run_checked(
             done.set(done.get() + 1);
         }
     };
-    let mut probe = |model: &Llama, step: &TrainStep| {
+    let mut probe = |model: &Transformer, step: &TrainStep| {
         let mut copy = model.to_device(&Device::Cpu)?;
         if let Some(lora) = step.adapter() {
             copy.apply_adapter(lora)?;
@@ -186,7 +186,7 @@ fn a_checkpoint_of_other_settings_is_refused_by_name() {
     run(dir.path(), "out", &settings(), None, 3);
     let other = TrainerSettings { identity: json!({"lr": 1e-3}), ..settings() };
     let (shard, _) = shards(dir.path());
-    let mut model = Llama::random(config(), 1).unwrap();
+    let mut model = Transformer::random(config(), 1).unwrap();
     let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
     let out = dir.path().join("out");
     let error = train(&mut model, &mut step, &shard, Checks::default(), &other, &out, &|| false, &mut |_| {})
@@ -252,7 +252,7 @@ fn accumulated_small_batches_equal_one_large_batch() {
     let of = |batch_tokens, name: &str| {
         let s = TrainerSettings { batch_tokens, max_steps: 3, eval_every: 100, ..settings() };
         let (shard, _) = shards(dir.path());
-        let mut model = Llama::random(config(), 1).unwrap();
+        let mut model = Transformer::random(config(), 1).unwrap();
         let mut step = TrainStep::new(&model, Trainable::Full, 512).unwrap();
         let out = dir.path().join(name);
         let mut losses = vec![];
@@ -269,7 +269,7 @@ fn accumulated_small_batches_equal_one_large_batch() {
 
 #[test]
 fn per_sentence_every_document_counts_the_same() {
-    let model = Llama::random(config(), 1).unwrap();
+    let model = Transformer::random(config(), 1).unwrap();
     let documents = documents(6, "x");
     let mut step = TrainStep::new(&model, Trainable::Full, 256).unwrap();
     let mut mean_of = |docs: &[&Document], per_sentence: bool| {
@@ -323,7 +323,7 @@ fn every_kind_of_adapter_learns_and_early_stopping_restores_the_best() {
     assert!(t.outcome.steps == at + 2, "stopped after two evaluations without improvement: {:?}", t.outcome);
     let (shard, validation) = shards(dir.path());
     drop(shard);
-    let mut model = Llama::random(config(), 1).unwrap();
+    let mut model = Transformer::random(config(), 1).unwrap();
     model.make_trainable().unwrap();
     let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
     let mut from = &t.values[..];
@@ -340,7 +340,7 @@ fn every_kind_of_adapter_learns_and_early_stopping_restores_the_best() {
 fn a_loss_that_is_not_finite_ends_training_with_advice() {
     let dir = tempfile::tempdir().unwrap();
     let (shard, _) = shards(dir.path());
-    let mut model = Llama::random(config(), 1).unwrap();
+    let mut model = Transformer::random(config(), 1).unwrap();
     let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
     let first = &mut step.params(&model)[0];
     first.write(&vec![f32::NAN; first.value().len()]).unwrap();
@@ -399,7 +399,7 @@ proptest! {
             file
         };
         let (shard, _) = shards(dir.path());
-        let mut model = Llama::random(config(), 1).unwrap();
+        let mut model = Transformer::random(config(), 1).unwrap();
         let mut step = TrainStep::new(&model, Trainable::Full, 64).unwrap();
         let mut again = |stop: bool| {
             let mut resumed = 0;

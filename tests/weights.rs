@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 use proptest::prelude::*;
 use sdrrl::{
     data::tokenizer::Tokenizer,
-    models::{transformer::lora::Lora, transformer::weights::Llama},
+    models::{transformer::lora::Lora, transformer::weights::Transformer},
     ops::quantize::{GgmlType, quantize},
     tensor::{DType, Tensor},
 };
@@ -81,7 +81,7 @@ proptest! {
         copy("tests/golden/models/llama-tied", dir.path());
         let file = dir.path().join(["config.json", "model.safetensors"][which]);
         damage(&file, at, bit, cut);
-        if let Err(e) = Llama::load(dir.path(), DType::F32) {
+        if let Err(e) = Transformer::load(dir.path(), DType::F32) {
             let message = format!("{e:#}");
             prop_assert!(message.contains("config.json") || message.contains("safetensors") || message.contains("model"), "{message}");
         }
@@ -90,7 +90,7 @@ proptest! {
     #[test]
     fn a_damaged_adapter_loads_or_is_refused(at in 0usize..4000, bit in 0u8..8, cut in any::<bool>(), which in 0usize..2) {
         let dir = tempfile::tempdir().unwrap();
-        let model = Llama::load(Path::new("tests/golden/models/llama-tied"), DType::F32).unwrap();
+        let model = Transformer::load(Path::new("tests/golden/models/llama-tied"), DType::F32).unwrap();
         let config = sdrrl::models::transformer::lora::LoraConfig { r: 2, ..Default::default() };
         Lora::init(&model, config, 1).unwrap().save(dir.path(), "base").unwrap();
         damage(&dir.path().join(["adapter_config.json", "adapter_model.safetensors"][which]), at, bit, cut);
@@ -110,7 +110,7 @@ proptest! {
             prop_assert!(format!("{e:#}").contains(name), "{e:#}");
         }
         // No weights are in these files: always an error, never a panic.
-        prop_assert!(Llama::load(&path, DType::F32).is_err());
+        prop_assert!(Transformer::load(&path, DType::F32).is_err());
     }
 }
 
@@ -138,13 +138,13 @@ fn a_sharded_checkpoint_equals_a_single_file_and_a_missing_shard_is_named() {
     fs::remove_file(&whole).unwrap();
     let index = serde_json::json!({"metadata": {"total_size": 0}, "weight_map": map});
     fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
-    let one = Llama::load(Path::new("tests/golden/models/llama-tied"), DType::F32).unwrap();
-    let two = Llama::load(dir.path(), DType::F32).unwrap();
+    let one = Transformer::load(Path::new("tests/golden/models/llama-tied"), DType::F32).unwrap();
+    let two = Transformer::load(dir.path(), DType::F32).unwrap();
     for ((name, a), (_, b)) in one.named().iter().zip(two.named()) {
         assert_eq!(a.to_f32_vec().unwrap(), b.to_f32_vec().unwrap(), "{name}");
     }
     fs::remove_file(dir.path().join("part-1.safetensors")).unwrap();
-    let error = format!("{:#}", Llama::load(dir.path(), DType::F32).err().unwrap());
+    let error = format!("{:#}", Transformer::load(dir.path(), DType::F32).err().unwrap());
     assert!(error.contains("part-1.safetensors"), "{error}");
 }
 

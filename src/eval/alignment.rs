@@ -11,7 +11,7 @@ use crate::{
         alignment::Alignment,
         projection::{Plane, Projection, project},
     },
-    models::transformer::weights::Llama,
+    models::transformer::weights::Transformer,
     report::{
         html::Block,
         intervals::{Curve, curves, scatter},
@@ -72,7 +72,7 @@ pub fn read_pairs(source: &Path, target: &Path, limit: usize) -> Result<Vec<(usi
 /// Runs the model over the sentences and their translations; `on_done` is told of each.
 pub fn measure_alignment(
     name: &str,
-    model: &Llama,
+    model: &Transformer,
     tokenizer: &Tokenizer,
     texts: (&[String], &[String]),
     how: &AlignmentOptions,

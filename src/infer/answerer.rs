@@ -10,7 +10,7 @@ use super::{
 use crate::{
     data::{conversation::Prompt, template::ChatTemplate, tokenizer::Tokenizer},
     models::{
-        transformer::{lora::Lora, weights::Llama},
+        transformer::{lora::Lora, weights::Transformer},
         weights::resolve,
     },
     pipeline::placement::Placement,
@@ -63,7 +63,7 @@ impl Default for AnswerOptions {
 /// A model with everything that turns questions into answers.
 pub struct Answerer {
     /// The model, with its adapter merged.
-    pub model: Llama,
+    pub model: Transformer,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// How prompts are rendered.
@@ -86,7 +86,7 @@ impl Answerer {
         let path = resolve(model)?;
         let tokenizer = Tokenizer::load(&path)?;
         let template = ChatTemplate::load(template, &tokenizer)?;
-        let mut llama = Llama::load_for(&path, placement.dtype, placement.device)?;
+        let mut llama = Transformer::load_for(&path, placement.dtype, placement.device)?;
         if let Some(dir) = adapter {
             llama.apply_adapter(&Lora::load(dir, &llama)?)?;
         }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use super::{kv_cache::KvCache, sampler::SamplingParams};
 use crate::{
     data::random::row_id,
-    models::{transformer::decode::Decoder, transformer::weights::Llama},
+    models::{transformer::decode::Decoder, transformer::weights::Transformer},
     ops::{
         rows::gather_rows,
         sampling::{Sampler, SamplingRow},
@@ -65,7 +65,7 @@ pub struct Generated {
 
 /// Runs one model.
 pub struct Engine<'m> {
-    pub(super) model: &'m Llama,
+    pub(super) model: &'m Transformer,
     pub(super) options: EngineOptions,
 }
 
@@ -91,7 +91,7 @@ impl Row {
 
 impl<'m> Engine<'m> {
     /// An engine over `model`.
-    pub fn new(model: &'m Llama, options: EngineOptions) -> Result<Engine<'m>> {
+    pub fn new(model: &'m Transformer, options: EngineOptions) -> Result<Engine<'m>> {
         ensure!(options.batch_rows > 0 && options.batch_tokens > 0, "batch sizes must be at least 1");
         Ok(Engine { model, options })
     }
@@ -146,7 +146,7 @@ impl<'m> Engine<'m> {
 
 /// The rows of one call of [`Engine::generate`] and the memory that they share.
 struct Run<'r> {
-    model: &'r Llama,
+    model: &'r Transformer,
     requests: &'r [Request],
     params: &'r SamplingParams,
     context: usize,

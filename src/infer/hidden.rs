@@ -2,7 +2,7 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::models::{transformer::decode::Decoder, transformer::weights::Llama};
+use crate::models::{transformer::decode::Decoder, transformer::weights::Transformer};
 
 /// How a sentence's tokens become one vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -18,7 +18,7 @@ pub enum Pooling {
 /// vectors[layer][sentence]: layer 0 are the embeddings, the last layer stands behind the final norm (transformers'
 /// `output_hidden_states`). Sentences beyond the model's context are cut. A vector does not depend on what runs beside it.
 pub fn sentence_vectors(
-    model: &Llama,
+    model: &Transformer,
     sentences: &[Vec<u32>],
     pooling: Pooling,
     batch_tokens: usize,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{engine::Engine, kv_cache::KvCache};
 use crate::{
-    models::transformer::{decode::Decoder, linear::Rows, weights::Llama},
+    models::transformer::{decode::Decoder, linear::Rows, weights::Transformer},
     ops::{
         cross_entropy::cross_entropy_forward,
         rows::gather_rows,
@@ -247,7 +247,7 @@ struct Head {
 }
 
 impl Head {
-    fn new(model: &Llama, most: usize, greedy: bool) -> Result<Head> {
+    fn new(model: &Transformer, most: usize, greedy: bool) -> Result<Head> {
         let (device, acts) = (model.device(), model.activation_dtype());
         let (vocab, width) = (model.config.vocab_size, model.config.hidden_size);
         let rows = (LOGITS_BYTES / (4 * vocab)).clamp(16, 1024).min(most);
@@ -262,7 +262,7 @@ impl Head {
     /// Scores what is wanted of `hidden` (N, C) into `out`. The logits of a row are made once, however many targets it has.
     fn read(
         &mut self,
-        model: &Llama,
+        model: &Transformer,
         hidden: &Tensor,
         wanted: &mut [Wanted],
         out: &mut [Scored],

@@ -21,7 +21,7 @@ use crate::{
     },
     infer::{engine::EngineOptions, hidden::Pooling},
     metrics::projection::Projection,
-    models::{transformer::lora::Lora, transformer::weights::Llama, weights::resolve},
+    models::{transformer::lora::Lora, transformer::weights::Transformer, weights::resolve},
     report::{
         html::{Block, Report, Section},
         out::{say, say_text},
@@ -142,16 +142,16 @@ impl Stage for Align<'_> {
     }
 }
 
-fn load(path: &Path, after: Option<&Path>, args: &Args) -> Result<Llama> {
+fn load(path: &Path, after: Option<&Path>, args: &Args) -> Result<Transformer> {
     let dtype = args.placement.dtype;
     let model = match after {
         Some(dir) if is_adapter(dir) => {
-            let mut model = Llama::load(path, dtype)?;
+            let mut model = Transformer::load(path, dtype)?;
             model.apply_adapter(&Lora::load(dir, &model)?)?;
             model
         }
-        Some(dir) => Llama::load(dir, dtype)?,
-        None => Llama::load(path, dtype)?,
+        Some(dir) => Transformer::load(dir, dtype)?,
+        None => Transformer::load(path, dtype)?,
     };
     model.place(args.placement.device)
 }

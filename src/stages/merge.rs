@@ -17,7 +17,7 @@ use crate::{
         engine::{Engine, EngineOptions},
         scoring::ScoreRequest,
     },
-    models::{transformer::lora::Lora, transformer::weights::Llama, weights::resolve},
+    models::{transformer::lora::Lora, transformer::weights::Transformer, weights::resolve},
     report::out::say,
     tensor::DType,
 };
@@ -88,7 +88,7 @@ impl Stage for Merge<'_> {
     fn run(&mut self, _: &mut Open) -> Result<Made> {
         let (args, path) = (self.args, &self.base);
         let tokenizer = Tokenizer::load(path)?;
-        let mut model = Llama::load(path, DType::F32)?;
+        let mut model = Transformer::load(path, DType::F32)?;
         let lora = Lora::load(&args.adapter, &model)?;
         let before = probe(&model, &tokenizer)?;
         model.apply_adapter(&lora)?;
@@ -99,7 +99,7 @@ impl Stage for Merge<'_> {
             say!("merge: the base was quantised; the merged weights are of its dequantised values");
         }
         drop(model);
-        let written = probe(&Llama::load(&args.out, args.dtype)?, &tokenizer)?;
+        let written = probe(&Transformer::load(&args.out, args.dtype)?, &tokenizer)?;
         let distance =
             |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0f32, f32::max);
         let (to_merge, to_base) = (distance(&written, &merged), distance(&written, &before));
@@ -112,7 +112,7 @@ impl Stage for Merge<'_> {
     }
 }
 
-fn probe(model: &Llama, tokenizer: &Tokenizer) -> Result<Vec<f32>> {
+fn probe(model: &Transformer, tokenizer: &Tokenizer) -> Result<Vec<f32>> {
     let mut engine = Engine::new(model, EngineOptions::default())?;
     let mut tokens = tokenizer.encode(PROBE, true)?;
     tokens.truncate(engine.context());

@@ -34,8 +34,8 @@
 //! std::mem::swap(&mut other, &mut *t.slice(0..1).unwrap()); // a view is never `&mut`
 //! ```
 //! ```compile_fail
-//! # use sdrrl::models::transformer::weights::Llama;
-//! fn tied(model: &Llama) -> f32 {
+//! # use sdrrl::models::transformer::weights::Transformer;
+//! fn tied(model: &Transformer) -> f32 {
 //!     model.weights.lm_head.f32().unwrap()[0] // no slice of a head that may be the embedding
 //! }
 //! ```
@@ -57,5 +57,5 @@
 //! ```
 //! ```compile_fail
 //! fn moved<T: Send>() {}
-//! moved::<sdrrl::models::transformer::weights::Llama>(); // nor is what holds tensors
+//! moved::<sdrrl::models::transformer::weights::Transformer>(); // nor is what holds tensors
 //! ```

@@ -25,12 +25,12 @@ use crate::{
     },
     models::{
         transformer::train_step::{LossSum, PackedBatch, TrainStep},
-        transformer::weights::Llama,
+        transformer::weights::Transformer,
     },
 };
 
 /// Measures a model in training, without changing it: values by name, for the logs.
-pub type Probe<'a> = dyn FnMut(&Llama, &TrainStep) -> Result<Vec<(String, f64)>> + 'a;
+pub type Probe<'a> = dyn FnMut(&Transformer, &TrainStep) -> Result<Vec<(String, f64)>> + 'a;
 
 /// What a model in training is measured on. None of it changes a bit of the training, unless the guard reacts.
 #[derive(Default)]
@@ -57,7 +57,7 @@ struct Run<'a> {
 
 /// Trains `model` on `train` into the directory `out`; the best parameters are in place at the end.
 pub fn train<'a>(
-    model: &mut Llama,
+    model: &mut Transformer,
     step: &mut TrainStep,
     train: &'a TokenShard,
     mut checks: Checks<'a>,
@@ -141,7 +141,7 @@ fn refuse_drift(old: &Value, new: &Value, out: &Path) -> Result<()> {
 impl Run<'_> {
     fn one_step(
         &mut self,
-        model: &mut Llama,
+        model: &mut Transformer,
         step: &mut TrainStep,
         loader: &mut Loader,
         on_event: &mut dyn FnMut(TrainEvent),
@@ -218,7 +218,7 @@ impl Run<'_> {
 
     fn evaluate(
         &mut self,
-        model: &Llama,
+        model: &Transformer,
         step: &mut TrainStep,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
@@ -255,7 +255,7 @@ impl Run<'_> {
     /// The loss of held-out source rows; true if training is to end.
     fn source_loss(
         &mut self,
-        model: &Llama,
+        model: &Transformer,
         step: &mut TrainStep,
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<bool> {
@@ -270,7 +270,12 @@ impl Run<'_> {
         Ok(stop)
     }
 
-    fn probe(&mut self, model: &Llama, step: &TrainStep, on_event: &mut dyn FnMut(TrainEvent)) -> Result<()> {
+    fn probe(
+        &mut self,
+        model: &Transformer,
+        step: &TrainStep,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<()> {
         let Some(probe) = &mut self.checks.probe else { return Ok(()) };
         let values = probe(model, step)?;
         let tags: Vec<(String, f64)> = values.iter().map(|(name, x)| (format!("eval/{name}"), *x)).collect();
@@ -283,7 +288,7 @@ impl Run<'_> {
 
 /// The mean loss over all documents of a shard.
 pub fn validation_loss(
-    model: &Llama,
+    model: &Transformer,
     step: &mut TrainStep,
     shard: &TokenShard,
     settings: &TrainerSettings,

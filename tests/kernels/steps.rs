@@ -11,7 +11,7 @@ use sdrrl::{
     models::{
         transformer::lora::{Lora, LoraConfig},
         transformer::train_step::{PackedBatch, ParamKind, TrainStep, Trainable},
-        transformer::weights::Llama,
+        transformer::weights::Transformer,
     },
     tensor::DType::{self, Bf16, F32},
     train::optimizer::{Optimizer, OptimizerSettings},
@@ -23,8 +23,8 @@ use crate::common::{program, relative_error, uniform};
 /// Tiny two-layer models made with transformers: grouped heads, a sliding window, biases.
 const MODELS: [&str; 3] = ["llama-tied", "mistral-window", "llama-bias"];
 
-fn load(name: &str, dtype: DType) -> Llama {
-    Llama::load(&Path::new("tests/golden/models").join(name), dtype).unwrap()
+fn load(name: &str, dtype: DType) -> Transformer {
+    Transformer::load(&Path::new("tests/golden/models").join(name), dtype).unwrap()
 }
 
 fn batch() -> PackedBatch {
@@ -39,7 +39,7 @@ fn batch() -> PackedBatch {
 }
 
 /// Adapters on `model`, or all its weights. B is random: from B = 0 the gradient of A would be 0, and nothing would be seen of it.
-fn training(model: &Llama, lora: bool) -> TrainStep {
+fn training(model: &Transformer, lora: bool) -> TrainStep {
     if !lora {
         return TrainStep::new(model, Trainable::Full, 32).unwrap();
     }
@@ -56,7 +56,7 @@ fn training(model: &Llama, lora: bool) -> TrainStep {
 type Named = (String, Vec<f32>);
 
 /// Losses and gradient norms of three optimizer steps, and the gradients of each.
-fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<Vec<Named>>) {
+fn three_steps(mut model: Transformer, lora: bool, lr: f64) -> (Vec<f64>, Vec<Vec<Named>>) {
     let mut step = training(&model, lora);
     let settings = OptimizerSettings {
         beta1: 0.9,
@@ -79,7 +79,7 @@ fn three_steps(mut model: Llama, lora: bool, lr: f64) -> (Vec<f64>, Vec<Vec<Name
 }
 
 fn train(device: &Device, name: &str, dtype: DType, lora: bool) {
-    let own = |model: &Llama| {
+    let own = |model: &Transformer| {
         let mut model = model.to_device(&Device::Cpu).unwrap();
         if !lora {
             model.make_trainable().unwrap();
@@ -120,7 +120,7 @@ fn adapters_on_bf16_weights_have_the_gradients_of_those_weights() {
         let mut narrow = load(name, Bf16);
         let mut wide = load(name, Bf16);
         wide.make_trainable().unwrap();
-        let gradients = |model: &mut Llama| -> Vec<Named> {
+        let gradients = |model: &mut Transformer| -> Vec<Named> {
             let mut step = training(model, true);
             step.forward_backward(model, &batch(), 0.05).unwrap();
             step.params(model).iter().map(|p| (p.name.clone(), p.grad().to_f32_vec().unwrap())).collect()
@@ -157,7 +157,7 @@ fn generate(device: &Device, name: &str) {
     };
     let on_device = model.to_device(device).unwrap();
     for params in [&params, &drawn] {
-        let run = |model: &Llama| {
+        let run = |model: &Transformer| {
             Engine::new(model, options).unwrap().generate(&requests(), params, &mut |_, _| {}).unwrap()
         };
         assert_eq!(run(&on_device), run(&model), "{name}");
@@ -167,7 +167,7 @@ fn generate(device: &Device, name: &str) {
         .filter(|r| r.tokens.len() > 1)
         .map(|r| ScoreRequest { tokens: r.tokens, start: 1 })
         .collect();
-    let score = |model: &Llama, texts: &[ScoreRequest]| -> Vec<f32> {
+    let score = |model: &Transformer, texts: &[ScoreRequest]| -> Vec<f32> {
         let scored = Engine::new(model, options).unwrap().score(texts, &mut |_| {}).unwrap();
         scored.iter().flat_map(|s| [&s.log_probs[..], &[f32::from(u8::from(s.greedy))]].concat()).collect()
     };

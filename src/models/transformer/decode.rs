@@ -9,7 +9,7 @@ use super::{
     linear::Rows,
     rope_table::RopeTable,
     saved::{Saved, Scratch},
-    weights::Llama,
+    weights::Transformer,
 };
 use crate::tensor::{Arena, DType, Tensor};
 
@@ -42,7 +42,7 @@ enum Mode {
 
 impl Decoder {
     /// Scratch for calls of up to `max_tokens` tokens, over positions below `max_positions`.
-    pub fn new(model: &Llama, max_tokens: usize, max_positions: usize) -> Result<Decoder> {
+    pub fn new(model: &Transformer, max_tokens: usize, max_positions: usize) -> Result<Decoder> {
         let (spec, n) = (&model.spec, max_tokens);
         let (device, acts) = (model.device(), model.activation_dtype());
         let (a, _) = Arena::build("inference scratch", &device, |arena| {
@@ -72,7 +72,7 @@ impl Decoder {
     /// stream behind layer l, the last one behind the final norm (transformers' `output_hidden_states`).
     pub fn hidden_states(
         &mut self,
-        model: &Llama,
+        model: &Transformer,
         texts: &[&[u32]],
         on_layer: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<()> {
@@ -85,7 +85,7 @@ impl Decoder {
     /// Returns the final normed hidden states (N, C) of all their tokens.
     pub fn prompts(
         &mut self,
-        model: &Llama,
+        model: &Transformer,
         prompts: &[&[u32]],
         cache: Option<&mut [(Tensor, Tensor)]>,
         slots: &[usize],
@@ -99,7 +99,7 @@ impl Decoder {
     }
 
     /// Tokens and positions of whole prompts; their number and offsets.
-    fn load_prompts(&mut self, model: &Llama, prompts: &[&[u32]]) -> Result<(usize, Tensor)> {
+    fn load_prompts(&mut self, model: &Transformer, prompts: &[&[u32]]) -> Result<(usize, Tensor)> {
         let n: usize = prompts.iter().map(|p| p.len()).sum();
         ensure!(
             n > 0 && n <= self.max_tokens,
@@ -120,7 +120,7 @@ impl Decoder {
     /// layer stores all keys and values before its attention. Returns hidden states (rows, C).
     pub fn step(
         &mut self,
-        model: &Llama,
+        model: &Transformer,
         rows: &[(u32, usize, usize)],
         cache: &mut [(Tensor, Tensor)],
     ) -> Result<Tensor> {
@@ -139,7 +139,7 @@ impl Decoder {
 
     fn forward(
         &mut self,
-        model: &Llama,
+        model: &Transformer,
         n: usize,
         mut cache: Option<&mut [(Tensor, Tensor)]>,
         mode: Mode,
@@ -180,7 +180,7 @@ impl Decoder {
     }
 
     /// logits (rows, V), F32, = hidden (rows, C) headᵀ
-    pub fn logits(&self, model: &Llama, logits: &mut Tensor, hidden: &Tensor) -> Result<()> {
+    pub fn logits(&self, model: &Transformer, logits: &mut Tensor, hidden: &Tensor) -> Result<()> {
         model.logits(logits, hidden, Rows::Any)
     }
 }

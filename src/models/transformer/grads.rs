@@ -6,7 +6,7 @@ use super::{
     linear::{AdapterGrads, Trained},
     lora::{Adapter, Lora},
     tree::{Leaf, Part, Place, Tree},
-    weights::Llama,
+    weights::Transformer,
 };
 use crate::{
     device::Device,
@@ -94,7 +94,7 @@ impl Grads {
         Ok(Laid { parts: Grads::Lora { lora, grads }, flat, bytes })
     }
 
-    pub(super) fn for_all(model: &Llama) -> Result<Laid<Grads>> {
+    pub(super) fn for_all(model: &Transformer) -> Result<Laid<Grads>> {
         let leaves = model.tensors("training all weights")?;
         let Laid { parts: grads, flat, bytes } = Arena::lay("gradients", &model.device(), |arena| {
             leaves.iter().map(|(_, t)| gradient_of(t, arena)).collect::<Vec<_>>()
@@ -147,7 +147,7 @@ impl Grads {
     }
 
     /// Every trained tensor with its gradient, in a fixed order.
-    pub(super) fn params(&self, model: &Llama) -> Vec<Param> {
+    pub(super) fn params(&self, model: &Transformer) -> Vec<Param> {
         match self {
             Grads::Lora { lora, grads } => lora_params(lora, grads),
             Grads::Full(grads) => {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ids::{LinearId, PerLinear},
     spec::Spec,
-    weights::{Linear, Llama},
+    weights::{Linear, Transformer},
 };
 use crate::{
     data::random::RowRandom,
@@ -78,7 +78,7 @@ pub struct Lora {
 
 impl Lora {
     /// Fresh adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming uniform, a = sqrt 5, as in PEFT), B = 0, magnitude = row norms.
-    pub fn init(model: &Llama, config: LoraConfig, seed: u64) -> Result<Lora> {
+    pub fn init(model: &Transformer, config: LoraConfig, seed: u64) -> Result<Lora> {
         ensure!(config.r > 0, "the LoRA rank must be at least 1");
         let of_a_linear = |t: &String| LinearId::ALL.iter().any(|id| id.path().ends_with(t.as_str()));
         if let Some(t) = config.target_modules.iter().find(|t| !of_a_linear(t)) {
@@ -103,7 +103,7 @@ impl Lora {
     }
 
     /// Zeroed adapters in one allocation.
-    pub fn lay_out(model: &Llama, config: LoraConfig) -> Result<Lora> {
+    pub fn lay_out(model: &Transformer, config: LoraConfig) -> Result<Lora> {
         let (layers, _) = Arena::build("adapters", &Default::default(), |arena| {
             let mut one = |l: usize, id: LinearId| {
                 let (out, inp) = model.spec.linear_dims(id);
@@ -174,7 +174,7 @@ pub fn row_norms(linear: &Linear, adapter: &Adapter) -> Result<Vec<f32>> {
     norms.to_f32_vec()
 }
 
-impl Llama {
+impl Transformer {
     /// Merges an adapter into the weights: W + scale B A (DoRA: rows rescaled to the magnitude) in F32, cast once to W's type; a matrix in blocks becomes a
     /// tensor of the run's type, since blocks could not hold the sum.
     pub fn apply_adapter(&mut self, lora: &Lora) -> Result<()> {

@@ -13,7 +13,7 @@ use super::{
     linear::Rows,
     lora::Lora,
     rope_table::RopeTable,
-    weights::Llama,
+    weights::Transformer,
 };
 use crate::{
     device::Device,
@@ -61,7 +61,7 @@ impl PackedBatch {
 pub enum Trainable {
     /// Adapters on a frozen base.
     Lora(Lora),
-    /// Every weight; the model must be in writable F32 memory ([`Llama::make_trainable`]).
+    /// Every weight; the model must be in writable F32 memory ([`Transformer::make_trainable`]).
     Full,
 }
 
@@ -104,7 +104,7 @@ pub struct TrainStep {
 
 impl TrainStep {
     /// Allocates everything that batches of up to `max_tokens` need.
-    pub fn new(model: &Llama, trainable: Trainable, max_tokens: usize) -> Result<TrainStep> {
+    pub fn new(model: &Transformer, trainable: Trainable, max_tokens: usize) -> Result<TrainStep> {
         ensure!(max_tokens > 0, "the token budget of a batch must be at least 1");
         let spec = &model.spec;
         let lora = if let Trainable::Lora(lora) = &trainable { Some(lora) } else { None };
@@ -147,12 +147,12 @@ impl TrainStep {
     }
 
     /// Every trained tensor, in a fixed order.
-    pub fn params(&self, model: &Llama) -> Vec<Param> {
+    pub fn params(&self, model: &Transformer) -> Vec<Param> {
         self.grads.params(model)
     }
 
     /// The loss of a batch; nothing else changes.
-    pub fn forward(&mut self, model: &Llama, batch: &PackedBatch) -> Result<LossSum> {
+    pub fn forward(&mut self, model: &Transformer, batch: &PackedBatch) -> Result<LossSum> {
         let n = self.load(model, batch)?;
         self.decoder_forward(model, n, batch)?;
         let a = &mut self.acts;
@@ -166,7 +166,7 @@ impl TrainStep {
     /// The loss of a batch; gradients += d(grad_scale Σ w nll).
     pub fn forward_backward(
         &mut self,
-        model: &mut Llama,
+        model: &mut Transformer,
         batch: &PackedBatch,
         grad_scale: f32,
     ) -> Result<LossSum> {
@@ -201,7 +201,7 @@ impl TrainStep {
         self.acts.hidden.rows(0..n)
     }
 
-    fn load(&mut self, model: &Llama, batch: &PackedBatch) -> Result<usize> {
+    fn load(&mut self, model: &Transformer, batch: &PackedBatch) -> Result<usize> {
         let n = batch.tokens.len();
         ensure!(
             n > 0 && n <= self.max_tokens,
@@ -223,7 +223,7 @@ impl TrainStep {
         Ok(n)
     }
 
-    fn decoder_forward(&mut self, model: &Llama, n: usize, batch: &PackedBatch) -> Result<()> {
+    fn decoder_forward(&mut self, model: &Transformer, n: usize, batch: &PackedBatch) -> Result<()> {
         let cu_seqlens = &documents(batch, &model.device())?;
         let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
         let mut x = a.forward_scratch(n)?;
@@ -246,7 +246,7 @@ impl TrainStep {
         add_norm(next, &x.projected, &s.resid_mid, spec.norm)
     }
 
-    fn decoder_backward(&mut self, model: &Llama, n: usize, batch: &PackedBatch) -> Result<()> {
+    fn decoder_backward(&mut self, model: &Transformer, n: usize, batch: &PackedBatch) -> Result<()> {
         let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
         let mut x = a.backward_scratch(n, documents(batch, &model.device())?)?;
         x.dresid.fill_zero()?;
@@ -274,7 +274,7 @@ fn documents(batch: &PackedBatch, device: &Device) -> Result<Tensor> {
 }
 
 /// What the GPU kernels do not do yet.
-fn refuse_on_gpu(model: &Llama, lora: Option<&Lora>) -> Result<()> {
+fn refuse_on_gpu(model: &Transformer, lora: Option<&Lora>) -> Result<()> {
     if model.device() == Device::Cpu {
         return Ok(());
     }

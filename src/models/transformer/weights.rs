@@ -36,7 +36,7 @@ pub type Weights = Tree<Weight, Tensor>;
 
 /// A model: configuration and weights.
 #[derive(Debug)]
-pub struct Llama {
+pub struct Transformer {
     /// `config.json`.
     pub config: Config,
     /// What it computes.
@@ -47,27 +47,27 @@ pub struct Llama {
     pub weights: Weights,
 }
 
-impl Llama {
+impl Transformer {
     /// A model of `make`'s tensors, called once for each leaf in the order of [`Spec::leaves`]. It computes in the type of its embedding.
-    pub fn build(config: Config, make: &mut dyn FnMut(&Leaf) -> Result<Tensor>) -> Result<Llama> {
+    pub fn build(config: Config, make: &mut dyn FnMut(&Leaf) -> Result<Tensor>) -> Result<Transformer> {
         let spec = config.spec()?;
         let weights: Weights = Tree::build(&spec, &mut |leaf| {
             let t = make(leaf)?;
             Ok(if leaf.place.is_matrix() { Part::Matrix(t.into()) } else { Part::Vector(t) })
         })?;
         let compute = weights.embed_tokens.dtype().try_into()?;
-        Ok(Llama { config, spec, compute, weights })
+        Ok(Transformer { config, spec, compute, weights })
     }
 
     /// Loads a Hugging Face directory or a `.gguf` file; matrices as `dtype`, in place in the mapped file where possible. A tensor that the
     /// model has no place for is an error.
-    pub fn load(path: &Path, dtype: DType) -> Result<Llama> {
-        Llama::load_as(path, dtype.try_into()?, false)
+    pub fn load(path: &Path, dtype: DType) -> Result<Transformer> {
+        Transformer::load_as(path, dtype.try_into()?, false)
     }
 
     /// The same for a run that computes in `compute`. With `keep_blocks` the matrices of a `.gguf` file stay as they lie in the mapped file and are unpacked by
     /// the products that read them: the same bits with less memory, and slower.
-    pub fn load_as(path: &Path, compute: ComputeType, keep_blocks: bool) -> Result<Llama> {
+    pub fn load_as(path: &Path, compute: ComputeType, keep_blocks: bool) -> Result<Transformer> {
         let (config, source) = Source::open(path)?;
         let spec = config.spec()?;
         let in_place = keep_blocks && matches!(source, Source::Gguf(_));
@@ -84,15 +84,15 @@ impl Llama {
             })
         };
         let weights = Tree::build(&spec, load).with_context(context)?;
-        Ok(Llama { config, spec, compute, weights })
+        Ok(Transformer { config, spec, compute, weights })
     }
 
     /// Freshly initialised in F32: matrices normal with standard deviation 0.02 (by a sum of twelve uniforms), norms scale by 1, biases 0.
-    pub fn random(config: Config, seed: u64) -> Result<Llama> {
+    pub fn random(config: Config, seed: u64) -> Result<Transformer> {
         let spec = config.spec()?;
         check_memory("the model", spec.parameters() * 4)?;
         let std = config.number("initializer_range")?.unwrap_or(0.02);
-        Llama::build(config, &mut |leaf| {
+        Transformer::build(config, &mut |leaf| {
             let mut t = Tensor::zeros(&leaf.name, DType::F32, &leaf.dims)?;
             let values = t.f32_mut()?;
             match leaf.place {
@@ -113,7 +113,7 @@ impl Llama {
     /// Copies every tensor into writable F32 memory, so that all of them can be trained.
     pub fn make_trainable(&mut self) -> Result<()> {
         check_memory("a trainable copy of the model", self.spec.parameters() * 4)?;
-        *self = Llama::build(self.config.clone(), &mut |leaf| {
+        *self = Transformer::build(self.config.clone(), &mut |leaf| {
             let part = self.weights.get(leaf.place);
             let values = match part.with_context(|| format!("the model has no {}", leaf.name))? {
                 Part::Matrix(w) => w.to_f32_vec()?,
@@ -125,7 +125,7 @@ impl Llama {
     }
 
     /// A copy on `device`, every tensor with its dtype, blocks as blocks; tied ones stay tied.
-    pub fn to_device(&self, device: &Device) -> Result<Llama> {
+    pub fn to_device(&self, device: &Device) -> Result<Transformer> {
         let matrices = self.matrices();
         let scratch = Weight::scratch(matrices.iter().copied(), device, self.compute);
         let copy = |scratch: &Scratch| {
@@ -140,7 +140,7 @@ impl Llama {
         let weights = scratch.and_then(|scratch| copy(&scratch));
         let weights = weights.with_context(|| format!("copy the model to {device:?}"))?;
         let (config, spec) = (self.config.clone(), self.spec.clone());
-        Ok(Llama { config, spec, compute: self.compute, weights })
+        Ok(Transformer { config, spec, compute: self.compute, weights })
     }
 
     fn matrices(&self) -> Vec<&Weight> {
@@ -149,18 +149,18 @@ impl Llama {
     }
 
     /// The model on the chosen device; on the CPU itself.
-    pub fn place(self, device: DeviceChoice) -> Result<Llama> {
+    pub fn place(self, device: DeviceChoice) -> Result<Transformer> {
         if device == DeviceChoice::Cpu { Ok(self) } else { self.to_device(&device.open()?) }
     }
 
     /// Loads a model that will run on `device`, into main memory: what no kernel there serves is refused before anything is read.
-    pub fn load_for(path: &Path, dtype: DType, device: DeviceChoice) -> Result<Llama> {
+    pub fn load_for(path: &Path, dtype: DType, device: DeviceChoice) -> Result<Transformer> {
         if device != DeviceChoice::Cpu {
             let (config, _) = Source::open(path)?;
             let arch = device.open()?.gpu().map(|gpu| gpu.arch());
             config.spec()?.check_kernels(arch).with_context(|| format!("model {}", path.display()))?;
         }
-        Llama::load(path, dtype)
+        Transformer::load(path, dtype)
     }
 
     /// Where the weights are.

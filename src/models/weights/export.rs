@@ -12,7 +12,7 @@ use half::bf16;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    models::transformer::{registry::family, weights::Llama},
+    models::transformer::{registry::family, weights::Transformer},
     ops::quantize::Matrix,
     tensor::{DType, Tensor},
 };
@@ -32,7 +32,7 @@ const COMPANIONS: [&str; 8] = [
 /// Hugging Face's default shard size, bytes.
 const SHARD_BYTES: usize = 5_000_000_000;
 
-impl Llama {
+impl Transformer {
     /// Writes a directory that transformers loads, every matrix as `dtype`; tokenizer files are copied from `companions`.
     pub fn save_pretrained(&self, dir: &Path, dtype: DType, companions: Option<&Path>) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;

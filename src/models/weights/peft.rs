@@ -12,7 +12,7 @@ use crate::{
         transformer::ids::{LinearId, PerLinear},
         transformer::lora::{Adapter, Lora, LoraConfig},
         transformer::spec::Spec,
-        transformer::weights::Llama,
+        transformer::weights::Transformer,
     },
     tensor::{DType, Tensor},
 };
@@ -52,7 +52,7 @@ impl Lora {
     }
 
     /// Reads an adapter for `model`; rank and alpha may differ by module (rank_pattern, alpha_pattern).
-    pub fn load(dir: &Path, model: &Llama) -> Result<Lora> {
+    pub fn load(dir: &Path, model: &Transformer) -> Result<Lora> {
         let path = dir.join(CONFIG);
         let text = std::fs::read_to_string(&path).with_context(|| {
             format!("read {}: an adapter is a directory that PEFT or `sdrrl train` wrote", path.display())

@@ -23,7 +23,7 @@ use crate::{
         transformer::config::Config,
         transformer::lora::{Lora, LoraConfig},
         transformer::train_step::{TrainStep, Trainable},
-        transformer::weights::Llama,
+        transformer::weights::Transformer,
         weights::resolve,
     },
     recipe::{
@@ -180,7 +180,7 @@ impl Stage for Train<'_> {
         let mut screen = Screen::new(&model, &step);
         let probe = self.probe.as_ref();
         let mut measure =
-            |model: &Llama, step: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(model, step));
+            |model: &Transformer, step: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(model, step));
         let outcome = train(
             &mut model,
             &mut step,
@@ -251,7 +251,7 @@ fn check_guard(s: &TrainSettings, source: Option<&TokenShard>, train: &TokenShar
     Ok(())
 }
 
-fn load(args: &Args, path: &Path) -> Result<(Llama, Trainable)> {
+fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)> {
     let s = &args.settings;
     ensure!(
         args.adapter.is_none() || s.method == Method::Lora,
@@ -259,10 +259,10 @@ fn load(args: &Args, path: &Path) -> Result<(Llama, Trainable)> {
     );
     if s.method == Method::Scratch {
         let config = Config::from_dir(path)?;
-        return Ok((Llama::random(config, s.seed)?, Trainable::Full));
+        return Ok((Transformer::random(config, s.seed)?, Trainable::Full));
     }
     let dtype = if s.method == Method::Full { DType::F32 } else { args.placement.dtype };
-    let mut model = Llama::load_for(path, dtype, args.placement.device)?;
+    let mut model = Transformer::load_for(path, dtype, args.placement.device)?;
     if s.method == Method::Full {
         model.make_trainable()?;
         return Ok((model, Trainable::Full));
@@ -322,7 +322,7 @@ fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSettings {
     }
 }
 
-fn export(args: &Args, model: &Llama, step: &TrainStep, path: &Path) -> Result<()> {
+fn export(args: &Args, model: &Transformer, step: &TrainStep, path: &Path) -> Result<()> {
     if let Some(lora) = step.adapter() {
         let base = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         return lora.to_device(&Device::Cpu)?.save(&args.out, &base);
@@ -334,7 +334,7 @@ fn export(args: &Args, model: &Llama, step: &TrainStep, path: &Path) -> Result<(
     Ok(())
 }
 
-fn print_memory(model: &Llama, step: &TrainStep) {
+fn print_memory(model: &Transformer, step: &TrainStep) {
     let trained: usize = step.params(model).iter().map(|p| p.value.len()).sum();
     let moments = ("moments".to_string(), trained * 8);
     say!("train: {} parameters, {trained} of them trained", model.config.parameters());

@@ -16,7 +16,7 @@ use crate::{
         tasks::{self, Item},
     },
     infer::{answerer::Answerer, sampler::GenerationConfig},
-    models::{transformer::train_step::TrainStep, transformer::weights::Llama},
+    models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     recipe::eval::EvalSettings,
 };
 
@@ -91,7 +91,7 @@ impl Probe {
     }
 
     /// The metrics of every task, as `TASK/METRIC`. The model in training is not touched.
-    pub fn measure(&self, model: &Llama, step: &TrainStep) -> Result<Vec<(String, f64)>> {
+    pub fn measure(&self, model: &Transformer, step: &TrainStep) -> Result<Vec<(String, f64)>> {
         let device = model.device();
         let mut copy = model.to_device(&Device::Cpu)?;
         if let Some(lora) = step.adapter() {

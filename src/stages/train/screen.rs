@@ -2,7 +2,7 @@
 use std::io::IsTerminal;
 
 use crate::{
-    models::{transformer::train_step::TrainStep, transformer::weights::Llama},
+    models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     report::{
         out::{note, warn},
         progress::duration,
@@ -22,7 +22,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    pub(super) fn new(model: &Llama, step: &TrainStep) -> Screen {
+    pub(super) fn new(model: &Transformer, step: &TrainStep) -> Screen {
         let matrices = (model.config.parameters()
             - if model.config.tie_word_embeddings {
                 0
