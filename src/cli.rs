@@ -65,10 +65,11 @@ impl Command {
     /// Runs the subcommand. Its spans go to the file `trace` (or the one of `SDRRL_TRACE`), and to NVIDIA's profilers where they are wanted
     /// ([`nvtx::wanted`]).
     pub fn run(&self, trace: Option<&Path>) -> Result<()> {
+        out::set_mode(match self {
+            Command::Inspect(_) | Command::Metric(_) | Command::Doctor(_) => out::Mode::PrintOnly,
+            _ => out::Mode::Work,
+        });
         on_interrupt()?;
-        if matches!(self, Command::Inspect(_) | Command::Metric(_) | Command::Doctor(_)) {
-            out::set_mode(out::Mode::PrintOnly);
-        }
         let variable = std::env::var_os("SDRRL_TRACE").filter(|v| !v.is_empty()).map(PathBuf::from);
         let path = trace.map(Path::to_path_buf).or(variable);
         let ranges = nvtx::wanted()?.then_some(Ranges { push: nvtx::push, pop: nvtx::pop });

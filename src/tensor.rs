@@ -30,6 +30,7 @@
 
 use std::{alloc::Layout, fmt, ops::Range, rc::Rc, sync::Arc};
 
+use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use memmap2::Mmap;
@@ -74,11 +75,13 @@ impl HostBytes {
             .with_context(|| format!("{what}: {bytes} bytes"))?;
         // SAFETY: the layout is not empty.
         let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
-        ensure!(
-            !ptr.is_null(),
-            "out of memory: {what} needs {:.1} MiB; lower the batch size, the sequence length or the model's dtype",
-            bytes as f64 / 1048576.0
-        );
+        let message = || {
+            let mib = bytes as f64 / 1048576.0;
+            format!(
+                "out of memory: {what} needs {mib:.1} MiB; lower the batch size, the sequence length or the model's dtype"
+            )
+        };
+        ensure!(!ptr.is_null(), Error::out_of_memory(message()));
         Ok(HostBytes { ptr, layout })
     }
 }

@@ -1,5 +1,6 @@
 //! One integration binary: one file per op, stage and model.
 mod alignment;
+mod api;
 #[path = "../build/bindings/mod.rs"]
 mod bindings;
 mod blocks;

@@ -37,8 +37,14 @@ pub fn fails(args: &[&str], parts: &[&str]) {
 /// The same of a call that has ended.
 #[track_caller]
 pub fn failed(out: &Output, args: &[&str], parts: &[&str]) {
+    failed_with(1, out, args, parts);
+}
+
+/// The same with another exit code (`sdrrl --help` lists them).
+#[track_caller]
+pub fn failed_with(code: i32, out: &Output, args: &[&str], parts: &[&str]) {
     let message = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(1), "{args:?}: {message}");
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {message}");
     assert!(!message.contains("panicked"), "{message}");
     for part in parts {
         assert!(message.contains(part), "{args:?}: {part:?} is not in: {message}");
@@ -624,6 +630,9 @@ fn doctor_and_help_work_everywhere() {
         "eval",
     ] {
         assert!(help.contains(&format!("  {stage}")), "{stage}: {help}");
+    }
+    for code in ["  0  done", "  1  failed", "  2  wrong usage", " 69  ", " 75  ", "130  "] {
+        assert!(help.contains(code), "{code}: {help}");
     }
     assert_eq!(sdrrl(&["trian"]).status.code(), Some(2), "wrong usage");
 }

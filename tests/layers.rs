@@ -16,7 +16,7 @@ use crate::common::source::rust_files;
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["orchestrate"],
+    &["orchestrate", "api"],
     &["stages"],
     &["eval"],
     &["recipe"],
@@ -26,6 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["tensor"],
     &["metrics", "device"],
     &["data", "report"],
+    &["error"],
 ];
 
 /// Arrows that stand for now: (file, module used).

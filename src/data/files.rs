@@ -7,6 +7,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use crate::error::Error;
+
 /// A finished stage's manifest.
 pub const MANIFEST: &str = "manifest.json";
 /// The manifest that a stage at work will have when it ends.
@@ -69,6 +71,35 @@ pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
+/// What was being read when the operating system refused: a file that is not there is an error of that kind.
+pub(crate) trait FileContext<T> {
+    /// While `doing` (a whole phrase) with `path`.
+    fn at(self, path: impl AsRef<Path>, doing: impl FnOnce() -> String) -> Result<T>;
+
+    /// "read PATH".
+    fn reading(self, path: impl AsRef<Path>) -> Result<T>;
+
+    /// "open PATH".
+    fn opening(self, path: impl AsRef<Path>) -> Result<T>;
+}
+
+impl<T> FileContext<T> for io::Result<T> {
+    fn at(self, path: impl AsRef<Path>, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| match e.kind() {
+            ErrorKind::NotFound => anyhow::Error::new(e).context(Error::not_found(path.as_ref(), doing())),
+            _ => anyhow::Error::new(e).context(doing()),
+        })
+    }
+
+    fn reading(self, path: impl AsRef<Path>) -> Result<T> {
+        self.at(&path, || format!("read {}", path.as_ref().display()))
+    }
+
+    fn opening(self, path: impl AsRef<Path>) -> Result<T> {
+        self.at(&path, || format!("open {}", path.as_ref().display()))
+    }
+}
+
 /// The error of writing to `path`, with what to do about it.
 pub fn write_error(path: &Path, error: io::Error) -> anyhow::Error {
     let advice = match error.kind() {
@@ -86,5 +117,6 @@ pub fn write_error(path: &Path, error: io::Error) -> anyhow::Error {
         ErrorKind::IsADirectory => "a folder stands where a file is needed: choose another name",
         _ => "writing failed; finished rows are kept, run the same command again",
     };
-    anyhow::Error::new(error).context(format!("write {}: {advice}", path.display()))
+    let message = format!("write {}: {advice}", path.display());
+    anyhow::Error::new(error).context(Error::cannot_write(path, message))
 }

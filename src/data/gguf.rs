@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use crate::error::{Error, Kind};
 use anyhow::{Context, Result, bail, ensure};
 use memmap2::Mmap;
 
@@ -57,8 +58,9 @@ impl Gguf {
     /// Opens and checks the header of `path`.
     pub fn open(path: &Path) -> Result<Gguf> {
         let map = map_path(path)?;
-        let (metadata, tensors) =
-            parse(&map).with_context(|| format!("{} is not a usable GGUF file", path.display()))?;
+        let (metadata, tensors) = parse(&map)
+            .with_context(|| format!("{} is not a usable GGUF file", path.display()))
+            .or_kind(|message| Error::bad_input(path.display(), message))?;
         Ok(Gguf { path: path.into(), metadata, tensors, map: Arc::new(map) })
     }
 

@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::data::files::FileContext;
+use crate::error::Error;
 use anyhow::{Context, Result, anyhow, bail};
 use memmap2::Mmap;
 use serde::{Serialize, de::DeserializeOwned, de::IgnoredAny};
@@ -53,10 +55,10 @@ pub struct RowShard {
 impl RowShard {
     /// Opens a `.jsonl` file, through its index where that is valid.
     pub fn open(path: &Path) -> Result<RowShard> {
-        let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-        let about = file.metadata().with_context(|| format!("open {}", path.display()))?;
+        let file = File::open(path).opening(&path)?;
+        let about = file.metadata().opening(&path)?;
         if !about.is_file() {
-            bail!("{} is not a file of rows", path.display());
+            bail!(Error::bad_input(path.display(), format!("{} is not a file of rows", path.display())));
         }
         let text = if about.len() == 0 { None } else { Some(map_path(path)?) };
         let bytes = text.as_deref().unwrap_or_default();
@@ -231,7 +233,7 @@ impl RowSet {
 
     /// The same, whether or not the stage has finished.
     pub(crate) fn open_unfinished(path: &Path) -> Result<RowSet> {
-        let about = fs::metadata(path).with_context(|| format!("open the rows in {}", path.display()))?;
+        let about = fs::metadata(path).at(path, || format!("open the rows in {}", path.display()))?;
         let paths = if about.is_dir() { shard_paths(path)? } else { vec![path.to_path_buf()] };
         if paths.is_empty() {
             bail!(
@@ -317,7 +319,7 @@ impl ShardWriter {
         let found = match fs::read(&partial) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => vec![],
-            Err(e) => return Err(e).with_context(|| format!("read {}", partial.display())),
+            Err(e) => return Err(e).reading(&partial),
         };
         let (offsets, keep) = complete_lines(&found);
         let open = || -> std::io::Result<File> {

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, bail, ensure};
 use flate2::bufread::MultiGzDecoder;
 
@@ -13,9 +14,9 @@ pub const LONGEST_LINE: usize = 1 << 24;
 
 /// Opens `path`, unpacking it if its name ends in `.gz`.
 pub fn open(path: &Path) -> Result<Box<dyn BufRead>> {
-    let about = std::fs::metadata(path).with_context(|| format!("open {}", path.display()))?;
+    let about = std::fs::metadata(path).opening(&path)?;
     ensure!(!about.is_dir(), "{} is a folder: give a file", path.display());
-    let file = BufReader::new(File::open(path).with_context(|| format!("open {}", path.display()))?);
+    let file = BufReader::new(File::open(path).opening(&path)?);
     let suffix = path.extension().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
     Ok(match suffix.as_str() {
         "gz" | "dz" => Box::new(BufReader::new(MultiGzDecoder::new(file))),

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::error::{Error, Kind};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use memmap2::Mmap;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -40,9 +41,10 @@ impl TokenShard {
     /// Opens and checks `path`: magic, sizes, offsets and checksum.
     pub fn open(path: &Path) -> Result<TokenShard> {
         let map = map_path(path)?;
-        let (documents, tokens) = check(&map).with_context(|| {
-            format!("{} is not a sound token shard: delete it and run `pack` again", path.display())
-        })?;
+        let unsound =
+            || format!("{} is not a sound token shard: delete it and run `pack` again", path.display());
+        let checked = check(&map).with_context(unsound);
+        let (documents, tokens) = checked.or_kind(|message| Error::bad_input(path.display(), message))?;
         Ok(TokenShard { path: path.into(), map, documents, tokens })
     }
 

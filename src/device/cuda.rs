@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::error::Error;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
@@ -124,7 +125,11 @@ fn explain(what: &str, e: DriverError) -> anyhow::Error {
         }
         _ => "",
     };
-    anyhow!("{what}: CUDA says {:?}{hint}", e.0)
+    let message = format!("{what}: CUDA says {:?}{hint}", e.0);
+    match e.0 {
+        R::CUDA_ERROR_OUT_OF_MEMORY => Error::out_of_memory(message).into(),
+        _ => anyhow!(message),
+    }
 }
 
 impl Cuda {

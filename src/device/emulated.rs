@@ -1,7 +1,8 @@
 //! The emulator as a driver: everything has happened when a call returns.
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use crate::error::Error;
+use anyhow::{Result, anyhow};
 use sdrrl_emulator as emulator;
 
 use super::{
@@ -24,7 +25,7 @@ impl Driver for Emulator {
     }
 
     fn allocate(&self, bytes: usize, _: Stream) -> Result<Box<dyn DriverMemory>> {
-        let memory = emulator::Memory::new(bytes).context("out of memory")?;
+        let memory = emulator::Memory::new(bytes).ok_or_else(|| Error::out_of_memory("out of memory"))?;
         memory.zero(0, bytes);
         Ok(Box::new(memory))
     }

@@ -3,6 +3,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+use crate::error::{Error, Kind};
 use anyhow::{Context, Result, bail};
 use cudarc::driver::{
     DriverError,
@@ -89,7 +90,9 @@ impl DeviceChoice {
         Ok(match self {
             DeviceChoice::Cpu => Device::Cpu,
             DeviceChoice::Cuda(ordinal) => Device::Cuda(Arc::new(
-                Gpu::cuda(ordinal).with_context(|| format!("open --device cuda:{ordinal}"))?,
+                Gpu::cuda(ordinal)
+                    .with_context(|| format!("open --device {self}"))
+                    .or_kind(|m| Error::no_device(self, m))?,
             )),
             DeviceChoice::Emulated => Device::emulated(),
         })
@@ -105,7 +108,10 @@ impl FromStr for DeviceChoice {
             "emulated" => DeviceChoice::Emulated,
             _ => match s.strip_prefix("cuda:").map(str::parse) {
                 Some(Ok(ordinal)) => DeviceChoice::Cuda(ordinal),
-                _ => bail!("there is no device `{s}`; use cpu, cuda, cuda:N or emulated"),
+                _ => {
+                    let message = format!("there is no device `{s}`; use cpu, cuda, cuda:N or emulated");
+                    bail!(Error::setting("device", message))
+                }
             },
         })
     }

@@ -15,6 +15,7 @@ use crate::{
     data::language_id,
     device::DeviceChoice,
     metrics::{
+        bootstrap::paired_by,
         metric::{About, MetricOptions, OpenMetric, Scorers, standard_error, value_of},
         mkqa,
         tokenize::BleuTokenizer,
@@ -48,6 +49,15 @@ impl Measure {
     /// Whether resamples of the rows have a value, so that there can be an interval.
     pub fn has_intervals(&self) -> bool {
         self.metric.resamples()
+    }
+
+    /// 95 % percentile interval of the value over `samples` resamples of the rows; `None` where there is none.
+    pub fn interval(&self, samples: usize, seed: u64) -> Option<(f64, f64)> {
+        if !self.has_intervals() || samples == 0 || self.rows.len() < 2 {
+            return None;
+        }
+        let resampled = paired_by(self.rows.len(), samples, seed, |indices| (0.0, self.value(indices)));
+        Some((resampled.low, resampled.high))
     }
 
     /// What row `i` contributes, as lm-eval's sample files have it: a value; for metrics of a corpus what is summed or compared.

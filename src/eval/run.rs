@@ -5,6 +5,8 @@
 //! `OUT/samples_TASK_sdrrl.jsonl` are for others, in lm-eval's layout. A task that is finished is not run again.
 use std::path::{Path, PathBuf};
 
+use crate::data::files::FileContext;
+use crate::error::{Error, Kind};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -60,7 +62,7 @@ pub fn read_tasks(path: &Path) -> Result<EvalSettings> {
     struct Recipe {
         eval: toml::Value,
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("read tasks {}", path.display()))?;
+    let text = std::fs::read_to_string(path).at(path, || format!("read tasks {}", path.display()))?;
     match toml::from_str::<Recipe>(&text) {
         Ok(recipe) => source::parse(&toml::to_string(&recipe.eval)?, &path.display().to_string(), &[]),
         Err(_) => source::parse(&text, &path.display().to_string(), &[]),
@@ -69,14 +71,20 @@ pub fn read_tasks(path: &Path) -> Result<EvalSettings> {
 
 /// Evaluates every task that is not finished, then writes results.json.
 pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
+    evaluate_loaded(job, settings, None)
+}
+
+/// The same with the job's model, where the caller has loaded it.
+pub fn evaluate_loaded(job: &Job, settings: &EvalSettings, given: Option<&Answerer>) -> Result<()> {
     let loaded = check(settings)?;
     let _held = lock::folder(job.out, job.label)?;
     let mut answerer = None;
     let (mut done, mut skipped) = (0, 0);
     for (task, items) in settings.tasks.iter().zip(&loaded) {
-        ensure!(!interrupted(), "stopped before task {}: the same command goes on from there", task.name);
+        let stopped = || format!("stopped before task {}: the same command goes on from there", task.name);
+        ensure!(!interrupted(), Error::interrupted(stopped()));
         let dir = job.out.join(&task.name);
-        let mut one = Evaluation { job, task, items, dir, settings, answerer: &mut answerer };
+        let mut one = Evaluation { job, task, items, dir, settings, given, answerer: &mut answerer };
         match stage::run(&mut one)? {
             Ran::Unchanged => skipped += 1,
             _ => done += 1,
@@ -99,7 +107,9 @@ struct Evaluation<'a> {
     items: &'a [tasks::Item],
     dir: PathBuf,
     settings: &'a EvalSettings,
-    /// Loaded once for all tasks, and only if one is not finished.
+    /// By the caller.
+    given: Option<&'a Answerer>,
+    /// Else loaded once for all tasks, and only if one is not finished.
     answerer: &'a mut Option<Answerer>,
 }
 
@@ -141,9 +151,10 @@ impl Stage for Evaluation<'_> {
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {
         let (job, task, label) = (self.job, self.task, self.label());
-        let answerer = match &mut *self.answerer {
-            Some(answerer) => answerer,
-            none => none.insert(Answerer::load(job.model, job.adapter, job.placement, job.template)?),
+        let answerer = match (self.given, &mut *self.answerer) {
+            (Some(answerer), _) => answerer,
+            (None, Some(answerer)) => answerer,
+            (None, none) => none.insert(Answerer::load(job.model, job.adapter, job.placement, job.template)?),
         };
         let writer = ShardWriter::open_or_resume(&open.path(SAMPLES), open.job())?;
         tasks::run_into(answerer, task, job.system, self.settings.batch(), self.items, writer, &label)
@@ -160,8 +171,19 @@ impl Stage for Evaluation<'_> {
 
 /// The rows of every task; whatever is wrong with the tasks or their files is an error here, before anything is computed.
 pub fn check(settings: &EvalSettings) -> Result<Vec<Vec<tasks::Item>>> {
-    ensure!(!settings.tasks.is_empty(), "eval.tasks is empty: add [[eval.tasks]]");
+    let empty = "eval.tasks is empty: add [[eval.tasks]]";
+    ensure!(!settings.tasks.is_empty(), Error::setting("eval.tasks", empty));
     let mut loaded = vec![];
+    check_tasks(settings).or_kind(|message| Error::setting("eval.tasks", message))?;
+    for task in &settings.tasks {
+        let items = tasks::load(task).with_context(|| format!("task {}", task.name));
+        loaded.push(items.or_kind(|message| Error::bad_input(task.file.display(), message))?);
+    }
+    Ok(loaded)
+}
+
+/// What can be wrong with tasks apart from their rows.
+fn check_tasks(settings: &EvalSettings) -> Result<()> {
     for (i, task) in settings.tasks.iter().enumerate() {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         ensure!(
@@ -196,9 +218,8 @@ pub fn check(settings: &EvalSettings) -> Result<Vec<Vec<tasks::Item>>> {
         for warning in measure::check(task).with_context(|| format!("task {}", task.name))? {
             note!("warning: {warning}");
         }
-        loaded.push(tasks::load(task).with_context(|| format!("task {}", task.name))?);
     }
-    Ok(loaded)
+    Ok(())
 }
 
 /// results.json and the sample files in lm-eval's layout, without anything that differs between two equal runs.

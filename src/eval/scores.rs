@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::data::files::FileContext;
+use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::json;
@@ -66,7 +68,7 @@ impl Scores {
         let mut text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(e).with_context(|| format!("read {}", path.display())),
+            Err(e) => return Err(e).reading(&path),
         };
         let whole = text.rfind('\n').map_or(0, |at| at + 1);
         let cut = whole < text.len();
@@ -114,7 +116,7 @@ impl Scores {
         let mut progress = shown.then(|| Progress::new(label, segments.len()));
         progress.iter_mut().for_each(|p| p.skip(known));
         for chosen in missing.chunks(chunk) {
-            ensure!(!interrupted(), "stopped: the same command goes on from there");
+            ensure!(!interrupted(), Error::interrupted("stopped: the same command goes on from there"));
             let some: Vec<Segment> = chosen.iter().map(|&i| segments[i]).collect();
             let rows = metric.rows(&some)?;
             ensure!(rows.len() == some.len(), "{}: {} rows for {}", about.name, rows.len(), some.len());

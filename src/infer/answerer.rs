@@ -1,10 +1,11 @@
 //! A model with everything that turns questions into answers.
 use std::{path::Path, sync::Arc};
 
+use crate::error::{Error, Kind};
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    engine::{Engine, EngineOptions, Request},
+    engine::{Engine, EngineOptions, Finish, Request},
     sampler::{GenerationConfig, SamplingParams},
 };
 use crate::{
@@ -83,22 +84,36 @@ impl Answerer {
         placement: Placement,
         template: &str,
     ) -> Result<Answerer> {
+        Answerer::load_as(model, adapter, placement, template, false)
+    }
+
+    /// The same; with `keep_blocks` a `.gguf` file's matrices stay as they are ([`Transformer::load_as`]).
+    ///
+    /// # Errors
+    /// As [`Answerer::load`].
+    pub fn load_as(
+        model: &str,
+        adapter: Option<&Path>,
+        placement: Placement,
+        template: &str,
+        keep_blocks: bool,
+    ) -> Result<Answerer> {
         let path = resolve(model)?;
         let tokenizer = Tokenizer::load(&path)?;
         let template = ChatTemplate::load(template, &tokenizer)?;
-        let mut llama = Transformer::load_for(&path, placement.dtype, placement.device)?;
+        Transformer::check_for(&path, placement.device)?;
+        let mut model = Transformer::load_as(&path, placement.dtype.try_into()?, keep_blocks)?;
         if let Some(dir) = adapter {
-            llama.apply_adapter(&Lora::load(dir, &llama)?)?;
+            let lora = Lora::load(dir, &model).or_kind(|m| Error::bad_input(dir.display(), m))?;
+            model.apply_adapter(&lora)?;
         }
-        ensure!(
-            tokenizer.vocab_size() <= llama.config.vocab_size,
-            "the tokenizer has {} tokens, the model {}: do they belong together?",
-            tokenizer.vocab_size(),
-            llama.config.vocab_size
-        );
+        let (tokens, vocab) = (tokenizer.vocab_size(), model.config.vocab_size);
+        let apart =
+            || format!("the tokenizer has {tokens} tokens, the model {vocab}: do they belong together?");
+        ensure!(tokens <= vocab, Error::bad_input(path.display(), apart()));
         let generation = GenerationConfig::from_model(&path)?;
         Ok(Answerer {
-            model: llama.place(placement.device)?,
+            model: model.place(placement.device)?,
             tokenizer: tokenizer.into(),
             template: template.into(),
             generation,
@@ -135,8 +150,9 @@ impl Answerer {
         let prompt = Prompt { system: prompt.system.or(options.system.as_deref()), ..*prompt };
         let tokens = self.template.encode_prompt(&self.tokenizer, &prompt)?.len();
         let context = self.model.config.max_position_embeddings;
-        ensure!(tokens > 0, "the prompt is empty");
-        ensure!(tokens < context, "the prompt has {tokens} tokens, the model takes {context}: shorten it");
+        ensure!(tokens > 0, Error::bad_input("prompt", "the prompt is empty"));
+        let long = || format!("the prompt has {tokens} tokens, the model takes {context}: shorten it");
+        ensure!(tokens < context, Error::bad_input("prompt", long()));
         Ok(())
     }
 
@@ -162,7 +178,7 @@ impl Answerer {
         done.into_iter()
             .map(|g| {
                 let text = self.tokenizer.decode(&g.tokens)?.trim().to_string();
-                Ok(Reply { text, finish: g.finish.name(), ids: g.tokens })
+                Ok(Reply { text, finish: g.finish, ids: g.tokens })
             })
             .collect()
     }
@@ -173,8 +189,8 @@ impl Answerer {
 pub struct Reply {
     /// Its text, trimmed.
     pub text: String,
-    /// Why it ended: `stop` or `length`.
-    pub finish: &'static str,
+    /// Why it ended.
+    pub finish: Finish,
     /// Its ids as they were generated, without the end token.
     pub ids: Vec<u32>,
 }

@@ -1,6 +1,7 @@
 //! Batched generation: rows of any lengths run together without padding, longest first; a row that ends makes room for the next.
 use std::cmp::Reverse;
 
+use crate::error::Error;
 use anyhow::{Context, Result, ensure};
 
 use super::{kv_cache::KvCache, sampler::SamplingParams};
@@ -92,7 +93,8 @@ impl Row {
 impl<'m> Engine<'m> {
     /// An engine over `model`.
     pub fn new(model: &'m Transformer, options: EngineOptions) -> Result<Engine<'m>> {
-        ensure!(options.batch_rows > 0 && options.batch_tokens > 0, "batch sizes must be at least 1");
+        let sizes = options.batch_rows.min(options.batch_tokens);
+        ensure!(sizes > 0, Error::setting("batch-rows, batch-tokens", "batch sizes must be at least 1"));
         Ok(Engine { model, options })
     }
 
@@ -128,13 +130,10 @@ impl<'m> Engine<'m> {
 
     fn check_prompt(&self, r: &Request) -> Result<()> {
         let (context, vocab) = (self.context(), self.model.config.vocab_size);
-        ensure!(!r.tokens.is_empty(), "row {}: the prompt is empty", r.id);
-        ensure!(
-            r.tokens.len() < context,
-            "row {}: the prompt has {} tokens, the model takes {context}: shorten it",
-            r.id,
-            r.tokens.len()
-        );
+        let (row, tokens) = (format!("row {}", r.id), r.tokens.len());
+        ensure!(tokens > 0, Error::bad_input(&row, format!("{row}: the prompt is empty")));
+        let long = || format!("{row}: the prompt has {tokens} tokens, the model takes {context}: shorten it");
+        ensure!(tokens < context, Error::bad_input(&row, long()));
         ensure!(
             r.tokens.iter().all(|&t| (t as usize) < vocab),
             "row {}: a token is beyond the model's vocabulary of {vocab}: does the tokenizer belong to the model?",

@@ -1,6 +1,8 @@
 //! How tokens are chosen: settings, what a model asks for, and what a row must not choose. The choice itself is `ops::sampling`.
 use std::path::Path;
 
+use crate::data::files::FileContext;
+use crate::error::Error;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -49,18 +51,13 @@ impl Default for SamplingParams {
 impl SamplingParams {
     /// Errors on values that mean nothing.
     pub fn check(&self) -> Result<()> {
-        ensure!(self.max_new_tokens > 0, "max-new-tokens must be at least 1");
-        ensure!(
-            self.temperature >= 0.0 && self.temperature.is_finite(),
-            "temperature {} is negative",
-            self.temperature
-        );
-        ensure!(self.top_p > 0.0 && self.top_p <= 1.0, "top-p {} is not in (0, 1]", self.top_p);
-        ensure!(
-            self.repetition_penalty > 0.0,
-            "repetition-penalty {} is not positive",
-            self.repetition_penalty
-        );
+        let (t, p, r) = (self.temperature, self.top_p, self.repetition_penalty);
+        let wrong = |name: &str, message: String| Error::setting(name, message);
+        ensure!(self.max_new_tokens > 0, wrong("max-new-tokens", "max-new-tokens must be at least 1".into()));
+        ensure!(t >= 0.0 && t.is_finite(), wrong("temperature", format!("temperature {t} is negative")));
+        ensure!(p > 0.0 && p <= 1.0, wrong("top-p", format!("top-p {p} is not in (0, 1]")));
+        let positive = || format!("repetition-penalty {r} is not positive");
+        ensure!(r > 0.0, wrong("repetition-penalty", positive()));
         Ok(())
     }
 }
@@ -91,7 +88,7 @@ impl GenerationConfig {
         if !path.is_file() {
             return Ok(GenerationConfig::default());
         }
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = std::fs::read_to_string(&path).reading(&path)?;
         let json: Value =
             serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
         let number = |key: &str| json[key].as_f64();

@@ -1,6 +1,7 @@
 //! What a run's files say to people: the final table, the conclusions and report.html. Called by `run`; reads the work folder only.
 use std::path::Path;
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
@@ -276,7 +277,7 @@ fn training(recipe: &Recipe) -> Result<Vec<Block>> {
 }
 
 pub(super) fn metric(path: &Path, tag: &str) -> Result<Vec<(f64, f64)>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let text = std::fs::read_to_string(path).reading(&path)?;
     let point = |line: &str| {
         let v: Value = serde_json::from_str(line).ok()?;
         Some((v["step"].as_f64()?, v[tag].as_f64()?))

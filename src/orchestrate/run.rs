@@ -1,6 +1,7 @@
 //! `sdrrl run`: a recipe through all stages, to the final table and the report.
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use serde_json::json;
@@ -148,7 +149,8 @@ impl<'a> Run<'a> {
 
     /// Between stages, so that one Ctrl-C ends the run.
     fn go_on(&self) -> Result<()> {
-        ensure!(!interrupted(), "stopped between two stages: the same command goes on from there");
+        let stopped = "stopped between two stages: the same command goes on from there";
+        ensure!(!interrupted(), Error::interrupted(stopped));
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
@@ -32,7 +33,7 @@ const AT_REST: Duration = Duration::from_secs(2);
 /// (subfolders too), without manifests, indexes (`.idx`), unfinished (`.partial`) and hidden files, and files that hold the time.
 pub fn hash_path(path: &Path) -> Result<String> {
     let mut hasher = Xxh3::new();
-    if fs::metadata(path).with_context(|| format!("open {}", path.display()))?.is_dir() {
+    if fs::metadata(path).opening(&path)?.is_dir() {
         for (name, file) in content_files(path)? {
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
@@ -45,12 +46,12 @@ pub fn hash_path(path: &Path) -> Result<String> {
 }
 
 fn hash_file(path: &Path, hasher: &mut Xxh3) -> Result<()> {
-    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    let about = file.metadata().with_context(|| format!("open {}", path.display()))?;
+    let file = File::open(path).opening(&path)?;
+    let about = file.metadata().opening(&path)?;
     hasher.update(&about.len().to_le_bytes());
     if about.is_file() && about.len() >= LARGE {
         let hash = hash_large(&file, &about, cache_folder().as_deref());
-        hasher.update(&hash.with_context(|| format!("read {}", path.display()))?);
+        hasher.update(&hash.reading(&path)?);
         return Ok(());
     }
     let mut hash = |mut file: File| -> io::Result<()> {
@@ -64,7 +65,7 @@ fn hash_file(path: &Path, hasher: &mut Xxh3) -> Result<()> {
             }
         }
     };
-    hash(file).with_context(|| format!("read {}", path.display()))
+    hash(file).reading(&path)
 }
 
 /// The hash of a large file: remembered, or that of the hashes of its blocks.
@@ -149,7 +150,7 @@ fn walk(dir: &Path, prefix: &str, depth: usize, out: &mut Vec<(String, PathBuf)>
         }
         let mut full = prefix.to_string();
         let _ = write!(full, "{name}");
-        let is_dir = fs::metadata(&path).with_context(|| format!("open {}", path.display()))?.is_dir();
+        let is_dir = fs::metadata(&path).opening(&path)?.is_dir();
         if is_dir { walk(&path, &format!("{full}/"), depth + 1, out)? } else { out.push((full, path)) }
     }
     Ok(())

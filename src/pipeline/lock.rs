@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use crate::error::Error;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -154,11 +155,14 @@ pub(super) fn mutex(dir: &Path) -> Result<Held> {
     loop {
         match attempt(&dir.join(MUTEX), &Holder::this(0))? {
             Attempt::Mine(held) => return Ok(held),
-            Attempt::Taken(other) if begun.elapsed() > PATIENCE => bail!(
-                "{} is held by {other}: end that, or delete {} if it runs no more",
-                dir.display(),
-                dir.join(MUTEX).display()
-            ),
+            Attempt::Taken(other) if begun.elapsed() > PATIENCE => {
+                let (held, file) = (dir.display(), dir.join(MUTEX));
+                let message = format!(
+                    "{held} is held by {other}: end that, or delete {} if it runs no more",
+                    file.display()
+                );
+                bail!(Error::locked(dir, &other, message))
+            }
             Attempt::Taken(_) => std::thread::sleep(Duration::from_millis(10)),
         }
     }
@@ -221,18 +225,21 @@ pub fn beside(path: &Path, what: &str) -> Result<Held> {
 }
 
 /// What to say to whom `holder` is in the way.
-pub(super) fn in_the_way(what: &str, dir: &Path, holder: &Holder) -> String {
-    format!(
+pub(super) fn in_the_way(what: &str, dir: &Path, holder: &Holder) -> Error {
+    let message = format!(
         "{what}: {} is being written by {holder}: wait until it ends, or choose another folder (a part of the shards each: --part)",
         dir.display()
-    )
+    );
+    Error::locked(dir, holder, message)
 }
 
 /// Between two looks at a lock that is waited for.
 pub(super) fn pause() -> Result<()> {
     std::thread::sleep(Duration::from_millis(20));
     if interrupted() {
-        bail!("stopped while waiting for another process: the same command goes on from there");
+        bail!(Error::interrupted(
+            "stopped while waiting for another process: the same command goes on from there"
+        ));
     }
     Ok(())
 }
@@ -263,7 +270,7 @@ mod tests {
         for (text, job) in [("1/2", 7), ("1/1", 7), ("3/4", 7), ("1/8", 8), ("2/2", 8)] {
             let holder = take(dir.path(), text, job).unwrap_err();
             assert_eq!((holder.pid, holder.job), (std::process::id(), 7), "{text}");
-            assert!(in_the_way("x", dir.path(), &holder).contains(&holder.pid.to_string()));
+            assert!(in_the_way("x", dir.path(), &holder).to_string().contains(&holder.pid.to_string()));
         }
         drop((first, second));
         assert!(!any(dir.path()), "released locks leave no file");

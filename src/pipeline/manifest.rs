@@ -1,6 +1,7 @@
 //! What makes a stage skippable: the hashes of its inputs, its settings, and the files it wrote.
 use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -116,7 +117,7 @@ impl Manifest {
                 anyhow!("{} is damaged ({e}): delete it and run the stage again", path.display())
             }),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-            Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
+            Err(e) => Err(e).reading(&path),
         }
     }
 
@@ -198,7 +199,7 @@ impl Manifest {
         }
         self.outputs.clear();
         for (name, path) in content_files(dir)? {
-            let size = fs::metadata(&path).with_context(|| format!("read {}", path.display()))?.len();
+            let size = fs::metadata(&path).reading(&path)?.len();
             self.outputs.insert(name, size);
         }
         let mut text = serde_json::to_string_pretty(&self)?;

@@ -12,6 +12,7 @@ use std::{
     thread::{self, ScopedJoinHandle},
 };
 
+use crate::error::Error;
 use anyhow::{Result, bail, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::info_span;
@@ -97,12 +98,10 @@ fn compute<P, C>(
 ) -> Result<()> {
     for (rows, prepared) in from {
         if interrupted() {
-            bail!(
-                "stopped at row {} of {} in {}: the same command goes on from there",
-                rows.start,
-                shard.len(),
-                shard.name()
-            );
+            let (row, of, name) = (rows.start, shard.len(), shard.name());
+            bail!(Error::interrupted(format!(
+                "stopped at row {row} of {of} in {name}: the same command goes on from there"
+            )));
         }
         let span = info_span!("compute", first = rows.start, rows = rows.len()).entered();
         let computed = prepared.and_then(&mut *f).map_err(|e| e.context(about(&rows)))?;

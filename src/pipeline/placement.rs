@@ -16,6 +16,13 @@ pub struct Placement {
     pub device: DeviceChoice,
 }
 
+impl Default for Placement {
+    /// F32 on the CPU.
+    fn default() -> Placement {
+        Placement { dtype: DType::F32, device: DeviceChoice::Cpu }
+    }
+}
+
 impl fmt::Display for Placement {
     /// As manifests keep it: another type or another kind of device gives another result, another device of the kind does not.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

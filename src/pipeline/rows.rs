@@ -5,7 +5,8 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use crate::error::Error;
+use anyhow::{Result, anyhow, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
@@ -133,7 +134,8 @@ pub fn with_languages(text: &str, source: &str, target: &str) -> String {
 
 /// As [`with_languages`], for a path that must be given.
 pub fn path_for(path: &Option<PathBuf>, key: &str, source: &str, target: &str) -> Result<PathBuf> {
-    let path = path.as_ref().with_context(|| format!("{key} is not set: give a file"))?;
+    let unset = || Error::setting(key, format!("{key} is not set: give a file"));
+    let path = path.as_ref().ok_or_else(unset)?;
     Ok(PathBuf::from(with_languages(&path.to_string_lossy(), source, target)))
 }
 
@@ -264,8 +266,7 @@ pub fn apart(input: &Path, out: &Path) -> Result<()> {
     if let (Ok(a), Ok(b)) = (std::fs::canonicalize(input), std::fs::canonicalize(out)) {
         ensure!(
             a != b && !(a.is_file() && a.starts_with(&b)),
-            "{}: the output folder holds the input: choose another",
-            b.display()
+            Error::exists(out, format!("{}: the output folder holds the input: choose another", b.display()))
         );
     }
     Ok(())

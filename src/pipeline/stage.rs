@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::error::Error;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
@@ -276,27 +277,32 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
     if let Some(other) = Manifest::stage_of(dir)
         && other != S::NAME
     {
-        bail!("{} is the folder of stage {other}: choose another --out for {}", dir.display(), S::NAME);
+        let message =
+            format!("{} is the folder of stage {other}: choose another --out for {}", dir.display(), S::NAME);
+        bail!(Error::exists(dir, message));
     }
     stage.check_folder(manifest)?;
     let state = manifest.state(dir)?;
     let pending = Manifest::pending_job(dir);
     match (&state, stage.replaces()) {
-        (State::Changed(why), Replace::Never(advice)) => bail!(
-            "{} holds a finished {} of other inputs or settings ({}): {advice}",
-            dir.display(),
-            S::NAME,
-            some_of(why)
-        ),
+        (State::Changed(why), Replace::Never(advice)) => {
+            let (name, why) = (S::NAME, some_of(why));
+            let message = format!(
+                "{} holds a finished {name} of other inputs or settings ({why}): {advice}",
+                dir.display()
+            );
+            bail!(Error::exists(dir, message))
+        }
         (State::Changed(why), Replace::AndSayWhy) if !stage.quiet() => {
             note!("{}: made again, since {}: {}", stage.label(), dir.display(), some_of(why));
         }
         (State::Absent, _) if !dir.join(PENDING).exists() => {
             if let Some(name) = files_of::<S>(dir)?.first() {
-                bail!(
+                let message = format!(
                     "{} holds {name} but no {MANIFEST}, so no stage wrote it: choose another --out, or move it away",
                     dir.display()
                 );
+                bail!(Error::exists(dir, message));
             }
         }
         _ => {}

@@ -177,6 +177,33 @@ pub struct EvalTask {
 }
 
 impl EvalTask {
+    /// A task with the defaults of its kind. `file` holds its rows; answers and translations are in `language`.
+    pub fn new(name: &str, kind: TaskKind, language: &str, file: impl Into<PathBuf>) -> EvalTask {
+        EvalTask {
+            name: name.into(),
+            kind,
+            file: file.into(),
+            reference: None,
+            language: language.into(),
+            source_language: english(),
+            limit: 0,
+            max_new_tokens: max_new_tokens(),
+            prompt: None,
+            metrics: vec![],
+            scorers: BTreeMap::new(),
+            choices: letters(),
+            few_shot: 0,
+            protocol: Protocol::default(),
+            few_shot_file: None,
+            dictionary: None,
+            stem: false,
+            tokenizer: None,
+            pooling: None,
+            layer: None,
+            projection: None,
+        }
+    }
+
     /// What the model is asked.
     pub fn prompt(&self) -> &str {
         self.prompt.as_deref().unwrap_or(match self.kind {
@@ -283,6 +310,12 @@ impl Default for EvalSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_task_is_one_whose_settings_name_nothing_more() {
+        let text = "name = \"t\"\nkind = \"qa\"\nlanguage = \"es\"\nfile = \"f\"";
+        assert_eq!(toml::from_str::<EvalTask>(text).unwrap(), EvalTask::new("t", TaskKind::Qa, "es", "f"));
+    }
 
     #[test]
     fn every_kinds_metrics_are_in_the_catalog_and_fit_it() {

@@ -1,7 +1,9 @@
 //! Reading a recipe's text: TOML with `--set key=value` on top, and errors that name the file, the line and the nearest known key.
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use crate::data::files::FileContext;
+use crate::error::Error;
+use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
@@ -9,7 +11,7 @@ use crate::data::words::nearest;
 
 /// Reads `path`, applies each override (`section.key=value`) in order, and checks the result against `T`.
 pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| {
+    let text = std::fs::read_to_string(path).at(path, || {
         format!("read recipe {}: give the path of a recipe, e.g. recipes/quickstart.toml", path.display())
     })?;
     parse(&text, &path.display().to_string(), overrides)
@@ -55,7 +57,7 @@ pub fn apply(root: &mut Table, spec: &str) -> Result<()> {
 /// Adds the file's name, and for an unknown key the nearest known one.
 fn explain(message: &str, origin: &str) -> anyhow::Error {
     let hint = suggestion(message).map(|s| format!("\ndid you mean `{s}`?")).unwrap_or_default();
-    anyhow!("recipe {origin}: {}{hint}", message.trim_end())
+    Error::bad_input(origin, format!("recipe {origin}: {}{hint}", message.trim_end())).into()
 }
 
 /// From serde's "unknown field `x`, expected one of `a`, `b`": the known name nearest to `x`, if any is near.

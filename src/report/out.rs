@@ -14,6 +14,8 @@ use anyhow::{Result, anyhow};
 /// What a command is when its output cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
+    /// It is no command but another program that uses the crate: nothing is printed, and what would be goes to `tracing` (target `sdrrl`).
+    Embedded,
     /// Its files count; the text on the screen is an extra.
     Work,
     /// It has no other result than what it prints.
@@ -26,7 +28,7 @@ struct State {
     failed: Option<(ErrorKind, String)>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { mode: Mode::Work, failed: None });
+static STATE: Mutex<State> = Mutex::new(State { mode: Mode::Embedded, failed: None });
 
 fn state() -> std::sync::MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(|e| e.into_inner())
@@ -37,9 +39,18 @@ pub fn set_mode(mode: Mode) {
     state().mode = mode;
 }
 
+/// Whether anything is printed.
+pub fn is_shown() -> bool {
+    state().mode != Mode::Embedded
+}
+
 /// Prints `text` to standard output.
 pub fn text(text: fmt::Arguments) {
     let mut state = state();
+    if state.mode == Mode::Embedded {
+        tracing::info!(target: "sdrrl", "{}", text.to_string().trim_end());
+        return;
+    }
     if state.failed.is_some() {
         return;
     }
@@ -48,18 +59,26 @@ pub fn text(text: fmt::Arguments) {
     let closed = error.kind() == ErrorKind::BrokenPipe;
     if state.mode == Mode::PrintOnly {
         if !closed {
-            warn(format_args!("error: write standard output: {error}\n"));
+            print_error(format_args!("error: write standard output: {error}\n"));
         }
         // Nothing of this command is left to do, and nobody to tell.
         std::process::exit(if closed { 0 } else { 1 });
     }
     let why = if closed { "is closed".to_string() } else { format!("cannot be written ({error})") };
-    warn(format_args!("standard output {why}: the work goes on, its results are in its files\n"));
+    print_error(format_args!("standard output {why}: the work goes on, its results are in its files\n"));
     state.failed = Some((error.kind(), error.to_string()));
 }
 
 /// Prints `text` to standard error; that nobody reads it is no error.
 pub fn warn(text: fmt::Arguments) {
+    if !is_shown() {
+        tracing::warn!(target: "sdrrl", "{}", text.to_string().trim_end());
+        return;
+    }
+    print_error(text);
+}
+
+fn print_error(text: fmt::Arguments) {
     let _ = io::stderr().lock().write_fmt(text);
 }
 

@@ -6,7 +6,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::out::note;
+use super::out::{is_shown, note};
 
 /// Not on a terminal, a line at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ impl Progress {
         if self.started.elapsed() < Duration::from_secs(1) {
             return;
         }
-        if std::io::stderr().is_terminal() {
+        if is_shown() && std::io::stderr().is_terminal() {
             self.draw();
         } else if self.last_line.elapsed() > LINE_EVERY {
             self.last_line = Instant::now();

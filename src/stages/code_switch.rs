@@ -1,6 +1,7 @@
 //! `sdrrl code-switch`: questions in which some words are replaced by dictionary equivalents (SDRRL, step 5; CoSDA-ML, Qin et al. 2020).
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
 use anyhow::{Result, ensure};
 
 use crate::pipeline::{
@@ -33,7 +34,8 @@ pub struct Args {
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let s = &args.settings;
-    ensure!((0.0..=1.0).contains(&s.rate), "code-switch.rate is {}: a probability was expected", s.rate);
+    let message = || format!("code-switch.rate is {}: a probability was expected", s.rate);
+    ensure!((0.0..=1.0).contains(&s.rate), Error::setting("code-switch.rate", message()));
     stage::run(&mut CodeSwitch { args }).map(drop)
 }
 

@@ -1,5 +1,6 @@
 //! `sdrrl filter`: which translations are good enough to learn from (SDRRL, step 4). Reads the scores and alarms that are there; re-cutting
 //! for another tau computes nothing anew.
+use crate::error::Error;
 use anyhow::{Context, Result, ensure};
 
 use std::path::Path;
@@ -86,7 +87,8 @@ impl Stage for Filter<'_> {
 
 /// Refuses settings that mean nothing.
 pub(super) fn check(s: &FilterSettings) -> Result<()> {
-    ensure!(s.tau.is_finite(), "filter.tau is {}: a finite number was expected", s.tau);
+    let message = || format!("filter.tau is {}: a finite number was expected", s.tau);
+    ensure!(s.tau.is_finite(), Error::setting("filter.tau", message()));
     for alarm in &s.ignore_alarms {
         ensure!(
             ALARMS.contains(&alarm.as_str()),

@@ -1,6 +1,7 @@
 //! `sdrrl generate`: the frozen base model answers questions in the language it is strong in (SDRRL, step 1).
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
@@ -95,14 +96,18 @@ pub fn read_questions(files: &[PathBuf], language: &str, settings: &GenerateSett
             say!("questions: {}: {tally}", file.display());
         }
     }
-    ensure!(!rows.is_empty(), "there are no questions in {files:?}");
+    ensure!(
+        !rows.is_empty(),
+        Error::bad_input(format!("{files:?}"), format!("there are no questions in {files:?}"))
+    );
     if limit > 0 {
         rows.truncate(limit);
     }
     let mut seen = std::collections::HashSet::new();
     for row in &rows {
         let place = row.origin.as_ref().map(|o| format!("{}:{}", o.file, o.line)).unwrap_or_default();
-        ensure!(seen.insert(&row.id), "{place}: the id `{}` occurred before; ids must be unique", row.id);
+        let message = || format!("{place}: the id `{}` occurred before; ids must be unique", row.id);
+        ensure!(seen.insert(&row.id), Error::bad_input(&place, message()));
     }
     Ok(rows)
 }
@@ -248,11 +253,11 @@ fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<V
     let replies = answerer.answer(&questions, &options, &mut |_| {})?;
     for (i, reply) in asked.into_iter().zip(replies) {
         let row = &mut rows[i];
-        let alarms = answer_alarms(&row.instruction, &reply.text, reply.finish, &row.language);
+        let alarms = answer_alarms(&row.instruction, &reply.text, reply.finish.name(), &row.language);
         row.answer = Some(Answer {
             text: reply.text,
             model: model.clone(),
-            finish: reply.finish.into(),
+            finish: reply.finish.name().into(),
             tokens: reply.ids.len(),
             ids: reply.ids,
             alarms,
@@ -272,7 +277,8 @@ fn run_to_file(args: &Args, rows: Vec<Row>) -> Result<()> {
     let mut progress = Progress::new("generate", rows.len());
     let mut text = String::new();
     for chunk in rows.chunks(args.settings.batch_rows.max(1) * 4) {
-        ensure!(!interrupted(), "interrupted; {} holds the answers so far", args.out.display());
+        let kept = || format!("interrupted; {} holds the answers so far", args.out.display());
+        ensure!(!interrupted(), Error::interrupted(kept()));
         for row in answer_rows(&answerer, chunk.to_vec(), args)? {
             text.push_str(&serde_json::to_string(&row)?);
             text.push('\n');

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::error::Error;
 use anyhow::{Context, Result, ensure};
 
 use crate::{
@@ -47,8 +48,10 @@ const COMPANIONS: [&str; 8] = [
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let dir = resolve(&args.model)?;
-    ensure!(dir.is_dir(), "{} is not a directory", dir.display());
-    ensure!(!args.out.exists(), "{} exists: choose another --out, or remove it", args.out.display());
+    let missing = || Error::not_found(&dir, format!("{} is not a directory", dir.display()));
+    ensure!(dir.is_dir(), missing());
+    let there = || format!("{} exists: choose another --out, or remove it", args.out.display());
+    ensure!(!args.out.exists(), Error::exists(&args.out, there()));
     let name = args.out.file_name().context("--out has no name")?.to_string_lossy();
     // Beside the result, so that it can be renamed; nobody else has this name, so that what a killed run left there is ours.
     let partial = args.out.with_file_name(format!(".{name}.sdrrl-import.partial"));

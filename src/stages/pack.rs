@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::error::Error;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use serde_json::json;
@@ -155,11 +156,12 @@ fn read_examples(path: &Path, on_bad: OnBadRow) -> Result<(Vec<Example>, Tally)>
             Ok(Some(example)) => examples.push(example),
             Ok(None) => {}
             Err(e) if on_bad == OnBadRow::Skip => tally.drop(&format!("{e:#}"), &place),
-            Err(e) => return Err(e.context(place)),
+            Err(e) => return Err(e.context(Error::bad_input(&place, place.clone()))),
         }
     }
     tally.kept = examples.len();
-    ensure!(!examples.is_empty(), "{}: nothing is left to train on: {tally}", path.display());
+    let empty = || format!("{}: nothing is left to train on: {tally}", path.display());
+    ensure!(!examples.is_empty(), Error::bad_input(path.display(), empty()));
     Ok((examples, tally))
 }
 

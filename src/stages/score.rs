@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use crate::error::Error;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
@@ -131,7 +132,7 @@ impl Stage for Score<'_> {
             compute: &mut |(rows, pairs): (Vec<Row>, Vec<Pairs>)| {
                 if scorers.is_empty() {
                     let loaded = if one { &targets[..1] } else { &targets[..] };
-                    let load = |t: &String| scorer(args, &source, t, &encoder);
+                    let load = |t: &String| scorer(s, args.placement, &source, t, &encoder);
                     scorers = loaded.iter().map(load).collect::<Result<_>>()?;
                 }
                 let scored =
@@ -187,19 +188,31 @@ fn cometkiwi_files(s: &ScoreSettings) -> Result<Files> {
 
 fn similarity_model(s: &ScoreSettings) -> Result<PathBuf> {
     let model = s.model.as_ref();
-    resolve(model.context(
-        "engine `similarity` needs score.model: an XLM-R sentence encoder's directory or hub name",
-    )?)
+    let needed = "engine `similarity` needs score.model: an XLM-R sentence encoder's directory or hub name";
+    resolve(model.ok_or_else(|| Error::setting("score.model", needed))?)
+}
+
+/// The scorer of translations from `source` into `target`, loaded.
+///
+/// # Errors
+/// What the engine needs and has not; a model, dictionary or file that is missing, damaged or of another kind; a device that is not there.
+pub fn open_scorer(
+    s: &ScoreSettings,
+    placement: Placement,
+    source: &str,
+    target: &str,
+) -> Result<Box<dyn Scorer>> {
+    scorer(s, placement, source, target, &Shared::new(|| encoder(s)))
 }
 
 fn scorer(
-    args: &Args,
+    s: &ScoreSettings,
+    placement: Placement,
     source: &str,
     target: &str,
     encoder: &Shared<Option<Encoder>>,
 ) -> Result<Box<dyn Scorer>> {
-    let s = &args.settings;
-    let Placement { dtype, device } = args.placement;
+    let Placement { dtype, device } = placement;
     match &*encoder.get()? {
         Some(Encoder::Cometkiwi(text)) => {
             let (files, device) = (cometkiwi_files(s)?, device.open()?);
@@ -212,12 +225,11 @@ fn scorer(
         None => {}
     }
     if s.engine == ScoreEngine::Command {
-        let command = s.command.as_ref().context("engine `command` needs score.command")?;
-        ensure!(
-            s.timeout > 0.0 && s.timeout.is_finite(),
-            "score.timeout is {}: seconds above 0 were expected",
-            s.timeout
-        );
+        let command = s.command.as_ref();
+        let needed = "engine `command` needs score.command";
+        let command = command.ok_or_else(|| Error::setting("score.command", needed))?;
+        let message = || format!("score.timeout is {}: seconds above 0 were expected", s.timeout);
+        ensure!(s.timeout > 0.0 && s.timeout.is_finite(), Error::setting("score.timeout", message()));
         let timeout = Duration::from_secs_f64(s.timeout.min(1e6));
         let process = LineProcess::new(&with_languages(command, source, target), s.protocol, timeout);
         return Ok(Box::new(CommandScorer::new(process)));

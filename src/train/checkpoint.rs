@@ -1,6 +1,8 @@
 //! Checkpoints: parameters and moments as safetensors, the rest as JSON; written beside and renamed, so that one is whole or absent.
 use std::path::{Path, PathBuf};
 
+use crate::data::files::FileContext;
+use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -91,11 +93,12 @@ fn remove(dir: &Path) -> Result<()> {
     std::fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
 }
 
-fn foreign(dir: &Path) -> String {
-    format!(
+fn foreign(dir: &Path) -> Error {
+    let message = format!(
         "{} is not a checkpoint that sdrrl wrote: it is neither read nor removed; choose another --out, or move it away",
         dir.display()
-    )
+    );
+    Error::exists(dir, message)
 }
 
 /// What is called like a checkpoint in `out`, with its step where the name has one.
@@ -135,7 +138,7 @@ pub fn latest_state(out: &Path) -> Option<State> {
 
 fn read_state(dir: &Path) -> Result<State> {
     let path = dir.join(STATE);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let text = std::fs::read_to_string(&path).reading(&path)?;
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
 }
 

@@ -1,5 +1,8 @@
 //! What a training run is told, and what it tells.
+use anyhow::{Result, ensure};
 use serde_json::Value;
+
+use crate::error::Error;
 
 use super::{guard::GuardSettings, optimizer::OptimizerSettings, schedule::Schedule};
 
@@ -38,6 +41,39 @@ pub struct TrainerSettings {
     pub seed: u64,
     /// All settings, for the checkpoint: a run with others refuses to go on.
     pub identity: Value,
+}
+
+impl TrainerSettings {
+    /// Errors on values that mean nothing, by their names in recipes.
+    pub fn check(&self) -> Result<()> {
+        let o = &self.optimizer;
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        let decay = |x: f64| (0.0..1.0).contains(&x);
+        let at_least_0 = |x: f64| x >= 0.0 && x.is_finite();
+        let above_0 = |x: f64| x > 0.0 && x.is_finite();
+        let counts = [("batch-documents", self.batch_documents), ("batch-tokens", self.batch_tokens)];
+        for (name, n) in counts {
+            let message = || format!("train.{name} is 0: 1 or more was expected");
+            ensure!(n > 0, Error::setting(format!("train.{name}"), message()));
+        }
+        for (name, x, fits, expected) in [
+            ("epochs", self.epochs, above_0(self.epochs), "a number above 0"),
+            ("lr", self.lr, above_0(self.lr), "a number above 0"),
+            ("warmup-ratio", self.warmup_ratio, share(self.warmup_ratio), "a share from 0 to 1"),
+            ("min-lr-ratio", self.schedule.min_ratio, share(self.schedule.min_ratio), "a share from 0 to 1"),
+            ("beta1", o.beta1, decay(o.beta1), "0 or more and below 1"),
+            ("beta2", o.beta2, decay(o.beta2), "0 or more and below 1"),
+            ("eps", o.eps, above_0(o.eps), "a number above 0"),
+            ("weight-decay", o.weight_decay, at_least_0(o.weight_decay), "0 or more"),
+            ("clip", o.clip, at_least_0(o.clip), "0 or more"),
+            ("lora-plus-ratio", o.lora_plus_ratio, above_0(o.lora_plus_ratio), "a number above 0"),
+            ("min-delta", self.min_delta, at_least_0(self.min_delta), "0 or more"),
+        ] {
+            let message = || format!("train.{name} is {x}: {expected} was expected");
+            ensure!(fits, Error::setting(format!("train.{name}"), message()));
+        }
+        Ok(())
+    }
 }
 
 /// What happened, for whoever draws it.

@@ -4,6 +4,7 @@
 //! step are a function of (seed, step), sums have a fixed order, and the logs are cut back to the checkpoint.
 use std::{path::Path, time::Instant};
 
+use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tracing::info_span;
@@ -66,6 +67,7 @@ pub fn train<'a>(
     stop: &dyn Fn() -> bool,
     on_event: &mut dyn FnMut(TrainEvent),
 ) -> Result<TrainOutcome> {
+    settings.check()?;
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let mut loader = Loader::new(train, settings.seed, settings.batch_documents, settings.batch_tokens)?;
     let per_epoch = loader.steps_per_epoch() as u64;
@@ -74,7 +76,8 @@ pub fn train<'a>(
         total = total.min(settings.max_steps);
     }
     let params = step.params(model);
-    ensure!(!params.is_empty(), "nothing is trained: no module matches the LoRA targets");
+    let untrained = "nothing is trained: no module matches the LoRA targets";
+    ensure!(!params.is_empty(), Error::setting("train.lora-targets", untrained));
     let mut optimizer = Optimizer::new(&params, settings.optimizer)?;
     let fresh = State {
         step: 0,
@@ -129,12 +132,13 @@ fn refuse_drift(old: &Value, new: &Value, out: &Path) -> Result<()> {
         .filter(|(k, v)| a.get(*k) != Some(v))
         .map(|(k, v)| format!("{k}: {} -> {v}", a.get(k).unwrap_or(&Value::Null)))
         .collect();
-    ensure!(
-        changed.is_empty(),
-        "{} holds a checkpoint of a run with other settings ({}): use those again, or --restart to begin anew",
-        out.display(),
-        changed.join("; ")
-    );
+    let (folder, changed_to) = (out.display(), changed.join("; "));
+    let message = || {
+        format!(
+            "{folder} holds a checkpoint of a run with other settings ({changed_to}): use those again, or --restart to begin anew"
+        )
+    };
+    ensure!(changed.is_empty(), Error::exists(out, message()));
     Ok(())
 }
 

@@ -130,6 +130,7 @@ fn two_runs_at_once_end_as_one() {
         );
         for end in ends.iter().filter(|e| !e.status.success()) {
             assert!(text(&end.stderr).contains("is being written by process"), "{}", text(&end.stderr));
+            assert_eq!(end.status.code(), Some(75));
         }
         for stage in ["questions", "generate", "translate", "filter", "assemble-sft"] {
             assert_eq!(rows(&work.join(stage)), rows(&whole.join(stage)), "round {round}: {stage}");

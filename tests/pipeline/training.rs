@@ -109,7 +109,8 @@ fn a_second_training_is_refused_by_name_and_a_damaged_checkpoint_falls_back() {
     first.wait().unwrap();
     let message = text(&second.stderr);
     assert!(
-        second.status.code() == Some(1) && message.contains(&format!("is being written by process {pid} on")),
+        second.status.code() == Some(75)
+            && message.contains(&format!("is being written by process {pid} on")),
         "{message}"
     );
     // Other settings do not go on from it; a checkpoint interval is none of them.
@@ -157,6 +158,7 @@ fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
         let end = child.wait_with_output().unwrap();
         assert_eq!(end.status.success(), ignored, "{}", text(&end.stderr));
         assert!(ignored || text(&end.stderr).contains("interrupted after step"), "{}", text(&end.stderr));
+        assert_eq!(end.status.code(), Some(if ignored { 0 } else { 130 }));
         fs::remove_dir_all(t.dir.path().join("n")).unwrap();
     }
 }

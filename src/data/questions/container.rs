@@ -5,6 +5,7 @@ use std::{
     path::Path,
 };
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
@@ -26,7 +27,7 @@ pub fn for_each(path: &Path, f: &mut dyn FnMut(&str, Object) -> Result<()>) -> R
         std::io::stdin().lock().read_to_end(&mut bytes).context("read standard input")?;
         return of_bytes(&name, &bytes, f);
     }
-    let about = std::fs::metadata(path).with_context(|| format!("open {name}"))?;
+    let about = std::fs::metadata(path).at(path, || format!("open {name}"))?;
     ensure!(!about.is_dir(), "{name} is a folder; a file of rows was expected");
     if about.len() == 0 {
         bail!("{name} is empty");

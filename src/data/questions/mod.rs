@@ -4,6 +4,7 @@ mod turns;
 
 use std::path::Path;
 
+use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
@@ -56,12 +57,14 @@ pub fn read(path: &Path, language: &str, on_bad: OnBadRow) -> Result<(Vec<Source
             }
             Err(e) if on_bad == OnBadRow::Skip => tally.drop(&format!("{e:#}"), place),
             Err(e) => {
-                return Err(e.context(format!("{place}: --on-bad-row skip leaves such rows out")));
+                let message = format!("{place}: --on-bad-row skip leaves such rows out");
+                return Err(e.context(Error::bad_input(place, message)));
             }
         }
         Ok(())
     })?;
-    ensure!(!rows.is_empty(), "{}: no row is left: {tally}", path.display());
+    let empty = || format!("{}: no row is left: {tally}", path.display());
+    ensure!(!rows.is_empty(), Error::bad_input(path.display(), empty()));
     Ok((rows, tally))
 }
 

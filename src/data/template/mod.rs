@@ -6,6 +6,8 @@ mod named;
 
 use std::{ops::Range, path::Path};
 
+use crate::data::files::FileContext;
+use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 
 use self::{jinja::Jinja, named::Named};
@@ -79,11 +81,13 @@ impl ChatTemplate {
         } else if let Some(named) = Named::by_name(plain) {
             Kind::Named(named)
         } else if plain.ends_with(".jinja") {
-            let text = std::fs::read_to_string(Path::new(plain))
-                .with_context(|| format!("read template {plain}"))?;
+            let text =
+                std::fs::read_to_string(Path::new(plain)).at(plain, || format!("read template {plain}"))?;
             Kind::Jinja(Box::new(Jinja::new(&text).with_context(|| format!("template {plain}"))?))
         } else {
-            bail!("template `{plain}` is not known: {} or the path of a .jinja file", NAMES.join(", "))
+            let message =
+                format!("template `{plain}` is not known: {} or the path of a .jinja file", NAMES.join(", "));
+            bail!(Error::setting("template", message))
         };
         ensure!(!add_bos || tokenizer.bos().is_some(), "template {name}: the tokenizer has no begin token");
         Ok(ChatTemplate { kind, name: name.into(), add_bos })

@@ -5,6 +5,7 @@ mod specials;
 
 use std::path::Path;
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer as Inner;
@@ -37,7 +38,7 @@ impl Tokenizer {
             return sentencepiece::load(path).with_context(context);
         }
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
-        let text = std::fs::read_to_string(&file).with_context(|| {
+        let text = std::fs::read_to_string(&file).at(&file, || {
             format!("read {}: the model's tokenizer.json must stand beside its weights", file.display())
         })?;
         let json: Value =
@@ -48,7 +49,7 @@ impl Tokenizer {
             if !path.exists() {
                 return Ok(Value::Null);
             }
-            let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            let text = std::fs::read_to_string(&path).reading(&path)?;
             serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
         };
         let mut json = json;
@@ -229,7 +230,7 @@ fn template_file(dir: &Path) -> Result<Option<Value>> {
         match std::fs::read_to_string(path) {
             Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
+            Err(e) => Err(e).reading(&path),
         }
     };
     let default = read(&dir.join("chat_template.jinja"))?;

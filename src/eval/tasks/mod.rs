@@ -5,6 +5,7 @@ mod summaries;
 
 use std::{collections::HashSet, path::Path};
 
+use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
@@ -85,7 +86,7 @@ pub fn run_into(
     progress.advance(done.min(items.len()));
     let mut rest = items.get(done..).unwrap_or_default();
     while !rest.is_empty() {
-        ensure!(!interrupted(), "stopped: the same command goes on from there");
+        ensure!(!interrupted(), Error::interrupted("stopped: the same command goes on from there"));
         if task.kind == TaskKind::Alignment {
             // Each sentence is looked for among all: what a killed run wrote of them is left as it is.
             let samples = run(answerer, task, system, batch, items)?;

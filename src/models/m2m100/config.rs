@@ -1,6 +1,8 @@
 //! `config.json` of an M2M100 checkpoint (NLLB-200 in all sizes), and how it is decoded.
 use std::path::Path;
 
+use crate::data::files::FileContext;
+use crate::error::{Error, Kind};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -71,14 +73,15 @@ impl M2m100Config {
     /// Reads `DIR/config.json`.
     pub fn from_dir(dir: &Path) -> Result<M2m100Config> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).with_context(|| {
+        let text = std::fs::read_to_string(&path).at(&path, || {
             format!(
                 "read {}: an NLLB model is a directory with config.json, model.safetensors or pytorch_model*.bin, and tokenizer.json or \
                  sentencepiece.bpe.model (facebook/nllb-200-distilled-600M, -1.3B, nllb-200-3.3B; licence CC-BY-NC-4.0)",
                 path.display()
             )
         })?;
-        M2m100Config::from_json(&text).with_context(|| format!("{}", path.display()))
+        let config = M2m100Config::from_json(&text).with_context(|| format!("{}", path.display()));
+        config.or_kind(|message| Error::unsupported(path.display(), message))
     }
 
     /// Parses and checks a `config.json`.
@@ -201,7 +204,7 @@ impl BeamParams {
     pub fn from_dir(dir: &Path) -> Result<BeamParams> {
         let (file, old) = (dir.join("generation_config.json"), dir.join("config.json"));
         let path = if file.exists() { file } else { old };
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = std::fs::read_to_string(&path).reading(&path)?;
         let json: Value =
             serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
         let token = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());

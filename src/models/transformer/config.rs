@@ -1,6 +1,8 @@
 //! A model's configuration, under Hugging Face's field names; keys that we do not know survive a rewrite.
 use std::path::Path;
 
+use crate::data::files::FileContext;
+use crate::error::{Error, Kind};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -104,13 +106,14 @@ impl Config {
     /// Reads `DIR/config.json`.
     pub fn from_dir(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).with_context(|| {
+        let text = std::fs::read_to_string(&path).at(&path, || {
             format!(
                 "read {}: a model is a Hugging Face directory with config.json, or a .gguf file",
                 path.display()
             )
         })?;
-        Config::from_json(&text).with_context(|| format!("{}", path.display()))
+        let config = Config::from_json(&text).with_context(|| format!("{}", path.display()));
+        config.or_kind(|message| Error::bad_input(path.display(), message))
     }
 
     /// Parses and checks a `config.json`.
@@ -123,6 +126,7 @@ impl Config {
         registry::config_of_gguf(gguf)
             .and_then(Config::from_value)
             .with_context(|| format!("{}", gguf.path.display()))
+            .or_kind(|message| Error::bad_input(gguf.path.display(), message))
     }
 
     /// Checks a `config.json`; what it leaves out gets its family's defaults.
@@ -152,8 +156,9 @@ impl Config {
             attention.iter().all(|&x| x < 1 << 16),
             "heads, key/value heads or the head size are absurd: {attention:?}"
         );
-        let spec = (registry::family(&self.model_type)?.spec)(self)?;
-        spec.check()?;
+        let spec = (registry::family(&self.model_type)?.spec)(self)
+            .and_then(|spec| spec.check().map(|()| spec))
+            .or_kind(|message| Error::unsupported(&self.model_type, message))?;
         Ok(spec)
     }
 

@@ -1,4 +1,5 @@
 //! Low-rank adapters (LoRA, Hu et al. 2021; rsLoRA, Kalajdzievski 2023; DoRA, Liu et al. 2024) in PEFT's conventions.
+use crate::error::Error;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +80,7 @@ pub struct Lora {
 impl Lora {
     /// Fresh adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming uniform, a = sqrt 5, as in PEFT), B = 0, magnitude = row norms.
     pub fn init(model: &Transformer, config: LoraConfig, seed: u64) -> Result<Lora> {
-        ensure!(config.r > 0, "the LoRA rank must be at least 1");
+        ensure!(config.r > 0, Error::setting("train.lora-rank", "the LoRA rank must be at least 1"));
         let of_a_linear = |t: &String| LinearId::ALL.iter().any(|id| id.path().ends_with(t.as_str()));
         if let Some(t) = config.target_modules.iter().find(|t| !of_a_linear(t)) {
             let known: Vec<&str> = LinearId::ALL.iter().map(|id| id.module()).collect();

@@ -1,6 +1,7 @@
 //! The families of decoders that can be read: their names in config.json and in GGUF files, and how their fields become a [`Spec`].
 //!
 //! A new family is a file in `families/` and two lines in `families/mod.rs`.
+use crate::error::Error;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
@@ -50,7 +51,10 @@ fn known() -> String {
 pub fn family(model_type: &str) -> Result<&'static Family> {
     match FAMILIES.iter().find(|f| f.model_type == model_type) {
         Some(family) => Ok(family),
-        None => bail!("model_type is {model_type}; these can be read: {}", known()),
+        None => {
+            let message = format!("model_type is {model_type}; these can be read: {}", known());
+            bail!(Error::unsupported(model_type, message))
+        }
     }
 }
 
@@ -61,7 +65,11 @@ pub fn gguf_family(gguf: &Gguf) -> Result<(&'static Family, &'static GgufFamily)
     let names: Vec<&str> = with.clone().map(|(_, g)| g.architecture).collect();
     match with.into_iter().find(|(_, g)| g.architecture == architecture) {
         Some(found) => Ok(found),
-        None => bail!("its architecture is {architecture}; these can be read: {}", names.join(", ")),
+        None => {
+            let message =
+                format!("its architecture is {architecture}; these can be read: {}", names.join(", "));
+            bail!(Error::unsupported(architecture, message))
+        }
     }
 }
 
@@ -81,11 +89,12 @@ pub fn check_fields(family: &Family, config: &Map<String, Value>) -> Result<()> 
         if family.fields.contains(&key.as_str()) || fields::is_harmless(key, value) {
             continue;
         }
-        bail!(
+        let message = format!(
             "config.json has {key} = {value}, which is not supported for `{}`: the model would compute something else \
              (if the field is a note that changes no arithmetic, remove it)",
             family.model_type
         );
+        bail!(Error::unsupported(key, message));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A decoder: its configuration, its arithmetic and its weights.
 use std::path::Path;
 
+use crate::error::{Error, Kind};
 use anyhow::{Context, Result};
 
 use super::{
@@ -155,12 +156,22 @@ impl Transformer {
 
     /// Loads a model that will run on `device`, into main memory: what no kernel there serves is refused before anything is read.
     pub fn load_for(path: &Path, dtype: DType, device: DeviceChoice) -> Result<Transformer> {
-        if device != DeviceChoice::Cpu {
-            let (config, _) = Source::open(path)?;
-            let arch = device.open()?.gpu().map(|gpu| gpu.arch());
-            config.spec()?.check_kernels(arch).with_context(|| format!("model {}", path.display()))?;
-        }
+        Transformer::check_for(path, device)?;
         Transformer::load(path, dtype)
+    }
+
+    /// Refuses a model that `device` has no kernels for; reads its configuration alone.
+    ///
+    /// # Errors
+    /// A device that is not there; a model that no kernel there serves, by name.
+    pub fn check_for(path: &Path, device: DeviceChoice) -> Result<()> {
+        if device == DeviceChoice::Cpu {
+            return Ok(());
+        }
+        let (config, _) = Source::open(path)?;
+        let arch = device.open()?.gpu().map(|gpu| gpu.arch());
+        let checked = config.spec()?.check_kernels(arch).with_context(|| format!("model {}", path.display()));
+        checked.or_kind(|message| Error::unsupported(&config.model_type, message))
     }
 
     /// Where the weights are.

@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, ensure};
 use bytemuck::cast_slice;
 use half::bf16;
@@ -52,7 +53,7 @@ impl Transformer {
         for name in companions.map(|_| COMPANIONS).into_iter().flatten() {
             let from = companions.unwrap_or(dir).join(name);
             if from.is_file() && from != dir.join(name) {
-                let bytes = std::fs::read(&from).with_context(|| format!("read {}", from.display()))?;
+                let bytes = std::fs::read(&from).reading(&from)?;
                 write_file(&dir.join(name), &bytes)?;
             }
         }

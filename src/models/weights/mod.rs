@@ -8,6 +8,7 @@ pub mod safetensors;
 
 use std::{collections::HashSet, path::Path};
 
+use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
@@ -36,11 +37,13 @@ impl Source {
             let config = Config::from_dir(path)?;
             return Ok((config, Source::Safetensors(safetensors::Checkpoint::open(path)?)));
         }
-        ensure!(
-            path.exists(),
-            "model {} does not exist: give a Hugging Face directory, a .gguf file, or the name of a model in the local Hugging Face cache",
-            path.display()
-        );
+        let missing = || {
+            format!(
+                "model {} does not exist: give a Hugging Face directory, a .gguf file, or the name of a model in the local Hugging Face cache",
+                path.display()
+            )
+        };
+        ensure!(path.exists(), Error::not_found(path, missing()));
         let file = crate::data::gguf::Gguf::open(path)?;
         let config = Config::from_gguf(&file)?;
         let checkpoint = gguf::Checkpoint::new(file, &config)?;
@@ -80,7 +83,10 @@ impl Source {
                 || (spec.tied_head && name == "lm_head.weight")
         };
         if let Some(name) = names.iter().find(|name| !known(name)) {
-            bail!("tensor {name} has no place in this model: its configuration does not tell what it is for");
+            let message = format!(
+                "tensor {name} has no place in this model: its configuration does not tell what it is for"
+            );
+            bail!(Error::unsupported(name, message));
         }
         Ok(())
     }
@@ -89,12 +95,15 @@ impl Source {
 /// Refuses to start what cannot fit: `bytes` against what the machine has free.
 pub fn check_memory(what: &str, bytes: usize) -> Result<()> {
     let Some((_, available)) = host_memory() else { return Ok(()) };
-    ensure!(
-        bytes as u64 <= available,
-        "{what} needs {:.2} GiB, but only {:.2} GiB of memory are available: use --dtype bf16, a smaller model or a smaller batch",
-        bytes as f64 / (1u64 << 30) as f64,
-        available as f64 / (1u64 << 30) as f64
-    );
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    let message = || {
+        format!(
+            "{what} needs {:.2} GiB, but only {:.2} GiB of memory are available: use --dtype bf16, a smaller model or a smaller batch",
+            gib(bytes as u64),
+            gib(available)
+        )
+    };
+    ensure!(bytes as u64 <= available, Error::out_of_memory(message()));
     Ok(())
 }
 
@@ -117,10 +126,11 @@ pub fn resolve(model: &str) -> Result<std::path::PathBuf> {
         .filter(|p| p.join("config.json").exists() || p.join("hparams.yaml").exists())
         .collect();
     found.sort();
-    found.pop().with_context(|| {
+    let missing = || {
         format!(
             "model {model} is neither a path nor in the local cache {}; fetch it once with `huggingface-cli download {model}`",
             snapshots.display()
         )
-    })
+    };
+    found.pop().ok_or_else(|| Error::not_found(path, missing()).into())
 }

@@ -1,6 +1,7 @@
 //! PEFT's adapter directories: adapter_config.json and adapter_model.safetensors.
 use std::path::Path;
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, bail, ensure};
 use regex::Regex;
 use serde_json::{Value, json};
@@ -54,7 +55,7 @@ impl Lora {
     /// Reads an adapter for `model`; rank and alpha may differ by module (rank_pattern, alpha_pattern).
     pub fn load(dir: &Path, model: &Transformer) -> Result<Lora> {
         let path = dir.join(CONFIG);
-        let text = std::fs::read_to_string(&path).with_context(|| {
+        let text = std::fs::read_to_string(&path).at(&path, || {
             format!("read {}: an adapter is a directory that PEFT or `sdrrl train` wrote", path.display())
         })?;
         let json: Value =

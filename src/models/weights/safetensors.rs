@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::data::files::FileContext;
+use crate::error::{Error, Kind};
 use anyhow::{Context, Result, anyhow, ensure};
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -47,22 +49,24 @@ impl Checkpoint {
         for name in WEIGHT_FILES {
             let (single, index) = (dir.join(name), dir.join(format!("{name}.index.json")));
             if single.exists() {
-                checkpoint.add_file(&single)?;
+                checkpoint.add_file(&single).or_kind(|m| Error::bad_input(single.display(), m))?;
             } else if index.exists() {
                 for name in shard_names(&index)? {
-                    checkpoint.add_file(&dir.join(name))?;
+                    let file = dir.join(name);
+                    checkpoint.add_file(&file).or_kind(|m| Error::bad_input(file.display(), m))?;
                 }
             } else {
                 continue;
             }
             return Ok(checkpoint);
         }
-        Err(anyhow!(
+        let message = format!(
             "{0} has no model.safetensors, no pytorch_model.bin and no index of either ({1}.index.json, {2}.index.json): download the model's weights",
             dir.display(),
             WEIGHT_FILES[0],
             WEIGHT_FILES[1]
-        ))
+        );
+        Err(Error::not_found(&dir.join(WEIGHT_FILES[0]), message).into())
     }
 
     /// Opens one file, e.g. adapter_model.safetensors; a `.bin`, `.ckpt`, `.pt` or `.pth` is a pickle of PyTorch.
@@ -173,7 +177,7 @@ pub(super) fn canonical(name: &str) -> &str {
 
 /// The names of the shards in an index file.
 pub fn shard_names(index: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(index).with_context(|| format!("read {}", index.display()))?;
+    let text = std::fs::read_to_string(index).reading(&index)?;
     let json: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
     let map =

@@ -6,6 +6,8 @@ mod encoder;
 
 use std::path::Path;
 
+use crate::data::files::FileContext;
+use crate::error::{Error, Kind};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
@@ -84,8 +86,9 @@ impl Config {
     /// Reads `DIR/config.json`.
     pub fn from_dir(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        Config::from_json(&text).with_context(|| format!("{}", path.display()))
+        let text = std::fs::read_to_string(&path).reading(&path)?;
+        let config = Config::from_json(&text).with_context(|| format!("{}", path.display()));
+        config.or_kind(|message| Error::unsupported(path.display(), message))
     }
 
     /// Parses and checks a `config.json`.

@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
@@ -109,9 +110,9 @@ impl Files {
 const LONGEST: u64 = 1 << 20;
 
 fn read(path: &Path) -> Result<String> {
-    let size = std::fs::metadata(path).with_context(|| format!("read {}", path.display()))?.len();
+    let size = std::fs::metadata(path).reading(&path)?.len();
     ensure!(size <= LONGEST, "{} has {size} bytes: no settings are that long", path.display());
-    std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+    std::fs::read_to_string(path).reading(&path)
 }
 
 /// Tokenizer and limits of a model.

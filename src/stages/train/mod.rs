@@ -4,6 +4,7 @@ mod screen;
 
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
@@ -90,6 +91,7 @@ pub struct Args {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
+    trainer_settings(&args.settings, Value::Null).check()?;
     let model_path = resolve(&args.model)?;
     let probe = probe::Probe::new(args, &model_path)?;
     stage::run(&mut Train { args, model_path, probe }).map(drop)
@@ -149,12 +151,13 @@ impl Stage for Train<'_> {
             return Ok(());
         };
         let changed = differences(&state.settings, expected);
-        ensure!(
-            changed.is_empty(),
-            "{} holds a checkpoint of a run with other settings ({}): use those again, or --restart to begin anew",
-            args.out.display(),
-            changed.join("; ")
-        );
+        let (out, changed_to) = (args.out.display(), changed.join("; "));
+        let message = || {
+            format!(
+                "{out} holds a checkpoint of a run with other settings ({changed_to}): use those again, or --restart to begin anew"
+            )
+        };
+        ensure!(changed.is_empty(), Error::exists(&args.out, message()));
         Ok(())
     }
 
@@ -197,11 +200,11 @@ impl Stage for Train<'_> {
         )?;
         screen.end();
         if !outcome.finished {
-            bail!(
+            bail!(Error::interrupted(format!(
                 "interrupted after step {}; a checkpoint is in {}: run the same command again to go on",
                 outcome.steps,
                 args.out.display()
-            );
+            )));
         }
         export(args, &model, &step, &self.model_path)?;
         checkpoint::clean(&args.out)?;
@@ -232,11 +235,9 @@ fn check_guard(s: &TrainSettings, source: Option<&TokenShard>, train: &TokenShar
     if s.guard == GuardAction::Log {
         return Ok(());
     }
-    ensure!(
-        s.guard_max_rise >= 0.0 && s.guard_max_rise.is_finite(),
-        "train.guard-max-rise is {}: nats, 0 or more, were expected",
-        s.guard_max_rise
-    );
+    let rise = s.guard_max_rise;
+    let message = || format!("train.guard-max-rise is {rise}: nats, 0 or more, were expected");
+    ensure!(rise >= 0.0 && rise.is_finite(), Error::setting("train.guard-max-rise", message()));
     ensure!(
         source.is_some_and(|v| !v.is_empty()),
         "train.guard is on, but there are no held-out source rows (source.tokens beside {}): assemble with a `validation` share above 0",
@@ -253,10 +254,8 @@ fn check_guard(s: &TrainSettings, source: Option<&TokenShard>, train: &TokenShar
 
 fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)> {
     let s = &args.settings;
-    ensure!(
-        args.adapter.is_none() || s.method == Method::Lora,
-        "--adapter starts LoRA training; it does not go with another --method"
-    );
+    let other = "--adapter starts LoRA training; it does not go with another --method";
+    ensure!(args.adapter.is_none() || s.method == Method::Lora, Error::setting("train.method", other));
     if s.method == Method::Scratch {
         let config = Config::from_dir(path)?;
         return Ok((Transformer::random(config, s.seed)?, Trainable::Full));

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use crate::{
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     report::{
-        out::{note, warn},
+        out::{is_shown, note, warn},
         progress::duration,
     },
     train::trainer::TrainEvent,
@@ -34,7 +34,7 @@ impl Screen {
             Some(_) => 4.0 * matrices + 6.0 * trained as f64,
             None => 6.0 * matrices,
         };
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = is_shown() && std::io::stderr().is_terminal();
         Screen {
             terminal,
             flop_per_token,

@@ -5,6 +5,7 @@ mod proto;
 
 use std::{collections::HashMap, path::Path};
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
@@ -45,7 +46,7 @@ pub const FILE: &str = "sentencepiece.bpe.model";
 impl Tokenizer {
     /// From a SentencePiece file (unigram or BPE); errors name the file.
     pub fn from_sentencepiece(path: &Path, layout: Layout) -> Result<Tokenizer> {
-        let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let bytes = std::fs::read(path).reading(&path)?;
         build(&bytes, layout)
             .with_context(|| format!("{} is not a usable SentencePiece model", path.display()))
     }
@@ -54,7 +55,7 @@ impl Tokenizer {
 /// The SentencePiece model of a Hugging Face directory, laid out as the model that config.json describes.
 pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     let path = dir.join("config.json");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let text = std::fs::read_to_string(&path).reading(&path)?;
     let config: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
     let layout = match config["model_type"].as_str().unwrap_or("absent") {

@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{charsmap::Charsmap, proto};
@@ -36,7 +37,7 @@ struct Part {
 impl Pieces {
     /// Reads a `.model` file; errors name it.
     pub fn open(path: &Path) -> Result<Pieces> {
-        let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let bytes = std::fs::read(path).reading(&path)?;
         Pieces::parse(&bytes)
             .with_context(|| format!("{} is not a usable SentencePiece model", path.display()))
     }

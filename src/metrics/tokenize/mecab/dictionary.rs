@@ -1,6 +1,7 @@
 //! The compiled files of a MeCab dictionary, mapped and read in place. All numbers are little-endian.
 use std::path::{Path, PathBuf};
 
+use crate::data::files::FileContext;
 use anyhow::{Context, Result, ensure};
 use memmap2::Mmap;
 
@@ -292,10 +293,7 @@ impl Settings {
         if !path.exists() {
             return Ok(out);
         }
-        let text = String::from_utf8_lossy(
-            &std::fs::read(path).with_context(|| format!("read {}", path.display()))?,
-        )
-        .into_owned();
+        let text = String::from_utf8_lossy(&std::fs::read(path).reading(&path)?).into_owned();
         for line in text.lines().map(str::trim).filter(|l| !l.starts_with([';', '#'])) {
             let Some((key, value)) = line.split_once('=') else { continue };
             if key.trim() != "left-space-penalty-factor" {

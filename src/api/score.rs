@@ -1,0 +1,75 @@
+//! The quality of translations, without references.
+use crate::{
+    device::DeviceChoice, error::Result, pipeline::placement::Placement, qe::Scorer,
+    recipe::score::ScoreSettings, stages::score::open_scorer, tensor::DType,
+};
+
+/// Which scorer, and where it computes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreOptions {
+    /// The engine with its files or model, as the recipe's section `score` has them.
+    pub settings: ScoreSettings,
+    /// Language of the sources; stands for `{source}` in files and commands.
+    pub source_language: String,
+    /// Language of the translations; stands for `{target}`.
+    pub target_language: String,
+    /// The type of a model's weights.
+    pub dtype: DType,
+    /// Where a model computes.
+    pub device: DeviceChoice,
+}
+
+impl Default for ScoreOptions {
+    /// The built-in engine, which needs `settings.file`; from English to Spanish; F32 on the CPU.
+    fn default() -> ScoreOptions {
+        ScoreOptions {
+            settings: ScoreSettings::default(),
+            source_language: "en".into(),
+            target_language: "es".into(),
+            dtype: DType::F32,
+            device: DeviceChoice::Cpu,
+        }
+    }
+}
+
+/// A scorer of translations: CometKiwi, a sentence encoder, a dictionary, another program, or a file of scores.
+///
+/// ```
+/// use sdrrl::{ScoreOptions, ScoreSettings, TranslationScorer};
+/// let file = Some("assets/quickstart/world/words.{source}-{target}.txt".into());
+/// let options = ScoreOptions { settings: ScoreSettings { file, ..Default::default() }, ..Default::default() };
+/// let scores = TranslationScorer::load(&options)?.score(&[("the red house", "la casa roja"), ("the red house", "the red house")])?;
+/// assert!(scores[0] > scores[1]);
+/// # Ok::<(), sdrrl::Error>(())
+/// ```
+pub struct TranslationScorer {
+    scorer: Box<dyn Scorer>,
+}
+
+impl TranslationScorer {
+    /// Loads what the engine needs.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::Error::NotFound), [`Setting`](crate::Error::Setting) (what the engine needs and has not),
+    /// [`Unsupported`](crate::Error::Unsupported), [`BadInput`](crate::Error::BadInput), [`NoDevice`](crate::Error::NoDevice).
+    pub fn load(options: &ScoreOptions) -> Result<TranslationScorer> {
+        let placement = Placement { dtype: options.dtype, device: options.device };
+        let (source, target) = (&options.source_language, &options.target_language);
+        Ok(TranslationScorer { scorer: open_scorer(&options.settings, placement, source, target)? })
+    }
+
+    /// The score of each (source, translation), in order; higher is better.
+    ///
+    /// # Errors
+    /// A pair that a file has no score of, a program that fails, weights that give no finite number.
+    pub fn score<S: AsRef<str>>(&mut self, pairs: &[(S, S)]) -> Result<Vec<f64>> {
+        let owned = |(a, b): &(S, S)| (a.as_ref().to_string(), b.as_ref().to_string());
+        let pairs: Vec<(String, String)> = pairs.iter().map(owned).collect();
+        Ok(self.scorer.score(&pairs)?)
+    }
+
+    /// The scorer and its settings, in words.
+    pub fn name(&self) -> String {
+        self.scorer.name()
+    }
+}
