@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use peer::{Contestant, interleave, itself, option, peak_mib};
 use sdrrl::{
-    models::xlm_roberta::{Config, Encoder, LastLayer, XlmRoberta, batches},
+    models::xlm_roberta::{Encoder, LastLayer, XlmRoberta, XlmRobertaConfig, batches},
     ops::rows::gather_rows,
     pipeline::placement::parse_dtype,
     tensor::{DType, Tensor},
@@ -55,16 +55,16 @@ fn lengths(pairs: usize) -> Vec<usize> {
     (0..pairs).map(|i| 24 + i * 7919 % 97).collect()
 }
 
-fn config(shape: &str) -> Config {
+fn config(shape: &str) -> XlmRobertaConfig {
     let (c, f, layers, heads, vocab) =
         if shape == "large" { (1024, 4096, 24, 16, 250_002) } else { (64, 256, 3, 4, 1000) };
-    Config::from_value(json!({"model_type": "xlm-roberta", "hidden_size": c, "intermediate_size": f, "num_hidden_layers": layers,
+    XlmRobertaConfig::from_value(json!({"model_type": "xlm-roberta", "hidden_size": c, "intermediate_size": f, "num_hidden_layers": layers,
         "num_attention_heads": heads, "vocab_size": vocab, "max_position_embeddings": 514, "layer_norm_eps": 1e-5}))
     .expect("a config")
 }
 
 /// Uniform weights of standard deviation 0.02; norms 1 and 0.
-fn random(config: Config, dtype: DType) -> XlmRoberta {
+fn random(config: XlmRobertaConfig, dtype: DType) -> XlmRoberta {
     let mut state = 1u64;
     let mut next = || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -8,7 +8,7 @@ use std::{path::Path, process::Command, time::Instant};
 
 use peer::{Contestant, interleave, itself, option, peak_mib};
 use sdrrl::{
-    models::m2m100::{BeamParams, GenerateOptions, M2m100, Request, generate},
+    models::m2m100::{BeamParams, GenerateOptions, M2m100, TranslationRequest, generate},
     tensor::DType,
 };
 use serde_json::{Value, json};
@@ -59,11 +59,11 @@ fn worker(work: &str, beams: usize) {
     let data: Value = serde_json::from_str(&text).expect("JSON");
     let language = data["language"].as_u64().map(|x| x as u32);
     let sentences: Vec<Vec<u32>> = serde_json::from_value(data["sentences"].clone()).expect("ids");
-    let requests: Vec<Request> =
-        sentences.into_iter().map(|tokens| Request { tokens, forced_bos: language }).collect();
+    let requests: Vec<TranslationRequest> =
+        sentences.into_iter().map(|tokens| TranslationRequest { tokens, forced_bos: language }).collect();
     let model = M2m100::load(Path::new(work), DType::F32).expect("the model");
     let new = data["new"].as_u64().expect("a length") as usize;
-    let run = |requests: &[Request], max_length: usize| {
+    let run = |requests: &[TranslationRequest], max_length: usize| {
         let params = BeamParams { num_beams: beams, max_length, ..BeamParams::default() };
         generate(&model, requests, &params, GenerateOptions::default(), &mut |_| {}).expect("translations")
     };

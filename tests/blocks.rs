@@ -15,7 +15,7 @@ use sdrrl::{
             weight::{ComputeType, Weight},
             weights::Transformer,
         },
-        weights::Source,
+        weights::WeightSource,
     },
     ops::quantize::GgmlType,
     tensor::{DType, Tensor},
@@ -61,7 +61,7 @@ fn matrices_stay_in_the_file_with_the_values_of_the_dequantised_ones() {
     let mut kinds = vec![];
     for path in FILES {
         let (file, (config, source)) =
-            (Gguf::open(Path::new(path)).unwrap(), Source::open(Path::new(path)).unwrap());
+            (Gguf::open(Path::new(path)).unwrap(), WeightSource::open(Path::new(path)).unwrap());
         for (name, dims, kind) in matrices(&file) {
             kinds.push(kind);
             for compute in [ComputeType::F32, ComputeType::Bf16] {
@@ -88,7 +88,7 @@ fn matrices_stay_in_the_file_with_the_values_of_the_dequantised_ones() {
 
 #[test]
 fn rows_and_biases_of_q_and_k_are_in_hugging_faces_order() {
-    let (config, source) = Source::open(Path::new(FILES[1])).unwrap();
+    let (config, source) = WeightSource::open(Path::new(FILES[1])).unwrap();
     for (module, rows) in [("q_proj", 256), ("k_proj", 32), ("v_proj", 32)] {
         let leaf = leaf(&config, &format!("model.layers.0.self_attn.{module}.bias"), &[rows]);
         let bias = source.leaf(&leaf, DType::F32);
@@ -119,7 +119,7 @@ fn a_type_that_cannot_be_read_is_named_with_the_tensor_and_those_that_can() {
         [(16, "IQ2_XXS"), (19, "IQ1_S"), (21, "IQ3_S"), (34, "TQ1_0"), (39, "MXFP4"), (77, "unknown")]
     {
         let path = with_type(GgmlType::Q4K, number, dir.path());
-        let (config, source) = Source::open(&path).unwrap();
+        let (config, source) = WeightSource::open(&path).unwrap();
         for keep in [false, true] {
             let leaf = leaf(&config, "model.layers.0.self_attn.o_proj.weight", &[32, 256]);
             let weight = source.weight(&leaf, ComputeType::F32, keep);
@@ -133,7 +133,7 @@ fn a_type_that_cannot_be_read_is_named_with_the_tensor_and_those_that_can() {
 
 #[test]
 fn copies_on_a_device_share_one_scratch_of_the_largest() {
-    let (config, source) = Source::open(Path::new(FILES[0])).unwrap();
+    let (config, source) = WeightSource::open(Path::new(FILES[0])).unwrap();
     let weight = |name: &str, dims: &[usize]| {
         source.weight(&leaf(&config, name, dims), ComputeType::Bf16, true).unwrap()
     };

@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 use sdrrl::{
     device::Device,
     models::m2m100::{
-        BeamParams, EarlyStopping, GenerateOptions, M2m100, M2m100Config, Request, Runner, StepRow,
-        Translated, generate,
+        BeamParams, BeamStopping, GenerateOptions, M2m100, M2m100Config, Runner, StepRow, Translated,
+        TranslationRequest, generate,
     },
     tensor::DType,
 };
@@ -27,17 +27,21 @@ fn floats(v: &Value) -> Vec<f32> {
     v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
 }
 
-fn requests(golden: &Value) -> Vec<Request> {
+fn requests(golden: &Value) -> Vec<TranslationRequest> {
     let (sources, forced) = (golden["sources"].as_array().unwrap(), ids(&golden["forced"]));
-    sources.iter().zip(forced).map(|(s, f)| Request { tokens: ids(s), forced_bos: Some(f) }).collect()
+    sources
+        .iter()
+        .zip(forced)
+        .map(|(s, f)| TranslationRequest { tokens: ids(s), forced_bos: Some(f) })
+        .collect()
 }
 
 fn params(case: &Value) -> BeamParams {
     let s = &case["settings"];
     let early_stopping = match &s["early_stopping"] {
-        Value::Bool(true) => EarlyStopping::FirstComplete,
-        Value::String(_) => EarlyStopping::Never,
-        _ => EarlyStopping::Heuristic,
+        Value::Bool(true) => BeamStopping::FirstComplete,
+        Value::String(_) => BeamStopping::Never,
+        _ => BeamStopping::Heuristic,
     };
     BeamParams {
         num_beams: s["num_beams"].as_u64().unwrap() as usize,
@@ -150,7 +154,7 @@ fn a_translation_does_not_depend_on_its_batch_order_or_threads() {
     let (golden, model) = (golden(), M2m100::load(Path::new(DIR), DType::F32).unwrap());
     let all = requests(&golden);
     let params = BeamParams { max_length: 24, ..BeamParams::default() };
-    let run = |requests: &[Request], batch_rows: usize, batch_tokens: usize| {
+    let run = |requests: &[TranslationRequest], batch_rows: usize, batch_tokens: usize| {
         generate(&model, requests, &params, GenerateOptions { batch_rows, batch_tokens }, &mut |_| {})
             .unwrap()
     };
@@ -159,7 +163,7 @@ fn a_translation_does_not_depend_on_its_batch_order_or_threads() {
     for (rows, tokens) in [(4, 1), (8, 70), (28, 60), (28, 4096), (400, 4096)] {
         assert_eq!(run(&all, rows, tokens), alone, "{rows} {tokens}");
     }
-    let backwards: Vec<Request> = all.iter().rev().cloned().collect();
+    let backwards: Vec<TranslationRequest> = all.iter().rev().cloned().collect();
     let mut got = with_threads(3, || run(&backwards, 60, 300));
     got.reverse();
     assert_eq!(got, alone);
@@ -175,7 +179,7 @@ fn generation_config_is_read_as_transformers_reads_it() {
     let p = read(r#"{"forced_eos_token_id": 2, "max_length": 50, "num_beams": 3, "early_stopping": true}"#)
         .unwrap();
     assert_eq!((p.forced_eos, p.max_length, p.num_beams), (Some(2), 50, 3));
-    assert_eq!(p.early_stopping, EarlyStopping::FirstComplete);
+    assert_eq!(p.early_stopping, BeamStopping::FirstComplete);
     assert_eq!(read(r#"{"forced_eos_token_id": [7]}"#).unwrap().forced_eos, Some(7));
     assert_eq!(
         read(r#"{"forced_eos_token_id": null, "max_new_tokens": 9}"#).unwrap(),
@@ -244,7 +248,7 @@ fn the_published_shapes_have_their_parameters() {
 fn what_cannot_be_translated_is_refused_in_words() {
     let model = M2m100::load(Path::new(DIR), DType::F32).unwrap();
     let run = |tokens: Vec<u32>, params: BeamParams| {
-        let request = Request { tokens, forced_bos: Some(120) };
+        let request = TranslationRequest { tokens, forced_bos: Some(120) };
         format!(
             "{:#}",
             generate(&model, &[request], &params, GenerateOptions::default(), &mut |_| {}).unwrap_err()

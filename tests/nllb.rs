@@ -8,7 +8,7 @@ use sdrrl::{
         random::RowRandom,
         tokenizer::{
             Tokenizer,
-            sentencepiece::{FILE, Layout, NLLB_CODES, build},
+            sentencepiece::{FILE, IdLayout, NLLB_CODES, build},
         },
     },
     device::Device,
@@ -73,7 +73,7 @@ proptest! {
     fn damaged_sentencepiece_files_tokenize_or_are_refused(
         which in any::<bool>(), at in any::<usize>(), bit in 0u8..8, in_map in any::<bool>(), cut in any::<bool>(),
     ) {
-        let (name, layout) = if which { ("nllb", Layout::Nllb) } else { ("xlm-roberta", Layout::XlmRoberta) };
+        let (name, layout) = if which { ("nllb", IdLayout::Nllb) } else { ("xlm-roberta", IdLayout::XlmRoberta) };
         let mut bytes = fs::read(Path::new(DIR).join(name).join(FILE)).unwrap();
         // The character map is at the end, the pieces at the start.
         let at = if in_map { at % bytes.len() } else { at % 9000 };

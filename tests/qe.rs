@@ -122,7 +122,7 @@ fn hidden_states_are_those_of_transformers() {
     let golden = golden();
     let bytes = fs::read("tests/golden/cometkiwi/golden.safetensors").unwrap();
     let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let config = sdrrl::models::xlm_roberta::Config::from_dir(Path::new(MODEL)).unwrap();
+    let config = sdrrl::models::xlm_roberta::XlmRobertaConfig::from_dir(Path::new(MODEL)).unwrap();
     let checkpoint = Checkpoint::open_file(&Path::new(MODEL).join("checkpoints/model.ckpt")).unwrap();
     let model = XlmRoberta::from_checkpoint(config, &checkpoint, DType::F32).unwrap();
     let numbers = [0usize, 1, 8];
@@ -159,7 +159,7 @@ fn hidden_states_are_those_of_transformers() {
 fn sentences_that_do_not_fit_the_encoder_are_named() {
     let files = Files::find(MODEL, None).unwrap();
     let checkpoint = Checkpoint::open_file(files.pickle.as_ref().unwrap()).unwrap();
-    let config = sdrrl::models::xlm_roberta::Config::from_value(files.encoder).unwrap();
+    let config = sdrrl::models::xlm_roberta::XlmRobertaConfig::from_value(files.encoder).unwrap();
     let model = XlmRoberta::from_checkpoint(config, &checkpoint, DType::F32).unwrap();
     let mut encoder = Encoder::new(&model, 60, LastLayer::All).unwrap();
     let (long, half) = ([5u32; 41], [5u32; 40]);
@@ -176,7 +176,7 @@ fn sentences_that_do_not_fit_the_encoder_are_named() {
 }
 
 /// A Hugging Face directory of the golden model's encoder, by `import` of CometKiwi with its config.json replaced.
-fn encoder_dir(dir: &Path) -> String {
+pub fn encoder_dir(dir: &Path) -> String {
     let to = dir.join("encoder");
     let out = run(&["import", "--model", MODEL, "--out", to.to_str().unwrap()]);
     assert!(out.0, "{}", out.1);

@@ -8,7 +8,7 @@ use sdrrl::{
     },
     pipeline::{
         identity::{Identity, Inputs},
-        manifest::{Manifest, State},
+        manifest::{Manifest, FolderState},
         rows::{Part, ROW_FILES},
         stage::{self, Made, Open, Ran, Stage},
     },
@@ -108,8 +108,8 @@ fn a_stage_is_skipped_only_while_nothing_changed() {
         let inputs = Inputs::new().file("rows", &input);
         Manifest::expected("test", &inputs, &identity).unwrap().state(&out).unwrap()
     };
-    assert_eq!(state(0.8), State::Done);
-    assert_eq!(state(0.75), State::Changed(vec!["settings.tau: 0.8 -> 0.75".into()]));
+    assert_eq!(state(0.8), FolderState::Done);
+    assert_eq!(state(0.75), FolderState::Changed(vec!["settings.tau: 0.8 -> 0.75".into()]));
     assert_eq!(run(&input, &out, 0.75), Ran::Made);
     assert_eq!(run(&input, &out, 0.8), Ran::Made);
     assert_eq!(snapshot(&out), first, "same inputs and settings, same bytes");

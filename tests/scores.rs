@@ -11,6 +11,7 @@ use sdrrl::{
     qe::{
         Scorer,
         cometkiwi::{CometKiwi, Files},
+        similarity::Similarity,
     },
     recipe::eval::EvalTask,
     tensor::DType,
@@ -19,7 +20,7 @@ use serde_json::Value;
 
 use crate::{
     cli::{fails, ok},
-    qe::MODEL as KIWI,
+    qe::{MODEL as KIWI, encoder_dir},
 };
 
 const MODEL: &str = "assets/quickstart/model";
@@ -155,6 +156,85 @@ fn a_model_scores_each_row_once() {
     let shown = ok(&[&arguments[..], &["--compare", &place.path("out")]].concat());
     let line = shown.lines().find(|l| l.contains("CometKiwi")).unwrap();
     assert!(line.trim_end().ends_with("+0.0000 (+0.0000 .. +0.0000)"), "{shown}");
+}
+
+/// Source and reply of each row of `test.es`.
+fn pairs_of(place: &Place, out: &str) -> Vec<(String, String)> {
+    let samples = place.read(&format!("{out}/t/samples.jsonl"));
+    let replies = samples.lines().map(|l| serde_json::from_str::<Sample>(l).unwrap().response);
+    let sources = fs::read_to_string(format!("{FLORES}/test.es")).unwrap();
+    sources.lines().map(String::from).zip(replies).collect()
+}
+
+/// The cosine by an XLM-R sentence encoder, from the task's file to the results, the samples and the kept scores: each row's number is the scorer's own. Another
+/// prefix and another encoder have numbers of their own beside them.
+#[test]
+fn similarity_is_a_metric_from_task_to_results() {
+    let place = Place::new();
+    let encoder = encoder_dir(place.dir.path());
+    let task = |prefix: &str| {
+        let prefix = if prefix.is_empty() {
+            String::new()
+        } else {
+            format!("scorers.similarity.prefix = {prefix:?}\n")
+        };
+        let model = format!("scorers.similarity.model = {encoder:?}\n");
+        place.task("translation", &format!("metrics = [\"similarity\", \"chrf\"]\n{model}{prefix}"));
+    };
+    let kept = |signature: &str| -> Vec<(u64, f64)> {
+        let of = |row: &Value| {
+            row["metric"] == "similarity" && row["signature"].as_str().unwrap().contains(signature)
+        };
+        let rows = place.scores("out").into_iter().filter(of);
+        rows.map(|row| (row["doc_id"].as_u64().unwrap(), row["values"][0].as_f64().unwrap())).collect()
+    };
+    let mut all = vec![];
+    for (prefix, signature) in [("query: ", "|prefix:query:|"), ("", "|dtype:")] {
+        task(prefix);
+        let shown = place.eval("out");
+        assert!(shown.contains("similarity|model:encoder|weights:") && shown.contains(signature), "{shown}");
+        let pairs = pairs_of(&place, "out");
+        assert_eq!(pairs.len(), ROWS);
+        let mut scorer =
+            Similarity::load(Path::new(&encoder), prefix, DType::F32, &Device::Cpu, 2048).unwrap();
+        let want = scorer.score(&pairs).unwrap();
+        let spread =
+            want.iter().copied().fold(f64::MIN, f64::max) - want.iter().copied().fold(f64::MAX, f64::min);
+        assert!(want.iter().all(|x| x.abs() <= 1.0) && spread > 1e-3, "{want:?}");
+        // Those of both prefixes stand in the file by then.
+        let found: Vec<f64> = kept(signature)
+            .into_iter()
+            .filter(|(row, x)| (x - want[*row as usize]).abs() < 1e-12)
+            .map(|(_, x)| x)
+            .collect();
+        assert_eq!(found.len(), ROWS, "{prefix:?}: {want:?}, kept: {:?}", kept(signature));
+        let mean = want.iter().sum::<f64>() / ROWS as f64;
+        assert!((place.result("out", "similarity,none") - mean).abs() < 1e-9, "{prefix:?}");
+        assert!(place.result("out", "similarity_stderr,none") > 0.0);
+        let rows = place.read("out/samples_t_sdrrl.jsonl");
+        for (line, want) in rows.lines().zip(&want) {
+            let row: Value = serde_json::from_str(line).unwrap();
+            assert!((row["similarity"].as_f64().unwrap() - want).abs() < 1e-12, "{row}");
+        }
+        all.push(want);
+    }
+    assert!(all[0] != all[1], "the prefix is read");
+    assert_eq!(kept("").len(), 2 * ROWS);
+    // What is kept is not computed again: another number in the file is the one that counts.
+    let file = place.at("out/t/scores.jsonl");
+    let marked: String = place
+        .scores("out")
+        .into_iter()
+        .map(|mut row| {
+            if row["metric"] == "similarity" {
+                row["values"] = serde_json::json!([0.125]);
+            }
+            format!("{row}\n")
+        })
+        .collect();
+    fs::write(&file, marked).unwrap();
+    place.eval("out");
+    assert_eq!(place.result("out", "similarity,none"), 0.125);
 }
 
 /// Whatever a kill left of the file, the same command ends with the same bytes.

@@ -3,7 +3,7 @@ use sdrrl::{
     ops::{
         activation,
         adamw::{self, AdamW, adamw_update},
-        cross_entropy::{self, Head, Scratch},
+        cross_entropy::{self, Head, LossScratch},
         gemm::linear_forward,
         grad_norm::global_norm,
     },
@@ -17,7 +17,7 @@ struct Case {
     weight: Tensor,
     targets: Tensor,
     token_weights: Tensor,
-    scratch: Scratch,
+    scratch: LossScratch,
 }
 
 fn case(n: usize, c: usize, v: usize) -> Case {
@@ -27,7 +27,7 @@ fn case(n: usize, c: usize, v: usize) -> Case {
     let token_weights: Vec<f32> = (0..n).map(|i| [1.0, 0.0, 0.5][i % 3]).collect();
     // 16 rows a chunk: 50 rows of which two thirds count take three chunks.
     let (scratch, _) =
-        Arena::build("scratch", &Default::default(), |a| Scratch::lay_out(a, DType::F32, n, v, c, 0))
+        Arena::build("scratch", &Default::default(), |a| LossScratch::lay_out(a, DType::F32, n, v, c, 0))
             .unwrap();
     Case {
         hidden,

@@ -111,11 +111,6 @@ fn trigrams(language: &Language) -> Option<Lang> {
     if language.code == "zh" { Some(Lang::Cmn) } else { Lang::from_code(language.code3) }
 }
 
-/// True if `text` is surely not in `language` ([`contradicts`] without rivals).
-pub fn is_wrong_language(text: &str, language: &str) -> bool {
-    contradicts(text, language, &[]).is_some()
-}
-
 /// Fewer letters than this and the script is not judged.
 const SCRIPT_LETTERS: usize = 10;
 /// A text is in the wrong script if less than this share of its letters is in the right one.

@@ -10,14 +10,12 @@ pub struct Loader<'a> {
     seed: u64,
     /// Documents of a step; the last step of an epoch may have fewer.
     batch_documents: usize,
-    /// Tokens of a packed micro-batch at most.
-    batch_tokens: usize,
     epoch: usize,
     order: Vec<usize>,
 }
 
 impl<'a> Loader<'a> {
-    /// A loader of steps of `batch_documents`, packed into micro-batches of up to `batch_tokens`.
+    /// A loader of steps of `batch_documents`, none longer than the `batch_tokens` of a micro-batch.
     pub fn new(
         shard: &'a TokenShard,
         seed: u64,
@@ -35,7 +33,7 @@ impl<'a> Loader<'a> {
             shard.document_len(longest)
         );
         let order = epoch_order(shard.len(), seed, 0);
-        Ok(Loader { shard, seed, batch_documents, batch_tokens, epoch: 0, order })
+        Ok(Loader { shard, seed, batch_documents, epoch: 0, order })
     }
 
     /// Optimizer steps of an epoch.
@@ -52,12 +50,6 @@ impl<'a> Loader<'a> {
         }
         let start = within * self.batch_documents;
         self.order[start..(start + self.batch_documents).min(self.order.len())].to_vec()
-    }
-
-    /// Those documents in micro-batches.
-    pub fn micro_batches(&mut self, step: usize) -> Vec<Vec<usize>> {
-        let documents = self.documents(step);
-        pack(self.shard, &documents, self.batch_tokens)
     }
 }
 
@@ -108,7 +100,8 @@ mod tests {
             for epoch in 0..3 {
                 let mut seen = vec![];
                 for step in 0..loader.steps_per_epoch() {
-                    for batch in loader.micro_batches(epoch * loader.steps_per_epoch() + step) {
+                    let documents = loader.documents(epoch * loader.steps_per_epoch() + step);
+                    for batch in pack(&shard, &documents, budget) {
                         prop_assert!(batch.iter().map(|&d| shard.document_len(d)).sum::<usize>() <= budget);
                         seen.extend(batch);
                     }

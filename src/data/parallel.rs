@@ -23,7 +23,7 @@ pub struct Selection {
 
 /// What happened to the lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct LineCounts {
     /// Lines read.
     pub lines: usize,
     /// A side was empty or the pair occurred before.
@@ -43,8 +43,8 @@ pub fn read(
     target: Option<&Path>,
     languages: (&str, &str),
     selection: &Selection,
-) -> Result<(Vec<ParallelPair>, Counts)> {
-    let mut counts = Counts::default();
+) -> Result<(Vec<ParallelPair>, LineCounts)> {
+    let mut counts = LineCounts::default();
     let mut seen = HashSet::new();
     let mut found: Vec<(u64, ParallelPair)> = vec![];
     let corpus = source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

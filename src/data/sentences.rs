@@ -8,7 +8,7 @@ use regex::Regex;
 
 /// A piece of a text. The pieces' concatenation is the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Piece<'a> {
+pub enum TextPiece<'a> {
     /// One sentence, without the white space around it.
     Sentence(&'a str),
     /// White space, line breaks, list markers, code, addresses alone on a line: never translated.
@@ -28,14 +28,14 @@ static MARKER: LazyLock<Option<Regex>> = LazyLock::new(|| {
 });
 
 /// Splits `text`.
-pub fn split(text: &str) -> Vec<Piece<'_>> {
+pub fn split(text: &str) -> Vec<TextPiece<'_>> {
     let mut pieces = vec![];
     // Odd parts lie between ``` fences; an unpaired last fence opens code up to the end.
     let mut rest = text;
     while let Some(open) = rest.find("```") {
         let close = rest[open + 3..].find("```").map_or(rest.len(), |i| open + 3 + i + 3);
         split_lines(&rest[..open], &mut pieces);
-        pieces.push(Piece::Keep(&rest[open..close]));
+        pieces.push(TextPiece::Keep(&rest[open..close]));
         rest = &rest[close..];
     }
     split_lines(rest, &mut pieces);
@@ -43,13 +43,13 @@ pub fn split(text: &str) -> Vec<Piece<'_>> {
 }
 
 /// Puts the pieces of [`split`] together, the sentences replaced in order.
-pub fn join(pieces: &[Piece], sentences: &[String]) -> String {
+pub fn join(pieces: &[TextPiece], sentences: &[String]) -> String {
     let mut translated = sentences.iter();
     let mut out = String::new();
     for piece in pieces {
         match piece {
-            Piece::Keep(text) => out.push_str(text),
-            Piece::Sentence(text) => out.push_str(translated.next().map_or(text, |s| s.trim())),
+            TextPiece::Keep(text) => out.push_str(text),
+            TextPiece::Sentence(text) => out.push_str(translated.next().map_or(text, |s| s.trim())),
         }
     }
     out
@@ -57,21 +57,21 @@ pub fn join(pieces: &[Piece], sentences: &[String]) -> String {
 
 /// The sentences alone.
 pub fn sentences(text: &str) -> Vec<&str> {
-    let sentence = |p| if let Piece::Sentence(s) = p { Some(s) } else { None };
+    let sentence = |p| if let TextPiece::Sentence(s) = p { Some(s) } else { None };
     split(text).into_iter().filter_map(sentence).collect()
 }
 
-fn split_lines<'a>(text: &'a str, out: &mut Vec<Piece<'a>>) {
+fn split_lines<'a>(text: &'a str, out: &mut Vec<TextPiece<'a>>) {
     for line in text.split_inclusive('\n') {
         let marker = MARKER.as_ref().and_then(|m| m.find(line)).map_or(0, |m| m.end());
         if marker > 0 {
-            out.push(Piece::Keep(&line[..marker]));
+            out.push(TextPiece::Keep(&line[..marker]));
         }
         split_line(&line[marker..], out);
     }
 }
 
-fn split_line<'a>(line: &'a str, out: &mut Vec<Piece<'a>>) {
+fn split_line<'a>(line: &'a str, out: &mut Vec<TextPiece<'a>>) {
     let mut start = 0;
     for end in boundaries(line).into_iter().chain([line.len()]) {
         push_trimmed(&line[start..end], out);
@@ -80,24 +80,24 @@ fn split_line<'a>(line: &'a str, out: &mut Vec<Piece<'a>>) {
 }
 
 /// White space around becomes `Keep`; a piece without letters is kept as it is.
-fn push_trimmed<'a>(text: &'a str, out: &mut Vec<Piece<'a>>) {
+fn push_trimmed<'a>(text: &'a str, out: &mut Vec<TextPiece<'a>>) {
     let body = text.trim();
     if body.is_empty() {
         if !text.is_empty() {
-            out.push(Piece::Keep(text));
+            out.push(TextPiece::Keep(text));
         }
         return;
     }
     let lead = text.len() - text.trim_start().len();
     let end = lead + body.len();
     if lead > 0 {
-        out.push(Piece::Keep(&text[..lead]));
+        out.push(TextPiece::Keep(&text[..lead]));
     }
     let address = !body.contains(char::is_whitespace) && (body.contains("://") || body.starts_with("www."));
     let translatable = body.chars().any(char::is_alphabetic) && !address;
-    out.push(if translatable { Piece::Sentence(body) } else { Piece::Keep(body) });
+    out.push(if translatable { TextPiece::Sentence(body) } else { TextPiece::Keep(body) });
     if end < text.len() {
-        out.push(Piece::Keep(&text[end..]));
+        out.push(TextPiece::Keep(&text[end..]));
     }
 }
 
@@ -174,7 +174,7 @@ mod tests {
         #[test]
         fn pieces_concatenate_to_the_text(text in "[a-zA-Z.!?`\\n\\t 。¿0-9)\"-]{0,80}|\\PC{0,60}") {
             let pieces = split(&text);
-            let whole: String = pieces.iter().map(|p| match p { Piece::Sentence(s) | Piece::Keep(s) => *s }).collect();
+            let whole: String = pieces.iter().map(|p| match p { TextPiece::Sentence(s) | TextPiece::Keep(s) => *s }).collect();
             prop_assert_eq!(&whole, &text);
             let own: Vec<String> = sentences(&text).iter().map(|s| s.to_string()).collect();
             prop_assert_eq!(join(&pieces, &own), text);

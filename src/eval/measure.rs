@@ -8,7 +8,7 @@ use super::{
     learned::Models,
     sample::Sample,
     samples::read_samples,
-    scores::Scores,
+    scores::ScoreFile,
     tasks::{self, Item, alignment::looked},
 };
 use crate::{
@@ -191,7 +191,7 @@ pub fn of_folder(
     let source = |s: &Sample| sources.get(&s.doc_id).map_or("", String::as_str);
     let segments = samples.iter().map(|s| s.segment(source(s))).collect::<Result<Vec<_>>>()?;
     let ids: Vec<usize> = samples.iter().map(|s| s.doc_id).collect();
-    let mut scores = Scores::open(&out.join(&task.name).join("scores.jsonl"))?;
+    let mut scores = ScoreFile::open(&out.join(&task.name).join("scores.jsonl"))?;
     let mut measures = vec![];
     for (about, metric) in opened {
         let label = format!("{} {}", task.name, about.name);
@@ -217,7 +217,7 @@ pub fn official(task: &EvalTask, samples: &[Sample]) -> Result<Option<(Map<Strin
     }
     let scored = |s: &Sample| {
         let answers: Vec<&str> = s.targets.iter().map(String::as_str).collect();
-        mkqa::Scored::new(&answers, &s.response, 0.0, &task.language)
+        mkqa::ScoredAnswer::new(&answers, &s.response, 0.0, &task.language)
     };
     let scores = mkqa::scores(&samples.iter().map(scored).collect::<Vec<_>>());
     let Value::Object(mut scores) = serde_json::to_value(scores)? else { return Ok(None) };

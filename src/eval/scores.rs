@@ -40,7 +40,7 @@ struct Known {
 }
 
 /// What is kept of a task's rows.
-pub struct Scores {
+pub struct ScoreFile {
     path: PathBuf,
     known: BTreeMap<Key, Known>,
     /// The file as it was read, without a line that a kill cut in two.
@@ -59,12 +59,12 @@ struct Head {
     sample: String,
 }
 
-impl Scores {
+impl ScoreFile {
     /// Reads the file, if there is one.
     ///
     /// # Errors
     /// A line that is damaged, by its number.
-    pub fn open(path: &Path) -> Result<Scores> {
+    pub fn open(path: &Path) -> Result<ScoreFile> {
         let mut text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
@@ -80,7 +80,7 @@ impl Scores {
             })?;
             known.insert(key, row);
         }
-        let mut scores = Scores { path: path.into(), known, text, file: None, failed: false };
+        let mut scores = ScoreFile { path: path.into(), known, text, file: None, failed: false };
         if cut {
             let written = write_atomic(&scores.path, scores.text.as_bytes());
             scores.tell(written);

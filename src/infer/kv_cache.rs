@@ -10,9 +10,8 @@ use crate::{
 /// Keys and values of every layer.
 pub struct KvCache {
     /// (slots, NKV * HS) of each layer.
-    pub layers: Vec<(Tensor, Tensor)>,
+    pub(crate) layers: Vec<(Tensor, Tensor)>,
     free: Slots,
-    slots: usize,
 }
 
 impl KvCache {
@@ -29,12 +28,7 @@ impl KvCache {
             (0..layers).map(|_| (one("k_cache"), one("v_cache"))).collect::<Vec<_>>()
         })
         .with_context(|| format!("a cache of {slots} tokens"))?;
-        Ok(KvCache { layers, free: Slots::new(slots), slots })
-    }
-
-    /// Tokens that fit when empty.
-    pub fn slots(&self) -> usize {
-        self.slots
+        Ok(KvCache { layers, free: Slots::new(slots) })
     }
 
     /// The first slot of a fresh range of `length`, or `None` while no gap is large enough.

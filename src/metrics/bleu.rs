@@ -4,7 +4,7 @@ use num_traits::Float;
 
 use super::{
     ngrams::{WordIds, matches},
-    tokenize::{BleuTokenizer, Tokenizer, split},
+    tokenize::{BleuTokenizer, MetricTokenizer, split},
 };
 
 const ORDERS: usize = 4;
@@ -39,7 +39,7 @@ impl BleuStatistics {
 
 /// A corpus score.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Bleu {
+pub struct BleuScore {
     /// 0..100.
     pub score: f64,
     /// In percent, smoothed, by order.
@@ -56,7 +56,11 @@ pub fn signature(tokenizer: BleuTokenizer) -> String {
 }
 
 /// BLEU of `hypotheses` against one reference each.
-pub fn corpus_bleu(hypotheses: &[&str], references: &[&str], tokenizer: &Tokenizer) -> Result<Bleu> {
+pub fn corpus_bleu(
+    hypotheses: &[&str],
+    references: &[&str],
+    tokenizer: &MetricTokenizer,
+) -> Result<BleuScore> {
     ensure!(
         hypotheses.len() == references.len(),
         "{} hypotheses for {} references",
@@ -66,11 +70,11 @@ pub fn corpus_bleu(hypotheses: &[&str], references: &[&str], tokenizer: &Tokeniz
     let all: Vec<BleuStatistics> =
         hypotheses.iter().zip(references).map(|(h, r)| statistics(h, r, tokenizer)).collect();
     let (score, precisions, brevity_penalty) = compute(&sum(all.iter()));
-    Ok(Bleu { score, precisions, brevity_penalty, signature: signature(tokenizer.kind()) })
+    Ok(BleuScore { score, precisions, brevity_penalty, signature: signature(tokenizer.kind()) })
 }
 
 /// The counts of one sentence.
-pub fn statistics(hypothesis: &str, reference: &str, tokenizer: &Tokenizer) -> BleuStatistics {
+pub fn statistics(hypothesis: &str, reference: &str, tokenizer: &MetricTokenizer) -> BleuStatistics {
     let (hypothesis, reference) = (tokenizer.tokenize(hypothesis), tokenizer.tokenize(reference));
     let mut ids = WordIds::default();
     let (h, r) = (ids.of(split(&hypothesis)), ids.of(split(&reference)));

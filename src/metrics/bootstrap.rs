@@ -43,16 +43,6 @@ pub fn paired_by(n: usize, samples: usize, seed: u64, statistic: impl Fn(&[usize
     }
 }
 
-/// 95 % interval of the mean of these values (an accuracy, if they are 0 and 1) by the normal approximation: 1.96 standard errors (sample
-/// standard deviation over root n) either way. None for fewer than two values.
-pub fn normal_interval(values: &[f64]) -> Option<(f64, f64)> {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    let half = 1.959_963_984_540_054 * (variance / n).sqrt();
-    (values.len() > 1).then_some((mean - half, mean + half))
-}
-
 /// 95 % percentile interval of the mean over `samples` bootstrap resamples of these values: inside their range and lopsided near its ends,
 /// where the normal one is neither.
 pub fn bootstrap_interval(values: &[f64], samples: usize, seed: u64) -> Option<(f64, f64)> {
@@ -66,6 +56,16 @@ pub fn bootstrap_interval(values: &[f64], samples: usize, seed: u64) -> Option<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// 95 % interval of the mean of these values (an accuracy, if they are 0 and 1) by the normal approximation: 1.96 standard errors (sample
+    /// standard deviation over root n) either way. None for fewer than two values.
+    fn normal_interval(values: &[f64]) -> Option<(f64, f64)> {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        let half = 1.959_963_984_540_054 * (variance / n).sqrt();
+        (values.len() > 1).then_some((mean - half, mean + half))
+    }
 
     fn means(before: &[f64], after: &[f64]) -> Paired {
         let mean = |x: &[f64], i: &[usize]| i.iter().map(|&i| x[i]).sum::<f64>() / i.len() as f64;

@@ -18,7 +18,7 @@ pub struct ChrfStatistics(pub Vec<[u64; 3]>);
 
 /// A corpus score.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Chrf {
+pub struct ChrfScore {
     /// 0..100.
     pub score: f64,
     /// How it was computed, in sacrebleu's words.
@@ -36,7 +36,7 @@ pub fn signature(word_order: usize) -> String {
 }
 
 /// chrF (`word_order` 0) or chrF++ (2) of `hypotheses` against one reference each.
-pub fn corpus_chrf(hypotheses: &[&str], references: &[&str], word_order: usize) -> Result<Chrf> {
+pub fn corpus_chrf(hypotheses: &[&str], references: &[&str], word_order: usize) -> Result<ChrfScore> {
     ensure!(
         hypotheses.len() == references.len(),
         "{} hypotheses for {} references",
@@ -45,7 +45,7 @@ pub fn corpus_chrf(hypotheses: &[&str], references: &[&str], word_order: usize) 
     );
     let all: Vec<ChrfStatistics> =
         hypotheses.iter().zip(references).map(|(h, r)| statistics(h, r, word_order)).collect();
-    Ok(Chrf { score: from_statistics(all.iter()), signature: signature(word_order) })
+    Ok(ChrfScore { score: from_statistics(all.iter()), signature: signature(word_order) })
 }
 
 /// The counts of one sentence. Word orders beyond 4 are not counted.

@@ -5,13 +5,13 @@ use rayon::prelude::*;
 
 use super::{
     bleu, chrf, ter,
-    tokenize::{TercomOptions, Tokenizer},
+    tokenize::{MetricTokenizer, TercomOptions},
 };
 
 /// A metric of sacrebleu.
 pub enum CorpusMetric {
     /// With its tokenizer.
-    Bleu(Box<Tokenizer>),
+    Bleu(Box<MetricTokenizer>),
     /// chrF; chrF++ with words up to this order.
     Chrf(usize),
     /// Translation edit rate.
@@ -20,12 +20,12 @@ pub enum CorpusMetric {
 
 /// The counts of each sentence of one system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counts {
+pub struct CorpusCounts {
     width: usize,
     values: Vec<u64>,
 }
 
-impl Counts {
+impl CorpusCounts {
     /// Sentences.
     pub fn len(&self) -> usize {
         self.values.len() / self.width
@@ -75,11 +75,6 @@ impl CorpusMetric {
         }
     }
 
-    /// Otherwise lower is.
-    pub fn higher_is_better(&self) -> bool {
-        !matches!(self, CorpusMetric::Ter(_))
-    }
-
     /// Numbers of a row of counts.
     pub fn width(&self) -> usize {
         match self {
@@ -90,7 +85,7 @@ impl CorpusMetric {
     }
 
     /// BLEU's tokenizer.
-    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+    pub fn tokenizer(&self) -> Option<&MetricTokenizer> {
         if let CorpusMetric::Bleu(tokenizer) = self { Some(tokenizer) } else { None }
     }
 
@@ -102,7 +97,7 @@ impl CorpusMetric {
         &self,
         hypotheses: &[impl AsRef<str> + Sync],
         references: &[impl AsRef<str> + Sync],
-    ) -> Result<Counts> {
+    ) -> Result<CorpusCounts> {
         ensure!(
             hypotheses.len() == references.len(),
             "{} hypotheses for {} references",
@@ -115,7 +110,7 @@ impl CorpusMetric {
         values.par_chunks_exact_mut(width).zip(texts).with_min_len(16).for_each(|(out, (h, r))| {
             self.count(h.as_ref(), r.as_ref(), out);
         });
-        Ok(Counts { width, values })
+        Ok(CorpusCounts { width, values })
     }
 
     fn count(&self, hypothesis: &str, reference: &str, out: &mut [u64]) {
@@ -147,7 +142,7 @@ impl CorpusMetric {
     }
 
     /// The score of all sentences.
-    pub fn score(&self, counts: &Counts) -> f64 {
+    pub fn score(&self, counts: &CorpusCounts) -> f64 {
         let mut sums = vec![0; counts.width];
         for row in counts.rows() {
             sums.iter_mut().zip(row).for_each(|(sum, own)| *sum += own);

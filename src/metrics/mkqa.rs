@@ -32,7 +32,7 @@ pub struct Prediction {
 
 /// The script's numbers, in percent but for the threshold. Those over no questions are NaN, as there.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Scores {
+pub struct MkqaScores {
     /// Exact match where "no answer" is said above the threshold.
     pub best_em: f64,
     /// F1 likewise; the threshold is the one that makes it largest.
@@ -141,7 +141,7 @@ pub fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
 
 /// One prediction against its question.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scored {
+pub struct ScoredAnswer {
     em: f64,
     f1: f64,
     answerable: bool,
@@ -149,10 +149,10 @@ pub struct Scored {
     no_answer: f64,
 }
 
-impl Scored {
+impl ScoredAnswer {
     /// `answers` as in [`Gold`], `answer` and `no_answer` as in [`Prediction`].
-    pub fn new(answers: &[&str], answer: &str, no_answer: f64, language: &str) -> Scored {
-        Scored {
+    pub fn new(answers: &[&str], answer: &str, no_answer: f64, language: &str) -> ScoredAnswer {
+        ScoredAnswer {
             em: qa::exact_match(answer, answers, language),
             f1: qa::f1(answer, answers, language),
             answerable: answers != [""],
@@ -163,7 +163,7 @@ impl Scored {
 }
 
 /// The official numbers. Every question needs a prediction, every prediction a question.
-pub fn evaluate(golds: &[Gold], predictions: &[Prediction], language: &str) -> Result<Scores> {
+pub fn evaluate(golds: &[Gold], predictions: &[Prediction], language: &str) -> Result<MkqaScores> {
     let by_id: HashMap<&str, &Gold> = golds.iter().map(|g| (g.id.as_str(), g)).collect();
     let predicted: HashMap<&str, &Prediction> = predictions.iter().map(|p| (p.id.as_str(), p)).collect();
     let missing: Vec<&str> =
@@ -173,31 +173,31 @@ pub fn evaluate(golds: &[Gold], predictions: &[Prediction], language: &str) -> R
     }
     let score = |gold: &Gold, p: &Prediction| {
         let answers: Vec<&str> = gold.answers.iter().map(String::as_str).collect();
-        Scored::new(&answers, &p.answer, p.no_answer, language)
+        ScoredAnswer::new(&answers, &p.answer, p.no_answer, language)
     };
     // In the order of the predictions for the threshold, of the questions for the means: sums depend on it in their last bits.
-    let sweep: Vec<Scored> = predictions
+    let sweep: Vec<ScoredAnswer> = predictions
         .iter()
         .map(|p| {
             let gold = by_id.get(p.id.as_str());
             Ok(score(gold.with_context(|| format!("prediction {} is of no question in the file", p.id))?, p))
         })
         .collect::<Result<_>>()?;
-    let all: Vec<Scored> =
+    let all: Vec<ScoredAnswer> =
         golds.iter().filter_map(|g| Some(score(g, predicted.get(g.id.as_str())?))).collect();
     let (best, threshold) = best_threshold(&sweep);
     Ok(summary(&all, best, threshold))
 }
 
 /// The official numbers of predictions in the order of their questions.
-pub fn scores(all: &[Scored]) -> Scores {
+pub fn scores(all: &[ScoredAnswer]) -> MkqaScores {
     let (best, threshold) = best_threshold(all);
     summary(all, best, threshold)
 }
 
 /// The largest F1 (percent), and the threshold with which it is reached: from nobody answers to everybody does.
-fn best_threshold(all: &[Scored]) -> (f64, f64) {
-    let mut sorted: Vec<&Scored> = all.iter().collect();
+fn best_threshold(all: &[ScoredAnswer]) -> (f64, f64) {
+    let mut sorted: Vec<&ScoredAnswer> = all.iter().collect();
     sorted.sort_by(|a, b| a.no_answer.partial_cmp(&b.no_answer).unwrap_or(std::cmp::Ordering::Equal));
     let mut now = all.iter().filter(|s| !s.answerable).count() as f64;
     let (mut best, mut threshold) = (now, 0.0);
@@ -214,18 +214,19 @@ fn best_threshold(all: &[Scored]) -> (f64, f64) {
     (100.0 * best / all.len() as f64, threshold)
 }
 
-fn summary(all: &[Scored], best_f1: f64, threshold: f64) -> Scores {
+fn summary(all: &[ScoredAnswer], best_f1: f64, threshold: f64) -> MkqaScores {
     // NumPy rounds its own numbers by scaling them, Python its own exactly.
-    let average = |which: &dyn Fn(&Scored) -> bool, of: &dyn Fn(&Scored) -> f64| {
+    let average = |which: &dyn Fn(&ScoredAnswer) -> bool, of: &dyn Fn(&ScoredAnswer) -> f64| {
         let values: Vec<f64> = all.iter().filter(|s| which(s)).map(of).collect();
         (100.0 * mean(&values) * 100.0).round_ties_even() / 100.0
     };
     let exact = |x: f64| format!("{x:.2}").parse().unwrap_or(x);
-    let cut = |s: &Scored, value: f64| {
+    let cut = |s: &ScoredAnswer, value: f64| {
         if s.no_answer > threshold { f64::from(u8::from(!s.answerable)) } else { value }
     };
-    let (any, yes, no) = (|_: &Scored| true, |s: &Scored| s.answerable, |s: &Scored| !s.answerable);
-    Scores {
+    let (any, yes, no) =
+        (|_: &ScoredAnswer| true, |s: &ScoredAnswer| s.answerable, |s: &ScoredAnswer| !s.answerable);
+    MkqaScores {
         best_em: average(&any, &|s| cut(s, s.em)),
         best_f1: exact(best_f1),
         best_answerable_em: average(&yes, &|s| cut(s, s.em)),

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::{
-    corpus::{CorpusMetric, Counts, Score},
+    corpus::{CorpusCounts, CorpusMetric, Score},
     numpy_random::NumpyRandom,
 };
 
@@ -29,11 +29,11 @@ pub fn signature(signature: &str, test: &str, samples: usize, seed: u64) -> Stri
 const BLOCK: usize = 64;
 
 /// Scores of `samples` resamples with replacement for each system, drawn alike.
-fn resampled(metric: &CorpusMetric, systems: &[Counts], samples: usize, seed: u64) -> Vec<Vec<Score>> {
-    let n = systems.first().map_or(0, Counts::len);
+fn resampled(metric: &CorpusMetric, systems: &[CorpusCounts], samples: usize, seed: u64) -> Vec<Vec<Score>> {
+    let n = systems.first().map_or(0, CorpusCounts::len);
     let rows: Vec<Vec<f32>> =
         systems.iter().map(|s| s.rows().flatten().map(|x| *x as f32).collect()).collect();
-    let width = systems.first().map_or(0, Counts::width);
+    let width = systems.first().map_or(0, CorpusCounts::width);
     let mut random = NumpyRandom::new(seed);
     let mut out = vec![Vec::with_capacity(samples); systems.len()];
     for start in (0..samples).step_by(BLOCK) {
@@ -60,7 +60,12 @@ fn resampled(metric: &CorpusMetric, systems: &[Counts], samples: usize, seed: u6
 }
 
 /// Mean and half the width of the 95 % interval of one system's score over bootstrap resamples, as `sacrebleu --confidence` prints them.
-pub fn confidence(metric: &CorpusMetric, system: &Counts, samples: usize, seed: u64) -> Option<(f64, f64)> {
+pub fn confidence(
+    metric: &CorpusMetric,
+    system: &CorpusCounts,
+    samples: usize,
+    seed: u64,
+) -> Option<(f64, f64)> {
     if system.is_empty() || samples == 0 {
         return None;
     }
@@ -71,12 +76,12 @@ pub fn confidence(metric: &CorpusMetric, system: &Counts, samples: usize, seed: 
 /// Paired bootstrap of every system against the first. All have counts of the same sentences.
 pub fn paired_bootstrap(
     metric: &CorpusMetric,
-    systems: &[Counts],
+    systems: &[CorpusCounts],
     samples: usize,
     seed: u64,
 ) -> Vec<Outcome> {
     let whole: Vec<f64> = systems.iter().map(|s| metric.score(s)).collect();
-    if systems.first().is_none_or(Counts::is_empty) || samples == 0 {
+    if systems.first().is_none_or(CorpusCounts::is_empty) || samples == 0 {
         return whole.into_iter().map(|score| Outcome { score, ..Default::default() }).collect();
     }
     let scores: Vec<Numbers> =
@@ -96,7 +101,7 @@ pub fn paired_bootstrap(
 /// Paired approximate randomisation of every system against the first: in each trial every sentence changes sides by the toss of a coin.
 pub fn paired_randomisation(
     metric: &CorpusMetric,
-    systems: &[Counts],
+    systems: &[CorpusCounts],
     trials: usize,
     seed: u64,
 ) -> Vec<Outcome> {
@@ -104,7 +109,7 @@ pub fn paired_randomisation(
     let Some(first) = systems.first() else { return vec![] };
     let n = first.len();
     let tosses = NumpyRandom::new(seed).bits(trials.saturating_mul(n));
-    let of = |(i, system): (usize, &Counts)| {
+    let of = |(i, system): (usize, &CorpusCounts)| {
         let score = whole[i];
         if i == 0 || n == 0 || trials == 0 {
             return Outcome { score, ..Default::default() };

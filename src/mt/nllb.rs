@@ -16,7 +16,9 @@ use crate::{
         words::nearest,
     },
     device::Device,
-    models::m2m100::{BeamParams, GenerateOptions, M2m100, M2m100Config, Request, Translated, generate},
+    models::m2m100::{
+        BeamParams, GenerateOptions, M2m100, M2m100Config, Translated, TranslationRequest, generate,
+    },
     tensor::DType,
 };
 
@@ -33,7 +35,7 @@ pub struct NllbText {
 
 /// A part of a sentence that the model takes at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct SentencePart {
     text: String,
     ids: Vec<u32>,
 }
@@ -89,7 +91,7 @@ impl NllbText {
 
     /// `sentence` in the language with the token `language`, in pieces that fit the model, cut at the white space nearest the middle. None
     /// if there is nothing to translate: an empty line, a rule, a number of dashes.
-    pub fn pieces(&self, sentence: &str, language: u32) -> Result<Vec<Piece>> {
+    pub fn pieces(&self, sentence: &str, language: u32) -> Result<Vec<SentencePart>> {
         let mut out = vec![];
         if has_content(sentence) {
             self.cut(sentence.trim(), language, &mut out)?;
@@ -97,10 +99,10 @@ impl NllbText {
         Ok(out)
     }
 
-    fn cut(&self, text: &str, language: u32, out: &mut Vec<Piece>) -> Result<()> {
+    fn cut(&self, text: &str, language: u32, out: &mut Vec<SentencePart>) -> Result<()> {
         let ids = self.source_ids(text, language)?;
         if ids.len() <= self.longest {
-            out.push(Piece { text: text.into(), ids });
+            out.push(SentencePart { text: text.into(), ids });
             return Ok(());
         }
         let middle = text.len() / 2;
@@ -194,11 +196,15 @@ impl NllbTranslator {
     }
 
     /// As `translate`, where the pieces of each sentence are made already ([`NllbText::pieces`] in the source language).
-    pub fn translate_pieces(&mut self, sentences: &[String], pieces: &[Vec<Piece>]) -> Result<Vec<String>> {
+    pub fn translate_pieces(
+        &mut self,
+        sentences: &[String],
+        pieces: &[Vec<SentencePart>],
+    ) -> Result<Vec<String>> {
         ensure!(sentences.len() == pieces.len(), "{} sentences, {} in pieces", sentences.len(), pieces.len());
         let split = pieces.iter().filter(|p| p.len() > 1).count();
         self.nllb.split.set(self.nllb.split.get() + split);
-        let all: Vec<&Piece> = pieces.iter().flatten().collect();
+        let all: Vec<&SentencePart> = pieces.iter().flatten().collect();
         let mut found = self.search(&all, &self.params)?;
         self.retry(&all, &mut found)?;
         let (mut found, mut out) = (found.into_iter(), Vec::with_capacity(sentences.len()));
@@ -215,9 +221,11 @@ impl NllbTranslator {
         Ok(out)
     }
 
-    fn search(&self, pieces: &[&Piece], params: &BeamParams) -> Result<Vec<(String, Translated)>> {
-        let requests: Vec<Request> =
-            pieces.iter().map(|p| Request { tokens: p.ids.clone(), forced_bos: Some(self.target) }).collect();
+    fn search(&self, pieces: &[&SentencePart], params: &BeamParams) -> Result<Vec<(String, Translated)>> {
+        let requests: Vec<TranslationRequest> = pieces
+            .iter()
+            .map(|p| TranslationRequest { tokens: p.ids.clone(), forced_bos: Some(self.target) })
+            .collect();
         let found = generate(&self.nllb.model, &requests, params, self.options, &mut |_| {})?;
         let tokenizer = &self.nllb.text.tokenizer;
         found
@@ -231,7 +239,7 @@ impl NllbTranslator {
     }
 
     /// Searches suspicious translations again; the second is kept where it has fewer faults.
-    fn retry(&self, pieces: &[&Piece], found: &mut [(String, Translated)]) -> Result<()> {
+    fn retry(&self, pieces: &[&SentencePart], found: &mut [(String, Translated)]) -> Result<()> {
         let languages = (self.languages.0.as_str(), self.languages.1.as_str());
         let faults: Vec<usize> =
             pieces.par_iter().zip(&*found).map(|(p, f)| faults_of(&p.text, f, languages)).collect();
@@ -244,7 +252,7 @@ impl NllbTranslator {
             no_repeat_ngram_size: RETRY_NGRAM,
             ..self.params.clone()
         };
-        let suspicious: Vec<&Piece> = again.iter().map(|&i| pieces[i]).collect();
+        let suspicious: Vec<&SentencePart> = again.iter().map(|&i| pieces[i]).collect();
         let nllb = &self.nllb;
         nllb.retried.set(nllb.retried.get() + again.len());
         for (i, second) in again.into_iter().zip(self.search(&suspicious, &params)?) {

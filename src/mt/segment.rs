@@ -1,7 +1,7 @@
 //! Whole texts and a translator of sentences: what to give it, and its sentences put together again.
 use anyhow::{Result, ensure};
 
-use crate::data::sentences::{Piece, join, sentences, split};
+use crate::data::sentences::{TextPiece, join, sentences, split};
 
 /// A whole text.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,12 +25,12 @@ pub fn put_together(
     translated: &[String],
     scores: &[f64],
 ) -> Result<Vec<TranslatedText>> {
-    let pieces: Vec<Vec<Piece>> = texts.iter().map(|t| split(t)).collect();
-    let count = |p: &[Piece]| p.iter().filter(|x| matches!(x, Piece::Sentence(_))).count();
+    let pieces: Vec<Vec<TextPiece>> = texts.iter().map(|t| split(t)).collect();
+    let count = |p: &[TextPiece]| p.iter().filter(|x| matches!(x, TextPiece::Sentence(_))).count();
     let expected: usize = pieces.iter().map(|p| count(p)).sum();
     ensure!(translated.len() == expected, "{engine} gave {} sentences for {expected}", translated.len());
     let (mut rest, mut scores) = (translated, scores);
-    let one = |p: &Vec<Piece>| {
+    let one = |p: &Vec<TextPiece>| {
         let n = count(p);
         let (own, others) = rest.split_at(n);
         rest = others;

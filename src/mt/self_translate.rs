@@ -5,11 +5,11 @@ use super::Translator;
 use crate::data::language_id;
 
 /// Asks questions, gets answers: `infer`'s part, handed in.
-pub type Ask<'a> = Box<dyn FnMut(&[String]) -> Result<Vec<String>> + 'a>;
+pub type AskModel<'a> = Box<dyn FnMut(&[String]) -> Result<Vec<String>> + 'a>;
 
 /// A translator that asks a language model.
 pub struct SelfTranslator<'a> {
-    ask: Ask<'a>,
+    ask: AskModel<'a>,
     model: String,
     source: String,
     target: String,
@@ -17,7 +17,7 @@ pub struct SelfTranslator<'a> {
 
 impl<'a> SelfTranslator<'a> {
     /// From `source` to `target` (language codes) by asking `ask`; `model` names who answers.
-    pub fn new(ask: Ask<'a>, model: &str, source: &str, target: &str) -> SelfTranslator<'a> {
+    pub fn new(ask: AskModel<'a>, model: &str, source: &str, target: &str) -> SelfTranslator<'a> {
         SelfTranslator { ask, model: model.into(), source: source.into(), target: target.into() }
     }
 }
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn prompts_name_the_languages_and_replies_are_cleaned() {
         let mut asked = vec![];
-        let ask: Ask = Box::new(|prompts| {
+        let ask: AskModel = Box::new(|prompts| {
             asked = prompts.to_vec();
             Ok(vec!["\"Hola.\"\nThis means hello.".into(), "".into()])
         });

@@ -42,7 +42,7 @@ pub(crate) fn check_documents<'a>(op: &str, cu_seqlens: &'a Tensor, n: usize) ->
 mod tests {
     use super::*;
     use crate::{
-        ops::cross_entropy::Scratch,
+        ops::cross_entropy::LossScratch,
         tensor::{Arena, DType},
     };
 
@@ -84,7 +84,7 @@ mod tests {
         let shape =
             AttentionShape { heads: 1, kv_heads: 1, head_size: 4, scale: 1.0, window: None, softcap: None };
         let mut scratch =
-            Arena::build("s", &Default::default(), |s| Scratch::lay_out(s, DType::F32, 4, 4, 4, 0))
+            Arena::build("s", &Default::default(), |s| LossScratch::lay_out(s, DType::F32, 4, 4, 4, 0))
                 .unwrap()
                 .0;
         let mut twice = out.alias();

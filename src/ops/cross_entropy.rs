@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Scratch of the loss: one chunk of rows.
-pub struct Scratch {
+pub struct LossScratch {
     logits: Tensor,
     hidden: Tensor,
     dhidden: Tensor,
@@ -34,7 +34,7 @@ pub struct Scratch {
     rows: Tensor,
 }
 
-impl Scratch {
+impl LossScratch {
     /// Room for as many rows as keep the logits (rows, vocab) below `bytes`, at least 16 and at most `max_rows`.
     /// `dtype` is that of the hidden states.
     pub fn lay_out(
@@ -44,9 +44,9 @@ impl Scratch {
         vocab: usize,
         hidden: usize,
         bytes: usize,
-    ) -> Scratch {
+    ) -> LossScratch {
         let rows = (bytes / (4 * vocab.max(1))).clamp(16, 1024).min(max_rows.max(1));
-        Scratch {
+        LossScratch {
             logits: arena.tensor("logits", DType::F32, &[rows, vocab]),
             hidden: arena.tensor("loss_hidden", dtype, &[rows, hidden]),
             dhidden: arena.tensor("loss_dhidden", dtype, &[rows, hidden]),
@@ -87,7 +87,7 @@ impl<'a> From<&'a Blocks> for Head<'a> {
 /// not below V gives NaN.
 pub fn linear_cross_entropy_forward<'a>(
     losses: &mut Tensor,
-    scratch: &mut Scratch,
+    scratch: &mut LossScratch,
     hidden: &Tensor,
     head: impl Into<Head<'a>>,
     targets: &Tensor,
@@ -124,7 +124,7 @@ pub fn linear_cross_entropy_forward_backward<'a>(
     losses: &mut Tensor,
     dhidden: &mut Tensor,
     dweight: Option<&mut Tensor>,
-    scratch: &mut Scratch,
+    scratch: &mut LossScratch,
     hidden: &Tensor,
     head: impl Into<Head<'a>>,
     targets: &Tensor,
@@ -137,7 +137,7 @@ pub fn linear_cross_entropy_forward_backward<'a>(
 fn run(
     losses: &mut Tensor,
     mut grads: Option<(&mut Tensor, Option<&mut Tensor>)>,
-    scratch: &mut Scratch,
+    scratch: &mut LossScratch,
     hidden: &Tensor,
     Head { weight, softcap }: Head,
     targets: &Tensor,
@@ -216,7 +216,7 @@ fn gpu_run(
     gpu: &Gpu,
     losses: &mut Tensor,
     mut grads: Option<(&mut Tensor, Option<&mut Tensor>)>,
-    scratch: &mut Scratch,
+    scratch: &mut LossScratch,
     [hidden, weight, targets, token_weights]: [&Tensor; 4],
     grad_scale: f32,
     softcap: Option<f32>,

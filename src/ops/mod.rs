@@ -3,6 +3,10 @@
 //! `&mut` arguments are written, `&` arguments are read; outputs come first, then what is saved for backward, inputs,
 //! weights, scalars. Letters: N rows (tokens), C hidden size, V vocabulary, NH heads, NKV key/value heads, HS head size,
 //! F intermediate size, R rank.
+//!
+//! Public ops that no model here calls: [`embedding::embedding_backward`], [`swiglu::swiglu_forward`] and [`swiglu::swiglu_backward`] are the plain cases (scale
+//! 1, SiLU) of ops that models call. [`layernorm::layernorm_backward`], [`activation::activation_backward`] and [`attention::cross_attention_backward`] are the
+//! backward passes of encoders and translators, which are only run forward so far; [`gemm::linear_add_forward`] is the residual epilogue that blocks do not use yet.
 pub mod activation;
 pub mod adamw;
 pub mod attention;

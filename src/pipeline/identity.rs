@@ -38,11 +38,6 @@ impl Identity {
     pub fn placed(self, placement: Placement) -> Result<Identity> {
         self.with("placement", placement.to_string())
     }
-
-    /// The settings as a manifest has them.
-    pub fn value(&self) -> &Value {
-        &self.0
-    }
 }
 
 /// The files whose content decides a stage's bytes, by name.
@@ -147,7 +142,7 @@ mod tests {
             Identity::of(&settings).unwrap().placed(Placement { dtype, device }).unwrap()
         };
         let base = of(DType::F32, "cpu", 1);
-        assert_eq!(base.value(), &json!({"tau": 1, "placement": "f32"}));
+        assert_eq!(base.0, json!({"tau": 1, "placement": "f32"}));
         assert_eq!(base, of(DType::F32, "cpu", 2));
         let all = [base, of(DType::Bf16, "cpu", 1), of(DType::F32, "cuda", 1), of(DType::F32, "emulated", 1)];
         for (i, a) in all.iter().enumerate() {

@@ -79,7 +79,7 @@ pub struct Manifest {
 
 /// How a folder stands to the manifest that a stage expects to leave there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum FolderState {
     /// Finished from the same inputs and settings, and its files are there.
     Done,
     /// No manifest.
@@ -122,11 +122,11 @@ impl Manifest {
     }
 
     /// Whether `dir` holds the finished result of exactly this, and if not, why. A damaged manifest counts as a difference.
-    pub fn state(&self, dir: &Path) -> Result<State> {
+    pub fn state(&self, dir: &Path) -> Result<FolderState> {
         let old = match Manifest::load(dir) {
             Ok(Some(old)) => old,
-            Ok(None) => return Ok(State::Absent),
-            Err(e) => return Ok(State::Changed(vec![format!("{e:#}")])),
+            Ok(None) => return Ok(FolderState::Absent),
+            Err(e) => return Ok(FolderState::Changed(vec![format!("{e:#}")])),
         };
         let mut changes = self.differences(&old);
         for (name, size) in &old.outputs {
@@ -136,7 +136,7 @@ impl Manifest {
                 Err(_) => changes.push(format!("{name}: is gone")),
             }
         }
-        Ok(if changes.is_empty() { State::Done } else { State::Changed(changes) })
+        Ok(if changes.is_empty() { FolderState::Done } else { FolderState::Changed(changes) })
     }
 
     fn pending(dir: &Path) -> Option<Manifest> {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{
     identity::{Identity, Inputs},
     lock::{self, Held},
-    manifest::{Counts, Manifest, State},
+    manifest::{Counts, FolderState, Manifest},
     rows::Part,
 };
 use crate::{
@@ -199,7 +199,7 @@ impl Open {
         self.manifest.counts = made.counts;
         self.manifest.summary = made.summary;
         let _mutex = lock::mutex(&self.dir)?;
-        if self.manifest.state(&self.dir)? == State::Done {
+        if self.manifest.state(&self.dir)? == FolderState::Done {
             return Ok(());
         }
         let dir = self.dir.clone();
@@ -230,7 +230,7 @@ pub fn run<S: Stage>(stage: &mut S) -> Result<Ran> {
 fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
     let dir = stage.out().to_path_buf();
     let manifest = Manifest::expected(S::NAME, &stage.inputs()?, &stage.identity()?)?;
-    let done = || -> Result<bool> { Ok(manifest.state(&dir)? == State::Done) };
+    let done = || -> Result<bool> { Ok(manifest.state(&dir)? == FolderState::Done) };
     if done()? && !dir.join(PENDING).exists() && !lock::any(&dir) {
         return Ok(None);
     }
@@ -285,7 +285,7 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
     let state = manifest.state(dir)?;
     let pending = Manifest::pending_job(dir);
     match (&state, stage.replaces()) {
-        (State::Changed(why), Replace::Never(advice)) => {
+        (FolderState::Changed(why), Replace::Never(advice)) => {
             let (name, why) = (S::NAME, some_of(why));
             let message = format!(
                 "{} holds a finished {name} of other inputs or settings ({why}): {advice}",
@@ -293,10 +293,10 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
             );
             bail!(Error::exists(dir, message))
         }
-        (State::Changed(why), Replace::AndSayWhy) if !stage.quiet() => {
+        (FolderState::Changed(why), Replace::AndSayWhy) if !stage.quiet() => {
             note!("{}: made again, since {}: {}", stage.label(), dir.display(), some_of(why));
         }
-        (State::Absent, _) if !dir.join(PENDING).exists() => {
+        (FolderState::Absent, _) if !dir.join(PENDING).exists() => {
             if let Some(name) = files_of::<S>(dir)?.first() {
                 let message = format!(
                     "{} holds {name} but no {MANIFEST}, so no stage wrote it: choose another --out, or move it away",
@@ -307,7 +307,7 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
         }
         _ => {}
     }
-    let same = state == State::Absent && pending == manifest.job();
+    let same = state == FolderState::Absent && pending == manifest.job();
     if !same {
         // First, so that a kill in between leaves a note of other work, and the rest goes next time.
         for name in files_of::<S>(dir)? {

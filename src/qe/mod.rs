@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 /// A pair's token ids, as its scorer's model reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Encoded {
+pub struct EncodedPair {
     /// The sequences: one of the pair, or one of each sentence.
     pub ids: Vec<Vec<u32>>,
     /// Something did not fit and was cut off.
@@ -20,11 +20,11 @@ pub struct Encoded {
 /// What of a scorer works on text alone. It may be at work on another thread while the model computes.
 pub trait PairEncoder: Send + Sync {
     /// The ids of a source sentence and its translation.
-    fn encode(&self, source: &str, translation: &str) -> Result<Encoded>;
+    fn encode(&self, source: &str, translation: &str) -> Result<EncodedPair>;
 }
 
 /// The ids of all pairs.
-fn encode_all(encoder: &dyn PairEncoder, pairs: &[(String, String)]) -> Result<Vec<Encoded>> {
+fn encode_all(encoder: &dyn PairEncoder, pairs: &[(String, String)]) -> Result<Vec<EncodedPair>> {
     pairs.par_iter().map(|(source, translation)| encoder.encode(source, translation)).collect()
 }
 
@@ -37,7 +37,7 @@ pub trait Scorer {
     fn score(&mut self, pairs: &[(String, String)]) -> Result<Vec<f64>>;
 
     /// The same for pairs that the scorer's [`PairEncoder`] has encoded; scorers without one take the texts.
-    fn score_encoded(&mut self, pairs: &[(String, String)], _encoded: &[Encoded]) -> Result<Vec<f64>> {
+    fn score_encoded(&mut self, pairs: &[(String, String)], _encoded: &[EncodedPair]) -> Result<Vec<f64>> {
         self.score(pairs)
     }
 

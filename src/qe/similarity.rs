@@ -4,11 +4,11 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Encoded, PairEncoder, Scorer, encode_all};
+use super::{EncodedPair, PairEncoder, Scorer, encode_all};
 use crate::{
     data::tokenizer::Tokenizer,
     device::Device,
-    models::xlm_roberta::{Config, Encoder, LastLayer, XlmRoberta, batches},
+    models::xlm_roberta::{Encoder, LastLayer, XlmRoberta, XlmRobertaConfig, batches},
     tensor::DType,
 };
 
@@ -25,7 +25,7 @@ pub struct SimilarityText {
 impl SimilarityText {
     /// Reads the tokenizer of a Hugging Face directory; `prefix` is put before every sentence (`query: ` for E5).
     pub fn load(dir: &Path, prefix: &str) -> Result<SimilarityText> {
-        let config = Config::from_dir(dir)?;
+        let config = XlmRobertaConfig::from_dir(dir)?;
         let tokenizer = Tokenizer::load(dir)?;
         ensure!(
             tokenizer.vocab_size() <= config.vocab_size,
@@ -40,8 +40,8 @@ impl SimilarityText {
 }
 
 impl PairEncoder for SimilarityText {
-    fn encode(&self, source: &str, translation: &str) -> Result<Encoded> {
-        let mut encoded = Encoded::default();
+    fn encode(&self, source: &str, translation: &str) -> Result<EncodedPair> {
+        let mut encoded = EncodedPair::default();
         for text in [source, translation] {
             let mut ids = self.tokenizer.encode(&format!("{}{text}", self.prefix), false)?;
             encoded.cut |= ids.len() > self.longest.saturating_sub(2);
@@ -137,7 +137,7 @@ impl Scorer for Similarity {
         self.score_encoded(pairs, &encoded)
     }
 
-    fn score_encoded(&mut self, _pairs: &[(String, String)], encoded: &[Encoded]) -> Result<Vec<f64>> {
+    fn score_encoded(&mut self, _pairs: &[(String, String)], encoded: &[EncodedPair]) -> Result<Vec<f64>> {
         self.cut += encoded.iter().filter(|e| e.cut).count();
         let ids: Vec<&[u32]> = encoded.iter().flat_map(|e| &e.ids).map(Vec::as_slice).collect();
         let embedded = self.embed(&ids)?;

@@ -72,7 +72,7 @@ pub enum Choices {
 /// How a multiple-choice question is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Protocol {
+pub enum ChoiceProtocol {
     /// lm-eval's `belebele` template; `few-shot` solved questions before it
     #[default]
     LmEval,
@@ -152,7 +152,7 @@ pub struct EvalTask {
     pub few_shot: usize,
     /// Multiple choice: how the question is asked
     #[serde(default)]
-    pub protocol: Protocol,
+    pub protocol: ChoiceProtocol,
     /// Multiple choice: file of the solved questions [default: the task's own file]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub few_shot_file: Option<PathBuf>,
@@ -193,7 +193,7 @@ impl EvalTask {
             scorers: BTreeMap::new(),
             choices: letters(),
             few_shot: 0,
-            protocol: Protocol::default(),
+            protocol: ChoiceProtocol::default(),
             few_shot_file: None,
             dictionary: None,
             stem: false,
@@ -236,14 +236,14 @@ impl EvalTask {
 }
 
 /// The metrics of a task that names none.
-fn default_metrics(kind: TaskKind, protocol: Protocol) -> &'static [&'static str] {
+fn default_metrics(kind: TaskKind, protocol: ChoiceProtocol) -> &'static [&'static str] {
     match kind {
         TaskKind::Translation => &["bleu", "chrf++", "off-target"],
         TaskKind::Qa | TaskKind::Mkqa => &["exact-match", "f1", "off-target"],
         TaskKind::Summary => &["rouge-l", "off-target"],
         TaskKind::Perplexity => &["bits-per-byte"],
         // A reply that is cleaned to a letter has no likelihoods to divide.
-        TaskKind::MultipleChoice if protocol == Protocol::PaperZeroshot => &["acc"],
+        TaskKind::MultipleChoice if protocol == ChoiceProtocol::PaperZeroshot => &["acc"],
         TaskKind::MultipleChoice => &["acc", "acc-norm"],
         TaskKind::Alignment => &["cosine", "cka", "retrieval-forward", "retrieval-backward"],
     }
@@ -321,7 +321,7 @@ mod tests {
     fn every_kinds_metrics_are_in_the_catalog_and_fit_it() {
         use TaskKind::*;
         for kind in [Perplexity, Translation, MultipleChoice, Qa, Mkqa, Summary, Alignment] {
-            for protocol in [Protocol::LmEval, Protocol::PaperZeroshot] {
+            for protocol in [ChoiceProtocol::LmEval, ChoiceProtocol::PaperZeroshot] {
                 for name in default_metrics(kind, protocol) {
                     let metric = MetricName::find(name).unwrap_or_else(|| panic!("{name} is not there"));
                     assert_eq!(metric.about().evidence, kind.evidence(), "{name}");

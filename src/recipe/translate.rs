@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     data::{dictionary::DictionaryFormat, line_process::Protocol},
-    models::m2m100::EarlyStopping,
+    models::m2m100::BeamStopping,
 };
 
 /// The translation engines.
@@ -63,7 +63,7 @@ pub struct TranslateSettings {
     pub length_penalty: Option<f32>,
     /// When beam search stops (engine `nllb`; else generation_config.json, else heuristic)
     #[arg(long, value_enum)]
-    pub early_stopping: Option<EarlyStopping>,
+    pub early_stopping: Option<BeamStopping>,
     /// No n-gram of this size may repeat (engine `nllb`; else generation_config.json, else 0: off)
     #[arg(long)]
     pub no_repeat_ngram_size: Option<usize>,

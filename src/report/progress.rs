@@ -21,7 +21,6 @@ pub struct Progress {
     started: Instant,
     last_line: Instant,
     bar: Option<ProgressBar>,
-    message: String,
 }
 
 impl Progress {
@@ -29,16 +28,7 @@ impl Progress {
     pub fn new(label: &str, total: usize) -> Progress {
         let now = Instant::now();
         let label = label.to_string();
-        Progress {
-            label,
-            total,
-            done: 0,
-            skipped: 0,
-            started: now,
-            last_line: now,
-            bar: None,
-            message: String::new(),
-        }
+        Progress { label, total, done: 0, skipped: 0, started: now, last_line: now, bar: None }
     }
 
     /// `n` units were found done.
@@ -61,11 +51,6 @@ impl Progress {
         }
     }
 
-    /// Words behind the bar.
-    pub fn message(&mut self, text: &str) {
-        self.message = text.into();
-    }
-
     /// The bar is removed; the caller prints what came of it.
     pub fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
@@ -80,17 +65,7 @@ impl Progress {
 
     fn line(&self) -> String {
         let left = self.total.saturating_sub(self.done) as f64 / self.rate().max(1e-9);
-        format!(
-            "{}: {}/{}, {:.1}/s, {} left {}",
-            self.label,
-            self.done,
-            self.total,
-            self.rate(),
-            duration(left),
-            self.message
-        )
-        .trim_end()
-        .to_string()
+        format!("{}: {}/{}, {:.1}/s, {} left", self.label, self.done, self.total, self.rate(), duration(left))
     }
 
     fn draw(&mut self) {
@@ -108,7 +83,7 @@ impl Progress {
         let left = self.total.saturating_sub(self.done) as f64;
         let rate =
             (self.done - self.skipped.min(self.done)) as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
-        bar.set_message(format!("{rate:.1}/s, {} left {}", duration(left / rate.max(1e-9)), self.message));
+        bar.set_message(format!("{rate:.1}/s, {} left", duration(left / rate.max(1e-9))));
     }
 }
 

@@ -128,22 +128,6 @@ impl Table {
         out
     }
 
-    /// A GitHub-flavoured Markdown table.
-    pub fn to_markdown(&self) -> String {
-        let join = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-        let clean = |s: String| s.replace('|', "\\|").replace('\n', " ");
-        let mut out = join(self.header.iter().cloned().map(clean).collect());
-        out += &join(
-            (0..self.header.len()).map(|c| if self.is_number(c) { "---:" } else { "---" }.into()).collect(),
-        );
-        for row in &self.rows {
-            out += &join(
-                (0..self.header.len()).map(|c| clean(row.get(c).unwrap_or(&Cell::Empty).text())).collect(),
-            );
-        }
-        out
-    }
-
     /// An HTML table.
     pub fn to_html(&self) -> String {
         let mut out = String::from("<div class=\"scroll\"><table><thead><tr>");
@@ -223,7 +207,6 @@ mod tests {
 
     #[test]
     fn other_formats_escape_what_they_must() {
-        assert!(table().to_markdown().contains("日本\\|x"));
         let html = table().to_html();
         assert!(
             html.contains("&lt;b&gt;") && html.contains("number good") && html.contains("number bad"),

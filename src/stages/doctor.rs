@@ -1,4 +1,6 @@
 //! `sdrrl doctor`: what this machine offers and what this build can use of it.
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 
 use crate::{device, ops::gemm::uses_tile_unit, report::out::say};
@@ -33,13 +35,35 @@ pub fn run(_args: &Args) -> Result<()> {
     }
     match device::nvcc_version() {
         Some(nvcc) => {
-            say!("kernels    CUDA, by nvcc {nvcc}; checked with --device emulated on any machine")
+            say!("kernels    CUDA, by nvcc {nvcc}; checked with --device emulated on any machine");
+            kernel_usage().iter().for_each(|line| say!("           {line}"));
         }
         None => say!(
             "kernels    no CUDA in this build: there was no nvcc (scripts/get_nvcc.sh brings one); --device emulated runs them on the processor"
         ),
     }
     Ok(())
+}
+
+/// By architecture: how many kernels there are, and the most that one of them takes, as ptxas tells.
+fn kernel_usage() -> Vec<String> {
+    let mut of: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
+    for line in device::kernel_usage().lines() {
+        let [_, arch, registers, shared, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            continue;
+        };
+        let number = |text: &str| text.parse().unwrap_or(0);
+        let (kernels, most_registers, most_shared) = of.entry(arch).or_default();
+        *kernels += 1;
+        *most_registers = number(registers).max(*most_registers);
+        *most_shared = number(shared).max(*most_shared);
+    }
+    let line = |(arch, (kernels, registers, shared)): (&str, (usize, usize, usize))| {
+        format!(
+            "{arch}: {kernels} kernels, up to {registers} registers a thread and {shared} bytes of static shared memory, no spills"
+        )
+    };
+    of.into_iter().map(line).collect()
 }
 
 fn gib(bytes: u64) -> f64 {

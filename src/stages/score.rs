@@ -28,7 +28,7 @@ use crate::{
     },
     models::weights::resolve,
     qe::{
-        Encoded, PairEncoder, Scorer,
+        EncodedPair, PairEncoder, Scorer,
         builtin::BuiltinScorer,
         cometkiwi::{CometKiwi, Files, KiwiText, PUBLISHED},
         command::CommandScorer,
@@ -247,7 +247,7 @@ struct Pairs {
     pairs: Vec<(String, String)>,
     owners: Vec<(usize, &'static str)>,
     /// Of each pair, where the engine has an encoder.
-    encoded: Vec<Encoded>,
+    encoded: Vec<EncodedPair>,
 }
 
 /// What became of [`Pairs`].

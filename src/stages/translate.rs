@@ -30,7 +30,7 @@ use crate::{
         command::CommandTranslator,
         dictionary::DictionaryTranslator,
         file::FileTranslator,
-        nllb::{Nllb, NllbText, NllbTranslator, Piece},
+        nllb::{Nllb, NllbText, NllbTranslator, SentencePart},
         segment::{TranslatedText, put_together, sentences_of},
         self_translate::SelfTranslator,
     },
@@ -169,7 +169,7 @@ struct Prepared {
     /// Of all rows' sides.
     sentences: Vec<String>,
     /// Of each sentence, for engine `nllb`: they are the same for all targets.
-    pieces: Vec<Vec<Piece>>,
+    pieces: Vec<Vec<SentencePart>>,
 }
 
 fn prepare(rows: Vec<Row>, text: Option<&Shared<NllbText>>, source: &str) -> Result<Prepared> {

@@ -32,9 +32,7 @@ pub struct OptimizerSettings {
 pub struct Optimizer {
     settings: OptimizerSettings,
     /// In the order of the parameters.
-    pub moments: Vec<(Tensor, Tensor)>,
-    /// Bytes of the moments.
-    pub bytes: usize,
+    pub(crate) moments: Vec<(Tensor, Tensor)>,
     table: AdamWTable,
     norm: GradNorm,
 }
@@ -43,7 +41,7 @@ impl Optimizer {
     /// Zero moments for `params`, on their device.
     pub fn new(params: &[Param], settings: OptimizerSettings) -> Result<Optimizer> {
         let device = params.first().map_or(Device::Cpu, |p| p.value.device());
-        let (moments, bytes) = Arena::build("optimizer moments", &device, |a| {
+        let (moments, _) = Arena::build("optimizer moments", &device, |a| {
             let mut like =
                 |p: &Param, part: &str| a.tensor(&format!("{}.{part}", p.name), DType::F32, p.value.shape());
             params.iter().map(|p| (like(p, "m"), like(p, "v"))).collect::<Vec<_>>()
@@ -61,7 +59,7 @@ impl Optimizer {
         };
         let table = AdamWTable::new(params.iter().zip(&moments).map(group).collect())?;
         let norm = GradNorm::new(params.iter().map(|p| p.grad.alias()).collect())?;
-        Ok(Optimizer { settings, moments, bytes, table, norm })
+        Ok(Optimizer { settings, moments, table, norm })
     }
 
     /// One step (counted from 1) at `lr` of the parameters given to [`Optimizer::new`]; returns the gradient's global norm before clipping.

@@ -12,7 +12,7 @@ use tracing::info_span;
 pub use super::run_types::{TrainEvent, TrainOutcome, TrainerSettings};
 use super::{
     checkpoint::{self, State},
-    early_stopping::{EarlyStopping, Outcome},
+    early_stopping::{EarlyStopping, Observed},
     guard::{GuardState, is_source},
     log::Log,
     optimizer::Optimizer,
@@ -234,7 +234,7 @@ impl Run<'_> {
             self.check_finite("validation loss", loss, number)?;
             // What the guard stops at is no candidate.
             let outcome = if too_far {
-                Outcome { improved: false, stop: false }
+                Observed { improved: false, stop: false }
             } else {
                 self.state.stopping.observe(number, loss, self.settings.patience, self.settings.min_delta)
             };

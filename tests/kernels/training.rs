@@ -3,7 +3,7 @@ use sdrrl::{
     ops::{
         adamw::{self, AdamW, AdamWTable, Group},
         cross_entropy::{
-            self, Head, Scratch, cross_entropy_forward, linear_cross_entropy_forward,
+            self, Head, LossScratch, cross_entropy_forward, linear_cross_entropy_forward,
             linear_cross_entropy_forward_backward,
         },
         dora::{self, dora_backward, dora_forward, dora_norms},
@@ -26,7 +26,7 @@ fn loss(device: &Device, dtype: DType, softcap: Option<f32>) {
     let weights: Vec<f32> = (0..n).map(|i| [1.0, 0.0, 0.5][i % 3]).collect();
     // 16 rows at once: three chunks, the last one short.
     let (mut scratch, _) =
-        Arena::build("scratch", device, |a| Scratch::lay_out(a, dtype, n, v, c, 0)).unwrap();
+        Arena::build("scratch", device, |a| LossScratch::lay_out(a, dtype, n, v, c, 0)).unwrap();
     let (th, tw) = (put(device, dtype, &[n, c], &h), put(device, dtype, &[v, c], &w));
     let (tt, tweights) = (put_u32(device, &targets), put(device, F32, &[n], &weights));
     let (mut losses, mut dh) = (out(device, F32, &[n]), out(device, dtype, &[n, c]));

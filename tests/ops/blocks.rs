@@ -5,7 +5,7 @@ use sdrrl::{
     data::map::map_path,
     device::Device,
     ops::{
-        cross_entropy::{Scratch as LossScratch, linear_cross_entropy_forward_backward},
+        cross_entropy::{LossScratch, linear_cross_entropy_forward_backward},
         embedding::embedding_forward,
         gemm::{
             Layout, gemm, linear_add_forward, linear_backward_input, linear_forward, linear_forward_many,

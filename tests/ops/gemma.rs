@@ -2,7 +2,7 @@
 use sdrrl::{
     ops::{
         activation::{self, Activation, softcap},
-        cross_entropy::{Head, Scratch, linear_cross_entropy_forward_backward},
+        cross_entropy::{Head, LossScratch, linear_cross_entropy_forward_backward},
         embedding::{
             self, embedding_forward, embedding_scale, scaled_embedding_backward, scaled_embedding_forward,
         },
@@ -134,7 +134,7 @@ fn the_loss_with_a_cap_equals_transformers() {
     let targets = u32s("targets", &golden.u32s("loss.targets"));
     let ones = Tensor::from_f32("ones", &[n], &vec![1.0; n]).unwrap();
     let (mut losses, mut dhidden, mut dweight) = (poisoned("losses", &[n]), zeros(&[n, c]), zeros(&[v, c]));
-    let lay_out = |a: &mut Arena| Scratch::lay_out(a, DType::F32, n, v, c, 0);
+    let lay_out = |a: &mut Arena| LossScratch::lay_out(a, DType::F32, n, v, c, 0);
     let (mut scratch, _) = Arena::build("scratch", &Default::default(), lay_out).unwrap();
     linear_cross_entropy_forward_backward(
         &mut losses,

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
 pub use dictd::{equivalents, parse as parse_dictd};
-pub use text::parse_line;
 
 /// How a dictionary is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -32,7 +31,6 @@ pub struct Dictionary {
     /// By key: lower case, NFC, single spaces.
     entries: HashMap<String, Vec<String>>,
     max_words: usize,
-    max_chars: usize,
 }
 
 impl Dictionary {
@@ -66,7 +64,6 @@ impl Dictionary {
             return;
         }
         self.max_words = self.max_words.max(key.split(' ').count());
-        self.max_chars = self.max_chars.max(key.chars().count());
         let known = self.entries.entry(key).or_default();
         if !known.contains(&equivalent) {
             known.push(equivalent);
@@ -86,16 +83,6 @@ impl Dictionary {
         (1..=self.max_words.min(words.len())).rev().find_map(|n| {
             let found = if n == 1 { self.lookup(words[0]) } else { self.lookup(&words[..n].join(" ")) };
             (!found.is_empty()).then_some((n, found))
-        })
-    }
-
-    /// The longest entry that `text` begins with, for scripts without spaces: its length in bytes and its equivalents.
-    pub fn longest_prefix(&self, text: &str) -> Option<(usize, &[String])> {
-        let ends: Vec<usize> =
-            text.char_indices().map(|(i, c)| i + c.len_utf8()).take(self.max_chars.min(32)).collect();
-        ends.into_iter().rev().find_map(|end| {
-            let found = self.lookup(&text[..end]);
-            (!found.is_empty()).then_some((end, found))
         })
     }
 

@@ -23,8 +23,6 @@ pub(super) struct Jinja {
     env: Environment<'static>,
     /// It says itself which part of a conversation the model writes.
     pub marks_answers: bool,
-    /// It asks for today's date.
-    pub asks_date: bool,
 }
 
 /// A rendered conversation.
@@ -58,7 +56,7 @@ impl Jinja {
         env.set_fuel(Some(5_000_000));
         env.add_template_owned("chat", marked)
             .map_err(|e| anyhow!("the chat template does not parse: {e:#}"))?;
-        Ok(Jinja { env, marks_answers, asks_date: source.contains("strftime_now") })
+        Ok(Jinja { env, marks_answers })
     }
 
     /// The text of a conversation, with what asks the model to answer if `generation_prompt`.

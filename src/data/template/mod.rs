@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use self::{jinja::Jinja, named::Named};
 use super::{
     conversation::{Prompt, Role, Turn},
-    tokenizer::{Piece, Tokenizer},
+    tokenizer::{PlacedToken, Tokenizer},
 };
 
 /// The names of the built-in templates.
@@ -91,16 +91,6 @@ impl ChatTemplate {
         };
         ensure!(!add_bos || tokenizer.bos().is_some(), "template {name}: the tokenizer has no begin token");
         Ok(ChatTemplate { kind, name: name.into(), add_bos })
-    }
-
-    /// The name or path that it was loaded by.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// True if what it renders depends on the date (`strftime_now`; see `SOURCE_DATE_EPOCH`).
-    pub fn asks_date(&self) -> bool {
-        matches!(&self.kind, Kind::Jinja(j) if j.asks_date)
     }
 
     /// The ids of a prompt, ready for the answer.
@@ -217,7 +207,7 @@ impl ChatTemplate {
         Ok((whole.text, ranges))
     }
 
-    fn pieces(&self, tok: &Tokenizer, text: &str, turns: &[Turn]) -> Result<Vec<Piece>> {
+    fn pieces(&self, tok: &Tokenizer, text: &str, turns: &[Turn]) -> Result<Vec<PlacedToken>> {
         let contents: Vec<&str> = turns.iter().map(|t| t.content.as_str()).collect();
         let mut pieces = tok.encode_template(text, &contents)?;
         let wants_bos = match &self.kind {
@@ -226,7 +216,7 @@ impl ChatTemplate {
         };
         if let Some(bos) = tok.bos().filter(|_| wants_bos) {
             if pieces.first().map(|p| p.id) != Some(bos) {
-                pieces.insert(0, Piece { id: bos, start: 0, end: 0 });
+                pieces.insert(0, PlacedToken { id: bos, start: 0, end: 0 });
             }
             ensure!(
                 pieces.get(1).map(|p| p.id) != Some(bos),
@@ -243,8 +233,8 @@ impl ChatTemplate {
 }
 
 /// Gives `weight` to the tokens of an answer up to its first end token; whether there is one.
-fn learn(pieces: &[Piece], answer: &Range<usize>, weight: f32, eos: &[u32], out: &mut Encoded) -> bool {
-    let inside = |p: &Piece| {
+fn learn(pieces: &[PlacedToken], answer: &Range<usize>, weight: f32, eos: &[u32], out: &mut Encoded) -> bool {
+    let inside = |p: &PlacedToken| {
         if p.start == p.end {
             answer.contains(&p.start)
         } else {

@@ -134,7 +134,7 @@ impl Tokenizer {
 
     /// As [`Tokenizer::encode_with_special`], with the place of each token in the text, but special tokens inside `contents`, parts of the
     /// text that somebody else wrote, are taken for plain letters.
-    pub fn encode_template(&self, text: &str, contents: &[&str]) -> Result<Vec<Piece>> {
+    pub fn encode_template(&self, text: &str, contents: &[&str]) -> Result<Vec<PlacedToken>> {
         let mut out = vec![];
         let suspicious = contents.iter().any(|c| self.specials.iter().any(|(s, _)| c.contains(s.as_str())));
         if !suspicious {
@@ -156,7 +156,7 @@ impl Tokenizer {
                 .max_by_key(|(s, _)| s.len());
             if let (false, Some((s, id))) = (inside, special) {
                 placed(&self.plain, &text[start..at], start, &mut out)?;
-                out.push(Piece { id: *id, start: at, end: at + s.len() });
+                out.push(PlacedToken { id: *id, start: at, end: at + s.len() });
                 at += s.len();
                 start = at;
             } else {
@@ -250,7 +250,7 @@ fn template_file(dir: &Path) -> Result<Option<Value>> {
 
 /// A token and the bytes of the text that it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct PlacedToken {
     /// Its id.
     pub id: u32,
     /// Where its text begins.
@@ -260,13 +260,13 @@ pub struct Piece {
 }
 
 /// The tokens of `text`, which begins at byte `base` of the whole.
-fn placed(tokenizer: &Inner, text: &str, base: usize, out: &mut Vec<Piece>) -> Result<()> {
+fn placed(tokenizer: &Inner, text: &str, base: usize, out: &mut Vec<PlacedToken>) -> Result<()> {
     if text.is_empty() {
         return Ok(());
     }
     let encoding = tokenizer.encode(text, false).map_err(|e| anyhow!("tokenize {:?}...: {e}", head(text)))?;
     let pieces = encoding.get_ids().iter().zip(encoding.get_offsets());
-    out.extend(pieces.map(|(&id, &(start, end))| Piece { id, start: base + start, end: base + end }));
+    out.extend(pieces.map(|(&id, &(start, end))| PlacedToken { id, start: base + start, end: base + end }));
     Ok(())
 }
 

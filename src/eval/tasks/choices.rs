@@ -9,7 +9,7 @@ use crate::{
     data::row_shard::RowShard,
     eval::sample::Sample,
     metrics::catalog::letter,
-    recipe::eval::{Choices, EvalTask, Protocol},
+    recipe::eval::{ChoiceProtocol, Choices, EvalTask},
 };
 
 /// A question with its choices and the index of the right one.
@@ -32,14 +32,15 @@ pub fn items(task: &EvalTask) -> Result<Vec<Item>> {
         Some(file) => read(file)?,
         None => rows.clone(),
     };
-    let shots = if task.protocol == Protocol::Paper5shot && task.few_shot == 0 { 5 } else { task.few_shot };
+    let shots =
+        if task.protocol == ChoiceProtocol::Paper5shot && task.few_shot == 0 { 5 } else { task.few_shot };
     ensure!(
         shots <= solved.len(),
         "few-shot is {shots}, but {} has {} questions",
         task.few_shot_file.as_ref().unwrap_or(&task.file).display(),
         solved.len()
     );
-    if task.protocol == Protocol::PaperZeroshot {
+    if task.protocol == ChoiceProtocol::PaperZeroshot {
         ensure!(shots == 0, "protocol paper-zeroshot takes no solved questions: leave few-shot at 0");
         return Ok(rows.into_iter().enumerate().map(|(i, row)| instruction(i, row)).collect());
     }

@@ -3,11 +3,11 @@
 //! paths cost the same, the order in which nodes are tried decides, and it is MeCab's.
 mod dictionary;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 
-use self::dictionary::{CharCategories, Connections, Dictionary, Settings, Token};
+use self::dictionary::{CharCategories, Connections, MecabDictionary, MecabToken, Settings};
 
 /// Words longer than this are not looked up (MeCab's bound on a length).
 const LONGEST: usize = 65_535;
@@ -16,18 +16,17 @@ const LONGEST_GROUP: usize = 24;
 
 /// A dictionary with which text is split into words.
 pub struct Mecab {
-    path: PathBuf,
-    words: Dictionary,
+    words: MecabDictionary,
     connections: Connections,
     categories: CharCategories,
     /// By category.
-    unknown: Vec<Vec<Token>>,
+    unknown: Vec<Vec<MecabToken>>,
     settings: Settings,
 }
 
 #[derive(Clone, Copy)]
 struct Node {
-    token: Token,
+    token: MecabToken,
     start: u32,
     end: u32,
     cost: i64,
@@ -37,25 +36,20 @@ struct Node {
     sibling: Option<u32>,
 }
 
-const BOUNDARY: Token = Token { left: 0, right: 0, part_of_speech: 0, cost: 0 };
+const BOUNDARY: MecabToken = MecabToken { left: 0, right: 0, part_of_speech: 0, cost: 0 };
 
 impl Mecab {
     /// Opens the folder of a compiled dictionary: `sys.dic`, `unk.dic`, `matrix.bin`, `char.bin`, and `dicrc` for its settings.
     pub fn open(path: &Path) -> Result<Mecab> {
-        let words = Dictionary::open(&path.join("sys.dic"))?;
-        let unknown_words = Dictionary::open(&path.join("unk.dic"))?;
+        let words = MecabDictionary::open(&path.join("sys.dic"))?;
+        let unknown_words = MecabDictionary::open(&path.join("unk.dic"))?;
         let connections = Connections::open(&path.join("matrix.bin"))?;
         words.check(&connections)?;
         unknown_words.check(&connections)?;
         let categories = CharCategories::open(&path.join("char.bin"))?;
         let unknown = categories.names().map(|name| unknown_words.exactly(name.as_bytes())).collect();
         let settings = Settings::read(&path.join("dicrc"))?;
-        Ok(Mecab { path: path.to_path_buf(), words, connections, categories, unknown, settings })
-    }
-
-    /// The folder it came from.
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Mecab { words, connections, categories, unknown, settings })
     }
 
     /// Words in the dictionary.
@@ -110,7 +104,7 @@ impl Mecab {
     }
 
     /// Cost of the cheapest path to a node with `token` behind `left` and its siblings, and the node before it. The first of equals wins.
-    fn cheapest(&self, nodes: &[Node], left: u32, token: &Token, spaced: bool) -> (i64, u32) {
+    fn cheapest(&self, nodes: &[Node], left: u32, token: &MecabToken, spaced: bool) -> (i64, u32) {
         let penalty = if spaced { self.settings.space_penalty(token.part_of_speech) } else { 0 };
         let own = i64::from(token.cost) + penalty;
         let mut best = (i64::MAX, 0);
@@ -127,7 +121,7 @@ impl Mecab {
     }
 
     /// The nodes that may begin at byte `at` (behind spaces): start, end, token.
-    fn lookup(&self, text: &[u8], at: usize, out: &mut Vec<(usize, usize, Token)>) {
+    fn lookup(&self, text: &[u8], at: usize, out: &mut Vec<(usize, usize, MecabToken)>) {
         let text = &text[..text.len().min(at + LONGEST)];
         let start = at + self.categories.run(self.categories.space(), &text[at..]).0;
         if start == text.len() {

@@ -110,7 +110,7 @@ impl BleuTokenizer {
         language: &str,
         named: Option<BleuTokenizer>,
         dictionary: Option<&Path>,
-    ) -> Result<Tokenizer> {
+    ) -> Result<MetricTokenizer> {
         let mut warning = None;
         let kind = match (named, BleuTokenizer::for_language(language, dictionary.is_some()), dictionary) {
             (Some(named), ..) => named,
@@ -193,13 +193,13 @@ impl BleuTokenizer {
     ///
     /// # Errors
     /// A dictionary that is missing, damaged, or not the one that defines the tokenizer.
-    pub fn load(self, dictionary: Option<&Path>) -> Result<Tokenizer> {
-        let Some(needs) = self.needs() else { return Ok(Tokenizer::new(self, Words::Rules)) };
+    pub fn load(self, dictionary: Option<&Path>) -> Result<MetricTokenizer> {
+        let Some(needs) = self.needs() else { return Ok(MetricTokenizer::new(self, Words::Rules)) };
         let path = dictionary.with_context(|| format!("tokenizer {} needs {needs}", self.name()))?;
         let Some(expected) = self.dictionary_words() else {
             let pieces =
                 Pieces::open(path).with_context(|| format!("tokenizer {} needs {needs}", self.name()))?;
-            return Ok(Tokenizer::new(self, Words::Pieces(pieces)));
+            return Ok(MetricTokenizer::new(self, Words::Pieces(pieces)));
         };
         let mecab = Mecab::open(path)?;
         ensure!(
@@ -209,12 +209,12 @@ impl BleuTokenizer {
             mecab.len(),
             self.name()
         );
-        Ok(Tokenizer::new(self, Words::Mecab(mecab)))
+        Ok(MetricTokenizer::new(self, Words::Mecab(mecab)))
     }
 }
 
 /// A tokenizer with what it needs.
-pub struct Tokenizer {
+pub struct MetricTokenizer {
     kind: BleuTokenizer,
     words: Words,
     warning: Option<String>,
@@ -228,9 +228,9 @@ enum Words {
     Pieces(Pieces),
 }
 
-impl Tokenizer {
-    fn new(kind: BleuTokenizer, words: Words) -> Tokenizer {
-        Tokenizer { kind, words, warning: None }
+impl MetricTokenizer {
+    fn new(kind: BleuTokenizer, words: Words) -> MetricTokenizer {
+        MetricTokenizer { kind, words, warning: None }
     }
 
     /// What to say of the choice, where [`BleuTokenizer::choose`] made it.

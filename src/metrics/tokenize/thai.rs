@@ -2,7 +2,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet, VecDeque},
-    path::{Path, PathBuf},
+    path::Path,
     sync::LazyLock,
 };
 
@@ -34,7 +34,6 @@ const LARGEST_GRAPH: usize = 50;
 
 /// A word list to segment with.
 pub struct ThaiWords {
-    path: PathBuf,
     words: usize,
     /// Node and letter to node; 0 is the root.
     next: HashMap<(u32, char), u32>,
@@ -44,8 +43,7 @@ pub struct ThaiWords {
 impl ThaiWords {
     /// Reads a word list, a word a line.
     pub fn open(path: &Path) -> Result<ThaiWords> {
-        let mut out =
-            ThaiWords { path: path.to_path_buf(), words: 0, next: HashMap::new(), ends: HashSet::new() };
+        let mut out = ThaiWords { words: 0, next: HashMap::new(), ends: HashSet::new() };
         let mut nodes = 0;
         for line in read_lines(path)? {
             let mut node = 0;
@@ -63,11 +61,6 @@ impl ThaiWords {
             path.display()
         );
         Ok(out)
-    }
-
-    /// The file it came from.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Words in the list.

@@ -1,5 +1,5 @@
 //! The hypotheses of one sentence: what beam search keeps, counts and ends, as transformers does it (generation/utils.py, `_beam_search`).
-use super::config::{BeamParams, EarlyStopping};
+use super::config::{BeamParams, BeamStopping};
 
 /// A running hypothesis.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl Search {
         let penalty = |n: usize| (n as f64).powf(params.length_penalty as f64) as f32;
         let ends = |token: u32| token == eos || length + 1 >= params.max_length;
         let valid = || candidates.iter().filter(|c| c.0 > f32::NEG_INFINITY);
-        let full = self.finished.len() >= beams && params.early_stopping == EarlyStopping::FirstComplete;
+        let full = self.finished.len() >= beams && params.early_stopping == BeamStopping::FirstComplete;
         for &(score, from, token) in valid().take(beams).filter(|c| ends(c.2)) {
             if full {
                 break;
@@ -70,13 +70,13 @@ impl Search {
         let copies = self.replace_running(&next);
         let greedy_end = beams == 1 && !self.finished.is_empty();
         let hypothetical = match params.early_stopping {
-            EarlyStopping::Never if params.length_penalty > 0.0 => params.max_length - 1,
+            BeamStopping::Never if params.length_penalty > 0.0 => params.max_length - 1,
             _ => length,
         };
         let best = self.running.first().map_or(f32::NEG_INFINITY, |h| h.score / penalty(hypothetical));
         let worst = self.finished.last().filter(|_| self.finished.len() >= beams);
         self.improvable &= worst.is_none_or(|f| best > f.0);
-        let full = self.finished.len() >= beams && params.early_stopping == EarlyStopping::FirstComplete;
+        let full = self.finished.len() >= beams && params.early_stopping == BeamStopping::FirstComplete;
         self.done = self.running.is_empty() || !self.improvable || full || greedy_end;
         copies
     }

@@ -159,7 +159,7 @@ impl M2m100Config {
 /// When beam search stops looking for better hypotheses, as transformers has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub enum EarlyStopping {
+pub enum BeamStopping {
     /// When the best running hypothesis, at its present length, is worse than every finished one (transformers: False).
     #[default]
     Heuristic,
@@ -177,7 +177,7 @@ pub struct BeamParams {
     /// A hypothesis' score is its log-probability over (generated length ^ this).
     pub length_penalty: f32,
     /// When to stop.
-    pub early_stopping: EarlyStopping,
+    pub early_stopping: BeamStopping,
     /// No n-gram of this size occurs twice; 0 allows all.
     pub no_repeat_ngram_size: usize,
     /// Tokens at most, with the start token and the end token.
@@ -191,7 +191,7 @@ impl Default for BeamParams {
         BeamParams {
             num_beams: 4,
             length_penalty: 1.0,
-            early_stopping: EarlyStopping::Heuristic,
+            early_stopping: BeamStopping::Heuristic,
             no_repeat_ngram_size: 0,
             max_length: 200,
             forced_eos: None,
@@ -226,9 +226,9 @@ impl BeamParams {
             num_beams: number("num_beams", default.num_beams),
             length_penalty: json["length_penalty"].as_f64().map_or(default.length_penalty, |x| x as f32),
             early_stopping: match &json["early_stopping"] {
-                Value::Bool(true) => EarlyStopping::FirstComplete,
-                Value::String(_) => EarlyStopping::Never,
-                _ => EarlyStopping::Heuristic,
+                Value::Bool(true) => BeamStopping::FirstComplete,
+                Value::String(_) => BeamStopping::Never,
+                _ => BeamStopping::Heuristic,
             },
             no_repeat_ngram_size: number("no_repeat_ngram_size", default.no_repeat_ngram_size),
             max_length: json["max_new_tokens"]

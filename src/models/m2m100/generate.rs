@@ -36,7 +36,7 @@ impl Default for GenerateOptions {
 
 /// A sentence to translate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct TranslationRequest {
     /// The source's ids, with language code and end token.
     pub tokens: Vec<u32>,
     /// The id that the translation begins with (`forced_bos_token_id`), if any.
@@ -57,7 +57,7 @@ pub struct Translated {
 /// Translates `requests`; results are in their order and do not depend on how they are batched. `on_done(n)` is told of sentences done.
 pub fn generate(
     model: &M2m100,
-    requests: &[Request],
+    requests: &[TranslationRequest],
     params: &BeamParams,
     options: GenerateOptions,
     on_done: &mut dyn FnMut(usize),
@@ -131,7 +131,7 @@ struct Batch<'m> {
 /// A sentence that is not done.
 struct Live<'r> {
     index: usize,
-    request: &'r Request,
+    request: &'r TranslationRequest,
     seat: usize,
     /// First slot and number of its tokens.
     source: (usize, usize),
@@ -149,7 +149,7 @@ impl Live<'_> {
 
 impl<'m> Batch<'m> {
     /// Seats sentences from the front of the queue, once a share of the seats is free: encoding a few words costs nearly what encoding many does.
-    fn admit(&mut self, requests: &'m [Request], queue: &mut &[usize]) -> Result<()> {
+    fn admit(&mut self, requests: &'m [TranslationRequest], queue: &mut &[usize]) -> Result<()> {
         if !self.live.is_empty() && self.free.len() * JOIN < self.seats {
             return Ok(());
         }

@@ -10,9 +10,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub use self::{
-    config::{BeamParams, EarlyStopping, M2m100Config},
+    config::{BeamParams, BeamStopping, M2m100Config},
     forward::{Runner, StepRow},
-    generate::{GenerateOptions, Request, Translated, generate},
+    generate::{GenerateOptions, Translated, TranslationRequest, generate},
 };
 use super::{
     transformer::weights::DenseLinear as Linear,

@@ -21,7 +21,7 @@ pub(super) struct Acts {
     pub hidden: Tensor,
     /// (N)
     pub losses: Tensor,
-    pub loss: cross_entropy::Scratch,
+    pub loss: cross_entropy::LossScratch,
     pub tokens: Tensor,
     pub positions: Tensor,
     pub targets: Tensor,
@@ -102,7 +102,7 @@ impl Acts {
             tokens: t("tokens", DType::U32, &[n]),
             positions: t("positions", DType::U32, &[n]),
             targets: t("targets", DType::U32, &[n]),
-            loss: cross_entropy::Scratch::lay_out(a, dtype, n, spec.vocab_size, c, LOGITS_BYTES),
+            loss: cross_entropy::LossScratch::lay_out(a, dtype, n, spec.vocab_size, c, LOGITS_BYTES),
         }
     }
 

@@ -63,11 +63,6 @@ impl Decoder {
         Ok(Decoder { ropes: RopeTable::of_spec(spec, max_positions, &device)?, max_tokens, a })
     }
 
-    /// Tokens of one call at most.
-    pub fn max_tokens(&self) -> usize {
-        self.max_tokens
-    }
-
     /// Runs whole texts and hands out the hidden states (N, C) of all their tokens, packed: index 0 are the embeddings, index l the residual
     /// stream behind layer l, the last one behind the final norm (transformers' `output_hidden_states`).
     pub fn hidden_states(

@@ -5,7 +5,7 @@ use super::{
     ids::{LinearId, NormId, PerLinear},
     linear::{AdapterGrads, Trained},
     lora::{Adapter, Lora},
-    tree::{Leaf, Part, Place, Tree},
+    tree::{Leaf, LeafPart, Place, Tree},
     weights::Transformer,
 };
 use crate::{
@@ -102,7 +102,7 @@ impl Grads {
         let mut grads = grads.into_iter();
         let tree = Tree::build(&model.spec, &mut |leaf| {
             let grad = grads.next().ok_or_else(|| anyhow::anyhow!("{} has no gradient", leaf.name))?;
-            Ok(Part::of(leaf, grad))
+            Ok(LeafPart::of(leaf, grad))
         })?;
         Ok(Laid { parts: Grads::Full(tree), flat, bytes })
     }
@@ -154,7 +154,7 @@ impl Grads {
                 // `for_all` saw to it that all of them are tensors.
                 let tensors = model.tensors("training all weights").unwrap_or_default();
                 let pairs = tensors.into_iter().zip(grads.leaves(&model.spec));
-                let one = |((leaf, t), (_, grad)): ((Leaf, &Tensor), (Leaf, Part<&Tensor, &Tensor>))| {
+                let one = |((leaf, t), (_, grad)): ((Leaf, &Tensor), (Leaf, LeafPart<&Tensor, &Tensor>))| {
                     param(t, grad.either(), ParamKind::of(leaf.place))
                 };
                 pairs.map(one).collect()

@@ -196,9 +196,10 @@ impl TrainStep {
         loss_sum(&self.acts.losses.rows(0..n)?, batch)
     }
 
-    /// The final hidden states (N, C) of the last batch, after the last norm: for comparing logits.
+    /// A copy of the final hidden states (N, C) of the last batch, after the last norm: for comparing logits.
     pub fn hidden(&self, n: usize) -> Result<Tensor> {
-        self.acts.hidden.rows(0..n)
+        let states = self.acts.hidden.rows(0..n)?;
+        states.to_device(&states.device())
     }
 
     fn load(&mut self, model: &Transformer, batch: &PackedBatch) -> Result<usize> {

@@ -153,7 +153,7 @@ pub struct Tree<M, T = M> {
 
 /// What stands at a place.
 #[derive(Clone, Copy, Debug)]
-pub enum Part<M, T> {
+pub enum LeafPart<M, T> {
     /// Where [`Place::is_matrix`].
     Matrix(M),
     /// Elsewhere.
@@ -169,12 +169,12 @@ impl<M, T> LayerTree<M, T> {
 
 impl<M, T> Tree<M, T> {
     /// `make` of every leaf, in the order of [`Spec::leaves`]; an error where it makes a vector of a matrix or the other way round.
-    pub fn build(spec: &Spec, make: &mut dyn FnMut(&Leaf) -> Result<Part<M, T>>) -> Result<Tree<M, T>> {
+    pub fn build(spec: &Spec, make: &mut dyn FnMut(&Leaf) -> Result<LeafPart<M, T>>) -> Result<Tree<M, T>> {
         let (mut matrices, mut vectors) = (HashMap::new(), HashMap::new());
         for leaf in spec.leaves() {
             match make(&leaf)? {
-                Part::Matrix(m) => drop(matrices.insert(leaf.place, m)),
-                Part::Vector(v) => drop(vectors.insert(leaf.place, v)),
+                LeafPart::Matrix(m) => drop(matrices.insert(leaf.place, m)),
+                LeafPart::Vector(v) => drop(vectors.insert(leaf.place, v)),
             }
         }
         let nothing = |place: Place| move || format!("nothing was made for {place:?}");
@@ -195,19 +195,19 @@ impl<M, T> Tree<M, T> {
     }
 
     /// What stands at `place`, if there is such a place.
-    pub fn get(&self, place: Place) -> Option<Part<&M, &T>> {
+    pub fn get(&self, place: Place) -> Option<LeafPart<&M, &T>> {
         match place {
-            Place::Embedding => Some(Part::Matrix(&self.embed_tokens)),
-            Place::FinalNorm => Some(Part::Vector(&self.norm)),
-            Place::Head => self.lm_head.as_ref().map(Part::Matrix),
-            Place::Weight(l, id) => Some(Part::Matrix(&self.layers.get(l)?.linears[id].weight)),
-            Place::Bias(l, id) => self.layers.get(l)?.linears[id].bias.as_ref().map(Part::Vector),
-            Place::Norm(l, id) => self.layers.get(l)?.norms[id].as_ref().map(Part::Vector),
+            Place::Embedding => Some(LeafPart::Matrix(&self.embed_tokens)),
+            Place::FinalNorm => Some(LeafPart::Vector(&self.norm)),
+            Place::Head => self.lm_head.as_ref().map(LeafPart::Matrix),
+            Place::Weight(l, id) => Some(LeafPart::Matrix(&self.layers.get(l)?.linears[id].weight)),
+            Place::Bias(l, id) => self.layers.get(l)?.linears[id].bias.as_ref().map(LeafPart::Vector),
+            Place::Norm(l, id) => self.layers.get(l)?.norms[id].as_ref().map(LeafPart::Vector),
         }
     }
 
     /// Every leaf with what stands there, in the order of [`Spec::leaves`].
-    pub fn leaves(&self, spec: &Spec) -> Vec<(Leaf, Part<&M, &T>)> {
+    pub fn leaves(&self, spec: &Spec) -> Vec<(Leaf, LeafPart<&M, &T>)> {
         let with = |leaf: Leaf| self.get(leaf.place).map(|t| (leaf, t));
         spec.leaves().into_iter().filter_map(with).collect()
     }
@@ -218,15 +218,15 @@ impl<M, T> Tree<M, T> {
     }
 }
 
-impl<T> Part<T, T> {
+impl<T> LeafPart<T, T> {
     /// A leaf's `x` as what stands there.
-    pub fn of(leaf: &Leaf, x: T) -> Part<T, T> {
-        if leaf.place.is_matrix() { Part::Matrix(x) } else { Part::Vector(x) }
+    pub fn of(leaf: &Leaf, x: T) -> LeafPart<T, T> {
+        if leaf.place.is_matrix() { LeafPart::Matrix(x) } else { LeafPart::Vector(x) }
     }
     /// Whichever it is.
     pub fn either(self) -> T {
         match self {
-            Part::Matrix(x) | Part::Vector(x) => x,
+            LeafPart::Matrix(x) | LeafPart::Vector(x) => x,
         }
     }
 }

@@ -5,12 +5,12 @@ use crate::error::{Error, Kind};
 use anyhow::{Context, Result};
 
 use super::{
-    super::weights::{Source, check_memory},
+    super::weights::{WeightSource, check_memory},
     config::Config,
     ids::LinearId,
     linear::Rows,
     spec::Spec,
-    tree::{LayerTree, Leaf, LinearTree, Part, Place, Tree},
+    tree::{LayerTree, Leaf, LeafPart, LinearTree, Place, Tree},
     weight::{ComputeType, Weight},
 };
 use crate::{
@@ -54,7 +54,7 @@ impl Transformer {
         let spec = config.spec()?;
         let weights: Weights = Tree::build(&spec, &mut |leaf| {
             let t = make(leaf)?;
-            Ok(if leaf.place.is_matrix() { Part::Matrix(t.into()) } else { Part::Vector(t) })
+            Ok(if leaf.place.is_matrix() { LeafPart::Matrix(t.into()) } else { LeafPart::Vector(t) })
         })?;
         let compute = weights.embed_tokens.dtype().try_into()?;
         Ok(Transformer { config, spec, compute, weights })
@@ -69,19 +69,19 @@ impl Transformer {
     /// The same for a run that computes in `compute`. With `keep_blocks` the matrices of a `.gguf` file stay as they lie in the mapped file and are unpacked by
     /// the products that read them: the same bits with less memory, and slower.
     pub fn load_as(path: &Path, compute: ComputeType, keep_blocks: bool) -> Result<Transformer> {
-        let (config, source) = Source::open(path)?;
+        let (config, source) = WeightSource::open(path)?;
         let spec = config.spec()?;
-        let in_place = keep_blocks && matches!(source, Source::Gguf(_));
+        let in_place = keep_blocks && matches!(source, WeightSource::Gguf(_));
         if !in_place {
             let bytes = spec.parameters() * compute.dtype().bytes();
             check_memory(&format!("model {}", path.display()), bytes)?;
         }
         let context = || format!("load model {}", path.display());
         source.check_leaves(&spec).with_context(context)?;
-        let load = &mut |leaf: &Leaf| -> Result<Part<Weight, Tensor>> {
+        let load = &mut |leaf: &Leaf| -> Result<LeafPart<Weight, Tensor>> {
             Ok(match leaf.place.is_matrix() {
-                true => Part::Matrix(source.weight(leaf, compute, keep_blocks)?),
-                false => Part::Vector(source.leaf(leaf, DType::F32)?),
+                true => LeafPart::Matrix(source.weight(leaf, compute, keep_blocks)?),
+                false => LeafPart::Vector(source.leaf(leaf, DType::F32)?),
             })
         };
         let weights = Tree::build(&spec, load).with_context(context)?;
@@ -117,8 +117,8 @@ impl Transformer {
         *self = Transformer::build(self.config.clone(), &mut |leaf| {
             let part = self.weights.get(leaf.place);
             let values = match part.with_context(|| format!("the model has no {}", leaf.name))? {
-                Part::Matrix(w) => w.to_f32_vec()?,
-                Part::Vector(t) => t.to_f32_vec()?,
+                LeafPart::Matrix(w) => w.to_f32_vec()?,
+                LeafPart::Vector(t) => t.to_f32_vec()?,
             };
             Tensor::from_f32(&leaf.name, &leaf.dims, &values)
         })?;
@@ -133,8 +133,8 @@ impl Transformer {
             Tree::build(&self.spec, &mut |leaf| {
                 let part = self.weights.get(leaf.place);
                 Ok(match part.with_context(|| format!("the model has no {}", leaf.name))? {
-                    Part::Matrix(w) => Part::Matrix(w.to_device(device, scratch)?),
-                    Part::Vector(t) => Part::Vector(t.to_device(device)?),
+                    LeafPart::Matrix(w) => LeafPart::Matrix(w.to_device(device, scratch)?),
+                    LeafPart::Vector(t) => LeafPart::Vector(t.to_device(device)?),
                 })
             })
         };
@@ -146,7 +146,7 @@ impl Transformer {
 
     fn matrices(&self) -> Vec<&Weight> {
         let leaves = self.weights.leaves(&self.spec).into_iter();
-        leaves.filter_map(|(_, part)| if let Part::Matrix(w) = part { Some(w) } else { None }).collect()
+        leaves.filter_map(|(_, part)| if let LeafPart::Matrix(w) = part { Some(w) } else { None }).collect()
     }
 
     /// The model on the chosen device; on the CPU itself.
@@ -168,7 +168,7 @@ impl Transformer {
         if device == DeviceChoice::Cpu {
             return Ok(());
         }
-        let (config, _) = Source::open(path)?;
+        let (config, _) = WeightSource::open(path)?;
         let arch = device.open()?.gpu().map(|gpu| gpu.arch());
         let checked = config.spec()?.check_kernels(arch).with_context(|| format!("model {}", path.display()));
         checked.or_kind(|message| Error::unsupported(&config.model_type, message))
@@ -192,8 +192,8 @@ impl Transformer {
     /// Every tensor once, by its Hugging Face name; a tied head is not listed.
     pub fn named(&self) -> Vec<(String, Matrix<'_>)> {
         let shown = |part| match part {
-            Part::Matrix(w) => Matrix::from(w),
-            Part::Vector(t) => Matrix::Dense(t),
+            LeafPart::Matrix(w) => Matrix::from(w),
+            LeafPart::Vector(t) => Matrix::Dense(t),
         };
         self.weights.leaves(&self.spec).into_iter().map(|(leaf, part)| (leaf.name, shown(part))).collect()
     }
@@ -203,8 +203,8 @@ impl Transformer {
         let leaves = self.weights.leaves(&self.spec).into_iter();
         leaves
             .map(|(leaf, part)| match part {
-                Part::Matrix(w) => w.dense(what).map(|t| (leaf, t)),
-                Part::Vector(t) => Ok((leaf, t)),
+                LeafPart::Matrix(w) => w.dense(what).map(|t| (leaf, t)),
+                LeafPart::Vector(t) => Ok((leaf, t)),
             })
             .collect()
     }

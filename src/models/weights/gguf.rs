@@ -37,7 +37,7 @@ impl Checkpoint {
         self.file.tensors.iter().map(|t| t.name.as_str()).collect()
     }
 
-    /// See [`super::Source::leaf`].
+    /// See [`super::WeightSource::leaf`].
     pub fn leaf(&self, leaf: &Leaf, dtype: DType) -> Result<Tensor> {
         let mut t = self.blocks(leaf, dtype)?.to_dense(dtype)?.into_shape(&leaf.dims)?;
         let offset = self.family.gain_offset;
@@ -51,7 +51,7 @@ impl Checkpoint {
         Ok(t)
     }
 
-    /// See [`super::Source::weight`].
+    /// See [`super::WeightSource::weight`].
     pub fn weight(&self, leaf: &Leaf, compute: ComputeType) -> Result<Weight> {
         let blocks = self.blocks(leaf, compute.dtype())?;
         let format = blocks.format();

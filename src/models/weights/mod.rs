@@ -23,19 +23,19 @@ use crate::{
 };
 
 /// Where a decoder's tensors are read from.
-pub enum Source {
+pub enum WeightSource {
     /// A directory with model.safetensors or pytorch_model.bin, or shards of either and their index.
     Safetensors(safetensors::Checkpoint),
     /// One .gguf file.
     Gguf(gguf::Checkpoint),
 }
 
-impl Source {
+impl WeightSource {
     /// Opens a Hugging Face directory or a `.gguf` file and reads its configuration.
-    pub fn open(path: &Path) -> Result<(Config, Source)> {
+    pub fn open(path: &Path) -> Result<(Config, WeightSource)> {
         if path.is_dir() {
             let config = Config::from_dir(path)?;
-            return Ok((config, Source::Safetensors(safetensors::Checkpoint::open(path)?)));
+            return Ok((config, WeightSource::Safetensors(safetensors::Checkpoint::open(path)?)));
         }
         let missing = || {
             format!(
@@ -47,14 +47,14 @@ impl Source {
         let file = crate::data::gguf::Gguf::open(path)?;
         let config = Config::from_gguf(&file)?;
         let checkpoint = gguf::Checkpoint::new(file, &config)?;
-        Ok((config, Source::Gguf(checkpoint)))
+        Ok((config, WeightSource::Gguf(checkpoint)))
     }
 
     /// A decoder's tensor as `dtype`: in place in the mapped file where it stands there in that type, else converted.
     pub fn leaf(&self, leaf: &Leaf, dtype: DType) -> Result<Tensor> {
         match self {
-            Source::Safetensors(c) => c.tensor(&leaf.name, &leaf.dims, dtype),
-            Source::Gguf(c) => c.leaf(leaf, dtype),
+            WeightSource::Safetensors(c) => c.tensor(&leaf.name, &leaf.dims, dtype),
+            WeightSource::Gguf(c) => c.leaf(leaf, dtype),
         }
     }
 
@@ -62,7 +62,7 @@ impl Source {
     /// type: no copy, nothing unpacked.
     pub fn weight(&self, leaf: &Leaf, compute: ComputeType, keep_blocks: bool) -> Result<Weight> {
         match self {
-            Source::Gguf(c) if keep_blocks => c.weight(leaf, compute),
+            WeightSource::Gguf(c) if keep_blocks => c.weight(leaf, compute),
             _ => self.leaf(leaf, compute.dtype()).map(Weight::Dense),
         }
     }
@@ -71,10 +71,10 @@ impl Source {
     pub fn check_leaves(&self, spec: &Spec) -> Result<()> {
         let leaves = spec.leaves();
         let (names, places): (Vec<&str>, HashSet<String>) = match self {
-            Source::Safetensors(c) => {
+            WeightSource::Safetensors(c) => {
                 (c.names(), leaves.iter().map(|leaf| safetensors::canonical(&leaf.name).into()).collect())
             }
-            Source::Gguf(c) => (c.names(), leaves.iter().map(|leaf| leaf.place.gguf()).collect()),
+            WeightSource::Gguf(c) => (c.names(), leaves.iter().map(|leaf| leaf.place.gguf()).collect()),
         };
         // A tied head may be written twice; the rotary frequencies follow from the configuration.
         let known = |name: &str| {

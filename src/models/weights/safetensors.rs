@@ -139,7 +139,7 @@ impl Checkpoint {
         Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    /// See [`super::Source::tensor`].
+    /// See [`super::WeightSource::tensor`].
     pub fn tensor(&self, name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
         let entry = self.entries.get(canonical(name)).with_context(|| {
             format!("{} has no tensor {name}: does config.json belong to these weights?", self.dir.display())

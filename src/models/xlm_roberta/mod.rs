@@ -25,7 +25,7 @@ pub use encoder::{Encoder, LastLayer, States, batches};
 
 /// `config.json`, with Hugging Face's names.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Config {
+pub struct XlmRobertaConfig {
     /// `xlm-roberta`; `roberta` and `camembert` are the same encoder.
     pub model_type: String,
     /// C
@@ -82,28 +82,28 @@ fn default_positions() -> String {
     "absolute".into()
 }
 
-impl Config {
+impl XlmRobertaConfig {
     /// Reads `DIR/config.json`.
-    pub fn from_dir(dir: &Path) -> Result<Config> {
+    pub fn from_dir(dir: &Path) -> Result<XlmRobertaConfig> {
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).reading(&path)?;
-        let config = Config::from_json(&text).with_context(|| format!("{}", path.display()));
+        let config = XlmRobertaConfig::from_json(&text).with_context(|| format!("{}", path.display()));
         config.or_kind(|message| Error::unsupported(path.display(), message))
     }
 
     /// Parses and checks a `config.json`.
-    pub fn from_json(text: &str) -> Result<Config> {
-        Config::from_value(serde_json::from_str(text).context("not valid JSON")?)
+    pub fn from_json(text: &str) -> Result<XlmRobertaConfig> {
+        XlmRobertaConfig::from_value(serde_json::from_str(text).context("not valid JSON")?)
     }
 
     /// The same, parsed.
-    pub fn from_value(value: Value) -> Result<Config> {
+    pub fn from_value(value: Value) -> Result<XlmRobertaConfig> {
         let kind = value["model_type"].as_str().unwrap_or("absent").to_string();
         ensure!(
             ["xlm-roberta", "roberta", "camembert"].contains(&kind.as_str()),
             "model_type is {kind}; an encoder of type `xlm-roberta` was expected"
         );
-        let config: Config = serde_json::from_value(value)?;
+        let config: XlmRobertaConfig = serde_json::from_value(value)?;
         config.check()?;
         Ok(config)
     }
@@ -172,7 +172,7 @@ struct Layer {
 #[derive(Debug)]
 pub struct XlmRoberta {
     /// `config.json`.
-    pub config: Config,
+    pub config: XlmRobertaConfig,
     /// (V, C)
     word_embeddings: Tensor,
     /// (max positions, C): position embeddings, the only token type's added; of the activations' type.
@@ -190,13 +190,17 @@ pub type MakeTensor<'a> = dyn FnMut(&str, &[usize], bool) -> Result<Tensor> + 'a
 impl XlmRoberta {
     /// Loads a Hugging Face directory; matrices as `dtype`, in place in the mapped file where possible.
     pub fn load(dir: &Path, dtype: DType) -> Result<XlmRoberta> {
-        let config = Config::from_dir(dir)?;
+        let config = XlmRobertaConfig::from_dir(dir)?;
         XlmRoberta::from_checkpoint(config, &Checkpoint::open(dir)?, dtype)
             .with_context(|| format!("load encoder {}", dir.display()))
     }
 
     /// From a checkpoint's tensors, under any of the prefixes in use.
-    pub fn from_checkpoint(config: Config, checkpoint: &Checkpoint, dtype: DType) -> Result<XlmRoberta> {
+    pub fn from_checkpoint(
+        config: XlmRobertaConfig,
+        checkpoint: &Checkpoint,
+        dtype: DType,
+    ) -> Result<XlmRoberta> {
         check_memory("the encoder", config.parameters() * dtype.bytes())?;
         let found =
             PREFIXES.iter().find(|p| checkpoint.has(&format!("{p}embeddings.word_embeddings.weight")));
@@ -208,7 +212,7 @@ impl XlmRoberta {
     }
 
     /// Builds the encoder from `make`, which gets the names without a prefix.
-    pub fn build(config: Config, make: &mut MakeTensor) -> Result<XlmRoberta> {
+    pub fn build(config: XlmRobertaConfig, make: &mut MakeTensor) -> Result<XlmRoberta> {
         let (c, f) = (config.hidden_size, config.intermediate_size);
         let word_embeddings = make("embeddings.word_embeddings.weight", &[config.vocab_size, c], true)?;
         let table =
@@ -293,7 +297,7 @@ mod tests {
     fn configs_that_are_no_xlm_r_are_refused_by_name() {
         let good = serde_json::json!({"model_type": "xlm-roberta", "hidden_size": 32, "intermediate_size": 64,
             "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 20});
-        assert_eq!(Config::from_value(good.clone()).unwrap().max_tokens(), 18);
+        assert_eq!(XlmRobertaConfig::from_value(good.clone()).unwrap().max_tokens(), 18);
         for (key, value, named) in [
             ("model_type", "xlm-roberta-xl".into(), "xlm-roberta-xl"),
             ("num_attention_heads", 5.into(), "5 heads"),
@@ -305,7 +309,7 @@ mod tests {
         ] {
             let mut bad = good.clone();
             bad[key] = value;
-            let error = format!("{:#}", Config::from_value(bad).unwrap_err());
+            let error = format!("{:#}", XlmRobertaConfig::from_value(bad).unwrap_err());
             assert!(error.contains(named), "{error}");
         }
     }

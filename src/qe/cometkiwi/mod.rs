@@ -15,14 +15,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use self::hparams::Hparams;
-use super::{Encoded, PairEncoder, Scorer, encode_all};
+use super::{EncodedPair, PairEncoder, Scorer, encode_all};
 use crate::{
     data::tokenizer::Tokenizer,
     device::Device,
     models::{
         transformer::weights::DenseLinear as Linear,
         weights::{resolve, safetensors::Checkpoint},
-        xlm_roberta::{Config, Encoder, LastLayer, XlmRoberta, batches},
+        xlm_roberta::{Encoder, LastLayer, XlmRoberta, XlmRobertaConfig, batches},
     },
     ops::{
         activation::{Activation, activation_forward},
@@ -96,8 +96,8 @@ impl Files {
         Ok(Files { encoder, hparams, pickle: Some(pickle), tokenizer: source, dir })
     }
 
-    fn config(&self) -> Result<Config> {
-        Config::from_value(self.encoder.clone()).context("the encoder's config.json")
+    fn config(&self) -> Result<XlmRobertaConfig> {
+        XlmRobertaConfig::from_value(self.encoder.clone()).context("the encoder's config.json")
     }
 
     /// The config.json of a converted directory.
@@ -144,7 +144,7 @@ impl KiwiText {
 impl PairEncoder for KiwiText {
     /// `<s> translation </s></s> source </s>`, as unbabel-comet makes it: either side is cut to what is left of the positions less 2 with
     /// its own `<s>` and `</s>`, then the whole to the positions. The text of special tokens counts as such, and padding is dropped.
-    fn encode(&self, source: &str, translation: &str) -> Result<Encoded> {
+    fn encode(&self, source: &str, translation: &str) -> Result<EncodedPair> {
         let mut cut = false;
         let mut side = |text: &str| -> Result<Vec<u32>> {
             let mut ids = self.tokenizer.encode_with_special(text)?;
@@ -157,7 +157,7 @@ impl PairEncoder for KiwiText {
         let mut ids = [&[bos], &side(translation)?[..], &[eos, eos], &side(source)?[..], &[eos]].concat();
         cut |= ids.len() > self.longest;
         ids.truncate(self.longest);
-        Ok(Encoded { ids: vec![ids], cut })
+        Ok(EncodedPair { ids: vec![ids], cut })
     }
 }
 
@@ -308,7 +308,7 @@ impl Scorer for CometKiwi {
         self.score_encoded(pairs, &encoded)
     }
 
-    fn score_encoded(&mut self, pairs: &[(String, String)], encoded: &[Encoded]) -> Result<Vec<f64>> {
+    fn score_encoded(&mut self, pairs: &[(String, String)], encoded: &[EncodedPair]) -> Result<Vec<f64>> {
         self.cut += encoded.iter().filter(|e| e.cut).count();
         let ids: Vec<&[u32]> = encoded.iter().flat_map(|e| &e.ids).map(Vec::as_slice).collect();
         let scores = self.score_ids(&ids)?;

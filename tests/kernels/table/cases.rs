@@ -7,7 +7,7 @@ use sdrrl::{
         adamw::{AdamW, AdamWTable, Group},
         attention::{AttentionShape, attention_backward, attention_forward, cross_attention_forward},
         beam_step::{BeamRules, beam_step},
-        cross_entropy::{Scratch, cross_entropy_forward, linear_cross_entropy_forward_backward},
+        cross_entropy::{LossScratch, cross_entropy_forward, linear_cross_entropy_forward_backward},
         decode_attention::decode_attention_forward,
         embedding::{embedding_backward, embedding_forward},
         gemm::{linear_backward_input, linear_backward_weight, linear_forward},
@@ -239,7 +239,7 @@ pub fn loss(w: &World, d: &[usize]) -> Result<Case> {
     weights.write_f32(&vec![1.0; rows])?;
     let acts = w.acts;
     let (mut scratch, _) =
-        Arena::build("scratch", &w.device, |a| Scratch::lay_out(a, acts, rows, v, c, 256 << 20))?;
+        Arena::build("scratch", &w.device, |a| LossScratch::lay_out(a, acts, rows, v, c, 256 << 20))?;
     let (mut losses, mut dh) = (w.out_f32(&[rows])?, w.out(&[rows, c])?);
     case(&w.ends(&[&losses, &dh], n)?, move || {
         linear_cross_entropy_forward_backward(

@@ -14,7 +14,7 @@ use super::Tokenizer;
 
 /// How a model numbers SentencePiece's pieces: `<s> <pad> </s> <unk>`, then the pieces after the first three, then the layout's own tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum IdLayout {
     /// NLLB-200: 202 language codes and `<mask>` follow.
     Nllb,
     /// XLM-RoBERTa: `<mask>` follows.
@@ -45,7 +45,7 @@ pub const FILE: &str = "sentencepiece.bpe.model";
 
 impl Tokenizer {
     /// From a SentencePiece file (unigram or BPE); errors name the file.
-    pub fn from_sentencepiece(path: &Path, layout: Layout) -> Result<Tokenizer> {
+    pub fn from_sentencepiece(path: &Path, layout: IdLayout) -> Result<Tokenizer> {
         let bytes = std::fs::read(path).reading(&path)?;
         build(&bytes, layout)
             .with_context(|| format!("{} is not a usable SentencePiece model", path.display()))
@@ -59,8 +59,8 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     let config: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
     let layout = match config["model_type"].as_str().unwrap_or("absent") {
-        "m2m_100" => Layout::Nllb,
-        "xlm-roberta" | "xlm-roberta-xl" => Layout::XlmRoberta,
+        "m2m_100" => IdLayout::Nllb,
+        "xlm-roberta" | "xlm-roberta-xl" => IdLayout::XlmRoberta,
         other => bail!(
             "{FILE} of a model of type {other}: those of m2m_100 and xlm-roberta can be read, others need tokenizer.json"
         ),
@@ -69,12 +69,12 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
 }
 
 /// From the file's bytes.
-pub fn build(bytes: &[u8], layout: Layout) -> Result<Tokenizer> {
+pub fn build(bytes: &[u8], layout: IdLayout) -> Result<Tokenizer> {
     let model = proto::Model::parse(bytes)?;
     ensure!(model.pieces.len() > 3, "it has {} pieces", model.pieces.len());
     let own: Vec<&str> = match layout {
-        Layout::Nllb => NLLB_CODES.split_whitespace().chain(["<mask>"]).collect(),
-        Layout::XlmRoberta => vec!["<mask>"],
+        IdLayout::Nllb => NLLB_CODES.split_whitespace().chain(["<mask>"]).collect(),
+        IdLayout::XlmRoberta => vec!["<mask>"],
     };
     let body = &model.pieces[3..];
     let mut tokens: Vec<(&str, f32)> = FIRST.iter().map(|t| (*t, 0.0)).collect();
@@ -86,37 +86,37 @@ pub fn build(bytes: &[u8], layout: Layout) -> Result<Tokenizer> {
         .map(|id| {
             let mask = tokens[id].0 == "<mask>";
             json!({"id": id, "content": tokens[id].0, "single_word": false, "lstrip": mask, "rstrip": false,
-                   "normalized": mask && layout == Layout::Nllb, "special": true})
+                   "normalized": mask && layout == IdLayout::Nllb, "special": true})
         })
         .collect();
     let metaspace =
         json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
     let pre_tokenizer = match layout {
-        Layout::Nllb => metaspace.clone(),
-        Layout::XlmRoberta => {
+        IdLayout::Nllb => metaspace.clone(),
+        IdLayout::XlmRoberta => {
             json!({"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]})
         }
     };
     let post_processor = match layout {
         // The language codes stand around the text, and which they are is said with each text.
-        Layout::Nllb => Value::Null,
-        Layout::XlmRoberta => template(),
+        IdLayout::Nllb => Value::Null,
+        IdLayout::XlmRoberta => template(),
     };
     let json = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": normalizer(&model, layout)?, "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": metaspace,
         "model": algorithm(&model, &tokens, &tokens[..first_own])?});
     let config = json!({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>",
-        "add_bos_token": layout == Layout::XlmRoberta});
+        "add_bos_token": layout == IdLayout::XlmRoberta});
     Tokenizer::new(json, config)
 }
 
-fn normalizer(model: &proto::Model, layout: Layout) -> Result<Value> {
+fn normalizer(model: &proto::Model, layout: IdLayout) -> Result<Value> {
     if model.charsmap.is_empty() {
         return Ok(Value::Null);
     }
     charsmap::Charsmap::parse(&model.charsmap).context("its character map (precompiled_charsmap)")?;
     let map = json!({"type": "Precompiled", "precompiled_charsmap": charsmap::base64(&model.charsmap)});
-    if layout == Layout::XlmRoberta {
+    if layout == IdLayout::XlmRoberta {
         return Ok(map);
     }
     let spaces = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "});

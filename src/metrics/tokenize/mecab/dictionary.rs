@@ -23,7 +23,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// One reading of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token {
+pub struct MecabToken {
     /// Its class as seen from the word before.
     pub left: u16,
     /// Its class as seen from the word behind.
@@ -35,7 +35,7 @@ pub struct Token {
 }
 
 /// Words and their readings: a double array (Aoe 1989) over bytes, then tokens of 16 bytes, then features.
-pub struct Dictionary {
+pub struct MecabDictionary {
     map: Mmap,
     path: PathBuf,
     words: usize,
@@ -45,9 +45,9 @@ pub struct Dictionary {
     end: usize,
 }
 
-impl Dictionary {
+impl MecabDictionary {
     /// Opens `sys.dic` or `unk.dic`.
-    pub fn open(path: &Path) -> Result<Dictionary> {
+    pub fn open(path: &Path) -> Result<MecabDictionary> {
         let map = map_path(path)
             .with_context(|| format!("{} is part of a compiled MeCab dictionary", path.display()))?;
         let field = |i: usize| u32_at(&map, 4 * i).map(|x| x as usize);
@@ -76,7 +76,7 @@ impl Dictionary {
             path.display()
         );
         let start = HEADER + array;
-        Ok(Dictionary { words, tokens: start, end: start + tokens, path: path.to_path_buf(), map })
+        Ok(MecabDictionary { words, tokens: start, end: start + tokens, path: path.to_path_buf(), map })
     }
 
     /// Words.
@@ -117,12 +117,12 @@ impl Dictionary {
         (check == base).then_some(next as u32)
     }
 
-    fn tokens_of(&self, value: u32) -> impl Iterator<Item = Token> {
+    fn tokens_of(&self, value: u32) -> impl Iterator<Item = MecabToken> {
         let (first, count) = ((value >> 8) as usize, (value & 0xff) as usize);
         (first..first + count).map_while(|i| {
             let all = self.map.get(self.tokens..self.end)?;
             let token = all.get(TOKEN * i..TOKEN * (i + 1))?;
-            Some(Token {
+            Some(MecabToken {
                 left: u16_at(token, 0)?,
                 right: u16_at(token, 2)?,
                 part_of_speech: u16_at(token, 4)?,
@@ -132,7 +132,7 @@ impl Dictionary {
     }
 
     /// Every token of every word that `text` begins with, shortest first: length in bytes, token.
-    pub fn prefixes(&self, text: &[u8], each: &mut impl FnMut(usize, Token)) {
+    pub fn prefixes(&self, text: &[u8], each: &mut impl FnMut(usize, MecabToken)) {
         let Some((root, _)) = self.unit(0) else { return };
         let mut base = root as u32;
         for length in 0..=text.len() {
@@ -145,7 +145,7 @@ impl Dictionary {
     }
 
     /// The tokens of a word.
-    pub fn exactly(&self, word: &[u8]) -> Vec<Token> {
+    pub fn exactly(&self, word: &[u8]) -> Vec<MecabToken> {
         let mut out = vec![];
         self.prefixes(word, &mut |length, token| out.extend((length == word.len()).then_some(token)));
         out
