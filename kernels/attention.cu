@@ -159,12 +159,13 @@ template <int D> DEV void forward_f32(float* out, float* lse, const float* q, co
 }
 }  // namespace
 
-#define FORWARD_F32(D)                                                                                                                          \
-  KERNEL(attention_forward_##D##_f32, F_THREADS, 1)(float* out, float* lse, const float* q, const float* k, const float* v, ATTENTION_ARGS) {    \
-    DYNAMIC_SHARED(smem);                                                                                                                       \
-    forward_f32<D>(out, lse, q, k, v, ATTENTION_PACKED, smem);                                                                                  \
-  }                                                                                                                                             \
-  EXPORT_KERNEL(attention_forward_##D##_f32, F_THREADS)                                                                                         \
+#define FORWARD_F32(D)                                                                                                                        \
+  KERNEL(attention_forward_##D##_f32, F_THREADS, 1)(float* out, float* lse, const float* q, const float* k, const float* v, ATTENTION_ARGS) { \
+    DYNAMIC_SHARED(smem);                                                                                                                     \
+    forward_f32<D>(out, lse, q, k, v, ATTENTION_PACKED, smem);                                                                                \
+  }                                                                                                                                           \
+  EXPORT_KERNEL(attention_forward_##D##_f32, F_THREADS)                                                                                       \
+  TILE(attention_forward_##D##_f32, FQ, 1)                                                                                                    \
   ATTENTION_SHARED(attention_forward_##D##_f32, sizeof(float) * ((FQ + 2 * FK) * (D + 4) + FQ * (FK + 1)))
 #define FORWARD(D)                                                                                                                              \
   KERNEL(attention_forward_##D##_bf16, THREADS, 2)(bf16* out, float* lse, const bf16* q, const bf16* k, const bf16* v, ATTENTION_ARGS) {        \
@@ -172,6 +173,7 @@ template <int D> DEV void forward_f32(float* out, float* lse, const float* q, co
     forward<D>(out, lse, q, k, v, ATTENTION_PACKED, smem[0]);                                                                                   \
   }                                                                                                                                             \
   EXPORT_KERNEL(attention_forward_##D##_bf16, THREADS)                                                                                          \
+  TILE(attention_forward_##D##_bf16, BQ, 1)                                                                                                     \
   FORWARD_F32(D)
 FORWARD(32)
 FORWARD(64)
@@ -181,5 +183,6 @@ KERNEL(attention_forward_256_bf16, THREADS, 2)(bf16* out, float* lse, const bf16
   forward<256>(out, lse, q, k, v, ATTENTION_PACKED, *reinterpret_cast<Smem<256>*>(smem));
 }
 EXPORT_KERNEL(attention_forward_256_bf16, THREADS)
+TILE(attention_forward_256_bf16, BQ, 1)
 ATTENTION_SHARED(attention_forward_256_bf16, sizeof(Smem<256>))
 FORWARD_F32(256)

@@ -14,12 +14,12 @@
 #include "attention.cuh"
 
 namespace {
-constexpr int ROWS = 64, THREADS = 128;
+constexpr int ROWS = 64, THREADS = 128, DELTA_THREADS = 256, DELTA_ROWS = DELTA_THREADS / 32;
 template <int D> constexpr int STREAMED = D <= 128 ? 32 : 16;
 constexpr float LOG2E = 1.4426950408889634f;
 
 template <class T> DEV void rowsum(float* delta, const T* dout, const T* out, int n, int heads, int hs) {
-  int row = blockIdx.x * 8 + threadIdx.x / 32, head = blockIdx.y, lane = threadIdx.x % 32;
+  int row = blockIdx.x * DELTA_ROWS + threadIdx.x / 32, head = blockIdx.y, lane = threadIdx.x % 32;
   if (row >= n) return;
   size_t at = (size_t(row) * heads + head) * hs;
   float sum = 0;
@@ -258,37 +258,41 @@ template <int D> DEV void backward_kv_f32(float* dk, float* dv, const float* dou
 }
 }  // namespace
 
-KERNEL(attention_delta_bf16, 256, 1)(float* delta, const bf16* dout, const bf16* out, int n, int heads, int hs) { rowsum(delta, dout, out, n, heads, hs); }
-EXPORT_KERNEL(attention_delta_bf16, 256)
-KERNEL(attention_delta_f32, 256, 1)(float* delta, const float* dout, const float* out, int n, int heads, int hs) { rowsum(delta, dout, out, n, heads, hs); }
-EXPORT_KERNEL(attention_delta_f32, 256)
-#define BACKWARD_Q(D, T, suffix, threads, Memory, body)                                                                                           \
-  KERNEL(attention_backward_q_##D##_##suffix, threads, 1)                                                                                         \
-  (T* dq, const T* dout, const float* lse, const float* delta, const T* q, const T* k, const T* v, ATTENTION_ARGS) {                              \
-    DYNAMIC_SHARED(smem);                                                                                                                         \
-    body<D>(dq, dout, lse, delta, q, k, v, ATTENTION_PACKED, smem);                                                                               \
-  }                                                                                                                                               \
-  EXPORT_KERNEL(attention_backward_q_##D##_##suffix, threads)                                                                                      \
+KERNEL(attention_delta_bf16, DELTA_THREADS, 1)(float* delta, const bf16* dout, const bf16* out, int n, int heads, int hs) { rowsum(delta, dout, out, n, heads, hs); }
+EXPORT_KERNEL(attention_delta_bf16, DELTA_THREADS)
+TILE(attention_delta_bf16, DELTA_ROWS, 1)
+KERNEL(attention_delta_f32, DELTA_THREADS, 1)(float* delta, const float* dout, const float* out, int n, int heads, int hs) { rowsum(delta, dout, out, n, heads, hs); }
+EXPORT_KERNEL(attention_delta_f32, DELTA_THREADS)
+TILE(attention_delta_f32, DELTA_ROWS, 1)
+#define BACKWARD_Q(D, T, suffix, threads, rows, Memory, body)                                                        \
+  KERNEL(attention_backward_q_##D##_##suffix, threads, 1)                                                            \
+  (T* dq, const T* dout, const float* lse, const float* delta, const T* q, const T* k, const T* v, ATTENTION_ARGS) { \
+    DYNAMIC_SHARED(smem);                                                                                            \
+    body<D>(dq, dout, lse, delta, q, k, v, ATTENTION_PACKED, smem);                                                  \
+  }                                                                                                                  \
+  EXPORT_KERNEL(attention_backward_q_##D##_##suffix, threads)                                                        \
+  TILE(attention_backward_q_##D##_##suffix, rows, 1)                                                                 \
   ATTENTION_SHARED(attention_backward_q_##D##_##suffix, sizeof(Memory<D>))
 // `name` says which of dk and dv it writes.
-#define BACKWARD_KV(name, D, T, suffix, threads, Memory, ...)                                                                                     \
-  KERNEL(attention_backward_##name##_##D##_##suffix, threads, 1)                                                                                  \
-  (T* dk, T* dv, const T* dout, const float* lse, const float* delta, const T* q, const T* k, const T* v, ATTENTION_ARGS) {                       \
-    DYNAMIC_SHARED(smem);                                                                                                                         \
-    __VA_ARGS__(dk, dv, dout, lse, delta, q, k, v, ATTENTION_PACKED, smem);                                                                       \
-  }                                                                                                                                               \
-  EXPORT_KERNEL(attention_backward_##name##_##D##_##suffix, threads)                                                                               \
+#define BACKWARD_KV(name, D, T, suffix, threads, rows, Memory, ...)                                                         \
+  KERNEL(attention_backward_##name##_##D##_##suffix, threads, 1)                                                            \
+  (T* dk, T* dv, const T* dout, const float* lse, const float* delta, const T* q, const T* k, const T* v, ATTENTION_ARGS) { \
+    DYNAMIC_SHARED(smem);                                                                                                   \
+    __VA_ARGS__(dk, dv, dout, lse, delta, q, k, v, ATTENTION_PACKED, smem);                                                 \
+  }                                                                                                                         \
+  EXPORT_KERNEL(attention_backward_##name##_##D##_##suffix, threads)                                                        \
+  TILE(attention_backward_##name##_##D##_##suffix, rows, 1)                                                                 \
   ATTENTION_SHARED(attention_backward_##name##_##D##_##suffix, sizeof(Memory<D>))
-#define BACKWARD(D)                                                                                                                               \
-  BACKWARD_Q(D, bf16, bf16, THREADS, Smem, backward_q)                                                                                                  \
-  BACKWARD_Q(D, float, f32, F_THREADS, SmemF32, backward_q_f32)                                                                                            \
-  BACKWARD_KV(kv, D, float, f32, F_THREADS, SmemF32, backward_kv_f32<D>)
+#define BACKWARD(D)                                                    \
+  BACKWARD_Q(D, bf16, bf16, THREADS, ROWS, Smem, backward_q)           \
+  BACKWARD_Q(D, float, f32, F_THREADS, FROWS, SmemF32, backward_q_f32) \
+  BACKWARD_KV(kv, D, float, f32, F_THREADS, FROWS, SmemF32, backward_kv_f32<D>)
 BACKWARD(32)
 BACKWARD(64)
 BACKWARD(128)
 BACKWARD(256)
-BACKWARD_KV(kv, 32, bf16, bf16, THREADS, Smem, backward_kv<32, true, true>)
-BACKWARD_KV(kv, 64, bf16, bf16, THREADS, Smem, backward_kv<64, true, true>)
-BACKWARD_KV(kv, 128, bf16, bf16, THREADS, Smem, backward_kv<128, true, true>)
-BACKWARD_KV(k, 256, bf16, bf16, THREADS, Smem, backward_kv<256, true, false>)
-BACKWARD_KV(v, 256, bf16, bf16, THREADS, Smem, backward_kv<256, false, true>)
+BACKWARD_KV(kv, 32, bf16, bf16, THREADS, ROWS, Smem, backward_kv<32, true, true>)
+BACKWARD_KV(kv, 64, bf16, bf16, THREADS, ROWS, Smem, backward_kv<64, true, true>)
+BACKWARD_KV(kv, 128, bf16, bf16, THREADS, ROWS, Smem, backward_kv<128, true, true>)
+BACKWARD_KV(k, 256, bf16, bf16, THREADS, ROWS, Smem, backward_kv<256, true, false>)
+BACKWARD_KV(v, 256, bf16, bf16, THREADS, ROWS, Smem, backward_kv<256, false, true>)

@@ -120,3 +120,4 @@ KERNEL(beam_merge, THREADS, 1)
   }
 }
 EXPORT_KERNEL(beam_merge, THREADS)
+EXPORT_CONSTANT(beam_step_beams, MAX_BEAMS)

@@ -150,7 +150,7 @@ template <class T, int D, int HEADS> struct Sums {
 };
 
 template <class T, int D, int HEADS>
-DEV void decode(T* out, float* parts, const T* q, const T* k, const T* v, const uint32_t* starts, const uint32_t* lengths, int slots, int heads, int kv_heads, int hs, float scale, int window, float cap) {
+DEV void decode(T* out, float* parts, const T* q, const T* k, const T* v, const uint32_t* starts, const uint32_t* lengths, int slots, int heads, int kv_heads, int hs, int part, float scale, int window, float cap) {
   using S = Sums<T, D, HEADS>;
   SHARED(float, sq, [HEADS][D]);
   SHARED(float, sums, [WARPS][D + 4]);
@@ -185,7 +185,7 @@ DEV void decode(T* out, float* parts, const T* q, const T* k, const T* v, const 
     for (int k0 = first + warp * S::GROUPS; k0 < end; k0 += WARPS * S::GROUPS) s.template step<1, false>(keys, values, sq, k0, end, slot, hs, cap);
   }
   s.join_groups();
-  int pitch = parts ? (hs + 7) / 8 * 8 + 4 : D + 4;
+  int pitch = parts ? part : D + 4;
 #pragma unroll
   for (int h = 0; h < HEADS; h++) {
     if (h >= count) break;
@@ -201,12 +201,12 @@ DEV void decode(T* out, float* parts, const T* q, const T* k, const T* v, const 
 }
 }  // namespace
 
-#define KERNELS(T, d, heads_a_block, suffix, blocks)                                                                                                          \
-  KERNEL(decode_attention_##d##_##heads_a_block##_##suffix, 32 * WARPS, blocks)                                                                               \
-  (T* out, float* OPTIONAL parts, const T* q, const T* k, const T* v, const uint32_t* starts, const uint32_t* lengths, int slots, int heads, int kv_heads, int hs, float scale, \
-   int window, float cap) {                                                                                                                                      \
-    decode<T, d, heads_a_block>(out, parts, q, k, v, starts, lengths, slots, heads, kv_heads, hs, scale, window, cap);                                    \
-  }                                                                                                                                                   \
+#define KERNELS(T, d, heads_a_block, suffix, blocks)                                                                                                                                      \
+  KERNEL(decode_attention_##d##_##heads_a_block##_##suffix, 32 * WARPS, blocks)                                                                                                           \
+  (T* out, float* OPTIONAL parts, const T* q, const T* k, const T* v, const uint32_t* starts, const uint32_t* lengths, int slots, int heads, int kv_heads, int hs, int part, float scale, \
+   int window, float cap) {                                                                                                                                                               \
+    decode<T, d, heads_a_block>(out, parts, q, k, v, starts, lengths, slots, heads, kv_heads, hs, part, scale, window, cap);                                                              \
+  }                                                                                                                                                                                       \
   EXPORT_KERNEL(decode_attention_##d##_##heads_a_block##_##suffix, 32 * WARPS)
 KERNELS(float, 64, 1, f32, 2)
 KERNELS(float, 64, 4, f32, 1)
@@ -223,10 +223,10 @@ KERNELS(bf16, 256, 4, bf16, 1)
 
 // A block joins one head of one row.
 #define JOIN(T, suffix)                                                                                           \
-  KERNEL(decode_attention_join_##suffix, 128, 1)(T* out, const float* parts, int hs) {                            \
-    int pitch = (hs + 7) / 8 * 8 + 4;                                                                             \
-    join(out + size_t(blockIdx.x) * hs, parts + size_t(blockIdx.x) * WARPS * pitch, pitch, hs);                   \
+  KERNEL(decode_attention_join_##suffix, 128, 1)(T* out, const float* parts, int hs, int part) {                  \
+    join(out + size_t(blockIdx.x) * hs, parts + size_t(blockIdx.x) * WARPS * part, part, hs);                     \
   }                                                                                                               \
   EXPORT_KERNEL(decode_attention_join_##suffix, 128)
 JOIN(float, f32)
 JOIN(bf16, bf16)
+EXPORT_CONSTANT(decode_attention_warps, WARPS)

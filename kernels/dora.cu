@@ -80,6 +80,7 @@ template <class T> DEV void backward(T* dout, float* partial, const T* z, const 
     row_norms(norms, weight, a, b, scale, rows, cols, rank);                                                                                \
   }                                                                                                                                         \
   EXPORT_KERNEL(dora_norms_##suffix, THREADS)                                                                                               \
+  TILE(dora_norms_##suffix, ROWS, 1)                                                                                                        \
   KERNEL(dora_scale_##suffix, THREADS, 1)(T* out, const float* magnitude, const float* norms, const float* OPTIONAL bias, int cols) {       \
     scale_columns(out, magnitude, norms, bias, cols);                                                                                       \
   }                                                                                                                                         \
@@ -88,6 +89,8 @@ template <class T> DEV void backward(T* dout, float* partial, const T* z, const 
   (T* dout, float* partial, const T* z, const float* magnitude, const float* norms, int rows, int cols) {                                   \
     backward(dout, partial, z, magnitude, norms, rows, cols);                                                                               \
   }                                                                                                                                         \
-  EXPORT_KERNEL(dora_backward_##suffix, THREADS)
+  EXPORT_KERNEL(dora_backward_##suffix, THREADS)                                                                                            \
+  TILE(dora_backward_##suffix, BLOCK, THREADS)
+EXPORT_CONSTANT(dora_rows, BLOCK)
 KERNELS(float, f32)
 KERNELS(bf16, bf16)

@@ -330,6 +330,8 @@ template <class W> DEV void few_f32(const Args& g, uint8_t* smem) {
 }
 }  // namespace
 
+EXPORT_CONSTANT(gemm_depth, BK)
+EXPORT_CONSTANT(gemm_few_rows_f32, FEW_ROWS)
 EXPORT_CONSTANT(gemm_b_f32, B_F32)
 EXPORT_CONSTANT(gemm_b_bf16, B_BF16)
 EXPORT_CONSTANT(gemm_out_f32, OUT_F32)
@@ -355,22 +357,27 @@ EXPORT_CONSTANT(gemm_b2_f32, B2_F32)
     tensor_gemm<layout, bm, bn, wm, wn, depth, stages>(g, smem);             \
   }                                                                          \
   EXPORT_KERNEL(name, threads)                                               \
+  TILE(name, bn, bm)                                                         \
   SHARED_BYTES(name, stages * sizeof(Stage<layout, bm, bn, depth>))
-TENSOR(Layout::NT, gemm_nt_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
-TENSOR(Layout::NN, gemm_nn_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
-TENSOR(Layout::TN, gemm_tn_128_bf16, 128, 128, 64, 32, BK, 3, 256, 2)
-TENSOR(Layout::NT, gemm_nt_64_bf16, 64, 64, 32, 32, BK, 3, 128, 2)
-TENSOR(Layout::NN, gemm_nn_64_bf16, 64, 64, 32, 32, BK, 3, 128, 2)
-TENSOR(Layout::TN, gemm_tn_64_bf16, 64, 64, 32, 32, BK, 3, 128, 2)
-TENSOR(Layout::NT, gemm_few_16x32_bf16, 16, 32, 16, 8, 128, 6, 128, 3)
-TENSOR(Layout::NT, gemm_few_16x8_bf16, 16, 8, 16, 8, 128, 12, 32, 3)
-TENSOR(Layout::NT, gemm_few_64x32_bf16, 64, 32, 64, 8, 128, 4, 128, 2)
+// A name says its tile.
+#define SQUARE(side, wm, wn, threads)                                                                   \
+  TENSOR(Layout::NT, gemm_nt_##side##_bf16, side, side, wm, wn, BK, 3, threads, 2)                      \
+  TENSOR(Layout::NN, gemm_nn_##side##_bf16, side, side, wm, wn, BK, 3, threads, 2)                      \
+  TENSOR(Layout::TN, gemm_tn_##side##_bf16, side, side, wm, wn, BK, 3, threads, 2)
+SQUARE(128, 64, 32, 256)
+SQUARE(64, 32, 32, 128)
+#define FEW_TENSOR(bm, bn, wm, wn, stages, threads, blocks) \
+  TENSOR(Layout::NT, gemm_few_##bm##x##bn##_bf16, bm, bn, wm, wn, 128, stages, threads, blocks)
+FEW_TENSOR(16, 32, 16, 8, 6, 128, 3)
+FEW_TENSOR(16, 8, 16, 8, 12, 32, 3)
+FEW_TENSOR(64, 32, 64, 8, 4, 128, 2)
 #define FMA(layout, name)                                  \
   KERNEL(name, F_THREADS, 1) ARGS {                        \
     Args g = PACKED;                                       \
     fma_gemm<layout>(g);                                   \
   }                                                        \
-  EXPORT_KERNEL(name, F_THREADS)
+  EXPORT_KERNEL(name, F_THREADS)                           \
+  TILE(name, FN, FM)
 FMA(Layout::NT, gemm_nt_f32)
 FMA(Layout::NN, gemm_nn_f32)
 FMA(Layout::TN, gemm_tn_f32)
@@ -381,6 +388,7 @@ FMA(Layout::TN, gemm_tn_f32)
     few_f32<W>(g, smem);              \
   }                                   \
   EXPORT_KERNEL(name, FEW_THREADS)    \
+  TILE(name, FEW_COLS, FEW_ROWS)      \
   SHARED_BYTES(name, FEW_STAGES * sizeof(FewStage<W>))
 FEW(float, gemm_few_f32)
 FEW(bf16, gemm_few_f32_bf16)

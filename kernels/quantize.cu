@@ -154,16 +154,16 @@ template <int K> DEV void quantize(uint8_t* blocks, const float* inp, u64 n) {
 
 // out (n values) from whole blocks; with tokens (n / cols): from the rows, of cols values each, that they name of a table of vocab rows
 #define DEQUANTIZE_AS(kind, name, T)                                                                                        \
-  KERNEL(dequantize_##name, THREADS, 1)(T* out, const uint8_t* blocks, const uint32_t* tokens, u64 n, int cols, int vocab) { \
+  KERNEL(dequantize_##name, THREADS, 1)(T* out, const uint8_t* blocks, const uint32_t* OPTIONAL tokens, u64 n, int cols, int vocab) { \
     dequantize<T, kind>(out, blocks, tokens, n, cols, vocab);                                                               \
   }                                                                                                                         \
   EXPORT_KERNEL(dequantize_##name, THREADS)
 #define DEQUANTIZE(kind, name)              \
   DEQUANTIZE_AS(kind, name##_f32, float)    \
   DEQUANTIZE_AS(kind, name##_bf16, bf16)
-DEQUANTIZE(F32, f32)
-DEQUANTIZE(F16, f16)
-DEQUANTIZE(BF16, bf16)
+DEQUANTIZE(F32, float32)
+DEQUANTIZE(F16, float16)
+DEQUANTIZE(BF16, bfloat16)
 DEQUANTIZE(Q4_0, q4_0)
 DEQUANTIZE(Q4_1, q4_1)
 DEQUANTIZE(Q5_0, q5_0)

@@ -85,20 +85,21 @@ DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const fl
 }
 }  // namespace
 
-#define KERNELS(T, suffix)                                                                                                   \
-  KERNEL(rmsnorm_forward_##suffix, THREADS, 1)(T* out, float* rstd, const T* inp, const float* weight, float offset, int cols, float eps) { \
-    forward<T>(out, rstd, nullptr, inp, nullptr, weight, offset, cols, eps);                                                         \
-  }                                                                                                                          \
-  EXPORT_KERNEL(rmsnorm_forward_##suffix, THREADS)                                                                           \
-  KERNEL(add_rmsnorm_forward_##suffix, THREADS, 1)                                                                           \
-  (T* out, float* rstd, T* sum, const T* inp, const T* resid, const float* weight, float offset, int cols, float eps) {     \
-    forward<T>(out, rstd, sum, inp, resid, weight, offset, cols, eps);                                                               \
-  }                                                                                                                          \
-  EXPORT_KERNEL(add_rmsnorm_forward_##suffix, THREADS)                                                                       \
-  KERNEL(rmsnorm_backward_##suffix, THREADS, 1)                                                                              \
+#define KERNELS(T, suffix)                                                                                                                    \
+  KERNEL(rmsnorm_forward_##suffix, THREADS, 1)(T* out, float* rstd, const T* inp, const float* weight, float offset, int cols, float eps) {   \
+    forward<T>(out, rstd, nullptr, inp, nullptr, weight, offset, cols, eps);                                                                  \
+  }                                                                                                                                           \
+  EXPORT_KERNEL(rmsnorm_forward_##suffix, THREADS)                                                                                            \
+  KERNEL(add_rmsnorm_forward_##suffix, THREADS, 1)                                                                                            \
+  (T* out, float* rstd, T* sum, const T* inp, const T* resid, const float* weight, float offset, int cols, float eps) {                       \
+    forward<T>(out, rstd, sum, inp, resid, weight, offset, cols, eps);                                                                        \
+  }                                                                                                                                           \
+  EXPORT_KERNEL(add_rmsnorm_forward_##suffix, THREADS)                                                                                        \
+  KERNEL(rmsnorm_backward_##suffix, THREADS, 1)                                                                                               \
   (T* dinp, float* OPTIONAL partial, const T* dout, const T* inp, const float* rstd, const float* weight, float offset, int rows, int cols) { \
-    backward<T>(dinp, partial, dout, inp, rstd, weight, offset, rows, cols);                                                         \
-  }                                                                                                                          \
+    backward<T>(dinp, partial, dout, inp, rstd, weight, offset, rows, cols);                                                                  \
+  }                                                                                                                                           \
   EXPORT_KERNEL(rmsnorm_backward_##suffix, THREADS)
+EXPORT_CONSTANT(rmsnorm_rows, ROWS)
 KERNELS(float, f32)
 KERNELS(bf16, bf16)

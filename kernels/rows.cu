@@ -8,7 +8,7 @@
 #include "prelude.cuh"
 
 namespace {
-constexpr int THREADS = 256;
+constexpr int THREADS = 256, CAST = 4;  // CAST: elements a thread
 
 // out[map[i]] = inp[i] or out[i] = inp[map[i]], rows of `bytes` bytes; a map entry of -1 is skipped (scatter) or gives zeros (gather).
 template <class W> DEV void move_rows(void* to, const void* from, const int* map, int words, bool scatter) {
@@ -42,19 +42,20 @@ template <class T> DEV void add(T* out, const T* inp, unsigned long long n) {
   store_some(a, out + i, left, vec);
 }
 template <class O, class I> DEV void cast(O* out, const I* inp, float scale, unsigned long long n) {
-  size_t first = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 4;
+  size_t first = (size_t(blockIdx.x) * THREADS + threadIdx.x) * CAST;
 #pragma unroll
-  for (int k = 0; k < 4; k++) if (first + k < n) out[first + k] = from_float<O>(to_float(inp[first + k]) * scale);
+  for (int k = 0; k < CAST; k++) if (first + k < n) out[first + k] = from_float<O>(to_float(inp[first + k]) * scale);
 }
 // out (rows, padded) = scale * inp (rows, cols), zeros behind: 16 bytes of out a thread.
 template <class I> DEV void pad(bf16* out, const I* inp, float scale, int rows, int cols, int padded) {
   size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x;
-  int chunks = padded / 8, r = int(i / chunks), c = int(i % chunks) * 8;
+  constexpr int N = Pack<bf16>::N;
+  int chunks = padded / N, r = int(i / chunks), c = int(i % chunks) * N;
   if (r >= rows) return;
   Pack<bf16> x;
 #pragma unroll
-  for (int k = 0; k < 8; k++) x.v[k] = c + k < cols ? scale * to_float(inp[size_t(r) * cols + c + k]) : 0.0f;
-  x.store(out + i * 8);
+  for (int k = 0; k < N; k++) x.v[k] = c + k < cols ? scale * to_float(inp[size_t(r) * cols + c + k]) : 0.0f;
+  x.store(out + i * N);
 }
 }  // namespace
 
@@ -77,16 +78,22 @@ EXPORT_KERNEL(add_bf16, THREADS)
 // out = scale * inp
 KERNEL(cast_f32_bf16, THREADS, 1)(bf16* out, const float* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
 EXPORT_KERNEL(cast_f32_bf16, THREADS)
+TILE(cast_f32_bf16, THREADS * CAST, 1)
 KERNEL(cast_bf16_f32, THREADS, 1)(float* out, const bf16* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
 EXPORT_KERNEL(cast_bf16_f32, THREADS)
+TILE(cast_bf16_f32, THREADS * CAST, 1)
 KERNEL(cast_f32_f32, THREADS, 1)(float* out, const float* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
 EXPORT_KERNEL(cast_f32_f32, THREADS)
+TILE(cast_f32_f32, THREADS * CAST, 1)
 KERNEL(cast_bf16_bf16, THREADS, 1)(bf16* out, const bf16* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
 EXPORT_KERNEL(cast_bf16_bf16, THREADS)
+TILE(cast_bf16_bf16, THREADS * CAST, 1)
 KERNEL(pad_rows_f32, THREADS, 1)(bf16* out, const float* inp, float scale, int rows, int cols, int padded) { pad(out, inp, scale, rows, cols, padded); }
 EXPORT_KERNEL(pad_rows_f32, THREADS)
+TILE(pad_rows_f32, THREADS * Pack<bf16>::N, 1)
 KERNEL(pad_rows_bf16, THREADS, 1)(bf16* out, const bf16* inp, float scale, int rows, int cols, int padded) { pad(out, inp, scale, rows, cols, padded); }
 EXPORT_KERNEL(pad_rows_bf16, THREADS)
+TILE(pad_rows_bf16, THREADS * Pack<bf16>::N, 1)
 // 4 words a thread.
 KERNEL(copy_u32, THREADS, 1)(void* to, const void* from, unsigned long long n) {
   uint32_t* out = static_cast<uint32_t*>(to);

@@ -208,6 +208,11 @@ class Peers:
         inputs = [self.normal(*d, dtype=t), torch.randperm(d[0], device=self.device)]
         return Peer(inputs, lambda x, i: x[i], {"index_select": lambda x, i: x.index_select(0, i)})
 
+    def mix(self, d, t):
+        n, c, m = d
+        inputs = [self.normal(n, c, dtype=torch.float32), self.normal(m, c, dtype=t), self.ids(m, n)]
+        return self.both(inputs, lambda y, x, i: y + 0.3 * x[i], "add_ of rows", lambda y, x, i: y.add_(x[i], alpha=0.3))
+
     # Products: cuBLASLt's choice.
 
     def linear_forward(self, d, t):

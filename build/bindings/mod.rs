@@ -83,6 +83,8 @@ struct Kernel {
     parameters: Vec<Parameter>,
     /// True if the source says how much dynamic shared memory it has.
     shared: bool,
+    /// True if the source says what a block takes.
+    tiled: bool,
 }
 
 /// What one kernel file declares.

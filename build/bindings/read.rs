@@ -154,7 +154,7 @@ pub fn parse(unit: &str, preprocessed: &str) -> Result<Source, Error> {
     let (mut source, mut structs) =
         (Source { unit: unit.into(), kernels: vec![], constants: vec![] }, vec![]);
     // The threads of each kernel, and whether it uses dynamic shared memory.
-    let (mut bodies, mut exports, mut shared) = (vec![], vec![], vec![]);
+    let (mut bodies, mut exports, mut shared, mut tiles) = (vec![], vec![], vec![], vec![]);
     while let Some(token) = reader.next() {
         match token.text {
             "struct" => {
@@ -168,7 +168,8 @@ pub fn parse(unit: &str, preprocessed: &str) -> Result<Source, Error> {
                 let body = reader.bracketed(["{", "}"], &place, &format!("the body of {name}"))?;
                 let parameters = read_parameters(&parameters, &structs, &place, name)?;
                 bodies.push((joined(&threads), body.iter().any(|t| t.text == "sdrrl_dynamic")));
-                source.kernels.push(Kernel { place, name: name.into(), parameters, shared: false });
+                let name = name.into();
+                source.kernels.push(Kernel { place, name, parameters, shared: false, tiled: false });
             }
             "sdrrl_export" => {
                 let (place, name) = reader.name(token)?;
@@ -176,6 +177,7 @@ pub fn parse(unit: &str, preprocessed: &str) -> Result<Source, Error> {
                 exports.push((place, name, joined(&threads)));
             }
             "sdrrl_shared" => shared.push(reader.name(token)?),
+            "sdrrl_tile" => tiles.push(reader.name(token)?),
             "sdrrl_constant" => {
                 let (place, name) = reader.name(token)?;
                 source.constants.push((place, name.into()));
@@ -187,9 +189,11 @@ pub fn parse(unit: &str, preprocessed: &str) -> Result<Source, Error> {
     for (kernel, (threads, dynamic)) in source.kernels.iter_mut().zip(bodies) {
         kernel.shared = dynamic;
         check_kernel(kernel, &threads, &exports, &shared)?;
+        kernel.tiled = tiled(kernel, &tiles)?;
     }
     let known = |name: &str| source.kernels.iter().any(|k| k.name == name);
-    let named = exports.iter().map(|(p, n, _)| (p, *n)).chain(shared.iter().map(|(p, n)| (p, *n)));
+    let named =
+        exports.iter().map(|(p, n, _)| (p, *n)).chain(shared.iter().chain(&tiles).map(|(p, n)| (p, *n)));
     for (place, name) in named {
         if !known(name) {
             return place.error(format!("there is no KERNEL {name} in this file"));
@@ -241,5 +245,13 @@ fn check_kernel(
         }
         (false, _) => place.error(format!("{name} has SHARED_BYTES but no DYNAMIC_SHARED")),
         (true, _) => place.error(format!("there is more than one SHARED_BYTES({name}, ..)")),
+    }
+}
+
+/// True if the kernel has a TILE; it has one at the most.
+fn tiled(kernel: &Kernel, tiles: &[(Place, &str)]) -> Result<bool, Error> {
+    match tiles.iter().filter(|t| t.1 == kernel.name).count() {
+        count @ (0 | 1) => Ok(count == 1),
+        _ => kernel.place.error(format!("there is more than one TILE({}, ..)", kernel.name)),
     }
 }

@@ -81,7 +81,7 @@ fn variants_of_element_types_become_one_function() {
     assert!(text.contains("fn norm(gpu: &Gpu, grid: Grid, out: &mut Tensor, w: &Tensor)"), "{text}");
     for (name, out) in [("norm_f32", "F32"), ("norm_bf16", "Bf16")] {
         let variant = format!(
-            "Variant {{ kernel: \"{name}\", takes: &[Some(DType::{out}), Some(DType::F32)], threads: &symbols::sdrrl_threads_{name}, shared: None }}"
+            "Variant {{ kernel: \"{name}\", takes: &[Some(DType::{out}), Some(DType::F32)], threads: &symbols::sdrrl_threads_{name}, shared: None, tile: None }}"
         );
         assert!(text.contains(&variant), "{variant} is not in {text}");
     }
@@ -162,6 +162,25 @@ fn dynamic_shared_memory_has_a_size_in_the_source() {
         refused("void helper() { sdrrl_dynamic; }"),
         "kernels/x.cu:10: DYNAMIC_SHARED outside of a KERNEL"
     );
+}
+
+#[test]
+fn a_tile_belongs_to_one_kernel_and_to_all_its_variants() {
+    let pair = kernel("norm_f32", "float* out") + &kernel("norm_bf16", "bf16* out");
+    let text = written(&(pair.clone() + "sdrrl_tile norm_f32\nsdrrl_tile norm_bf16\n"));
+    let tile = "tile: Some([&symbols::sdrrl_tile_x_norm_bf16, &symbols::sdrrl_tile_y_norm_bf16])";
+    assert!(text.contains(tile) && text.contains("safe static sdrrl_tile_y_norm_f32: u32"), "{text}");
+    let one = kernel("k", "int n") + "sdrrl_tile k\n";
+    assert!(refused(&(one.clone() + "sdrrl_tile k\n")).contains("there is more than one TILE(k, ..)"));
+    assert_eq!(
+        refused(&(one + "sdrrl_tile other\n")),
+        "kernels/x.cu:13: there is no KERNEL other in this file"
+    );
+    assert_eq!(
+        refused(&(pair + "sdrrl_tile norm_f32\n")),
+        "kernels/x.cu:12: of norm_f32 and norm_bf16, one has a TILE: give it to both"
+    );
+    assert!(refused("sdrrl_tile").contains("there is no name behind `sdrrl_tile`"));
 }
 
 #[test]

@@ -48,6 +48,10 @@ fn functions(source: &Source) -> Result<Vec<Function<'_>>, Error> {
     for (base, kernels) in groups {
         let first = kernels[0];
         for other in &kernels[1..] {
+            if first.tiled != other.tiled {
+                let (one, two) = (&first.name, &other.name);
+                return other.place.error(format!("of {one} and {two}, one has a TILE: give it to both"));
+            }
             let same = first.parameters.len() == other.parameters.len();
             if !same || !first.parameters.iter().zip(&other.parameters).all(|(a, b)| alike(a, b)) {
                 let what = format!(
@@ -90,6 +94,10 @@ pub fn generate(sources: &[Source]) -> Result<String, Error> {
                 let _ =
                     writeln!(symbols, "        pub(super) safe static sdrrl_shared_{}: u32;", kernel.name);
             }
+            for side in ["x", "y"].iter().filter(|_| kernel.tiled) {
+                let name = &kernel.name;
+                let _ = writeln!(symbols, "        pub(super) safe static sdrrl_tile_{side}_{name}: u32;");
+            }
         }
         for (place, name) in &source.constants {
             claim(&mut names, name, place)?;
@@ -103,7 +111,7 @@ pub fn generate(sources: &[Source]) -> Result<String, Error> {
     }
     let head = "// Made by build/bindings.\n";
     Ok(format!(
-        "{head}#[allow(non_upper_case_globals)]\nmod symbols {{\n    // SAFETY: constants of the kernels' host objects.\n    unsafe extern \"C\" {{\n{symbols}    }}\n}}\n{out}"
+        "{head}// What is unused is a function below.\n#[allow(non_upper_case_globals, dead_code)]\nmod symbols {{\n    // SAFETY: constants of the kernels' host objects.\n    unsafe extern \"C\" {{\n{symbols}    }}\n}}\n{out}"
     ))
 }
 
@@ -155,9 +163,13 @@ fn write_function(out: &mut String, function: &Function) {
         let takes: Vec<&str> = kernel.parameters.iter().map(|p| takes(p.kind)).collect();
         let shared =
             if kernel.shared { format!("Some(&symbols::sdrrl_shared_{own})") } else { "None".into() };
+        let tile = match kernel.tiled {
+            true => format!("Some([&symbols::sdrrl_tile_x_{own}, &symbols::sdrrl_tile_y_{own}])"),
+            false => "None".into(),
+        };
         let _ = writeln!(
             text,
-            "        Variant {{ kernel: {own:?}, takes: &[{}], threads: &symbols::sdrrl_threads_{own}, shared: {shared} }},",
+            "        Variant {{ kernel: {own:?}, takes: &[{}], threads: &symbols::sdrrl_threads_{own}, shared: {shared}, tile: {tile} }},",
             takes.join(", ")
         );
     }

@@ -4,12 +4,14 @@
 //   KERNEL(name, threads, blocks)(parameters) {..}   an OPTIONAL pointer may be null
 //   EXPORT_KERNEL(name, threads)                     behind it, with the same threads
 //   SHARED_BYTES(name, bytes)                        its dynamic shared memory; needed where it has some
+//   TILE(name, x, y)                                 what a block takes along x and y, in elements of what the launch counts; needed for Grid::tiles
 //   EXPORT_CONSTANT(name, value)                     a number that the launch goes by
 #pragma once
 #if defined(SDRRL_SIGNATURES)
 #define KERNEL(name, threads, blocks) sdrrl_kernel name (threads)
 #define EXPORT_KERNEL(name, threads) sdrrl_export name (threads)
 #define SHARED_BYTES(name, ...) sdrrl_shared name
+#define TILE(name, x, y) sdrrl_tile name
 #define EXPORT_CONSTANT(name, ...) sdrrl_constant name
 #define DYNAMIC_SHARED(name) sdrrl_dynamic
 #define OPTIONAL sdrrl_optional
@@ -23,6 +25,7 @@
 #define KERNEL(name, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name
 #define EXPORT_KERNEL(name, threads)
 #define SHARED_BYTES(name, ...) static_assert((__VA_ARGS__) <= 227 * 1024, "a block has no more shared memory");
+#define TILE(name, x, y)
 #define EXPORT_CONSTANT(name, ...)
 #define OPTIONAL
 #define WHERE

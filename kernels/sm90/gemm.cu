@@ -25,7 +25,7 @@
 namespace {
 constexpr int BM = 128, BK = 64, CONSUMERS = 2, THREADS = 384, GROUP = 16;
 // An addend's step fills the first 32 KiB of a stage: two boxes of 64 x 64 for each consumer.
-constexpr int BOX = 64 * 64;
+constexpr int SIDE = 64, BOX = SIDE * SIDE;
 
 template <int BN> struct alignas(1024) Smem {
   static constexpr int STAGES = 192 * 1024 / (2 * BK * (BM + BN));
@@ -236,18 +236,24 @@ DEV void gemm(const TensorMap& ma, const TensorMap& mb, const TensorMap& ma2, co
 }  // namespace
 
 #define MAP(name) const __grid_constant__ TensorMap name
-#define WGMMA(name, bn, nn)                                                                                                        \
-  KERNEL(name, THREADS, 1)(MAP(ma), MAP(mb), MAP(ma2), MAP(mb2), MAP(mx), MAP(mc), const float* OPTIONAL bias, const float* OPTIONAL resid, int m,   \
-                           int n, int k, int k2, float alpha, float tail_scale, int addend) {                                      \
-    DYNAMIC_SHARED(smem);                                                                                                          \
-    Args g = {m, n, k, k2, alpha, tail_scale, bias, resid, addend};                                                                \
-    gemm<bn, nn>(ma, mb, ma2, mb2, mx, mc, g, smem);                                                                               \
-  }                                                                                                                                \
-  EXPORT_KERNEL(name, THREADS)                                                                                                     \
+#define WGMMA_AS(name, bn, nn)                                                                                                                     \
+  KERNEL(name, THREADS, 1)(MAP(ma), MAP(mb), MAP(ma2), MAP(mb2), MAP(mx), MAP(mc), const float* OPTIONAL bias, const float* OPTIONAL resid, int m, \
+                           int n, int k, int k2, float alpha, float tail_scale, int addend) {                                                      \
+    DYNAMIC_SHARED(smem);                                                                                                                          \
+    Args g = {m, n, k, k2, alpha, tail_scale, bias, resid, addend};                                                                                \
+    gemm<bn, nn>(ma, mb, ma2, mb2, mx, mc, g, smem);                                                                                               \
+  }                                                                                                                                                \
+  EXPORT_KERNEL(name, THREADS)                                                                                                                     \
+  TILE(name, bn, BM)                                                                                                                               \
   SHARED_BYTES(name, sizeof(Smem<bn>))
-WGMMA(gemm_nt_64_wgmma, 64, false)
-WGMMA(gemm_nn_64_wgmma, 64, true)
-WGMMA(gemm_nt_128_wgmma, 128, false)
-WGMMA(gemm_nn_128_wgmma, 128, true)
-WGMMA(gemm_nt_256_wgmma, 256, false)
-WGMMA(gemm_nn_256_wgmma, 256, true)
+// A name says its columns.
+#define WGMMA(bn)                             \
+  WGMMA_AS(gemm_nt_##bn##_wgmma, bn, false)   \
+  WGMMA_AS(gemm_nn_##bn##_wgmma, bn, true)
+WGMMA(64)
+WGMMA(128)
+WGMMA(256)
+// Rows of a tile, depth of a step, and the side of the boxes that carry results, addends and b of NN.
+EXPORT_CONSTANT(wgmma_rows, BM)
+EXPORT_CONSTANT(wgmma_depth, BK)
+EXPORT_CONSTANT(wgmma_box, SIDE)

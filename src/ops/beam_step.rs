@@ -146,6 +146,7 @@ fn gpu_step(
     rules: &BeamRules,
 ) -> Result<()> {
     let ((rows, vocab), (batch, beams)) = (logits.rows_cols(), scores.rows_cols());
+    check(beams <= kernels::beam_step_beams(), "beam_step", &[logits, scores])?;
     let n = vocab.min(2 * beams);
     let list = |name: &str| Tensor::zeros_on(&logits.device(), name, DType::U32, &[rows, n]);
     let (mut keys, mut tokens) = (list("beam_keys")?, list("beam_tokens")?);
@@ -262,5 +263,15 @@ pub mod reference {
             out.extend_from_slice(&all[..2 * beams]);
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_takes_as_many_beams_as_the_op() {
+        assert_eq!(MAX_BEAMS, kernels::beam_step_beams());
     }
 }

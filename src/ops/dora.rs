@@ -13,13 +13,6 @@ use super::{
 };
 use crate::tensor::{DType, Tensor, refuse_overlap};
 
-/// Threads of a block of the GPU kernels, as dora.cu has it.
-const THREADS: usize = 256;
-/// Output rows of a block of the norms' kernel.
-const ROWS: usize = 8;
-/// Rows whose part of the magnitude's gradient is summed by one block.
-const BLOCK: usize = 32;
-
 /// norms (out), F32 = ‖row o of W + s B A‖ for weight (out, in), F32 or Bf16, summed in f64 on the CPU and in f32 on a GPU. W + s B A never exists.
 pub fn dora_norms(norms: &mut Tensor, weight: &Tensor, low: LowRank) -> Result<()> {
     const OP: &str = "dora_norms";
@@ -28,7 +21,7 @@ pub fn dora_norms(norms: &mut Tensor, weight: &Tensor, low: LowRank) -> Result<(
     check(fits, OP, &[norms, weight, low.a, low.b])?;
     refuse_overlap(&[norms], &[weight, low.a, low.b])?;
     if let Some(gpu) = gpu_of(OP, &[norms, weight, low.a, low.b])? {
-        let grid = Grid::new(out.div_ceil(ROWS));
+        let grid = Grid::tiles([out, 1, 1]);
         // SAFETY: shapes were checked.
         return unsafe {
             kernels::dora_norms(&gpu, grid, norms, weight, low.a, low.b, low.scale, out, inp, r)
@@ -110,10 +103,10 @@ pub fn dora_backward(
     check(fits, OP, &[dout, dmagnitude, z, magnitude, norms])?;
     refuse_overlap(&[dout, dmagnitude], &[z, magnitude, norms])?;
     if let Some(gpu) = gpu_of(OP, &[dout, dmagnitude, z, magnitude, norms])? {
-        let blocks = n.div_ceil(BLOCK);
+        let blocks = n.div_ceil(kernels::dora_rows());
         let mut partial = Tensor::zeros_on(&dout.device(), "dora_partial", DType::F32, &[blocks, c])?;
-        let grid = Grid::xyz([blocks, c.div_ceil(THREADS), 1]);
-        // SAFETY: shapes were checked.
+        let grid = Grid::tiles([n, c, 1]);
+        // SAFETY: shapes were checked, and `partial` has a row for each block of rows.
         unsafe { kernels::dora_backward(&gpu, grid, dout, &mut partial, z, magnitude, norms, n, c)? };
         return sum_rows(dmagnitude, &partial);
     }

@@ -3,10 +3,9 @@
 //!
 //! By the parameter's type in C: `T*` is `&mut Tensor`, `const T*` is `&Tensor`, an `OPTIONAL` one an `Option` of it. `float`, `bf16` and integers
 //! insist on that element type; `void` takes any; a struct, `double` and bytes are words of a U32 tensor. `int` is a `usize` that must fit it,
-//! `unsigned`, `unsigned long long` and `float` are `u32`, `u64` and `f32`; a tensor map is a [`TileMap`]. Threads and shared memory are the source's.
+//! `unsigned`, `unsigned long long` and `float` are `u32`, `u64` and `f32`; a tensor map is a [`TileMap`]. Threads and shared memory are the source's. A function that no op
+//! calls is a warning of the compiler, like any dead code.
 #![allow(unsafe_code)]
-// quantize chooses its kernels by name.
-#![allow(dead_code)]
 use anyhow::Result;
 
 use super::launch::{Binding, Grid, TileMap, Value, Variant};

@@ -9,42 +9,87 @@ use crate::{
     tensor::{DType, Tensor},
 };
 
-/// The blocks of a launch. Threads and shared memory of a block are the kernel's own.
+/// The blocks of a launch. Threads, shared memory and tiles are the kernel's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
-    blocks: [usize; 3],
-    /// Threads in all, for as many blocks along x as that takes.
-    items: Option<usize>,
+    count: Count,
     /// Of a block, fewer than the kernel's most.
     threads: Option<u32>,
 }
 
+/// How blocks are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Count {
+    Blocks([usize; 3]),
+    /// As many along x as have so many threads.
+    Threads(usize),
+    /// Elements along x and y, by the kernel's TILE; blocks along z.
+    Tiles([usize; 3]),
+    /// The same in one row along x, of so many blocks at the most.
+    RowOfTiles([usize; 2], usize),
+    /// Rows of so many documents along x, each cut into tiles of its own; blocks along y.
+    Documents([usize; 3]),
+}
+
 impl Grid {
+    fn counted(count: Count) -> Grid {
+        Grid { count, threads: None }
+    }
     /// `blocks` blocks in a row.
     pub fn new(blocks: usize) -> Grid {
         Grid::xyz([blocks, 1, 1])
     }
     /// Blocks in up to three dimensions.
     pub fn xyz(blocks: [usize; 3]) -> Grid {
-        Grid { blocks, items: None, threads: None }
+        Grid::counted(Count::Blocks(blocks))
     }
-    /// As many blocks as it takes to have a thread for every `per_thread` of `n` elements.
-    pub fn covering(n: usize, per_thread: usize) -> Grid {
-        Grid { items: Some(n.div_ceil(per_thread)), ..Grid::new(1) }
+    /// A thread for each of `n` elements.
+    pub fn covering(n: usize) -> Grid {
+        Grid::counted(Count::Threads(n))
     }
     /// One thread for 16 bytes of `t`.
     pub fn vectors(t: &Tensor) -> Grid {
-        Grid::covering(t.bytes(), 16)
+        Grid::covering(t.bytes().div_ceil(16))
+    }
+    /// As many blocks as the kernel's TILE makes of `x` by `y` elements, `z` times.
+    pub fn tiles([x, y, z]: [usize; 3]) -> Grid {
+        Grid::counted(Count::Tiles([x, y, z]))
+    }
+    /// Blocks in a row, one a tile, but at most `most`: each takes one tile after another.
+    pub fn row_of_tiles(elements: [usize; 2], most: usize) -> Grid {
+        Grid::counted(Count::RowOfTiles(elements, most))
+    }
+    /// As many blocks along x as tiles may begin in `rows` rows of `documents` documents, `y` times.
+    pub fn documents(rows: usize, documents: usize, y: usize) -> Grid {
+        Grid::counted(Count::Documents([rows, documents, y]))
     }
     /// With fewer threads a block than the kernel's most.
     pub fn threads(self, threads: u32) -> Grid {
         Grid { threads: Some(threads), ..self }
     }
-    /// For a kernel of up to `most` threads a block with `shared` bytes of dynamic shared memory.
-    fn geometry(&self, most: u32, shared: u32) -> Geometry {
+
+    /// For a kernel of up to `most` threads a block with `shared` bytes of dynamic shared memory; a block takes `tile`.
+    fn geometry(&self, most: u32, shared: u32, tile: Option<[u32; 2]>) -> Result<Geometry> {
         let threads = self.threads.unwrap_or(most);
-        let blocks = self.items.map_or(self.blocks, |n| [n.div_ceil(threads.max(1) as usize), 1, 1]);
-        Geometry::grid(blocks, threads).shared(shared as usize)
+        let tile = || {
+            let sides = tile.context("is launched by tiles, but its source has no TILE")?;
+            ensure!(sides.iter().all(|&side| side > 0), "has a TILE of {sides:?}");
+            Ok(sides.map(|side| side as usize))
+        };
+        let blocks = match self.count {
+            Count::Blocks(blocks) => blocks,
+            Count::Threads(n) => [n.div_ceil(threads.max(1) as usize), 1, 1],
+            Count::Tiles([x, y, z]) => {
+                let [w, h] = tile()?;
+                [x.div_ceil(w), y.div_ceil(h), z]
+            }
+            Count::RowOfTiles([x, y], most) => {
+                let [w, h] = tile()?;
+                [(x.div_ceil(w) * y.div_ceil(h)).min(most), 1, 1]
+            }
+            Count::Documents([rows, documents, y]) => [rows / tile()?[0] + documents, y, 1],
+        };
+        Ok(Geometry::grid(blocks, threads).shared(shared as usize))
     }
 }
 
@@ -86,6 +131,8 @@ pub(super) struct Variant {
     pub threads: &'static u32,
     /// Dynamic shared memory, bytes.
     pub shared: Option<&'static u32>,
+    /// What a block takes along x and y.
+    pub tile: Option<[&'static u32; 2]>,
 }
 
 /// What the build knows of a launch function.
@@ -124,7 +171,9 @@ impl Binding {
             })
         };
         let args = values.iter().map(arg).collect::<Result<Vec<Arg>>>()?;
-        let at = grid.geometry(*variant.threads, variant.shared.copied().unwrap_or(0));
+        let tile = variant.tile.map(|sides| sides.map(|side| *side));
+        let at = grid.geometry(*variant.threads, variant.shared.copied().unwrap_or(0), tile);
+        let at = at.with_context(|| format!("the kernel {}", variant.kernel))?;
         // SAFETY: the caller's promise.
         unsafe { gpu.launch(Kernel { file: self.file, name: variant.kernel }, at, &args) }
     }
@@ -210,7 +259,7 @@ mod tests {
             inp.write_f32(&[1.0, -2.0, 3.0, 4.0, 5.0]).unwrap();
             let mut out = on(&device, "out", to, 5);
             // SAFETY: both have 5 elements.
-            unsafe { kernels::cast(device.gpu().unwrap(), Grid::covering(5, 4), &mut out, &inp, 0.5, 5) }
+            unsafe { kernels::cast(device.gpu().unwrap(), Grid::tiles([5, 1, 1]), &mut out, &inp, 0.5, 5) }
                 .unwrap();
             assert_eq!(out.to_f32_vec().unwrap(), [0.5, -1.0, 1.5, 2.0, 2.5], "{from:?} {to:?}");
         }
@@ -228,13 +277,33 @@ mod tests {
     }
 
     #[test]
-    fn a_grid_covers_its_elements_with_the_kernels_own_threads() {
-        let blocks = |grid: Grid| grid.geometry(256, 0).grid;
-        assert_eq!(blocks(Grid::covering(1, 4)), [1, 1, 1]);
-        assert_eq!(blocks(Grid::covering(4 * 256, 4)), [1, 1, 1]);
-        assert_eq!(blocks(Grid::covering(4 * 256 + 1, 4)), [2, 1, 1]);
-        assert_eq!(blocks(Grid::covering(0, 4)), [0, 1, 1]);
-        let at = Grid::xyz([2, 3, 4]).threads(64).geometry(256, 1000);
+    fn a_grid_covers_its_elements_with_the_kernels_own_threads_and_tiles() {
+        let blocks = |grid: Grid| grid.geometry(256, 0, Some([64, 32])).unwrap().grid;
+        assert_eq!(blocks(Grid::covering(1)), [1, 1, 1]);
+        assert_eq!(blocks(Grid::covering(256)), [1, 1, 1]);
+        assert_eq!(blocks(Grid::covering(257)), [2, 1, 1]);
+        assert_eq!(blocks(Grid::covering(0)), [0, 1, 1]);
+        assert_eq!(blocks(Grid::tiles([64, 33, 3])), [1, 2, 3]);
+        assert_eq!(blocks(Grid::tiles([65, 0, 1])), [2, 0, 1]);
+        assert_eq!(blocks(Grid::row_of_tiles([65, 33], 132)), [4, 1, 1]);
+        assert_eq!(blocks(Grid::row_of_tiles([6500, 33], 132)), [132, 1, 1]);
+        // A document may end within a tile.
+        assert_eq!(blocks(Grid::documents(63, 3, 2)), [3, 2, 1]);
+        assert_eq!(blocks(Grid::documents(64, 3, 2)), [4, 2, 1]);
+        let at = Grid::xyz([2, 3, 4]).threads(64).geometry(256, 1000, None).unwrap();
         assert_eq!((at.grid, at.block, at.shared_bytes), ([2, 3, 4], 64, 1000));
+    }
+
+    #[test]
+    fn a_kernel_without_a_tile_cannot_be_launched_by_tiles() {
+        let device = Device::emulated();
+        let (mut out, inp) = (on(&device, "out", DType::F32, 4), on(&device, "inp", DType::F32, 4));
+        // SAFETY: it is refused before anything runs.
+        let done = unsafe { kernels::add(device.gpu().unwrap(), Grid::tiles([4, 1, 1]), &mut out, &inp, 4) };
+        let error = format!("{:#}", done.unwrap_err());
+        assert!(
+            error.contains("the kernel add_f32: is launched by tiles, but its source has no TILE"),
+            "{error}"
+        );
     }
 }

@@ -24,6 +24,7 @@ pub(crate) mod kernels;
 pub(crate) mod launch;
 pub mod layernorm;
 pub mod lora;
+pub mod mix;
 pub(crate) mod parallel;
 pub use parallel::with_threads;
 pub mod quantize;

@@ -216,7 +216,7 @@ fn gpu_backward(
     offset: f32,
 ) -> Result<()> {
     let (n, c) = inp.rows_cols();
-    let blocks = n.div_ceil(BLOCK);
+    let blocks = n.div_ceil(kernels::rmsnorm_rows());
     let mut partial = match &dweight {
         Some(_) => Some(Tensor::zeros_on(&inp.device(), "rmsnorm_partial", DType::F32, &[blocks, c])?),
         None => None,

@@ -20,7 +20,7 @@ pub(crate) fn sum_rows(out: &mut Tensor, inp: &Tensor) -> Result<()> {
     refuse_overlap(&[out], &[inp])?;
     let Some(gpu) = gpu_of("sum_rows", &[out, inp])? else { bail!("sum_rows runs on a GPU only") };
     // SAFETY: shapes were checked.
-    unsafe { kernels::reduce_rows(&gpu, Grid::covering(cols, 1), out, inp, rows, cols) }
+    unsafe { kernels::reduce_rows(&gpu, Grid::covering(cols), out, inp, rows, cols) }
 }
 
 /// out += inp, element by element; both F32 or, on a GPU, both Bf16.
@@ -47,7 +47,7 @@ pub fn cast(out: &mut Tensor, inp: &Tensor, scale: f32) -> Result<()> {
         let scaled: Vec<f32> = inp.to_f32_vec()?.into_iter().map(|x| x * scale).collect();
         return out.write_f32(&scaled);
     };
-    let (grid, n) = (Grid::covering(out.len(), 4), out.len() as u64);
+    let (grid, n) = (Grid::tiles([out.len(), 1, 1]), out.len() as u64);
     // SAFETY: lengths were checked.
     unsafe { kernels::cast(&gpu, grid, out, inp, scale, n) }
 }
@@ -58,7 +58,7 @@ pub(crate) fn pad_rows(out: &mut Tensor, inp: &Tensor, scale: f32) -> Result<()>
     check(n == rows && cols <= padded && padded.is_multiple_of(8), "pad_rows", &[out, inp])?;
     refuse_overlap(&[out], &[inp])?;
     let Some(gpu) = gpu_of("pad_rows", &[out, inp])? else { bail!("pad_rows runs on a GPU only") };
-    let grid = Grid::covering(rows * padded, 8);
+    let grid = Grid::tiles([rows * padded, 1, 1]);
     // SAFETY: shapes were checked, and out's rows are multiples of 16 bytes.
     unsafe { kernels::pad_rows(&gpu, grid, out, inp, scale, rows, cols, padded) }
 }

@@ -258,5 +258,8 @@ template <class T> T __ldg(const T* p) { return *p; }
 #define SHARED_BYTES(name, ...)                                                             \
   static_assert((__VA_ARGS__) <= 227 * 1024, "a block has no more shared memory");          \
   EMU_EXPORT(sdrrl_shared_##name, __VA_ARGS__)
+#define TILE(name, x, y)                \
+  EMU_EXPORT(sdrrl_tile_x_##name, x)    \
+  EMU_EXPORT(sdrrl_tile_y_##name, y)
 #define EXPORT_CONSTANT(name, ...) EMU_EXPORT(sdrrl_constant_##name, __VA_ARGS__)
 #define OPTIONAL

@@ -37,14 +37,11 @@ pub fn supported(head_size: usize, softcap: Option<f32>, arch: Option<u32>) -> R
     Ok(())
 }
 
-/// How a launch is cut: what attention.cu and attention_backward.cu are compiled for. Fewer rows of the longest heads stream by in the backward kernels,
-/// so that all fits.
+/// Which kernel: what attention.cu and attention_backward.cu are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tiles {
     /// Elements of a head in shared memory: heads are padded to the next size that there is.
     head: usize,
-    /// Rows of a block: queries, or keys where the gradients of keys are made.
-    rows: usize,
     /// True if dk and dv are made by a kernel each.
     apart: bool,
 }
@@ -52,12 +49,12 @@ struct Tiles {
 fn tiling(head_size: usize, dtype: DType) -> Tiles {
     let head = [32, 64, 128].into_iter().find(|&h| head_size <= h).unwrap_or(256);
     let narrow = dtype == DType::Bf16;
-    Tiles { head, rows: if narrow { 64 } else { 32 }, apart: narrow && head > 128 }
+    Tiles { head, apart: narrow && head > 128 }
 }
 
-/// Blocks that cover every document with tiles of `rows`.
-fn tiles(n: usize, cu: &Tensor, rows: usize) -> usize {
-    n / rows + cu.len() - 1
+/// Blocks that cover the rows of every document, for `heads` heads.
+fn grid(rows: usize, cu: &Tensor, heads: usize) -> Grid {
+    Grid::documents(rows, cu.len() - 1, heads)
 }
 
 /// Calls a launch function with the parameters that all kernels end with.
@@ -99,9 +96,9 @@ pub(super) fn forward(
         128 => kernels::attention_forward_128,
         _ => kernels::attention_forward_256,
     };
-    let grid = Grid::xyz([tiles(n, d.cu_q, t.rows), s.heads, 1]);
+    let blocks = grid(n, d.cu_q, s.heads);
     // SAFETY: the caller checked the shapes.
-    unsafe { attend!(launch, gpu, grid, [out, lse, q, k, v], d, [n, n_k], s) }
+    unsafe { attend!(launch, gpu, blocks, [out, lse, q, k, v], d, [n, n_k], s) }
 }
 
 pub(super) fn backward(
@@ -114,26 +111,26 @@ pub(super) fn backward(
     supported(s.head_size, s.softcap, Some(gpu.arch()))?;
     let (n, n_k, t) = (q.rows_cols().0, k.rows_cols().0, tiling(s.head_size, q.dtype()));
     let mut delta = Tensor::zeros_on(&q.device(), "attention_delta", DType::F32, &[s.heads, n])?;
-    let grid = Grid::xyz([n.div_ceil(8), s.heads, 1]);
+    let blocks = Grid::tiles([n, s.heads, 1]);
     // SAFETY: the caller checked the shapes.
-    unsafe { kernels::attention_delta(gpu, grid, &mut delta, dout, out, n, s.heads, s.head_size)? };
+    unsafe { kernels::attention_delta(gpu, blocks, &mut delta, dout, out, n, s.heads, s.head_size)? };
     let launch = match t.head {
         32 => kernels::attention_backward_q_32,
         64 => kernels::attention_backward_q_64,
         128 => kernels::attention_backward_q_128,
         _ => kernels::attention_backward_q_256,
     };
-    let grid = Grid::xyz([tiles(n, d.cu_q, t.rows), s.heads, 1]);
+    let blocks = grid(n, d.cu_q, s.heads);
     // SAFETY: as above.
-    unsafe { attend!(launch, gpu, grid, [dq, dout, lse, &delta, q, k, v], d, [n, n_k], s)? };
-    let grid = Grid::xyz([tiles(n_k, d.cu_k, t.rows), s.kv_heads, 1]);
+    unsafe { attend!(launch, gpu, blocks, [dq, dout, lse, &delta, q, k, v], d, [n, n_k], s)? };
+    let blocks = grid(n_k, d.cu_k, s.kv_heads);
     if t.apart {
         // SAFETY: as above.
         unsafe {
             let launch = kernels::attention_backward_k_256_bf16;
-            attend!(launch, gpu, grid, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s)?;
+            attend!(launch, gpu, blocks, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s)?;
             let launch = kernels::attention_backward_v_256_bf16;
-            return attend!(launch, gpu, grid, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s);
+            return attend!(launch, gpu, blocks, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s);
         }
     }
     let launch = match t.head {
@@ -143,7 +140,7 @@ pub(super) fn backward(
         _ => kernels::attention_backward_kv_256_f32,
     };
     // SAFETY: as above.
-    unsafe { attend!(launch, gpu, grid, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s) }
+    unsafe { attend!(launch, gpu, blocks, [dk, dv, dout, lse, &delta, q, k, v], d, [n, n_k], s) }
 }
 
 #[cfg(test)]
@@ -157,10 +154,10 @@ mod tests {
                 assert!(tiling(head_size, dtype).head >= head_size, "{head_size}");
             }
         }
-        let of = |hs, dtype| (tiling(hs, dtype).head, tiling(hs, dtype).rows, tiling(hs, dtype).apart);
-        assert_eq!([of(20, DType::Bf16), of(64, DType::Bf16)], [(32, 64, false), (64, 64, false)]);
-        assert_eq!([of(80, DType::Bf16), of(256, DType::Bf16)], [(128, 64, false), (256, 64, true)]);
-        assert_eq!([of(96, DType::F32), of(129, DType::F32)], [(128, 32, false), (256, 32, false)]);
+        let of = |hs, dtype| (tiling(hs, dtype).head, tiling(hs, dtype).apart);
+        assert_eq!([of(20, DType::Bf16), of(64, DType::Bf16)], [(32, false), (64, false)]);
+        assert_eq!([of(80, DType::Bf16), of(256, DType::Bf16)], [(128, false), (256, true)]);
+        assert_eq!([of(96, DType::F32), of(129, DType::F32)], [(128, false), (256, false)]);
     }
 
     #[test]

@@ -11,9 +11,7 @@ use crate::{
     tensor::{DType, Tensor},
 };
 
-/// Warps that share the keys of a row and key head, as in decode_attention.cu.
-const WARPS: usize = 16;
-/// Query heads of a block where several share a key head.
+/// Query heads of a block where several share a key head: the 4 in the names of such kernels.
 const SHARING: usize = 4;
 
 /// Query heads that a block takes, and blocks for all that share a key head.
@@ -25,7 +23,7 @@ fn heads_of_block(shape: AttentionShape) -> (usize, usize) {
 /// Blocks that share a row's warps: enough for two on every multiprocessor, if there are as many warps. The result's bits do not depend on it.
 pub fn split(rows: usize, shape: AttentionShape, multiprocessors: usize) -> usize {
     let blocks = rows * shape.kv_heads * heads_of_block(shape).1;
-    (2 * multiprocessors).div_ceil(blocks.max(1)).next_power_of_two().min(WARPS)
+    (2 * multiprocessors).div_ceil(blocks.max(1)).next_power_of_two().min(kernels::decode_attention_warps())
 }
 
 /// [`super::decode_attention_forward`] on a GPU with 1, 2, 4, 8 or 16 blocks for a row and key head: for tests.
@@ -39,7 +37,8 @@ pub fn decode_attention_split(
     super::check_shapes(out, inputs, shape)?;
     let gpu = gpu_of("decode_attention_forward", &[out, q, k, v, starts, lengths])?;
     let Some(gpu) = gpu else { anyhow::bail!("decode_attention_forward: {q:?} is not on a GPU") };
-    ensure!(split.is_power_of_two() && split <= WARPS, "{split} blocks cannot share {WARPS} warps");
+    let warps = kernels::decode_attention_warps();
+    ensure!(split.is_power_of_two() && split <= warps, "{split} blocks cannot share {warps} warps");
     launch(&gpu, out, inputs, shape, split)
 }
 
@@ -53,38 +52,39 @@ pub(super) fn launch(
 ) -> Result<()> {
     let hs = shape.head_size;
     ensure!(hs <= 256, "decode_attention_forward: heads of {hs} elements; the GPU kernel takes up to 256");
-    let (rows, slots) = (q.rows_cols().0, k.rows_cols().0);
+    let (rows, slots, warps) = (q.rows_cols().0, k.rows_cols().0, kernels::decode_attention_warps());
     let (of_block, tiles) = heads_of_block(shape);
     let launch = match (hs, of_block) {
-        (..=64, 1) => kernels::decode_attention_64_1,
-        (..=64, _) => kernels::decode_attention_64_4,
-        (..=128, 1) => kernels::decode_attention_128_1,
-        (..=128, _) => kernels::decode_attention_128_4,
-        (_, 1) => kernels::decode_attention_256_1,
-        (_, _) => kernels::decode_attention_256_4,
+        (..=64, SHARING) => kernels::decode_attention_64_4,
+        (..=64, _) => kernels::decode_attention_64_1,
+        (..=128, SHARING) => kernels::decode_attention_128_4,
+        (..=128, _) => kernels::decode_attention_128_1,
+        (_, SHARING) => kernels::decode_attention_256_4,
+        (_, _) => kernels::decode_attention_256_1,
     };
     // For each row, head and warp: the sums of a head's columns, the maximum, the sum of the weights.
     let part = hs.next_multiple_of(8) + 4;
     let mut parts = match split {
         1 => None,
         _ => {
-            let dims = [rows * shape.heads, WARPS, part];
+            let dims = [rows * shape.heads, warps, part];
             Some(Tensor::zeros_on(&q.device(), "decode_attention_parts", DType::F32, &dims)?)
         }
     };
-    let grid = Grid::xyz([rows * split, shape.kv_heads * tiles, 1]).threads((32 * WARPS / split) as u32);
+    let grid = Grid::xyz([rows * split, shape.kv_heads * tiles, 1]).threads((32 * warps / split) as u32);
     let (heads, kv_heads, scale) = (shape.heads, shape.kv_heads, shape.scale);
     let (window, cap) = (shape.window.unwrap_or(0).min(i32::MAX as usize), shape.softcap.unwrap_or(0.0));
     let sums = parts.as_mut();
     // SAFETY: shapes were checked, slots are checked by the kernel.
     unsafe {
         launch(
-            gpu, grid, out, sums, q, k, v, starts, lengths, slots, heads, kv_heads, hs, scale, window, cap,
+            gpu, grid, out, sums, q, k, v, starts, lengths, slots, heads, kv_heads, hs, part, scale, window,
+            cap,
         )?;
     }
     let Some(parts) = parts else { return Ok(()) };
     // SAFETY: `parts` has a part for every head of a row and warp.
-    unsafe { kernels::decode_attention_join(gpu, Grid::new(rows * heads), out, &parts, hs) }
+    unsafe { kernels::decode_attention_join(gpu, Grid::new(rows * heads), out, &parts, hs, part) }
 }
 
 #[cfg(test)]

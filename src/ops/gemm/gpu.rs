@@ -152,15 +152,14 @@ fn plain_product(
 }
 
 fn few_rows([n, m]: [usize; 2], types: [DType; 2], multiprocessors: usize) -> (Launch, Grid) {
-    let few = Few::of([n, m], types, multiprocessors);
-    let launch: Launch = match few {
+    let launch: Launch = match Few::of([n, m], types, multiprocessors) {
         Few::F32 => kernels::gemm_few_f32,
         Few::F32Bf16 => kernels::gemm_few_f32_bf16,
         Few::Rows64 => kernels::gemm_few_64x32_bf16,
         Few::Wide => kernels::gemm_few_16x32_bf16,
         Few::Narrow => kernels::gemm_few_16x8_bf16,
     };
-    (launch, Grid::xyz([m.div_ceil(few.columns()), n.min(1), 1]))
+    (launch, Grid::tiles([m, n, 1]))
 }
 
 fn tiled(rung: Rung, layout: Layout, [n, m, parts]: [usize; 3]) -> (Launch, Grid) {
@@ -175,8 +174,7 @@ fn tiled(rung: Rung, layout: Layout, [n, m, parts]: [usize; 3]) -> (Launch, Grid
         (_, Layout::NN) => kernels::gemm_nn_f32,
         (_, Layout::TN) => kernels::gemm_tn_f32,
     };
-    let tile = if rung == Rung::Mma128 { 128 } else { 64 };
-    (launch, Grid::xyz([m.div_ceil(tile), n.div_ceil(tile), parts]))
+    (launch, Grid::tiles([m, n, parts]))
 }
 
 /// [`super::gemm`] on a GPU by one rung, where that can do the product: for tests and benches.

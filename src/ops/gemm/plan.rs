@@ -1,6 +1,9 @@
 //! Which kernel takes a product on a GPU: functions of shapes, types and the card alone.
 use super::Layout;
-use crate::tensor::{DType, Tensor};
+use crate::{
+    ops::kernels,
+    tensor::{DType, Tensor},
+};
 
 /// What happens to a product besides being stored.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +127,8 @@ pub fn pick(arch: u32, multiprocessors: usize, a: DType, [n, m, k]: [usize; 3], 
 /// True if out (n, m) = a b of these layout and type of a, with a low-rank tail or without, can go to the kernels for few rows. Any m, depth and type
 /// of b.
 fn takes_few_rows(layout: Layout, a: DType, n: usize, tail: bool) -> bool {
-    layout == Layout::NT && if a == DType::Bf16 { n <= 64 } else { n <= 16 && !tail }
+    layout == Layout::NT
+        && if a == DType::Bf16 { n <= 64 } else { n <= kernels::gemm_few_rows_f32() && !tail }
 }
 
 /// The kernels `gemm_few_*` of gemm.cu. A row's bits do not depend on which of them it goes through.
@@ -153,10 +157,6 @@ impl Few {
             _ if 4 * m.div_ceil(32) >= 3 * multiprocessors => Few::Wide,
             _ => Few::Narrow,
         }
-    }
-    /// Columns of a block.
-    pub fn columns(self) -> usize {
-        if self == Few::Narrow { 8 } else { 32 }
     }
 }
 
@@ -191,8 +191,8 @@ const PART: usize = 256;
 /// card.
 pub(super) fn parts([n, m, k]: [usize; 3]) -> usize {
     let most = (BLOCKS / (n.div_ceil(64) * m.div_ceil(64)).max(1)).min(k / PART);
-    // The kernel cuts at multiples of its 32 rows.
-    if most < 2 { 1 } else { k.div_ceil(k.div_ceil(most).next_multiple_of(32)) }
+    // The kernel cuts at multiples of its depth.
+    if most < 2 { 1 } else { k.div_ceil(k.div_ceil(most).next_multiple_of(kernels::gemm_depth())) }
 }
 
 #[cfg(test)]
@@ -260,7 +260,6 @@ mod tests {
         );
         assert_eq!(Few::of([1, 33], [DType::F32, DType::Bf16], 132), Few::F32Bf16);
         assert_eq!(Few::of([1, 33], [DType::F32; 2], 132), Few::F32);
-        assert_eq!([Few::Wide.columns(), Few::Narrow.columns()], [32, 8]);
     }
 
     #[test]

@@ -58,18 +58,21 @@ pub(super) fn product(
     tile: usize,
 ) -> Result<()> {
     let ((n, k), (_, m)) = (a.rows_cols(), out.rows_cols());
-    let map = |t: &Tensor, tile: [u32; 2]| TileMap::new(gpu, t, tile);
-    let (launch, b_tile) = match (layout, tile) {
-        (Layout::NT, 64) => (kernels::gemm_nt_64_wgmma as Launch, [64, 64]),
-        (Layout::NN, 64) => (kernels::gemm_nn_64_wgmma as Launch, [64, 64]),
-        (Layout::NT, 128) => (kernels::gemm_nt_128_wgmma as Launch, [128, 64]),
-        (Layout::NN, 128) => (kernels::gemm_nn_128_wgmma as Launch, [64, 64]),
-        (Layout::NT, 256) => (kernels::gemm_nt_256_wgmma as Launch, [256, 64]),
-        (Layout::NN, 256) => (kernels::gemm_nn_256_wgmma as Launch, [64, 64]),
-        _ => bail!("gemm: the Hopper kernel has no {layout:?} layout in tiles of 128 x {tile}"),
+    let map = |t: &Tensor, [rows, cols]: [usize; 2]| TileMap::new(gpu, t, [rows as u32, cols as u32]);
+    let launch: Launch = match (layout, tile) {
+        (Layout::NT, 64) => kernels::gemm_nt_64_wgmma,
+        (Layout::NN, 64) => kernels::gemm_nn_64_wgmma,
+        (Layout::NT, 128) => kernels::gemm_nt_128_wgmma,
+        (Layout::NN, 128) => kernels::gemm_nn_128_wgmma,
+        (Layout::NT, 256) => kernels::gemm_nt_256_wgmma,
+        (Layout::NN, 256) => kernels::gemm_nn_256_wgmma,
+        _ => bail!("gemm: the Hopper kernel has no {layout:?} layout in tiles of {tile} columns"),
     };
+    let (depth, side) = (kernels::wgmma_depth(), [kernels::wgmma_box(); 2]);
+    let a_tile = [kernels::wgmma_rows(), depth];
+    let b_tile = if layout == Layout::NT { [tile, depth] } else { side };
     let b = padded(b, 1.0)?;
-    let (map_a, map_b, map_out) = (map(a, [128, 64])?, map(&b, b_tile)?, map(out, [64, 64])?);
+    let (map_a, map_b, map_out) = (map(a, a_tile)?, map(&b, b_tile)?, map(out, side)?);
     // A power of two goes into b2 while it is rounded: exact, and the kernel need not stop between tail and product.
     let scale = x.tail.map_or(1.0, |t| t.2);
     let power_of_two = scale > 0.0 && scale.is_finite() && scale.to_bits().trailing_zeros() >= 23;
@@ -78,17 +81,17 @@ pub(super) fn product(
         Some((a2, b2, _)) => (padded(a2, 1.0)?, padded(b2, folded)?),
         None => (a.alias(), b),
     };
-    let (map_a2, map_b2) = (map(&a2, [128, 64])?, map(&b2, b_tile)?);
+    let (map_a2, map_b2) = (map(&a2, a_tile)?, map(&b2, b_tile)?);
     let (narrow, wide) = match x.resid {
         Some(r) if r.dtype() == DType::F32 => (None, Some(r)),
         other => (other, None),
     };
-    let map_addend = narrow.map_or(Ok(map_out.clone()), |r| map(r, [64, 64]))?;
+    let map_addend = narrow.map_or(Ok(map_out.clone()), |r| map(r, side))?;
     let addend = (x.accumulate || narrow.is_some()) as usize;
     // The padding of a tail is zeros in both, and products of it would cost.
     let k2 = x.tail.map_or(0, |t| t.0.rows_cols().1);
     // One block a multiprocessor: shared memory holds no second one.
-    let grid = Grid::new((n.div_ceil(128) * m.div_ceil(tile)).min(gpu.multiprocessors()));
+    let grid = Grid::row_of_tiles([m, n], gpu.multiprocessors());
     let [ma, mb, ma2, mb2, mx, mc] = [&map_a, &map_b, &map_a2, &map_b2, &map_addend, &map_out];
     let tail_scale = scale / folded;
     // SAFETY: the caller checked shapes and alignment, and scratch is freed in the stream's order.

@@ -4,10 +4,18 @@ use anyhow::{Context, Result};
 use half::{bf16, f16};
 
 use super::unpack::Unpack;
-use crate::ops::simd;
+use crate::{
+    device::Gpu,
+    ops::{kernels, launch::Grid, simd},
+    tensor::Tensor,
+};
+
+/// A launch function of quantize.cu: out, blocks, tokens, values, columns, rows of the table.
+pub(super) type Dequantize =
+    unsafe fn(&Gpu, Grid, &mut Tensor, &Tensor, Option<&Tensor>, u64, usize, usize) -> Result<()>;
 
 macro_rules! formats {
-    ($($variant:ident, $number:literal, $name:literal, $kernel:literal, $values:literal, $bytes:literal, $what:literal;)*) => {
+    ($($variant:ident, $number:literal, $name:literal, $kernel:ident, $values:literal, $bytes:literal, $what:literal;)*) => {
         /// A ggml element type that can be read.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum GgmlType {
@@ -30,34 +38,29 @@ macro_rules! formats {
             pub fn block(self) -> (usize, usize) {
                 match self { $(GgmlType::$variant => ($values, $bytes)),* }
             }
-            /// The kernels of quantize.cu that write f32 and bf16.
-            pub(super) fn kernels(self) -> [&'static str; 2] {
-                match self {
-                    $(GgmlType::$variant => [
-                        concat!("dequantize_", $kernel, "_f32"),
-                        concat!("dequantize_", $kernel, "_bf16"),
-                    ]),*
-                }
+            /// Launches the kernel that unpacks it.
+            pub(super) fn launch(self) -> Dequantize {
+                match self { $(GgmlType::$variant => kernels::$kernel),* }
             }
         }
     };
 }
 formats! {
-    F32, 0, "F32", "f32", 1, 4, "IEEE binary32";
-    F16, 1, "F16", "f16", 1, 2, "IEEE binary16";
-    Q4_0, 2, "Q4_0", "q4_0", 32, 18, "32 values: scale, 4 bits";
-    Q4_1, 3, "Q4_1", "q4_1", 32, 20, "32 values: scale and minimum, 4 bits";
-    Q5_0, 6, "Q5_0", "q5_0", 32, 22, "32 values: scale, 5 bits";
-    Q5_1, 7, "Q5_1", "q5_1", 32, 24, "32 values: scale and minimum, 5 bits";
-    Q8_0, 8, "Q8_0", "q8_0", 32, 34, "32 values: scale, 8 bits";
-    Q2K, 10, "Q2_K", "q2_k", 256, 84, "256 values: 16 scales and minima of 4 bits, 2 bits";
-    Q3K, 11, "Q3_K", "q3_k", 256, 110, "256 values: 16 scales of 6 bits, 3 bits";
-    Q4K, 12, "Q4_K", "q4_k", 256, 144, "256 values: 8 scales and minima of 6 bits, 4 bits";
-    Q5K, 13, "Q5_K", "q5_k", 256, 176, "256 values: 8 scales and minima of 6 bits, 5 bits";
-    Q6K, 14, "Q6_K", "q6_k", 256, 210, "256 values: 16 scales of 8 bits, 6 bits";
-    Iq4Nl, 20, "IQ4_NL", "iq4_nl", 32, 18, "32 values: scale, 4 bits that choose from 16 numbers";
-    Iq4Xs, 23, "IQ4_XS", "iq4_xs", 256, 136, "256 values: 8 scales of 6 bits, 4 bits that choose from 16 numbers";
-    Bf16, 30, "BF16", "bf16", 1, 2, "bfloat16";
+    F32, 0, "F32", dequantize_float32, 1, 4, "IEEE binary32";
+    F16, 1, "F16", dequantize_float16, 1, 2, "IEEE binary16";
+    Q4_0, 2, "Q4_0", dequantize_q4_0, 32, 18, "32 values: scale, 4 bits";
+    Q4_1, 3, "Q4_1", dequantize_q4_1, 32, 20, "32 values: scale and minimum, 4 bits";
+    Q5_0, 6, "Q5_0", dequantize_q5_0, 32, 22, "32 values: scale, 5 bits";
+    Q5_1, 7, "Q5_1", dequantize_q5_1, 32, 24, "32 values: scale and minimum, 5 bits";
+    Q8_0, 8, "Q8_0", dequantize_q8_0, 32, 34, "32 values: scale, 8 bits";
+    Q2K, 10, "Q2_K", dequantize_q2_k, 256, 84, "256 values: 16 scales and minima of 4 bits, 2 bits";
+    Q3K, 11, "Q3_K", dequantize_q3_k, 256, 110, "256 values: 16 scales of 6 bits, 3 bits";
+    Q4K, 12, "Q4_K", dequantize_q4_k, 256, 144, "256 values: 8 scales and minima of 6 bits, 4 bits";
+    Q5K, 13, "Q5_K", dequantize_q5_k, 256, 176, "256 values: 8 scales and minima of 6 bits, 5 bits";
+    Q6K, 14, "Q6_K", dequantize_q6_k, 256, 210, "256 values: 16 scales of 8 bits, 6 bits";
+    Iq4Nl, 20, "IQ4_NL", dequantize_iq4_nl, 32, 18, "32 values: scale, 4 bits that choose from 16 numbers";
+    Iq4Xs, 23, "IQ4_XS", dequantize_iq4_xs, 256, 136, "256 values: 8 scales of 6 bits, 4 bits that choose from 16 numbers";
+    Bf16, 30, "BF16", dequantize_bfloat16, 1, 2, "bfloat16";
 }
 
 /// Types of ggml that are known by name only.

@@ -4,12 +4,16 @@ use anyhow::{Result, bail, ensure};
 use half::bf16;
 
 use crate::{
-    device::{Arg, Geometry, Gpu, Kernel},
+    device::Gpu,
     ops::parallel::map_chunks,
     tensor::{DType, Tensor, refuse_overlap},
 };
 
-use super::{checks::check, launch::gpu_of};
+use super::{
+    checks::check,
+    kernels,
+    launch::{Grid, gpu_of},
+};
 
 mod blocks;
 mod formats;
@@ -23,7 +27,6 @@ pub use formats::GgmlType;
 pub use matrix::Matrix;
 pub(crate) use matrix::gather_on_gpu;
 
-const THREADS: usize = 256;
 /// Values that a task of the CPU arm takes: whole blocks of every format.
 const CHUNK: usize = 1 << 14;
 
@@ -56,35 +59,28 @@ fn launch_dequantize(
     kind: GgmlType,
     rows: Option<(&Tensor, usize, usize)>,
 ) -> Result<()> {
-    let [f32, bf16] = kind.kernels();
-    let name = if out.dtype() == DType::Bf16 { bf16 } else { f32 };
-    let (tokens, cols, vocab) = match rows {
-        Some((tokens, cols, vocab)) => (tokens.arg()?, cols, vocab),
-        None => (Arg::Null, 0, 0),
-    };
-    let values = Arg::U64(out.len() as u64);
-    let args = [out.arg()?, blocks.arg()?, tokens, values, Arg::int(cols)?, Arg::int(vocab)?];
-    let at = Geometry::new(out.len().div_ceil(THREADS), THREADS as u32);
-    // SAFETY: the kernel's parameters; lengths were checked, tokens are checked by the kernel.
-    unsafe { gpu.launch(Kernel { file: "quantize", name }, at, &args) }
+    let (tokens, cols, vocab) =
+        rows.map_or((None, 0, 0), |(tokens, cols, vocab)| (Some(tokens), cols, vocab));
+    let (grid, values) = (Grid::covering(out.len()), out.len() as u64);
+    // SAFETY: lengths were checked, tokens are checked by the kernel.
+    unsafe { kind.launch()(gpu, grid, out, blocks, tokens, values, cols, vocab) }
 }
 
 /// blocks (bytes in a U32 tensor) = inp (F32, finite) as Q8_0, Q4_0 or Q4_1 blocks, by ggml's reference rounding.
 pub fn quantize(blocks: &mut Tensor, inp: &Tensor, kind: GgmlType) -> Result<()> {
     let bytes = check_blocks("quantize", inp, blocks, kind)?;
     refuse_overlap(&[blocks], &[inp])?;
-    let name = match kind {
-        GgmlType::Q8_0 => "quantize_q8_0",
-        GgmlType::Q4_0 => "quantize_q4_0",
-        GgmlType::Q4_1 => "quantize_q4_1",
+    let launch = match kind {
+        GgmlType::Q8_0 => kernels::quantize_q8_0,
+        GgmlType::Q4_0 => kernels::quantize_q4_0,
+        GgmlType::Q4_1 => kernels::quantize_q4_1,
         _ => bail!("quantize: {kind:?} blocks can be read, not made; use Q8_0, Q4_0 or Q4_1"),
     };
     ensure!(inp.dtype() == DType::F32, "quantize: {inp:?} must be F32");
     if let Some(gpu) = gpu_of("quantize", &[blocks, inp])? {
-        let args = [blocks.arg()?, inp.arg()?, Arg::U64(inp.len() as u64 / 32)];
-        let at = Geometry::new(inp.len().div_ceil(THREADS), THREADS as u32);
-        // SAFETY: the kernel's parameters; lengths were checked.
-        return unsafe { gpu.launch(Kernel { file: "quantize", name }, at, &args) };
+        let (grid, n) = (Grid::covering(inp.len()), inp.len() as u64 / 32);
+        // SAFETY: lengths were checked.
+        return unsafe { launch(&gpu, grid, blocks, inp, n) };
     }
     let (values, size) = kind.block();
     let blocks = &mut bytemuck::cast_slice_mut::<u32, u8>(blocks.u32_mut()?)[..bytes];

@@ -54,6 +54,7 @@ table! {
     training,
     choosing,
     quantize,
+    mix,
 }
 
 /// One row of the table.
