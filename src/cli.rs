@@ -5,7 +5,7 @@ use anyhow::Result;
 use tracing::info_span;
 
 use crate::{
-    device::nvtx,
+    device::{nvtx, vectors},
     orchestrate::{ablate, run},
     pipeline::interrupt::on_interrupt,
     report::{
@@ -70,6 +70,7 @@ impl Command {
             _ => out::Mode::Work,
         });
         on_interrupt()?;
+        vectors::wanted()?;
         let variable = std::env::var_os("SDRRL_TRACE").filter(|v| !v.is_empty()).map(PathBuf::from);
         let path = trace.map(Path::to_path_buf).or(variable);
         let ranges = nvtx::wanted()?.then_some(Ranges { push: nvtx::push, pop: nvtx::pop });

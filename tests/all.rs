@@ -27,6 +27,7 @@ mod rehearsal;
 mod row_shard;
 mod scores;
 mod scoring;
+mod settings;
 mod templates;
 mod tokenizer;
 mod trace;

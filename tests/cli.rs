@@ -530,7 +530,7 @@ fn bad_input_is_named_with_what_to_do() {
     };
     for (more, parts) in [
         (vec!["--engine", "command", "--command", "head -n 1"], vec!["head -n 1", "ended"]),
-        (vec!["--engine", "command", "--command", "sed 1d", "--protocol", "batch"], vec!["sed 1d", "after"]),
+        (vec!["--engine", "command", "--command", "sed 1d", "--protocol", "batch"], vec!["sed 1d", "ended"]),
         (vec!["--engine", "command", "--command", "sleep 9", "--timeout", "0.2"], vec!["sleep 9", "0.2 s"]),
         (vec!["--engine", "dictionary"], vec!["translate.file"]),
         (vec!["--file", "no.tsv"], vec!["no.tsv"]),

@@ -262,8 +262,15 @@ fn import_converts_shards_and_refuses_what_is_no_list_of_weights() {
     let index = json!({"weight_map": {"a": shards[0], "b": shards[1]}});
     fs::write(from.join("pytorch_model.bin.index.json"), index.to_string()).unwrap();
     let args = ["import", "--model", from.to_str().unwrap(), "--out", to.to_str().unwrap()];
+    // What somebody else calls so stays; what a killed import left goes.
+    let (foreign, left) = (dir.path().join("to.partial"), dir.path().join(".to.sdrrl-import.partial"));
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("mine"), "1").unwrap();
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("model-00001-of-00002.safetensors"), "half").unwrap();
     let (success, said) = run(&args);
     assert!(success, "{said}");
+    assert!(foreign.join("mine").exists() && !left.exists());
     let (old, new) = (Checkpoint::open(&from).unwrap(), Checkpoint::open(&to).unwrap());
     assert!(new.names().len() > 50);
     for name in new.names() {
@@ -274,7 +281,7 @@ fn import_converts_shards_and_refuses_what_is_no_list_of_weights() {
     fs::remove_dir_all(&to).unwrap();
     fs::copy("tests/golden/pickle/evil.bin", from.join(shards[1])).unwrap();
     refused(&args, &[shards[1], "system"]);
-    assert!(!to.exists() && !dir.path().join("to.partial").exists());
+    assert!(!to.exists() && !left.exists() && foreign.join("mine").exists());
     fs::remove_file(from.join(shards[1])).unwrap();
     refused(&args, &[shards[1]]);
 }

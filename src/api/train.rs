@@ -24,7 +24,7 @@ use crate::{
         stage::{self, Made, Open, Stage},
         work_dir::{Room, WorkDir},
     },
-    recipe::{pack::PackSettings, train::TrainSettings},
+    recipe::{pack::PackSettings, ranges::check_settings, train::TrainSettings},
     stages::{pack, train as training},
     tensor::DType,
 };
@@ -97,6 +97,8 @@ pub struct Trained {
 /// [`Interrupted`](crate::Error::Interrupted), [`OutOfMemory`](crate::Error::OutOfMemory), [`NoDevice`](crate::Error::NoDevice),
 /// [`CannotWrite`](crate::Error::CannotWrite).
 pub fn train(model: &str, data: TrainData, work: &Path, options: &TrainOptions) -> Result<Trained> {
+    check_settings("train", &options.train)?;
+    check_settings("pack", &options.pack)?;
     let work = WorkDir::new(work);
     let mut dropped = BTreeMap::new();
     let (examples, packed) = (work.root().join("examples"), work.room(Room::Pack(None)));

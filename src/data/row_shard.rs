@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     files::{MANIFEST, PENDING, remove_if_there, sync_folder, write_atomic, write_error},
     map::map_path,
+    standard_input,
 };
 
 const MAGIC: &[u8; 8] = b"SDRRLIDX";
@@ -55,6 +56,7 @@ pub struct RowShard {
 impl RowShard {
     /// Opens a `.jsonl` file, through its index where that is valid.
     pub fn open(path: &Path) -> Result<RowShard> {
+        let path = &*standard_input::resolve(path)?;
         let file = File::open(path).opening(&path)?;
         let about = file.metadata().opening(&path)?;
         if !about.is_file() {
@@ -233,6 +235,7 @@ impl RowSet {
 
     /// The same, whether or not the stage has finished.
     pub(crate) fn open_unfinished(path: &Path) -> Result<RowSet> {
+        let path = &*standard_input::resolve(path)?;
         let about = fs::metadata(path).at(path, || format!("open the rows in {}", path.display()))?;
         let paths = if about.is_dir() { shard_paths(path)? } else { vec![path.to_path_buf()] };
         if paths.is_empty() {

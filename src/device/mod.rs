@@ -17,6 +17,7 @@ mod emulated;
 mod gpu;
 mod launch;
 pub mod nvtx;
+pub mod vectors;
 
 pub use gpu::Gpu;
 pub(crate) use gpu::GpuMemory;

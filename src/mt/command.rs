@@ -30,6 +30,10 @@ impl Translator for CommandTranslator {
         }
         Ok(out)
     }
+
+    fn finish(&mut self) -> Result<()> {
+        self.process.finish()
+    }
 }
 
 /// Without `mark` where it stands before a letter and not behind one.

@@ -20,4 +20,9 @@ pub trait Translator {
     fn scores(&self) -> &[f64] {
         &[]
     }
+
+    /// After the last sentence: an error if only now it is seen that translations were not those of their sentences.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
 }

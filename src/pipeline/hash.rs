@@ -19,7 +19,10 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::data::files::{MANIFEST, PENDING, write_atomic};
+use crate::data::{
+    files::{MANIFEST, PENDING, write_atomic},
+    standard_input,
+};
 
 /// From this size on a file is hashed in blocks and its hash is remembered.
 const LARGE: u64 = 64 << 20;
@@ -32,6 +35,7 @@ const AT_REST: Duration = Duration::from_secs(2);
 /// A folder is hashed by the names and contents of its `rows-*.jsonl` and `tokens-*` files or, where it has none, of all its files
 /// (subfolders too), without manifests, indexes (`.idx`), unfinished (`.partial`) and hidden files, and files that hold the time.
 pub fn hash_path(path: &Path) -> Result<String> {
+    let path = &*standard_input::resolve(path)?;
     let mut hasher = Xxh3::new();
     if fs::metadata(path).opening(&path)?.is_dir() {
         for (name, file) in content_files(path)? {

@@ -3,13 +3,17 @@
 //!
 //! Of a device the kind counts (`cpu`, `cuda`, `emulated`), not the ordinal; threads and batch sizes do not count. The exception is `train`, whose
 //! `batch-tokens` decides how a step is cut into micro-batches, and so in which order gradients are added: there it is part of the identity.
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{hash::content_files, placement::Placement};
+use crate::data::line_process::output_of;
 
 /// Settings that decide how fast a result comes, not which.
 const SPEED: [&str; 4] = ["batch-rows", "batch-tokens", "timeout", "checkpoint-every"];
@@ -32,6 +36,14 @@ impl Identity {
     pub fn with(mut self, key: &str, value: impl Serialize) -> Result<Identity> {
         self.0[key] = serde_json::to_value(value).with_context(|| format!("setting {key}"))?;
         Ok(self)
+    }
+
+    /// With the version of another program: what `version_command` prints.
+    pub fn version_of(self, version_command: Option<&str>, environment: &[String]) -> Result<Identity> {
+        let Some(command) = version_command else { return Ok(self) };
+        let patience = Duration::from_secs(60);
+        let version = output_of(command, environment, patience).context("ask for the command's version")?;
+        self.with("command-version", version)
     }
 
     /// With how a model's weights are held and the kind of device that computes.
@@ -86,6 +98,24 @@ impl Inputs {
         if template.ends_with(".jinja") { self.file("chat template", Path::new(template)) } else { self }
     }
 
+    /// A shell command line of another program: every file that it names, but those that it writes.
+    pub fn command(mut self, name: &str, command: &str) -> Inputs {
+        let mut written = false;
+        let words = command.split(|c: char| c.is_whitespace() || "|;&()<'\"`=".contains(c));
+        for word in words.filter(|w| !w.is_empty()) {
+            let (into, target) = match word.split_once('>') {
+                Some((_, target)) => (true, target.trim_start_matches('>')),
+                None => (written, word),
+            };
+            written = (into && target.is_empty()) || (word == "tee");
+            let path = Path::new(target);
+            if !into && path.is_file() && !self.0.iter().any(|(_, known)| known == path) {
+                self.0.push((format!("{name}: {target}"), path.to_path_buf()));
+            }
+        }
+        self
+    }
+
     fn of_model(mut self, name: &str, path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Inputs> {
         if !path.is_dir() {
             return Ok(self.file(name, path));
@@ -111,7 +141,27 @@ fn is_weights(file: &str) -> bool {
 
 /// What a person calls the input `name`.
 pub(super) fn readable(name: &str) -> String {
-    let Some((owner, file)) = name.split_once('/') else { return name.to_string() };
+    let Some((owner, file)) = name.split_once('/').filter(|_| !name.starts_with("the ")) else {
+        let plain = [
+            "rows",
+            "examples",
+            "shards",
+            "chat template",
+            "parallel",
+            "source",
+            "target",
+            "file",
+            "reference",
+        ];
+        return match name {
+            "shards" => "the token shards".into(),
+            "parallel" => "the parallel sentences".into(),
+            "file" => "the file of the task".into(),
+            "few-shot-file" => "the file of solved questions".into(),
+            name if plain.contains(&name) => format!("the {name}"),
+            name => name.to_string(),
+        };
+    };
     match file {
         "chat_template.jinja" | "chat_template.json" => format!("the chat template of the {owner}"),
         "tokenizer_config.json" => {

@@ -7,7 +7,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use crate::report::out::note;
+use crate::{data::line_process, report::out::note};
 
 /// Set on Ctrl-C; stages end their current chunk, write their state and stop.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -29,6 +29,7 @@ pub fn on_interrupt() -> Result<()> {
         .spawn(move || {
             for _ in signals.forever() {
                 if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                    line_process::end_all();
                     std::process::exit(130);
                 }
                 note!("\nstopping after the current step; once more ends at once");

@@ -12,6 +12,7 @@ use super::{
     identity::{Identity, Inputs, readable},
 };
 use crate::data::files::{MANIFEST, PENDING, remove_if_there, write_atomic, write_error};
+use crate::device::vectors;
 
 /// What came in, what came out, and what was dropped on purpose: `read = written + dropped` or the stage fails.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +64,9 @@ pub struct Manifest {
     pub inputs: BTreeMap<String, String>,
     /// The resolved settings.
     pub settings: Value,
+    /// The vector instructions that computed it ([`vectors::processor`]): bytes are promised to be the same for the same ones; not compared.
+    #[serde(default)]
+    pub processor: String,
     /// Sizes in bytes of the files written, by path relative to the stage's folder.
     #[serde(default)]
     pub outputs: BTreeMap<String, u64>,
@@ -102,6 +106,7 @@ impl Manifest {
             version: env!("CARGO_PKG_VERSION").to_string(),
             inputs: hashes,
             settings: through_text(&settings.0)?,
+            processor: vectors::processor(),
             outputs: BTreeMap::new(),
             counts: None,
             rows: None,
@@ -139,13 +144,9 @@ impl Manifest {
         Ok(if changes.is_empty() { FolderState::Done } else { FolderState::Changed(changes) })
     }
 
-    fn pending(dir: &Path) -> Option<Manifest> {
+    /// What was begun in `dir` and has not ended.
+    pub(super) fn pending(dir: &Path) -> Option<Manifest> {
         serde_json::from_slice(&fs::read(dir.join(PENDING)).ok()?).ok()
-    }
-
-    /// The work that was begun in `dir` and has not ended; 0 where there is none or its note is damaged.
-    pub(super) fn pending_job(dir: &Path) -> u64 {
-        Manifest::pending(dir).map_or(0, |m| m.job())
     }
 
     /// The stage whose folder this is, at work or finished.

@@ -17,6 +17,7 @@ use super::{
     stage::{Made, Open},
 };
 use crate::data::{
+    files::remove_if_there,
     language_id,
     row_shard::{RowSet, RowShard, ShardWriter, partials_of, shard_name},
 };
@@ -77,7 +78,7 @@ impl std::fmt::Display for Part {
 /// Where a row stage reads and writes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RowArgs {
-    /// Rows: a folder written by the previous stage, or a JSONL file
+    /// Rows: a folder written by the previous stage, or a JSONL file; - is standard input
     #[arg(long)]
     pub input: PathBuf,
     /// Folder to write the rows and their manifest to
@@ -139,8 +140,9 @@ pub fn path_for(path: &Option<PathBuf>, key: &str, source: &str, target: &str) -
     Ok(PathBuf::from(with_languages(&path.to_string_lossy(), source, target)))
 }
 
-/// The files whose content decides what a dictionary at `path` says, for manifests.
-pub fn dictionary_files(name: &str, path: &Path) -> Vec<(String, PathBuf)> {
+/// The files whose content decides what a dictionary at `path` says, for manifests: named `what` and by the file, and apart for each `language`.
+pub fn dictionary_files(what: &str, path: &Path, language: &str) -> Vec<(String, PathBuf)> {
+    let name = named_file(what, path, language);
     let text = path.to_string_lossy();
     let stem = [".index", ".dict.dz", ".dict"].iter().find_map(|s| text.strip_suffix(s));
     let Some(stem) = stem else { return vec![(name.into(), path.into())] };
@@ -149,6 +151,12 @@ pub fn dictionary_files(name: &str, path: &Path) -> Vec<(String, PathBuf)> {
         .map(|s| (format!("{name}{s}"), PathBuf::from(format!("{stem}{s}"))))
         .filter(|(_, p)| p.exists())
         .collect()
+}
+
+/// What a manifest calls a file of one language, so that a change of it can be told.
+pub fn named_file(what: &str, path: &Path, language: &str) -> String {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    format!("the {what} {file} ({language})")
 }
 
 /// Opens rows that a stage wrote, or one file of rows; a folder must hold as many as its manifest says.
@@ -213,6 +221,20 @@ impl Open {
         self.map_parts(input, chunk, &mut Parts { prepare: &Ok, compute: f, finish: &Ok })
     }
 
+    /// Removes the rows of this share of the work: what made them cannot be trusted.
+    pub fn discard_rows(&self, input: &Path) -> Result<()> {
+        let set = open_rows(input)?;
+        for (_, shard) in set.shards().iter().enumerate().filter(|(i, _)| self.part().has(*i)) {
+            let name = if !input.is_dir() { shard_name(0) } else { shard.name() };
+            let path = self.path(&name);
+            let of_it = partials_of(&path)?.into_iter().chain([path.with_extension("idx"), path]);
+            for path in of_it {
+                remove_if_there(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// As [`Open::map_rows`], with the work in parts that run at the same time.
     pub fn map_parts<I: DeserializeOwned, P: Send, C: Send, O: Serialize>(
         &mut self,
@@ -224,7 +246,7 @@ impl Open {
         let set = open_rows(input)?;
         let number = self.job();
         // Shards keep their names; a single file of rows, whatever its name, becomes the first shard.
-        let single = input.is_file();
+        let single = !input.is_dir();
         let names: Vec<String> =
             set.shards().iter().map(|shard| if single { shard_name(0) } else { shard.name() }).collect();
         let stage = self.manifest().stage.clone();

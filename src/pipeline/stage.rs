@@ -22,6 +22,7 @@ use crate::{
         files::{MANIFEST, PENDING, remove_if_there, write_atomic, write_error},
         row_shard::write_rows,
     },
+    device::vectors::other_level,
     report::out::{note, say},
 };
 
@@ -75,6 +76,11 @@ pub trait Stage {
     /// What must be right with its folder, before anything is begun or removed; `expected` is what the stage will leave there.
     fn check_folder(&self, _expected: &Manifest) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether work that was begun with other settings (the manifest that it would have left) is gone on with, rather than begun anew.
+    fn goes_on(&self, _begun: &Manifest, _expected: &Manifest) -> bool {
+        false
     }
 
     /// The work. Called again after a kill, with what is there.
@@ -283,7 +289,7 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
     }
     stage.check_folder(manifest)?;
     let state = manifest.state(dir)?;
-    let pending = Manifest::pending_job(dir);
+    let pending = Manifest::pending(dir).filter(|_| state == FolderState::Absent);
     match (&state, stage.replaces()) {
         (FolderState::Changed(why), Replace::Never(advice)) => {
             let (name, why) = (S::NAME, some_of(why));
@@ -307,7 +313,12 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
         }
         _ => {}
     }
-    let same = state == FolderState::Absent && pending == manifest.job();
+    let same = pending.as_ref().is_some_and(|p| p.job() == manifest.job() || stage.goes_on(p, manifest));
+    if let Some(told) = pending.filter(|_| same).and_then(|p| other_level(&p.processor))
+        && !stage.quiet()
+    {
+        note!("{}: {told}", stage.label());
+    }
     if !same {
         // First, so that a kill in between leaves a note of other work, and the rest goes next time.
         for name in files_of::<S>(dir)? {

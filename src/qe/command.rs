@@ -12,8 +12,14 @@ pub struct CommandScorer {
 impl CommandScorer {
     /// A scorer over `process`.
     pub fn new(process: LineProcess) -> CommandScorer {
-        CommandScorer { process }
+        CommandScorer { process: process.with_sentinel(number_pair) }
     }
+}
+
+/// A pair by whose score it is known that scores stand where they belong: one of two looks better than the other.
+fn number_pair(number: u32, second: bool) -> String {
+    let translation = if second { "???".into() } else { number.to_string() };
+    format!("{number}\t{translation}")
 }
 
 impl Scorer for CommandScorer {
@@ -26,6 +32,10 @@ impl Scorer for CommandScorer {
         let lines: Vec<String> = pairs.iter().map(|(a, b)| format!("{}\t{}", flat(a), flat(b))).collect();
         let replies = self.process.ask(&lines)?;
         replies.iter().zip(&lines).map(|(reply, line)| number(self.process.command(), reply, line)).collect()
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.process.finish()
     }
 }
 

@@ -45,4 +45,9 @@ pub trait Scorer {
     fn cut(&self) -> usize {
         0
     }
+
+    /// After the last pair: an error if only now it is seen that scores were not those of their pairs.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
 }

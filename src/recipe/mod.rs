@@ -7,6 +7,7 @@ pub mod filter;
 pub mod generate;
 pub mod pack;
 pub mod parallel;
+pub mod ranges;
 pub mod score;
 pub mod source;
 pub mod train;

@@ -53,6 +53,14 @@ pub struct ScoreSettings {
     /// Give up on the command after this many seconds without a reply
     #[arg(long, default_value_t = 120.0)]
     pub timeout: f64,
+    /// Variables of the environment that the command gets besides PATH, HOME, languages, threads and devices (MT_*: all that begin so)
+    #[arg(long, value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command_env: Vec<String>,
+    /// Prints the command's version; another one makes the stage run again. Files that the command names are noticed without it
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_command: Option<String>,
     /// How the sentence scores of a side are combined
     #[arg(long, value_enum, default_value = "mean")]
     pub aggregate: Aggregate,
@@ -79,6 +87,8 @@ impl Default for ScoreSettings {
             command: None,
             protocol: Protocol::Lines,
             timeout: 120.0,
+            command_env: vec![],
+            version_command: None,
             aggregate: Aggregate::Mean,
             model: None,
             encoder: None,

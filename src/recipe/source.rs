@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use super::ranges::check_table;
 use crate::data::words::nearest;
 
 /// Reads `path`, applies each override (`section.key=value`) in order, and checks the result against `T`.
@@ -22,14 +23,21 @@ pub fn parse<T: DeserializeOwned>(text: &str, origin: &str, overrides: &[String]
     // First without the overrides: only then do errors carry the line of the file.
     let plain: Result<T, _> = toml::from_str(text);
     if overrides.is_empty() {
-        return plain.map_err(|e| explain(&e.to_string(), origin));
+        let value = plain.map_err(|e| explain(&e.to_string(), origin))?;
+        let table: Table = toml::from_str(text).map_err(|e| explain(&e.to_string(), origin))?;
+        check_table(&table).with_context(|| format!("recipe {origin}"))?;
+        return Ok(value);
     }
     let mut table: Table = toml::from_str(text).map_err(|e| explain(&e.to_string(), origin))?;
     for spec in overrides {
         apply(&mut table, spec)?;
     }
     let merged = format!("{origin} with {}", overrides.join(", "));
-    table.try_into().map_err(|e: toml::de::Error| explain(&e.to_string(), &merged))
+    let checked = check_table(&table);
+    // First what is no number at all, or no key.
+    let value = table.try_into().map_err(|e: toml::de::Error| explain(&e.to_string(), &merged))?;
+    checked.with_context(|| format!("recipe {merged}"))?;
+    Ok(value)
 }
 
 /// Sets `a.b.c=value` in `root`; the value is TOML (`0.8`, `true`, `["es"]`), anything else is taken as a string.

@@ -49,6 +49,14 @@ pub struct TranslateSettings {
     /// Give up on the command after this many seconds without a reply
     #[arg(long, default_value_t = 120.0)]
     pub timeout: f64,
+    /// Variables of the environment that the command gets besides PATH, HOME, languages, threads and devices (MT_*: all that begin so)
+    #[arg(long, value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command_env: Vec<String>,
+    /// Prints the command's version; another one makes the stage run again. Files that the command names are noticed without it
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version_command: Option<String>,
     /// Mark that the command puts before unknown words, to be removed (Apertium: *)
     #[arg(long)]
     pub unknown_mark: Option<char>,
@@ -93,6 +101,8 @@ impl Default for TranslateSettings {
             command: None,
             protocol: Protocol::Lines,
             timeout: 120.0,
+            command_env: vec![],
+            version_command: None,
             unknown_mark: None,
             translator: None,
             num_beams: None,

@@ -68,7 +68,7 @@ impl Stage for CodeSwitch<'_> {
         let mut inputs: Vec<(String, PathBuf)> = vec![];
         for target in &targets {
             let path = path_for(&self.args.settings.dictionary, "code-switch.dictionary", &source, target)?;
-            inputs.extend(dictionary_files(&format!("dictionary-{target}"), &path));
+            inputs.extend(dictionary_files("dictionary", &path, target));
         }
         Ok(self.args.rows.inputs().files(inputs))
     }

@@ -3,7 +3,14 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use crate::{device, ops::gemm::uses_tile_unit, report::out::say};
+use crate::{
+    device::{self, vectors},
+    ops::gemm::uses_tile_unit,
+    report::{
+        environment::{VARIABLES, Who},
+        out::say,
+    },
+};
 
 /// Arguments of `doctor`: none.
 #[derive(clap::Args, Clone, Debug)]
@@ -18,6 +25,7 @@ pub fn run(_args: &Args) -> Result<()> {
         "tile unit  {}",
         if uses_tile_unit() { "AMX, for bf16 weights (SDRRL_AMX=0 turns it off)" } else { "none" }
     );
+    say!("bits       as every processor that computes with {} gives them", vectors::processor());
     say!("threads    {} (set RAYON_NUM_THREADS to change)", rayon::current_num_threads());
     match device::host_memory() {
         Some((total, free)) => say!("memory     {:.1} GiB, {:.1} GiB available", gib(total), gib(free)),
@@ -41,6 +49,11 @@ pub fn run(_args: &Args) -> Result<()> {
         None => say!(
             "kernels    no CUDA in this build: there was no nvcc (scripts/get_nvcc.sh brings one); --device emulated runs them on the processor"
         ),
+    }
+    for variable in VARIABLES {
+        if let Some(value) = std::env::var_os(variable.name).filter(|_| variable.who == Who::User) {
+            say!("variable   {}={}: {}", variable.name, value.display(), variable.what);
+        }
     }
     Ok(())
 }

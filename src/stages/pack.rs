@@ -38,7 +38,7 @@ pub struct Args {
     /// Model whose tokenizer and chat template are used
     #[arg(long)]
     pub model: String,
-    /// Examples: a directory written by `assemble`, or a JSONL file of questions with answers
+    /// Examples: a directory written by `assemble`, or a file of questions with answers; - is standard input
     #[arg(long)]
     pub examples: PathBuf,
     /// Directory for train.tokens and validation.tokens
@@ -144,7 +144,7 @@ fn read_examples(path: &Path, on_bad: OnBadRow) -> Result<(Vec<Example>, Tally)>
     if path.is_dir() {
         return Ok(whole(open_rows(path)?.iter().collect::<Result<_>>()?));
     }
-    if path != Path::new("-") && questions::first_row_has(path, &["pair", "split", "row"])? {
+    if questions::first_row_has(path, &["pair", "split", "row"])? {
         let shard = RowShard::open(path)?;
         return Ok(whole(shard.iter().collect::<Result<_>>()?));
     }

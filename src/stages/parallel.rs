@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::pipeline::{
     identity::{Identity, Inputs},
     manifest::Counts,
-    rows::{ROW_FILES, path_for},
+    rows::{ROW_FILES, named_file, path_for},
     stage::{self, Made, Open, Stage},
 };
 use crate::{
@@ -82,9 +82,10 @@ impl Stage for Parallel<'_> {
     fn inputs(&self) -> Result<Inputs> {
         let mut inputs = Inputs::new();
         for c in &self.corpora {
-            inputs = inputs
-                .file(&format!("{}-source", c.target), &c.file)
-                .maybe(&format!("{}-target", c.target), c.other.as_deref());
+            inputs = inputs.file(&named_file("parallel sentences", &c.file, &c.target), &c.file).maybe(
+                &format!("the target side of the parallel sentences ({})", c.target),
+                c.other.as_deref(),
+            );
         }
         Ok(inputs)
     }

@@ -90,6 +90,8 @@ impl Stage for Score<'_> {
 
     fn identity(&self) -> Result<Identity> {
         let identity = self.args.rows.identity(&self.args.settings)?;
+        let s = &self.args.settings;
+        let identity = identity.version_of(s.version_command.as_deref(), &s.command_env)?;
         if self.is_model() { identity.placed(self.args.placement) } else { Ok(identity) }
     }
 
@@ -98,11 +100,16 @@ impl Stage for Score<'_> {
         let (source, targets) = self.args.rows.languages()?;
         let mut inputs = self.args.rows.inputs();
         match s.engine {
-            ScoreEngine::Command => {}
+            ScoreEngine::Command => {
+                for (target, command) in targets.iter().zip(s.command.iter().cycle()) {
+                    inputs = inputs.command("the command", &with_languages(command, &source, target));
+                }
+            }
             ScoreEngine::Builtin | ScoreEngine::File => {
+                let what = if s.engine == ScoreEngine::File { "scores" } else { "dictionary" };
                 for target in &targets {
                     let path = path_for(&s.file, "score.file", &source, target)?;
-                    inputs = inputs.files(dictionary_files(&format!("file-{target}"), &path));
+                    inputs = inputs.files(dictionary_files(what, &path, target));
                 }
             }
             ScoreEngine::Cometkiwi => {
@@ -148,8 +155,13 @@ impl Stage for Score<'_> {
                 Ok(rows)
             },
         };
-        let summary = open.map_parts(&args.rows.input, chunk, &mut parts)?;
+        let mapped = open.map_parts(&args.rows.input, chunk, &mut parts);
         progress.finish();
+        if let Err(e) = scorers.iter_mut().try_for_each(|s| s.finish()) {
+            open.discard_rows(&args.rows.input)?;
+            return Err(e.context("no score of this run is kept"));
+        }
+        let summary = mapped?;
         let cut: usize = scorers.iter().map(|s| s.cut()).sum();
         let cut = (cut > 0).then(|| format!("{cut} texts longer than the scorer reads were cut"));
         summary.made(Self::NAME, &cut.unwrap_or_default())
@@ -228,10 +240,9 @@ fn scorer(
         let command = s.command.as_ref();
         let needed = "engine `command` needs score.command";
         let command = command.ok_or_else(|| Error::setting("score.command", needed))?;
-        let message = || format!("score.timeout is {}: seconds above 0 were expected", s.timeout);
-        ensure!(s.timeout > 0.0 && s.timeout.is_finite(), Error::setting("score.timeout", message()));
-        let timeout = Duration::from_secs_f64(s.timeout.min(1e6));
-        let process = LineProcess::new(&with_languages(command, source, target), s.protocol, timeout);
+        let timeout = Duration::from_secs_f64(s.timeout);
+        let process = LineProcess::new(&with_languages(command, source, target), s.protocol, timeout)
+            .with_environment(&s.command_env);
         return Ok(Box::new(CommandScorer::new(process)));
     }
     let path = path_for(&s.file, "score.file", source, target)?;

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::info_span;
 
-use super::{early_stopping::EarlyStopping, guard::GuardState};
+use super::{early_stopping::EarlyStopping, guard::GuardState, progress::Progress};
 use crate::{
     data::files::{remove_if_there, write_atomic},
+    device::vectors,
     models::{
         transformer::train_step::Param,
         weights::{export::write_safetensors, safetensors::Checkpoint as Tensors},
@@ -33,8 +34,34 @@ pub struct State {
     /// The source-language guard.
     #[serde(default)]
     pub guard: GuardState,
+    /// Whether anything is learnt.
+    #[serde(default)]
+    pub progress: Progress,
+    /// The token budgets of micro-batches, each with the steps done before it was used: they decide in which order gradients are added.
+    #[serde(default)]
+    pub budgets: Vec<(u64, usize)>,
+    /// The vector instructions that computed it ([`vectors::processor`](crate::device::vectors::processor)).
+    #[serde(default)]
+    pub processor: String,
     /// The settings that made it: a run with others must not go on from here.
     pub settings: Value,
+}
+
+impl State {
+    /// Before the first step of a run with these settings.
+    pub fn fresh(settings: Value) -> State {
+        State {
+            step: 0,
+            train_loss: 0.0,
+            stopping: EarlyStopping::default(),
+            stopped: false,
+            guard: GuardState::default(),
+            progress: Progress::default(),
+            budgets: vec![],
+            processor: vectors::processor(),
+            settings,
+        }
+    }
 }
 
 /// The directory of the checkpoint at `step`.

@@ -4,6 +4,8 @@ pub mod early_stopping;
 pub mod guard;
 pub mod log;
 pub mod optimizer;
+pub mod progress;
+mod resume;
 mod run_types;
 pub mod schedule;
 pub mod tensorboard;

@@ -79,3 +79,13 @@ impl Optimizer {
         Ok(norm)
     }
 }
+
+/// The first parameter whose gradient is not finite.
+pub(super) fn first_not_finite(params: &[Param]) -> Result<Option<String>> {
+    for p in params {
+        if !p.grad.to_f32_vec()?.iter().all(|x| x.is_finite()) {
+            return Ok(Some(p.name.clone()));
+        }
+    }
+    Ok(None)
+}

@@ -1,8 +1,6 @@
 //! What a training run is told, and what it tells.
-use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use crate::error::Error;
 
 use super::{guard::GuardSettings, optimizer::OptimizerSettings, schedule::Schedule};
 
@@ -43,38 +41,8 @@ pub struct TrainerSettings {
     pub identity: Value,
 }
 
-impl TrainerSettings {
-    /// Errors on values that mean nothing, by their names in recipes.
-    pub fn check(&self) -> Result<()> {
-        let o = &self.optimizer;
-        let share = |x: f64| (0.0..=1.0).contains(&x);
-        let decay = |x: f64| (0.0..1.0).contains(&x);
-        let at_least_0 = |x: f64| x >= 0.0 && x.is_finite();
-        let above_0 = |x: f64| x > 0.0 && x.is_finite();
-        let counts = [("batch-documents", self.batch_documents), ("batch-tokens", self.batch_tokens)];
-        for (name, n) in counts {
-            let message = || format!("train.{name} is 0: 1 or more was expected");
-            ensure!(n > 0, Error::setting(format!("train.{name}"), message()));
-        }
-        for (name, x, fits, expected) in [
-            ("epochs", self.epochs, above_0(self.epochs), "a number above 0"),
-            ("lr", self.lr, above_0(self.lr), "a number above 0"),
-            ("warmup-ratio", self.warmup_ratio, share(self.warmup_ratio), "a share from 0 to 1"),
-            ("min-lr-ratio", self.schedule.min_ratio, share(self.schedule.min_ratio), "a share from 0 to 1"),
-            ("beta1", o.beta1, decay(o.beta1), "0 or more and below 1"),
-            ("beta2", o.beta2, decay(o.beta2), "0 or more and below 1"),
-            ("eps", o.eps, above_0(o.eps), "a number above 0"),
-            ("weight-decay", o.weight_decay, at_least_0(o.weight_decay), "0 or more"),
-            ("clip", o.clip, at_least_0(o.clip), "0 or more"),
-            ("lora-plus-ratio", o.lora_plus_ratio, above_0(o.lora_plus_ratio), "a number above 0"),
-            ("min-delta", self.min_delta, at_least_0(self.min_delta), "0 or more"),
-        ] {
-            let message = || format!("train.{name} is {x}: {expected} was expected");
-            ensure!(fits, Error::setting(format!("train.{name}"), message()));
-        }
-        Ok(())
-    }
-}
+/// A setting that a resumed run may change: it decides in which order gradients are added, that is, the last bits, and how much memory is needed.
+pub const CHANGEABLE: &str = "batch-tokens";
 
 /// What happened, for whoever draws it.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +78,11 @@ pub enum TrainEvent {
         /// Steps done before.
         step: u64,
     },
+    /// From here on it computes otherwise, so that its last bits are not an undisturbed run's.
+    Differs {
+        /// In what.
+        why: String,
+    },
     /// The loss of held-out source rows was taken.
     Guard {
         /// After this step; 0 is before training.
@@ -141,14 +114,20 @@ pub enum TrainEvent {
 }
 
 /// How it ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrainOutcome {
     /// Steps done.
     pub steps: u64,
     /// Loss of the last step.
     pub train_loss: f64,
-    /// The best validation loss and its step.
+    /// The best validation loss and its step; `None` too where it is above the one before training.
     pub best: Option<(f64, u64)>,
+    /// The validation loss before the first step.
+    pub start: Option<f64>,
+    /// What is wrong with the result, if anything is seen to be.
+    pub warning: Option<String>,
+    /// The token budgets that were used, each with the steps done before.
+    pub budgets: Vec<(u64, usize)>,
     /// False if interrupted: a checkpoint was written, the same command goes on.
     pub finished: bool,
 }

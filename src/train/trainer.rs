@@ -6,16 +6,16 @@ use std::{path::Path, time::Instant};
 
 use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 use tracing::info_span;
 
-pub use super::run_types::{TrainEvent, TrainOutcome, TrainerSettings};
+pub use super::run_types::{CHANGEABLE, TrainEvent, TrainOutcome, TrainerSettings};
 use super::{
     checkpoint::{self, State},
-    early_stopping::{EarlyStopping, Observed},
+    early_stopping::Observed,
     guard::{GuardState, is_source},
     log::Log,
-    optimizer::Optimizer,
+    optimizer::{Optimizer, first_not_finite},
+    resume,
     schedule::Schedule,
     world::World,
 };
@@ -67,7 +67,6 @@ pub fn train<'a>(
     stop: &dyn Fn() -> bool,
     on_event: &mut dyn FnMut(TrainEvent),
 ) -> Result<TrainOutcome> {
-    settings.check()?;
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let mut loader = Loader::new(train, settings.seed, settings.batch_documents, settings.batch_tokens)?;
     let per_epoch = loader.steps_per_epoch() as u64;
@@ -79,34 +78,29 @@ pub fn train<'a>(
     let untrained = "nothing is trained: no module matches the LoRA targets";
     ensure!(!params.is_empty(), Error::setting("train.lora-targets", untrained));
     let mut optimizer = Optimizer::new(&params, settings.optimizer)?;
-    let fresh = State {
-        step: 0,
-        train_loss: 0.0,
-        stopping: EarlyStopping::default(),
-        stopped: false,
-        guard: GuardState::default(),
-        settings: settings.identity.clone(),
-    };
     let state = match checkpoint::load_latest(out, &params, &mut optimizer.moments)? {
         Some(state) => {
-            refuse_drift(&state.settings, &settings.identity, out)?;
+            resume::refuse_drift(&state.settings, &settings.identity, out)?;
             on_event(TrainEvent::Resumed { step: state.step });
-            state
+            resume::goes_on(state, settings, on_event)
         }
-        None => fresh,
+        None => {
+            State { budgets: vec![(0, settings.batch_tokens)], ..State::fresh(settings.identity.clone()) }
+        }
     };
     let log = Log::open(out, state.step)?;
     checks.validation = checks.validation.filter(|v| !v.is_empty());
     checks.source = checks.source.filter(|v| !v.is_empty());
     let mut run = Run { settings, train, checks, out, log, optimizer, state, total, world: World::default() };
     if run.state.step == 0 {
+        run.validate_before(model, step, on_event)?;
         run.source_loss(model, step, on_event)?;
         run.probe(model, step, on_event)?;
     }
     while run.state.step < total && !run.state.stopped {
         if stop() {
             checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.moments)?;
-            return Ok(run.outcome(false));
+            return Ok(run.outcome(false, model));
         }
         run.one_step(model, step, &mut loader, on_event)?;
         let every = if settings.eval_every > 0 { settings.eval_every } else { per_epoch };
@@ -122,24 +116,7 @@ pub fn train<'a>(
     if best.is_some_and(|(_, at)| at != run.state.step) {
         checkpoint::load_best(out, &step.params(model))?;
     }
-    Ok(run.outcome(true))
-}
-
-fn refuse_drift(old: &Value, new: &Value, out: &Path) -> Result<()> {
-    let (Some(a), Some(b)) = (old.as_object(), new.as_object()) else { return Ok(()) };
-    let changed: Vec<String> = b
-        .iter()
-        .filter(|(k, v)| a.get(*k) != Some(v))
-        .map(|(k, v)| format!("{k}: {} -> {v}", a.get(k).unwrap_or(&Value::Null)))
-        .collect();
-    let (folder, changed_to) = (out.display(), changed.join("; "));
-    let message = || {
-        format!(
-            "{folder} holds a checkpoint of a run with other settings ({changed_to}): use those again, or --restart to begin anew"
-        )
-    };
-    ensure!(changed.is_empty(), Error::exists(out, message()));
-    Ok(())
+    Ok(run.outcome(true, model))
 }
 
 impl Run<'_> {
@@ -171,9 +148,16 @@ impl Run<'_> {
         // Checked before the update: the parameters of the last sound step stay.
         self.check_finite("loss", loss.mean(), number)?;
         let grad_norm = info_span!("optimizer").in_scope(|| self.optimizer.step(number, lr))?;
-        self.check_finite("gradient norm", grad_norm, number)?;
+        if !grad_norm.is_finite() {
+            let what = match first_not_finite(&step.params(model))? {
+                Some(name) => format!("norm of the gradient (that of {name})"),
+                None => "norm of the gradient".into(),
+            };
+            self.check_finite(&what, grad_norm, number)?;
+        }
         self.state.step = number;
         self.state.train_loss = loss.mean();
+        self.state.progress.observe(loss.mean());
         let seconds = started.elapsed().as_secs_f64();
         let epoch = number as f64 / loader.steps_per_epoch() as f64;
         let values = [
@@ -197,9 +181,18 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn outcome(&self, finished: bool) -> TrainOutcome {
-        let State { step, train_loss, stopping, .. } = &self.state;
-        TrainOutcome { steps: *step, train_loss: *train_loss, best: stopping.best, finished }
+    fn outcome(&self, finished: bool, model: &Transformer) -> TrainOutcome {
+        let State { step, train_loss, stopping, progress, budgets, .. } = &self.state;
+        let (best, vocabulary) = (stopping.best, model.config.vocab_size);
+        TrainOutcome {
+            steps: *step,
+            train_loss: *train_loss,
+            best: best.filter(|(loss, _)| !progress.is_no_better(*loss, vocabulary)),
+            start: progress.start,
+            warning: progress.warning(best.map(|(loss, _)| loss), vocabulary),
+            budgets: budgets.clone(),
+            finished,
+        }
     }
 
     fn schedule(&self) -> Schedule {
@@ -218,6 +211,22 @@ impl Run<'_> {
             self.train.path().display(),
             self.out.display()
         )
+    }
+
+    /// The validation loss before the first step: what it must fall below.
+    fn validate_before(
+        &mut self,
+        model: &Transformer,
+        step: &mut TrainStep,
+        on_event: &mut dyn FnMut(TrainEvent),
+    ) -> Result<()> {
+        let Some(validation) = self.checks.validation else { return Ok(()) };
+        let loss = validation_loss(model, step, validation, self.settings)?;
+        self.check_finite("validation loss", loss, 0)?;
+        self.state.progress.start = Some(loss);
+        self.log.write(0, &[("eval/loss", loss)])?;
+        on_event(TrainEvent::Evaluation { step: 0, loss, improved: false });
+        Ok(())
     }
 
     fn evaluate(

@@ -1,4 +1,6 @@
 //! The promises of the stage engine: parts and runs started at once, settings changed between kills, locks, identity, output that nobody reads.
+mod commands;
+mod kills;
 mod training;
 
 use std::{
@@ -77,10 +79,14 @@ fn generate<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 /// Eight parts, started together on a fresh folder, several times: no question is lost.
 #[test]
 fn eight_parts_at_once_give_every_row() {
+    parts_at_once(4);
+}
+
+fn parts_at_once(rounds: usize) {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole");
     ok(&generate(&whole.to_string_lossy(), &[]));
-    for round in 0..4 {
+    for round in 0..rounds {
         let out = dir.path().join(format!("parts-{round}"));
         let name = out.to_string_lossy().into_owned();
         let parts: Vec<String> = (1..=8).map(|k| format!("{k}/8")).collect();
@@ -100,6 +106,10 @@ fn eight_parts_at_once_give_every_row() {
 /// Two equal runs at the same instant: one is refused by name or finds the work done, and the end is the undisturbed one.
 #[test]
 fn two_runs_at_once_end_as_one() {
+    runs_at_once(2);
+}
+
+fn runs_at_once(rounds: usize) {
     let dir = tempfile::tempdir().unwrap();
     let args = |work: &Path| -> Vec<String> {
         let sets = [
@@ -119,7 +129,7 @@ fn two_runs_at_once_end_as_one() {
     };
     let whole = dir.path().join("whole");
     assert!(run(&whole).wait_with_output().unwrap().status.success());
-    for round in 0..2 {
+    for round in 0..rounds {
         let work = dir.path().join(format!("two-{round}"));
         let ends = [run(&work), run(&work)].map(|c| c.wait_with_output().unwrap());
         assert!(
@@ -358,6 +368,43 @@ fn output_that_cannot_be_written_is_no_panic() {
         text(&end.stderr)
     );
     assert_eq!(manifest(&dir.path().join("p"))["rows"], 20);
+}
+
+/// Outputs that are not there at all, and help that nobody reads.
+#[test]
+fn closed_outputs_and_unread_help_are_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("p");
+    let own = program().get_program().to_string_lossy().into_owned();
+    let work = format!(
+        "parallel --out '{}' --file assets/quickstart/world/parallel.en-es.tsv --limit 20 --target-languages es",
+        out.display()
+    );
+    for closed in
+        [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>/dev/full | true", ">&- 2>/dev/full"]
+    {
+        let script = format!("'{own}' {work} {closed}");
+        let end = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert!(
+            end.status.success() && !text(&end.stderr).contains("panicked"),
+            "{closed}: {}",
+            text(&end.stderr)
+        );
+        wait_for("the result", || out.join("manifest.json").exists());
+        assert_eq!(manifest(&out)["rows"], 20, "{closed}");
+        wait_for("its end", || fs::remove_dir_all(&out).is_ok());
+    }
+    for args in
+        [&["--help"][..], &["--version"], &["train", "--help"], &["eval", "--help"], &["no-such-command"]]
+    {
+        for device in ["/dev/full", "/dev/null"] {
+            let open = || fs::OpenOptions::new().write(true).open(device).unwrap();
+            let end = program().args(args).stdout(open()).stderr(Stdio::piped()).output().unwrap();
+            assert!(!text(&end.stderr).contains("panicked"), "{args:?}: {}", text(&end.stderr));
+            let end = program().args(args).stdout(open()).stderr(open()).status().unwrap();
+            assert!(end.code().is_some_and(|code| code < 100), "{args:?}: {end}");
+        }
+    }
 }
 
 /// A part whose rows were removed behind the engine's back is noticed by the next stage.

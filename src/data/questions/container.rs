@@ -6,10 +6,10 @@ use std::{
 };
 
 use crate::data::files::FileContext;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
-use crate::data::map::map_path;
+use crate::data::{map::map_path, standard_input};
 
 /// The columns of a row, or why there is none.
 pub type Object = Result<Map<String, Value>>;
@@ -22,11 +22,7 @@ const SMALL: u64 = 256 << 20;
 /// Calls `f` with the place (`file:line`) and the columns of each row of `path` (`-`: standard input), in order.
 pub fn for_each(path: &Path, f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
     let name = if path == Path::new("-") { "standard input".into() } else { path.display().to_string() };
-    if path == Path::new("-") {
-        let mut bytes = vec![];
-        std::io::stdin().lock().read_to_end(&mut bytes).context("read standard input")?;
-        return of_bytes(&name, &bytes, f);
-    }
+    let path = &*standard_input::resolve(path)?;
     let about = std::fs::metadata(path).at(path, || format!("open {name}"))?;
     ensure!(!about.is_dir(), "{name} is a folder; a file of rows was expected");
     if about.len() == 0 {

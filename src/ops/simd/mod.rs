@@ -8,6 +8,8 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use crate::device::vectors::{self, Vectors};
+
 /// f32 vectors of one instruction set. A value of the type is the proof that the processor has it.
 pub(crate) trait Simd: Copy + Send + Sync {
     /// One register of `LANES` floats.
@@ -149,21 +151,26 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The best that this processor has.
+    /// The best that this processor has, unless `SDRRL_VECTORS` asks for another.
     pub(crate) fn best() -> Level {
-        Level::available().next().unwrap_or(Level::Portable)
+        match vectors::best() {
+            #[cfg(target_arch = "x86_64")]
+            Vectors::Avx512 => Level::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Vectors::Avx2 => Level::Avx2,
+            _ => Level::Portable,
+        }
     }
 
     /// What this processor has, best first.
+    #[cfg(test)]
     pub(crate) fn available() -> impl Iterator<Item = Level> {
         #[cfg(target_arch = "x86_64")]
-        let wide = [
-            is_x86_feature_detected!("avx512f").then_some(Level::Avx512),
-            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Level::Avx2),
-        ];
+        let wide = [(Vectors::Avx512, Level::Avx512), (Vectors::Avx2, Level::Avx2)];
         #[cfg(not(target_arch = "x86_64"))]
-        let wide: [Option<Level>; 0] = [];
-        wide.into_iter().flatten().chain([Level::Portable])
+        let wide: [(Vectors, Level); 0] = [];
+        let there = wide.into_iter().filter(|(vectors, _)| vectors.is_there());
+        there.map(|(_, level)| level).chain([Level::Portable])
     }
 }
 
@@ -172,7 +179,7 @@ pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
     run_at(Level::best(), kernel)
 }
 
-/// Runs `kernel` at a level that [`Level::available`] gave.
+/// Runs `kernel` at a level that the processor has.
 pub(crate) fn run_at<K: Kernel>(level: Level, kernel: K) -> K::Output {
     match level {
         // SAFETY: the level is only made where the processor has it.

@@ -31,14 +31,14 @@ use crate::{
         eval::EvalSettings,
         train::{GuardAction, Method, Normalize, TrainSettings},
     },
-    report::out::say,
+    report::out::{note, say},
     tensor::DType,
     train::{
         checkpoint,
         guard::{GuardSettings, Reaction, is_source},
         optimizer::OptimizerSettings,
         schedule::Schedule,
-        trainer::{Checks, TrainOutcome, TrainerSettings, train},
+        trainer::{CHANGEABLE, Checks, TrainOutcome, TrainerSettings, train},
     },
 };
 
@@ -91,7 +91,6 @@ pub struct Args {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
-    trainer_settings(&args.settings, Value::Null).check()?;
     let model_path = resolve(&args.model)?;
     let probe = probe::Probe::new(args, &model_path)?;
     stage::run(&mut Train { args, model_path, probe }).map(drop)
@@ -130,6 +129,10 @@ impl Stage for Train<'_> {
             Some(adapter) => inputs.model("adapter", adapter),
             None => Ok(inputs),
         }
+    }
+
+    fn goes_on(&self, begun: &Manifest, expected: &Manifest) -> bool {
+        !self.args.restart && differences(&checkpoint_identity(begun), expected).is_empty()
     }
 
     fn replaces(&self) -> Replace {
@@ -209,7 +212,15 @@ impl Stage for Train<'_> {
         export(args, &model, &step, &self.model_path)?;
         checkpoint::clean(&args.out)?;
         let best = outcome.best.map(|(loss, step)| json!({"loss": loss, "step": step}));
-        let summary = json!({"steps": outcome.steps, "train-loss": outcome.train_loss, "best": best});
+        let mut summary = json!({"steps": outcome.steps, "train-loss": outcome.train_loss, "best": best});
+        summary["validation-loss-before"] = json!(outcome.start);
+        if outcome.budgets.len() > 1 {
+            summary[CHANGEABLE] = json!(outcome.budgets);
+        }
+        if let Some(warning) = &outcome.warning {
+            summary["warning"] = json!(warning);
+            note!("train: WARNING: {warning}");
+        }
         Ok(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out)))
     }
 }
@@ -225,6 +236,7 @@ fn checkpoint_identity(manifest: &Manifest) -> Value {
 fn differences(of_checkpoint: &Value, expected: &Manifest) -> Vec<String> {
     let mut old = expected.clone();
     old.settings = of_checkpoint.clone();
+    old.settings[CHANGEABLE] = expected.settings[CHANGEABLE].clone();
     let inputs = old.settings.as_object_mut().and_then(|map| map.remove("inputs"));
     old.inputs = inputs.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
     expected.differences(&old)

@@ -69,7 +69,11 @@ impl Screen {
                 self.end();
                 note!(
                     "step {step}: validation loss {loss:.4}{}",
-                    if improved { ", the best so far" } else { "" }
+                    match (step, improved) {
+                        (0, _) => ", before training",
+                        (_, true) => ", the best so far",
+                        _ => "",
+                    }
                 );
             }
             TrainEvent::Guard { step, loss, before, weight } => {
@@ -87,6 +91,7 @@ impl Screen {
                 note!("train: stopped by the guard after step {step}: the source-language loss rose too far")
             }
             TrainEvent::Resumed { step } => note!("train: goes on after step {step}"),
+            TrainEvent::Differs { why } => note!("train: {why}"),
             TrainEvent::StoppedEarly { step } => {
                 note!("train: stopped early after step {step}: the validation loss no longer falls")
             }

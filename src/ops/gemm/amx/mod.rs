@@ -15,12 +15,12 @@ mod tiles;
 use std::{arch::asm, arch::x86_64::*, cell::Cell, ops::Range};
 
 use super::{dot::Epilogue, rows::Weight};
+pub(super) use crate::device::vectors::has_tile_unit as available;
 use crate::ops::parallel::{Shared, for_each_task};
 use pack::{
     interleave_panel, load_tile, mask, pack_pairs, pack_panel, pack_rows, split_interleave, split_panel,
     transpose,
 };
-pub(super) use tiles::available;
 use tiles::{
     Config, activations_first, split_activations, split_weights_first, weights_first, weights_in_place,
 };

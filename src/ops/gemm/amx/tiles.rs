@@ -1,40 +1,5 @@
-//! The tile unit: whether it may be used, its configuration, and the loop over the contraction.
-use std::{arch::asm, arch::x86_64::*, sync::OnceLock};
-
-/// True if the processor has the tile unit and the operating system lets this process use it.
-pub(in super::super) fn available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| {
-        let vectors = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16");
-        let wanted = std::env::var_os("SDRRL_AMX").is_none_or(|v| v != "0");
-        wanted && vectors && has_tiles() && permitted()
-    })
-}
-
-fn has_tiles() -> bool {
-    // CPUID 7.0 EDX: bit 22 AMX-BF16, bit 24 AMX-TILE; CPUID 1 ECX bit 27: the system has enabled XGETBV.
-    let (features, extended) = (__cpuid(1), __cpuid_count(7, 0));
-    if extended.edx >> 22 & 1 == 0 || extended.edx >> 24 & 1 == 0 || features.ecx >> 27 & 1 == 0 {
-        return false;
-    }
-    let enabled: u32;
-    // SAFETY: XGETBV is enabled, as just checked; bits 17 and 18 are the tiles' configuration and data.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack)) };
-    enabled >> 17 & 3 == 3
-}
-
-/// Linux gives a process the tiles' 8 KiB of state only if it asks: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
-fn permitted() -> bool {
-    let answer: i64;
-    // SAFETY: the call changes nothing but the permission; the kernel clobbers rcx and r11.
-    unsafe {
-        asm!("syscall", inlateout("rax") 158i64 => answer, in("rdi") 0x1023, in("rsi") 18,
-            lateout("rcx") _, lateout("r11") _, options(nostack))
-    };
-    answer == 0
-}
+//! The tile unit: its configuration, and the loop over the contraction.
+use std::arch::asm;
 
 /// Tiles 0 to 3 hold sums, 4 to 6 the pieces of the activations, 7 a weight.
 #[repr(C, align(64))]

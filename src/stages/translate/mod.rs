@@ -1,7 +1,9 @@
 //! `sdrrl translate`: questions and answers into each target language (SDRRL, step 2).
+mod texts;
+
 use std::{path::Path, rc::Rc, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use crate::infer::answerer::{AnswerOptions, Answerer};
@@ -10,12 +12,13 @@ use crate::pipeline::{
     manifest::Manifest,
     overlap::{Parts, Shared},
     placement::Placement,
-    rows::{Part, ROW_FILES, RowArgs, apart, dictionary_files, open_rows, path_for, with_languages},
+    rows::{
+        Part, ROW_FILES, RowArgs, apart, dictionary_files, named_file, open_rows, path_for, with_languages,
+    },
     stage::{self, Made, Open, Stage},
 };
 use crate::{
     data::{
-        alarms::translation_alarms,
         conversation::Prompt,
         dictionary::Dictionary,
         line_process::LineProcess,
@@ -31,12 +34,15 @@ use crate::{
         dictionary::DictionaryTranslator,
         file::FileTranslator,
         nllb::{Nllb, NllbText, NllbTranslator, SentencePart},
-        segment::{TranslatedText, put_together, sentences_of},
+        segment::sentences_of,
         self_translate::SelfTranslator,
     },
     recipe::translate::{TranslateEngine, TranslateSettings},
     report::progress::Progress,
 };
+
+use texts::{from_file, insert};
+pub use texts::{sides, translated_sides};
 
 /// Arguments of `translate`.
 #[derive(Clone, Debug, clap::Args)]
@@ -94,6 +100,8 @@ impl Stage for Translate<'_> {
         let identity = self.args.rows.identity(&self.args.settings)?;
         // The other engines compute nothing on a device.
         let computes = matches!(self.args.settings.engine, TranslateEngine::Nllb | TranslateEngine::Itself);
+        let s = &self.args.settings;
+        let identity = identity.version_of(s.version_command.as_deref(), &s.command_env)?;
         if computes { identity.placed(self.args.placement) } else { Ok(identity) }
     }
 
@@ -129,8 +137,15 @@ impl Stage for Translate<'_> {
                 Ok(rows)
             },
         };
-        let summary = open.map_parts(&args.rows.input, CHUNK, &mut parts)?;
+        let mapped = open.map_parts(&args.rows.input, CHUNK, &mut parts);
         progress.finish();
+        if let Some(loaded) = &mut loaded
+            && let Err(e) = loaded.finish()
+        {
+            open.discard_rows(&args.rows.input)?;
+            return Err(e.context("no translation of this run is kept"));
+        }
+        let summary = mapped?;
         let report = loaded.and_then(|l| l.nllb).map_or(String::new(), |n| n.report());
         summary.made(Self::NAME, &report)
     }
@@ -144,13 +159,13 @@ fn inputs(args: &Args, source: &str, targets: &[String]) -> Result<Inputs> {
         TranslateEngine::Dictionary => {
             for target in targets {
                 let path = path_for(&s.file, "translate.file (the phrase table)", source, target)?;
-                inputs = inputs.files(dictionary_files(&format!("phrases-{target}"), &path));
+                inputs = inputs.files(dictionary_files("phrase table", &path, target));
             }
         }
         TranslateEngine::File => {
             for target in targets {
                 let path = path_for(&s.file, "translate.file (the translated rows)", source, target)?;
-                inputs = inputs.file(&format!("translations-{target}"), &path);
+                inputs = inputs.file(&named_file("translations", &path, target), &path);
             }
         }
         TranslateEngine::Itself => {
@@ -158,7 +173,11 @@ fn inputs(args: &Args, source: &str, targets: &[String]) -> Result<Inputs> {
             inputs = inputs.model("model", &resolve(model)?)?.template(&s.template);
         }
         TranslateEngine::Nllb => inputs = inputs.model("translator", &resolve(translator(s)?)?)?,
-        TranslateEngine::Command => {}
+        TranslateEngine::Command => {
+            for (target, command) in targets.iter().zip(s.command.iter().cycle()) {
+                inputs = inputs.command("the command", &with_languages(command, source, target));
+            }
+        }
     }
     Ok(inputs)
 }
@@ -232,6 +251,14 @@ impl<'a> Loaded<'a> {
         Ok(loaded)
     }
 
+    /// After the last chunk.
+    fn finish(&mut self) -> Result<()> {
+        self.engines.iter_mut().try_for_each(|engine| match engine {
+            Engine::Sentences(translator) => translator.finish(),
+            Engine::Nllb(_) | Engine::Rows(_) => Ok(()),
+        })
+    }
+
     /// A chunk into target language `i`.
     fn translate(&mut self, i: usize, prepared: &Prepared) -> Result<TranslatedBy> {
         let Prepared { rows, sentences, pieces } = prepared;
@@ -268,13 +295,9 @@ fn engine(s: &TranslateSettings, source: &str, target: &str) -> Result<Engine> {
         }
         TranslateEngine::Command => {
             let command = s.command.as_ref().context("engine `command` needs translate.command")?;
-            ensure!(
-                s.timeout > 0.0 && s.timeout.is_finite(),
-                "translate.timeout is {}: seconds above 0 were expected",
-                s.timeout
-            );
-            let timeout = Duration::from_secs_f64(s.timeout.min(1e6));
-            let process = LineProcess::new(&with_languages(command, source, target), s.protocol, timeout);
+            let timeout = Duration::from_secs_f64(s.timeout);
+            let process = LineProcess::new(&with_languages(command, source, target), s.protocol, timeout)
+                .with_environment(&s.command_env);
             Engine::Sentences(Box::new(CommandTranslator::new(process, s.unknown_mark)))
         }
         _ => {
@@ -324,77 +347,4 @@ fn itself<'a>(answerer: &'a Answerer, args: &Args, source: &str, target: &str) -
     };
     let model = args.model.as_deref().unwrap_or_default();
     SelfTranslator::new(Box::new(ask), model, source, target)
-}
-
-fn from_file(file: &FileTranslator, row: &Row) -> Result<Translation> {
-    let t = file.get(&row.id)?.clone();
-    Ok(Translation {
-        instruction: t.instruction,
-        input: t.input,
-        answer: t.answer,
-        output: t.output,
-        engine: file.name().into(),
-        ..Default::default()
-    })
-}
-
-/// The sides of each row, put together again.
-fn from_sentences(
-    rows: &[Row],
-    translated: &[String],
-    scores: &[f64],
-    engine: &str,
-) -> Result<Vec<Translation>> {
-    let texts: Vec<&str> = rows.iter().flat_map(sides).map(|(_, text)| text).collect();
-    let out = put_together(&texts, engine, translated, scores)?;
-    let one = |side: &[TranslatedText]| Translation {
-        instruction: side[0].text.clone(),
-        input: side[1].text.clone(),
-        answer: side[2].text.clone(),
-        output: side[3].text.clone(),
-        engine: engine.into(),
-        scores: ["instruction", "input", "answer", "output"]
-            .iter()
-            .zip(side)
-            .filter(|(_, text)| !text.scores.is_empty())
-            .map(|(name, text)| (name.to_string(), text.scores.clone()))
-            .collect(),
-        ..Default::default()
-    };
-    Ok(out.chunks_exact(4).map(one).collect())
-}
-
-/// Gives each row its translation, with the alarms that it raises.
-fn insert(rows: &mut [Row], made: TranslatedBy, source: &str, target: &str) -> Result<()> {
-    let translations = match made {
-        TranslatedBy::Rows(translations) => translations,
-        TranslatedBy::Sentences { translated, scores, engine } => {
-            from_sentences(rows, &translated, &scores, &engine)?
-        }
-    };
-    for (row, mut t) in rows.iter_mut().zip(translations) {
-        for ((side, text), other) in sides(row).iter().zip([&t.instruction, &t.input, &t.answer, &t.output]) {
-            let alarms = translation_alarms(text, other, source, target);
-            if !alarms.is_empty() {
-                t.alarms.insert(side.to_string(), alarms);
-            }
-        }
-        row.translations.insert(target.to_string(), t);
-    }
-    Ok(())
-}
-
-/// The sides of a row that are translated and scored, by name.
-pub fn sides(row: &Row) -> [(&'static str, &str); 4] {
-    [
-        ("instruction", &row.instruction),
-        ("input", &row.input),
-        ("answer", row.answer.as_ref().map_or("", |a| &a.text)),
-        ("output", &row.output),
-    ]
-}
-
-/// The translated sides, in the same order.
-pub fn translated_sides(t: &Translation) -> [&str; 4] {
-    [&t.instruction, &t.input, &t.answer, &t.output]
 }
