@@ -1,4 +1,4 @@
-// The next token of each row: repetition penalty, bans, then the likeliest (greedy) or one drawn after temperature, top-k and top-p.
+// The next token of each row: repetition penalty, bans, then the likeliest (greedy) or one drawn after temperature, top-k, top-p and min-p.
 //
 // Work: a block a row, the same passes for any vocabulary: top; for top-k and for top-p four passes that find the cut by 8 bits of the value at a
 // time (choose.cuh); sums of the kept weights by warp; one warp walks the part that the draw falls into. Weights are integers, so every sum is exact: the token
@@ -45,9 +45,9 @@ DEV void greedy(uint32_t* out, const float* x, int vocab, float top, ChooseScrat
 }  // namespace
 
 // tokens (rows); logits (rows, vocab) are consumed. 2^(exponent (x - top)) are the weights; exponent 0 is greedy; top_k 0 and top_p 0 (a fraction of
-// 2^64) keep all. A row with a NaN or +inf, or without a token to choose, gives 2^32 - 1.
+// 2^64) keep all; of those left, tokens whose logit is more than -least below the top go, too (least -inf: none). A row with a NaN or +inf, or without a token to choose, gives 2^32 - 1.
 KERNEL(sample_tokens, THREADS, 1)
-(uint32_t* tokens, float* logits, const Row* rows, const uint32_t* lists, int vocab, int bits, float penalty, float exponent, int top_k, u64 top_p, u64 seed) {
+(uint32_t* tokens, float* logits, const Row* rows, const uint32_t* lists, int vocab, int bits, float penalty, float exponent, int top_k, u64 top_p, float least, u64 seed) {
   SHARED(ChooseScratch, scratch, [1]);
   ChooseScratch& s = scratch[0];
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -88,6 +88,15 @@ KERNEL(sample_tokens, THREADS, 1)
     tie_weight = weight_of(key_value(cut.key));
     ties = (target - cut.above + tie_weight - 1) / tie_weight;
     total = cut.above + ties * tie_weight;
+  }
+  uint32_t floor = least > -INFINITY ? order_key(add_rn(top, least)) : 0;
+  if (floor > cut.key) {
+    cut.key = floor - 1;
+    ties = 0;
+    tie_weight = 0;
+    total = 0;
+    for (int i = threadIdx.x; i < vocab; i += THREADS) if (order_key(x[i]) > cut.key) total += weight_of(x[i]);
+    total = block_sum(total, s.sums);
   }
   u64 draw = mul_high(philox(seed, row.id_low, row.id_high, row.step), total);
   Segment own = segment(vocab);

@@ -11,6 +11,7 @@ Each folder: config.json, model.safetensors (Hugging Face's format) and golden.s
   greedy                        64 ids after the first document
 Some have model.gguf too: the same weights under llama.cpp's names, laid out as its converter does.
 """
+import json
 import sys
 from pathlib import Path
 
@@ -18,8 +19,8 @@ import peft
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
-from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig, GemmaForCausalLM,
+from safetensors.torch import load_file, save_file
+from transformers import (CONFIG_MAPPING, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig, GemmaForCausalLM,
                           LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM)
 
@@ -38,6 +39,14 @@ MODELS = {
     "llama-rope-llama3": (LlamaForCausalLM, LlamaConfig(**SMALL, rope_parameters={"rope_theta": 500.0, **LLAMA3}), False),
     "llama-rope-linear": (LlamaForCausalLM, LlamaConfig(**SMALL, rope_parameters={"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}), False),
     "llama-rope-yarn": (LlamaForCausalLM, LlamaConfig(**SMALL, rope_parameters={"rope_theta": 1e4, **YARN}), False),
+    # The last document is longer than the length from which on frequencies depend on a document's own.
+    "llama-rope-dynamic": (LlamaForCausalLM, LlamaConfig(**SMALL | dict(max_position_embeddings=10), rope_parameters={
+        "rope_theta": 1e4, "rope_type": "dynamic", "factor": 4.0}), False),
+    "llama-rope-longrope": (LlamaForCausalLM, LlamaConfig(**SMALL, rope_parameters={
+        "rope_theta": 1e4, "rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 10,
+        "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.5, 2.0, 4.0, 8.0]}), False),
+    # Tied by its configuration, but its file has another head.
+    "llama-tied-head": (LlamaForCausalLM, LlamaConfig(**SMALL, tie_word_embeddings=True), False),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**LONG, use_sliding_window=True, sliding_window=5, max_window_layers=1,
                                             tie_word_embeddings=False), True),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**LONG, head_dim=16, tie_word_embeddings=True), True),
@@ -134,6 +143,24 @@ NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.
          "post_feedforward_layernorm": "post_ffw_norm"}
 
 
+def llama3_factors(rope, size):
+    """By what each frequency is divided, as convert_hf_to_gguf.py writes it (generate_extra_tensors)."""
+    import numpy as np
+    freqs = 1.0 / (rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
+    low, high = (rope["original_max_position_embeddings"] / rope[k] for k in ("low_freq_factor", "high_freq_factor"))
+    out = []
+    for f in freqs:
+        wave = 2 * torch.pi / f
+        if wave < high:
+            out.append(1)
+        elif wave > low:
+            out.append(rope["factor"])
+        else:
+            smooth = (rope["original_max_position_embeddings"] / wave - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
+            out.append(1 / ((1 - smooth) / rope["factor"] + smooth))
+    return np.array([float(x) for x in out], dtype=np.float32)
+
+
 def write_gguf(path, model, architecture):
     """As llama.cpp's convert_hf_to_gguf.py does it: Llama's q and k are permuted, Gemma's gains stored as 1 + w."""
     import gguf
@@ -157,6 +184,8 @@ def write_gguf(path, model, architecture):
     if rope["rope_type"] == "linear":
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         w.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "llama3":
+        w.add_tensor("rope_freqs.weight", llama3_factors(rope, c.head_dim))
     if architecture in ("gemma2", "gemma3"):
         w.add_sliding_window(c.sliding_window)
     if architecture == "gemma3":
@@ -186,7 +215,15 @@ def write_gguf(path, model, architecture):
     w.close()
 
 
+def defaults():
+    """What the configuration classes have where a config.json is silent."""
+    kinds = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"]
+    out = {kind: CONFIG_MAPPING[kind]().to_dict() for kind in kinds}
+    (OUT / "defaults.json").write_text(json.dumps(out, indent=1) + "\n")
+
+
 def main():
+    defaults()
     for name, (kind, config, train) in MODELS.items():
         if sys.argv[1:] and name not in sys.argv[1:]:
             continue
@@ -201,6 +238,10 @@ def main():
                 # Else the scaled embedding outweighs the layers, and each token is followed by itself.
                 base.model.embed_tokens.weight.mul_(0.15)
         base.save_pretrained(folder)
+        if name == "llama-tied-head":
+            tensors = load_file(folder / "model.safetensors")
+            tensors["lm_head.weight"] = torch.randn(tensors["model.embed_tokens.weight"].shape, generator=torch.Generator().manual_seed(5)) * 0.3
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         model_of = lambda: kind.from_pretrained(folder, attn_implementation="eager").eval()
         tokens, weights = batch(config.vocab_size)
         golden = {"tokens": tokens.int(), "cu_seqlens": torch.tensor([0] + LENGTHS).cumsum(0).int(), "weights": weights,
@@ -219,7 +260,7 @@ def main():
                 golden |= {f"lora.{variant}.{k}": v for k, v in lora(model_of, tokens, weights, **options).items()}
         if name in NEW:
             golden["greedy"] = greedy(model_of(), tokens)
-        if name in NEW or name == "llama-bias":
+        if name in NEW or name in ("llama-bias", "llama-rope-llama3"):
             write_gguf(folder / "model.gguf", model_of(), name.split("-")[0])
         golden = {k: (v.reshape(1) if v.ndim == 0 else v).contiguous() for k, v in golden.items()}
         save_file(golden, folder / "golden.safetensors", metadata=VERSIONS)

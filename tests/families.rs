@@ -63,11 +63,8 @@ fn what_would_be_computed_otherwise_is_refused_by_name() {
         ("llama-tied", json!({"hidden_act": "relu"}), "hidden_act relu"),
         ("llama-tied", json!({"use_sliding_window": true}), "use_sliding_window"),
         ("llama-tied", json!({"a_field_of_tomorrow": 3}), "a_field_of_tomorrow"),
-        (
-            "llama-tied",
-            json!({"rope_parameters": null, "rope_scaling": {"rope_type": "longrope", "factor": 2.0}}),
-            "longrope",
-        ),
+        ("llama-tied", json!({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}), "short_factor"),
+        ("llama-tied", json!({"rope_scaling": {"rope_type": "su", "factor": 2.0}}), "type `su`"),
         (
             "llama-tied",
             json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),

@@ -91,6 +91,9 @@ fn logits_equal_transformers() {
         "llama-rope-llama3",
         "llama-rope-linear",
         "llama-rope-yarn",
+        "llama-rope-dynamic",
+        "llama-rope-longrope",
+        "llama-tied-head",
     ];
     for name in names.iter().chain(&FAMILIES) {
         logits_on(name, &Device::Cpu, 1e-5);
@@ -294,7 +297,6 @@ fn a_document_does_not_see_its_neighbours() {
         let (start, end) = (d[0] as usize, d[1] as usize);
         let one = PackedBatch {
             tokens: batch.tokens[start..end].to_vec(),
-            positions: batch.positions[start..end].to_vec(),
             cu_seqlens: vec![0, (end - start) as u32],
             targets: batch.targets[start..end].to_vec(),
             weights: batch.weights[start..end].to_vec(),

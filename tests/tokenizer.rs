@@ -38,6 +38,43 @@ fn ids_equal_tokenizers_and_sentencepiece() {
     }
 }
 
+/// A tokenizer of pre.gguf's vocabulary under another pre-tokeniser, whose name is the file's last value.
+fn pre_tokenized(dir: &Path, name: &str) -> anyhow::Result<Tokenizer> {
+    let bytes = std::fs::read(format!("{DIR}/pre.gguf")).unwrap();
+    let key = b"tokenizer.ggml.pre";
+    let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    let value = [&(name.len() as u64).to_le_bytes(), name.as_bytes()].concat();
+    std::fs::write(dir.join("m.gguf"), [&bytes[..at], &value].concat()).unwrap();
+    Tokenizer::load(&dir.join("m.gguf"))
+}
+
+/// scripts/golden_pre_tokenizers.py
+#[test]
+fn every_pre_tokeniser_of_gguf_files_cuts_as_its_models_own() {
+    let golden: Value =
+        serde_json::from_str(&std::fs::read_to_string(format!("{DIR}/pre.json")).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let texts: Vec<&str> = golden["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    for (name, wanted) in golden["pre"].as_object().unwrap() {
+        let tok = pre_tokenized(dir.path(), name).unwrap();
+        for (text, want) in texts.iter().zip(wanted.as_array().unwrap()) {
+            assert_eq!(tok.encode(text, false).unwrap(), ids(want), "{name}: {text:?}");
+        }
+    }
+    let gemma = load("gemma.gguf");
+    for (text, want) in texts.iter().zip(golden["gemma"]["texts"].as_array().unwrap()) {
+        assert_eq!(gemma.encode(text, false).unwrap(), ids(want), "gemma: {text:?}");
+        assert_eq!(gemma.decode(&ids(want)).unwrap(), *text, "gemma");
+    }
+    let end = golden["gemma"]["end"].as_u64().unwrap() as u32;
+    assert_eq!((gemma.eos(), gemma.adds_bos(), gemma.bos()), (&[1, end][..], true, Some(2)));
+    let error = format!("{:#}", pre_tokenized(dir.path(), "a-name-of-tomorrow").map(drop).unwrap_err());
+    assert!(
+        error.contains("`a-name-of-tomorrow`") && error.contains("llama-bpe") && error.contains("tekken"),
+        "{error}"
+    );
+}
+
 #[test]
 fn decoding_returns_the_text() {
     for file in ["bpe.json", "bpe.gguf", "spm.gguf"] {

@@ -62,7 +62,7 @@ fn shards(dir: &Path) -> (TokenShard, TokenShard) {
     (open("train.tokens"), open("validation.tokens"))
 }
 
-fn settings() -> TrainerSettings {
+pub fn settings() -> TrainerSettings {
     TrainerSettings {
         epochs: 3.0,
         max_steps: 0,
@@ -332,7 +332,7 @@ fn every_kind_of_adapter_learns_and_early_stopping_restores_the_best() {
         p.write(own).unwrap();
         from = rest;
     }
-    let loss = sdrrl::train::trainer::validation_loss(&model, &mut step, &validation, &s).unwrap();
+    let loss = sdrrl::train::validation::validation_loss(&model, &mut step, &validation, &s).unwrap();
     assert!((loss - best).abs() < 1e-9, "{loss} is not the best loss {best}");
 }
 

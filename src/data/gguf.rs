@@ -1,7 +1,7 @@
-//! The GGUF container (ggml's model file), versions 2 and 3: metadata and the tensor directory. Every count is checked against the
-//! file's length before anything is allocated.
+//! The GGUF container (ggml's model file), versions 2 and 3: metadata and the tensor directory, of one file or of all files of a split model. Every count is checked
+//! against the file's length before anything is allocated.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -38,8 +38,10 @@ pub struct GgufTensor {
     pub dims: Vec<usize>,
     /// ggml's type number.
     pub ggml_type: u32,
-    /// From the start of the file, bytes.
+    /// From the start of its file, bytes.
     pub offset: usize,
+    /// Which of [`Gguf::maps`] it is in.
+    pub part: usize,
 }
 
 /// An open file.
@@ -50,18 +52,87 @@ pub struct Gguf {
     pub metadata: BTreeMap<String, GgufValue>,
     /// In file order.
     pub tensors: Vec<GgufTensor>,
-    /// The whole file.
-    pub map: Arc<Mmap>,
+    /// The whole file; of a split model every file, in order.
+    pub maps: Vec<Arc<Mmap>>,
 }
 
 impl Gguf {
-    /// Opens and checks the header of `path`.
+    /// Opens `path` and checks its header; of a split model all files, whichever of them `path` is.
     pub fn open(path: &Path) -> Result<Gguf> {
+        let whole = Gguf::open_one(path)?;
+        let Some(parts) = whole.integer("split.count").filter(|&n| n > 1) else { return Ok(whole) };
+        whole
+            .with_parts(parts)
+            .with_context(|| format!("{} is one of the {parts} files of a split model", path.display()))
+    }
+
+    fn open_one(path: &Path) -> Result<Gguf> {
         let map = map_path(path)?;
         let (metadata, tensors) = parse(&map)
             .with_context(|| format!("{} is not a usable GGUF file", path.display()))
             .or_kind(|message| Error::bad_input(path.display(), message))?;
-        Ok(Gguf { path: path.into(), metadata, tensors, map: Arc::new(map) })
+        Ok(Gguf { path: path.into(), metadata, tensors, maps: vec![Arc::new(map)] })
+    }
+
+    /// The model that this file is one of `count` parts of. The first part holds the metadata.
+    fn with_parts(self, count: u64) -> Result<Gguf> {
+        let paths = part_paths(&self.path, count)
+            .with_context(|| format!("its name does not end in -00001-of-{count:05}.gguf or the like, so that the others cannot be found"))?;
+        let missing: Vec<String> =
+            paths.iter().filter(|p| !p.exists()).map(|p| p.display().to_string()).collect();
+        ensure!(missing.is_empty(), "{} of them are not there: {}", missing.len(), missing.join(", "));
+        let mut all = Gguf { path: self.path, metadata: BTreeMap::new(), tensors: vec![], maps: vec![] };
+        let mut names = HashSet::new();
+        for (i, path) in paths.iter().enumerate() {
+            let part = Gguf::open_one(path)?;
+            let (own, of) = (part.integer("split.no"), part.integer("split.count"));
+            ensure!(
+                (own, of) == (Some(i as u64), Some(count)),
+                "{} says that it is part {own:?} of {of:?}: part {i} (counted from 0) of {count} was expected",
+                path.display()
+            );
+            for mut tensor in part.tensors {
+                ensure!(
+                    names.insert(tensor.name.clone()),
+                    "{}: tensor {} is in another part too",
+                    path.display(),
+                    tensor.name
+                );
+                tensor.part = i;
+                all.tensors.push(tensor);
+            }
+            all.maps.extend(part.maps);
+            if i == 0 {
+                all.metadata = part.metadata;
+            }
+        }
+        let said = all.integer("split.tensors.count");
+        ensure!(
+            said.is_none_or(|n| n == all.tensors.len() as u64),
+            "its parts hold {} tensors, but {} were split",
+            all.tensors.len(),
+            said.unwrap_or(0)
+        );
+        Ok(all)
+    }
+
+    /// The values of a vector of F32.
+    pub fn floats(&self, name: &str) -> Result<Vec<f32>> {
+        let tensor = self
+            .tensors
+            .iter()
+            .find(|t| t.name == name)
+            .with_context(|| format!("it has no tensor {name}"))?;
+        ensure!(
+            tensor.ggml_type == 0,
+            "tensor {name} is of ggml's type {}: F32 was expected",
+            tensor.ggml_type
+        );
+        let length = tensor.dims.iter().try_fold(4usize, |n, &d| n.checked_mul(d));
+        let end = length.and_then(|n| n.checked_add(tensor.offset));
+        let bytes = end.and_then(|end| self.maps[tensor.part].get(tensor.offset..end));
+        let bytes = bytes.with_context(|| format!("tensor {name} leaves the file: it is truncated"))?;
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
     /// The text at `key`.
@@ -88,6 +159,15 @@ impl Gguf {
     pub fn array(&self, key: &str) -> Option<&[GgufValue]> {
         if let Some(GgufValue::Array(x)) = self.metadata.get(key) { Some(x) } else { None }
     }
+    /// The array of integers at `key`, if all are.
+    pub fn integers(&self, key: &str) -> Option<Vec<i64>> {
+        let integer = |value: &GgufValue| match value {
+            GgufValue::Unsigned(x) => i64::try_from(*x).ok(),
+            GgufValue::Signed(x) => Some(*x),
+            _ => None,
+        };
+        self.array(key)?.iter().map(integer).collect()
+    }
     /// The array of texts at `key`, if all are.
     pub fn texts(&self, key: &str) -> Option<Vec<&str>> {
         fn text(value: &GgufValue) -> Option<&str> {
@@ -102,6 +182,27 @@ impl Gguf {
             .with_context(|| format!("{}: no integer `{key}` in its metadata", self.path.display()))?;
         Ok(value.try_into()?)
     }
+}
+
+/// The files of a split model by the name of one of them; `None` if its name is no such name.
+pub fn parts_by_name(path: &Path) -> Option<Vec<PathBuf>> {
+    let (_, end) = path.file_name()?.to_str()?.rsplit_once("-of-")?;
+    let count = end.strip_suffix(".gguf")?.parse().ok().filter(|&count: &u64| count > 0)?;
+    part_paths(path, count)
+}
+
+/// The files of a split model of which `path` is one (`NAME-00001-of-00003.gguf`); `None` if its name is no such name.
+pub fn part_paths(path: &Path, count: u64) -> Option<Vec<PathBuf>> {
+    let name = path.file_name()?.to_str()?;
+    let rest = name.strip_suffix(&format!("-of-{count:05}.gguf"))?;
+    let (stem, number) = rest.split_at_checked(rest.len().checked_sub(6)?)?;
+    let digits = number.strip_prefix('-')?;
+    digits.bytes().all(|b| b.is_ascii_digit()).then_some(())?;
+    Some(
+        (1..=count.min(99_999))
+            .map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf")))
+            .collect(),
+    )
 }
 
 /// Metadata and tensor directory of a file's bytes.
@@ -133,7 +234,7 @@ pub fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, GgufValue>, Vec<GgufTenso
         }
         let ggml_type = r.u32()?;
         let offset = usize::try_from(r.u64()?)?;
-        tensors.push(GgufTensor { name, dims, ggml_type, offset });
+        tensors.push(GgufTensor { name, dims, ggml_type, offset, part: 0 });
     }
     let alignment = match metadata.get("general.alignment") {
         Some(GgufValue::Unsigned(x)) if x.is_power_of_two() && *x <= 1 << 20 => *x as usize,

@@ -5,8 +5,9 @@ use crate::error::{Error, Kind};
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    engine::{Engine, EngineOptions, Finish, Request},
-    sampler::{GenerationConfig, SamplingParams},
+    engine::{Engine, EngineOptions, Finish, Request, StopTest},
+    generation_config::GenerationConfig,
+    sampler::SamplingParams,
 };
 use crate::{
     data::{conversation::Prompt, template::ChatTemplate, tokenizer::Tokenizer},
@@ -23,16 +24,18 @@ use crate::{
 pub struct AnswerOptions {
     /// System prompt.
     pub system: Option<String>,
-    /// New tokens at most.
-    pub max_new_tokens: usize,
+    /// New tokens at most; else the model's `max_new_tokens`, its `max_length` with the prompt, or 256.
+    pub max_new_tokens: Option<usize>,
     /// End tokens are not chosen before this many.
-    pub min_new_tokens: usize,
+    pub min_new_tokens: Option<usize>,
     /// 0 is greedy.
     pub temperature: Option<f32>,
     /// Sample among the k likeliest tokens; 0: all.
     pub top_k: Option<usize>,
     /// Sample among the likeliest tokens that reach this probability together, 0..1.
     pub top_p: Option<f32>,
+    /// Sample among tokens that are at least this fraction as likely as the likeliest, 0..1.
+    pub min_p: Option<f32>,
     /// Above 1, tokens that occurred before become less likely.
     pub repetition_penalty: Option<f32>,
     /// No n-gram of this length may occur twice; 0: off.
@@ -44,15 +47,16 @@ pub struct AnswerOptions {
 }
 
 impl Default for AnswerOptions {
-    /// 256 new tokens, everything else as the model's generation_config.json has it.
+    /// Everything as the model's generation_config.json has it.
     fn default() -> AnswerOptions {
         AnswerOptions {
             system: None,
-            max_new_tokens: 256,
-            min_new_tokens: 0,
+            max_new_tokens: None,
+            min_new_tokens: None,
             temperature: None,
             top_k: None,
             top_p: None,
+            min_p: None,
             repetition_penalty: None,
             no_repeat_ngram_size: None,
             batch: EngineOptions::default(),
@@ -107,10 +111,6 @@ impl Answerer {
             let lora = Lora::load(dir, &model).or_kind(|m| Error::bad_input(dir.display(), m))?;
             model.apply_adapter(&lora)?;
         }
-        let (tokens, vocab) = (tokenizer.vocab_size(), model.config.vocab_size);
-        let apart =
-            || format!("the tokenizer has {tokens} tokens, the model {vocab}: do they belong together?");
-        ensure!(tokens <= vocab, Error::bad_input(path.display(), apart()));
         let generation = GenerationConfig::from_model(&path)?;
         Ok(Answerer {
             model: model.place(placement.device)?,
@@ -127,19 +127,27 @@ impl Answerer {
         let mut eos = self.tokenizer.eos().to_vec();
         eos.extend(self.model.config.eos().into_iter().filter(|id| !self.tokenizer.eos().contains(id)));
         SamplingParams {
-            max_new_tokens: s.max_new_tokens,
-            min_new_tokens: s.min_new_tokens,
+            max_new_tokens: s.max_new_tokens.or(g.max_new_tokens).unwrap_or(default.max_new_tokens),
+            max_length: g.max_length.filter(|_| s.max_new_tokens.or(g.max_new_tokens).is_none()),
+            min_new_tokens: s.min_new_tokens.or(g.min_new_tokens).unwrap_or(0),
             temperature: s.temperature.or(g.temperature).unwrap_or(default.temperature),
             top_k: s.top_k.or(g.top_k).unwrap_or(default.top_k),
             top_p: s.top_p.or(g.top_p).unwrap_or(default.top_p),
+            min_p: s.min_p.or(g.min_p).unwrap_or(default.min_p),
             repetition_penalty: s
                 .repetition_penalty
                 .or(g.repetition_penalty)
                 .unwrap_or(default.repetition_penalty),
             no_repeat_ngram_size: s.no_repeat_ngram_size.or(g.no_repeat_ngram_size).unwrap_or(0),
             eos,
+            rules: g.rules.clone(),
             seed: s.seed,
         }
+    }
+
+    /// Refuses what the model's generation settings ask for and nobody here does, as far as the options leave it open.
+    pub fn check_settings(&self, options: &AnswerOptions) -> Result<()> {
+        self.generation.refuse_unsupported(self.sampling(options).temperature)
     }
 
     /// Whether the model can take a prompt.
@@ -166,6 +174,7 @@ impl Answerer {
         options: &AnswerOptions,
         on_done: &mut dyn FnMut(usize),
     ) -> Result<Vec<Reply>> {
+        self.check_settings(options)?;
         let mut requests = vec![];
         for (id, prompt) in questions {
             let prompt = Prompt { system: prompt.system.or(options.system.as_deref()), ..*prompt };
@@ -173,8 +182,11 @@ impl Answerer {
                 self.template.encode_prompt(&self.tokenizer, &prompt).with_context(|| format!("row {id}"))?;
             requests.push(Request { id: id.to_string(), tokens });
         }
-        let mut engine = Engine::new(&self.model, options.batch)?;
-        let done = engine.generate(&requests, &self.sampling(options), &mut |_, _| on_done(1))?;
+        let params = self.sampling(options);
+        let ends = |seen: &[u32]| ends_with_any(&self.tokenizer, seen, &params.rules.stop_strings);
+        let stop: Option<&StopTest> = if params.rules.stop_strings.is_empty() { None } else { Some(&ends) };
+        let mut engine = Engine::new(&self.model, options.batch)?.stopping(stop);
+        let done = engine.generate(&requests, &params, &mut |_, _| on_done(1))?;
         done.into_iter()
             .map(|g| {
                 let text = self.tokenizer.decode(&g.tokens)?.trim().to_string();
@@ -182,6 +194,18 @@ impl Answerer {
             })
             .collect()
     }
+}
+
+/// True if the last of `ids` completes one of `texts`, as transformers looks for stop strings: in prompt and reply, special tokens included.
+fn ends_with_any(tokenizer: &Tokenizer, ids: &[u32], texts: &[String]) -> bool {
+    // A token has at least one byte, but for the odd empty one.
+    let longest = texts.iter().map(String::len).max().unwrap_or(0);
+    let tail = &ids[ids.len().saturating_sub(longest + 8)..];
+    let (whole, before) =
+        (tokenizer.decode_all(tail), tokenizer.decode_all(&tail[..tail.len().saturating_sub(1)]));
+    let known = whole.bytes().zip(before.bytes()).take_while(|(a, b)| a == b).count();
+    let mut ends = (known + 1..=whole.len()).filter(|&end| whole.is_char_boundary(end));
+    ends.any(|end| texts.iter().any(|text| whole[..end].ends_with(text.as_str())))
 }
 
 /// An answer.

@@ -64,10 +64,14 @@ pub struct Generated {
     pub finish: Finish,
 }
 
+/// True if a reply ends with the last of these tokens, prompt and reply.
+pub type StopTest<'a> = dyn Fn(&[u32]) -> bool + 'a;
+
 /// Runs one model.
 pub struct Engine<'m> {
     pub(super) model: &'m Transformer,
     pub(super) options: EngineOptions,
+    stop: Option<&'m StopTest<'m>>,
 }
 
 struct Row {
@@ -95,7 +99,12 @@ impl<'m> Engine<'m> {
     pub fn new(model: &'m Transformer, options: EngineOptions) -> Result<Engine<'m>> {
         let sizes = options.batch_rows.min(options.batch_tokens);
         ensure!(sizes > 0, Error::setting("batch-rows, batch-tokens", "batch sizes must be at least 1"));
-        Ok(Engine { model, options })
+        Ok(Engine { model, options, stop: None })
+    }
+
+    /// Replies end where `stop` says so, too.
+    pub fn stopping(self, stop: Option<&'m StopTest<'m>>) -> Engine<'m> {
+        Engine { stop, ..self }
     }
 
     /// The longest sequence that the model takes.
@@ -111,7 +120,7 @@ impl<'m> Engine<'m> {
         on_done: &mut dyn FnMut(usize, &Generated),
     ) -> Result<Vec<Generated>> {
         params.check()?;
-        requests.iter().try_for_each(|r| self.check_prompt(r))?;
+        requests.iter().try_for_each(|r| self.check_prompt(r, params))?;
         if requests.is_empty() {
             return Ok(vec![]);
         }
@@ -128,12 +137,19 @@ impl<'m> Engine<'m> {
         done.into_iter().map(|d| d.context("a row was lost")).collect()
     }
 
-    fn check_prompt(&self, r: &Request) -> Result<()> {
+    fn check_prompt(&self, r: &Request, params: &SamplingParams) -> Result<()> {
         let (context, vocab) = (self.context(), self.model.config.vocab_size);
         let (row, tokens) = (format!("row {}", r.id), r.tokens.len());
         ensure!(tokens > 0, Error::bad_input(&row, format!("{row}: the prompt is empty")));
         let long = || format!("{row}: the prompt has {tokens} tokens, the model takes {context}: shorten it");
         ensure!(tokens < context, Error::bad_input(&row, long()));
+        ensure!(
+            r.tokens.len() < params.limit(r.tokens.len()),
+            "row {}: the prompt has {} tokens, and max_length in the model's generation_config.json is {}: say how long replies may be with --max-new-tokens",
+            r.id,
+            r.tokens.len(),
+            params.max_length.unwrap_or(0)
+        );
         ensure!(
             r.tokens.iter().all(|&t| (t as usize) < vocab),
             "row {}: a token is beyond the model's vocabulary of {vocab}: does the tokenizer belong to the model?",
@@ -149,6 +165,7 @@ struct Run<'r> {
     requests: &'r [Request],
     params: &'r SamplingParams,
     context: usize,
+    stop: Option<&'r StopTest<'r>>,
     /// Rows that run together.
     rows: usize,
     /// Tokens of prompts in one call.
@@ -190,6 +207,7 @@ impl<'r> Run<'r> {
             requests,
             params,
             context,
+            stop: engine.stop,
             rows,
             prompt_tokens,
             penalized,
@@ -271,15 +289,16 @@ impl<'r> Run<'r> {
             .collect();
         let chosen = self.sampler.sample(&mut logits, &sampled, &params.sampling())?;
         for (token, mut row) in chosen.into_iter().zip(turn) {
-            let token = token.with_context(|| {
+            let token = params.forced(&row.seen, row.prompt).or(token).with_context(|| {
                 format!(
                     "row {}: no token can be chosen: the model's logits are not finite (are its weights sound?) or every token is banned",
                     self.requests[row.request].id
                 )
             })?;
-            let stop = params.eos.contains(&token);
+            let mut stop = params.eos.contains(&token);
             if !stop {
                 row.push(token, self.penalized);
+                stop = self.stop.is_some_and(|ends| ends(&row.seen));
             }
             if stop || row.seen.len() >= row.reserved {
                 self.cache.release(row.start, row.reserved);
@@ -295,7 +314,7 @@ impl<'r> Run<'r> {
 
 /// Places in the cache that a request may need: prompt and reply, within the model's context.
 fn reserved(request: &Request, params: &SamplingParams, context: usize) -> usize {
-    (request.tokens.len() + params.max_new_tokens).min(context)
+    params.limit(request.tokens.len()).min(context)
 }
 
 /// The hidden state of each prompt's last token.

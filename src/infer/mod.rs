@@ -1,6 +1,7 @@
 //! Batched generation and scoring.
 pub mod answerer;
 pub mod engine;
+pub mod generation_config;
 pub mod hidden;
 pub mod kv_cache;
 pub mod sampler;

@@ -293,8 +293,14 @@ impl Head {
                 }
             }
             if let Some(sampler) = &mut self.sampler {
-                let how =
-                    Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
+                let how = Sampling {
+                    temperature: 0.0,
+                    top_k: 0,
+                    top_p: 1.0,
+                    min_p: 0.0,
+                    repetition_penalty: 1.0,
+                    seed: 0,
+                };
                 let likeliest = sampler.sample(&mut logits, &vec![SamplingRow::default(); n], &how)?;
                 for (rows, token) in rows.iter().zip(likeliest) {
                     let token = token.context("the model's logits are not finite: are its weights sound?")?;

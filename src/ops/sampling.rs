@@ -1,8 +1,8 @@
-//! From logits to the next token of each row: repetition penalty, bans, then the likeliest or a draw after temperature, top-k and top-p, in
+//! From logits to the next token of each row: repetition penalty, bans, then the likeliest or a draw after temperature, top-k, top-p and min-p, in
 //! transformers' order.
 //!
 //! What is kept: the k largest logits (of equal ones the first), then of those the fewest, from the largest down, whose probabilities sum to
-//! at least p. A draw is 64 bits of Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") for (seed, row id,
+//! at least p, then of those the ones that are at least min-p times as likely as the likeliest. A draw is 64 bits of Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") for (seed, row id,
 //! step), as a fraction of the sum of the kept weights, which are added in order of the tokens. Weights are integers, so that a row's token is the same
 //! in every batch, on every device and for any number of threads, bit for bit.
 #![allow(unsafe_code)]
@@ -37,6 +37,8 @@ pub struct Sampling {
     pub top_k: usize,
     /// Keep the fewest whose probabilities reach this sum; 1 keeps all.
     pub top_p: f32,
+    /// Keep tokens that are at least this fraction as likely as the likeliest; 0 keeps all.
+    pub min_p: f32,
     /// Divides positive and multiplies negative logits of the tokens in [`SamplingRow::seen`]; 1 is off.
     pub repetition_penalty: f32,
     /// Of every draw.
@@ -146,6 +148,7 @@ impl Sampler {
                 how.exponent(),
                 how.top_k.min(vocab),
                 how.top_p_fraction().unwrap_or(0),
+                how.least(),
                 how.seed,
             )?;
         }
@@ -161,6 +164,13 @@ impl Sampling {
     /// top-p as a fraction of 2^64.
     fn top_p_fraction(&self) -> Option<u64> {
         (self.top_p < 1.0).then(|| ((self.top_p as f64 * 2f64.powi(64)) as u64).max(1))
+    }
+}
+
+impl Sampling {
+    /// What is added to the top logit for the least one that min-p keeps.
+    fn least(&self) -> f32 {
+        if self.min_p > 0.0 { self.min_p.ln() * self.temperature } else { f32::NEG_INFINITY }
     }
 }
 
@@ -181,11 +191,13 @@ fn choose(x: &mut [f32], row: &SamplingRow, how: &Sampling) -> Option<u32> {
     let items: Vec<(u32, u64)> =
         x.iter().map(|&v| (order_key(v), weight((v - top) * exponent, bits))).collect();
     let draw = philox([row.id as u32, (row.id >> 32) as u32, row.step, 0], how.seed);
-    draw_from(&items, how, u64::from(draw[1]) << 32 | u64::from(draw[0]))
+    let least = how.least();
+    let least = if least > f32::NEG_INFINITY { order_key(top + least) } else { 0 };
+    draw_from(&items, how, least, u64::from(draw[1]) << 32 | u64::from(draw[0]))
 }
 
-/// The token of (key, weight) items that `draw`, a fraction of 2^64, falls on.
-fn draw_from(items: &[(u32, u64)], how: &Sampling, draw: u64) -> Option<u32> {
+/// The token of (key, weight) items that `draw`, a fraction of 2^64, falls on; none with a key below `least`.
+fn draw_from(items: &[(u32, u64)], how: &Sampling, least: u32, draw: u64) -> Option<u32> {
     let scaled = |x: u64, fraction: u64| u128::from(x) * u128::from(fraction);
     // Kept are the keys above `floor` and the first `ties` of those equal to it, which weigh the same.
     let (mut floor, mut ties) = (0, 0);
@@ -201,6 +213,10 @@ fn draw_from(items: &[(u32, u64)], how: &Sampling, draw: u64) -> Option<u32> {
         let cut = select(kept, target);
         ties = (target - cut.above).div_ceil(weigh(cut.key));
         (floor, total) = (cut.key, cut.above + ties * weigh(cut.key));
+    }
+    if least > floor {
+        (floor, ties) = (least - 1, 0);
+        total = items.iter().filter(|i| i.0 > floor).map(|i| i.1).sum();
     }
     let mut left = (scaled(total, draw) >> 64) as u64;
     for (token, &(key, weight)) in (0..).zip(items) {
@@ -231,7 +247,7 @@ pub fn philox(counter: [u32; 4], key: u64) -> [u32; 4] {
 pub mod reference {
     use super::{Sampling, SamplingRow};
 
-    /// The probability of every token after penalties, bans, temperature, top-k and top-p.
+    /// The probability of every token after penalties, bans, temperature, top-k, top-p and min-p.
     pub fn probabilities(logits: &[f32], row: &SamplingRow, how: &Sampling) -> Vec<f64> {
         let mut x: Vec<f64> = logits.iter().map(|&x| x as f64).collect();
         for &t in row.seen {
@@ -261,6 +277,8 @@ pub mod reference {
             out[i] = weight(i);
             reached += out[i];
         }
+        out.iter_mut().filter(|p| **p < how.min_p as f64).for_each(|p| *p = 0.0);
+        let reached: f64 = out.iter().sum();
         out.iter_mut().for_each(|p| *p /= reached);
         out
     }

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::{hash::content_files, placement::Placement};
 use crate::data::line_process::output_of;
+use crate::data::gguf;
 
 /// Settings that decide how fast a result comes, not which.
 const SPEED: [&str; 4] = ["batch-rows", "batch-tokens", "timeout", "checkpoint-every"];
@@ -118,7 +119,13 @@ impl Inputs {
 
     fn of_model(mut self, name: &str, path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Inputs> {
         if !path.is_dir() {
-            return Ok(self.file(name, path));
+            let Some(parts) = gguf::parts_by_name(path) else { return Ok(self.file(name, path)) };
+            let named = |part: PathBuf| {
+                let file = part.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                (format!("{name}/{file}"), part)
+            };
+            self.0.extend(parts.into_iter().filter(|part| part.exists()).map(named));
+            return Ok(self);
         }
         let readable = |file: &str| {
             let dots = [".json", ".jinja", ".model", ".txt", ".tiktoken", ".yaml"];

@@ -16,12 +16,12 @@ pub struct GenerateSettings {
     /// System prompt
     #[arg(long)]
     pub system: Option<String>,
-    /// Generate at most this many tokens
-    #[arg(long, default_value_t = 256)]
-    pub max_new_tokens: usize,
-    /// Generate at least this many tokens
-    #[arg(long, default_value_t = 0)]
-    pub min_new_tokens: usize,
+    /// Generate at most this many tokens [default: from the model's generation_config.json (max_new_tokens, or max_length with the prompt), else 256]
+    #[arg(long)]
+    pub max_new_tokens: Option<usize>,
+    /// Generate at least this many tokens [default: from the model's generation_config.json]
+    #[arg(long)]
+    pub min_new_tokens: Option<usize>,
     /// Sampling temperature; 0 is greedy [default: from the model's generation_config.json, else greedy]
     #[arg(long)]
     pub temperature: Option<f32>,
@@ -31,6 +31,9 @@ pub struct GenerateSettings {
     /// Sample from the fewest most likely tokens whose probabilities sum to at least this
     #[arg(long)]
     pub top_p: Option<f32>,
+    /// Sample from the tokens that are at least this fraction as likely as the likeliest
+    #[arg(long)]
+    pub min_p: Option<f32>,
     /// Repetition penalty: above 1, tokens that have occurred become less likely
     #[arg(long)]
     pub repetition_penalty: Option<f32>,
@@ -63,6 +66,7 @@ impl From<&GenerateSettings> for AnswerOptions {
             temperature: s.temperature,
             top_k: s.top_k,
             top_p: s.top_p,
+            min_p: s.min_p,
             repetition_penalty: s.repetition_penalty,
             no_repeat_ngram_size: s.no_repeat_ngram_size,
             batch: EngineOptions { batch_rows: s.batch_rows, batch_tokens: s.batch_tokens },
@@ -76,11 +80,12 @@ impl Default for GenerateSettings {
         GenerateSettings {
             template: "auto".into(),
             system: None,
-            max_new_tokens: 256,
-            min_new_tokens: 0,
+            max_new_tokens: None,
+            min_new_tokens: None,
             temperature: None,
             top_k: None,
             top_p: None,
+            min_p: None,
             repetition_penalty: None,
             no_repeat_ngram_size: None,
             on_bad_row: OnBadRow::Fail,

@@ -224,7 +224,10 @@ impl Stage for Generate<'_> {
 }
 
 fn load(args: &Args) -> Result<Answerer> {
-    Answerer::load(&args.model, args.adapter.as_deref(), args.placement, &args.settings.template)
+    let answerer =
+        Answerer::load(&args.model, args.adapter.as_deref(), args.placement, &args.settings.template)?;
+    answerer.check_settings(&(&args.settings).into())?;
+    Ok(answerer)
 }
 
 fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<Vec<Row>> {

@@ -5,7 +5,7 @@ use std::{
 };
 
 use crate::error::Error;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -27,7 +27,7 @@ use crate::{
         token_shard::{self, Document},
         tokenizer::Tokenizer,
     },
-    models::weights::resolve,
+    models::weights::{embedding_rows, resolve},
     recipe::pack::PackSettings,
     report::out::say,
 };
@@ -81,7 +81,9 @@ impl Stage for Pack<'_> {
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {
         let args = self.args;
-        let tokenizer = Tokenizer::load(&resolve(&args.model)?)?;
+        let path = resolve(&args.model)?;
+        let tokenizer = Tokenizer::load(&path)?;
+        let embedding = embedding_rows(&path);
         let template = ChatTemplate::load(&args.settings.template, &tokenizer)?;
         let (examples, tally) = read_examples(&args.examples, args.settings.on_bad_row)?;
         if !tally.is_whole() {
@@ -90,7 +92,10 @@ impl Stage for Pack<'_> {
         let encoded: Vec<Option<Document>> = examples
             .par_iter()
             .map(|e| {
-                encode(e, &tokenizer, &template, &args.settings).with_context(|| format!("example {}", e.id))
+                let encoded = encode(e, &tokenizer, &template, &args.settings);
+                encoded
+                    .and_then(|document| within_embedding(document, embedding, &tokenizer))
+                    .with_context(|| format!("example {}", e.id))
             })
             .collect::<Result<_>>()?;
         for e in &examples {
@@ -163,6 +168,23 @@ fn read_examples(path: &Path, on_bad: OnBadRow) -> Result<(Vec<Example>, Tally)>
     let empty = || format!("{}: nothing is left to train on: {tally}", path.display());
     ensure!(!examples.is_empty(), Error::bad_input(path.display(), empty()));
     Ok((examples, tally))
+}
+
+/// A document, unless it has a token that the model's embedding has no row for: a tokenizer may have more tokens than are used.
+fn within_embedding(
+    document: Option<Document>,
+    rows: Option<usize>,
+    tokenizer: &Tokenizer,
+) -> Result<Option<Document>> {
+    let Some(rows) = rows else { return Ok(document) };
+    let mut tokens = document.iter().flat_map(|d| &d.tokens);
+    if let Some(&token) = tokens.find(|&&t| t as usize >= rows) {
+        bail!(
+            "token {token} ({:?}) is beyond the {rows} rows of the model's embedding: does the tokenizer belong to the model?",
+            tokenizer.token_text(token)
+        );
+    }
+    Ok(document)
 }
 
 /// The tokens of an example, or `None` where they are too many. A model's own answer is learnt by the very ids that it generated.

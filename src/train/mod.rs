@@ -10,4 +10,5 @@ mod run_types;
 pub mod schedule;
 pub mod tensorboard;
 pub mod trainer;
+pub mod validation;
 pub mod world;

@@ -94,6 +94,17 @@ pub enum TrainEvent {
         /// Factor on the loss weights of source rows from now on.
         weight: f32,
     },
+    /// Some documents are too long for a batch: no evaluation runs them.
+    LeftOut {
+        /// What they are for.
+        name: &'static str,
+        /// How many.
+        documents: usize,
+        /// Of all.
+        of: usize,
+        /// Tokens of the longest.
+        longest: usize,
+    },
     /// What the probe measured.
     Probe {
         /// After this step; 0 is before training.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tracing::info_span;
 
 pub use super::run_types::{CHANGEABLE, TrainEvent, TrainOutcome, TrainerSettings};
+use super::validation::{validation_loss, within};
 use super::{
     checkpoint::{self, State},
     early_stopping::Observed,
@@ -91,6 +92,12 @@ pub fn train<'a>(
     let log = Log::open(out, state.step)?;
     checks.validation = checks.validation.filter(|v| !v.is_empty());
     checks.source = checks.source.filter(|v| !v.is_empty());
+    for (name, shard) in [("validation", checks.validation), ("held-out source", checks.source)] {
+        let Some(shard) = shard else { continue };
+        if let Some(event) = within(name, shard, settings.batch_tokens)? {
+            on_event(event);
+        }
+    }
     let mut run = Run { settings, train, checks, out, log, optimizer, state, total, world: World::default() };
     if run.state.step == 0 {
         run.validate_before(model, step, on_event)?;
@@ -299,22 +306,6 @@ impl Run<'_> {
     }
 }
 
-/// The mean loss over all documents of a shard.
-pub fn validation_loss(
-    model: &Transformer,
-    step: &mut TrainStep,
-    shard: &TokenShard,
-    settings: &TrainerSettings,
-) -> Result<f64> {
-    let documents: Vec<usize> =
-        (0..shard.len()).filter(|&d| shard.document_len(d) <= settings.batch_tokens).collect();
-    let mut sum = LossSum::default();
-    for batch in pack(shard, &documents, settings.batch_tokens) {
-        sum.add(step.forward(model, &packed(shard, &batch, settings.per_sentence, 1.0))?);
-    }
-    Ok(sum.mean())
-}
-
 /// The micro-batches of a step that one process of `world` runs.
 fn step_batches(
     world: World,
@@ -337,7 +328,12 @@ fn step_weight(world: World, own: &[PackedBatch], others: impl Fn(World) -> Vec<
 }
 
 /// `source_weight` is the guard's factor on source documents.
-fn packed(shard: &TokenShard, documents: &[usize], per_sentence: bool, source_weight: f32) -> PackedBatch {
+pub(super) fn packed(
+    shard: &TokenShard,
+    documents: &[usize],
+    per_sentence: bool,
+    source_weight: f32,
+) -> PackedBatch {
     let mut batch = PackedBatch::default();
     for &d in documents {
         let mut document = shard.document(d);

@@ -1,4 +1,5 @@
 //! Helpers that several test files share.
+pub mod gguf;
 pub mod source;
 
 use sdrrl::{data::random::RowRandom, ops::quantize::GgmlType};

@@ -10,7 +10,7 @@ use sdrrl::{
 use super::*;
 
 const GREEDY: Sampling =
-    Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 7 };
+    Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 7 };
 
 /// Logits of which many are equal, some -inf.
 fn logits(name: &str, n: usize) -> Vec<f32> {
@@ -39,6 +39,8 @@ fn sampling(device: &Device, vocab: usize) {
         Sampling { top_p: 0.9, temperature: 0.7, ..drawn },
         Sampling { top_k: vocab / 2, top_p: 0.6, ..drawn },
         Sampling { top_k: 1, temperature: 1e-40, ..drawn },
+        Sampling { min_p: 0.05, ..drawn },
+        Sampling { min_p: 0.2, top_k: 9, top_p: 0.9, ..drawn },
     ] {
         let run = |device: &Device| {
             let mut sampler = Sampler::new(device, n, 8 * vocab).unwrap();

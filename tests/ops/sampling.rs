@@ -6,7 +6,8 @@ use sdrrl::{
 
 use super::*;
 
-const HOW: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 3 };
+const HOW: Sampling =
+    Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 3 };
 
 fn tokens(logits: &[f32], rows: &[SamplingRow], how: &Sampling) -> Vec<Option<u32>> {
     let v = logits.len() / rows.len();
@@ -29,6 +30,12 @@ fn draws_have_the_oracles_frequencies() {
         Sampling { top_p: 0.83, ..HOW },
         Sampling { top_p: 0.001, ..HOW },
         Sampling { top_k: 20, top_p: 0.71, repetition_penalty: 1.7, ..HOW },
+        // No logit in quarters lies where the threshold is.
+        Sampling { min_p: 0.3, ..HOW },
+        Sampling { min_p: 1.0, ..HOW },
+        Sampling { min_p: 0.03, top_k: 12, temperature: 1.6, ..HOW },
+        Sampling { min_p: 0.4, top_p: 0.5, ..HOW },
+        Sampling { min_p: 1e-9, top_p: 0.83, ..HOW },
         Sampling { temperature: 0.0, repetition_penalty: 1.7, ..HOW },
     ] {
         let row = SamplingRow { seen: &seen, banned: &banned, ..Default::default() };

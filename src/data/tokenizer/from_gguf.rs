@@ -1,10 +1,10 @@
 //! The tokenizer inside a GGUF file, as the tokenizer.json that Hugging Face would have.
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use super::Tokenizer;
+use super::{Tokenizer, pre_tokenizers};
 use crate::data::gguf::{Gguf, GgufValue};
 
 /// `tokenizer.ggml.token_type` values.
@@ -12,8 +12,30 @@ const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 
-/// How Qwen 2 cuts text before its merges: letters with a sign before them, single digits, signs with the line's end, spaces.
-const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Texts of control tokens that end a turn, whatever the file says of them: llama.cpp's list.
+const ENDS: [&str; 21] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+];
 
 pub(super) fn load(gguf: &Gguf) -> Result<Tokenizer> {
     let tokens = gguf.texts("tokenizer.ggml.tokens").context("it has no `tokenizer.ggml.tokens`")?;
@@ -32,12 +54,15 @@ pub(super) fn load(gguf: &Gguf) -> Result<Tokenizer> {
                    "normalized": false, "special": special})
         })
         .collect();
+    let different: HashSet<&str> = tokens.iter().copied().collect();
+    ensure!(different.len() == tokens.len(), "{} of its tokens occur twice", tokens.len() - different.len());
     let kind = gguf.text("tokenizer.ggml.model").unwrap_or("absent");
-    let parts = match kind {
+    let (parts, add_bos) = match kind {
         "gpt2" => byte_level(gguf, &tokens)?,
-        "llama" => sentence_piece(gguf, &tokens)?,
+        "llama" => (sentence_piece(gguf, &tokens)?, true),
         other => bail!(
-            "its tokenizer is `{other}`; `gpt2` (byte-level BPE) and `llama` (SentencePiece BPE) can be read"
+            "its tokenizer is `{other}` ({}); `gpt2` (byte-level BPE) and `llama` (SentencePiece BPE) can be read: use the model's Hugging Face directory",
+            what_is(other)
         ),
     };
     let mut json = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
@@ -45,7 +70,7 @@ pub(super) fn load(gguf: &Gguf) -> Result<Tokenizer> {
     for (key, value) in parts {
         json[key] = value;
     }
-    let mut tokenizer = Tokenizer::new(json, config(gguf, &tokens, kind)?)?;
+    let mut tokenizer = Tokenizer::new(json, config(gguf, &tokens, add_bos)?)?;
     // A turn may end with another token than a text does.
     for key in ["eot_token_id", "eom_token_id"] {
         if let Some(id) = gguf.integer(&format!("tokenizer.ggml.{key}")) {
@@ -53,13 +78,19 @@ pub(super) fn load(gguf: &Gguf) -> Result<Tokenizer> {
             tokenizer.add_eos(&json!(id));
         }
     }
+    // Where the file names no end of a turn, its control tokens' own texts do.
+    if gguf.integer("tokenizer.ggml.eot_token_id").is_none() {
+        for i in (0..tokens.len()).filter(|&i| kinds[i] == CONTROL && ENDS.contains(&tokens[i])) {
+            tokenizer.add_eos(&json!(i));
+        }
+    }
     Ok(tokenizer)
 }
 
 /// What tokenizer_config.json would say.
-fn config(gguf: &Gguf, tokens: &[&str], kind: &str) -> Result<Value> {
+fn config(gguf: &Gguf, tokens: &[&str], add_bos: bool) -> Result<Value> {
     let mut config = json!({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false,
-                            "add_bos_token": gguf.flag("tokenizer.ggml.add_bos_token").unwrap_or(kind == "llama")});
+                            "add_bos_token": gguf.flag("tokenizer.ggml.add_bos_token").unwrap_or(add_bos)});
     for (key, field) in
         [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id"), ("unk_token", "unknown_token_id")]
     {
@@ -75,9 +106,22 @@ fn config(gguf: &Gguf, tokens: &[&str], kind: &str) -> Result<Value> {
     Ok(config)
 }
 
+/// A kind of tokenizer that is not read, for messages.
+fn what_is(kind: &str) -> &'static str {
+    match kind {
+        "bert" => "WordPiece, of encoders",
+        "t5" => "SentencePiece unigram, of T5",
+        "rwkv" => "RWKV's own",
+        "none" | "no_vocab" => "there is none in the file",
+        "absent" => "the file does not say",
+        _ => "unknown here",
+    }
+}
+
 type Parts = Vec<(&'static str, Value)>;
 
-fn byte_level(gguf: &Gguf, tokens: &[&str]) -> Result<Parts> {
+/// The parts of tokenizer.json, and whether plain prompts begin with the begin token.
+fn byte_level(gguf: &Gguf, tokens: &[&str]) -> Result<(Parts, bool)> {
     let merges = gguf.texts("tokenizer.ggml.merges").context("it has no `tokenizer.ggml.merges`")?;
     let merges: Vec<Value> = merges
         .iter()
@@ -87,31 +131,18 @@ fn byte_level(gguf: &Gguf, tokens: &[&str]) -> Result<Parts> {
                 .with_context(|| format!("merge {m:?} is not two parts"))
         })
         .collect::<Result<_>>()?;
-    let bytes =
+    let pre = pre_tokenizers::by_name(gguf.text("tokenizer.ggml.pre").unwrap_or("default"))?;
+    let mut model = bpe(tokens, merges, false);
+    model["ignore_merges"] = json!(pre.ignore_merges);
+    let decoder =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-    let digits = json!({"type": "Digits", "individual_digits": true});
-    let mut normalizer = Value::Null;
-    let pre = gguf.text("tokenizer.ggml.pre").unwrap_or("default");
-    let pre_tokenizer = match pre {
-        "smollm" => json!({"type": "Sequence", "pretokenizers": [digits, bytes]}),
-        "default" | "gpt-2" | "gpt2" => bytes.clone(),
-        // Qwen 2 to 3, as their tokenizer.json has it.
-        "qwen2" => {
-            normalizer = json!({"type": "NFC"});
-            let split = json!({"type": "Split", "pattern": {"Regex": QWEN2_WORDS}, "behavior": "Isolated", "invert": false});
-            let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
-            json!({"type": "Sequence", "pretokenizers": [split, bytes]})
-        }
-        other => bail!(
-            "pre-tokeniser `{other}` is not supported (smollm, qwen2, default and gpt-2 are): use the Hugging Face directory"
-        ),
-    };
-    Ok(vec![
-        ("normalizer", normalizer),
-        ("pre_tokenizer", pre_tokenizer),
-        ("decoder", bytes),
-        ("model", bpe(tokens, merges, false)),
-    ])
+    let parts = vec![
+        ("normalizer", pre.normalizer),
+        ("pre_tokenizer", pre.pre_tokenizer),
+        ("decoder", decoder),
+        ("model", model),
+    ];
+    Ok((parts, pre.add_bos))
 }
 
 fn bpe(tokens: &[&str], merges: Vec<Value>, byte_fallback: bool) -> Value {

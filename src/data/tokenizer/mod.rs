@@ -1,5 +1,6 @@
 //! Text to token ids and back: Hugging Face's tokenizer.json, or the tokenizer inside a GGUF file (rebuilt as the same JSON).
 mod from_gguf;
+mod pre_tokenizers;
 pub mod sentencepiece;
 mod specials;
 
@@ -170,6 +171,11 @@ impl Tokenizer {
     /// The text of ids; special tokens are left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.full.decode(ids, true).map_err(|e| anyhow!("decode: {e}"))
+    }
+
+    /// The text of ids with that of special tokens; empty for ids that there are none of.
+    pub fn decode_all(&self, ids: &[u32]) -> String {
+        self.full.decode(ids, false).unwrap_or_default()
     }
 
     /// One token as people read it: its decoded text, or its entry in the vocabulary where that is not text of its own.

@@ -146,7 +146,7 @@ fn replies(
     items: &[Item],
 ) -> Result<Vec<Sample>> {
     let options = AnswerOptions {
-        max_new_tokens: task.max_new_tokens,
+        max_new_tokens: Some(task.max_new_tokens),
         temperature: Some(0.0),
         repetition_penalty: Some(1.0),
         no_repeat_ngram_size: Some(0),

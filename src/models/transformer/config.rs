@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{registry, spec::Spec};
-use crate::data::gguf::Gguf;
+use crate::{data::gguf::Gguf, models::weights::recognise};
 
 /// `config.json` of a decoder: the fields that most families share; a family's own ones are in `extra`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,6 +106,7 @@ impl Config {
     /// Reads `DIR/config.json`.
     pub fn from_dir(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
+        recognise::refuse_other_folders(dir)?;
         let text = std::fs::read_to_string(&path).at(&path, || {
             format!(
                 "read {}: a model is a Hugging Face directory with config.json, or a .gguf file",
@@ -131,8 +132,9 @@ impl Config {
 
     /// Checks a `config.json`; what it leaves out gets its family's defaults.
     pub fn from_value(mut value: Value) -> Result<Config> {
-        let family = registry::family(value["model_type"].as_str().unwrap_or("absent"))?;
         let fields = value.as_object_mut().context("not a JSON object")?;
+        recognise::refuse_other_models(fields)?;
+        let family = registry::family(fields.get("model_type").and_then(Value::as_str).unwrap_or("absent"))?;
         registry::check_fields(family, fields)?;
         for (key, default) in (family.defaults)() {
             fields.entry(key).or_insert(default);

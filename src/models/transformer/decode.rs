@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::{
     block::{Attention, Block, Next, Slots, add_norm, norm_forward},
     linear::Rows,
-    rope_table::RopeTable,
+    rope_table::RopeTables,
     saved::{Saved, Scratch},
     weights::Transformer,
 };
@@ -15,7 +15,7 @@ use crate::tensor::{Arena, DType, Tensor};
 
 /// Scratch of the inference forward, for up to `max_tokens` tokens at once.
 pub struct Decoder {
-    ropes: Vec<RopeTable>,
+    ropes: RopeTables,
     max_tokens: usize,
     a: Buffers,
 }
@@ -60,7 +60,8 @@ impl Decoder {
                 act: t("act", acts, &[n, spec.intermediate_size]),
             }
         })?;
-        Ok(Decoder { ropes: RopeTable::of_spec(spec, max_positions, &device)?, max_tokens, a })
+        let ropes = RopeTables::new(spec, max_positions, max_tokens, &device)?;
+        Ok(Decoder { ropes, max_tokens, a })
     }
 
     /// Runs whole texts and hands out the hidden states (N, C) of all their tokens, packed: index 0 are the embeddings, index l the residual
@@ -104,8 +105,8 @@ impl Decoder {
         let mut cu = vec![0u32];
         prompts.iter().for_each(|p| cu.push(cu[cu.len() - 1] + p.len() as u32));
         self.a.tokens.rows(0..n)?.write_u32(&prompts.concat())?;
-        let positions: Vec<u32> = prompts.iter().flat_map(|p| 0..p.len() as u32).collect();
-        self.a.positions.rows(0..n)?.write_u32(&positions)?;
+        let lengths: Vec<usize> = prompts.iter().map(|p| p.len()).collect();
+        self.a.positions.rows(0..n)?.write_u32(&self.ropes.rows(&lengths)?)?;
         let mut cu_seqlens = Tensor::zeros_on(&model.device(), "cu_seqlens", DType::U32, &[cu.len()])?;
         cu_seqlens.write_u32(&cu)?;
         Ok((n, cu_seqlens))
@@ -149,7 +150,7 @@ impl Decoder {
             act: a.act.rows(0..n)?,
         };
         let (starts, lengths, own) = (a.starts.rows(0..n)?, a.lengths.rows(0..n)?, a.slots.rows(0..n)?);
-        let block = |l| Block::new(spec, l, &weights.layers[l], &self.ropes);
+        let block = |l| Block::new(spec, l, &weights.layers[l], self.ropes.tables());
         model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
         on_layer(0, &s.resid_in)?;
         norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;

@@ -1,8 +1,5 @@
-//! Which fields of config.json change no arithmetic, and what the metadata of a GGUF file says under config.json's names.
-use anyhow::{Context, Result};
-use serde_json::{Map, Value, json};
-
-use crate::data::gguf::Gguf;
+//! Which fields of config.json change no arithmetic.
+use serde_json::Value;
 
 /// Fields that every family reads, checks, or may ignore: notes about training and generation, and transformers' own switches.
 const HARMLESS: &[&str] = &[
@@ -29,16 +26,20 @@ const HARMLESS: &[&str] = &[
     "architectures",
     // Where it came from and how it was or is run.
     "attention_dropout",
+    "attn_pdrop",
     "auto_map",
     "cache_implementation",
     "chunk_size_feed_forward",
     "dtype",
+    "embd_pdrop",
     "finetuning_task",
     "gradient_checkpointing",
     "hidden_dropout",
     "id2label",
+    "is_llama_config",
     "label2id",
     "library_name",
+    "max_sequence_length",
     "max_window_layers",
     "model_max_length",
     "output_attentions",
@@ -48,6 +49,7 @@ const HARMLESS: &[&str] = &[
     "pretraining_tp",
     "problem_type",
     "resid_dropout",
+    "resid_pdrop",
     "return_dict",
     "return_dict_in_generate",
     "tf_legacy_loss",
@@ -116,63 +118,4 @@ pub fn is_harmless(key: &str, value: &Value) -> bool {
         _ => false,
     };
     empty || key.starts_with('_') || HARMLESS.contains(&key) || is_neutral(key, value)
-}
-
-/// What the metadata of every architecture says, under config.json's names.
-pub fn of_gguf(gguf: &Gguf, architecture: &str) -> Result<Map<String, Value>> {
-    let key = |k: &str| format!("{architecture}.{k}");
-    let vocab = gguf.array("tokenizer.ggml.tokens").map(|t| t.len() as u64);
-    let mut out = Map::new();
-    for (field, name) in [
-        ("hidden_size", "embedding_length"),
-        ("intermediate_size", "feed_forward_length"),
-        ("num_hidden_layers", "block_count"),
-        ("num_attention_heads", "attention.head_count"),
-    ] {
-        out.insert(field.into(), gguf.required(&key(name))?.into());
-    }
-    for (field, name) in
-        [("num_key_value_heads", "attention.head_count_kv"), ("head_dim", "attention.key_length")]
-    {
-        if let Some(x) = gguf.integer(&key(name)) {
-            out.insert(field.into(), x.into());
-        }
-    }
-    let vocab = gguf.integer(&key("vocab_size")).or(vocab).context("no vocabulary size")?;
-    out.insert("vocab_size".into(), vocab.into());
-    let positions = gguf.integer(&key("context_length")).unwrap_or(2048);
-    out.insert("max_position_embeddings".into(), positions.into());
-    let eps = gguf.float(&key("attention.layer_norm_rms_epsilon")).map_or(1e-5, shortest);
-    out.insert("rms_norm_eps".into(), eps.into());
-    let base = gguf.float(&key("rope.freq_base")).unwrap_or(10000.0);
-    out.insert("rope_theta".into(), base.into());
-    if let Some(scaling) = rope_scaling(gguf, architecture) {
-        out.insert("rope_scaling".into(), scaling);
-    }
-    let tied = !gguf.tensors.iter().any(|t| t.name == "output.weight");
-    out.insert("tie_word_embeddings".into(), tied.into());
-    for field in ["bos_token_id", "eos_token_id"] {
-        if let Some(id) = gguf.integer(&format!("tokenizer.ggml.{field}")) {
-            out.insert(field.into(), id.into());
-        }
-    }
-    Ok(out)
-}
-
-/// The f64 that prints as the f32 in the file does: 1e-5, not 9.999999747378752e-6.
-pub fn shortest(x: f64) -> f64 {
-    (x as f32).to_string().parse().unwrap_or(x)
-}
-
-fn rope_scaling(gguf: &Gguf, architecture: &str) -> Option<Value> {
-    let key = |k: &str| format!("{architecture}.rope.scaling.{k}");
-    let kind = gguf.text(&key("type")).filter(|&kind| kind != "none")?;
-    let mut map = Map::from_iter([("rope_type".to_string(), json!(kind))]);
-    if let Some(x) = gguf.float(&key("factor")) {
-        map.insert("factor".into(), x.into());
-    }
-    if let Some(x) = gguf.integer(&key("original_context_length")) {
-        map.insert("original_max_position_embeddings".into(), x.into());
-    }
-    Some(Value::Object(map))
 }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod decode;
 mod families;
 mod fields;
+pub(crate) mod gguf_fields;
 mod grads;
 pub mod ids;
 pub mod linear;

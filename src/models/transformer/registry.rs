@@ -5,8 +5,8 @@ use crate::error::Error;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
-use super::{config::Config, families, fields, spec::Spec};
-use crate::data::gguf::Gguf;
+use super::{config::Config, families, fields, gguf_fields, spec::Spec};
+use crate::{data::gguf::Gguf, models::weights::recognise};
 
 /// A family of decoders.
 pub struct Family {
@@ -52,7 +52,8 @@ pub fn family(model_type: &str) -> Result<&'static Family> {
     match FAMILIES.iter().find(|f| f.model_type == model_type) {
         Some(family) => Ok(family),
         None => {
-            let message = format!("model_type is {model_type}; these can be read: {}", known());
+            let kind = recognise::kind_of_model_type(model_type);
+            let message = format!("model_type is {model_type}{kind}; these can be read: {}", known());
             bail!(Error::unsupported(model_type, message))
         }
     }
@@ -75,16 +76,20 @@ pub fn gguf_family(gguf: &Gguf) -> Result<(&'static Family, &'static GgufFamily)
 
 /// config.json of a GGUF file.
 pub fn config_of_gguf(gguf: &Gguf) -> Result<Value> {
+    recognise::refuse_other_ggufs(gguf)?;
     let (family, kept) = gguf_family(gguf)?;
-    let mut config = fields::of_gguf(gguf, kept.architecture)?;
+    gguf_fields::check_keys(gguf, kept.architecture)?;
+    let mut config = gguf_fields::of_gguf(gguf, kept.architecture)?;
     config.insert("model_type".into(), family.model_type.into());
     config.insert("architectures".into(), serde_json::json!([family.class]));
     (kept.config)(gguf, &mut config)?;
     Ok(Value::Object(config))
 }
 
-/// Refuses fields that would change the arithmetic and that nobody here reads.
+/// Refuses quantised checkpoints and other heads by what they are, and fields that would change the arithmetic and that nobody here reads.
 pub fn check_fields(family: &Family, config: &Map<String, Value>) -> Result<()> {
+    recognise::refuse_quantised(config)?;
+    recognise::refuse_other_heads(family.class, config)?;
     for (key, value) in config {
         if family.fields.contains(&key.as_str()) || fields::is_harmless(key, value) {
             continue;

@@ -145,7 +145,7 @@ impl Saved {
 
 /// What a forward uses and leaves to the next layer.
 pub(super) struct Scratch {
-    /// (N): positions in their documents.
+    /// (N): rows of the rotary tables, which are positions in their documents (see [`super::rope_table::RopeTables`]).
     pub positions: Tensor,
     /// (N, C): the normed input of attention, then of the MLP.
     pub norm: Tensor,
@@ -157,7 +157,7 @@ pub(super) struct Scratch {
 
 /// What a backward uses.
 pub(super) struct BackwardScratch {
-    /// (N): positions in their documents.
+    /// (N): rows of the rotary tables, which are positions in their documents (see [`super::rope_table::RopeTables`]).
     pub positions: Tensor,
     /// (documents + 1)
     pub cu_seqlens: Tensor,

@@ -34,8 +34,8 @@ impl NormSpec {
 /// The gate's activation by Hugging Face's name for it.
 pub fn gate_of(name: &str) -> Result<Activation> {
     match name {
-        "silu" => Ok(Activation::Silu),
-        "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
         other => anyhow::bail!("hidden_act {other} is not supported, only silu and gelu_pytorch_tanh"),
     }
 }

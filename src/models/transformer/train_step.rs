@@ -12,7 +12,7 @@ use super::{
     grads::Grads,
     linear::Rows,
     lora::Lora,
-    rope_table::RopeTable,
+    rope_table::RopeTables,
     weights::Transformer,
 };
 use crate::{
@@ -31,8 +31,6 @@ pub use super::grads::{Param, ParamKind};
 pub struct PackedBatch {
     /// (N)
     pub tokens: Vec<u32>,
-    /// (N), restarting at 0 in each document.
-    pub positions: Vec<u32>,
     /// (documents + 1), from 0 to N.
     pub cu_seqlens: Vec<u32>,
     /// (N): the next token of the document (anything at its last position).
@@ -49,7 +47,6 @@ impl PackedBatch {
         }
         for i in 0..tokens.len() {
             self.tokens.push(tokens[i]);
-            self.positions.push(i as u32);
             self.targets.push(tokens.get(i + 1).copied().unwrap_or(0));
             self.weights.push(weights.get(i + 1).copied().unwrap_or(0.0));
         }
@@ -95,7 +92,7 @@ pub struct TrainStep {
     grads: Grads,
     /// The memory of all gradients.
     flat_grads: Vec<Tensor>,
-    ropes: Vec<RopeTable>,
+    ropes: RopeTables,
     max_tokens: usize,
     /// Layers below this one need no gradient.
     lowest: usize,
@@ -127,7 +124,7 @@ impl TrainStep {
         let lowest = grads.lowest_layer();
         memory.push(("gradients".into(), grads_bytes));
         memory.push(("activations".into(), acts_bytes));
-        let ropes = RopeTable::of_spec(spec, max_tokens, &device)?;
+        let ropes = RopeTables::new(spec, max_tokens, max_tokens, &device)?;
         Ok(TrainStep { acts, grads, flat_grads, ropes, max_tokens, lowest, memory })
     }
 
@@ -216,9 +213,11 @@ impl TrainStep {
                 batch.tokens[i]
             );
         }
+        let lengths: Vec<usize> = batch.cu_seqlens.windows(2).map(|d| (d[1] - d[0]) as usize).collect();
+        let rope_rows = self.ropes.rows(&lengths)?;
         let a = &mut self.acts;
         a.tokens.rows(0..n)?.write_u32(&batch.tokens)?;
-        a.positions.rows(0..n)?.write_u32(&batch.positions)?;
+        a.positions.rows(0..n)?.write_u32(&rope_rows)?;
         a.targets.rows(0..n)?.write_u32(&batch.targets)?;
         a.weights.rows(0..n)?.write_f32(&batch.weights)?;
         Ok(n)
@@ -230,7 +229,7 @@ impl TrainStep {
         let mut x = a.forward_scratch(n)?;
         let mut s = a.layers[0].rows(spec, n)?;
         model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
-        let block = |l| Block::new(spec, l, &weights.layers[l], &self.ropes);
+        let block = |l| Block::new(spec, l, &weights.layers[l], self.ropes.tables());
         norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;
         for l in 0..weights.layers.len() {
             let attention = Attention::Packed { cu_seqlens, slots: None };
@@ -256,7 +255,7 @@ impl TrainStep {
         norm_backward(&mut x.dresid, dgain, &x.dnorm, inp, &weights.norm, spec.norm)?;
         for l in (self.lowest..weights.layers.len()).rev() {
             let below = l > self.lowest || self.grads.full().is_some();
-            let block = Block::new(spec, l, &weights.layers[l], &self.ropes);
+            let block = Block::new(spec, l, &weights.layers[l], self.ropes.tables());
             block.backward(&a.layers[l].rows(spec, n)?, &mut x, &mut self.grads, below)?;
         }
         if let Some(g) = self.grads.full() {

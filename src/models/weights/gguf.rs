@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
 
+use super::finite::{check_blocks, check_finite};
 use crate::{
     data::gguf::{Gguf, GgufTensor},
     models::transformer::{
@@ -12,7 +14,7 @@ use crate::{
         tree::{Leaf, Place},
         weight::{ComputeType, Weight},
     },
-    ops::quantize::{BlockFormat, Blocks, GgmlType, RowOrder},
+    ops::quantize::{BlockFormat, Blocks, GgmlType, PackedType, RowOrder},
     tensor::{DType, Tensor},
 };
 
@@ -39,7 +41,12 @@ impl Checkpoint {
 
     /// See [`super::WeightSource::leaf`].
     pub fn leaf(&self, leaf: &Leaf, dtype: DType) -> Result<Tensor> {
-        let mut t = self.blocks(leaf, dtype)?.to_dense(dtype)?.into_shape(&leaf.dims)?;
+        let entry = self.entry(leaf)?;
+        let mut t = match PackedType::from_number(entry.ggml_type) {
+            Some(kind) => self.unpacked(entry, leaf, kind, dtype)?,
+            None => self.blocks(leaf, dtype)?.to_dense(dtype)?.into_shape(&leaf.dims)?,
+        };
+        check_finite(&t).with_context(|| self.file.path.display().to_string())?;
         let offset = self.family.gain_offset;
         if matches!(leaf.place, Place::Norm(..) | Place::FinalNorm) && offset != 0.0 {
             t = Tensor::from_f32(
@@ -53,6 +60,9 @@ impl Checkpoint {
 
     /// See [`super::WeightSource::weight`].
     pub fn weight(&self, leaf: &Leaf, compute: ComputeType) -> Result<Weight> {
+        if PackedType::from_number(self.entry(leaf)?.ggml_type).is_some() {
+            return self.leaf(leaf, compute.dtype()).map(Weight::Dense);
+        }
         let blocks = self.blocks(leaf, compute.dtype())?;
         let format = blocks.format();
         let as_it_is = match format.kind {
@@ -61,9 +71,11 @@ impl Checkpoint {
             _ => false,
         };
         if as_it_is && format.order == RowOrder::Straight {
-            let (map, offset) = (self.file.map.clone(), self.entry(leaf)?.offset);
+            let entry = self.entry(leaf)?;
+            let (map, offset) = (self.file.maps[entry.part].clone(), entry.offset);
             // Where it is misaligned, which no writer of today does, it is read as blocks of one value.
             if let Ok(t) = Tensor::mapped(&leaf.name, map, offset, compute.dtype(), &leaf.dims) {
+                check_finite(&t).with_context(|| self.file.path.display().to_string())?;
                 return Ok(Weight::Dense(t));
             }
         }
@@ -76,25 +88,75 @@ impl Checkpoint {
         Ok(&self.file.tensors[index])
     }
 
+    fn check_shape(&self, entry: &GgufTensor, dims: &[usize]) -> Result<()> {
+        let shape: Vec<usize> = entry.dims.iter().rev().copied().collect();
+        let path = self.file.path.display();
+        ensure!(shape == *dims, "{path}: tensor {} has shape {shape:?}, expected {dims:?}", entry.name);
+        Ok(())
+    }
+
+    /// How the rows of a tensor are put back.
+    fn order(&self, place: Place) -> RowOrder {
+        let rotated = matches!(place, Place::Weight(_, id) | Place::Bias(_, id) if id.is_rotated());
+        if rotated && self.family.permuted {
+            RowOrder::Interleaved(self.head_size)
+        } else {
+            RowOrder::Straight
+        }
+    }
+
+    /// A matrix of a type that is never kept as blocks.
+    fn unpacked(&self, entry: &GgufTensor, leaf: &Leaf, kind: PackedType, dtype: DType) -> Result<Tensor> {
+        let context = || format!("{}: tensor {} ({})", self.file.path.display(), entry.name, kind.name());
+        self.check_shape(entry, &leaf.dims)?;
+        let (values, size) = kind.block();
+        let cols = leaf.dims.last().copied().filter(|cols| cols.is_multiple_of(values));
+        let cols = cols.with_context(|| format!("{}: its rows are no whole blocks", context()))?;
+        let rows = leaf.dims.iter().product::<usize>() / cols;
+        let row_bytes = cols / values * size;
+        let end = rows.checked_mul(row_bytes).and_then(|n| n.checked_add(entry.offset));
+        let bytes = end.and_then(|end| self.file.maps[entry.part].get(entry.offset..end));
+        let bytes =
+            bytes.with_context(|| format!("{}: it leaves the file, which is truncated", context()))?;
+        let mut out = vec![0.0; rows * cols];
+        let order = self.order(leaf.place);
+        out.par_chunks_mut(cols).enumerate().for_each(|(row, out)| {
+            let from = match order {
+                RowOrder::Straight => row,
+                RowOrder::Interleaved(head) => {
+                    let (start, r) = (row / head * head, row % head);
+                    start + r % (head / 2) * 2 + r / (head / 2)
+                }
+            };
+            kind.dequantize(&bytes[from * row_bytes..][..row_bytes], out);
+        });
+        let mut t = Tensor::zeros(&leaf.name, dtype, &leaf.dims)?;
+        t.write_f32(&out)?;
+        Ok(t)
+    }
+
     /// A tensor of any rank as blocks in the mapped file; nothing is read yet.
     fn blocks(&self, leaf: &Leaf, compute: DType) -> Result<Blocks> {
         let (path, entry, dims) = (self.file.path.display(), self.entry(leaf)?, &leaf.dims);
         let kind =
             GgmlType::readable(entry.ggml_type).with_context(|| format!("{path}: tensor {}", entry.name))?;
-        let shape: Vec<usize> = entry.dims.iter().rev().copied().collect();
-        ensure!(shape == *dims, "{path}: tensor {} has shape {shape:?}, expected {dims:?}", entry.name);
+        self.check_shape(entry, dims)?;
         let (&cols, rows) = dims.split_last().with_context(|| format!("{} has no dimension", leaf.name))?;
-        let mut format =
-            BlockFormat { kind, shape: [rows.iter().product(), cols], order: RowOrder::Straight, compute };
-        let rotated = matches!(leaf.place, Place::Weight(_, id) | Place::Bias(_, id) if id.is_rotated());
-        if rotated && self.family.permuted {
-            format.order = RowOrder::Interleaved(self.head_size);
-            // A bias has a row for each row of its matrix.
-            if rows.is_empty() {
-                format.shape = [cols, 1];
-            }
+        let mut format = BlockFormat {
+            kind,
+            shape: [rows.iter().product(), cols],
+            order: self.order(leaf.place),
+            compute,
+        };
+        // A bias has a row for each row of its matrix.
+        if format.order != RowOrder::Straight && rows.is_empty() {
+            format.shape = [cols, 1];
         }
-        Blocks::mapped(&leaf.name, self.file.map.clone(), entry.offset, format)
-            .with_context(|| format!("{path}: tensor {}", entry.name))
+        let map = &self.file.maps[entry.part];
+        let blocks = Blocks::mapped(&leaf.name, map.clone(), entry.offset, format)
+            .with_context(|| format!("{path}: tensor {}", entry.name))?;
+        check_blocks(&entry.name, kind, &map[entry.offset..][..blocks.bytes()])
+            .with_context(|| path.to_string())?;
+        Ok(blocks)
     }
 }

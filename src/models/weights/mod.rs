@@ -1,9 +1,11 @@
 //! Checkpoint formats in and out.
 pub mod convert;
 pub mod export;
+pub mod finite;
 pub mod gguf;
 pub mod peft;
 pub mod pickle;
+pub mod recognise;
 pub mod safetensors;
 
 use std::{collections::HashSet, path::Path};
@@ -15,10 +17,12 @@ use crate::{
     device::host_memory,
     models::transformer::{
         config::Config,
+        gguf_fields::is_rope_factors,
         spec::Spec,
         tree::Leaf,
         weight::{ComputeType, Weight},
     },
+    report::out::note,
     tensor::{DType, Tensor},
 };
 
@@ -34,8 +38,10 @@ impl WeightSource {
     /// Opens a Hugging Face directory or a `.gguf` file and reads its configuration.
     pub fn open(path: &Path) -> Result<(Config, WeightSource)> {
         if path.is_dir() {
-            let config = Config::from_dir(path)?;
-            return Ok((config, WeightSource::Safetensors(safetensors::Checkpoint::open(path)?)));
+            let mut config = Config::from_dir(path)?;
+            let mut checkpoint = safetensors::Checkpoint::open(path)?;
+            settle_head(&mut config, &mut checkpoint, path)?;
+            return Ok((config, WeightSource::Safetensors(checkpoint)));
         }
         let missing = || {
             format!(
@@ -44,6 +50,14 @@ impl WeightSource {
             )
         };
         ensure!(path.exists(), Error::not_found(path, missing()));
+        let weights = |e: &std::ffi::OsStr| ["safetensors", "bin", "pt", "pth"].iter().any(|other| e == *other);
+        let alone = || {
+            format!(
+                "{} is a file of weights alone: give the folder that holds it with its config.json and tokenizer.json",
+                path.display()
+            )
+        };
+        ensure!(!path.extension().is_some_and(weights), Error::unsupported(path.display(), alone()));
         let file = crate::data::gguf::Gguf::open(path)?;
         let config = Config::from_gguf(&file)?;
         let checkpoint = gguf::Checkpoint::new(file, &config)?;
@@ -67,7 +81,7 @@ impl WeightSource {
         }
     }
 
-    /// Refuses a checkpoint with a tensor that the decoder has no place for: what it does with it would be left out.
+    /// Refuses a checkpoint with a tensor that the decoder has no place for, which would be left out, and one that lacks tensors.
     pub fn check_leaves(&self, spec: &Spec) -> Result<()> {
         let leaves = spec.leaves();
         let (names, places): (Vec<&str>, HashSet<String>) = match self {
@@ -80,16 +94,50 @@ impl WeightSource {
         let known = |name: &str| {
             places.contains(name)
                 || name.ends_with("rotary_emb.inv_freq")
+                || is_rope_factors(name)
                 || (spec.tied_head && name == "lm_head.weight")
         };
-        if let Some(name) = names.iter().find(|name| !known(name)) {
-            let message = format!(
-                "tensor {name} has no place in this model: its configuration does not tell what it is for"
-            );
+        let strange: Vec<&&str> = names.iter().filter(|name| !known(name)).collect();
+        if let Some((name, by)) = strange.iter().find_map(|n| Some((n, recognise::quantised_by(n)?))) {
+            bail!(Error::unsupported(name, recognise::quantised_tensor(name, by)));
+        }
+        if let Some(name) = strange.first() {
+            let message = format!("tensor {name} has no place in this model: {}", recognise::strange_tensor(name));
             bail!(Error::unsupported(name, message));
+        }
+        let there: HashSet<&str> = names.iter().copied().collect();
+        let mut missing: Vec<&String> =
+            places.iter().filter(|place| !there.contains(place.as_str())).collect();
+        missing.sort();
+        if let Some(first) = missing.first() {
+            bail!(
+                "{} of the model's {} tensors are not there, {first} to begin with: the download may be incomplete, or config.json belongs to other weights",
+                missing.len(),
+                places.len()
+            );
         }
         Ok(())
     }
+}
+
+/// Tied weights as transformers reads them: a head of its own that differs from the embedding counts, whatever the configuration says; where only one of the two
+/// is there, it is both.
+fn settle_head(config: &mut Config, checkpoint: &mut safetensors::Checkpoint, path: &Path) -> Result<()> {
+    const EMBEDDING: &str = "model.embed_tokens.weight";
+    const HEAD: &str = "lm_head.weight";
+    if !config.tie_word_embeddings || !checkpoint.has(HEAD) {
+        return Ok(());
+    }
+    if !checkpoint.has(EMBEDDING) {
+        checkpoint.rename(HEAD, EMBEDDING);
+    } else if !checkpoint.equal(HEAD, EMBEDDING)? {
+        note!(
+            "{}: config.json ties the head to the embedding, but the file has a head of its own with other values: that one is used",
+            path.display()
+        );
+        config.tie_word_embeddings = false;
+    }
+    Ok(())
 }
 
 /// Refuses to start what cannot fit: `bytes` against what the machine has free.
@@ -105,6 +153,16 @@ pub fn check_memory(what: &str, bytes: usize) -> Result<()> {
     };
     ensure!(bytes as u64 <= available, Error::out_of_memory(message()));
     Ok(())
+}
+
+/// Rows of the embedding that a model's configuration says; `None` where there is none that can be read, as beside a tokenizer alone.
+pub fn embedding_rows(path: &Path) -> Option<usize> {
+    let config = if path.is_dir() {
+        Config::from_dir(path)
+    } else {
+        crate::data::gguf::Gguf::open(path).and_then(|gguf| Config::from_gguf(&gguf))
+    };
+    config.ok().map(|c| c.vocab_size)
 }
 
 /// The directory or file that `model` names: a path, or a model of the local Hugging Face cache (`org/name`).

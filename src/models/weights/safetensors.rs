@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::pickle;
+use super::{finite::check_finite, pickle};
 use crate::{
     data::map::map_path,
     tensor::{DType, Tensor},
@@ -51,7 +51,17 @@ impl Checkpoint {
             if single.exists() {
                 checkpoint.add_file(&single).or_kind(|m| Error::bad_input(single.display(), m))?;
             } else if index.exists() {
-                for name in shard_names(&index)? {
+                let names = shard_names(&index)?;
+                let missing: Vec<&String> = names.iter().filter(|name| !dir.join(name).exists()).collect();
+                ensure!(
+                    missing.is_empty(),
+                    "{} of the {} files that {} names are not there ({}): the download is incomplete",
+                    missing.len(),
+                    names.len(),
+                    index.display(),
+                    missing.iter().take(3).map(|n| n.as_str()).collect::<Vec<_>>().join(", ")
+                );
+                for name in names {
                     let file = dir.join(name);
                     checkpoint.add_file(&file).or_kind(|m| Error::bad_input(file.display(), m))?;
                 }
@@ -79,6 +89,11 @@ impl Checkpoint {
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
         let map = map_path(path)?;
+        ensure!(
+            !map.starts_with(b"version https://git-lfs"),
+            "{} is a Git LFS pointer, not the weights themselves: fetch them with `git lfs pull`, or with the hub's own client",
+            path.display()
+        );
         if path.extension().is_some_and(|e| ["bin", "ckpt", "pt", "pth"].iter().any(|p| e == *p)) {
             for t in pickle::read(path, &map)? {
                 let pickle::PickledTensor { name, dtype, shape, strides, offset, bytes } = t;
@@ -119,6 +134,29 @@ impl Checkpoint {
         self.entries.contains_key(canonical(name))
     }
 
+    /// Calls a tensor by another name.
+    pub(super) fn rename(&mut self, from: &str, to: &str) {
+        if let Some(entry) = self.entries.remove(canonical(from)) {
+            self.entries.insert(canonical(to).into(), entry);
+        }
+    }
+
+    /// True if two tensors have one shape and the same values.
+    pub(super) fn equal(&self, a: &str, b: &str) -> Result<bool> {
+        let entry =
+            |name: &str| self.entries.get(canonical(name)).with_context(|| format!("no tensor {name}"));
+        let (x, y) = (entry(a)?, entry(b)?);
+        if x.shape != y.shape {
+            return Ok(false);
+        }
+        if x.dtype == y.dtype && x.strides == y.strides {
+            let bytes = |e: &Entry| &self.files[e.file].1[e.offset..e.offset + e.bytes];
+            return Ok(bytes(x).par_chunks(1 << 20).eq(bytes(y).par_chunks(1 << 20)));
+        }
+        let shape = x.shape.clone();
+        Ok(self.tensor(a, &shape, DType::F32)?.f32()? == self.tensor(b, &shape, DType::F32)?.f32()?)
+    }
+
     /// All names, sorted, without a leading `model.`.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.entries.keys().map(String::as_str).collect();
@@ -139,7 +177,7 @@ impl Checkpoint {
         Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    /// See [`super::WeightSource::tensor`].
+    /// The tensor as `dtype`, in place in the mapped file where it stands there in that type. One that holds a NaN or an infinity is an error.
     pub fn tensor(&self, name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
         let entry = self.entries.get(canonical(name)).with_context(|| {
             format!("{} has no tensor {name}: does config.json belong to these weights?", self.dir.display())
@@ -162,10 +200,13 @@ impl Checkpoint {
         }
         let same = matches!((from, dtype), (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16));
         if same && in_place && (bytes.as_ptr() as usize).is_multiple_of(dtype.bytes()) {
-            return Tensor::mapped(name, map.clone(), entry.offset, dtype, dims);
+            let mapped = Tensor::mapped(name, map.clone(), entry.offset, dtype, dims)?;
+            check_finite(&mapped).with_context(|| path.display().to_string())?;
+            return Ok(mapped);
         }
         let mut out = Tensor::zeros(name, dtype, dims)?;
         convert(&mut out, from, &bytes).with_context(|| format!("{}: tensor {name}", path.display()))?;
+        check_finite(&out).with_context(|| path.display().to_string())?;
         Ok(out)
     }
 }
@@ -231,6 +272,11 @@ fn convert(out: &mut Tensor, from: Dtype, bytes: &[u8]) -> Result<()> {
         Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
         Dtype::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
         Dtype::BF16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+        Dtype::F8_E4M3 | Dtype::F8_E5M2 => {
+            return Err(anyhow!(
+                "element type {from:?}: the weights are quantised (FP8), which is not read: use the unquantised model, or a GGUF file of it"
+            ));
+        }
         other => return Err(anyhow!("element type {other:?} is not supported (F64, F32, F16, BF16 are)")),
     };
     let size = if from == Dtype::F32 { 4 } else { 2 };

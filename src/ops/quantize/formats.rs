@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use half::{bf16, f16};
 
-use super::unpack::Unpack;
+use super::{packed::PackedType, unpack::Unpack};
 use crate::{
     device::Gpu,
     ops::{kernels, launch::Grid, simd},
@@ -64,27 +64,8 @@ formats! {
 }
 
 /// Types of ggml that are known by name only.
-const UNREADABLE: [(u32, &str); 19] = [
-    (9, "Q8_1"),
-    (15, "Q8_K"),
-    (16, "IQ2_XXS"),
-    (17, "IQ2_XS"),
-    (18, "IQ3_XXS"),
-    (19, "IQ1_S"),
-    (21, "IQ3_S"),
-    (22, "IQ2_S"),
-    (24, "I8"),
-    (25, "I16"),
-    (26, "I32"),
-    (27, "I64"),
-    (28, "F64"),
-    (29, "IQ1_M"),
-    (34, "TQ1_0"),
-    (35, "TQ2_0"),
-    (39, "MXFP4"),
-    (40, "NVFP4"),
-    (41, "Q1_0"),
-];
+const UNREADABLE: [(u32, &str); 8] =
+    [(9, "Q8_1"), (15, "Q8_K"), (24, "I8"), (25, "I16"), (26, "I32"), (27, "I64"), (28, "F64"), (41, "Q1_0")];
 
 /// The most values that a block has.
 pub(super) const MOST: usize = 256;
@@ -99,7 +80,8 @@ impl GgmlType {
     pub fn readable(n: u32) -> Result<GgmlType> {
         GgmlType::from_number(n).with_context(|| {
             let name = UNREADABLE.iter().find(|(number, _)| *number == n).map_or("a type unknown here", |t| t.1);
-            let names: Vec<&str> = GgmlType::ALL.iter().map(|t| t.name()).collect();
+            let names = GgmlType::ALL.iter().map(|t| t.name());
+            let names: Vec<&str> = names.chain(PackedType::ALL.iter().map(|t| t.name())).collect();
             format!(
                 "ggml type {n} ({name}) cannot be read; those that can are {}: quantise the model anew to one of them",
                 names.join(", ")
@@ -182,13 +164,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_named_with_what_can() {
-        for (number, name) in [(16, "IQ2_XXS"), (19, "IQ1_S"), (39, "MXFP4"), (35, "TQ2_0"), (999, "unknown")]
-        {
+        for (number, name) in [(9, "Q8_1"), (26, "I32"), (28, "F64"), (41, "Q1_0"), (999, "unknown")] {
             let error = GgmlType::readable(number).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("Q4_K") && error.contains("IQ4_XS"), "{error}");
         }
         for (n, _) in UNREADABLE {
-            assert!(GgmlType::from_number(n).is_none(), "{n}");
+            assert!(GgmlType::from_number(n).is_none() && PackedType::from_number(n).is_none(), "{n}");
         }
         for &kind in GgmlType::ALL {
             assert_eq!(GgmlType::readable(kind.number()).unwrap(), kind);

@@ -18,6 +18,7 @@ use super::{
 mod blocks;
 mod formats;
 mod matrix;
+mod packed;
 pub mod reference;
 mod unpack;
 
@@ -26,6 +27,7 @@ pub use blocks::{BlockFormat, Blocks, RowOrder, Scratch};
 pub use formats::GgmlType;
 pub use matrix::Matrix;
 pub(crate) use matrix::gather_on_gpu;
+pub use packed::PackedType;
 
 /// Values that a task of the CPU arm takes: whole blocks of every format.
 const CHUNK: usize = 1 << 14;

@@ -39,6 +39,7 @@ use crate::{
         optimizer::OptimizerSettings,
         schedule::Schedule,
         trainer::{CHANGEABLE, Checks, TrainOutcome, TrainerSettings, train},
+        validation::largest_batch,
     },
 };
 
@@ -179,7 +180,8 @@ impl Stage for Train<'_> {
         let (model, trainable) = load(args, &self.model_path)?;
         let mut model = model.place(args.placement.device)?;
         let longest = (0..shard.len()).map(|i| shard.document_len(i)).max().unwrap_or(0);
-        let room = args.settings.batch_tokens.min(shard.tokens().max(longest));
+        let evaluated = validation.iter().chain(&source);
+        let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
         let mut step = TrainStep::new(&model, trainable, room.max(longest))?;
         print_memory(&model, &step);
         let settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));

@@ -15,7 +15,7 @@ use crate::{
         run::{check, read_tasks},
         tasks::{self, Item},
     },
-    infer::{answerer::Answerer, sampler::GenerationConfig},
+    infer::{answerer::Answerer, generation_config::GenerationConfig},
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     recipe::eval::EvalSettings,
 };
@@ -66,11 +66,13 @@ impl Probe {
         }
         let items = check(&settings)?;
         let tokenizer = Arc::new(Tokenizer::load(model)?);
+        let generation = GenerationConfig::from_model(model)?;
+        generation.refuse_unsupported(0.0)?;
         Ok(Some(Probe {
             chat: ChatTemplate::load(&args.probe_template, &tokenizer)?.into(),
             template: args.probe_template.clone(),
             system: args.probe_system.clone(),
-            generation: GenerationConfig::from_model(model)?,
+            generation,
             tokenizer,
             items,
             settings,

@@ -90,6 +90,9 @@ impl Screen {
             TrainEvent::StoppedByGuard { step } => {
                 note!("train: stopped by the guard after step {step}: the source-language loss rose too far")
             }
+            TrainEvent::LeftOut { name, documents, of, longest } => note!(
+                "train: {documents} of {of} {name} documents are longer than batch-tokens and are left out of every evaluation (the longest has {longest} tokens)"
+            ),
             TrainEvent::Resumed { step } => note!("train: goes on after step {step}"),
             TrainEvent::Differs { why } => note!("train: {why}"),
             TrainEvent::StoppedEarly { step } => {

@@ -337,7 +337,7 @@ fn nllb_engine(
 
 fn itself<'a>(answerer: &'a Answerer, args: &Args, source: &str, target: &str) -> SelfTranslator<'a> {
     let options = AnswerOptions {
-        max_new_tokens: args.settings.max_new_tokens,
+        max_new_tokens: Some(args.settings.max_new_tokens),
         temperature: Some(0.0),
         ..Default::default()
     };

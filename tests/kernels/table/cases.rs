@@ -284,7 +284,7 @@ pub fn norm(w: &World, d: &[usize]) -> Result<Case> {
 pub fn sample(w: &World, d: &[usize], temperature: f32) -> Result<Case> {
     let mut logits = w.normal_f32("logits", d)?;
     let mut sampler = Sampler::new(&w.device, d[0], 1)?;
-    let how = Sampling { temperature, top_k: 50, top_p: 0.9, repetition_penalty: 1.0, seed: 1 };
+    let how = Sampling { temperature, top_k: 50, top_p: 0.9, min_p: 0.0, repetition_penalty: 1.0, seed: 1 };
     let (mut out, n) = (w.out_u32(&d[..1])?, d[0]);
     case(&[out.reader()], move || {
         let rows: Vec<SamplingRow> =

@@ -21,7 +21,8 @@ pub const FAMILY: Family = Family {
     examples: "Gemma 2B and 7B, SeaLLM v2.5",
     defaults: || {
         fields(
-            json!({"num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
+            json!({"vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28, "num_attention_heads": 16,
+                      "num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
                       "max_position_embeddings": 8192, "bos_token_id": 2, "eos_token_id": 1}),
         )
     },

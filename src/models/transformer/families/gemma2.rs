@@ -9,7 +9,7 @@ use crate::{
     data::gguf::Gguf,
     models::transformer::{
         config::Config,
-        fields::shortest,
+        gguf_fields::shortest,
         registry::{Family, GgufFamily},
         spec::{LayerSpec, Spec},
     },
@@ -21,7 +21,8 @@ pub const FAMILY: Family = Family {
     examples: "Gemma 2 2B to 27B",
     defaults: || {
         fields(
-            json!({"num_key_value_heads": 4, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
+            json!({"vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+                      "num_key_value_heads": 4, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
                       "max_position_embeddings": 8192, "bos_token_id": 2, "eos_token_id": 1, "sliding_window": 4096,
                       "query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
         )

@@ -22,7 +22,8 @@ pub const FAMILY: Family = Family {
     examples: "Gemma 3 270M and 1B",
     defaults: || {
         fields(
-            json!({"num_key_value_heads": 4, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
+            json!({"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+                      "num_key_value_heads": 4, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true,
                       "max_position_embeddings": 131072, "bos_token_id": 2, "eos_token_id": 1, "sliding_window": 4096,
                       "query_pre_attn_scalar": 256}),
         )

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use super::fields;
 use crate::{
     data::gguf::Gguf,
     models::transformer::{
@@ -18,7 +19,12 @@ pub const FAMILY: Family = Family {
     model_type: "llama",
     class: "LlamaForCausalLM",
     examples: "LLaMA-2, Llama 3, SeaLLM v1, SmolLM2",
-    defaults: Map::new,
+    defaults: || {
+        fields(
+            json!({"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+                      "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}),
+        )
+    },
     fields: &["attention_bias", "mlp_bias"],
     spec,
     gguf: Some(GgufFamily { architecture: "llama", permuted: true, gain_offset: 0.0, config: of_gguf }),

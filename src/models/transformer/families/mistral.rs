@@ -16,7 +16,10 @@ pub const FAMILY: Family = Family {
     class: "MistralForCausalLM",
     examples: "Mistral 7B, SeaLLM v2",
     defaults: || {
-        fields(json!({"sliding_window": 4096, "num_key_value_heads": 8, "max_position_embeddings": 131072}))
+        fields(
+            json!({"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+                      "num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072, "bos_token_id": 1, "eos_token_id": 2}),
+        )
     },
     fields: &[],
     spec,

@@ -17,7 +17,10 @@ pub const FAMILY: Family = Family {
     class: "Qwen3ForCausalLM",
     examples: "Qwen3 0.6B to 32B",
     defaults: || {
-        fields(json!({"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128}))
+        fields(
+            json!({"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32,
+                      "num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128, "sliding_window": 4096}),
+        )
     },
     fields: &["attention_bias", "use_sliding_window", "max_window_layers", "layer_types"],
     spec,

@@ -1,0 +1,205 @@
+//! How byte-level tokenizers cut text before their merges, by the names that GGUF files have for it (`tokenizer.ggml.pre`).
+//!
+//! What a name means is a fact of llama.cpp (`llama-vocab.cpp`): expressions that cut one after the other what those before left, matches and the text between
+//! them alike. Where llama.cpp writes an expression otherwise than the model's own tokenizer.json, because its engine lacks something, the model's own stands here.
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+/// GPT-2's: contractions, words, numbers and signs with the space before them.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// Llama 3's: any sign may stand before a word, numbers in threes, line ends with what is before them.
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen 2's: the same with single digits.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Mistral's Tekken: words are cut where capitals begin.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// OpenAI's o200k: the same with contractions, and numbers in threes.
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// DeepSeek's letters: those of scripts with two cases.
+const CASED: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+const CASED_SIGNS: &str = r"\s?[!-/:-~！-／：-～‘-‟　-。]+";
+const EAST_ASIAN: &str = r"[一-龥ࠀ-一가-퟿]+";
+/// DeepSeek V3's words.
+const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+const KANA: &str = r"[一-龥぀-ゟ゠-ヿ]+";
+/// BLOOM's: whatever stands between spaces and ends of sentences.
+const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
+const DIGIT: &str = r"\p{N}";
+const DIGITS: &str = r"\p{N}+";
+const THREES: &str = r"\p{N}{1,3}";
+const THREE: &str = "[0-9][0-9][0-9]";
+
+/// What a name means.
+struct Kind {
+    names: &'static [&'static str],
+    /// Applied one after the other.
+    cuts: &'static [&'static str],
+    /// A word that is a token is taken whole, whatever the merges say.
+    ignore_merges: bool,
+    /// Plain prompts begin with the begin token, unless the file says otherwise.
+    add_bos: bool,
+}
+
+const fn kind(names: &'static [&'static str], cuts: &'static [&'static str]) -> Kind {
+    Kind { names, cuts, ignore_merges: false, add_bos: false }
+}
+
+const KINDS: &[Kind] = &[
+    // What files without a name get.
+    kind(&["default"], &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, DIGITS, THREE]),
+    Kind {
+        ignore_merges: true,
+        add_bos: true,
+        ..kind(
+            &[
+                "llama-bpe",
+                "llama3",
+                "llama-v3",
+                "falcon3",
+                "falcon-h1",
+                "pixtral",
+                "midm-2.0",
+                "lfm2",
+                "jina-v5-nano",
+            ],
+            &[LLAMA3],
+        )
+    },
+    kind(&["dbrx", "smaug-bpe", "chatglm-bpe", "glm4"], &[LLAMA3]),
+    kind(
+        &[
+            "qwen2",
+            "deepseek-r1-qwen",
+            "megrez",
+            "kormo",
+            "f2llmv2",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
+        ],
+        &[QWEN2],
+    ),
+    kind(
+        &["qwen35"],
+        &[
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+    ),
+    Kind { ignore_merges: true, add_bos: true, ..kind(&["tekken"], &[TEKKEN]) },
+    kind(&["gpt-4o", "llama4", "kanana2", "minimax-m2", "talkie"], &[GPT4O]),
+    kind(&["tiny_aya", "cohere2moe"], &[r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O]),
+    kind(&["deepseek-llm"], &["[\r\n]", CASED, CASED_SIGNS, r"\s+$", EAST_ASIAN, DIGITS]),
+    kind(&["deepseek-coder"], &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", EAST_ASIAN, DIGIT]),
+    kind(&["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], &[THREES, KANA, DEEPSEEK3]),
+    kind(&["falcon"], &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, THREE]),
+    kind(
+        &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
+        &[DIGIT, GPT2],
+    ),
+    kind(
+        &[
+            "gpt-2",
+            "gpt2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "exaone4",
+            "jina-es",
+            "jina-de",
+            "jina-v1-en",
+            "jina-v2-es",
+            "jina-v2-de",
+            "jina-v2-code",
+            "modern-bert",
+            "roberta-bpe",
+        ],
+        &[GPT2],
+    ),
+    kind(&["poro-chat", "bloom", "gpt3-finnish"], &[BLOOM]),
+    kind(&["viking"], &[BLOOM, DIGIT]),
+    kind(&["superbpe"], &[DIGITS, r"(?=(\d{3})+(?!\d))"]),
+    kind(
+        &["seed-coder"],
+        &[
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+    ),
+    kind(
+        &["bailingmoe", "bailingmoe2", "llada-moe"],
+        &[
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+        ],
+    ),
+    Kind {
+        ignore_merges: true,
+        ..kind(
+            &["minicpm5"],
+            &[
+                THREES,
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ],
+        )
+    },
+];
+
+/// What is needed beside vocabulary and merges to rebuild a tokenizer.
+pub(super) struct PreTokenizer {
+    /// tokenizer.json's `normalizer`.
+    pub normalizer: Value,
+    /// tokenizer.json's `pre_tokenizer`.
+    pub pre_tokenizer: Value,
+    /// The model's `ignore_merges`.
+    pub ignore_merges: bool,
+    /// Whether plain prompts begin with the begin token where the file does not say.
+    pub add_bos: bool,
+}
+
+/// What `name` means; the error lists the names.
+pub(super) fn by_name(name: &str) -> Result<PreTokenizer> {
+    let kind = KINDS.iter().find(|k| k.names.contains(&name)).with_context(|| {
+        let mut names: Vec<&str> = KINDS.iter().flat_map(|k| k.names).copied().collect();
+        names.sort();
+        format!(
+            "its pre-tokeniser is `{name}`, which is not known here: use the model's Hugging Face directory. Known are {}",
+            names.join(", ")
+        )
+    })?;
+    let cut = |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    let mut steps: Vec<Value> = kind.cuts.iter().map(cut).collect();
+    steps.push(
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}),
+    );
+    // Qwen's tokenizer.json composes characters first, which llama.cpp leaves out.
+    let composed = name == "qwen2" || name == "deepseek-r1-qwen";
+    Ok(PreTokenizer {
+        normalizer: if composed { json!({"type": "NFC"}) } else { Value::Null },
+        pre_tokenizer: json!({"type": "Sequence", "pretokenizers": steps}),
+        ignore_merges: kind.ignore_merges,
+        add_bos: kind.add_bos,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_one_kind_and_every_expression_compiles() {
+        let mut names: Vec<&str> = KINDS.iter().flat_map(|k| k.names).copied().collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all, "a name stands twice");
+        for name in names {
+            let pre = by_name(name).unwrap();
+            serde_json::from_value::<tokenizers::PreTokenizerWrapper>(pre.pre_tokenizer).unwrap();
+        }
+    }
+}
