@@ -5,6 +5,7 @@ use anyhow::Result;
 use tracing::info_span;
 
 use crate::{
+    data::contained,
     device::{nvtx, vectors},
     orchestrate::{ablate, run},
     pipeline::interrupt::on_interrupt,
@@ -59,12 +60,18 @@ pub enum Command {
     Metric(metric::Args),
     /// Show devices, kernels, memory and threads
     Doctor(doctor::Args),
+    /// What the program starts for chat templates and tokenizers of others
+    #[command(hide = true)]
+    Contained(contained::work::Args),
 }
 
 impl Command {
     /// Runs the subcommand. Its spans go to the file `trace` (or the one of `SDRRL_TRACE`), and to NVIDIA's profilers where they are wanted
     /// ([`nvtx::wanted`]).
     pub fn run(&self, trace: Option<&Path>) -> Result<()> {
+        if let Command::Contained(args) = self {
+            return contained::work::run(args);
+        }
         out::set_mode(match self {
             Command::Inspect(_) | Command::Metric(_) | Command::Doctor(_) => out::Mode::PrintOnly,
             _ => out::Mode::Work,
@@ -107,6 +114,7 @@ impl Command {
             Command::Ablate(args) => ablate::run(args),
             Command::Metric(args) => metric::run(args),
             Command::Doctor(args) => doctor::run(args),
+            Command::Contained(args) => contained::work::run(args),
         }
     }
 }

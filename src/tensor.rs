@@ -33,9 +33,11 @@ use std::{alloc::Layout, fmt, ops::Range, rc::Rc, sync::Arc};
 use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
-use memmap2::Mmap;
 
-use crate::device::{Device, Gpu, GpuMemory};
+use crate::{
+    data::map::Map,
+    device::{Device, Gpu, GpuMemory},
+};
 
 mod arena;
 mod dtype;
@@ -52,7 +54,7 @@ enum Memory {
     Unplaced,
     Host(HostBytes),
     /// A read-only file mapping.
-    Mapped(Arc<Mmap>),
+    Mapped(Arc<Map>),
     /// On a GPU.
     Gpu(GpuMemory, Arc<Gpu>),
 }
@@ -148,7 +150,7 @@ impl Tensor {
     }
 
     /// A read-only tensor inside a file mapping, `offset` bytes from its start. Errors if it leaves the file or is misaligned.
-    pub fn mapped(name: &str, map: Arc<Mmap>, offset: usize, dtype: DType, dims: &[usize]) -> Result<Tensor> {
+    pub fn mapped(name: &str, map: Arc<Map>, offset: usize, dtype: DType, dims: &[usize]) -> Result<Tensor> {
         ensure!(
             (1..=MAX_RANK).contains(&dims.len()),
             "tensor {name}: rank {} is not in 1..={MAX_RANK}",

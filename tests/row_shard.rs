@@ -8,7 +8,7 @@ use sdrrl::{
     },
     pipeline::{
         identity::{Identity, Inputs},
-        manifest::{Manifest, FolderState},
+        manifest::{FolderState, Manifest},
         rows::{Part, ROW_FILES},
         stage::{self, Made, Open, Ran, Stage},
     },

@@ -8,9 +8,8 @@ use std::{
 
 use crate::error::{Error, Kind};
 use anyhow::{Context, Result, bail, ensure};
-use memmap2::Mmap;
 
-use super::map::map_path;
+use super::map::{Map, map_path};
 
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +52,7 @@ pub struct Gguf {
     /// In file order.
     pub tensors: Vec<GgufTensor>,
     /// The whole file; of a split model every file, in order.
-    pub maps: Vec<Arc<Mmap>>,
+    pub maps: Vec<Arc<Map>>,
 }
 
 impl Gguf {
@@ -207,7 +206,7 @@ pub fn part_paths(path: &Path, count: u64) -> Option<Vec<PathBuf>> {
 
 /// Metadata and tensor directory of a file's bytes.
 pub fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, GgufValue>, Vec<GgufTensor>)> {
-    let mut r = Reader { bytes, at: 0 };
+    let mut r = Reader { bytes, at: 0, small: 0 };
     ensure!(r.take(4)? == b"GGUF", "it does not begin with the letters GGUF");
     let version = r.u32()?;
     ensure!(
@@ -250,9 +249,14 @@ pub fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, GgufValue>, Vec<GgufTenso
     Ok((metadata, tensors))
 }
 
+/// Elements of one or two bytes that the arrays of a file may have together: each takes the memory of a [`GgufValue`], and no model needs many.
+const MOST_SMALL: usize = 4 << 20;
+
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Elements of one or two bytes so far.
+    small: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -306,8 +310,16 @@ impl<'a> Reader<'a> {
             9 => {
                 ensure!(depth < 3, "arrays nested too deeply");
                 let kind = self.u32()?;
-                let n = self.count(1)?;
-                let mut items = vec![];
+                let size = least_size(kind)?;
+                let n = self.count(size)?;
+                if size < 4 {
+                    self.small += n;
+                    ensure!(
+                        self.small <= MOST_SMALL,
+                        "arrays of more than {MOST_SMALL} small numbers: no model needs them"
+                    );
+                }
+                let mut items = Vec::with_capacity(n);
                 for _ in 0..n {
                     items.push(self.value(kind, depth + 1)?);
                 }
@@ -319,6 +331,18 @@ impl<'a> Reader<'a> {
             other => bail!("unknown value type {other}"),
         })
     }
+}
+
+/// Bytes that a value of type `kind` takes in the file at least.
+fn least_size(kind: u32) -> Result<usize> {
+    Ok(match kind {
+        0 | 1 | 7 => 1,
+        2 | 3 => 2,
+        4..=6 => 4,
+        8 | 10..=12 => 8,
+        9 => 12,
+        other => bail!("unknown value type {other}"),
+    })
 }
 
 #[cfg(test)]

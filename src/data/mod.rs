@@ -1,10 +1,12 @@
 //! Rows, shards, dictionaries, parallel text, tokenizers, templates: no tensors, no device.
 pub mod alarms;
+pub mod contained;
 pub mod conversation;
 pub mod dictionary;
 pub mod files;
 pub mod flores;
 pub mod gguf;
+pub mod json;
 pub mod language_id;
 mod languages;
 pub mod line_process;

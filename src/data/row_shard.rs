@@ -13,13 +13,13 @@ use std::{
 use crate::data::files::FileContext;
 use crate::error::Error;
 use anyhow::{Context, Result, anyhow, bail};
-use memmap2::Mmap;
 use serde::{Serialize, de::DeserializeOwned, de::IgnoredAny};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     files::{MANIFEST, PENDING, remove_if_there, sync_folder, write_atomic, write_error},
-    map::map_path,
+    json,
+    map::{Map, map_path},
     standard_input,
 };
 
@@ -41,14 +41,14 @@ fn index_path(jsonl: &Path) -> PathBuf {
 
 /// Where rows begin: mapped from a valid index, or found by scanning.
 enum Offsets {
-    Mapped(Mmap),
+    Mapped(Map),
     Scanned(Vec<u64>),
 }
 
 /// One mapped JSONL file. Blank lines, a byte order mark and CRLF line ends are tolerated.
 pub struct RowShard {
     path: PathBuf,
-    text: Option<Mmap>,
+    text: Option<Map>,
     offsets: Offsets,
     job: u64,
 }
@@ -109,11 +109,14 @@ impl RowShard {
             bail!("{}: row {i} was asked for, but it has {} rows", self.path.display(), offsets.len());
         };
         let start = start as usize;
-        let stop = start + bytes[start..].iter().position(|b| *b == b'\n').unwrap_or(bytes.len() - start);
         let next = offsets.get(i + 1).map_or(bytes.len(), |o| *o as usize);
-        let begins =
-            start == 0 || bytes[start - 1] == b'\n' || (start == BOM.len() && bytes.starts_with(BOM));
-        if !begins || stop > next || bytes[stop..next].iter().any(|b| !b.is_ascii_whitespace()) {
+        let begins = start == 0
+            || bytes.get(start - 1) == Some(&b'\n')
+            || (start == BOM.len() && bytes.starts_with(BOM));
+        // Nothing of a mapped index is believed: it may have been written into since it was checked.
+        let row = bytes.get(start..next).filter(|_| begins).unwrap_or_default();
+        let stop = start + row.iter().position(|b| *b == b'\n').unwrap_or(row.len());
+        if row.is_empty() || bytes[stop..next].iter().any(|b| !b.is_ascii_whitespace()) {
             bail!(
                 "{} was changed after its index was written: delete {} and try again",
                 self.path.display(),
@@ -128,6 +131,7 @@ impl RowShard {
     /// Row `i`. The error names the file, the line and what is wrong with it.
     pub fn get<T: DeserializeOwned>(&self, i: usize) -> Result<T> {
         let line = self.line(i)?;
+        json::check(line.as_bytes()).with_context(|| self.place(i))?;
         serde_json::from_str(line).map_err(|e| {
             let what = e.to_string();
             let what = what.split(" at line ").next().unwrap_or_default();
@@ -148,7 +152,8 @@ impl RowShard {
     /// `file:line` of row `i`, for messages.
     pub fn place(&self, i: usize) -> String {
         let start = self.offsets().get(i).map_or(0, |o| *o as usize);
-        let line = 1 + self.bytes()[..start].iter().filter(|b| **b == b'\n').count();
+        let before = self.bytes().get(..start).unwrap_or_default();
+        let line = 1 + before.iter().filter(|b| **b == b'\n').count();
         format!("{}:{line}", self.path.display())
     }
 
@@ -180,7 +185,7 @@ fn scan(bytes: &[u8]) -> Vec<u64> {
 }
 
 /// The mapped index of `jsonl` (whose content is `text`) and its job, if it is whole, not older than the text, and made for a text of this length.
-fn read_index(jsonl: &Path, text: &[u8]) -> Option<(Mmap, u64)> {
+fn read_index(jsonl: &Path, text: &[u8]) -> Option<(Map, u64)> {
     let path = index_path(jsonl);
     let about = fs::metadata(&path).ok()?;
     if (about.len() as usize) < HEADER

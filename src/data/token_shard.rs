@@ -10,10 +10,12 @@ use std::{
 
 use crate::error::{Error, Kind};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use memmap2::Mmap;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::{files::write_error, map::map_path};
+use super::{
+    files::write_error,
+    map::{Map, map_path},
+};
 
 const MAGIC: &[u8; 8] = b"SDRRLTK1";
 const HEADER: usize = 32;
@@ -32,8 +34,9 @@ pub struct Document {
 /// An open shard.
 pub struct TokenShard {
     path: PathBuf,
-    map: Mmap,
-    documents: usize,
+    map: Map,
+    /// Where each document's tokens and notes begin, and where the last ends: as they were when they were checked.
+    offsets: Offsets,
     tokens: usize,
 }
 
@@ -44,8 +47,8 @@ impl TokenShard {
         let unsound =
             || format!("{} is not a sound token shard: delete it and run `pack` again", path.display());
         let checked = check(&map).with_context(unsound);
-        let (documents, tokens) = checked.or_kind(|message| Error::bad_input(path.display(), message))?;
-        Ok(TokenShard { path: path.into(), map, documents, tokens })
+        let (offsets, tokens) = checked.or_kind(|message| Error::bad_input(path.display(), message))?;
+        Ok(TokenShard { path: path.into(), map, offsets, tokens })
     }
 
     /// Where it is.
@@ -54,11 +57,11 @@ impl TokenShard {
     }
     /// Documents.
     pub fn len(&self) -> usize {
-        self.documents
+        self.offsets.tokens.len() - 1
     }
     /// True if there are none.
     pub fn is_empty(&self) -> bool {
-        self.documents == 0
+        self.len() == 0
     }
     /// Tokens of all documents.
     pub fn tokens(&self) -> usize {
@@ -72,15 +75,14 @@ impl TokenShard {
     /// Document `i`.
     pub fn document(&self, i: usize) -> Document {
         let (start, end) = self.span(i);
-        let at = HEADER + 16 * (self.documents + 1);
+        let at = HEADER + 16 * (self.len() + 1);
         let word = |base: usize, t: usize| -> [u8; 4] {
             let from = base + 4 * t;
             [self.map[from], self.map[from + 1], self.map[from + 2], self.map[from + 3]]
         };
         let weights_at = at + 4 * self.tokens;
         let notes = weights_at + 4 * self.tokens;
-        let offsets = HEADER + 8 * (self.documents + 1);
-        let (from, to) = (word64(&self.map, offsets + 8 * i), word64(&self.map, offsets + 8 * i + 8));
+        let (from, to) = (self.offsets.notes[i], self.offsets.notes[i + 1]);
         Document {
             tokens: (start..end).map(|t| u32::from_le_bytes(word(at, t))).collect(),
             weights: (start..end).map(|t| f32::from_le_bytes(word(weights_at, t))).collect(),
@@ -88,7 +90,7 @@ impl TokenShard {
         }
     }
     fn span(&self, i: usize) -> (usize, usize) {
-        (word64(&self.map, HEADER + 8 * i), word64(&self.map, HEADER + 8 * i + 8))
+        (self.offsets.tokens[i], self.offsets.tokens[i + 1])
     }
 }
 
@@ -98,8 +100,13 @@ fn word64(bytes: &[u8], at: usize) -> usize {
     u64::from_le_bytes(word) as usize
 }
 
-/// (documents, tokens) of sound bytes.
-fn check(bytes: &[u8]) -> Result<(usize, usize)> {
+struct Offsets {
+    tokens: Vec<usize>,
+    notes: Vec<usize>,
+}
+
+/// (offsets, tokens) of sound bytes.
+fn check(bytes: &[u8]) -> Result<(Offsets, usize)> {
     ensure!(bytes.len() >= HEADER + 8 && bytes.starts_with(MAGIC), "it does not begin as one");
     let (documents, tokens, notes) = (word64(bytes, 8), word64(bytes, 16), word64(bytes, 24));
     let size = |n: usize, each: usize| n.checked_mul(each);
@@ -113,12 +120,14 @@ fn check(bytes: &[u8]) -> Result<(usize, usize)> {
     );
     let sum = u64::from_le_bytes(bytes[bytes.len() - 8..].try_into()?);
     ensure!(sum == xxh3_64(&bytes[..bytes.len() - 8]), "its checksum is wrong: it is corrupt");
-    for (at, last) in [(HEADER, tokens), (HEADER + 8 * (documents + 1), notes)] {
+    let read = |at: usize, last: usize| -> Result<Vec<usize>> {
         let offsets: Vec<usize> = (0..=documents).map(|i| word64(bytes, at + 8 * i)).collect();
         let sound = offsets[0] == 0 && offsets[documents] == last && offsets.windows(2).all(|w| w[0] <= w[1]);
         ensure!(sound, "its offsets are out of order: it is corrupt");
-    }
-    Ok((documents, tokens))
+        Ok(offsets)
+    };
+    let notes = read(HEADER + 8 * (documents + 1), notes)?;
+    Ok((Offsets { tokens: read(HEADER, tokens)?, notes }, tokens))
 }
 
 /// Writes documents as a shard: to a temporary name, then renamed.

@@ -16,12 +16,14 @@ mod driver;
 mod emulated;
 mod gpu;
 mod launch;
+mod memory;
 pub mod nvtx;
 pub mod vectors;
 
 pub use gpu::Gpu;
 pub(crate) use gpu::GpuMemory;
 pub use launch::{Arg, Geometry, Kernel, KernelError, Launch, TensorLabel, TensorMap};
+pub use memory::host_memory;
 
 /// The device that a tensor lives on and an op runs on.
 #[derive(Clone, Default)]
@@ -185,14 +187,4 @@ pub fn cpu_features() -> Vec<&'static str> {
     #[cfg(target_arch = "aarch64")]
     found.push("neon");
     found
-}
-
-/// (total, available) bytes of main memory, from /proc/meminfo; `None` where there is no such file.
-pub fn host_memory() -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let field = |name: &str| -> Option<u64> {
-        let line = text.lines().find(|l| l.starts_with(name))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    Some((field("MemTotal:")?, field("MemAvailable:")?))
 }

@@ -62,7 +62,7 @@ pub fn read_tasks(path: &Path) -> Result<EvalSettings> {
     struct Recipe {
         eval: toml::Value,
     }
-    let text = std::fs::read_to_string(path).at(path, || format!("read tasks {}", path.display()))?;
+    let text = crate::data::json::read_text(path).at(path, || format!("read tasks {}", path.display()))?;
     match toml::from_str::<Recipe>(&text) {
         Ok(recipe) => source::parse(&toml::to_string(&recipe.eval)?, &path.display().to_string(), &[]),
         Err(_) => source::parse(&text, &path.display().to_string(), &[]),

@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{hash::content_files, placement::Placement};
-use crate::data::line_process::output_of;
 use crate::data::gguf;
+use crate::data::line_process::output_of;
 
 /// Settings that decide how fast a result comes, not which.
 const SPEED: [&str; 4] = ["batch-rows", "batch-tokens", "timeout", "checkpoint-every"];

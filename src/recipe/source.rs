@@ -12,7 +12,7 @@ use crate::data::words::nearest;
 
 /// Reads `path`, applies each override (`section.key=value`) in order, and checks the result against `T`.
 pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T> {
-    let text = std::fs::read_to_string(path).at(path, || {
+    let text = crate::data::json::read_text(path).at(path, || {
         format!("read recipe {}: give the path of a recipe, e.g. recipes/quickstart.toml", path.display())
     })?;
     parse(&text, &path.display().to_string(), overrides)

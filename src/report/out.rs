@@ -4,7 +4,8 @@
 //! works on files goes on and says so once on standard error. Where printing fails for another reason (a full disk), a printing command ends
 //! with that error; work goes on, and [`result`] is the error at its end.
 use std::{
-    fmt,
+    borrow::Cow,
+    fmt::{self, Write as _},
     io::{self, ErrorKind, Write},
     sync::Mutex,
 };
@@ -44,8 +45,39 @@ pub fn is_shown() -> bool {
     state().mode != Mode::Embedded
 }
 
-/// Prints `text` to standard output.
+/// Text of files as it may be sent to a terminal: control characters, and those that change the direction of what follows, are written out
+/// (`\u{1b}`). Line ends and tabs stay.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if steers(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
+/// Whether a character does something to the terminal, or to the order in which others are shown (Unicode's explicit embeddings, overrides and
+/// isolates). The marks that Arabic, Hebrew and Indic texts need are none of them.
+pub(super) fn steers(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t') || turns(c)
+}
+
+/// U+202A to U+202E and U+2066 to U+2069.
+pub(super) fn turns(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Prints `text` to standard output, [`shown`].
 pub fn text(text: fmt::Arguments) {
+    let mut whole = String::new();
+    let _ = whole.write_fmt(text);
+    raw(format_args!("{}", shown(&whole)));
+}
+
+/// Prints `text` as it is, colours included: what comes from files in it must be [`shown`].
+pub fn raw(text: fmt::Arguments) {
     let mut state = state();
     if state.mode == Mode::Embedded {
         tracing::info!(target: "sdrrl", "{}", text.to_string().trim_end());
@@ -69,8 +101,15 @@ pub fn text(text: fmt::Arguments) {
     state.failed = Some((error.kind(), error.to_string()));
 }
 
-/// Prints `text` to standard error; that nobody reads it is no error.
+/// Prints `text` to standard error, [`shown`]; that nobody reads it is no error.
 pub fn warn(text: fmt::Arguments) {
+    let mut whole = String::new();
+    let _ = whole.write_fmt(text);
+    raw_warn(format_args!("{}", shown(&whole)));
+}
+
+/// Prints `text` as it is to standard error; see [`raw`].
+pub fn raw_warn(text: fmt::Arguments) {
     if !is_shown() {
         tracing::warn!(target: "sdrrl", "{}", text.to_string().trim_end());
         return;
@@ -110,3 +149,21 @@ macro_rules! note {
 }
 
 pub(crate) use {note, say, say_text};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_shown() {
+        for (text, wanted) in [
+            ("plain ñ 日本 עברית\u{200f} हि\u{200d}\n\ttab", "plain ñ 日本 עברית\u{200f} हि\u{200d}\n\ttab"),
+            ("\u{1b}[31mred\u{1b}[0m", "\\u{1b}[31mred\\u{1b}[0m"),
+            ("\u{1b}]0;title\u{7}", "\\u{1b}]0;title\\u{7}"),
+            ("a\rb\u{8}c\u{7f}d\u{9b}e\0", "a\\u{d}b\\u{8}c\\u{7f}d\\u{9b}e\\u{0}"),
+            ("\u{202e}gpj.exe\u{2066}\u{2069}", "\\u{202e}gpj.exe\\u{2066}\\u{2069}"),
+        ] {
+            assert_eq!(shown(text), wanted);
+        }
+    }
+}

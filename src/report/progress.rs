@@ -6,7 +6,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::out::{is_shown, note};
+use super::out::{is_shown, note, shown};
 
 /// Not on a terminal, a line at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ impl Progress {
     /// A bar over `total` units.
     pub fn new(label: &str, total: usize) -> Progress {
         let now = Instant::now();
-        let label = label.to_string();
+        let label = shown(label).into_owned();
         Progress { label, total, done: 0, skipped: 0, started: now, last_line: now, bar: None }
     }
 

@@ -1,7 +1,7 @@
 //! Tables for the terminal, Markdown and HTML.
 use std::io::IsTerminal;
 
-use super::escape::escape;
+use super::{escape::escape, out::shown};
 
 /// Cells under a header.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -96,11 +96,14 @@ impl Table {
 
     /// Columns aligned by display width, with a rule under the header.
     pub fn to_text(&self, colour: bool) -> String {
-        let cells: Vec<Vec<String>> = self.rows.iter().map(|r| r.iter().map(Cell::text).collect()).collect();
-        let columns = self.header.len();
+        let own = |text: &str| shown(text).into_owned();
+        let header: Vec<String> = self.header.iter().map(|h| own(h)).collect();
+        let cells: Vec<Vec<String>> =
+            self.rows.iter().map(|r| r.iter().map(|c| own(&c.text())).collect()).collect();
+        let columns = header.len();
         let width = |c: usize| {
             let own = cells.iter().filter_map(|r| r.get(c)).map(|s| display_width(s)).max().unwrap_or(0);
-            own.max(display_width(&self.header[c]))
+            own.max(display_width(&header[c]))
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut out = String::new();
@@ -120,7 +123,7 @@ impl Table {
             out.push_str(text.trim_end());
             out.push('\n');
         };
-        line(&self.header, &[]);
+        line(&header, &[]);
         line(&widths.iter().map(|w| "─".repeat(*w)).collect::<Vec<_>>(), &[]);
         for (texts, row) in cells.iter().zip(&self.rows) {
             line(texts, &row.iter().map(Cell::tone).collect::<Vec<_>>());

@@ -24,7 +24,7 @@ use crate::{
     models::{transformer::lora::Lora, transformer::weights::Transformer, weights::resolve},
     report::{
         html::{Block, Report, Section},
-        out::{say, say_text},
+        out::{self, say},
         progress::Progress,
         table::{Table, use_colour},
     },
@@ -133,7 +133,7 @@ impl Stage for Align<'_> {
             progress.finish();
         }
         let table = table(&looked);
-        say_text!("{}", table.to_text(use_colour()));
+        out::raw(format_args!("{}", table.to_text(use_colour())));
         let result = json!({"pairs": texts.0.len(), "pooling": args.pooling, "models": looked.iter().map(values).collect::<Vec<_>>()});
         open.write("alignment.json", format!("{result:#}\n").as_bytes())?;
         open.write(REPORT, build(args, &looked, table).to_html().as_bytes())?;

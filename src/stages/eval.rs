@@ -10,7 +10,7 @@ use crate::{
     },
     metrics::catalog,
     pipeline::placement::Placement,
-    report::{out::say_text, table::use_colour},
+    report::{out, table::use_colour},
 };
 
 /// The end of the help: what `metrics` of a task may name.
@@ -64,9 +64,12 @@ pub fn run(args: &Args) -> Result<()> {
     match &args.compare {
         Some(before) => {
             let table = compare::table(&compare::compare(before, &args.out, &settings, args.placement)?);
-            say_text!("{}", table.to_text(use_colour()));
+            out::raw(format_args!("{}", table.to_text(use_colour())));
         }
-        None => say_text!("{}", results_table(&args.out, &settings, args.placement)?.to_text(use_colour())),
+        None => out::raw(format_args!(
+            "{}",
+            results_table(&args.out, &settings, args.placement)?.to_text(use_colour())
+        )),
     }
     Ok(())
 }

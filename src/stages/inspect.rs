@@ -11,7 +11,10 @@ use crate::{
         tokenizer::Tokenizer,
     },
     models::weights::resolve,
-    report::{out::say, table::use_colour},
+    report::{
+        out::{self, say},
+        table::use_colour,
+    },
 };
 
 /// Arguments of `inspect`.
@@ -55,7 +58,7 @@ fn rows(args: &Args) -> Result<()> {
             continue;
         }
         shown += 1;
-        say!("\n{}", paint(&format!("row {i}"), "1", colour));
+        out::raw(format_args!("\n{}\n", paint(&format!("row {i}"), "1", colour)));
         fields("", &row, colour);
     }
     ensure!(shown > 0 || set.is_empty(), "no row from {} on is as asked", args.from);
@@ -66,9 +69,15 @@ fn fields(path: &str, value: &Value, colour: bool) {
     let below = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
     match value {
         Value::Object(map) => map.iter().for_each(|(k, v)| fields(&below(k), v, colour)),
-        Value::String(text) => say!("{} {}", paint(path, "36", colour), clean(text)),
+        Value::String(text) => {
+            out::raw(format_args!("{} {}\n", paint(&clean(path), "36", colour), clean(text)))
+        }
         Value::Null => {}
-        other => say!("{} {other}", paint(path, "36", colour)),
+        other => out::raw(format_args!(
+            "{} {}\n",
+            paint(&clean(path), "36", colour),
+            out::shown(&other.to_string())
+        )),
     }
 }
 
@@ -77,14 +86,14 @@ fn tokens(args: &Args) -> Result<()> {
     let tokenizer = Tokenizer::load(&resolve(model)?)?;
     let shard = TokenShard::open(&args.path)?;
     let colour = use_colour();
-    say!(
-        "{}: {} documents, {} tokens; {} = trained, {} = seen only, ↵ = line break",
-        args.path.display(),
+    out::raw(format_args!(
+        "{}: {} documents, {} tokens; {} = trained, {} = seen only, ↵ = line break\n",
+        out::shown(&args.path.display().to_string()),
         shard.len(),
         shard.tokens(),
         paint("green", "32", colour),
         paint("grey", "90", colour)
-    );
+    ));
     let mut shown = 0;
     for i in args.from..shard.len() {
         if shown == args.count {
@@ -97,8 +106,8 @@ fn tokens(args: &Args) -> Result<()> {
             continue;
         }
         shown += 1;
-        say!("\n{}", paint(&format!("document {i}: {}", clean(&document.note)), "1", colour));
-        say!("{}", render(&document, &tokenizer, args.ids, colour));
+        let title = paint(&format!("document {i}: {}", clean(&document.note)), "1", colour);
+        out::raw(format_args!("\n{title}\n{}\n", render(&document, &tokenizer, args.ids, colour)));
     }
     ensure!(shown > 0 || shard.is_empty(), "no document from {} on is as asked", args.from);
     Ok(())
@@ -133,7 +142,7 @@ fn clean(text: &str) -> String {
         .map(|c| {
             if c == '\n' {
                 '↵'
-            } else if c.is_control() {
+            } else if c.is_control() || out::shown(c.encode_utf8(&mut [0; 4])).len() > 4 {
                 '\u{fffd}'
             } else {
                 c

@@ -20,7 +20,7 @@ use crate::{
         tokenize::{BleuTokenizer, TercomOptions},
     },
     report::{
-        out::{note, say, say_text},
+        out::{self, note, say},
         table::{Cell, Table, use_colour},
     },
 };
@@ -297,7 +297,7 @@ fn print(args: &Args, measured: &[Measured]) {
         });
         table.push([Cell::Text(name(path))].into_iter().chain(cells).collect());
     }
-    say_text!("{}", table.to_text(use_colour()));
+    out::raw(format_args!("{}", table.to_text(use_colour())));
     say!();
     measured.iter().for_each(|m| say!("{:<12} {}", m.name, m.signature));
     if measured.iter().any(|m| m.systems.iter().any(|s| s.p.is_some())) {
@@ -348,7 +348,7 @@ fn mkqa_scores(args: &Args, gold: &Path) -> Result<()> {
         };
         table.push([Cell::Text(key.clone())].into_iter().chain(all.iter().map(value)).collect());
     }
-    say_text!("{}", table.to_text(use_colour()));
+    out::raw(format_args!("{}", table.to_text(use_colour())));
     say!("\n{signature}");
     Ok(())
 }

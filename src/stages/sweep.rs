@@ -22,7 +22,7 @@ use crate::{
     data::record::Row,
     recipe::filter::FilterSettings,
     report::{
-        out::say,
+        out::{self, say},
         table::{Cell, Table, use_colour},
     },
 };
@@ -225,7 +225,7 @@ fn write(open: &Open, taus: &[f64], targets: &[String], counts: &[Vec<Count>]) -
     }
     open.write("sweep.json", format!("{:#}\n", json!({"results": all})).as_bytes())?;
     open.write("sweep.tsv", tsv.as_bytes())?;
-    say!("{}", table.to_text(use_colour()));
+    out::raw(format_args!("{}\n", table.to_text(use_colour())));
     say!("question, answer: mean characters of the kept translations; more in {}", open.dir().display());
     Ok(())
 }

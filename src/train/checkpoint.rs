@@ -165,7 +165,7 @@ pub fn latest_state(out: &Path) -> Option<State> {
 
 fn read_state(dir: &Path) -> Result<State> {
     let path = dir.join(STATE);
-    let text = std::fs::read_to_string(&path).reading(&path)?;
+    let text = crate::data::json::read_text(&path).reading(&path)?;
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
 }
 

@@ -1,7 +1,6 @@
 //! What a training run is told, and what it tells.
 use serde_json::Value;
 
-
 use super::{guard::GuardSettings, optimizer::OptimizerSettings, schedule::Schedule};
 
 /// What the loop needs to know.

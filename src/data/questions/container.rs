@@ -9,15 +9,15 @@ use crate::data::files::FileContext;
 use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
-use crate::data::{map::map_path, standard_input};
+use crate::data::{contained::caught::caught, json, map::map_path, standard_input};
 
 /// The columns of a row, or why there is none.
 pub type Object = Result<Map<String, Value>>;
 
-/// How much larger than the file its decompressed content may be: what text never reaches.
-const EXPANSION: u64 = 200;
+/// How much larger than the file its decompressed content may be.
+const EXPANSION: u64 = json::FACTOR as u64;
 /// What any file may decompress to, bytes.
-const SMALL: u64 = 256 << 20;
+const SMALL: u64 = json::FREE as u64;
 
 /// Calls `f` with the place (`file:line`) and the columns of each row of `path` (`-`: standard input), in order.
 pub fn for_each(path: &Path, f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
@@ -34,28 +34,32 @@ pub fn for_each(path: &Path, f: &mut dyn FnMut(&str, Object) -> Result<()>) -> R
 fn of_bytes(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
     match bytes {
         [0x1f, 0x8b, ..] => {
-            let text = inflate(name, "gzip", flate2::read::MultiGzDecoder::new(bytes), bytes.len())?;
-            text_rows(name, &text, f)
+            let open = || Ok(flate2::read::MultiGzDecoder::new(bytes));
+            text_rows(name, &inflate(name, "gzip", bytes.len(), open)?, f)
         }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let frames = zstd::stream::read::Decoder::with_buffer(bytes)
-                .map_err(|e| anyhow!("{name} is a damaged Zstandard file: {e}"))?;
-            let text = inflate(name, "Zstandard", frames, bytes.len())?;
-            text_rows(name, &text, f)
+            let open = || {
+                zstd::stream::read::Decoder::with_buffer(bytes)
+                    .map_err(|e| anyhow!("{name} is a damaged Zstandard file: {e}"))
+            };
+            text_rows(name, &inflate(name, "Zstandard", bytes.len(), open)?, f)
         }
         [b'P', b'A', b'R', b'1', ..] => parquet_rows(name, bytes, f),
         _ => text_rows(name, bytes, f),
     }
 }
 
-fn inflate(name: &str, kind: &str, from: impl Read, size: usize) -> Result<Vec<u8>> {
+/// Unpacks twice: once to count, so that the text is put where it fits, and a file that is too large takes no memory at all.
+fn inflate<R: Read>(name: &str, kind: &str, size: usize, open: impl Fn() -> Result<R>) -> Result<Vec<u8>> {
     let most = (size as u64 * EXPANSION).max(SMALL);
-    let mut out = vec![];
-    from.take(most + 1).read_to_end(&mut out).map_err(|e| match e.kind() {
+    let broken = |e: std::io::Error| match e.kind() {
         ErrorKind::UnexpectedEof => anyhow!("{name} is a {kind} file that was cut off"),
         _ => anyhow!("{name} is a damaged {kind} file: {e}"),
-    })?;
-    ensure!(out.len() as u64 <= most, "{name}: its {kind} content is more than {EXPANSION} times its size");
+    };
+    let length = std::io::copy(&mut open()?.take(most + 1), &mut std::io::sink()).map_err(broken)?;
+    ensure!(length <= most, "{name}: its {kind} content is more than {EXPANSION} times its size");
+    let mut out = Vec::with_capacity(length as usize);
+    open()?.take(length).read_to_end(&mut out).map_err(broken)?;
     Ok(out)
 }
 
@@ -92,18 +96,23 @@ fn foreign(bytes: &[u8]) -> Option<&'static str> {
 fn is_one_array_per_line(text: &[u8]) -> bool {
     let line = text.split(|b| *b == b'\n').find(|l| !l.trim_ascii().is_empty()).unwrap_or_default();
     line.trim_ascii_end().ends_with(b"]")
+        && json::check(line).is_ok()
         && serde_json::from_slice::<Vec<Value>>(line).is_ok_and(|v| !v.iter().any(Value::is_object))
 }
 
 fn array_rows(name: &str, text: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
-    let items: Vec<Value> = serde_json::from_slice(text).map_err(|e| {
+    let broken = |e: serde_json::Error| {
         anyhow!("{name}:{}: a JSON array that does not parse: {}", e.line(), without_place(&e))
-    })?;
-    for (i, item) in items.into_iter().enumerate() {
-        let place = format!("{name}, element {}", i + 1);
-        f(&place, object(item))?;
-    }
-    Ok(())
+    };
+    // Checked as a whole first, so that its elements can be read one by one.
+    serde_json::from_slice::<Vec<serde::de::IgnoredAny>>(text).map_err(broken)?;
+    let mut number = 0;
+    json::for_each_element(text, &mut |element| {
+        number += 1;
+        let place = format!("{name}, element {number}");
+        let value = json::check(element).and_then(|()| serde_json::from_slice(element).map_err(broken));
+        f(&place, value.and_then(object))
+    })
 }
 
 fn line_rows(name: &str, text: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
@@ -125,6 +134,7 @@ fn parse_line(line: &[u8], number: usize) -> Object {
             at + 1
         )
     })?;
+    json::check(line)?;
     let value = serde_json::from_str(text).map_err(|e| {
         let head: String = text.trim_start().chars().take(24).collect();
         let hint = match head.chars().next() {
@@ -163,12 +173,38 @@ fn parquet_rows(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Res
     use parquet::file::reader::{FileReader, SerializedFileReader};
     let damaged =
         |e: parquet::errors::ParquetError| anyhow!("{name} is a Parquet file that cannot be read: {e}");
-    let reader = SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).map_err(damaged)?;
-    for (i, row) in reader.get_row_iter(None).map_err(damaged)?.enumerate() {
-        let row = row.map_err(damaged)?;
-        f(&format!("{name}, row {}", i + 1), object(row.to_json_value()))?;
+    // The library panics on some damaged files.
+    let whole = |e: anyhow::Error| e.context(format!("{name} is a Parquet file that cannot be read"));
+    let open = || SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).map_err(damaged);
+    let reader = caught(open).map_err(whole)?;
+    let groups = reader.metadata().row_groups();
+    let unpacked = groups.iter().fold(0u64, |sum, g| sum.saturating_add(g.total_byte_size().max(0) as u64));
+    let most = (bytes.len() as u64 * EXPANSION).max(SMALL);
+    ensure!(
+        unpacked <= most,
+        "{name}: its {unpacked} bytes of content are more than {EXPANSION} times its size"
+    );
+    let mut rows = caught(|| reader.get_row_iter(None).map_err(damaged)).map_err(whole)?;
+    let (mut number, mut read) = (0, 0);
+    while let Some(row) = caught(|| rows.next().transpose().map_err(damaged)).map_err(whole)? {
+        number += 1;
+        let row = caught(|| Ok(row.to_json_value())).map_err(whole)?;
+        read += row_bytes(&row);
+        ensure!(read <= most, "{name}: its rows are more than {EXPANSION} times its size");
+        f(&format!("{name}, row {number}"), object(row))?;
     }
     Ok(())
+}
+
+/// Bytes of the texts in a row.
+#[cfg(feature = "parquet")]
+fn row_bytes(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.len() as u64,
+        Value::Array(items) => items.iter().map(row_bytes).sum::<u64>() + 8,
+        Value::Object(map) => map.values().map(row_bytes).sum::<u64>() + 8,
+        _ => 8,
+    }
 }
 
 #[cfg(not(feature = "parquet"))]

@@ -1,15 +1,17 @@
 //! Jinja as transformers sets it up for chat templates (`transformers.utils.chat_template_utils`).
-use std::collections::BTreeMap;
-
-use anyhow::{Result, anyhow, ensure};
-use minijinja::{
-    Environment, Error, ErrorKind, Value,
-    syntax::SyntaxConfig,
-    value::{Kwargs, Serde, ValueKind},
-};
+//!
+//! A template comes with a model, so it is outside data, and Jinja is a language: one can ask for any amount of time and memory. So templates
+//! are rendered by a child process with limits ([`contained`]) wherever the program is known that is started for it.
+use anyhow::{Context, Result, anyhow, ensure};
+use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig, value::Serde};
 use serde_json::json;
 
-use crate::data::{conversation::Turn, tokenizer::Tokenizer};
+use super::tojson::tojson;
+use crate::data::{
+    contained::{self, Ask, Limits, Pool},
+    conversation::Turn,
+    tokenizer::Tokenizer,
+};
 
 /// Around what `{% generation %}` encloses; private-use characters that no text has.
 const OPEN: &str = "\u{f8f0}\u{f8f1}";
@@ -17,12 +19,29 @@ const CLOSE: &str = "\u{f8f1}\u{f8f0}";
 
 /// The longest template that is read, bytes.
 const LONGEST: usize = 1 << 20;
+/// The longest text that a template may make of a conversation, bytes beyond eight times the conversation's own.
+const LONGEST_TEXT: usize = 64 << 20;
+/// The longest error with an excerpt of the template, bytes.
+const LONGEST_ERROR: usize = 1500;
+/// Steps of the machine behind the templates.
+const STEPS: u64 = 5_000_000;
+/// What a template may take in a child: memory, and time of the processor for each conversation.
+pub(in crate::data) const LIMITS: Limits = Limits { memory: 256 << 20, seconds: 1.0 };
+/// Conversations up to so many bytes are rendered with one request.
+const TOGETHER: usize = 1 << 20;
+/// Deep templates are parsed with a stack of this many bytes, of which only what they need is ever touched.
+const STACK: usize = 512 << 20;
 
 /// A parsed chat template.
 pub(super) struct Jinja {
-    env: Environment<'static>,
+    engine: Engine,
     /// It says itself which part of a conversation the model writes.
     pub marks_answers: bool,
+}
+
+enum Engine {
+    Here(Box<Local>),
+    Apart(Pool),
 }
 
 /// A rendered conversation.
@@ -40,6 +59,63 @@ impl Jinja {
             source.len()
         );
         let (marked, marks_answers) = with_marks(source);
+        let engine = match contained::program() {
+            Some(program) => Engine::Apart(
+                Pool::start(program, LIMITS, (Ask::Template, marked.into_bytes()))
+                    .context("the chat template cannot be parsed")?,
+            ),
+            None => {
+                let parse = move || Local::new(marked);
+                let thread = std::thread::Builder::new().stack_size(STACK).spawn(parse);
+                let parsed = thread.context("start a thread to parse the chat template")?.join();
+                Engine::Here(Box::new(parsed.map_err(|_| anyhow!("the chat template cannot be parsed"))??))
+            }
+        };
+        Ok(Jinja { engine, marks_answers })
+    }
+
+    /// The texts of conversations, each with what asks the model to answer if the second of its pair.
+    pub fn render(&self, tok: &Tokenizer, conversations: &[(&[Turn], bool)]) -> Result<Vec<Rendered>> {
+        let specials: serde_json::Map<String, serde_json::Value> =
+            tok.special_texts().into_iter().map(|(key, text)| (key, text.into())).collect();
+        let values = |&(turns, prompt): &(&[Turn], bool)| {
+            let messages: Vec<serde_json::Value> =
+                turns.iter().map(|t| json!({"role": t.role.name(), "content": t.content})).collect();
+            let mut values = json!({"messages": messages, "add_generation_prompt": prompt, "tools": null, "documents": null});
+            if let Some(map) = values.as_object_mut() {
+                map.extend(specials.clone());
+            }
+            values
+        };
+        let wanted: Vec<serde_json::Value> = conversations.iter().map(values).collect();
+        let size = |turns: &[Turn]| turns.iter().map(|t| t.content.len()).sum::<usize>();
+        let together = conversations.iter().map(|(turns, _)| size(turns)).sum::<usize>() <= TOGETHER;
+        let mut texts = vec![];
+        for some in wanted.chunks(if together { wanted.len().max(1) } else { 1 }) {
+            texts.extend(self.texts(some).context("the chat template cannot be rendered")?);
+        }
+        Ok(texts.iter().map(|text| without_marks(text)).collect())
+    }
+
+    fn texts(&self, values: &[serde_json::Value]) -> Result<Vec<String>> {
+        match &self.engine {
+            Engine::Here(local) => values.iter().map(|v| local.render(v)).collect(),
+            Engine::Apart(pool) => {
+                let reply = pool.ask(Ask::Render, &serde_json::to_vec(values)?)?;
+                serde_json::from_slice(&reply).context("the answer of the process that renders it")
+            }
+        }
+    }
+}
+
+/// A template in this process: bounded in steps, in depth and in the length of its text, not in memory.
+pub(in crate::data) struct Local {
+    env: Environment<'static>,
+}
+
+impl Local {
+    /// Parses a template with marks.
+    pub fn new(marked: String) -> Result<Local> {
         let mut env = Environment::new();
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
@@ -53,28 +129,58 @@ impl Jinja {
         });
         env.add_function("strftime_now", |format: String| super::date::strftime(&format));
         env.add_filter("tojson", tojson);
-        env.set_fuel(Some(5_000_000));
+        env.set_fuel(Some(STEPS));
         env.add_template_owned("chat", marked)
-            .map_err(|e| anyhow!("the chat template does not parse: {e:#}"))?;
-        Ok(Jinja { env, marks_answers })
+            .map_err(|e| anyhow!("the chat template does not parse: {}", brief(&e)))?;
+        Ok(Local { env })
     }
 
-    /// The text of a conversation, with what asks the model to answer if `generation_prompt`.
-    pub fn render(&self, tok: &Tokenizer, turns: &[Turn], generation_prompt: bool) -> Result<Rendered> {
-        let messages: Vec<serde_json::Value> =
-            turns.iter().map(|t| json!({"role": t.role.name(), "content": t.content})).collect();
-        let mut values: BTreeMap<String, Value> = BTreeMap::from([
-            ("messages".into(), Value::from(Serde(messages))),
-            ("add_generation_prompt".into(), generation_prompt.into()),
-            ("tools".into(), ().into()),
-            ("documents".into(), ().into()),
-        ]);
-        values.extend(tok.special_texts().into_iter().map(|(key, text)| (key, text.into())));
+    /// The text, with marks, for these variables.
+    pub fn render(&self, values: &serde_json::Value) -> Result<String> {
         let template = self.env.get_template("chat").map_err(|e| anyhow!("{e:#}"))?;
-        let text = template
-            .render(Value::from(values))
-            .map_err(|e| anyhow!("the chat template cannot be rendered: {e:#}"))?;
-        Ok(without_marks(&text))
+        let mut out = Bounded { text: vec![], room: LONGEST_TEXT + 8 * content_bytes(values) };
+        template.render_captured_to(Value::from(Serde(values)), &mut out).map_err(|e| match out.room {
+            0 => anyhow!("it makes a text of more than {} bytes", out.text.len()),
+            _ => anyhow!("{}", brief(&e)),
+        })?;
+        String::from_utf8(out.text).context("its text is not UTF-8")
+    }
+}
+
+/// An error with the lines around it, as far as they can be read.
+fn brief(error: &Error) -> String {
+    let text = format!("{error:#}");
+    if text.len() <= LONGEST_ERROR {
+        return text;
+    }
+    let short = error.to_string();
+    format!("{} ...", short.chars().take(LONGEST_ERROR).collect::<String>())
+}
+
+/// Bytes of all texts of the messages.
+fn content_bytes(values: &serde_json::Value) -> usize {
+    let messages = values["messages"].as_array();
+    messages.into_iter().flatten().map(|m| m["content"].as_str().map_or(0, str::len)).sum()
+}
+
+/// A text that may not grow beyond its room; 0 says that it wanted to.
+struct Bounded {
+    text: Vec<u8>,
+    room: usize,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.text.len() + bytes.len() > self.room {
+            self.room = 0;
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -84,7 +190,7 @@ fn with_marks(source: &str) -> (String, bool) {
     while let Some(at) = rest.find("{%") {
         let (before, block) = rest.split_at(at);
         out.push_str(before);
-        let Some(length) = block.find("%}").map(|n| n + 2) else { break };
+        let Some(length) = block.get(2..).and_then(|inner| inner.find("%}")).map(|n| n + 4) else { break };
         let (block, after) = block.split_at(length);
         rest = after;
         let inner = &block[2..block.len() - 2];
@@ -123,167 +229,12 @@ fn without_marks(marked: &str) -> Rendered {
     Rendered { text, generated }
 }
 
-/// Python's `json.dumps(value, ensure_ascii, indent, separators, sort_keys)`: no HTML escapes, `", "` and `": "` between items.
-fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
-    let invalid = |text: String| Error::new(ErrorKind::InvalidOperation, text);
-    let indent = match kwargs.get::<Option<Value>>("indent")? {
-        None => None,
-        Some(v) if v.is_none() => None,
-        Some(v) => Some(match v.as_str() {
-            Some(text) => text.to_string(),
-            None => " ".repeat(
-                v.as_usize()
-                    .filter(|n| *n <= 64)
-                    .ok_or_else(|| invalid(format!("tojson: indent {v} is not a number up to 64")))?,
-            ),
-        }),
-    };
-    let separators = match kwargs.get::<Option<Vec<String>>>("separators")? {
-        Some(list) => <[String; 2]>::try_from(list)
-            .map_err(|l| invalid(format!("tojson: separators {l:?} are not two texts")))?,
-        None if indent.is_some() => [",".into(), ": ".into()],
-        None => [", ".into(), ": ".into()],
-    };
-    let style = Style {
-        indent,
-        separators,
-        ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-    };
-    kwargs.assert_all_used()?;
-    let mut out = String::new();
-    style.write(value, 0, &mut out)?;
-    Ok(out)
-}
-
-struct Style {
-    indent: Option<String>,
-    separators: [String; 2],
-    ensure_ascii: bool,
-    sort_keys: bool,
-}
-
-impl Style {
-    fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
-        if depth > 64 {
-            return Err(Error::new(ErrorKind::InvalidOperation, "tojson: more than 64 levels"));
-        }
-        match value.kind() {
-            ValueKind::Undefined | ValueKind::None => out.push_str("null"),
-            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => out.push_str(&number(value)),
-            ValueKind::String => self.text(value.as_str().unwrap_or_default(), out),
-            ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.list(('[', ']'), items.len(), depth, out, |i, out| {
-                    self.write(&items[i], depth + 1, out)
-                })?;
-            }
-            ValueKind::Map => {
-                let mut keys: Vec<Value> = value.try_iter()?.collect();
-                if self.sort_keys {
-                    keys.sort();
-                }
-                self.list(('{', '}'), keys.len(), depth, out, |i, out| {
-                    self.text(&keys[i].to_string(), out);
-                    out.push_str(&self.separators[1]);
-                    self.write(&value.get_item(&keys[i])?, depth + 1, out)
-                })?;
-            }
-            other => {
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    format!("tojson: {other} has no JSON form"),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn list(
-        &self,
-        (open, close): (char, char),
-        n: usize,
-        depth: usize,
-        out: &mut String,
-        mut item: impl FnMut(usize, &mut String) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        out.push(open);
-        let line = |out: &mut String, depth: usize| {
-            if let Some(indent) = self.indent.as_ref().filter(|_| n > 0) {
-                out.push('\n');
-                (0..depth).for_each(|_| out.push_str(indent));
-            }
-        };
-        for i in 0..n {
-            if i > 0 {
-                out.push_str(&self.separators[0]);
-            }
-            line(out, depth + 1);
-            item(i, out)?;
-        }
-        line(out, depth);
-        out.push(close);
-        Ok(())
-    }
-
-    fn text(&self, text: &str, out: &mut String) {
-        out.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\u{8}' => out.push_str("\\b"),
-                '\u{c}' => out.push_str("\\f"),
-                c if (c as u32) < 0x20 || (self.ensure_ascii && !c.is_ascii()) => {
-                    let mut units = [0; 2];
-                    for unit in c.encode_utf16(&mut units) {
-                        out.push_str(&format!("\\u{unit:04x}"));
-                    }
-                }
-                c => out.push(c),
-            }
-        }
-        out.push('"');
-    }
-}
-
-/// A number as Python prints it: whole floats keep `.0`, exponents have a sign and two digits.
-fn number(value: &Value) -> String {
-    if value.is_integer() {
-        return value.to_string();
-    }
-    let Ok(x) = f64::try_from(value.clone()) else { return value.to_string() };
-    if x.is_nan() || x.is_infinite() {
-        return if x.is_nan() {
-            "NaN"
-        } else if x > 0.0 {
-            "Infinity"
-        } else {
-            "-Infinity"
-        }
-        .into();
-    }
-    if x != 0.0 && !(1e-4..1e16).contains(&x.abs()) {
-        let text = format!("{x:e}");
-        let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |d| ('-', d));
-        return format!("{mantissa}e{sign}{digits:0>2}");
-    }
-    if x.fract() == 0.0 { format!("{x:.1}") } else { x.to_string() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn rendered(source: &str, values: serde_json::Value) -> String {
-        let jinja = Jinja::new(source).unwrap();
-        let template = jinja.env.get_template("chat").unwrap();
-        template.render(Value::from(Serde(values))).unwrap()
+        Local::new(with_marks(source).0).unwrap().render(&values).unwrap()
     }
 
     #[test]
@@ -308,13 +259,14 @@ mod tests {
     #[test]
     fn tojson_refuses_what_it_does_not_know() {
         for call in ["indent=1000000", "indent=-1", "separators=['a']", "colour=1"] {
-            let jinja = Jinja::new(&format!("{{{{ 1|tojson({call}) }}}}")).unwrap();
-            assert!(jinja.env.get_template("chat").unwrap().render(()).is_err(), "{call}");
+            let local = Local::new(format!("{{{{ 1|tojson({call}) }}}}")).unwrap();
+            assert!(local.render(&json!({})).is_err(), "{call}");
         }
     }
 
     #[test]
     fn generation_blocks_are_found_and_leave_no_trace() {
+        assert_eq!(with_marks("a{%}b{%"), ("a{%}b{%".into(), false));
         for (source, text, found) in [
             ("a{% generation %}b{% endgeneration %}c", "abc", 1..2),
             ("a {%- generation -%} b {%- endgeneration %} c", "ab c", 1..2),
@@ -322,8 +274,7 @@ mod tests {
         ] {
             let (marked, marks) = with_marks(source);
             assert!(marks);
-            let jinja = Jinja::new(source).unwrap();
-            let out = without_marks(&jinja.env.get_template("chat").unwrap().render(()).unwrap());
+            let out = without_marks(&rendered(source, json!({})));
             assert_eq!((out.text.as_str(), &out.generated[..]), (text, &[found][..]), "{marked}");
         }
     }

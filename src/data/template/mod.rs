@@ -1,8 +1,9 @@
 //! Chat templates: the model's own Jinja, or one of the field's by name. A conversation is rendered and tokenised as a whole, as
 //! `apply_chat_template(..., tokenize=True)` of transformers does, and the tokens of the answers are found in it by their place.
 mod date;
-mod jinja;
+pub(super) mod jinja;
 mod named;
+mod tojson;
 
 use std::{ops::Range, path::Path};
 
@@ -10,7 +11,10 @@ use crate::data::files::FileContext;
 use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 
-use self::{jinja::Jinja, named::Named};
+use self::{
+    jinja::{Jinja, Rendered},
+    named::Named,
+};
 use super::{
     conversation::{Prompt, Role, Turn},
     tokenizer::{PlacedToken, Tokenizer},
@@ -81,8 +85,8 @@ impl ChatTemplate {
         } else if let Some(named) = Named::by_name(plain) {
             Kind::Named(named)
         } else if plain.ends_with(".jinja") {
-            let text =
-                std::fs::read_to_string(Path::new(plain)).at(plain, || format!("read template {plain}"))?;
+            let text = crate::data::json::read_text(Path::new(plain))
+                .at(plain, || format!("read template {plain}"))?;
             Kind::Jinja(Box::new(Jinja::new(&text).with_context(|| format!("template {plain}"))?))
         } else {
             let message =
@@ -97,7 +101,7 @@ impl ChatTemplate {
     pub fn encode_prompt(&self, tok: &Tokenizer, prompt: &Prompt) -> Result<Vec<u32>> {
         let turns = prompt.turns();
         let text = match &self.kind {
-            Kind::Jinja(jinja) => self.named_error(jinja.render(tok, &turns, true))?.text,
+            Kind::Jinja(jinja) => self.named_error(only(jinja.render(tok, &[(&turns, true)])))?.text,
             Kind::Named(named) => named.render(prompt, None, special_pair(tok).as_ref())?.text,
         };
         Ok(self.pieces(tok, &text, &turns)?.iter().map(|p| p.id).collect())
@@ -169,8 +173,30 @@ impl ChatTemplate {
         turns: &[Turn],
         on: TrainOn,
     ) -> Result<(String, Vec<Option<Range<usize>>>)> {
-        let whole = jinja.render(tok, turns, false)?;
         let places: Vec<usize> = (0..turns.len()).filter(|&i| turns[i].role == Role::Assistant).collect();
+        let last = turns.len().saturating_sub(1);
+        let is_wanted = |i: usize| i == last || (on == TrainOn::All && turns[i].weight != 0.0);
+        let wanted: Vec<usize> =
+            places.iter().copied().filter(|&i| !jinja.marks_answers && is_wanted(i)).collect();
+        let shown: Vec<Vec<Turn>> = wanted
+            .iter()
+            .map(|&i| {
+                let mut shown = turns[..i].to_vec();
+                shown.push(Turn::new(Role::Assistant, PLACEHOLDER));
+                shown
+            })
+            .collect();
+        // The whole; then three for each answer: what asks for it, it with a mark in its place, it with nothing behind it.
+        let mut conversations = vec![(turns, false)];
+        for (&i, shown) in wanted.iter().zip(&shown) {
+            conversations.extend([(&turns[..i], true), (&shown[..], false)]);
+            if i + 1 < turns.len() {
+                conversations.push((&turns[..=i], false));
+            }
+        }
+        let mut rendered = jinja.render(tok, &conversations)?.into_iter();
+        let mut next = || rendered.next().context("the template was rendered too seldom");
+        let whole = next()?;
         if jinja.marks_answers {
             ensure!(
                 whole.generated.len() == places.len(),
@@ -182,20 +208,14 @@ impl ChatTemplate {
         }
         let mut ranges = vec![];
         for &i in &places {
-            let last = i + 1 == turns.len();
-            if !last && (on == TrainOn::Last || turns[i].weight == 0.0) {
+            if !wanted.contains(&i) {
                 ranges.push(None);
                 continue;
             }
-            let mut shown = turns[..i].to_vec();
-            let prompt = jinja.render(tok, &shown, true)?.text;
-            shown.push(Turn::new(Role::Assistant, PLACEHOLDER));
-            let start = common(&prompt, &jinja.render(tok, &shown, false)?.text);
-            let end = if last {
-                whole.text.len()
-            } else {
-                common(&jinja.render(tok, &turns[..=i], false)?.text, &whole.text)
-            };
+            let prompt = next()?.text;
+            let start = common(&prompt, &next()?.text);
+            let end =
+                if i + 1 == turns.len() { whole.text.len() } else { common(&next()?.text, &whole.text) };
             ensure!(
                 whole.text.get(..start) == prompt.get(..start) && start < end,
                 "the answer of turn {} cannot be told apart, since the template writes earlier turns differently once others follow: \
@@ -230,6 +250,10 @@ impl ChatTemplate {
     fn named_error<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| format!("template {}", self.name))
     }
+}
+
+fn only(rendered: Result<Vec<Rendered>>) -> Result<Rendered> {
+    rendered?.pop().context("the template was not rendered")
 }
 
 /// Gives `weight` to the tokens of an answer up to its first end token; whether there is one.

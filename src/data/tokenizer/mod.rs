@@ -2,6 +2,7 @@
 mod from_gguf;
 mod pre_tokenizers;
 pub mod sentencepiece;
+mod sound;
 mod specials;
 
 use std::path::Path;
@@ -11,7 +12,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer as Inner;
 
-use super::{files::write_atomic, gguf::Gguf};
+pub(super) use self::sound::probe;
+use super::{contained::caught::caught, files::write_atomic, gguf::Gguf};
 
 /// A tokenizer with its begin and end tokens.
 pub struct Tokenizer {
@@ -39,18 +41,19 @@ impl Tokenizer {
             return sentencepiece::load(path).with_context(context);
         }
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
-        let text = std::fs::read_to_string(&file).at(&file, || {
+        let text = crate::data::json::read_text(&file).at(&file, || {
             format!("read {}: the model's tokenizer.json must stand beside its weights", file.display())
         })?;
         let json: Value =
             serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
+        sound::try_apart(&text).with_context(context)?;
         let dir = file.parent().unwrap_or(Path::new("."));
         let read = |name: &str| -> Result<Value> {
             let path = dir.join(name);
             if !path.exists() {
                 return Ok(Value::Null);
             }
-            let text = std::fs::read_to_string(&path).reading(&path)?;
+            let text = crate::data::json::read_text(&path).reading(&path)?;
             serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
         };
         let mut json = json;
@@ -85,8 +88,7 @@ impl Tokenizer {
         // What the file says of cutting and padding belongs to whoever saved it; transformers leaves it out as well.
         json["truncation"] = Value::Null;
         json["padding"] = Value::Null;
-        let full: Inner =
-            serde_json::from_value(json.clone()).map_err(|e| anyhow!("not a tokenizer: {e}"))?;
+        let full = sound::read(&json)?;
         let mut plain = full.clone();
         plain.set_encode_special_tokens(true);
         let mut specials: Vec<(String, u32)> = full
@@ -102,7 +104,7 @@ impl Tokenizer {
         };
         let (bos, eos) = (named("bos_token"), named("eos_token"));
         // What an empty text becomes shows whether the post-processor adds a begin token.
-        let empty = full.encode("", true).map_err(|e| anyhow!("{e}"))?;
+        let empty = caught(|| full.encode("", true).map_err(|e| anyhow!("{e}")))?;
         let processed = empty.get_ids().first().copied();
         let add_bos = config["add_bos_token"]
             .as_bool()
@@ -170,7 +172,7 @@ impl Tokenizer {
 
     /// The text of ids; special tokens are left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.full.decode(ids, true).map_err(|e| anyhow!("decode: {e}"))
+        caught(|| self.full.decode(ids, true).map_err(|e| anyhow!("decode: {e}")))
     }
 
     /// The text of ids with that of special tokens; empty for ids that there are none of.
@@ -180,7 +182,8 @@ impl Tokenizer {
 
     /// One token as people read it: its decoded text, or its entry in the vocabulary where that is not text of its own.
     pub fn token_text(&self, id: u32) -> String {
-        let decoded = self.full.decode(&[id], false).unwrap_or_default();
+        let decode = || self.full.decode(&[id], false).map_err(|e| anyhow!("{e}"));
+        let decoded = caught(decode).unwrap_or_default();
         let odd = decoded.is_empty() || decoded.contains('\u{fffd}');
         if odd { self.full.id_to_token(id).unwrap_or_else(|| format!("<{id}?>")) } else { decoded }
     }
@@ -233,7 +236,7 @@ impl Tokenizer {
 /// names and texts where `additional_chat_templates/` holds more.
 fn template_file(dir: &Path) -> Result<Option<Value>> {
     let read = |path: &Path| -> Result<Option<String>> {
-        match std::fs::read_to_string(path) {
+        match crate::data::json::read_text(path) {
             Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).reading(&path),
@@ -270,7 +273,8 @@ fn placed(tokenizer: &Inner, text: &str, base: usize, out: &mut Vec<PlacedToken>
     if text.is_empty() {
         return Ok(());
     }
-    let encoding = tokenizer.encode(text, false).map_err(|e| anyhow!("tokenize {:?}...: {e}", head(text)))?;
+    let encoding = caught(|| tokenizer.encode(text, false).map_err(|e| anyhow!("{e}")))
+        .with_context(|| format!("tokenize {:?}...", head(text)))?;
     let pieces = encoding.get_ids().iter().zip(encoding.get_offsets());
     out.extend(pieces.map(|(&id, &(start, end))| PlacedToken { id, start: base + start, end: base + end }));
     Ok(())
@@ -280,8 +284,8 @@ fn run(tokenizer: &Inner, text: &str) -> Result<Vec<u32>> {
     if text.is_empty() {
         return Ok(vec![]);
     }
-    let encoding =
-        tokenizer.encode_fast(text, false).map_err(|e| anyhow!("tokenize {:?}...: {e}", head(text)))?;
+    let encoding = caught(|| tokenizer.encode_fast(text, false).map_err(|e| anyhow!("{e}")))
+        .with_context(|| format!("tokenize {:?}...", head(text)))?;
     Ok(encoding.get_ids().to_vec())
 }
 

@@ -69,11 +69,14 @@ fn default_eos() -> u32 {
     2
 }
 
+/// Numbers of the table of positions; NLLB's has a million.
+const MOST_POSITIONS: usize = 1 << 26;
+
 impl M2m100Config {
     /// Reads `DIR/config.json`.
     pub fn from_dir(dir: &Path) -> Result<M2m100Config> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).at(&path, || {
+        let text = crate::data::json::read_text(&path).at(&path, || {
             format!(
                 "read {}: an NLLB model is a directory with config.json, model.safetensors or pytorch_model*.bin, and tokenizer.json or \
                  sentencepiece.bpe.model (facebook/nllb-200-distilled-600M, -1.3B, nllb-200-3.3B; licence CC-BY-NC-4.0)",
@@ -107,8 +110,18 @@ impl M2m100Config {
             self.decoder_ffn_dim,
             self.vocab_size,
         ];
-        let sizes = [&sizes[..], &[self.max_position_embeddings]].concat();
         ensure!(sizes.iter().all(|&x| x > 0 && x < 1 << 24), "a size is 0 or absurd: {sizes:?}");
+        let widths = [c, self.encoder_ffn_dim, self.decoder_ffn_dim];
+        ensure!(widths.iter().all(|&x| x < 1 << 20), "a size is absurd: {widths:?}");
+        let layers = [self.encoder_layers, self.decoder_layers];
+        ensure!(layers.iter().all(|&x| x < 1 << 12), "absurdly many layers: {layers:?}");
+        // They are computed, (positions, d_model), and not in the file, whose size would bound them.
+        let positions = self.max_position_embeddings;
+        ensure!(
+            positions > 0 && positions.saturating_mul(c) <= MOST_POSITIONS,
+            "max_position_embeddings {positions}: none, or more than a table of {MOST_POSITIONS} numbers holds"
+        );
+        ensure!(self.pad_token_id < 1 << 10, "pad_token_id {}: positions begin behind it", self.pad_token_id);
         for heads in [self.encoder_attention_heads, self.decoder_attention_heads] {
             ensure!(heads > 0 && c.is_multiple_of(heads), "d_model {c} is not a multiple of {heads} heads");
         }
@@ -204,7 +217,7 @@ impl BeamParams {
     pub fn from_dir(dir: &Path) -> Result<BeamParams> {
         let (file, old) = (dir.join("generation_config.json"), dir.join("config.json"));
         let path = if file.exists() { file } else { old };
-        let text = std::fs::read_to_string(&path).reading(&path)?;
+        let text = crate::data::json::read_text(&path).reading(&path)?;
         let json: Value =
             serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
         let token = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());

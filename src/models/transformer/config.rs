@@ -107,7 +107,7 @@ impl Config {
     pub fn from_dir(dir: &Path) -> Result<Config> {
         let path = dir.join("config.json");
         recognise::refuse_other_folders(dir)?;
-        let text = std::fs::read_to_string(&path).at(&path, || {
+        let text = crate::data::json::read_text(&path).at(&path, || {
             format!(
                 "read {}: a model is a Hugging Face directory with config.json, or a .gguf file",
                 path.display()
@@ -151,11 +151,23 @@ impl Config {
             self.head_dim.is_some() || self.hidden_size.is_multiple_of(heads),
             "hidden_size is not a multiple of the heads"
         );
-        let sizes = [self.hidden_size, self.intermediate_size, self.num_hidden_layers, self.vocab_size];
+        // With these bounds no product of sizes, up to the bytes of the whole model, leaves 64 bits.
+        let sizes = [self.hidden_size, self.intermediate_size, self.vocab_size];
         ensure!(sizes.iter().all(|&x| x > 0 && x < 1 << 24), "a size is 0 or absurd: {sizes:?}");
+        let widths = [self.hidden_size, self.intermediate_size];
+        ensure!(widths.iter().all(|&x| x < 1 << 20), "a size is absurd: {widths:?}");
+        let layers = self.num_hidden_layers;
+        ensure!(layers > 0 && layers < 1 << 12, "{layers} layers: none, or absurdly many");
+        let context = self.max_position_embeddings;
+        ensure!(context > 0 && context < 1 << 31, "max_position_embeddings {context} is 0 or absurd");
+        ensure!(
+            self.sliding_window.is_none_or(|w| w < 1 << 31),
+            "a sliding_window of {} is absurd",
+            self.sliding_window.unwrap_or(0)
+        );
         let attention = [self.num_attention_heads, self.kv_heads(), self.head_size()];
         ensure!(
-            attention.iter().all(|&x| x < 1 << 16),
+            attention.iter().all(|&x| x < 1 << 12),
             "heads, key/value heads or the head size are absurd: {attention:?}"
         );
         let spec = (registry::family(&self.model_type)?.spec)(self)

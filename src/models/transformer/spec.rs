@@ -152,7 +152,13 @@ impl Spec {
             "a sliding window of 0 tokens: nothing would be seen"
         );
         for rope in &self.ropes {
-            rope.frequencies(1).context("rope_scaling")?;
+            let (frequencies, factor) = rope.frequencies(1).context("rope_scaling")?;
+            ensure!(
+                factor.is_finite() && frequencies.iter().all(|f| f.is_finite()),
+                "its rotary embedding has frequencies that are no numbers: rope_theta {}, {:?}",
+                rope.theta,
+                rope.scaling
+            );
         }
         let caps = [self.attention_softcap, self.final_softcap];
         ensure!(

@@ -8,7 +8,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use memmap2::Mmap;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
@@ -16,7 +15,10 @@ use super::{
     pickle::{self, PickledTensor},
     safetensors::{gather, narrow},
 };
-use crate::data::{files::write_atomic, map::map_path};
+use crate::data::{
+    files::write_atomic,
+    map::{self, map_path},
+};
 
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,7 +104,7 @@ fn size(t: &PickledTensor) -> usize {
     t.shape.iter().product::<usize>() * written(t).bitsize() / 8
 }
 
-fn write(path: &Path, map: &Mmap, tensors: &[PickledTensor], aliases: &[(String, String)]) -> Result<()> {
+fn write(path: &Path, map: &map::Map, tensors: &[PickledTensor], aliases: &[(String, String)]) -> Result<()> {
     // As safetensors.torch keeps tied names: in the metadata.
     let mut metadata = Map::from_iter([("format".to_string(), json!("pt"))]);
     metadata.extend(aliases.iter().map(|(alias, kept)| (alias.clone(), json!(kept))));

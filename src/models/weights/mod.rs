@@ -50,7 +50,8 @@ impl WeightSource {
             )
         };
         ensure!(path.exists(), Error::not_found(path, missing()));
-        let weights = |e: &std::ffi::OsStr| ["safetensors", "bin", "pt", "pth"].iter().any(|other| e == *other);
+        let weights =
+            |e: &std::ffi::OsStr| ["safetensors", "bin", "pt", "pth"].iter().any(|other| e == *other);
         let alone = || {
             format!(
                 "{} is a file of weights alone: give the folder that holds it with its config.json and tokenizer.json",
@@ -102,7 +103,8 @@ impl WeightSource {
             bail!(Error::unsupported(name, recognise::quantised_tensor(name, by)));
         }
         if let Some(name) = strange.first() {
-            let message = format!("tensor {name} has no place in this model: {}", recognise::strange_tensor(name));
+            let message =
+                format!("tensor {name} has no place in this model: {}", recognise::strange_tensor(name));
             bail!(Error::unsupported(name, message));
         }
         let there: HashSet<&str> = names.iter().copied().collect();

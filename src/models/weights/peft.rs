@@ -55,7 +55,7 @@ impl Lora {
     /// Reads an adapter for `model`; rank and alpha may differ by module (rank_pattern, alpha_pattern).
     pub fn load(dir: &Path, model: &Transformer) -> Result<Lora> {
         let path = dir.join(CONFIG);
-        let text = std::fs::read_to_string(&path).at(&path, || {
+        let text = crate::data::json::read_text(&path).at(&path, || {
             format!("read {}: an adapter is a directory that PEFT or `sdrrl train` wrote", path.display())
         })?;
         let json: Value =

@@ -10,14 +10,13 @@ use crate::data::files::FileContext;
 use crate::error::{Error, Kind};
 use anyhow::{Context, Result, anyhow, ensure};
 use half::{bf16, f16};
-use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::{finite::check_finite, pickle};
 use crate::{
-    data::map::map_path,
+    data::map::{Map, map_path},
     tensor::{DType, Tensor},
 };
 
@@ -38,7 +37,7 @@ const WEIGHT_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 /// The tensors of a directory.
 pub struct Checkpoint {
     dir: PathBuf,
-    files: Vec<(PathBuf, Arc<Mmap>)>,
+    files: Vec<(PathBuf, Arc<Map>)>,
     entries: HashMap<String, Entry>,
 }
 
@@ -218,7 +217,7 @@ pub(super) fn canonical(name: &str) -> &str {
 
 /// The names of the shards in an index file.
 pub fn shard_names(index: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(index).reading(&index)?;
+    let text = crate::data::json::read_text(index).reading(&index)?;
     let json: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
     let map =

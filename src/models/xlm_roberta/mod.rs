@@ -86,7 +86,7 @@ impl XlmRobertaConfig {
     /// Reads `DIR/config.json`.
     pub fn from_dir(dir: &Path) -> Result<XlmRobertaConfig> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).reading(&path)?;
+        let text = crate::data::json::read_text(&path).reading(&path)?;
         let config = XlmRobertaConfig::from_json(&text).with_context(|| format!("{}", path.display()));
         config.or_kind(|message| Error::unsupported(path.display(), message))
     }
@@ -111,6 +111,9 @@ impl XlmRobertaConfig {
     fn check(&self) -> Result<()> {
         let sizes = [self.hidden_size, self.intermediate_size, self.num_hidden_layers, self.vocab_size];
         ensure!(sizes.iter().all(|&x| x > 0 && x < 1 << 24), "a size is 0 or absurd: {sizes:?}");
+        let widths = [self.hidden_size, self.intermediate_size];
+        ensure!(widths.iter().all(|&x| x < 1 << 20), "a size is absurd: {widths:?}");
+        ensure!(self.num_hidden_layers < 1 << 12, "{} layers are absurd", self.num_hidden_layers);
         let (c, nh) = (self.hidden_size, self.num_attention_heads);
         ensure!(nh > 0 && c.is_multiple_of(nh), "hidden_size {c} is not a multiple of {nh} heads");
         ensure!(self.type_vocab_size > 0 && self.type_vocab_size < 1 << 16, "type_vocab_size is 0 or absurd");

@@ -6,11 +6,11 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
-use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::{GgmlType, dequantize};
 use crate::{
+    data::map::Map,
     device::Device,
     tensor::{DType, Tensor},
 };
@@ -61,7 +61,7 @@ pub struct Blocks {
 
 enum Place {
     /// In a file mapping, from this byte on.
-    Mapped(Arc<Mmap>, usize),
+    Mapped(Arc<Map>, usize),
     /// In memory of its own.
     Owned(Arc<[u8]>),
     /// On a GPU, in the matrix's own order of rows: bytes in a U32 tensor, and what they are unpacked into.
@@ -94,7 +94,7 @@ impl Scratch {
 
 impl Blocks {
     /// The blocks in a mapped file, from byte `offset` on; nothing is read yet. Errors if they leave the file or a row is not whole blocks.
-    pub fn mapped(name: &str, map: Arc<Mmap>, offset: usize, format: BlockFormat) -> Result<Blocks> {
+    pub fn mapped(name: &str, map: Arc<Map>, offset: usize, format: BlockFormat) -> Result<Blocks> {
         let bytes = format.bytes(name)?;
         let end = offset.checked_add(bytes).with_context(|| format!("tensor {name}: offset overflows"))?;
         ensure!(

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use crate::{
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     report::{
-        out::{is_shown, note, warn},
+        out::{is_shown, note, raw_warn},
         progress::duration,
     },
     train::trainer::TrainEvent,
@@ -58,7 +58,7 @@ impl Screen {
                     duration(left)
                 );
                 if self.terminal {
-                    warn(format_args!("\r\x1b[2K{line}"));
+                    raw_warn(format_args!("\r\x1b[2K{line}"));
                     self.open = true;
                 } else if step == 1 || step == total || self.last.elapsed().as_secs() >= 10 {
                     note!("{line}");

@@ -95,3 +95,46 @@ pub fn base64(bytes: &[u8]) -> String {
     }
     out
 }
+
+/// The bytes of [`base64`]; `None` where it is something else.
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=');
+    if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
+        return None;
+    }
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    for chunk in digits.as_bytes().chunks(4) {
+        let mut n = 0u32;
+        for &digit in chunk {
+            let value = match digit {
+                b'A'..=b'Z' => digit - b'A',
+                b'a'..=b'z' => digit - b'a' + 26,
+                b'0'..=b'9' => digit - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                _ => return None,
+            };
+            n = n << 6 | u32::from(value);
+        }
+        let bytes = (n << (6 * (4 - chunk.len()))).to_be_bytes();
+        out.extend(&bytes[1..chunk.len()]);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn base64_returns(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            prop_assert_eq!(from_base64(&base64(&bytes)), Some(bytes));
+        }
+        #[test]
+        fn any_text_is_base64_or_not(text in "[A-Za-z=+/é ]{0,12}") {
+            let _ = from_base64(&text);
+        }
+    }
+}

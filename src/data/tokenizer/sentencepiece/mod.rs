@@ -1,5 +1,5 @@
 //! `sentencepiece.bpe.model`: SentencePiece's protobuf (sentencepiece_model.proto), rebuilt as the tokenizer.json that transformers makes of it.
-mod charsmap;
+pub(super) mod charsmap;
 mod pieces;
 mod proto;
 
@@ -55,7 +55,7 @@ impl Tokenizer {
 /// The SentencePiece model of a Hugging Face directory, laid out as the model that config.json describes.
 pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     let path = dir.join("config.json");
-    let text = std::fs::read_to_string(&path).reading(&path)?;
+    let text = crate::data::json::read_text(&path).reading(&path)?;
     let config: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
     let layout = match config["model_type"].as_str().unwrap_or("absent") {
@@ -68,10 +68,14 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     Tokenizer::from_sentencepiece(&dir.join(FILE), layout)
 }
 
+/// Pieces that a model may have; NLLB's has 256 thousand.
+const MOST_PIECES: usize = 350_000;
+
 /// From the file's bytes.
 pub fn build(bytes: &[u8], layout: IdLayout) -> Result<Tokenizer> {
     let model = proto::Model::parse(bytes)?;
-    ensure!(model.pieces.len() > 3, "it has {} pieces", model.pieces.len());
+    let pieces = model.pieces.len();
+    ensure!(pieces > 3 && pieces <= MOST_PIECES, "it has {pieces} pieces; up to {MOST_PIECES} are read");
     let own: Vec<&str> = match layout {
         IdLayout::Nllb => NLLB_CODES.split_whitespace().chain(["<mask>"]).collect(),
         IdLayout::XlmRoberta => vec!["<mask>"],

@@ -3,9 +3,8 @@ use std::path::{Path, PathBuf};
 
 use crate::data::files::FileContext;
 use anyhow::{Context, Result, ensure};
-use memmap2::Mmap;
 
-use crate::data::map::map_path;
+use crate::data::map::{Map, map_path};
 
 /// `sys.dic` begins with its size XOR this.
 const MAGIC: u32 = 0xef71_8f77;
@@ -36,7 +35,7 @@ pub struct MecabToken {
 
 /// Words and their readings: a double array (Aoe 1989) over bytes, then tokens of 16 bytes, then features.
 pub struct MecabDictionary {
-    map: Mmap,
+    map: Map,
     path: PathBuf,
     words: usize,
     /// First byte of the tokens; the array lies before them.
@@ -154,7 +153,7 @@ impl MecabDictionary {
 
 /// `matrix.bin`: what it costs that one class follows another.
 pub struct Connections {
-    map: Mmap,
+    map: Map,
     /// Classes of a word as seen from behind.
     rights: usize,
     /// Classes of a word as seen from before.
@@ -209,7 +208,7 @@ impl Category {
 
 /// `char.bin`: the category of each character of the Basic Multilingual Plane.
 pub struct CharCategories {
-    map: Mmap,
+    map: Map,
     count: usize,
 }
 

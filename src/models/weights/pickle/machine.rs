@@ -28,9 +28,18 @@ pub enum Node {
     /// A global of the list.
     Global(Global),
     /// A storage, by its persistent id.
-    Storage(Storage),
+    Storage(Box<Storage>),
     /// A view of a storage, in elements.
-    Tensor { storage: Ref, offset: usize, shape: Vec<usize>, strides: Vec<usize> },
+    Tensor(Box<View>),
+}
+
+/// See [`Node::Tensor`].
+#[derive(Clone, Debug)]
+pub struct View {
+    pub storage: Ref,
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    pub strides: Vec<usize>,
 }
 
 /// The entry `data/KEY` of the archive.
@@ -52,6 +61,9 @@ pub enum Global {
 
 /// No tensor has more dimensions. A longer tuple is not copied: an opcode of two bytes could do so again and again.
 const LONGEST_SHAPE: usize = 8;
+
+/// Values, places of the stack, marks and names of the memo that a pickle may have at a time; a checkpoint has some twenty for each tensor.
+const MOST: usize = 1 << 21;
 
 /// Longest name of a storage or tensor, for the same reason.
 pub const LONGEST_NAME: usize = 512;
@@ -132,6 +144,11 @@ impl Pickle {
             pickle
                 .step(opcode, &mut reader)
                 .with_context(|| format!("data.pkl, opcode {opcode:#04x} at byte {at}"))?;
+            let most = [pickle.nodes.len(), pickle.stack.len(), pickle.marks.len(), pickle.memo.len()];
+            ensure!(
+                most.iter().all(|n| *n <= MOST),
+                "data.pkl builds more than {MOST} values: no list of weights does"
+            );
         }
     }
 
@@ -285,7 +302,7 @@ impl Pickle {
             b'Q' => {
                 let id = self.pop()?;
                 let storage = self.persistent(id)?;
-                self.push(Node::Storage(storage));
+                self.push(Node::Storage(storage.into()));
             }
             b'R' | 0x81 => {
                 let operands = self.pop_many(2)?;
@@ -322,19 +339,19 @@ impl Pickle {
                 _ => bail!("a torch.Size of what is no short tuple"),
             },
             (Global::RebuildParameter, &[tensor, ..]) => match self.node(tensor) {
-                Node::Tensor { storage, offset, shape, strides } => Ok(Node::Tensor {
-                    storage: *storage,
-                    offset: *offset,
-                    shape: shape.clone(),
-                    strides: strides.clone(),
-                }),
+                Node::Tensor(view) => Ok(Node::Tensor(view.clone())),
                 _ => bail!("a parameter of what is no tensor"),
             },
             (Global::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
                 self.storage(storage)?;
                 let Node::Int(offset) = self.node(offset) else { bail!("a tensor's offset is no number") };
                 let (shape, strides) = (self.sizes(shape)?, self.sizes(strides)?);
-                Ok(Node::Tensor { storage, offset: usize::try_from(*offset)?, shape, strides })
+                Ok(Node::Tensor(Box::new(View {
+                    storage,
+                    offset: usize::try_from(*offset)?,
+                    shape,
+                    strides,
+                })))
             }
             _ => bail!("{global:?} is called with {} arguments", arguments.len()),
         }

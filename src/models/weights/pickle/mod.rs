@@ -10,7 +10,7 @@ use std::{collections::HashMap, path::Path};
 use anyhow::{Context, Result, bail, ensure};
 use safetensors::Dtype;
 
-use machine::{Node, Pickle};
+use machine::{Node, Pickle, View};
 
 /// Where one tensor is in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +60,8 @@ fn tensors(file: &[u8]) -> Result<Vec<PickledTensor>> {
     let state = nested.and_then(|(_, value)| pickle.dict(*value)).unwrap_or(dict);
     let mut out = vec![];
     for &(key, value) in state {
-        let (Some(name), Node::Tensor { storage, offset, shape, strides }) =
-            (pickle.text(key), pickle.node(value))
-        else {
-            continue;
-        };
+        let (Some(name), Node::Tensor(view)) = (pickle.text(key), pickle.node(value)) else { continue };
+        let View { storage, offset, shape, strides } = view.as_ref();
         ensure!(name.len() <= machine::LONGEST_NAME, "a tensor's name has {} bytes", name.len());
         let storage = pickle.storage(*storage)?;
         let size = size_of(storage.dtype).with_context(|| format!("tensor {name}"))?;
