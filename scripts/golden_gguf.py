@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/gguf/: small random Llamas whose matrices are blocks of every type that a GGUF file of today may hold.
 
-blocks.gguf has a tied head, plain.gguf a head of its own and biases of attention. Rows of q and k are permuted as llama.cpp's
+blocks.gguf has a tied head, plain.gguf a head of its own and biases of attention, chat.gguf the tokenizer of tests/golden/tokenizer/bpe.gguf. Rows of q and k are permuted as llama.cpp's
 convert_hf_to_gguf.py does; in plain.gguf the biases of q and k count upwards in Hugging Face's order. Types that the package
 does not quantise to are random blocks with scales of a weight's size.
 
@@ -9,7 +9,7 @@ pip install gguf==0.19.0 numpy"""
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType as T, GGUFWriter
+from gguf import GGMLQuantizationType as T, GGUFReader, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import quantize
 
@@ -35,11 +35,30 @@ def permute(x, heads):
     return x.reshape(heads, 2, len(x) // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
-def write(name, layers, embedding, head, biases):
+GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
+
+
+def add_tokenizer(out):
+    """The tokenizer of bpe.gguf; its number of tokens."""
+    fields = {key: field.contents() for key, field in GGUFReader(GOLDEN / "tokenizer" / "bpe.gguf").fields.items()}
+    out.add_tokenizer_model(fields["tokenizer.ggml.model"])
+    out.add_tokenizer_pre(fields["tokenizer.ggml.pre"])
+    out.add_token_list(fields["tokenizer.ggml.tokens"])
+    out.add_token_types(fields["tokenizer.ggml.token_type"])
+    out.add_token_merges(fields["tokenizer.ggml.merges"])
+    out.add_bos_token_id(fields["tokenizer.ggml.bos_token_id"])
+    out.add_eos_token_id(fields["tokenizer.ggml.eos_token_id"])
+    out.add_add_bos_token(fields["tokenizer.ggml.add_bos_token"])
+    out.add_chat_template(fields["tokenizer.chat_template"])
+    return len(fields["tokenizer.ggml.tokens"])
+
+
+def write(name, layers, embedding, head, biases, tokenizer=False):
     rng = np.random.default_rng(1)
-    out = GGUFWriter(Path(__file__).resolve().parent.parent / "tests" / "golden" / "gguf" / name, "llama")
-    out.add_vocab_size(V)
-    out.add_context_length(64)
+    out = GGUFWriter(GOLDEN / "gguf" / name, "llama")
+    vocabulary = add_tokenizer(out) if tokenizer else V
+    out.add_vocab_size(vocabulary)
+    out.add_context_length(256 if tokenizer else 64)
     out.add_embedding_length(C)
     out.add_feed_forward_length(F)
     out.add_block_count(len(layers))
@@ -52,7 +71,7 @@ def write(name, layers, embedding, head, biases):
     def gain(name):
         out.add_tensor(name, (1 + 0.1 * rng.standard_normal(C)).astype(np.float32))
 
-    out.add_tensor("token_embd.weight", blocks(rng, embedding, V, C), raw_dtype=embedding)
+    out.add_tensor("token_embd.weight", blocks(rng, embedding, vocabulary, C), raw_dtype=embedding)
     for i, (q, k, v, o, gate, up, down) in enumerate(layers):
         shapes = {"attn_q": (q, HEADS * HEAD, C), "attn_k": (k, KV_HEADS * HEAD, C), "attn_v": (v, KV_HEADS * HEAD, C),
                   "attn_output": (o, C, HEADS * HEAD), "ffn_gate": (gate, F, C), "ffn_up": (up, F, C), "ffn_down": (down, C, F)}
@@ -68,7 +87,7 @@ def write(name, layers, embedding, head, biases):
         gain(f"blk.{i}.ffn_norm.weight")
     gain("output_norm.weight")
     if head:
-        out.add_tensor("output.weight", blocks(rng, head, V, C), raw_dtype=head)
+        out.add_tensor("output.weight", blocks(rng, head, vocabulary, C), raw_dtype=head)
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
@@ -81,3 +100,5 @@ write("blocks.gguf", [
     (T.Q4_1, T.Q4_0, T.BF16, T.IQ4_XS, T.Q4_0, T.IQ4_NL, T.Q5_K),
 ], T.Q8_0, None, False)
 write("plain.gguf", [(T.F16, T.F32, T.F32, T.Q6_K, T.Q8_0, T.Q5_1, T.IQ4_XS)], T.Q4_1, T.IQ4_NL, True)
+write("chat.gguf", [(T.Q4_0, T.Q8_0, T.Q5_1, T.Q4_K, T.Q8_0, T.Q4_1, T.Q6_K), (T.Q8_0, T.Q5_0, T.F16, T.Q6_K, T.IQ4_NL, T.Q8_0, T.Q4_K)],
+      T.Q8_0, None, False, tokenizer=True)

@@ -57,12 +57,17 @@ def rotate(x, positions, cos, sin):
     return torch.cat([a * c - b * s, b * c + a * s], -1).to(x.dtype)
 
 
-def attention(q, k, v, causal):
-    """softmax(q kᵀ / √d) v of (B, H, T, D), plainly."""
+def attention(q, k, v, causal, window=0, cap=0.0):
+    """softmax(q kᵀ / √d) v of (B, H, T, D), plainly. Queries are the last of the keys' positions; each sees `window` keys, itself the last; scores are capped."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if cap:
+        scores = cap * torch.tanh(scores / cap)
+    ones, last = torch.ones_like(scores, dtype=torch.bool), k.shape[2] - q.shape[2]
     if causal:
-        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -math.inf)
+        scores = scores.masked_fill(ones.triu(1 + last), -math.inf)
+    if window:
+        scores = scores.masked_fill(ones.tril(last - window), -math.inf)
     return scores.softmax(-1) @ v
 
 
@@ -198,6 +203,59 @@ class Peers:
         eager = backward_only(lambda g, u: F.silu(g) * u, [g, u], dy)
         return Peer([g, u, dy], gradient(lambda g, u: g * torch.sigmoid(g) * u, 2), {"silu(gate) * up's backward": eager}, {"backward's formula": formula})
 
+    def rmsnorm_forward_of_heads(self, d, t):
+        n, nh, hs = d
+        return self.both([self.normal(n * nh, hs, dtype=t), self.normal(hs, dtype=t)], lambda x, w: rms_norm(x, 1 + w), "rms_norm, 1 + weight",
+                         lambda x, w: F.rms_norm(x, (hs,), 1 + w, 1e-5))
+
+    def rmsnorm_backward_of_heads(self, d, t):
+        return self.rmsnorm_backward([d[0] * d[1], d[2]], t)
+
+    def geglu_tanh_forward(self, d, t):
+        def plain(g, u):
+            return g * (1 + torch.tanh(math.sqrt(2 / math.pi) * (g + 0.044715 * g ** 3))) / 2 * u
+        return self.both(self.normals(2, d, t), plain, "gelu(gate) * up", lambda g, u: F.gelu(g, approximate="tanh") * u)
+
+    def geglu_tanh_backward(self, d, t):
+        g, u, dy = self.normals(3, d, t)
+
+        def forward(g, u):
+            return F.gelu(g, approximate="tanh") * u
+
+        def formula(g, u, dy):
+            dact = torch.ops.aten.gelu_backward(dy * u, g, approximate="tanh")
+            return dact, dy * F.gelu(g, approximate="tanh")
+        return Peer([g, u, dy], gradient(forward, 2), {"gelu(gate) * up's backward": backward_only(forward, [g, u], dy)}, {"backward's formula": formula})
+
+    def softcap(self, d, t):
+        return self.both(self.normals(1, d, t), lambda x: 30 * torch.tanh(x / 30), "div_, tanh_, mul_", lambda x: x.div_(30).tanh_().mul_(30))
+
+    # DoRA: as PEFT computes it.
+
+    def dora_norms(self, d, t):
+        m, k, r = d
+        inputs = [self.normal(m, k, dtype=t, fan=k), self.normal(r, k, dtype=torch.float32, fan=k), self.normal(m, r, dtype=torch.float32, fan=r)]
+
+        def norms(w, a, b):
+            return torch.linalg.vector_norm(torch.addmm(w.to(a.dtype), b, a, alpha=2), dim=1)
+        return self.both(inputs, norms, "addmm, vector_norm", norms)
+
+    def dora_scales(self, d):
+        m = self.normal(d[1], dtype=torch.float32)
+        return [m, 1 + m.abs()]
+
+    def dora_forward(self, d, t):
+        return self.both([self.normal(*d, dtype=t), *self.dora_scales(d)], lambda y, m, n: y * (m / n), "mul_", lambda y, m, n: y.mul_((m / n).to(y.dtype)))
+
+    def dora_backward(self, d, t):
+        dm = torch.zeros(d[1], device=self.device)
+        inputs = [*self.normals(2, d, t), *self.dora_scales(d), dm]
+
+        def f(dy, z, m, n, dm):
+            dm += (dy.float() * z.float()).sum(0) / n
+            return dy.mul_((m / n).to(dy.dtype)), dm
+        return self.both(inputs, lambda dy, z, m, n, dm: (dy * (m / n), (dy * z).sum(0) / n), "sum, mul_", f)
+
     def add(self, d, t):
         return Peer(self.normals(2, d, t), lambda x, y: x + y, {"add_": lambda x, y: x.add_(y)})
 
@@ -304,6 +362,49 @@ class Peers:
             calls[name] = self.later(f, [q, k, v], dout)
         return Peer([q, k, v, dout], gradient(lambda q, k, v: attention(q, k, v, True), 3), calls)
 
+    # A window and capped scores: FlexAttention, compiled; plainly without.
+
+    def windowed(self, d, t, queries=None):
+        """Inputs, the formula, and FlexAttention, which is only worth its name compiled."""
+        b, n, nh, nkv, hs, window = d
+        m, cap = queries or n, 50.0
+        inputs = [self.heads(b, m, nh, hs, t), *(self.heads(b, n, nkv, hs, t) for _ in range(2))]
+
+        def flex(q, k, v):
+            from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+            def seen(b, h, i, j):
+                return (j <= i + n - m) & (i + n - m - j < window)
+            mask = create_block_mask(seen, None, None, m, n, device=self.device)
+            return lambda f: f(q, k, v, score_mod=lambda s, b, h, i, j: cap * torch.tanh(s / cap), block_mask=mask, enable_gqa=nh != nkv)
+
+        def compiled():
+            from torch.nn.attention.flex_attention import flex_attention
+            f = torch.compile(flex_attention, fullgraph=True, dynamic=False)
+            made = []
+
+            def run(q, k, v):
+                made.append(flex(q, k, v)) if not made else None
+                return made[0](f)
+            return run
+        return inputs, lambda q, k, v: attention(q, k, v, True, window, cap), compiled
+
+    def attention_forward_window_cap(self, d, t, queries=None):
+        inputs, plain, compiled = self.windowed(d, t, queries)
+        peer = Peer(inputs, plain, {"plain": plain})
+        peer.compile = lambda: peer.calls.update({"FlexAttention": self.bind(compiled(), inputs)})
+        return peer
+
+    def decode_attention_window_cap(self, d, t):
+        return self.attention_forward_window_cap(d, t, 1)
+
+    def attention_backward_window_cap(self, d, t):
+        inputs, plain, compiled = self.windowed(d, t)
+        dout = self.heads(d[0], d[1], d[2], d[4], t)
+        peer = Peer([*inputs, dout], gradient(plain, 3), {"plain": self.later(plain, inputs, dout)})
+        peer.compile = lambda: peer.calls.update({"FlexAttention": self.later(compiled(), inputs, dout)})
+        return peer
+
     def later(self, f, inputs, dout):
         made = []
 
@@ -315,12 +416,16 @@ class Peers:
 
     # Losses, the optimizer, choosing tokens.
 
-    def linear_cross_entropy(self, d, t):
+    def linear_cross_entropy_capped(self, d, t):
+        return self.linear_cross_entropy(d, t, 30.0)
+
+    def linear_cross_entropy(self, d, t, cap=0.0):
         n, c, v = d
         h, w, y = self.normal(n, c, dtype=t).requires_grad_(), self.normal(v, c, dtype=t, fan=c), self.ids(v, n)
 
         def losses(h, w, y):
-            return F.cross_entropy(F.linear(h, w).float(), y, reduction="none")
+            z = F.linear(h, w).float()
+            return F.cross_entropy(cap * torch.tanh(z / cap) if cap else z, y, reduction="none")
 
         def with_gradient(f):
             def run(h, w, y):
@@ -330,11 +435,15 @@ class Peers:
 
         def plain(h, w, y):
             z = h @ w.t()
+            slope = 1.0
+            if cap:
+                z = cap * torch.tanh(z / cap)
+                slope = 1 - (z / cap) ** 2
             p = z.softmax(-1)
             rows = torch.arange(n, device=self.device)
             loss = -z.log_softmax(-1)[rows, y]
             p[rows, y] -= 1
-            return loss, p @ w
+            return loss, (p * slope) @ w
         peer = Peer([h, w, y], plain, {"linear, cross_entropy, backward": with_gradient(losses)})
         # The gradient is taken outside: its graph is compiled with the forward's.
         peer.compile = lambda: peer.calls.update({"torch.compile: linear, cross_entropy, backward": self.bind(

@@ -1,6 +1,7 @@
 //! One integration binary: one file per op, stage and model.
 mod alignment;
 mod api;
+mod base_dtype;
 #[path = "../build/bindings/mod.rs"]
 mod bindings;
 mod blocks;
@@ -8,6 +9,7 @@ mod cli;
 mod common;
 mod contained;
 mod data_formats;
+mod dora;
 mod evaluation;
 mod families;
 mod gemm;

@@ -1,5 +1,5 @@
 //! What is read of a family's files: configurations, GGUF files, exports; what is refused, and by which name.
-use sdrrl::{models::transformer::weights::Transformer, tensor::DType};
+use sdrrl::{models::transformer::weights::Transformer, pipeline::placement::Placement, tensor::DType};
 
 use crate::models::{FAMILIES, folder};
 
@@ -164,7 +164,9 @@ fn what_no_kernel_serves_is_refused_before_weights_load() {
     let config = config.replace("\"head_dim\": 16", "\"head_dim\": 320");
     std::fs::write(dir.path().join("config.json"), config).unwrap();
     let load = |device: &str| {
-        format!("{:#}", Transformer::load_for(dir.path(), DType::F32, device.parse().unwrap()).unwrap_err())
+        let placement =
+            Placement { dtype: DType::F32, base_dtype: Default::default(), device: device.parse().unwrap() };
+        format!("{:#}", Transformer::load_for(dir.path(), placement).unwrap_err())
     };
     assert!(load("emulated").contains("heads of 320 elements"), "{}", load("emulated"));
     assert!(load("cpu").contains("shape"), "{}", load("cpu"));

@@ -43,7 +43,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ("src/orchestrate/ablate/report.rs", "build"),
     ("src/orchestrate/ablate/report.rs", "conclusions"),
     ("src/stages/assemble.rs", "from_row"),
-    ("src/train/trainer.rs", "train"),
     ("tests/cli.rs", "bad_input_is_named_with_what_to_do"),
     ("tests/cli.rs", "evaluation_runs_every_kind_of_task_and_compares"),
     ("tests/cli.rs", "every_engine_translates_and_scores"),

@@ -6,7 +6,7 @@ use crate::{
     device::DeviceChoice,
     error::Result,
     infer::answerer::{AnswerOptions, Answerer, Reply},
-    pipeline::placement::Placement,
+    pipeline::placement::{BaseDtype, Placement},
     tensor::DType,
 };
 
@@ -43,7 +43,8 @@ impl Default for LoadOptions {
 
 impl LoadOptions {
     pub(super) fn placement(&self) -> Placement {
-        Placement { dtype: self.dtype, device: self.device }
+        let base_dtype = if self.keep_blocks { BaseDtype::Stored } else { BaseDtype::Dtype };
+        Placement { dtype: self.dtype, base_dtype, device: self.device }
     }
 }
 
@@ -65,7 +66,7 @@ impl Model {
     pub fn load(model: &str, options: &LoadOptions) -> Result<Model> {
         let o = options;
         let adapter = o.adapter.as_deref();
-        let answerer = Answerer::load_as(model, adapter, o.placement(), &o.template, o.keep_blocks)?;
+        let answerer = Answerer::load(model, adapter, o.placement(), &o.template)?;
         Ok(Model { name: model.into(), options: options.clone(), answerer })
     }
 

@@ -53,7 +53,7 @@ impl TranslationScorer {
     /// [`NotFound`](crate::Error::NotFound), [`Setting`](crate::Error::Setting) (what the engine needs and has not),
     /// [`Unsupported`](crate::Error::Unsupported), [`BadInput`](crate::Error::BadInput), [`NoDevice`](crate::Error::NoDevice).
     pub fn load(options: &ScoreOptions) -> Result<TranslationScorer> {
-        let placement = Placement { dtype: options.dtype, device: options.device };
+        let placement = Placement { dtype: options.dtype, device: options.device, ..Placement::default() };
         let (source, target) = (&options.source_language, &options.target_language);
         Ok(TranslationScorer { scorer: open_scorer(&options.settings, placement, source, target)? })
     }

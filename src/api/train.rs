@@ -122,7 +122,7 @@ pub fn train(model: &str, data: TrainData, work: &Path, options: &TrainOptions) 
         shards,
         adapter: options.adapter.clone(),
         out: folder.clone(),
-        placement: Placement { dtype: options.dtype, device: options.device },
+        placement: Placement { dtype: options.dtype, device: options.device, ..Placement::default() },
         restart: false,
         replace: options.replace,
         settings: options.train.clone(),

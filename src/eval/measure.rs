@@ -117,7 +117,7 @@ pub fn check(task: &EvalTask) -> Result<Vec<String>> {
         return Ok(vec![]);
     }
     // Nothing is computed here.
-    let anywhere = Placement { dtype: DType::F32, device: DeviceChoice::Cpu };
+    let anywhere = Placement { dtype: DType::F32, base_dtype: Default::default(), device: DeviceChoice::Cpu };
     let opened = open(task, "", Some(Rc::new(Models::new(task, anywhere))))?;
     let mut warnings: Vec<String> = opened.iter().filter_map(|(_, metric)| metric.warning()).collect();
     // Where `none` is named, `metric` takes it that the lines are tokenised already. Replies never are.

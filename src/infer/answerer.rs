@@ -88,25 +88,10 @@ impl Answerer {
         placement: Placement,
         template: &str,
     ) -> Result<Answerer> {
-        Answerer::load_as(model, adapter, placement, template, false)
-    }
-
-    /// The same; with `keep_blocks` a `.gguf` file's matrices stay as they are ([`Transformer::load_as`]).
-    ///
-    /// # Errors
-    /// As [`Answerer::load`].
-    pub fn load_as(
-        model: &str,
-        adapter: Option<&Path>,
-        placement: Placement,
-        template: &str,
-        keep_blocks: bool,
-    ) -> Result<Answerer> {
         let path = resolve(model)?;
         let tokenizer = Tokenizer::load(&path)?;
         let template = ChatTemplate::load(template, &tokenizer)?;
-        Transformer::check_for(&path, placement.device)?;
-        let mut model = Transformer::load_as(&path, placement.dtype.try_into()?, keep_blocks)?;
+        let mut model = Transformer::load_for(&path, placement)?;
         if let Some(dir) = adapter {
             let lora = Lora::load(dir, &model).or_kind(|m| Error::bad_input(dir.display(), m))?;
             model.apply_adapter(&lora)?;

@@ -15,7 +15,7 @@ pub enum Pooling {
     Last,
 }
 
-/// vectors[layer][sentence]: layer 0 are the embeddings, the last layer stands behind the final norm (transformers'
+/// `vectors[layer][sentence]`: layer 0 are the embeddings, the last layer stands behind the final norm (transformers'
 /// `output_hidden_states`). Sentences beyond the model's context are cut. A vector does not depend on what runs beside it.
 pub fn sentence_vectors(
     model: &Transformer,

@@ -35,7 +35,7 @@ pub struct AdamW {
 
 const BLOCK: usize = 1 << 15;
 
-/// One tensor of [`adamw_update_many`]: its part in the step.
+/// One tensor of [`AdamWTable`]: its part in the step.
 pub struct Group {
     /// Updated in place.
     pub param: Tensor,

@@ -24,6 +24,7 @@ use crate::{
     recipe::{
         Recipe,
         assemble::{AssembleSettings, Variant},
+        translate::TranslateEngine,
     },
     report::{
         out::{say, say_text},
@@ -59,7 +60,8 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn placement(recipe: &Recipe) -> Result<Placement> {
     let dtype = parse_dtype(&recipe.dtype).map_err(|e| anyhow!("recipe: dtype: {e}"))?;
-    Ok(Placement { dtype, device: recipe.device.parse().context("recipe: device")? })
+    let base_dtype = recipe.base_dtype.parse().map_err(|e| anyhow!("recipe: base-dtype: {e}"))?;
+    Ok(Placement { dtype, base_dtype, device: recipe.device.parse().context("recipe: device")? })
 }
 
 /// A recipe at work.
@@ -206,7 +208,7 @@ impl<'a> Run<'a> {
         translate::run(&translate::Args {
             rows: self.rows(&args.out, &translated),
             model: Some(r.model.clone()),
-            placement: self.placement,
+            placement: self.translators_placement(),
             settings: r.translate.clone(),
         })?;
         self.go_on()?;
@@ -214,7 +216,7 @@ impl<'a> Run<'a> {
         let scored = self.dir(Room::Score, &[&translated], &scorer)?;
         score::run(&score::Args {
             rows: self.rows(&translated, &scored),
-            placement: self.placement,
+            placement: self.placement.of_other_models(),
             settings: r.score.clone(),
         })?;
         let filtered = self.dir(Room::Filter, &[&scored], &r.filter)?;
@@ -236,6 +238,13 @@ impl<'a> Run<'a> {
             settings: r.parallel.clone(),
         })?;
         Ok(Data { rows, parallel: Some(parallel) })
+    }
+
+    fn translators_placement(&self) -> Placement {
+        match self.recipe.translate.engine {
+            TranslateEngine::Itself => self.placement,
+            _ => self.placement.of_other_models(),
+        }
     }
 
     /// Makes a variant's examples and trains on them: the folders of the token shards and of the result.

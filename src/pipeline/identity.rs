@@ -196,7 +196,10 @@ mod tests {
         let of = |dtype, device: &str, batch: usize| {
             let device: DeviceChoice = device.parse().unwrap();
             let settings = json!({"batch-tokens": batch, "batch-rows": batch, "timeout": batch, "tau": 1});
-            Identity::of(&settings).unwrap().placed(Placement { dtype, device }).unwrap()
+            Identity::of(&settings)
+                .unwrap()
+                .placed(Placement { dtype, device, base_dtype: Default::default() })
+                .unwrap()
         };
         let base = of(DType::F32, "cpu", 1);
         assert_eq!(base.0, json!({"tau": 1, "placement": "f32"}));

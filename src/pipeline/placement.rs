@@ -1,7 +1,7 @@
-//! `--dtype` and `--device`: how a model's weights are held, and where it computes.
-use std::fmt;
+//! `--dtype`, `--base-dtype` and `--device`: how a model's weights are held, and where it computes.
+use std::{fmt, str::FromStr};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{device::DeviceChoice, tensor::DType};
 
@@ -11,6 +11,10 @@ pub struct Placement {
     /// Data type of the weights in memory: f32 or bf16
     #[arg(long, default_value = "f32", value_parser = parse_dtype)]
     pub dtype: DType,
+    /// How the base model's matrices are kept: dtype (as --dtype says), or stored (a .gguf file's blocks as they lie in the file: the same results with less
+    /// memory, more slowly)
+    #[arg(long, default_value = "dtype", value_parser = str::parse::<BaseDtype>)]
+    pub base_dtype: BaseDtype,
     /// Device to run on: cpu, cuda, cuda:N, or emulated (the CUDA kernels on the processor, to check them)
     #[arg(long, default_value = "cpu", value_parser = str::parse::<DeviceChoice>)]
     pub device: DeviceChoice,
@@ -19,12 +23,55 @@ pub struct Placement {
 impl Default for Placement {
     /// F32 on the CPU.
     fn default() -> Placement {
-        Placement { dtype: DType::F32, device: DeviceChoice::Cpu }
+        Placement { dtype: DType::F32, base_dtype: BaseDtype::Dtype, device: DeviceChoice::Cpu }
+    }
+}
+
+/// How the matrices of a base model are kept. Results do not depend on it: products over blocks have the bits of products over what they unpack to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BaseDtype {
+    /// As `dtype` says.
+    #[default]
+    Dtype,
+    /// As they lie in a GGUF file, unpacked by the products that read them.
+    Stored,
+}
+
+impl FromStr for BaseDtype {
+    type Err = String;
+    fn from_str(s: &str) -> Result<BaseDtype, String> {
+        match s {
+            "dtype" => Ok(BaseDtype::Dtype),
+            "stored" => Ok(BaseDtype::Stored),
+            other => Err(format!(
+                "`{other}` is neither dtype (as --dtype says) nor stored (a .gguf file's own blocks)"
+            )),
+        }
+    }
+}
+
+impl Placement {
+    /// True if a GGUF file's blocks are to stay as they are.
+    pub fn keeps_blocks(self) -> bool {
+        self.base_dtype == BaseDtype::Stored
+    }
+    /// For a model that is no base model: a translator, a scorer.
+    pub fn of_other_models(self) -> Placement {
+        Placement { base_dtype: BaseDtype::Dtype, ..self }
+    }
+    /// Errors if blocks are to be kept, unless `read`: `what` reads none.
+    pub fn stored_if(self, read: bool, what: &str) -> Result<()> {
+        ensure!(
+            read || !self.keeps_blocks(),
+            "--base-dtype stored keeps the blocks of a .gguf file; {what} reads none: leave it out"
+        );
+        Ok(())
     }
 }
 
 impl fmt::Display for Placement {
-    /// As manifests keep it: another type or another kind of device gives another result, another device of the kind does not.
+    /// As manifests keep it: another type or another kind of device gives another result, another device of the kind or another way to keep the
+    /// same weights does not.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}", self.dtype.suffix())?;
         match self.device {

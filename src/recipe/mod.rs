@@ -43,6 +43,9 @@ pub struct Recipe {
     /// Its weights in memory: f32 or bf16.
     #[serde(default = "f32")]
     pub dtype: String,
+    /// How its matrices are kept: `dtype`, or `stored` as the blocks of a .gguf file.
+    #[serde(default = "as_dtype")]
+    pub base_dtype: String,
     /// Device to run on: cpu, cuda, cuda:N or emulated.
     #[serde(default = "cpu")]
     pub device: String,
@@ -107,6 +110,9 @@ pub struct Recipe {
 
 fn f32() -> String {
     "f32".into()
+}
+fn as_dtype() -> String {
+    "dtype".into()
 }
 fn cpu() -> String {
     "cpu".into()

@@ -44,7 +44,7 @@ pub struct ScoreSettings {
     /// Format of the dictionary
     #[arg(long, value_enum, default_value = "auto")]
     pub format: DictionaryFormat,
-    /// Command of engine `command`
+    /// Command of engine `command`. It gets pairs of our own too, by whose scores it is known that no score went to another pair
     #[arg(long)]
     pub command: Option<String>,
     /// Protocol for talking to the command

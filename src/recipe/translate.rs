@@ -40,7 +40,8 @@ pub struct TranslateSettings {
     /// Format of the phrase table
     #[arg(long, value_enum, default_value = "auto")]
     pub format: DictionaryFormat,
-    /// Command of engine `command`, e.g. "apertium -z -f none {source3}-{target3}"
+    /// Command of engine `command`, e.g. "apertium -z -f none {source3}-{target3}". It gets lines of our own too, a number of seven digits each, by whose
+    /// replies it is known that no reply went to another line
     #[arg(long)]
     pub command: Option<String>,
     /// Protocol for talking to the command

@@ -143,17 +143,17 @@ impl Stage for Align<'_> {
 }
 
 fn load(path: &Path, after: Option<&Path>, args: &Args) -> Result<Transformer> {
-    let dtype = args.placement.dtype;
+    let placement = args.placement;
     let model = match after {
         Some(dir) if is_adapter(dir) => {
-            let mut model = Transformer::load(path, dtype)?;
+            let mut model = Transformer::load_for(path, placement)?;
             model.apply_adapter(&Lora::load(dir, &model)?)?;
             model
         }
-        Some(dir) => Transformer::load(dir, dtype)?,
-        None => Transformer::load(path, dtype)?,
+        Some(dir) => Transformer::load_for(dir, placement.of_other_models())?,
+        None => Transformer::load_for(path, placement)?,
     };
-    model.place(args.placement.device)
+    model.place(placement.device)
 }
 
 fn build(args: &Args, reports: &[AlignmentReport], table: Table) -> Report {

@@ -28,7 +28,7 @@ pub struct Args {
     /// Adapter directory (PEFT), merged on load
     #[arg(long)]
     pub adapter: Option<PathBuf>,
-    /// TOML file with [[tasks]], or a recipe with [[eval.tasks]]
+    /// TOML file with `[[tasks]]`, or a recipe with `[[eval.tasks]]`
     #[arg(long)]
     pub tasks: PathBuf,
     /// Folder for results and samples

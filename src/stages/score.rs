@@ -92,6 +92,7 @@ impl Stage for Score<'_> {
         let identity = self.args.rows.identity(&self.args.settings)?;
         let s = &self.args.settings;
         let identity = identity.version_of(s.version_command.as_deref(), &s.command_env)?;
+        self.args.placement.stored_if(false, "a scorer")?;
         if self.is_model() { identity.placed(self.args.placement) } else { Ok(identity) }
     }
 
@@ -224,7 +225,7 @@ fn scorer(
     target: &str,
     encoder: &Shared<Option<Encoder>>,
 ) -> Result<Box<dyn Scorer>> {
-    let Placement { dtype, device } = placement;
+    let Placement { dtype, device, .. } = placement;
     match &*encoder.get()? {
         Some(Encoder::Cometkiwi(text)) => {
             let (files, device) = (cometkiwi_files(s)?, device.open()?);

@@ -71,7 +71,7 @@ pub fn dir_of(out: &Path, step: u64) -> PathBuf {
 
 /// The parameters' values, by name.
 fn values(params: &[Param]) -> Vec<(String, Tensor)> {
-    params.iter().map(|p| (p.name.clone(), p.value.alias())).collect()
+    params.iter().map(|p| (p.name.clone(), p.value().alias())).collect()
 }
 
 /// Writes the checkpoint of `state.step`.
@@ -198,7 +198,7 @@ fn load(dir: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)]) -> Resul
     let state = read_state(dir)?;
     let file = Tensors::open_file(&dir.join(TENSORS))?;
     for (p, (m, v)) in params.iter().zip(moments) {
-        read_into(&file, &p.name, &mut p.value.alias())?;
+        read_param(&file, p)?;
         read_into(&file, &format!("{}.m", p.name), m)?;
         read_into(&file, &format!("{}.v", p.name), v)?;
     }
@@ -217,6 +217,10 @@ fn set_aside(dir: &Path, why: anyhow::Error) -> Result<()> {
         to.display()
     );
     Ok(())
+}
+
+fn read_param(file: &Tensors, p: &Param) -> Result<()> {
+    p.copy_from(&file.tensor(&p.name, p.value().shape(), DType::F32)?)
 }
 
 fn read_into(file: &Tensors, name: &str, out: &mut Tensor) -> Result<()> {
@@ -251,7 +255,7 @@ pub fn save_best(out: &Path, params: &[Param]) -> Result<()> {
 /// Puts the best parameters back.
 pub fn load_best(out: &Path, params: &[Param]) -> Result<()> {
     let file = Tensors::open_file(&out.join(BEST))?;
-    params.iter().try_for_each(|p| read_into(&file, &p.name, &mut p.value.alias()))
+    params.iter().try_for_each(|p| read_param(&file, p))
 }
 
 /// Removes what only an unfinished run needs.

@@ -3,7 +3,7 @@ use anyhow::Result;
 
 use crate::{
     device::Device,
-    models::transformer::train_step::{Param, ParamKind},
+    models::transformer::train_step::{Changes, Param, ParamKind},
     ops::{
         adamw::{AdamW, AdamWTable, Group},
         grad_norm::GradNorm,
@@ -35,19 +35,21 @@ pub struct Optimizer {
     pub(crate) moments: Vec<(Tensor, Tensor)>,
     table: AdamWTable,
     norm: GradNorm,
+    changes: Vec<Changes>,
 }
 
 impl Optimizer {
     /// Zero moments for `params`, on their device.
     pub fn new(params: &[Param], settings: OptimizerSettings) -> Result<Optimizer> {
-        let device = params.first().map_or(Device::Cpu, |p| p.value.device());
+        let device = params.first().map_or(Device::Cpu, |p| p.value().device());
         let (moments, _) = Arena::build("optimizer moments", &device, |a| {
-            let mut like =
-                |p: &Param, part: &str| a.tensor(&format!("{}.{part}", p.name), DType::F32, p.value.shape());
+            let mut like = |p: &Param, part: &str| {
+                a.tensor(&format!("{}.{part}", p.name), DType::F32, p.value().shape())
+            };
             params.iter().map(|p| (like(p, "m"), like(p, "v"))).collect::<Vec<_>>()
         })?;
         let group = |(p, (m, v)): (&Param, &(Tensor, Tensor))| Group {
-            param: p.value.alias(),
+            param: p.writable().0,
             m: m.alias(),
             v: v.alias(),
             grad: p.grad.alias(),
@@ -59,7 +61,8 @@ impl Optimizer {
         };
         let table = AdamWTable::new(params.iter().zip(&moments).map(group).collect())?;
         let norm = GradNorm::new(params.iter().map(|p| p.grad.alias()).collect())?;
-        Ok(Optimizer { settings, moments, table, norm })
+        let changes = params.iter().map(|p| p.writable().1).collect();
+        Ok(Optimizer { settings, moments, table, norm, changes })
     }
 
     /// One step (counted from 1) at `lr` of the parameters given to [`Optimizer::new`]; returns the gradient's global norm before clipping.
@@ -67,6 +70,7 @@ impl Optimizer {
         let s = &self.settings;
         let norm = self.norm.norm()?;
         let clip = if s.clip > 0.0 { (s.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        self.changes.iter().for_each(Changes::note);
         self.table.update(&AdamW {
             lr: lr as f32,
             beta1: s.beta1 as f32,

@@ -1,30 +1,31 @@
 //! Whether a training learns anything: its losses against those before the first step.
 use serde::{Deserialize, Serialize};
 
-/// Steps over which the training loss is smoothed.
-const WINDOW: f64 = 20.0;
-/// A smoothed training loss so far above its start, nats, is none of a batch's chance.
+/// Steps over which the training loss is averaged.
+const WINDOW: usize = 5;
+/// A training loss so far above its start, nats, is none of a batch's chance.
 const RISE: f64 = 0.5;
 /// As near to ln V, as a share of it, a model says nothing but that every token is as likely.
 const UNIFORM: f64 = 0.002;
 
 /// What is remembered; part of every checkpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// The validation loss before the first step.
     pub start: Option<f64>,
     /// The training loss of the first step, taken before its update.
     pub first: Option<f64>,
-    /// The training loss, smoothed.
-    pub recent: f64,
+    /// The training losses of the last few steps.
+    pub recent: Vec<f64>,
 }
 
 impl Progress {
     /// Takes note of a step's loss.
     pub fn observe(&mut self, loss: f64) {
-        match self.first {
-            None => *self = Progress { first: Some(loss), recent: loss, ..*self },
-            Some(_) => self.recent += (loss - self.recent) / WINDOW,
+        self.first.get_or_insert(loss);
+        self.recent.push(loss);
+        if self.recent.len() > WINDOW {
+            self.recent.remove(0);
         }
     }
 
@@ -50,9 +51,9 @@ impl Progress {
                 )
             });
         }
-        let first =
-            self.first.filter(|first| self.recent > first + RISE || is_uniform(self.recent, vocabulary))?;
-        let (recent, why) = (self.recent, collapsed(self.recent));
+        let recent = self.recent.iter().sum::<f64>() / self.recent.len().max(1) as f64;
+        let first = self.first.filter(|first| recent > first + RISE || is_uniform(recent, vocabulary))?;
+        let why = collapsed(recent);
         Some(format!(
             "the training loss went from {first:.4} to {recent:.4}{why}: the training has diverged, or learnt nothing; lower the learning rate, or look at \
              the data"

@@ -21,7 +21,7 @@ fn translate<'a>(questions: &'a str, out: &'a str, command: &'a str, more: &[&'a
 fn questions(dir: &Path) -> String {
     let out = dir.join("g").to_string_lossy().into_owned();
     let model = ["generate", "--model", super::MODEL, "--prompts", QUESTIONS, "--out", &out];
-    ok(&[&model[..], &["--max-new-tokens", "4", "--limit", "30", "--rows-per-shard", "10"]].concat());
+    ok(&[&model[..], &["--max-new-tokens", "24", "--limit", "30", "--rows-per-shard", "10"]].concat());
     out
 }
 

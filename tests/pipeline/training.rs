@@ -251,10 +251,10 @@ fn a_diverged_training_is_never_the_best() {
     // Adapters at rates that wreck the model, and all weights; with validation and without.
     for (i, (shards, more)) in [
         ("kv", "--lr 20 --clip 0 --max-steps 30 --schedule constant"),
-        ("kv", "--lr 1 --clip 0 --max-steps 30 --schedule constant --lora-alpha 64"),
+        ("kv", "--lr 0.5 --clip 0 --max-steps 30 --method full --warmup-ratio 0 --schedule constant"),
         ("kv", "--lr 0.5 --max-steps 30 --method full --warmup-ratio 0"),
         ("k", "--lr 20 --clip 0 --max-steps 60 --schedule constant"),
-        ("k", "--lr 0.5 --max-steps 60 --method full --warmup-ratio 0"),
+        ("k", "--lr 50 --max-steps 60 --method full --warmup-ratio 0 --schedule constant"),
     ]
     .into_iter()
     .enumerate()

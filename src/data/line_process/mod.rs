@@ -16,7 +16,6 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::report::out::note;
 use frame::{ADVICE, Frame, SIDE, Verdict, quoted};
 pub use frame::{SentinelLine, number_line};
 use program::Program;
@@ -106,15 +105,8 @@ impl LineProcess {
                 Ok(Ok(line)) if self.protocol == Protocol::Apertium && self.is_padding(&line) => {}
                 // Nothing was asked any more; a line without content is no reply to anything.
                 Ok(Ok(line)) if line.trim().is_empty() => {}
-                Ok(Ok(line)) if running.seen == Some(Verdict::Matched) => {
-                    // Every reply so far stood where it belongs, so this one is a farewell.
-                    note!(
-                        "`{}` gave a line at its end that is the reply to none: {}",
-                        self.command,
-                        quoted(&line)
-                    );
-                    return Ok(());
-                }
+                // Every reply so far stood where it belongs, so this is a farewell.
+                Ok(Ok(_)) if running.seen == Some(Verdict::Matched) => return Ok(()),
                 Ok(Ok(line)) => {
                     bail!("`{}` gave more lines than it got; the last is {}", self.command, quoted(&line))
                 }

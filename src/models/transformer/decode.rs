@@ -112,7 +112,7 @@ impl Decoder {
         Ok((n, cu_seqlens))
     }
 
-    /// One token for each row: rows[r] = (token, first slot, tokens already in the cache). Rows may be successive tokens of one sequence: each
+    /// One token for each row: `rows[r]` = (token, first slot, tokens already in the cache). Rows may be successive tokens of one sequence: each
     /// layer stores all keys and values before its attention. Returns hidden states (rows, C).
     pub fn step(
         &mut self,

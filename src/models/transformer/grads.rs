@@ -1,9 +1,11 @@
 //! The gradients of what is trained, and the list of it.
+use std::{cell::Cell, rc::Rc};
+
 use anyhow::Result;
 
 use super::{
     ids::{LinearId, NormId, PerLinear},
-    linear::{AdapterGrads, Trained},
+    linear::{AdapterGrads, Trained, refresh_norms},
     lora::{Adapter, Lora},
     tree::{Leaf, LeafPart, Place, Tree},
     weights::Transformer,
@@ -30,17 +32,32 @@ pub enum ParamKind {
     Embedding,
 }
 
+/// How often parameters were written: what is computed from them alone holds until then.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes(Rc<Cell<u64>>);
+
+impl Changes {
+    /// To be told before parameters are written.
+    pub fn note(&self) {
+        self.0.set(self.0.get() + 1);
+    }
+    fn count(&self) -> u64 {
+        self.0.get()
+    }
+}
+
 /// A trained tensor and its gradient: handles on the real memory.
 #[derive(Debug)]
 pub struct Param {
     /// Unique; PEFT's or Hugging Face's.
     pub name: String,
     /// The parameter.
-    pub(crate) value: Tensor,
+    value: Tensor,
     /// Its gradient.
     pub(crate) grad: Tensor,
     /// Its kind.
     pub kind: ParamKind,
+    changes: Changes,
 }
 
 impl Param {
@@ -54,16 +71,35 @@ impl Param {
     }
     /// Sets the parameter. Errors unless there are as many values as elements.
     pub fn write(&mut self, values: &[f32]) -> Result<()> {
+        self.changes.note();
         self.value.write_f32(values)
+    }
+    /// Sets the parameter to `t`, F32 of its shape, from wherever that is.
+    pub(crate) fn copy_from(&self, t: &Tensor) -> Result<()> {
+        self.changes.note();
+        self.value.alias().copy_from(t)
+    }
+    /// A handle for who writes again and again, and whom to tell each time before.
+    pub(crate) fn writable(&self) -> (Tensor, Changes) {
+        (self.value.alias(), self.changes.clone())
     }
 }
 
 /// What is trained, and its gradients.
 pub(super) enum Grads {
     /// Adapters, by layer and linear.
-    Lora { lora: Lora, grads: Vec<PerLinear<Option<AdapterGrads>>> },
+    Lora(AdapterTraining),
     /// Every weight. A tied head has the embedding's.
     Full(Tree<Tensor>),
+}
+
+/// Adapters and their gradients, by layer and linear.
+pub(super) struct AdapterTraining {
+    pub lora: Lora,
+    grads: Vec<PerLinear<Option<AdapterGrads>>>,
+    changes: Changes,
+    /// The changes that DoRA's norms know of.
+    norms_of: Option<u64>,
 }
 
 impl ParamKind {
@@ -81,7 +117,23 @@ fn gradient_of(t: &Tensor, arena: &mut Arena) -> Tensor {
 }
 
 impl Grads {
-    pub(super) fn for_lora(lora: Lora, device: &Device) -> Result<Laid<Grads>> {
+    /// Also makes room for DoRA's norms, which is part of the bytes.
+    pub(super) fn for_lora(mut lora: Lora, device: &Device) -> Result<Laid<Grads>> {
+        let (norms, norms_bytes) = Arena::build("norms", device, |arena| {
+            let mut one = |adapter: &Adapter| {
+                let m = adapter.magnitude.as_ref()?;
+                Some(arena.tensor(&format!("{}.norms", m.name()), DType::F32, m.shape()))
+            };
+            let layers = lora.layers.iter();
+            layers.map(|l| PerLinear::from_fn(|id| l[id].as_ref().and_then(&mut one))).collect::<Vec<_>>()
+        })?;
+        for (layer, norms) in lora.layers.iter_mut().zip(&norms) {
+            for (id, norms) in norms.iter() {
+                if let (Some(adapter), Some(norms)) = (&mut layer[id], norms) {
+                    adapter.norms = Some(norms.alias());
+                }
+            }
+        }
         let Laid { parts: grads, flat, bytes } = Arena::lay("gradients", device, |arena| {
             let mut one = |adapter: &Adapter| AdapterGrads {
                 a: gradient_of(&adapter.a, arena),
@@ -91,7 +143,8 @@ impl Grads {
             let layers = lora.layers.iter();
             layers.map(|l| PerLinear::from_fn(|id| l[id].as_ref().map(&mut one))).collect::<Vec<_>>()
         })?;
-        Ok(Laid { parts: Grads::Lora { lora, grads }, flat, bytes })
+        let training = AdapterTraining { lora, grads, changes: Changes::default(), norms_of: None };
+        Ok(Laid { parts: Grads::Lora(training), flat, bytes: bytes + norms_bytes })
     }
 
     pub(super) fn for_all(model: &Transformer) -> Result<Laid<Grads>> {
@@ -111,14 +164,31 @@ impl Grads {
     pub(super) fn lowest_layer(&self) -> usize {
         match self {
             Grads::Full(_) => 0,
-            Grads::Lora { lora, .. } => lora.adapters().next().map_or(lora.layers.len(), |(l, _, _)| l),
+            Grads::Lora(t) => t.lora.adapters().next().map_or(t.lora.layers.len(), |(l, _, _)| l),
         }
+    }
+
+    /// Computes DoRA's norms, unless no parameter was written since. The base is frozen.
+    pub(super) fn refresh_norms(&mut self, model: &Transformer) -> Result<()> {
+        let Grads::Lora(t) = self else { return Ok(()) };
+        let now = t.changes.count();
+        if t.norms_of == Some(now) {
+            return Ok(());
+        }
+        for (adapters, weights) in t.lora.layers.iter_mut().zip(&model.weights.layers) {
+            for id in LinearId::ALL {
+                let Some(adapter) = &mut adapters[*id] else { continue };
+                refresh_norms(&weights.linears[*id], adapter)?;
+            }
+        }
+        t.norms_of = Some(now);
+        Ok(())
     }
 
     /// The adapters of layer `l`.
     pub(super) fn adapters(&self, l: usize) -> Option<&PerLinear<Option<Adapter>>> {
         match self {
-            Grads::Lora { lora, .. } => Some(&lora.layers[l]),
+            Grads::Lora(t) => Some(&t.lora.layers[l]),
             Grads::Full(_) => None,
         }
     }
@@ -126,8 +196,8 @@ impl Grads {
     /// What is trained of a linear of layer `l`.
     pub(super) fn trained(&mut self, l: usize, id: LinearId) -> Trained<'_> {
         match self {
-            Grads::Lora { lora, grads } => {
-                Trained { adapter: lora.layers[l][id].as_ref().zip(grads[l][id].as_mut()), full: None }
+            Grads::Lora(t) => {
+                Trained { adapter: t.lora.layers[l][id].as_ref().zip(t.grads[l][id].as_mut()), full: None }
             }
             Grads::Full(g) => Trained { adapter: None, full: Some(&mut g.layers[l].linears[id]) },
         }
@@ -136,7 +206,7 @@ impl Grads {
     /// Where the gradient of a norm's gain goes, if it is trained.
     pub(super) fn norm(&mut self, l: usize, id: NormId) -> Option<&mut Tensor> {
         match self {
-            Grads::Lora { .. } => None,
+            Grads::Lora(_) => None,
             Grads::Full(g) => g.layers[l].norms[id].as_mut(),
         }
     }
@@ -149,13 +219,13 @@ impl Grads {
     /// Every trained tensor with its gradient, in a fixed order.
     pub(super) fn params(&self, model: &Transformer) -> Vec<Param> {
         match self {
-            Grads::Lora { lora, grads } => lora_params(lora, grads),
+            Grads::Lora(t) => t.params(),
             Grads::Full(grads) => {
                 // `for_all` saw to it that all of them are tensors.
                 let tensors = model.tensors("training all weights").unwrap_or_default();
                 let pairs = tensors.into_iter().zip(grads.leaves(&model.spec));
                 let one = |((leaf, t), (_, grad)): ((Leaf, &Tensor), (Leaf, LeafPart<&Tensor, &Tensor>))| {
-                    param(t, grad.either(), ParamKind::of(leaf.place))
+                    param(t, grad.either(), ParamKind::of(leaf.place), &Changes::default())
                 };
                 pairs.map(one).collect()
             }
@@ -163,19 +233,69 @@ impl Grads {
     }
 }
 
-fn param(value: &Tensor, grad: &Tensor, kind: ParamKind) -> Param {
-    Param { name: value.name().to_string(), value: value.alias(), grad: grad.alias(), kind }
+fn param(value: &Tensor, grad: &Tensor, kind: ParamKind, changes: &Changes) -> Param {
+    let changes = changes.clone();
+    Param { name: value.name().to_string(), value: value.alias(), grad: grad.alias(), kind, changes }
 }
 
-fn lora_params(lora: &Lora, grads: &[PerLinear<Option<AdapterGrads>>]) -> Vec<Param> {
-    let mut out = vec![];
-    for (l, id, adapter) in lora.adapters() {
-        let Some(grad) = &grads[l][id] else { continue };
-        out.push(param(&adapter.a, &grad.a, ParamKind::LoraA));
-        out.push(param(&adapter.b, &grad.b, ParamKind::LoraB));
-        if let (Some(m), Some(g)) = (&adapter.magnitude, &grad.magnitude) {
-            out.push(param(m, g, ParamKind::DoraMagnitude));
+impl AdapterTraining {
+    fn params(&self) -> Vec<Param> {
+        let mut out = vec![];
+        for (l, id, adapter) in self.lora.adapters() {
+            let Some(grad) = &self.grads[l][id] else { continue };
+            let mut push =
+                |value: &Tensor, grad: &Tensor, kind| out.push(param(value, grad, kind, &self.changes));
+            push(&adapter.a, &grad.a, ParamKind::LoraA);
+            push(&adapter.b, &grad.b, ParamKind::LoraB);
+            if let (Some(m), Some(g)) = (&adapter.magnitude, &grad.magnitude) {
+                push(m, g, ParamKind::DoraMagnitude);
+            }
         }
+        out
     }
-    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::transformer::{config::Config, lora::LoraConfig};
+
+    #[test]
+    fn norms_are_computed_once_for_each_change_of_the_parameters() {
+        let config: Config = serde_json::from_value(serde_json::json!({
+            "model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "vocab_size": 10, "max_position_embeddings": 8, "rms_norm_eps": 1e-5, "tie_word_embeddings": true
+        }))
+        .unwrap();
+        let model = Transformer::random(config, 1).unwrap();
+        let config = LoraConfig { r: 2, use_dora: true, ..LoraConfig::default() };
+        let mut grads = Grads::for_lora(Lora::init(&model, config, 1).unwrap(), &Device::Cpu).unwrap().parts;
+        let norms = |grads: &Grads| {
+            let of =
+                grads.adapters(1).unwrap()[LinearId::V].as_ref().unwrap().norms.as_ref().unwrap().alias();
+            (of.to_f32_vec().unwrap(), of)
+        };
+        grads.refresh_norms(&model).unwrap();
+        let (first, mut memory) = norms(&grads);
+        assert!(first.iter().all(|&x| x > 0.0));
+        // Who finds these has computed nothing.
+        let marks = vec![-1.0; first.len()];
+        memory.write_f32(&marks).unwrap();
+        grads.refresh_norms(&model).unwrap();
+        assert_eq!(norms(&grads).0, marks);
+        for mut p in grads.params(&model).into_iter().filter(|p| p.kind == ParamKind::LoraB) {
+            p.write(&vec![0.0; p.value().len()]).unwrap();
+            grads.refresh_norms(&model).unwrap();
+            assert_eq!(norms(&grads).0, first, "B was 0 already");
+            memory.write_f32(&marks).unwrap();
+        }
+        let p = &grads.params(&model)[0];
+        p.copy_from(&p.value().to_device(&Device::Cpu).unwrap()).unwrap();
+        grads.refresh_norms(&model).unwrap();
+        assert_eq!(norms(&grads).0, first);
+        memory.write_f32(&marks).unwrap();
+        p.writable().1.note();
+        grads.refresh_norms(&model).unwrap();
+        assert_eq!(norms(&grads).0, first);
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! LoRA: y = x Wᵀ + s u Bᵀ + bias with u = x Aᵀ. DoRA: y = g ∘ (x Wᵀ + s u Bᵀ) + bias with g = magnitude / ‖W + s B A‖ by rows, the
 //! norm held constant in backward (Liu et al. 2024, section 4.3), as in PEFT.
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{
     lora::Adapter,
@@ -16,9 +16,9 @@ use crate::{
             linear_backward_input, linear_backward_weight, linear_forward, linear_forward_many,
             linear_forward_many_rows,
         },
-        lora::{lora_backward, lora_backward_input, lora_forward, low_rank_product},
+        lora::{LowRank, lora_backward, lora_backward_input, lora_forward, low_rank_product},
     },
-    tensor::{DType, Tensor},
+    tensor::Tensor,
 };
 
 /// Gradients of an adapter, shaped like it.
@@ -75,7 +75,7 @@ pub fn forward(
         return lora_forward(out, u, inp, &linear.weight, linear.bias.as_ref(), adapter.low_rank());
     };
     lora_forward(out, u, inp, &linear.weight, None, adapter.low_rank())?;
-    dora_forward(out, magnitude, &norms(linear, adapter)?, linear.bias.as_ref())
+    dora_forward(out, magnitude, norms(adapter)?, linear.bias.as_ref())
 }
 
 /// Memory that adapters need in backward.
@@ -107,7 +107,7 @@ pub fn backward(
         {
             let mut z = spare.rows(0..n * out)?.view(&[n, out])?;
             low_rank_product(&mut z, u, inp, &linear.weight, None, adapter.low_rank())?;
-            dora_backward(dout, dmagnitude, &z, magnitude, &norms(linear, adapter)?)?;
+            dora_backward(dout, dmagnitude, &z, magnitude, norms(adapter)?)?;
         }
         let r = adapter.a.shape()[0];
         let mut du = du.rows(0..n * r)?.view(&[n, r])?;
@@ -123,10 +123,16 @@ pub fn backward(
     }
 }
 
-/// The norms of the rows of W + s B A, where the weights are.
-fn norms(linear: &Linear, adapter: &Adapter) -> Result<Tensor> {
-    let out = linear.weight.shape()[0];
-    let mut norms = Tensor::zeros_on(&linear.weight.device(), "dora_norms", DType::F32, &[out])?;
-    dora_norms(&mut norms, &linear.weight.to_dense(linear.weight.dtype())?, adapter.low_rank())?;
-    Ok(norms)
+fn norms(adapter: &Adapter) -> Result<&Tensor> {
+    adapter
+        .norms
+        .as_ref()
+        .context("a DoRA adapter outside of a training step has no norms: merge it into the weights")
+}
+
+/// The norms of the rows of W + s B A, where the weights are, for DoRA.
+pub(super) fn refresh_norms(linear: &Linear, adapter: &mut Adapter) -> Result<()> {
+    let low = LowRank { a: &adapter.a, b: &adapter.b, scale: adapter.scale };
+    let Some(norms) = &mut adapter.norms else { return Ok(()) };
+    dora_norms(norms, &linear.weight.to_dense(linear.weight.dtype())?, low)
 }

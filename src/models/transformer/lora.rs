@@ -59,6 +59,8 @@ pub struct Adapter {
     pub magnitude: Option<Tensor>,
     /// alpha / r, or its rsLoRA form.
     pub scale: f32,
+    /// (out), DoRA in training only: ‖W + s B A‖ by rows, as a training step last computed it.
+    pub(crate) norms: Option<Tensor>,
 }
 
 impl Adapter {
@@ -116,6 +118,7 @@ impl Lora {
                         .use_dora
                         .then(|| arena.tensor(&name("lora_magnitude_vector"), DType::F32, &[out])),
                     scale: config.scale(config.r, config.alpha),
+                    norms: None,
                 })
             };
             let layers = 0..model.spec.layers.len();
@@ -132,6 +135,7 @@ impl Lora {
                 b: adapter.b.to_device(device)?,
                 magnitude: adapter.magnitude.as_ref().map(|m| m.to_device(device)).transpose()?,
                 scale: adapter.scale,
+                norms: None,
             })
         };
         let layer = |layer: &PerLinear<Option<Adapter>>| {

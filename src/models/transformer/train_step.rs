@@ -24,6 +24,7 @@ use crate::{
     tensor::{DType, Laid, Tensor},
 };
 
+pub(crate) use super::grads::Changes;
 pub use super::grads::{Param, ParamKind};
 
 /// Documents back to back.
@@ -135,7 +136,7 @@ impl TrainStep {
 
     /// The adapters, if it is them that are trained.
     pub fn adapter(&self) -> Option<&Lora> {
-        if let Grads::Lora { lora, .. } = &self.grads { Some(lora) } else { None }
+        if let Grads::Lora(t) = &self.grads { Some(&t.lora) } else { None }
     }
 
     /// Sets every gradient to 0.
@@ -220,6 +221,7 @@ impl TrainStep {
         a.positions.rows(0..n)?.write_u32(&rope_rows)?;
         a.targets.rows(0..n)?.write_u32(&batch.targets)?;
         a.weights.rows(0..n)?.write_f32(&batch.weights)?;
+        self.grads.refresh_norms(model)?;
         Ok(n)
     }
 

@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Kind};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{
     super::weights::{WeightSource, check_memory},
@@ -23,6 +23,7 @@ use crate::{
         gemm::{Layout, gemm, linear_forward_many_rows},
         quantize::{Matrix, Scratch},
     },
+    pipeline::placement::Placement,
     tensor::{DType, Tensor},
 };
 
@@ -154,10 +155,22 @@ impl Transformer {
         if device == DeviceChoice::Cpu { Ok(self) } else { self.to_device(&device.open()?) }
     }
 
-    /// Loads a model that will run on `device`, into main memory: what no kernel there serves is refused before anything is read.
-    pub fn load_for(path: &Path, dtype: DType, device: DeviceChoice) -> Result<Transformer> {
-        Transformer::check_for(path, device)?;
-        Transformer::load(path, dtype)
+    /// Loads a model as a run places it, into main memory: what no kernel of its device serves is refused before anything is read, and so are blocks
+    /// to be kept where there are none.
+    pub fn load_for(path: &Path, placement: Placement) -> Result<Transformer> {
+        if placement.keeps_blocks() {
+            let (_, source) = WeightSource::open(path)?;
+            let blocks = matches!(source, WeightSource::Gguf(_));
+            let none = || {
+                format!(
+                    "model {}: --base-dtype stored keeps the blocks of a .gguf file, which this is not",
+                    path.display()
+                )
+            };
+            ensure!(blocks, Error::setting("base-dtype", none()));
+        }
+        Transformer::check_for(path, placement.device)?;
+        Transformer::load_as(path, placement.dtype.try_into()?, placement.keeps_blocks())
     }
 
     /// Refuses a model that `device` has no kernels for; reads its configuration alone.

@@ -127,6 +127,7 @@ fn read_adapter(
         b: own(file.tensor(&name("lora_B.weight"), &[out, r], DType::F32)?)?,
         magnitude,
         scale: config.scale(r, alpha),
+        norms: None,
     })
 }
 

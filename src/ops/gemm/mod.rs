@@ -148,7 +148,7 @@ pub fn linear_add_forward<'a>(
     add(out, resid)
 }
 
-/// Several layers of one input, in one dispatch: outs[i] (N, M_i) = inp (N, K) weights[i]ᵀ (M_i, K)
+/// Several layers of one input, in one dispatch: `outs[i]` (N, M_i) = inp (N, K) `weights[i]`ᵀ (M_i, K)
 pub fn linear_forward_many<'a, M: Into<Matrix<'a>> + Copy>(
     outs: &mut [&mut Tensor],
     inp: &Tensor,

@@ -27,7 +27,8 @@ use crate::{
     ops::{
         activation::{Activation, activation_forward},
         gemm::linear_forward,
-        rows::gather_rows,
+        mix::mix,
+        rows::cast,
     },
     tensor::{DType, Tensor},
 };
@@ -248,21 +249,19 @@ impl CometKiwi {
     /// gamma Σ_l w_l h_l of each sentence's first token, (sentences, C) of the activations' type.
     fn mixed(&mut self, sentences: &[&[u32]]) -> Result<Tensor> {
         let (n, c) = (sentences.len(), self.model.config.hidden_size);
-        let mut sum = vec![0.0f32; n * c];
-        let mut place: Option<Tensor> = None;
+        let mut sum = Tensor::zeros_on(&self.model.device(), "mixed", DType::F32, &[n, c])?;
+        let mut acts = None;
         let weights = &self.layer_weights;
         self.encoder.forward(&self.model, sentences, &mut |s| {
-            let dtype = s.states.dtype();
-            if place.is_none() {
-                place = Some(Tensor::zeros_on(&s.states.device(), "first_states", dtype, &[n, c])?);
-            }
-            let (Some(first), weight) = (&mut place, weights[s.layer]) else { return Ok(()) };
-            gather_rows(first, s.states, s.first)?;
-            sum.iter_mut().zip(first.to_f32_vec()?).for_each(|(sum, x)| *sum += weight * x);
-            Ok(())
+            acts = Some(s.states.dtype());
+            mix(&mut sum, s.states, s.first, weights[s.layer])
         })?;
-        let mut mixed = place.context("no sentences")?;
-        mixed.write_f32(&sum)?;
+        let acts = acts.context("no sentences")?;
+        if acts == DType::F32 {
+            return Ok(sum);
+        }
+        let mut mixed = Tensor::zeros_on(&sum.device(), "mixed", acts, &[n, c])?;
+        cast(&mut mixed, &sum, 1.0)?;
         Ok(mixed)
     }
 

@@ -73,7 +73,7 @@ pub struct Args {
     /// How
     #[command(flatten)]
     pub settings: TrainSettings,
-    /// TOML file with [[tasks]]; its generation tasks are run at each validation
+    /// TOML file with `[[tasks]]`; its generation tasks are run at each validation
     #[arg(long)]
     pub probe_tasks: Option<PathBuf>,
     /// Rows of each task to generate at each validation
@@ -270,12 +270,13 @@ fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)> {
     let s = &args.settings;
     let other = "--adapter starts LoRA training; it does not go with another --method";
     ensure!(args.adapter.is_none() || s.method == Method::Lora, Error::setting("train.method", other));
+    args.placement.stored_if(s.method == Method::Lora, "training of all weights")?;
     if s.method == Method::Scratch {
         let config = Config::from_dir(path)?;
         return Ok((Transformer::random(config, s.seed)?, Trainable::Full));
     }
     let dtype = if s.method == Method::Full { DType::F32 } else { args.placement.dtype };
-    let mut model = Transformer::load_for(path, dtype, args.placement.device)?;
+    let mut model = Transformer::load_for(path, Placement { dtype, ..args.placement })?;
     if s.method == Method::Full {
         model.make_trainable()?;
         return Ok((model, Trainable::Full));
@@ -348,7 +349,7 @@ fn export(args: &Args, model: &Transformer, step: &TrainStep, path: &Path) -> Re
 }
 
 fn print_memory(model: &Transformer, step: &TrainStep) {
-    let trained: usize = step.params(model).iter().map(|p| p.value.len()).sum();
+    let trained: usize = step.params(model).iter().map(|p| p.value().len()).sum();
     let moments = ("moments".to_string(), trained * 8);
     say!("train: {} parameters, {trained} of them trained", model.config.parameters());
     let all: Vec<_> = step.memory().iter().chain([&moments]).collect();

@@ -29,7 +29,7 @@ impl Screen {
             } else {
                 model.config.vocab_size * model.config.hidden_size
             }) as f64;
-        let trained: usize = step.params(model).iter().map(|p| p.value.len()).sum();
+        let trained: usize = step.params(model).iter().map(|p| p.value().len()).sum();
         let flop_per_token = match step.adapter() {
             Some(_) => 4.0 * matrices + 6.0 * trained as f64,
             None => 6.0 * matrices,

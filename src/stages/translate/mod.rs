@@ -98,6 +98,7 @@ impl Stage for Translate<'_> {
 
     fn identity(&self) -> Result<Identity> {
         let identity = self.args.rows.identity(&self.args.settings)?;
+        self.args.placement.stored_if(self.args.settings.engine == TranslateEngine::Itself, "this engine")?;
         // The other engines compute nothing on a device.
         let computes = matches!(self.args.settings.engine, TranslateEngine::Nllb | TranslateEngine::Itself);
         let s = &self.args.settings;
@@ -239,9 +240,8 @@ impl<'a> Loaded<'a> {
             let model = args.model.as_deref().unwrap_or_default();
             loaded.answerer = Some(Answerer::load(model, None, args.placement, &s.template)?);
         } else if s.engine == TranslateEngine::Nllb {
-            let dir = resolve(translator(s)?)?;
-            let Placement { dtype, device } = args.placement;
-            let nllb = Nllb::with_text(&dir, text.get()?, dtype, &device.open()?)?;
+            let (dir, at) = (resolve(translator(s)?)?, args.placement);
+            let nllb = Nllb::with_text(&dir, text.get()?, at.dtype, &at.device.open()?)?;
             let engine = |target: &String| nllb_engine(&nllb, s, &dir, source, target);
             loaded.engines = targets.iter().map(engine).collect::<Result<_>>()?;
             loaded.nllb = Some(nllb);

@@ -55,6 +55,8 @@ table! {
     choosing,
     quantize,
     mix,
+    gemma,
+    dora,
 }
 
 /// One row of the table.
