@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that what sdrrl writes loads elsewhere and means the same: an adapter in peft, a merged model in transformers.
+"""Checks that what sdrrl writes loads elsewhere and means the same: an adapter in peft, with its base given and by its folder alone, a merged model in transformers.
 
 python scripts/check_export.py MODEL ADAPTER [SDRRL]: log-likelihoods of a few texts by `sdrrl eval` against those of peft and transformers.
 pip install torch transformers peft; MODEL is a Hugging Face directory."""
@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TEXTS = ["What is the job of Palal?", "El trabajo de Palal es sastre.", "The quick brown fox jumps over the lazy dog.",
@@ -42,14 +42,15 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(model)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with_peft = theirs(PeftModel.from_pretrained(base, adapter).eval(), tokenizer)
+    alone = theirs(AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(adapter))
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         own = ours(sdrrl, model, adapter, work)
-        subprocess.run([sdrrl, "merge", "--model", str(model), "--adapter", str(adapter), "--out", str(work / "merged")], check=True)
+        subprocess.run([sdrrl, "merge", "--model", str(model), "--adapter", str(adapter), "--out", str(work / "merged"), "--dtype", "f32"], check=True)
         merged = theirs(AutoModelForCausalLM.from_pretrained(work / "merged", dtype=torch.float32).eval(), tokenizer)
-    for text, *x in zip(TEXTS, own, with_peft, merged):
-        print(f"{x[0]:12.5f} sdrrl {x[1]:12.5f} peft {x[2]:12.5f} transformers, merged   {text}")
-    worst = max(max(abs(a - b), abs(a - c)) / abs(a) for a, b, c in zip(own, with_peft, merged))
+    for text, *x in zip(TEXTS, own, with_peft, alone, merged):
+        print(f"{x[0]:12.5f} sdrrl {x[1]:12.5f} peft {x[2]:12.5f} peft, by the folder {x[3]:12.5f} transformers, merged   {text}")
+    worst = max(abs(a - b) / abs(a) for others in (with_peft, alone, merged) for a, b in zip(own, others))
     print(f"largest relative difference {worst:.1e}")
     sys.exit(worst > 1e-4)
 

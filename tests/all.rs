@@ -1,4 +1,5 @@
 //! One integration binary: one file per op, stage and model.
+mod adapters;
 mod alignment;
 mod api;
 mod base_dtype;
@@ -11,6 +12,7 @@ mod contained;
 mod data_formats;
 mod dora;
 mod evaluation;
+mod exports;
 mod families;
 mod gemm;
 mod generation;

@@ -267,8 +267,12 @@ fn merging_and_writing_unpack_to_the_runs_type() {
         let load = |keep| Transformer::load_as(Path::new(FILES[0]), compute, keep).unwrap();
         for use_dora in [false, true] {
             let (mut kept, mut dense) = (load(true), load(false));
-            let config =
-                LoraConfig { r: 2, use_dora, target_modules: vec!["q_proj".into()], ..Default::default() };
+            let config = LoraConfig {
+                r: 2,
+                use_dora,
+                target_modules: vec!["q_proj".into()].into(),
+                ..Default::default()
+            };
             let mut lora = Lora::init(&kept, config, 1).unwrap();
             with_random_b(&mut lora);
             kept.apply_adapter(&lora).unwrap();
@@ -278,8 +282,8 @@ fn merging_and_writing_unpack_to_the_runs_type() {
             assert_eq!(linears[LinearId::Q].weight.dtype(), compute.dtype());
             assert!(inference(&kept) == inference(&dense), "{compute} {use_dora}");
             let out = |name: &str| dir.path().join(name);
-            kept.save_pretrained(&out("kept"), compute.dtype(), None).unwrap();
-            dense.save_pretrained(&out("dense"), compute.dtype(), None).unwrap();
+            kept.save_pretrained(&out("kept"), compute.dtype().try_into().unwrap(), None).unwrap();
+            dense.save_pretrained(&out("dense"), compute.dtype().try_into().unwrap(), None).unwrap();
             let bytes = |name: &str| fs::read(out(name).join("model.safetensors")).unwrap();
             assert!(bytes("kept") == bytes("dense"), "{compute} {use_dora}");
         }

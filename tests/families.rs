@@ -1,5 +1,9 @@
 //! What is read of a family's files: configurations, GGUF files, exports; what is refused, and by which name.
-use sdrrl::{models::transformer::weights::Transformer, pipeline::placement::Placement, tensor::DType};
+use sdrrl::{
+    models::{transformer::weights::Transformer, weights::stored::Stored},
+    pipeline::placement::Placement,
+    tensor::DType,
+};
 
 use crate::models::{FAMILIES, folder};
 
@@ -193,7 +197,7 @@ fn exports_are_what_transformers_wrote() {
     for name in FAMILIES {
         let dir = tempfile::tempdir().unwrap();
         let model = Transformer::load(&folder(name), DType::F32).unwrap();
-        model.save_pretrained(dir.path(), DType::F32, None).unwrap();
+        model.save_pretrained(dir.path(), Stored::F32, None).unwrap();
         assert!(tensors(dir.path()) == tensors(&folder(name)), "{name}: other tensors");
         let (got, want) = (fields(dir.path()), fields(&folder(name)));
         for (key, value) in want.as_object().unwrap() {

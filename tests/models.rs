@@ -12,7 +12,7 @@ use sdrrl::{
         transformer::lora::{Lora, LoraConfig},
         transformer::train_step::{PackedBatch, TrainStep, Trainable},
         transformer::weights::Transformer,
-        weights::safetensors::Checkpoint,
+        weights::{safetensors::Checkpoint, stored::Stored},
     },
     ops::{
         adamw::{AdamW, adamw_update},
@@ -329,7 +329,7 @@ fn merged_weights_answer_as_the_adapter_does() {
         let with_adapter = step.forward(&model, &batch).unwrap().mean();
         let lora = step.adapter().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        lora.save(dir.path(), "base").unwrap();
+        lora.save(dir.path(), "base", None).unwrap();
         model.apply_adapter(&Lora::load(dir.path(), &model).unwrap()).unwrap();
         let mut plain = TrainStep::new(
             &model,
@@ -339,7 +339,7 @@ fn merged_weights_answer_as_the_adapter_does() {
         .unwrap();
         let merged = plain.forward(&model, &batch).unwrap().mean();
         assert!((merged - with_adapter).abs() < 1e-5, "{name} {variant}: {merged} {with_adapter}");
-        model.save_pretrained(&dir.path().join("merged"), DType::F32, None).unwrap();
+        model.save_pretrained(&dir.path().join("merged"), Stored::F32, None).unwrap();
         let again = Transformer::load(&dir.path().join("merged"), DType::F32).unwrap();
         assert_eq!(plain.forward(&again, &batch).unwrap().mean(), merged);
     }

@@ -245,3 +245,61 @@ fn the_date_is_fixed_and_tools_are_none() {
     );
     assert!(render("{{ strftime_now('%Q') }}").is_err());
 }
+
+/// Both give a prompt and an answer the same ids, or none where the template has no place for what is asked.
+fn assert_same_ids(what: &str, tok: &Tokenizer, own: &ChatTemplate, exported: &ChatTemplate) {
+    let turn = Turn::new;
+    let (first, second) = (turn(Role::User, "One?"), turn(Role::User, "Three?"));
+    let earlier = [first, turn(Role::Assistant, "Two."), second, turn(Role::Assistant, "4")];
+    let (system, none) = (Some("Be short."), None);
+    let single = own.name().starts_with("plain") || own.name() == "alpaca";
+    for (system, earlier) in [(none, &[][..]), (system, &[]), (none, &earlier), (system, &earlier)] {
+        let prompt = Prompt { system, earlier, instruction: "What is \"it\"?\nSay.", input: "" };
+        let what = format!("{what} {system:?} {}", earlier.len());
+        if single && (system.is_some() || !earlier.is_empty()) {
+            assert!(own.encode_prompt(tok, &prompt).is_err(), "{what}");
+            assert!(exported.encode_prompt(tok, &prompt).is_err(), "{what}");
+            continue;
+        }
+        let ids = |t: &ChatTemplate| t.encode_prompt(tok, &prompt).unwrap();
+        assert_eq!(ids(exported), ids(own), "{what}");
+        // Question and answer of `plain` are tokenised apart.
+        if !own.name().starts_with("plain") {
+            let whole = |t: &ChatTemplate| t.encode(tok, &prompt, "An answer.", TrainOn::Last).unwrap();
+            assert_eq!(whole(exported).without_tail().tokens, whole(own).without_tail().tokens, "{what}");
+        }
+    }
+}
+
+/// The Jinja that an adapter's folder gets renders what the template renders, for every built-in name and every kind of tokenizer.
+#[test]
+fn a_built_in_template_as_jinja_gives_the_same_ids() {
+    let golden = golden();
+    let kinds: std::collections::BTreeSet<&str> =
+        golden["cases"].as_array().unwrap().iter().filter_map(|c| c["tokenizer"].as_str()).collect();
+    assert_eq!(kinds.len(), 6);
+    let mut refused = vec![];
+    for kind in kinds {
+        let dir = folder(kind, json!({}));
+        let tok = Tokenizer::load(dir.path()).unwrap();
+        for name in sdrrl::data::template::NAMES[1..].iter().chain(&["chatml+bos", "plain+bos"]) {
+            let own = ChatTemplate::load(name, &tok).unwrap();
+            let Ok(text) = own.to_jinja(&tok) else {
+                refused.push(format!("{kind} {name}"));
+                continue;
+            };
+            let path = dir.path().join("exported.jinja");
+            std::fs::write(&path, text).unwrap();
+            let exported = ChatTemplate::load(path.to_str().unwrap(), &tok).unwrap();
+            assert_same_ids(&format!("{kind} {name}"), &tok, &own, &exported);
+        }
+        // A model's own template is its text, with the begin token where that is asked for and missing.
+        let text = "{% for m in messages %}<{{ m.content }}>{% endfor %}";
+        let dir = folder(kind, json!({"chat_template": text}));
+        let tok = Tokenizer::load(dir.path()).unwrap();
+        let of = |name: &str| ChatTemplate::load(name, &tok).unwrap().to_jinja(&tok).unwrap();
+        assert_eq!((of("auto"), of("auto+bos")), (text.to_string(), format!("{{{{ bos_token }}}}{text}")));
+    }
+    // The question would have to be told from a text behind a begin token.
+    assert_eq!(refused, ["spm-first plain+bos"]);
+}

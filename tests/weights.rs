@@ -92,7 +92,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let model = Transformer::load(Path::new("tests/golden/models/llama-tied"), DType::F32).unwrap();
         let config = sdrrl::models::transformer::lora::LoraConfig { r: 2, ..Default::default() };
-        Lora::init(&model, config, 1).unwrap().save(dir.path(), "base").unwrap();
+        Lora::init(&model, config, 1).unwrap().save(dir.path(), "base", None).unwrap();
         damage(&dir.path().join(["adapter_config.json", "adapter_model.safetensors"][which]), at, bit, cut);
         if let Err(e) = Lora::load(dir.path(), &model) {
             prop_assert!(format!("{e:#}").contains("adapter"), "{e:#}");

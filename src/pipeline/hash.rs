@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::work_dir::CARD;
 use crate::data::{
     files::{MANIFEST, PENDING, write_atomic},
     standard_input,
@@ -33,7 +34,7 @@ const AT_REST: Duration = Duration::from_secs(2);
 /// The content hash of a file or a folder, 32 hexadecimal digits.
 ///
 /// A folder is hashed by the names and contents of its `rows-*.jsonl` and `tokens-*` files or, where it has none, of all its files
-/// (subfolders too), without manifests, indexes (`.idx`), unfinished (`.partial`) and hidden files, and files that hold the time.
+/// (subfolders too), without manifests, indexes (`.idx`), unfinished (`.partial`) and hidden files, its README.md, and files that hold the time.
 pub fn hash_path(path: &Path) -> Result<String> {
     let path = &*standard_input::resolve(path)?;
     let mut hasher = Xxh3::new();
@@ -133,6 +134,8 @@ pub(super) fn content_files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     }
     // Files that hold the time differ between two equal runs.
     files.retain(|(name, _)| !name.ends_with("timing.jsonl") && !name.contains("events.out.tfevents"));
+    // What people read and may write on.
+    files.retain(|(name, _)| name != CARD);
     files.sort();
     Ok(files)
 }

@@ -10,6 +10,7 @@ use anyhow::{Result, anyhow, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
+pub use super::apart::apart;
 use super::{
     identity::{Identity, Inputs},
     manifest::{Counts, Manifest},
@@ -281,17 +282,6 @@ impl Open {
         let (all, shards) = (set.len(), set.shards().len());
         Ok(RowsSummary { rows, all, shards, complete, seconds: begun.elapsed().as_secs_f64() })
     }
-}
-
-/// Refuses an output folder that holds the input.
-pub fn apart(input: &Path, out: &Path) -> Result<()> {
-    if let (Ok(a), Ok(b)) = (std::fs::canonicalize(input), std::fs::canonicalize(out)) {
-        ensure!(
-            a != b && !(a.is_file() && a.starts_with(&b)),
-            Error::exists(out, format!("{}: the output folder holds the input: choose another", b.display()))
-        );
-    }
-    Ok(())
 }
 
 fn is_complete(path: &Path, job: u64, rows: usize) -> Result<bool> {

@@ -28,6 +28,8 @@ pub const REPORT: &str = "report.html";
 pub const SAMPLES: &str = "samples.jsonl";
 /// What an adapter's folder is known by.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// The model card of what was trained: for people, who may write on it; no part of a result's content.
+pub const CARD: &str = "README.md";
 /// Token shards, in the folder of `pack`.
 pub const TOKENS: [(&str, &str); 3] =
     [("train", "train.tokens"), ("validation", "validation.tokens"), ("source", "source.tokens")];

@@ -137,7 +137,7 @@ impl Default for TrainSettings {
             method: Method::Lora,
             lora_rank: 8,
             lora_alpha: 16.0,
-            lora_targets: crate::models::transformer::lora::LoraConfig::default().target_modules,
+            lora_targets: crate::models::transformer::lora::all_linears(),
             rslora: false,
             dora: false,
             lora_plus_ratio: 1.0,

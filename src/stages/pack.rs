@@ -128,6 +128,13 @@ impl Stage for Pack<'_> {
                 "pack: {split}: {} documents, {tokens} tokens, {trained} of them trained, {dropped} too long",
                 documents.len()
             );
+            if split == "train" {
+                let mut languages: BTreeMap<&str, usize> = BTreeMap::new();
+                let trained = pairs().filter(|(_, d)| d.is_some());
+                trained.for_each(|(e, _)| *languages.entry(&e.answer_language).or_default() += 1);
+                languages.remove("");
+                summary.insert("languages".into(), json!(languages));
+            }
             summary.insert(split.into(), json!({"documents": documents.len(), "tokens": tokens, "trained-tokens": trained, "dropped": dropped, "pairs": by_pair}));
         }
         ensure!(

@@ -1,8 +1,8 @@
 //! The promises of the stage engine: parts and runs started at once, settings changed between kills, locks, identity, output that nobody reads.
 mod commands;
 mod kills;
-mod own_stage;
 mod outputs;
+mod own_stage;
 mod training;
 
 use std::{

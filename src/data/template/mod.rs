@@ -1,6 +1,7 @@
 //! Chat templates: the model's own Jinja, or one of the field's by name. A conversation is rendered and tokenised as a whole, as
 //! `apply_chat_template(..., tokenize=True)` of transformers does, and the tokens of the answers are found in it by their place.
 mod date;
+mod exported;
 pub(super) mod jinja;
 mod named;
 mod tojson;
@@ -32,10 +33,15 @@ enum Kind {
     Named(Named),
 }
 
+/// Writes the begin token.
+const BEGIN: &str = "{{ bos_token }}";
+
 /// How a question becomes a prompt, and an answer its continuation.
 pub struct ChatTemplate {
     kind: Kind,
     name: String,
+    /// Of a Jinja template: its text.
+    source: Option<String>,
     /// The begin token is put first where the template does not write it.
     add_bos: bool,
 }
@@ -80,21 +86,49 @@ impl ChatTemplate {
     pub fn load(name: &str, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
         let (plain, add_bos) = name.strip_suffix("+bos").map_or((name, false), |n| (n, true));
         let own = plain.strip_prefix("auto:").or((plain == "auto").then_some(""));
+        let mut source = None;
         let kind = if let Some(which) = own {
-            Kind::Jinja(Box::new(Jinja::new(&own_template(tokenizer, which)?)?))
+            let text = source.insert(own_template(tokenizer, which)?);
+            Kind::Jinja(Box::new(Jinja::new(text)?))
         } else if let Some(named) = Named::by_name(plain) {
             Kind::Named(named)
         } else if plain.ends_with(".jinja") {
             let text = crate::data::json::read_text(Path::new(plain))
                 .at(plain, || format!("read template {plain}"))?;
-            Kind::Jinja(Box::new(Jinja::new(&text).with_context(|| format!("template {plain}"))?))
+            let text = source.insert(text);
+            Kind::Jinja(Box::new(Jinja::new(text).with_context(|| format!("template {plain}"))?))
         } else {
             let message =
                 format!("template `{plain}` is not known: {} or the path of a .jinja file", NAMES.join(", "));
             bail!(Error::setting("template", message))
         };
         ensure!(!add_bos || tokenizer.bos().is_some(), "template {name}: the tokenizer has no begin token");
-        Ok(ChatTemplate { kind, name: name.into(), add_bos })
+        Ok(ChatTemplate { kind, name: name.into(), source, add_bos })
+    }
+
+    /// Jinja with which other programs render the same conversations, the begin token included where this template puts it. Errors if none can.
+    pub fn to_jinja(&self, tok: &Tokenizer) -> Result<String> {
+        let named = match &self.kind {
+            Kind::Jinja(jinja) => {
+                let text = self.source.clone().unwrap_or_default();
+                let question = [Turn::new(Role::User, PLACEHOLDER)];
+                let rendered = self.named_error(only(jinja.render(tok, &[(&question, true)])))?.text;
+                let writes_it = !self.add_bos || rendered.starts_with(&special_pair(tok).0);
+                return Ok(if writes_it { text } else { format!("{BEGIN}{text}") });
+            }
+            Kind::Named(named) => named,
+        };
+        let begins = tok.bos().is_some() && (self.add_bos || tok.adds_bos() || named.begins());
+        let text = format!("{}{}", if begins { BEGIN } else { "" }, exported::jinja(*named));
+        let kind = Kind::Jinja(Box::new(Jinja::new(&text)?));
+        let other = ChatTemplate { kind, name: self.name.clone(), source: None, add_bos: false };
+        let probe = Prompt::new(None, "What is it?", "");
+        ensure!(
+            other.encode_prompt(tok, &probe)? == self.encode_prompt(tok, &probe)?,
+            "no Jinja text gives the ids of template {} with this tokenizer, which writes a word's start only at the very beginning",
+            self.name
+        );
+        Ok(text)
     }
 
     /// The ids of a prompt, ready for the answer.

@@ -39,7 +39,7 @@ impl Text {
     }
 }
 
-const LLAMA_FACTORY_HEAD: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
+pub(super) const LLAMA_FACTORY_HEAD: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
 
 impl Named {
     pub fn by_name(name: &str) -> Option<Named> {

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{registry, spec::Spec};
-use crate::{data::gguf::Gguf, models::weights::recognise};
+use crate::{
+    data::gguf::Gguf,
+    models::weights::{recognise, stored::check_dtype_keys},
+};
 
 /// `config.json` of a decoder: the fields that most families share; a family's own ones are in `extra`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,6 +139,7 @@ impl Config {
         recognise::refuse_other_models(fields)?;
         let family = registry::family(fields.get("model_type").and_then(Value::as_str).unwrap_or("absent"))?;
         registry::check_fields(family, fields)?;
+        check_dtype_keys(fields)?;
         for (key, default) in (family.defaults)() {
             fields.entry(key).or_insert(default);
         }

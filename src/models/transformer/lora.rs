@@ -1,10 +1,12 @@
 //! Low-rank adapters (LoRA, Hu et al. 2021; rsLoRA, Kalajdzievski 2023; DoRA, Liu et al. 2024) in PEFT's conventions.
 use crate::error::Error;
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value};
 
+pub use super::lora_config::{LoraConfig, Modules, all_linears};
 use super::{
     ids::{LinearId, PerLinear},
+    lora_config::is_called,
     spec::Spec,
     weights::{Linear, Transformer},
 };
@@ -14,39 +16,6 @@ use crate::{
     ops::{dora::dora_norms, lora::LowRank, parallel::map_chunks},
     tensor::{Arena, DType, Tensor},
 };
-
-/// What is adapted, and how.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LoraConfig {
-    /// R.
-    pub r: usize,
-    /// The update is scaled by alpha / r, or alpha / sqrt(r) with rsLoRA.
-    pub alpha: f64,
-    /// Module names (`q_proj`, ...), matched as suffixes.
-    pub target_modules: Vec<String>,
-    /// alpha / sqrt(r).
-    pub use_rslora: bool,
-    /// Learn each output row's magnitude apart from its direction.
-    pub use_dora: bool,
-}
-
-impl Default for LoraConfig {
-    fn default() -> LoraConfig {
-        let target_modules = LinearId::ALL.iter().map(|id| id.module().to_string()).collect();
-        LoraConfig { r: 8, alpha: 16.0, target_modules, use_rslora: false, use_dora: false }
-    }
-}
-
-impl LoraConfig {
-    /// Factor on B A for rank `r` and numerator `alpha`.
-    pub fn scale(&self, r: usize, alpha: f64) -> f32 {
-        (alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 }) as f32
-    }
-    /// True if the module (e.g. `self_attn.q_proj`) is adapted.
-    pub fn targets(&self, module: &str) -> bool {
-        self.target_modules.iter().any(|t| module == t || module.ends_with(&format!(".{t}")))
-    }
-}
 
 /// The adapter of one linear: weight + scale * B A, with DoRA each row rescaled to `magnitude`. All F32.
 #[derive(Debug)]
@@ -77,17 +46,15 @@ pub struct Lora {
     pub config: LoraConfig,
     /// `None` where a linear is not adapted.
     pub layers: Vec<PerLinear<Option<Adapter>>>,
+    /// The adapter_config.json that it was read from: written again as it was.
+    pub(crate) source: Option<Map<String, Value>>,
 }
 
 impl Lora {
     /// Fresh adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming uniform, a = sqrt 5, as in PEFT), B = 0, magnitude = row norms.
     pub fn init(model: &Transformer, config: LoraConfig, seed: u64) -> Result<Lora> {
         ensure!(config.r > 0, Error::setting("train.lora-rank", "the LoRA rank must be at least 1"));
-        let of_a_linear = |t: &String| LinearId::ALL.iter().any(|id| id.path().ends_with(t.as_str()));
-        if let Some(t) = config.target_modules.iter().find(|t| !of_a_linear(t)) {
-            let known: Vec<&str> = LinearId::ALL.iter().map(|id| id.module()).collect();
-            anyhow::bail!("LoRA target `{t}` is no module of this model; known are {}", known.join(" "));
-        }
+        check_targets(model, &config)?;
         let mut lora = Lora::lay_out(model, config)?;
         for (l, id, linear) in model.linears() {
             let Some(adapter) = &mut lora.layers[l][id] else { continue };
@@ -105,26 +72,39 @@ impl Lora {
         Ok(lora)
     }
 
-    /// Zeroed adapters in one allocation.
+    /// Zeroed adapters in one allocation. Errors unless the configuration fits the model and adapts something.
     pub fn lay_out(model: &Transformer, config: LoraConfig) -> Result<Lora> {
+        let selection = config.selection()?;
+        let layers = 0..model.spec.layers.len();
+        let one = |l: usize, id: LinearId| -> Result<Option<(usize, f64)>> {
+            let module = Spec::linear_path(l, id);
+            if selection.has(&module)? { selection.rank_alpha(&module).map(Some) } else { Ok(None) }
+        };
+        let ranks = layers.map(|l| PerLinear::try_from_fn(|id| one(l, id))).collect::<Result<Vec<_>>>()?;
+        ensure!(
+            ranks.iter().any(|layer| layer.iter().any(|(_, rank)| rank.is_some())),
+            "target_modules, exclude_modules and layers_to_transform leave no linear of this model to be adapted"
+        );
         let (layers, _) = Arena::build("adapters", &Default::default(), |arena| {
-            let mut one = |l: usize, id: LinearId| {
+            let mut one = |l: usize, id: LinearId, (r, alpha): (usize, f64)| {
                 let (out, inp) = model.spec.linear_dims(id);
                 let name = |part: &str| format!("{}.{part}", Spec::linear_path(l, id));
-                config.targets(id.path()).then(|| Adapter {
-                    a: arena.tensor(&name("lora_A"), DType::F32, &[config.r, inp]),
-                    b: arena.tensor(&name("lora_B"), DType::F32, &[out, config.r]),
+                Adapter {
+                    a: arena.tensor(&name("lora_A"), DType::F32, &[r, inp]),
+                    b: arena.tensor(&name("lora_B"), DType::F32, &[out, r]),
                     magnitude: config
                         .use_dora
                         .then(|| arena.tensor(&name("lora_magnitude_vector"), DType::F32, &[out])),
-                    scale: config.scale(config.r, config.alpha),
+                    scale: config.scale(r, alpha),
                     norms: None,
-                })
+                }
             };
-            let layers = 0..model.spec.layers.len();
-            layers.map(|l| PerLinear::from_fn(|id| one(l, id))).collect::<Vec<_>>()
+            let layers = ranks.iter().enumerate();
+            layers
+                .map(|(l, layer)| PerLinear::from_fn(|id| layer[id].map(|rank| one(l, id, rank))))
+                .collect::<Vec<_>>()
         })?;
-        Ok(Lora { config, layers })
+        Ok(Lora { config, layers, source: None })
     }
 
     /// A copy on `device`.
@@ -144,6 +124,7 @@ impl Lora {
         Ok(Lora {
             config: self.config.clone(),
             layers: self.layers.iter().map(layer).collect::<Result<_>>()?,
+            source: self.source.clone(),
         })
     }
 
@@ -158,6 +139,16 @@ impl Lora {
         let size = |a: &Adapter| a.a.len() + a.b.len() + a.magnitude.as_ref().map_or(0, |m| m.len());
         self.adapters().map(|(_, _, adapter)| size(adapter)).sum()
     }
+}
+
+/// A name that is meant to be adapted is the name of a linear of the model.
+fn check_targets(model: &Transformer, config: &LoraConfig) -> Result<()> {
+    let Modules::Named(names) = &config.target_modules else { return Ok(()) };
+    let paths: Vec<String> = model.linears().map(|(l, id, _)| Spec::linear_path(l, id)).collect();
+    if let Some(name) = names.iter().find(|name| !paths.iter().any(|path| is_called(path, name))) {
+        bail!("LoRA target `{name}` is no module of this model; known are {}", all_linears().join(" "));
+    }
+    Ok(())
 }
 
 /// Row o of W + scale B A.
@@ -220,6 +211,10 @@ fn merge(linear: &Linear, adapter: &Adapter) -> Result<Tensor> {
             row.iter_mut().for_each(|x| *x *= m[o] / norm);
         }
     });
+    ensure!(
+        merged.iter().all(|x| x.is_finite()),
+        "the sum has NaN or infinity: the base, the adapter or their sum is broken"
+    );
     let mut weight = Tensor::zeros(linear.weight.name(), linear.weight.dtype(), &[out, inp])?;
     match weight.dtype() {
         DType::F32 => weight.f32_mut()?.copy_from_slice(&merged),

@@ -10,6 +10,7 @@ mod grads;
 pub mod ids;
 pub mod linear;
 pub mod lora;
+pub mod lora_config;
 pub mod registry;
 pub mod rope_table;
 mod saved;

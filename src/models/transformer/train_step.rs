@@ -56,6 +56,8 @@ impl PackedBatch {
 }
 
 /// What is trained.
+// A training has one of it.
+#[allow(clippy::large_enum_variant)]
 pub enum Trainable {
     /// Adapters on a frozen base.
     Lora(Lora),

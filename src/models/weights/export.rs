@@ -7,20 +7,21 @@ use std::{
 };
 
 use crate::data::files::FileContext;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytemuck::cast_slice;
-use half::bf16;
+use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 
+use super::stored::Stored;
 use crate::{
+    data::files::remove_if_there,
     models::transformer::{registry::family, weights::Transformer},
     ops::quantize::Matrix,
     tensor::{DType, Tensor},
 };
 
-/// Files that are copied next to an exported model where the source directory has them.
-const COMPANIONS: [&str; 8] = [
-    "generation_config.json",
+/// A tokenizer's files and the chat template, which stand beside a model or an adapter.
+pub const TOKENIZER_FILES: [&str; 7] = [
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -30,42 +31,63 @@ const COMPANIONS: [&str; 8] = [
     "chat_template.json",
 ];
 
+/// More chat templates, a file each.
+const MORE_TEMPLATES: &str = "additional_chat_templates";
+
 /// Hugging Face's default shard size, bytes.
 const SHARD_BYTES: usize = 5_000_000_000;
 
 impl Transformer {
-    /// Writes a directory that transformers loads, every matrix as `dtype`; tokenizer files are copied from `companions`.
-    pub fn save_pretrained(&self, dir: &Path, dtype: DType, companions: Option<&Path>) -> Result<()> {
+    /// Writes a directory that transformers loads, every tensor as `stored`; generation_config.json and tokenizer files are copied from `companions`.
+    pub fn save_pretrained(&self, dir: &Path, stored: Stored, companions: Option<&Path>) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let tensors = self.named();
-        write_sharded(dir, &tensors, dtype, SHARD_BYTES)?;
+        write_sharded(dir, &tensors, stored, SHARD_BYTES)?;
         let mut config = serde_json::to_value(&self.config)?;
-        let name = json!(if dtype == DType::Bf16 { "bfloat16" } else { "float32" });
-        // The newer name of the same field is read first.
-        if config.get("dtype").is_some() {
-            config["dtype"] = name.clone();
+        // transformers 5 knows `dtype`, and reads the older name only where that is missing.
+        if let Some(fields) = config.as_object_mut() {
+            fields.shift_remove("torch_dtype");
         }
-        config["torch_dtype"] = name;
+        config["dtype"] = json!(stored.torch_name());
         if config.get("architectures").is_none() {
             config["architectures"] = json!([family(&self.config.model_type)?.class]);
         }
         write_file(&dir.join("config.json"), format!("{config:#}\n").as_bytes())?;
-        for name in companions.map(|_| COMPANIONS).into_iter().flatten() {
-            let from = companions.unwrap_or(dir).join(name);
-            if from.is_file() && from != dir.join(name) {
-                let bytes = std::fs::read(&from).reading(&from)?;
-                write_file(&dir.join(name), &bytes)?;
-            }
+        if let Some(from) = companions {
+            copy_file(from, dir, "generation_config.json")?;
+            copy_tokenizer(from, dir)?;
         }
         Ok(())
     }
+}
+
+/// Copies the tokenizer and the chat templates of the model in `from`, as far as it has them.
+pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
+    TOKENIZER_FILES.iter().try_for_each(|name| copy_file(from, to, name))?;
+    let Ok(entries) = std::fs::read_dir(from.join(MORE_TEMPLATES)) else { return Ok(()) };
+    let folder = to.join(MORE_TEMPLATES);
+    for entry in entries.flatten().filter(|e| e.path().extension().is_some_and(|e| e == "jinja")) {
+        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        copy_file(&from.join(MORE_TEMPLATES), &folder, &entry.file_name().to_string_lossy())?;
+    }
+    Ok(())
+}
+
+/// Copies a file if it is there.
+pub fn copy_file(from: &Path, to: &Path, name: &str) -> Result<()> {
+    let (from, to) = (from.join(name), to.join(name));
+    if !from.is_file() || from == to {
+        return Ok(());
+    }
+    let bytes = std::fs::read(&from).reading(&from)?;
+    write_file(&to, &bytes)
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     crate::data::files::write_atomic(path, bytes)
 }
 
-fn write_sharded(dir: &Path, tensors: &[(String, Matrix)], dtype: DType, shard_bytes: usize) -> Result<()> {
+fn write_sharded(dir: &Path, tensors: &[(String, Matrix)], dtype: Stored, shard_bytes: usize) -> Result<()> {
     let mut shards: Vec<Vec<&(String, Matrix)>> = vec![vec![]];
     let mut filled = 0;
     for t in tensors {
@@ -101,18 +123,18 @@ pub fn write_safetensors<T: Borrow<Tensor>>(
 ) -> Result<()> {
     let all: Vec<(String, Matrix)> =
         tensors.iter().map(|(name, t)| (name.clone(), Matrix::Dense(t.borrow()))).collect();
-    write_matrices(path, &all.iter().collect::<Vec<_>>(), dtype)
+    write_matrices(path, &all.iter().collect::<Vec<_>>(), dtype.try_into()?)
 }
 
 /// The same of matrices that may be blocks, which are unpacked one at a time.
-fn write_matrices(path: &Path, tensors: &[&(String, Matrix)], dtype: DType) -> Result<()> {
+fn write_matrices(path: &Path, tensors: &[&(String, Matrix)], dtype: Stored) -> Result<()> {
     let mut header = BTreeMap::new();
     header.insert("__metadata__".to_string(), json!({"format": "pt"}));
     let mut offset = 0;
     for (name, t) in tensors {
         let end = offset + t.shape().iter().product::<usize>() * dtype.bytes();
-        let kind = if dtype == DType::Bf16 { "BF16" } else { "F32" };
-        let entry = json!({"dtype": kind, "shape": t.shape(), "data_offsets": [offset, end]});
+        let entry =
+            json!({"dtype": dtype.safetensors_name(), "shape": t.shape(), "data_offsets": [offset, end]});
         ensure!(header.insert(name.clone(), entry).is_none(), "two tensors are called {name}");
         offset = end;
     }
@@ -121,14 +143,17 @@ fn write_matrices(path: &Path, tensors: &[&(String, Matrix)], dtype: DType) -> R
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
     let partial = path.with_extension("safetensors.partial");
     let context = || format!("write {}: is the disk full?", partial.display());
+    // Whatever it is a link to stays.
+    remove_if_there(&partial)?;
     let mut out = BufWriter::new(std::fs::File::create(&partial).with_context(context)?);
     out.write_all(&(header.len() as u64).to_le_bytes()).with_context(context)?;
     out.write_all(header.as_bytes()).with_context(context)?;
-    for (_, t) in tensors {
+    for (name, t) in tensors {
         match t {
             Matrix::Dense(t) => write_tensor(&mut out, t, dtype),
             Matrix::Blocks(b) => write_tensor(&mut out, &b.to_dense(t.dtype())?, dtype),
         }
+        .with_context(|| format!("tensor {name}"))
         .with_context(context)?;
     }
     out.into_inner().map_err(|e| e.into_error()).and_then(|f| f.sync_all()).with_context(context)?;
@@ -136,13 +161,22 @@ fn write_matrices(path: &Path, tensors: &[&(String, Matrix)], dtype: DType) -> R
         .with_context(|| format!("rename {} to {}", partial.display(), path.display()))
 }
 
-fn write_tensor(out: &mut impl Write, t: &Tensor, dtype: DType) -> Result<()> {
+fn write_tensor(out: &mut impl Write, t: &Tensor, dtype: Stored) -> Result<()> {
     match (t.dtype(), dtype) {
-        (DType::F32, DType::F32) if t.gpu().is_none() => out.write_all(cast_slice(t.f32()?))?,
-        (DType::Bf16, DType::Bf16) if t.gpu().is_none() => out.write_all(cast_slice(t.bf16()?))?,
-        (_, DType::F32) => out.write_all(cast_slice(&t.to_f32_vec()?))?,
-        (_, _) => {
+        (DType::F32, Stored::F32) if t.gpu().is_none() => out.write_all(cast_slice(t.f32()?))?,
+        (DType::Bf16, Stored::Bf16) if t.gpu().is_none() => out.write_all(cast_slice(t.bf16()?))?,
+        (_, Stored::F32) => out.write_all(cast_slice(&t.to_f32_vec()?))?,
+        (_, Stored::Bf16) => {
             let narrow: Vec<bf16> = t.to_f32_vec()?.into_iter().map(bf16::from_f32).collect();
+            out.write_all(cast_slice(&narrow))?;
+        }
+        (_, Stored::F16) => {
+            let wide = t.to_f32_vec()?;
+            let narrow: Vec<f16> = wide.iter().copied().map(f16::from_f32).collect();
+            let lost = wide.iter().zip(&narrow).find(|(x, y)| x.is_finite() && !y.is_finite());
+            if let Some((x, _)) = lost {
+                bail!("{x} is beyond what f16 can hold: write it as bf16 or f32");
+            }
             out.write_all(cast_slice(&narrow))?;
         }
     }

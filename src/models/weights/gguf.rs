@@ -39,6 +39,11 @@ impl Checkpoint {
         self.file.tensors.iter().map(|t| t.name.as_str()).collect()
     }
 
+    /// Type (`None`: one that cannot be read) and number of elements of each tensor.
+    pub fn types(&self) -> impl Iterator<Item = (Option<GgmlType>, usize)> {
+        self.file.tensors.iter().map(|t| (GgmlType::from_number(t.ggml_type), t.dims.iter().product()))
+    }
+
     /// See [`super::WeightSource::leaf`].
     pub fn leaf(&self, leaf: &Leaf, dtype: DType) -> Result<Tensor> {
         let entry = self.entry(leaf)?;

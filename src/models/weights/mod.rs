@@ -3,15 +3,19 @@ pub mod convert;
 pub mod export;
 pub mod finite;
 pub mod gguf;
+pub mod hub;
 pub mod peft;
 pub mod pickle;
 pub mod recognise;
 pub mod safetensors;
+pub mod stored;
+
+pub use hub::resolve;
 
 use std::{collections::HashSet, path::Path};
 
 use crate::error::Error;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::{
     device::host_memory,
@@ -165,32 +169,4 @@ pub fn embedding_rows(path: &Path) -> Option<usize> {
         crate::data::gguf::Gguf::open(path).and_then(|gguf| Config::from_gguf(&gguf))
     };
     config.ok().map(|c| c.vocab_size)
-}
-
-/// The directory or file that `model` names: a path, or a model of the local Hugging Face cache (`org/name`).
-pub fn resolve(model: &str) -> Result<std::path::PathBuf> {
-    let path = Path::new(model);
-    if path.exists() || model.split('/').count() != 2 || model.starts_with(['.', '/']) {
-        return Ok(path.into());
-    }
-    let home = std::env::var_os("HF_HOME")
-        .map(Into::into)
-        .or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache/huggingface")));
-    let cache: std::path::PathBuf = home.context("neither HF_HOME nor HOME is set")?;
-    let snapshots = cache.join("hub").join(format!("models--{}", model.replace('/', "--"))).join("snapshots");
-    let mut found: Vec<_> = std::fs::read_dir(&snapshots)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.join("config.json").exists() || p.join("hparams.yaml").exists())
-        .collect();
-    found.sort();
-    let missing = || {
-        format!(
-            "model {model} is neither a path nor in the local cache {}; fetch it once with `huggingface-cli download {model}`",
-            snapshots.display()
-        )
-    };
-    found.pop().ok_or_else(|| Error::not_found(path, missing()).into())
 }

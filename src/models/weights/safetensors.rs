@@ -163,6 +163,11 @@ impl Checkpoint {
         names
     }
 
+    /// Element type and number of elements of each tensor.
+    pub fn types(&self) -> impl Iterator<Item = (Dtype, usize)> {
+        self.entries.values().map(|e| (e.dtype, e.shape.iter().product()))
+    }
+
     /// The shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(canonical(name)).map(|e| e.shape.as_slice())

@@ -45,8 +45,8 @@ pub const PUBLISHED: &str = "Unbabel/wmt22-cometkiwi-da";
 
 /// What to fetch, from where, under which terms.
 const WHAT_IS_NEEDED: &str = "CometKiwi needs hparams.yaml and checkpoints/model.ckpt of Unbabel/wmt22-cometkiwi-da (gated: accept its licence, CC-BY-NC-SA-4.0, \
-    non-commercial, on its page, then `huggingface-cli download Unbabel/wmt22-cometkiwi-da`), and config.json with tokenizer.json or sentencepiece.bpe.model of \
-    microsoft/infoxlm-large (`huggingface-cli download microsoft/infoxlm-large`); or a directory that `sdrrl import` made of them";
+    non-commercial, on its page, then `hf download Unbabel/wmt22-cometkiwi-da`), and config.json with tokenizer.json or sentencepiece.bpe.model of \
+    microsoft/infoxlm-large (`hf download microsoft/infoxlm-large`); or a directory that `sdrrl import` made of them";
 
 /// A CometKiwi model's files, found and read, the weights only mapped.
 pub struct Files {

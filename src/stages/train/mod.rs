@@ -1,4 +1,6 @@
 //! `sdrrl train`: LoRA, full fine-tuning or training from scratch on packed token shards (SDRRL, steps 7 and 8).
+mod card;
+mod export;
 mod probe;
 mod screen;
 
@@ -18,8 +20,7 @@ use crate::pipeline::{
     work_dir::{ADAPTER_CONFIG, METRICS, TIMING, TOKENS},
 };
 use crate::{
-    data::{token_shard::TokenShard, tokenizer::Tokenizer},
-    device::Device,
+    data::token_shard::TokenShard,
     models::{
         transformer::config::Config,
         transformer::lora::{Lora, LoraConfig},
@@ -43,6 +44,7 @@ use crate::{
     },
 };
 
+use export::export;
 use screen::Screen;
 
 /// Arguments of `train`.
@@ -105,8 +107,19 @@ struct Train<'a> {
 
 impl Stage for Train<'_> {
     const NAME: &'static str = "train";
-    const FILES: &'static [&'static str] =
-        &["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG, "config.json", METRICS, TIMING];
+    const FILES: &'static [&'static str] = &[
+        "*.safetensors",
+        "*.safetensors.index.json",
+        ADAPTER_CONFIG,
+        "config.json",
+        "generation_config.json",
+        METRICS,
+        TIMING,
+        "tokenizer*",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template*",
+    ];
 
     fn out(&self) -> &Path {
         &self.args.out
@@ -211,7 +224,7 @@ impl Stage for Train<'_> {
                 args.out.display()
             )));
         }
-        export(args, &model, &step, &self.model_path)?;
+        export(args, &model, &step, &self.model_path, (settings.lr, &outcome))?;
         checkpoint::clean(&args.out)?;
         let best = outcome.best.map(|(loss, step)| json!({"loss": loss, "step": step}));
         let mut summary = json!({"steps": outcome.steps, "train-loss": outcome.train_loss, "best": best});
@@ -283,14 +296,21 @@ fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)> {
     }
     if let Some(dir) = &args.adapter {
         let lora = Lora::load(dir, &model)?;
+        for setting in lora.untrained_settings() {
+            note!(
+                "train: {setting} of {} is not used in training, and stays in the configuration",
+                dir.display()
+            );
+        }
         return Ok((model, Trainable::Lora(lora)));
     }
     let config = LoraConfig {
         r: s.lora_rank,
         alpha: s.lora_alpha,
-        target_modules: s.lora_targets.clone(),
+        target_modules: s.lora_targets.clone().into(),
         use_rslora: s.rslora,
         use_dora: s.dora,
+        ..LoraConfig::default()
     };
     let lora = Lora::init(&model, config, s.seed)?;
     Ok((model, Trainable::Lora(lora)))
@@ -334,18 +354,6 @@ fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSettings {
         seed: s.seed,
         identity,
     }
-}
-
-fn export(args: &Args, model: &Transformer, step: &TrainStep, path: &Path) -> Result<()> {
-    if let Some(lora) = step.adapter() {
-        let base = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        return lora.to_device(&Device::Cpu)?.save(&args.out, &base);
-    }
-    model.to_device(&Device::Cpu)?.save_pretrained(&args.out, DType::F32, path.is_dir().then_some(path))?;
-    if !path.is_dir() {
-        Tokenizer::load(path)?.save(&args.out)?;
-    }
-    Ok(())
 }
 
 fn print_memory(model: &Transformer, step: &TrainStep) {
