@@ -43,7 +43,8 @@ def main():
         with torch.no_grad():
             plain[p] = m.generate(torch.tensor([ids[p]]), max_new_tokens=24, do_sample=False, eos_token_id=EOS, pad_token_id=0)[0, len(ids[p]):].tolist()
     first = plain[PROMPTS[0]]
-    text = tok.decode(first)
+    # Stop strings of whole letters: what is half of one is bytes in transformers.
+    whole = [text[i:i + 3] for text in map(tok.decode, plain.values()) for i in range(len(text) - 2) if "\ufffd" not in text[i:i + 3]]
     cases = [{"max_new_tokens": 12}, {"max_length": 10}, {"max_new_tokens": 5, "max_length": 40}]
     cases += [{"max_new_tokens": 12, "suppress_tokens": first[:3]}, {"max_new_tokens": 12, "begin_suppress_tokens": [first[0], 2]},
               {"max_new_tokens": 12, "bad_words_ids": [[first[1]], first[3:5], first[4:7], [EOS]]},
@@ -53,7 +54,7 @@ def main():
               {"max_new_tokens": 16, "eos_token_id": [EOS, first[4]], "min_length": 9}, {"max_new_tokens": 8, "forced_eos_token_id": EOS},
               {"max_new_tokens": 8, "forced_eos_token_id": [30, 20]}, {"max_length": 11, "forced_eos_token_id": EOS},
               {"max_new_tokens": 8, "forced_bos_token_id": 7}, {"max_new_tokens": 8, "forced_bos_token_id": 7, "begin_suppress_tokens": [first[0]]},
-              {"max_new_tokens": 20, "stop_strings": [text[6:9], "never"]}, {"max_new_tokens": 20, "stop_strings": text[3:5]},
+              {"max_new_tokens": 20, "stop_strings": [whole[0], "never"]}, {"max_new_tokens": 20, "stop_strings": whole[len(whole) // 2][1:]},
               {"max_new_tokens": 20, "stop_strings": ["\n"]},
               {"max_new_tokens": 20, "suppress_tokens": first[1:2], "repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "bad_words_ids": [[5, 6], [first[0]]],
                "min_new_tokens": 4, "temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "num_beams": 1}]

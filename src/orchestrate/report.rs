@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use crate::data::files::FileContext;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
 use crate::eval::{
@@ -19,7 +19,7 @@ use crate::{
     data::language_id::{name, same_language},
     data::{record::Row, row_shard::RowSet},
     metrics::metric::Unit,
-    recipe::{Recipe, eval::TaskKind},
+    recipe::{Recipe, eval::TaskKind, source},
     report::{
         html::{Block, Report, Section},
         plots::{Series, bars, histogram, line_plot},
@@ -95,7 +95,7 @@ pub fn build(recipe: &Recipe, all: &Results) -> Result<Report> {
         sections.push(Section { heading: "Alignment of hidden states".into(), blocks: alignment(recipe)? });
     }
     sections.push(Section { heading: "Replies before and after".into(), blocks: replies(recipe)? });
-    let settings = toml::to_string(recipe).context("write the recipe's settings")?;
+    let settings = source::text(recipe)?;
     sections.push(Section { heading: "All settings".into(), blocks: vec![Block::Code(settings)] });
     Ok(Report {
         title: format!("sdrrl: {}", recipe.name),

@@ -4,7 +4,7 @@ use std::path::Path;
 use crate::data::files::FileContext;
 use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
 use super::ranges::check_table;
@@ -20,10 +20,10 @@ pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T>
 
 /// As [`read`], for text that came from `origin`.
 pub fn parse<T: DeserializeOwned>(text: &str, origin: &str, overrides: &[String]) -> Result<T> {
-    // First without the overrides: only then do errors carry the line of the file.
-    let plain: Result<T, _> = toml::from_str(text);
+    let read = |text: &str, origin: &str| toml::from_str(text).map_err(|e| explain(&e.to_string(), origin));
     if overrides.is_empty() {
-        let value = plain.map_err(|e| explain(&e.to_string(), origin))?;
+        // Only then do errors carry the line of the file.
+        let value = read(text, origin)?;
         let table: Table = toml::from_str(text).map_err(|e| explain(&e.to_string(), origin))?;
         check_table(&table).with_context(|| format!("recipe {origin}"))?;
         return Ok(value);
@@ -34,10 +34,35 @@ pub fn parse<T: DeserializeOwned>(text: &str, origin: &str, overrides: &[String]
     }
     let merged = format!("{origin} with {}", overrides.join(", "));
     let checked = check_table(&table);
-    // First what is no number at all, or no key.
-    let value = table.try_into().map_err(|e: toml::de::Error| explain(&e.to_string(), &merged))?;
+    // First what is no number at all, or no key. As text again: each way for serde into the settings is half a second of compiling.
+    let text = toml::to_string(&table).with_context(|| format!("recipe {origin}"))?;
+    let value = toml::from_str(&text).map_err(|e: toml::de::Error| explain(e.message(), &merged))?;
     checked.with_context(|| format!("recipe {merged}"))?;
     Ok(value)
+}
+
+/// Settings as TOML; what is not set is left out.
+pub fn text(settings: &impl Serialize) -> Result<String> {
+    fn toml(value: serde_json::Value) -> Option<Value> {
+        use serde_json::Value::*;
+        Some(match value {
+            Null => return None,
+            Bool(b) => Value::Boolean(b),
+            Number(n) => match n.as_i64() {
+                Some(i) => Value::Integer(i),
+                // 32 bits are widened in JSON: 0.1 would stand here with nine digits.
+                None => n.as_f64().map(|x| match (x as f32).to_string().parse() {
+                    Ok(short) if f64::from(x as f32) == x => Value::Float(short),
+                    _ => Value::Float(x),
+                })?,
+            },
+            String(s) => Value::String(s),
+            Array(a) => Value::Array(a.into_iter().filter_map(toml).collect()),
+            Object(o) => Value::Table(o.into_iter().filter_map(|(k, v)| Some((k, toml(v)?))).collect()),
+        })
+    }
+    let value = serde_json::to_value(settings).context("write settings")?;
+    toml::to_string(&toml(value)).context("write settings")
 }
 
 /// Sets `a.b.c=value` in `root`; the value is TOML (`0.8`, `true`, `["es"]`), anything else is taken as a string.
@@ -110,6 +135,22 @@ mod tests {
         }
         let error = parse::<Small>(TEXT, "r.toml", &["filtre.tau=1".into()]).unwrap_err().to_string();
         assert!(error.contains("did you mean `filter`?"), "{error}");
+    }
+
+    #[test]
+    fn settings_are_written_in_their_order_without_what_is_not_set() {
+        #[derive(Serialize)]
+        struct All {
+            tau: f32,
+            rate: f64,
+            n: Option<u32>,
+            languages: Vec<&'static str>,
+            inner: std::collections::BTreeMap<&'static str, bool>,
+        }
+        let inner = [("on", true)].into();
+        let all = All { tau: 0.1, rate: 2e-4, n: None, languages: vec!["es", "cs"], inner };
+        let expected = "tau = 0.1\nrate = 0.0002\nlanguages = [\"es\", \"cs\"]\n\n[inner]\non = true\n";
+        assert_eq!(text(&all).unwrap(), expected);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{
     data::language_id::{name, same_language},
     eval::compare::{Comparison, delta},
     orchestrate::report::metric,
-    recipe::ablate::Ablations,
+    recipe::{ablate::Ablations, source},
     report::{
         html::{Block, Report, Section},
         intervals::{Curve, Estimate, Level, curves, forest},
@@ -367,7 +367,7 @@ fn made(matrix: &Ablations, ran: &[Ran]) -> Result<Vec<Block>> {
         blocks.push(Block::Paragraph(format!("In every arm: {}.", matrix.set.join("; "))));
     }
     if let Some(reference) = ran.first() {
-        blocks.push(Block::Code(toml::to_string(&reference.arm.recipe)?));
+        blocks.push(Block::Code(source::text(&reference.arm.recipe)?));
     }
     Ok(blocks)
 }
