@@ -16,7 +16,7 @@ pub fn run(path: &str, questions: &[String]) -> sdrrl::Result<()> {
     let model = Model::load(path, &LoadOptions::default())?;
 
     // What the options leave open is as the model's generation_config.json has it; greedy where it has none.
-    let options = AnswerOptions { max_new_tokens: 24, ..AnswerOptions::default() };
+    let options = AnswerOptions { max_new_tokens: Some(24), ..AnswerOptions::default() };
     let mut asked: Vec<Conversation> = questions.iter().map(|q| Conversation::from(q.as_str())).collect();
     if asked.is_empty() {
         asked.push("What is the pet of Palal?".into());

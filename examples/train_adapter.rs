@@ -46,8 +46,8 @@ pub fn run(work: &Path) -> sdrrl::Result<()> {
     let load = LoadOptions { adapter: Some(trained.folder), ..LoadOptions::default() };
     let model = Model::load(MODEL, &load)?;
     let questions: Vec<&str> = taught.iter().map(|(question, _)| *question).collect();
-    let replies =
-        model.generate(&questions, &AnswerOptions { max_new_tokens: 24, ..AnswerOptions::default() })?;
+    let replies = model
+        .generate(&questions, &AnswerOptions { max_new_tokens: Some(24), ..AnswerOptions::default() })?;
     for (question, reply) in questions.iter().zip(replies) {
         println!("{question} {}", reply.text);
     }

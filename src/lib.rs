@@ -12,7 +12,7 @@
 //! use sdrrl::{AnswerOptions, LoadOptions, Model};
 //!
 //! let model = Model::load("assets/quickstart/model", &LoadOptions::default())?;
-//! let replies = model.generate(&["What is the pet of Polol?"], &AnswerOptions { max_new_tokens: 16, ..Default::default() })?;
+//! let replies = model.generate(&["What is the pet of Polol?"], &AnswerOptions { max_new_tokens: Some(16), ..Default::default() })?;
 //! println!("{} ({})", replies[0].text, replies[0].finish.name());
 //!
 //! match Model::load("no-such-folder", &LoadOptions::default()) {

@@ -25,7 +25,7 @@ fn model() -> Model {
 }
 
 fn short() -> AnswerOptions {
-    AnswerOptions { max_new_tokens: 12, ..AnswerOptions::default() }
+    AnswerOptions { max_new_tokens: Some(12), ..AnswerOptions::default() }
 }
 
 fn examples() -> Vec<Conversation> {
@@ -63,7 +63,7 @@ fn answers_do_not_depend_on_company_or_on_how_a_question_is_written() {
         assert_eq!(ids.trim(), reply.text);
     }
     assert!(all.iter().any(|r| r.finish == Finish::Stop));
-    let cut = model.generate(&questions, &AnswerOptions { max_new_tokens: 1, ..short() }).unwrap();
+    let cut = model.generate(&questions, &AnswerOptions { max_new_tokens: Some(1), ..short() }).unwrap();
     assert!(cut.iter().all(|r| r.finish == Finish::Length && r.ids.len() == 1));
     assert_eq!(model.generate::<&str>(&[], &short()).unwrap(), []);
 }
@@ -81,7 +81,7 @@ fn what_cannot_be_answered_is_named() {
     let long = "red ".repeat(5000);
     kind!(model.generate(&[long.as_str()], &short()), ["shorten it"], Error::BadInput { place, .. } if place == "row 0");
     for (options, named) in [
-        (AnswerOptions { max_new_tokens: 0, ..short() }, "max-new-tokens"),
+        (AnswerOptions { max_new_tokens: Some(0), ..short() }, "max-new-tokens"),
         (AnswerOptions { top_p: Some(1.5), ..short() }, "top-p"),
         (AnswerOptions { temperature: Some(f32::NAN), ..short() }, "temperature"),
         (AnswerOptions { repetition_penalty: Some(-1.0), ..short() }, "repetition-penalty"),

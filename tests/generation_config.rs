@@ -5,7 +5,7 @@ use sdrrl::{
     data::{conversation::Prompt, template::ChatTemplate, tokenizer::Tokenizer},
     infer::{
         answerer::{AnswerOptions, Answerer},
-        engine::EngineOptions,
+        engine::{EngineOptions, Finish},
         generation_config::GenerationConfig,
     },
     models::transformer::weights::Transformer,
@@ -58,9 +58,9 @@ fn greedy_ids_equal_transformers() {
             let replies = answerer.answer(&asked, &options, &mut |_| {}).unwrap();
             for (reply, case) in replies.iter().zip(&same) {
                 assert_eq!(reply.ids, ids(&case["ids"]), "{fields} {}", case["prompt"]);
-                let stopped =
-                    case["ended"] == true || fields["stop_strings"] != Value::Null && reply.finish == "stop";
-                assert_eq!(reply.finish == "stop", stopped, "{fields} {}", case["prompt"]);
+                let stopped = case["ended"] == true
+                    || fields["stop_strings"] != Value::Null && reply.finish == Finish::Stop;
+                assert_eq!(reply.finish == Finish::Stop, stopped, "{fields} {}", case["prompt"]);
             }
         }
         at += same.len();

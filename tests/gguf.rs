@@ -7,7 +7,10 @@ use sdrrl::{
         tokenizer::Tokenizer,
     },
     infer::generation_config::GenerationConfig,
-    models::transformer::{config::Config, weights::Transformer},
+    models::{
+        transformer::{config::Config, weights::Transformer},
+        weights::stored::Stored,
+    },
     ops::quantize::PackedType,
     tensor::DType,
 };
@@ -55,7 +58,7 @@ fn factors_of_the_rotary_frequencies_are_applied() {
     }
     // What is exported is read by transformers: the same frequencies in its own words.
     let dir = tempfile::tempdir().unwrap();
-    gguf.save_pretrained(dir.path(), DType::F32, None).unwrap();
+    gguf.save_pretrained(dir.path(), Stored::F32, None).unwrap();
     let again = Transformer::load(dir.path(), DType::F32).unwrap();
     assert_eq!(again.spec.ropes[0].frequencies(9).unwrap(), gguf.spec.ropes[0].frequencies(9).unwrap());
 }

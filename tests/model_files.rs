@@ -5,7 +5,7 @@ use sdrrl::{
     data::tokenizer::Tokenizer,
     models::{
         transformer::{config::Config, lora::Lora, lora::LoraConfig, weights::Transformer},
-        weights::safetensors::Checkpoint,
+        weights::{safetensors::Checkpoint, stored::Stored},
     },
     tensor::DType,
 };
@@ -211,7 +211,7 @@ fn damaged_weights_are_found_when_they_are_loaded() {
     }
     let model = Transformer::load(&folder("llama-tied"), DType::F32).unwrap();
     let lora = Lora::init(&model, LoraConfig::default(), 1).unwrap();
-    lora.save(dir.path(), "base").unwrap();
+    lora.save(dir.path(), "base", None).unwrap();
     Lora::load(dir.path(), &model).unwrap();
     let path = dir.path().join("adapter_model.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -228,7 +228,7 @@ fn a_head_of_its_own_is_used_whatever_the_configuration_says() {
     let model = Transformer::load(&folder("llama-tied-head"), DType::F32).unwrap();
     assert!(!model.config.tie_word_embeddings && !model.spec.tied_head);
     let dir = tempfile::tempdir().unwrap();
-    model.save_pretrained(dir.path(), DType::F32, None).unwrap();
+    model.save_pretrained(dir.path(), Stored::F32, None).unwrap();
     assert!(Checkpoint::open(dir.path()).unwrap().has("lm_head.weight"));
     assert_eq!(json_of(&dir.path().join("config.json"))["tie_word_embeddings"], false);
     // A head with the embedding's values is the embedding; one of the two alone is both.

@@ -4,7 +4,7 @@ use std::{cell::RefCell, fs, path::Path, process::Stdio};
 use proptest::prelude::*;
 use sdrrl::{
     data::{
-        language_id,
+        languages,
         random::RowRandom,
         tokenizer::{
             Tokenizer,
@@ -294,7 +294,7 @@ fn every_code_of_the_tokenizer_is_a_language_and_the_nearest_is_suggested() {
     let text = NllbText::load(dir.path()).unwrap();
     for code in NLLB_CODES.split_whitespace() {
         // By the model's code, and by what the stages write.
-        for name in [code.to_string(), language_id::code(code).unwrap()] {
+        for name in [code.to_string(), languages::code(code).unwrap()] {
             assert_eq!(text.language(&name).unwrap(), tokenizer.id(code).unwrap(), "{name}");
         }
         assert!(make(code).is_ok(), "{code}");

@@ -102,7 +102,8 @@ fn a_gpu_too_small_and_kernels_that_fail_are_explained() {
     let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
     args.extend(["--device", "cuda", "--out", &out]);
     let small = [("SDRRL_REHEARSAL_MIB", "2")];
-    fails(&args, &small, &["needs", "MiB on rehearsal", "the GPU's memory is full", "lower the batch size"]);
+    let parts = ["needs", "MiB on rehearsal", "the GPU's memory is full", "lower the batch size"];
+    failed_with(69, &on(program(), &args, &small), &args, &parts);
     let late = [("SDRRL_REHEARSAL_FAIL", "swiglu_forward_bf16")];
     fails(&args, &late, &["SDRRL_SYNC_LAUNCHES=1 names it", "the latest launches were", "LAUNCH_FAILED"]);
     let at_once = [late[0], ("SDRRL_SYNC_LAUNCHES", "1")];

@@ -220,7 +220,11 @@ fn similarity_is_a_metric_from_task_to_results() {
     }
     assert!(all[0] != all[1], "the prefix is read");
     assert_eq!(kept("").len(), 2 * ROWS);
-    // What is kept is not computed again: another number in the file is the one that counts.
+    what_is_kept_is_what_counts(&place);
+}
+
+/// Kept numbers are not computed again: another number in the file is the one that counts.
+fn what_is_kept_is_what_counts(place: &Place) {
     let file = place.at("out/t/scores.jsonl");
     let marked: String = place
         .scores("out")

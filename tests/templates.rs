@@ -247,15 +247,15 @@ fn the_date_is_fixed_and_tools_are_none() {
 }
 
 /// Both give a prompt and an answer the same ids, or none where the template has no place for what is asked.
-fn assert_same_ids(what: &str, tok: &Tokenizer, own: &ChatTemplate, exported: &ChatTemplate) {
+fn assert_same_ids(kind: &str, name: &str, tok: &Tokenizer, own: &ChatTemplate, exported: &ChatTemplate) {
     let turn = Turn::new;
     let (first, second) = (turn(Role::User, "One?"), turn(Role::User, "Three?"));
     let earlier = [first, turn(Role::Assistant, "Two."), second, turn(Role::Assistant, "4")];
     let (system, none) = (Some("Be short."), None);
-    let single = own.name().starts_with("plain") || own.name() == "alpaca";
+    let single = name.starts_with("plain") || name == "alpaca";
     for (system, earlier) in [(none, &[][..]), (system, &[]), (none, &earlier), (system, &earlier)] {
         let prompt = Prompt { system, earlier, instruction: "What is \"it\"?\nSay.", input: "" };
-        let what = format!("{what} {system:?} {}", earlier.len());
+        let what = format!("{kind} {name} {system:?} {}", earlier.len());
         if single && (system.is_some() || !earlier.is_empty()) {
             assert!(own.encode_prompt(tok, &prompt).is_err(), "{what}");
             assert!(exported.encode_prompt(tok, &prompt).is_err(), "{what}");
@@ -264,7 +264,7 @@ fn assert_same_ids(what: &str, tok: &Tokenizer, own: &ChatTemplate, exported: &C
         let ids = |t: &ChatTemplate| t.encode_prompt(tok, &prompt).unwrap();
         assert_eq!(ids(exported), ids(own), "{what}");
         // Question and answer of `plain` are tokenised apart.
-        if !own.name().starts_with("plain") {
+        if !name.starts_with("plain") {
             let whole = |t: &ChatTemplate| t.encode(tok, &prompt, "An answer.", TrainOn::Last).unwrap();
             assert_eq!(whole(exported).without_tail().tokens, whole(own).without_tail().tokens, "{what}");
         }
@@ -291,7 +291,7 @@ fn a_built_in_template_as_jinja_gives_the_same_ids() {
             let path = dir.path().join("exported.jinja");
             std::fs::write(&path, text).unwrap();
             let exported = ChatTemplate::load(path.to_str().unwrap(), &tok).unwrap();
-            assert_same_ids(&format!("{kind} {name}"), &tok, &own, &exported);
+            assert_same_ids(kind, name, &tok, &own, &exported);
         }
         // A model's own template is its text, with the begin token where that is asked for and missing.
         let text = "{% for m in messages %}<{{ m.content }}>{% endfor %}";

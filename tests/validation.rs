@@ -61,7 +61,7 @@ fn files(dir: &Path, validation: &[usize]) -> (PathBuf, PathBuf) {
     std::fs::create_dir_all(&shards).unwrap();
     Transformer::random(Config::from_json(&config().to_string()).unwrap(), 1)
         .unwrap()
-        .save_pretrained(&model, sdrrl::tensor::DType::F32, None)
+        .save_pretrained(&model, sdrrl::models::weights::stored::Stored::F32, None)
         .unwrap();
     std::fs::copy("tests/golden/tokenizer/bpe.json", model.join("tokenizer.json")).unwrap();
     shard(&shards, "train.tokens", &[12, 20, 16, 9]);

@@ -3,19 +3,27 @@
 //! | alarm | fires when |
 //! |---|---|
 //! | `empty` | no letter or digit, although there should be one |
-//! | `truncated` | decoding ended for length; a translation is short and stops in the middle of a sentence |
+//! | `truncated` | decoding ended for length; a translation is short and stops in the middle of a sentence (any of Unicode's ends counts) |
 //! | `loop` | words repeat in a row, or most of a long text is repetition ([`is_loop`]) |
 //! | `length-ratio` | a translation is far shorter or longer than its source ([`length_ratio`]) |
 //! | `wrong-language` | reliably another language than expected ([`contradicts`]) |
 //! | `copied` | the answer is the question; the translation is its source |
+//! | `damaged` | marks of a broken program: `<unk>`, ⁇, U+FFFD, letters in the wrong encoding ([`is_damaged`]) |
 //! | `unanswerable` | the question does not fit the model's context or its template (`--on-bad-row skip`) |
 use std::collections::HashSet;
 
-use super::language_id::{contradicts, is_unspaced, same_language};
+use super::{
+    language_id::contradicts,
+    languages::{charset, is_unspaced, same_language},
+};
+
+mod loops;
+
+pub use loops::is_loop;
 
 /// Every alarm, for settings and messages.
-pub const ALARMS: [&str; 7] =
-    ["empty", "truncated", "loop", "length-ratio", "wrong-language", "copied", UNANSWERABLE];
+pub const ALARMS: [&str; 8] =
+    ["empty", "truncated", "loop", "length-ratio", "wrong-language", "copied", "damaged", UNANSWERABLE];
 
 /// The alarm of a question that the model could not be asked.
 pub const UNANSWERABLE: &str = "unanswerable";
@@ -37,6 +45,7 @@ pub fn answer_alarms(question: &str, answer: &str, finish: &str, language: &str)
         let words = words_of(question);
         add("copied", words.len() >= 4 && words == words_of(answer));
     }
+    add("damaged", is_damaged(question, answer));
     alarms
 }
 
@@ -58,6 +67,7 @@ pub fn translation_alarms(
     }
     if !has_content(target) {
         add("empty", true);
+        add("damaged", is_damaged(source, target));
         return alarms;
     }
     let ratio = length_ratio(source, target);
@@ -68,6 +78,7 @@ pub fn translation_alarms(
         add("wrong-language", contradicts(target, target_language, &[source_language, "en"]).is_some());
         add("copied", is_copied(source, target, source_language));
     }
+    add("damaged", is_damaged(source, target));
     alarms
 }
 
@@ -86,7 +97,8 @@ pub fn length_ratio(source: &str, target: &str) -> f64 {
     (weight(target) + 10.0) / (weight(source) + 10.0)
 }
 
-fn weight(text: &str) -> f64 {
+/// The length of a text in characters of an alphabet.
+pub(super) fn weight(text: &str) -> f64 {
     let of = |c: char| match c as u32 {
         0x3040..=0x30FF | 0x3400..=0x9FFF | 0x20000..=0x2FA1F => 2.4,
         0x1100..=0x11FF | 0xAC00..=0xD7AF => 2.0,
@@ -98,63 +110,49 @@ fn weight(text: &str) -> f64 {
     text.trim().chars().map(of).sum()
 }
 
-/// The source ends a sentence and the target does not.
+/// The source ends a sentence and the target does not. Thai and Lao mark no ends.
 fn stops_early(source: &str, target: &str, target_language: &str) -> bool {
-    const ENDS: &str = ".!?:;)]}\"'`»”’。！？：；）」』…।។";
-    let ends = |text: &str| text.trim_end().chars().next_back().is_some_and(|c| ENDS.contains(c));
     ends(source) && !ends(target) && !["th", "lo"].iter().any(|l| same_language(l, target_language))
 }
 
-/// Repetition that no writer means.
-///
-/// Words in a row: one word 5 times, two or three words 4 times, four to twelve words 3 times; runs without letters (`--- | ---`, `0 0 0`)
-/// 12 times. Characters in a row (scripts without spaces, and words that never end): a piece of 2 to 40 characters that fills at
-/// least 16, 4 times; one letter 12 times. And over a whole text of 40 words or more: less than half of its 4-grams are distinct.
-pub fn is_loop(text: &str) -> bool {
-    let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
-    let letters = |w: &String| w.chars().any(char::is_alphabetic);
-    for n in 1..=12 {
-        let needed = [5, 4, 4].get(n - 1).copied().unwrap_or(3);
-        let found = runs(&words, n, needed, |piece| if piece.iter().any(letters) { needed } else { 12 });
-        if found {
-            return true;
-        }
-    }
-    let chars: Vec<char> = text.chars().flat_map(char::to_lowercase).collect();
-    for n in 1..=40 {
-        let needed = if n == 1 { 12 } else { 4.max(16usize.div_ceil(n)) };
-        // Spaces would make this the test of words in a row; digits and rules (-----) are no language.
-        let found = runs(&chars, n, needed, |piece| {
-            if piece.iter().all(|c| c.is_alphabetic() || is_mark(*c)) { needed } else { usize::MAX }
-        });
-        if found {
-            return true;
-        }
-    }
-    if words.len() >= 40 {
-        let total = words.len() - 3;
-        let distinct: HashSet<&[String]> = words.windows(4).collect();
-        return distinct.len() * 2 < total;
-    }
-    false
+/// Whether a text stops where a sentence may: at one of Unicode's ends, a colon or semicolon, a bracket or a quotation mark. Invisible characters and
+/// pictures behind it do not count.
+fn ends(text: &str) -> bool {
+    // Armenian's colon for a full stop, Ethiopic's word spaces, Greek's question mark, the Devanagari danda typed as a bar, what Urdu and Arabic have for ; and :
+    const MORE: &str = ":;：；؛۔|‖～~፡";
+    let passed = |c: &char| !c.is_whitespace() && !charset::is_format(*c) && !is_picture(*c);
+    let last = text.chars().rev().find(passed);
+    last.is_some_and(|c| charset::ends_sentence(c) || charset::closes(c) || MORE.contains(c))
 }
 
-/// Vowel signs and tone marks of Thai, Lao, Khmer, Devanagari and others, which are not letters to `char::is_alphabetic`.
-fn is_mark(c: char) -> bool {
-    matches!(c as u32, 0x300..=0x36F | 0x900..=0xDFF | 0xE31..=0xE4E | 0xEB1..=0xECE | 0x1780..=0x17D3)
+/// Emoji and their variation selectors.
+fn is_picture(c: char) -> bool {
+    matches!(c as u32, 0x1F000..=0x1FAFF | 0x2600..=0x27BF | 0xFE00..=0xFE0F)
 }
 
-/// Whether some `n` items stand in a row at least as often as `needed(those items)`, which is `least` or more.
-fn runs<T: PartialEq>(items: &[T], n: usize, least: usize, needed: impl Fn(&[T]) -> usize) -> bool {
-    let mut same = 0;
-    for i in n..items.len() {
-        same = if items[i] == items[i - n] { same + 1 } else { 0 };
-        let copies = same / n + 1;
-        if same > 0 && copies >= least && copies >= needed(&items[i + 1 - n..=i]) {
-            return true;
-        }
-    }
-    false
+/// Signs that a program broke the text, unless `source` has as many of them: a tokenizer's mark for what it does not know (`<unk>`, ⁇), the replacement
+/// character, and UTF-8 that was read as Latin-1 or Windows-1252 (`Ã©`, `â€™`, `Ð¿Ñ€`, control characters of Latin-1).
+pub fn is_damaged(source: &str, text: &str) -> bool {
+    let count = |text: &str| {
+        let named = |mark: &str| text.matches(mark).count();
+        named("<unk>") + named("[UNK]") + named("⁇") + named("\u{fffd}") + misread(text)
+    };
+    let found = count(text);
+    found > 0 && found > count(source)
+}
+
+/// Pairs of characters that UTF-8 turns into when it is read one byte at a time.
+fn misread(text: &str) -> usize {
+    let continuation = |c: char| matches!(c as u32, 0x80..=0xBF) || "€‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œžŸŽ".contains(c);
+    // In Windows-1252 and Latin-1: beginnings of two bytes (accented Latin, Cyrillic, Greek) and of three (punctuation).
+    let begins = |a: char, b: char| match a {
+        'Ã' | 'Ä' | 'Å' | 'Â' => matches!(b as u32, 0x80..=0xBF) && b != '«' && b != '»',
+        'Ð' | 'Ñ' | 'Î' | 'Ï' | 'Ø' | 'Ù' => continuation(b) && !"‘’“”–—…".contains(b),
+        'â' => b == '€' || b == '\u{80}',
+        _ => false,
+    };
+    let controls = text.chars().filter(|c| matches!(*c as u32, 0x80..=0x84 | 0x86..=0x9F)).count();
+    controls + text.chars().zip(text.chars().skip(1)).filter(|(a, b)| begins(*a, *b)).count()
 }
 
 /// The target is the source, or nearly. Names, numbers and single words may well be the same in both: only words that begin in lower case (or in
@@ -176,10 +174,7 @@ fn is_copied(source: &str, target: &str, source_language: &str) -> bool {
 }
 
 fn words_keeping_case(text: &str) -> Vec<String> {
-    text.split(|c: char| !c.is_alphanumeric() && !is_mark(c))
-        .filter(|w| !w.is_empty())
-        .map(str::to_string)
-        .collect()
+    text.split(|c: char| !charset::is_word(c)).filter(|w| !w.is_empty()).map(str::to_string).collect()
 }
 
 fn words_of(text: &str) -> Vec<String> {
@@ -258,20 +253,63 @@ mod tests {
     }
 
     #[test]
-    fn loops_are_seen_in_scripts_without_spaces_and_in_long_texts() {
-        assert!(is_loop("申し訳ありません申し訳ありません申し訳ありません申し訳ありません"));
-        assert!(is_loop("ขอโทษครับขอโทษครับขอโทษครับขอโทษครับ"));
-        assert!(is_loop("aaaaaaaaaaaaaaaa"));
-        assert!(!is_loop("ははははは。これは冗談です。"));
-        assert!(!is_loop("very very very good"));
-        assert!(!is_loop(
-            "-----------------------------------------\n========================================="
-        ));
-        let lines = ["the cat sat on the mat", "a dog ran to the park", "my bird sang in the tree"];
-        let refrain = [0, 1, 2, 0, 2, 1, 1, 0, 2, 0, 1, 2, 2].map(|i| lines[i]).join(". ");
-        assert!(is_loop(&refrain));
-        let facts: String = (0..12).map(|i| format!("Item number {i} weighs {} grams. ", i * 7)).collect();
-        assert!(!is_loop(&facts));
+    fn every_end_of_a_sentence_is_an_end() {
+        let source = "Is it possible that they will be able to come to the meeting tomorrow morning with us?";
+        for (target, language) in [
+            ("آیا فردا صبح می‌توانند با ما بیایند؟", "fa"),
+            ("کیا وہ کل صبح ہمارے ساتھ آ سکیں گے۔", "ur"),
+            ("هل يمكنهم حضور الاجتماع صباح غد معنا?", "ar"),
+            ("သူတို့မနက်ဖြန်နံနက်လာနိုင်မလား။", "my"),
+            ("ነገ ጠዋት ወደ ስብሰባው መምጣት ይችላሉ።", "am"),
+            ("ነገ ጠዋት ወደ ስብሰባው መምጣት ይችላሉ፧", "am"),
+            ("Կարո՞ղ են վաղը առավոտյան գալ ժողովին։", "hy"),
+            ("क्या वे कल सुबह बैठक में आ सकेंगे।»", "hi"),
+            ("তারা কি কাল সকালে আসতে পারবে।”)", "bn"),
+            ("តើពួកគេអាចមកប្រជុំព្រឹកស្អែកបានទេ។", "km"),
+            ("Μπορούν να έρθουν αύριο το πρωί μαζί μας;", "el"),
+            ("明天早上他们能来和我们一起开会吗？」", "zh"),
+            ("彼らは明日の朝会議に来られますか｡", "ja"),
+            ("སང་ཉིན་ཞོགས་པ་ཚོགས་འདུར་ཡོང་ཐུབ་བམ།", "bod_Tibt"),
+            ("ᱱᱚᱶᱟ ᱫᱚ ᱥᱟᱱᱛᱟᱲᱤ ᱯᱟᱹᱨᱥᱤ ᱠᱟᱱᱟ᱾", "sat_Olck"),
+            ("¿Pueden venir mañana a la reunión? \u{200f}🙂", "es"),
+        ] {
+            let alarms = translation_alarms(source, target, "en", language);
+            assert!(!alarms.contains(&"truncated".to_string()), "{language}: {alarms:?}");
+            let cut: String = target.chars().filter(|c| !c.is_ascii_punctuation()).collect();
+            let cut = cut.trim_end_matches(|c: char| !charset::is_word(c));
+            let alarms = translation_alarms(source, cut, "en", language);
+            assert!(alarms.contains(&"truncated".to_string()), "{language}: {cut}: {alarms:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_text_is_seen_and_real_text_left_alone() {
+        for damaged in [
+            "Hola <unk> mi amigo.",
+            "Hola ⁇ mi amigo.",
+            "Hola \u{fffd} mi amigo.",
+            "El niÃ±o comiÃ³.",
+            "Itâ€™s here.",
+            "ÐŸÑ€Ð¸Ð²ÐµÑ‚",
+            "It\u{92}s",
+        ] {
+            assert!(
+                translated("Hello there my friend.", damaged).contains(&"damaged".to_string()),
+                "{damaged}"
+            );
+            assert!(!is_damaged(damaged, damaged), "the source has it");
+            assert!(answer_alarms("Hello?", damaged, "stop", "xx").contains(&"damaged".to_string()));
+        }
+        for fine in [
+            "São João, AÇÃO «À bientôt» Ã, Ñandú, Ångström, Âge",
+            "Hvað er að? Ðað",
+            "«Â»",
+            "La question ? Oui…",
+            "Đường Ñuñoa’s",
+            "ΑÏ",
+        ] {
+            assert!(!is_damaged("", fine), "{fine}");
+        }
     }
 
     proptest! {

@@ -1,91 +1,16 @@
-//! Language codes and names, and which language a text is in (whatlang's trigrams plus a look at the script).
-use anyhow::{Context, Result, bail};
+//! Which language a text is in: whatlang's trigrams, a look at the script, and where the user names one a fastText model ([`use_model`]).
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use anyhow::Result;
 use whatlang::{Detector, Lang};
 
-pub use super::{
-    flores::is_flores,
-    languages::{LANGUAGES, Language},
-};
 use super::{
-    flores::{FLORES, canonical},
-    languages::ALIASES,
-    words::nearest,
+    fasttext::FastText,
+    languages::{self, LANGUAGES, Language, Written, charset, find, without_script, written},
 };
-
-/// The language called `name`: an ISO 639-1 or 639-3 code, an NLLB code, an English name, or one of these with a region (`pt_BR`, `zh-CN`).
-pub fn find(name: &str) -> Option<&'static Language> {
-    let name = name.trim().to_lowercase();
-    let known = |name: &str| {
-        let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, code)| code);
-        LANGUAGES.iter().find(|l| {
-            l.code == name
-                || l.code3 == name
-                || l.nllb.eq_ignore_ascii_case(name)
-                || l.name.to_lowercase() == name
-        })
-    };
-    let by_part = || {
-        let found = known(name.split(['_', '-']).next().unwrap_or_default())?;
-        // Another script of a language is not that of the table.
-        canonical(&name).is_none_or(|code| code[3..] == found.nllb[3..]).then_some(found)
-    };
-    known(&name).or_else(by_part)
-}
-
-/// How this program writes the language called `name`: [`Language::code`], or for the many more languages of NLLB-200 their code there (`quy_Latn`),
-/// by code, ISO 639-3 or English name. A code of that form with a script in use passes too: a model may have been taught more languages.
-pub fn code(name: &str) -> Result<String> {
-    let name = name.trim();
-    let scripts =
-        || FLORES.iter().map(|f| f.0).chain(LANGUAGES.iter().map(|l| l.nllb)).map(|code| &code[3..]);
-    if let Some(code) = canonical(name) {
-        let own = FLORES.iter().any(|f| f.0 == code);
-        if let Some(l) = find(&code).filter(|_| !own) {
-            return Ok(l.code.into());
-        }
-        if own || scripts().any(|s| s == &code[3..]) {
-            return Ok(code);
-        }
-    }
-    let lower = name.to_lowercase();
-    let named =
-        |f: &&(&str, &str)| f.1.to_lowercase() == lower || f.0.split('_').next() == Some(lower.as_str());
-    let mut more = FLORES.iter().filter(named);
-    match (find(name), more.next(), more.next()) {
-        (Some(l), _, _) => return Ok(l.code.into()),
-        (None, Some(one), None) => return Ok(one.0.into()),
-        (None, Some(a), Some(b)) => bail!("language `{name}` is ambiguous: write {} or {}", a.0, b.0),
-        (None, None, _) => {}
-    }
-    let all =
-        LANGUAGES.iter().flat_map(|l| [l.nllb, l.name, l.code]).chain(FLORES.iter().flat_map(|f| [f.0, f.1]));
-    let part = |f: &&(&str, &str)| lower.len() > 3 && f.1.to_lowercase().contains(&lower);
-    let near = FLORES.iter().find(part).map(|f| f.1).or_else(|| nearest(name, all));
-    let near = near.map_or(String::new(), |n| format!(" (did you mean `{n}`?)"));
-    bail!(
-        "language `{name}` is not known{near}; languages go by ISO codes (cs, ces), English names (Czech) and the codes of NLLB-200 (ces_Latn)"
-    )
-}
-
-/// As [`find`], with an error that lists what is known.
-pub fn require(name: &str) -> Result<&'static Language> {
-    let known = || LANGUAGES.iter().map(|l| l.code).collect::<Vec<_>>().join(" ");
-    find(name).with_context(|| format!("language `{name}` is not known; known are {}", known()))
-}
-
-/// The English name of a language; a code that is not in the tables stands for itself.
-pub fn name(code: &str) -> &str {
-    let more = FLORES.iter().find(|f| f.0 == code).map(|f| f.1);
-    more.or_else(|| find(code).map(|l| l.name)).unwrap_or(code)
-}
-
-/// Whether two names mean one language (`no` and `nob_Latn` do).
-pub fn same_language(a: &str, b: &str) -> bool {
-    match (find(a), find(b)) {
-        (Some(a), Some(b)) => a == b,
-        _ => a.eq_ignore_ascii_case(b),
-    }
-}
 
 /// What a text seems to be written in.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,10 +21,70 @@ pub struct Identified {
     pub reliable: bool,
 }
 
+/// The model that the user named, for the whole run of the program.
+static MODEL: OnceLock<Model> = OnceLock::new();
+
+/// The file of the model in use, by its name.
+pub fn model_name() -> Option<String> {
+    MODEL.get().and_then(|m| m.path.file_name()).map(|name| name.to_string_lossy().into_owned())
+}
+
+/// The file of the model in use.
+pub fn model_file() -> Option<&'static Path> {
+    MODEL.get().map(|m| m.path.as_path())
+}
+
+/// A fastText model whose labels are mapped to the table of languages.
+struct Model {
+    path: PathBuf,
+    model: FastText,
+    /// Of each label: its row in the table, if it has one.
+    languages: Vec<Option<&'static Language>>,
+}
+
+/// Judges languages by the fastText model in `path` from now on (lid.176, OpenLID, GlotLID or another, `.bin` or `.ftz`); whatlang and the script
+/// speak where it knows nothing. Returns how many languages of the table the model covers. A second call in one process changes nothing.
+///
+/// # Errors
+/// A file that is no fastText model for classification, or one whose labels name hardly any language.
+pub fn use_model(path: &Path) -> Result<usize> {
+    let model = FastText::open(path)?;
+    let languages: Vec<_> = model.labels().iter().map(|l| language_of_label(l)).collect();
+    let known = languages.iter().flatten().map(|l| l.code).collect::<std::collections::BTreeSet<_>>().len();
+    anyhow::ensure!(
+        known >= 2,
+        "{}: its labels ({}) are no languages: a model that identifies languages was expected",
+        path.display(),
+        model.labels().iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ")
+    );
+    let _ = MODEL.set(Model { path: path.into(), model, languages });
+    Ok(known)
+}
+
+/// The language of a label: `__label__en`, `__label__eng_Latn` (OpenLID, GlotLID), `__label__zh`, `__label__zsm_Latn`.
+fn language_of_label(label: &str) -> Option<&'static Language> {
+    let name = label.strip_prefix("__label__").unwrap_or(label);
+    // lid.176 has Wikipedia's codes, in which `als` is Alemannic.
+    written(name).map(|w| w.language).filter(|_| name != "als")
+}
+
 /// The most likely language of `text`; `None` without letters.
 pub fn identify(text: &str) -> Option<Identified> {
-    let (code, reliable) = known(whatlang::detect(&plain(text)))?;
+    let text = plain(text);
+    if let Some((language, probability)) = by_model(&text) {
+        return Some(Identified { code: language.code.into(), reliable: probability > RELIABLE });
+    }
+    let (code, reliable) = known(whatlang::detect(&text))?;
     Some(Identified { code: code.to_string(), reliable })
+}
+
+/// A model's answer counts above this probability.
+const RELIABLE: f32 = 0.9;
+
+fn by_model(text: &str) -> Option<(&'static Language, f32)> {
+    let model = MODEL.get()?;
+    let (label, probability) = model.model.predict(text)?;
+    Some((model.languages[label]?, probability))
 }
 
 fn known(info: Option<whatlang::Info>) -> Option<(&'static str, bool)> {
@@ -108,104 +93,154 @@ fn known(info: Option<whatlang::Info>) -> Option<(&'static str, bool)> {
 }
 
 fn trigrams(language: &Language) -> Option<Lang> {
-    if language.code == "zh" { Some(Lang::Cmn) } else { Lang::from_code(language.code3) }
+    match without_script(language.code) {
+        "zh" => Some(Lang::Cmn),
+        _ => Lang::from_code(language.code3),
+    }
+}
+
+/// How far texts can be said not to be in a language.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coverage {
+    /// An identifier knows the language.
+    Full,
+    /// None does: only texts in another script are noticed.
+    Script,
+    /// Nothing is known of the language.
+    None,
+}
+
+/// What the identifiers at hand can say of texts in the language called `name`.
+pub fn coverage(name: &str) -> Coverage {
+    let Some(expected) = written(name) else { return Coverage::None };
+    let in_model = || MODEL.get().is_some_and(|m| m.languages.contains(&Some(expected.language)));
+    match (expected.script, trigrams(expected.language)) {
+        _ if in_model() => Coverage::Full,
+        (None, Some(_)) => Coverage::Full,
+        (Some(script), _) if stand_in(expected.language.code, script).is_some() => Coverage::Full,
+        _ => Coverage::Script,
+    }
+}
+
+/// What to say, once, before texts in `name` are judged; `None` where an identifier knows the language.
+pub fn warning(name: &str) -> Option<String> {
+    let called = languages::name(name);
+    let what = match coverage(name) {
+        Coverage::Full => return None,
+        Coverage::Script => {
+            "of texts only the script is checked, so that one in another language of that script passes"
+        }
+        Coverage::None => "the language of texts is not checked",
+    };
+    Some(format!(
+        "no identifier at hand knows {called} ({name}): {what}. Name a fastText model that does (lid.176, OpenLID, GlotLID) with --language-id FILE"
+    ))
 }
 
 /// Fewer letters than this and the script is not judged.
 const SCRIPT_LETTERS: usize = 10;
 /// A text is in the wrong script if less than this share of its letters is in the right one.
 const SCRIPT_SHARE: f64 = 0.25;
-/// Letters needed for the test by trigrams.
+/// Letters needed for the test by trigrams or a model.
 const TRIGRAM_LETTERS: usize = 20;
-/// Languages that trigrams mix up: one is no evidence against another.
+/// Languages that identifiers mix up: one is no evidence against another.
 const CLOSE: &[&[&str]] = &[
     &["da", "no", "nn", "sv"],
     &["cs", "sk"],
     &["hr", "sr", "bs", "sl"],
-    &["id", "ms", "jv"],
+    &["id", "ms", "jv", "min_Latn", "bjn_Latn", "sun_Latn", "ban_Latn", "ace_Latn"],
     &["bg", "mk"],
     &["pt", "gl"],
-    &["ca", "es", "gl"],
-    &["zh", "ja"],
-    &["nl", "af"],
+    &["ca", "es", "gl", "ast_Latn", "oci_Latn"],
+    &["zh", "ja", "yue_Hant", "zho_Hant"],
+    &["nl", "af", "lim_Latn"],
+    &["it", "vec_Latn", "lmo_Latn", "scn_Latn", "fur_Latn", "lij_Latn", "srd_Latn"],
+    &["fa", "prs_Arab"],
+    &["az", "azb_Arab", "tr", "crh_Latn"],
+    &["hi", "awa_Deva", "bho_Deva", "mag_Deva", "mai_Deva", "hne_Deva"],
+    &["ar", "acm_Arab", "acq_Arab", "aeb_Arab", "ajp_Arab", "apc_Arab", "ars_Arab", "ary_Arab", "arz_Arab"],
+    &["xho_Latn", "zu", "ssw_Latn"],
+    &["tsn_Latn", "nso_Latn", "sot_Latn"],
+    &["bam_Latn", "dyu_Latn"],
+    &["kin_Latn", "run_Latn"],
+    &["ak", "twi_Latn"],
+    &["bod_Tibt", "dzo_Tibt"],
+    &["pl", "szl_Latn"],
+    &["lv", "ltg_Latn"],
 ];
+
+fn is_close(a: &str, b: &str) -> bool {
+    CLOSE.iter().any(|group| group.contains(&a) && group.contains(&b))
+}
+
+/// Whose trigrams stand for a language in a script in which whatlang does not know it.
+fn stand_in(code: &str, script: &str) -> Option<Lang> {
+    match (code, script) {
+        ("sr", "Latn") => Some(Lang::Hrv),
+        ("bs", "Cyrl") => Some(Lang::Srp),
+        _ => None,
+    }
+}
 
 /// The language that `text` seems to be in when that is reliably not `expected`; otherwise `None`, also when the text is too short to tell.
 ///
-/// Two tests: the script (10 letters or more, less than a quarter of them in the script of `expected`), and trigrams (20 letters or more) of
-/// `expected` against each of `rivals` (the source of a translation, say) and against the language that looks most likely. Code blocks, inline
-/// code and addresses are not looked at. Numbers of false alarms and of faults found: `language_check_on_flores` in `tests/data_formats.rs`.
+/// Two tests: the script (10 letters or more, less than a quarter of them in a script in which `expected` is written), and the identifier (20 letters
+/// or more): the user's model if it knows `expected`, else trigrams of `expected` against each of `rivals` (the source of a translation, say) and
+/// against the language that looks most likely. Code blocks, inline code and addresses are not looked at. Numbers of false alarms and of faults
+/// found: `language_check_on_flores` in `tests/data_formats.rs`.
 pub fn contradicts(text: &str, expected: &str, rivals: &[&str]) -> Option<&'static str> {
-    let expected = find(expected)?;
+    let expected = written(expected)?;
     let text = plain(text);
     let letters: Vec<char> = text.chars().filter(|c| c.is_alphabetic()).collect();
     if letters.len() < SCRIPT_LETTERS {
         return None;
     }
-    if let Some(ranges) = script(expected) {
-        let inside = letters.iter().filter(|c| ranges.iter().any(|(a, b)| (*a..=*b).contains(&(**c as u32))));
-        if (inside.count() as f64) < SCRIPT_SHARE * letters.len() as f64 {
-            return Some(known(whatlang::detect(&text)).map_or("und", |d| d.0));
-        }
-    }
-    let close =
-        |other: &str| CLOSE.iter().any(|group| group.contains(&expected.code) && group.contains(&other));
-    let own = trigrams(expected)?;
+    let Some(script) = script_in_use(expected, &letters) else {
+        return Some(known(whatlang::detect(&text)).map_or("und", |d| d.0));
+    };
     if letters.len() < TRIGRAM_LETTERS {
         return None;
     }
+    let own = expected.language;
+    if let Some(model) = MODEL.get().filter(|m| m.languages.contains(&Some(own))) {
+        return against_model(model, &text, own);
+    }
+    let lang = if script == own.script() { trigrams(own) } else { stand_in(own.code, script) }?;
     let likely = known(whatlang::detect(&text)).map(|d| d.0);
     for rival in rivals.iter().copied().chain(likely).filter_map(find) {
-        let Some(lang) = trigrams(rival).filter(|_| rival != expected && !close(rival.code)) else {
+        let Some(other) =
+            trigrams(rival).filter(|o| *o != lang && rival != own && !is_close(own.code, rival.code))
+        else {
             continue;
         };
-        let found = known(Detector::with_allowlist(vec![own, lang]).detect(&text));
-        if found == Some((rival.code, true)) {
+        let found = Detector::with_allowlist(vec![lang, other]).detect(&text);
+        if found.is_some_and(|f| f.lang() == other && f.is_reliable()) {
             return Some(rival.code);
         }
     }
     None
 }
 
-/// The code-point ranges of a language's letters, where its script says something.
-fn script(language: &Language) -> Option<&'static [(u32, u32)]> {
-    Some(match language.nllb.split('_').nth(1)? {
-        // Serbian, Kazakh and some others are written in either script.
-        "Cyrl" if ["sr", "kk", "ky"].contains(&language.code) => return None,
-        "Latn" if ["uz", "az", "tk", "bs"].contains(&language.code) => return None,
-        "Latn" => &[(0x41, 0x24F), (0x300, 0x36F), (0x1E00, 0x1EFF), (0xFF21, 0xFF5A)],
-        "Cyrl" => &[(0x400, 0x52F)],
-        "Grek" => &[(0x370, 0x3FF), (0x1F00, 0x1FFF)],
-        "Arab" => &[(0x600, 0x6FF), (0x750, 0x77F), (0xFB50, 0xFEFF)],
-        "Hebr" => &[(0x590, 0x5FF), (0xFB1D, 0xFB4F)],
-        "Deva" => &[(0x900, 0x97F)],
-        "Beng" => &[(0x980, 0x9FF)],
-        "Guru" => &[(0xA00, 0xA7F)],
-        "Gujr" => &[(0xA80, 0xAFF)],
-        "Orya" => &[(0xB00, 0xB7F)],
-        "Taml" => &[(0xB80, 0xBFF)],
-        "Telu" => &[(0xC00, 0xC7F)],
-        "Knda" => &[(0xC80, 0xCFF)],
-        "Mlym" => &[(0xD00, 0xD7F)],
-        "Sinh" => &[(0xD80, 0xDFF)],
-        "Thai" => &[(0xE00, 0xE7F)],
-        "Laoo" => &[(0xE80, 0xEFF)],
-        "Mymr" => &[(0x1000, 0x109F)],
-        "Geor" => &[(0x10A0, 0x10FF), (0x1C90, 0x1CBF)],
-        "Ethi" => &[(0x1200, 0x139F)],
-        "Khmr" => &[(0x1780, 0x17FF)],
-        "Armn" => &[(0x530, 0x58F)],
-        "Hang" => &[(0x1100, 0x11FF), (0x3130, 0x318F), (0xAC00, 0xD7AF)],
-        "Jpan" => &[(0x3005, 0x3007), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xFF66, 0xFF9F)],
-        "Hans" => &[(0x3005, 0x3007), (0x3400, 0x9FFF), (0x20000, 0x2FA1F)],
-        _ => return None,
-    })
+/// What the model takes the text for, if that is reliably another language.
+fn against_model(model: &Model, text: &str, expected: &Language) -> Option<&'static str> {
+    let (label, probability) = model.model.predict(text)?;
+    let found = model.languages[label];
+    let same = found.is_some_and(|l| {
+        without_script(l.code) == without_script(expected.code) || is_close(expected.code, l.code)
+    });
+    (!same && probability > RELIABLE).then(|| found.map_or("und", |l| l.code))
 }
 
-/// Whether words of the language are not separated by spaces.
-pub fn is_unspaced(code: &str) -> bool {
-    let script = || ["_Hant", "_Hans", "_Tibt", "_Mymr"].iter().any(|s| code.ends_with(s));
-    find(code).map_or_else(script, |l| l.unspaced)
+/// The script of `expected` that enough letters are in: the one with most of them, of those in which the language is written.
+fn script_in_use(expected: Written, letters: &[char]) -> Option<&'static str> {
+    let count = |script: &&'static str| {
+        let Some(set) = charset::script(script) else { return letters.len() };
+        letters.iter().filter(|c| set.contains(**c)).count()
+    };
+    let scripts = expected.scripts();
+    let counted = scripts.iter().map(|s| (count(s), *s)).rev();
+    let (most, script) = counted.max_by_key(|(n, _)| *n)?;
+    (most as f64 >= SCRIPT_SHARE * letters.len() as f64).then_some(script)
 }
 
 /// The text without fenced code, inline code and addresses, which look English in any language.
@@ -230,65 +265,17 @@ fn plain(text: &str) -> String {
     out
 }
 
+/// Languages of the table that no identifier at hand knows, by their code.
+pub fn not_covered() -> Vec<&'static str> {
+    LANGUAGES.iter().map(|l| l.code).filter(|code| coverage(code) != Coverage::Full).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn languages_are_found_by_any_of_their_names() {
-        for name in ["no", "nb", "nob", "nor", "nob_Latn", "Norwegian", "nb_NO"] {
-            assert_eq!(find(name).map(|l| l.code), Some("no"), "{name}");
-        }
-        assert_eq!(find("pt-BR").map(|l| l.name), Some("Portuguese"));
-        assert_eq!(find("zh_CN").map(|l| l.nllb), Some("zho_Hans"));
-        assert!(find("xx").is_none() && find("").is_none());
-        assert_eq!(name("tlh"), "tlh");
-        assert!(same_language("spa_Latn", "es") && !same_language("es", "pt"));
-        assert!(find("arb_Latn").is_none(), "another script is another language");
-    }
-
-    #[test]
-    fn every_language_of_nllb_has_a_code_and_a_name() {
-        for nllb in crate::data::tokenizer::sentencepiece::NLLB_CODES.split_whitespace() {
-            let own = code(nllb).unwrap();
-            let table = LANGUAGES.iter().find(|l| l.nllb == nllb);
-            assert_eq!(own, table.map_or(nllb, |l| l.code));
-            assert!(name(&own) != own, "{nllb} has no name");
-            assert_eq!(code(name(&own)).unwrap(), own, "{}", name(&own));
-            assert_eq!(code(&nllb.to_lowercase()).unwrap(), own);
-        }
-        for (other, own) in [
-            ("quy", "quy_Latn"),
-            ("zh", "zh"),
-            ("zho_Hant", "zho_Hant"),
-            ("Greek", "el"),
-            ("fas_Arab", "fa"),
-            ("tyv_Cyrl", "tyv_Cyrl"),
-        ] {
-            assert_eq!(code(other).unwrap(), own);
-        }
-        for (wrong, near) in [
-            ("quy_Latm", "quy_Latn"),
-            ("Quechua", "Ayacucho Quechua"),
-            ("Checz", "Czech"),
-            ("ace", "ace_Latn"),
-        ] {
-            let error = code(wrong).unwrap_err().to_string();
-            assert!(error.contains(near) && error.contains(wrong), "{error}");
-        }
-        assert!(is_unspaced("zho_Hant") && is_unspaced("bod_Tibt") && !is_unspaced("quy_Latn"));
-    }
-
-    #[test]
-    fn codes_are_unique_and_the_detector_knows_the_languages_of_the_paper() {
-        for (i, a) in LANGUAGES.iter().enumerate() {
-            for b in &LANGUAGES[i + 1..] {
-                assert!(
-                    a.code != b.code && a.code3 != b.code3 && a.nllb != b.nllb && a.name != b.name,
-                    "{a:?} {b:?}"
-                );
-            }
-        }
+    fn the_detector_knows_the_languages_of_the_paper_and_the_table_those_of_the_detector() {
         for l in &LANGUAGES[..17] {
             assert!(trigrams(l).is_some(), "{l:?}");
         }
@@ -314,5 +301,73 @@ mod tests {
         let code = "Usa esto:\n```python\nfor line in the_file: print(the, words, that, are, english)\n```";
         assert_eq!(contradicts(code, "es", &["en"]), None);
         assert_eq!(contradicts(english, "xx", &["en"]), None, "an unknown language is not judged");
+    }
+
+    #[test]
+    fn a_language_may_be_written_in_any_of_its_scripts() {
+        let latin =
+            "Komitet će objaviti završni izveštaj sledeće nedelje, a članovi mogu slati komentare do petka.";
+        let cyrillic =
+            "Комитет ће објавити завршни извештај следеће недеље, а чланови могу слати коментаре до петка.";
+        let english = "The committee will publish the final report next week, and members can send comments.";
+        for text in [latin, cyrillic] {
+            assert_eq!(contradicts(text, "sr", &["en"]), None, "{text}");
+        }
+        assert_eq!(contradicts(english, "sr", &["en"]), Some("en"));
+        assert_eq!(contradicts(english, "sr-Latn", &["en"]), Some("en"));
+        assert!(contradicts(cyrillic, "sr-Latn", &["en"]).is_some(), "a script that was asked for");
+        assert!(
+            contradicts(latin, "sr-Cyrl", &["en"]).is_none(),
+            "the table's own script is none that was asked for"
+        );
+        for (text, language) in [
+            ("Бу китоб жуда қизиқарли ва мен уни ўқиб чиқдим.", "uz"),
+            ("Бу китаб чох мараглыдыр вә мән ону охудум.", "az"),
+            ("Bu kitap juda qiziqarli va men uni o‘qib chiqdim.", "uz"),
+            ("Компьютер техникасы өте жақсы дамыды біздің елде.", "kk"),
+        ] {
+            assert_eq!(contradicts(text, language, &["en"]), None, "{language}: {text}");
+        }
+        assert!(contradicts("Ыйык китептерди окуп чыктым мен бүгүн.", "es", &["en"]).is_some());
+    }
+
+    #[test]
+    fn what_no_identifier_knows_is_said() {
+        assert_eq!(
+            (coverage("es"), coverage("ibo_Latn"), coverage("xx")),
+            (Coverage::Full, Coverage::Script, Coverage::None)
+        );
+        assert_eq!(
+            (coverage("sr-Latn"), coverage("zho_Hant"), coverage("pa-Arab")),
+            (Coverage::Full, Coverage::Full, Coverage::Script)
+        );
+        assert!(warning("es").is_none());
+        for language in ["Igbo", "yo", "ceb", "xx"] {
+            assert!(warning(language).is_some_and(|w| w.contains("--language-id")), "{language}");
+        }
+        assert!(not_covered().len() > 100 && not_covered().contains(&"ibo_Latn"));
+        assert!(
+            contradicts("Esta frase está en español y no en igbo.", "am", &["en"]).is_some(),
+            "another script"
+        );
+    }
+
+    #[test]
+    fn labels_of_the_usual_models_are_languages() {
+        for (label, code) in [
+            ("__label__en", "en"),
+            ("__label__zh", "zh"),
+            ("__label__eng_Latn", "en"),
+            ("__label__zho_Hant", "zho_Hant"),
+            ("__label__ibo_Latn", "ibo_Latn"),
+            ("__label__als_Latn", "als_Latn"),
+            ("__label__sr", "sr"),
+            ("__label__srp_Latn", "sr"),
+            ("__label__ckb", "ckb_Arab"),
+            ("__label__cmn_Hani", "zh"),
+        ] {
+            assert_eq!(language_of_label(label).map(|l| l.code), Some(code), "{label}");
+        }
+        assert!(language_of_label("__label__spam").is_none() && language_of_label("__label__als").is_none());
     }
 }

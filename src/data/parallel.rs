@@ -4,9 +4,17 @@ use std::{collections::HashSet, path::Path};
 use anyhow::{Result, bail, ensure};
 
 use super::{
-    alarms::translation_alarms, language_id::is_unspaced, random::RowRandom, record::ParallelPair,
+    alarms::{translation_alarms, weight},
+    language_id::contradicts,
+    languages::{is_unspaced, name as language_name, same_language},
+    random::RowRandom,
+    record::ParallelPair,
     text_file::lines,
 };
+
+mod shift;
+
+pub use shift::Shift;
 
 /// Which pairs are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +30,7 @@ pub struct Selection {
 }
 
 /// What happened to the lines.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LineCounts {
     /// Lines read.
     pub lines: usize,
@@ -34,6 +42,10 @@ pub struct LineCounts {
     pub alarms: usize,
     /// Chosen.
     pub kept: usize,
+    /// Of those with an alarm: the source reads as the target language and the other way round.
+    pub swapped: usize,
+    /// Where the sides seem to have lost each other, if they have.
+    pub shift: Option<Shift>,
 }
 
 /// Reads `source` and `target` line by line; without `target`, `source` is tab-separated (further columns are ignored). The draw depends on
@@ -47,10 +59,12 @@ pub fn read(
     let mut counts = LineCounts::default();
     let mut seen = HashSet::new();
     let mut found: Vec<(u64, ParallelPair)> = vec![];
+    let mut all_lengths = vec![];
     let corpus = source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     each_pair(source, target, &mut |number, a, b| {
         counts.lines += 1;
         let (a, b) = (clean(a), clean(b));
+        all_lengths.push(((1.0 + weight(&a)).ln(), (1.0 + weight(&b)).ln()));
         let key = xxhash_rust::xxh3::xxh3_128(format!("{a}\t{b}").as_bytes());
         if a.is_empty() || b.is_empty() || !seen.insert(key) {
             counts.duplicates += 1;
@@ -63,6 +77,7 @@ pub fn read(
         }
         if !translation_alarms(&a, &b, languages.0, languages.1).is_empty() {
             counts.alarms += 1;
+            counts.swapped += usize::from(is_swapped(&a, &b, languages));
             return;
         }
         let draw = RowRandom::new(selection.seed, "parallel", &format!("{a}\t{b}")).next_u64();
@@ -75,6 +90,15 @@ pub fn read(
         };
         found.push((draw, pair));
     })?;
+    ensure!(
+        counts.swapped * 2 <= counts.lines || counts.swapped < 2,
+        "{} of {} lines have their languages the other way round: the source column reads as {}, the target column as {}; swap the files, columns or languages",
+        counts.swapped,
+        counts.lines,
+        language_name(languages.1),
+        language_name(languages.0)
+    );
+    counts.shift = shift::find(&all_lengths);
     found.sort_by(|a, b| (a.0, &a.1.id).cmp(&(b.0, &b.1.id)));
     if selection.limit > 0 {
         found.truncate(selection.limit);
@@ -123,6 +147,14 @@ fn each_pair(source: &Path, target: Option<&Path>, f: &mut dyn FnMut(usize, &str
     }
     ensure!(left.number() > 0, "{} is empty", source.display());
     Ok(())
+}
+
+/// Whether each side is surely in the other's language.
+fn is_swapped(a: &str, b: &str, (source, target): (&str, &str)) -> bool {
+    let reads_as = |text: &str, expected: &str, other: &str| {
+        contradicts(text, expected, &[other]).is_some_and(|found| same_language(found, other))
+    };
+    reads_as(a, source, target) && reads_as(b, target, source)
 }
 
 fn clean(text: &str) -> String {

@@ -12,11 +12,14 @@ use flate2::bufread::MultiGzDecoder;
 /// A longer line is refused: it would only fill the memory.
 pub const LONGEST_LINE: usize = 1 << 24;
 
-/// Opens `path`, unpacking it if its name ends in `.gz`.
+/// Opens `path`, unpacking it if its name ends in `.gz`; `-` is standard input.
 pub fn open(path: &Path) -> Result<Box<dyn BufRead>> {
-    let about = std::fs::metadata(path).opening(&path)?;
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(BufReader::new(std::io::stdin())));
+    }
+    let about = std::fs::metadata(path).opening(path)?;
     ensure!(!about.is_dir(), "{} is a folder: give a file", path.display());
-    let file = BufReader::new(File::open(path).opening(&path)?);
+    let file = BufReader::new(File::open(path).opening(path)?);
     let suffix = path.extension().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
     Ok(match suffix.as_str() {
         "gz" | "dz" => Box::new(BufReader::new(MultiGzDecoder::new(file))),

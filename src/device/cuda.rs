@@ -365,11 +365,8 @@ fn instead_of(
     }
     let image = std::fs::read(&path).with_context(|| format!("read {} (SDRRL_FATBINS)", path.display()))?;
     // The driver trusts the lengths in the image: the least that can be said of a wrong file is said here.
-    ensure!(
-        image.starts_with(&FATBIN_MAGIC),
-        "{} (SDRRL_FATBINS) is no fatbin: make it with nvcc -fatbin",
-        path.display()
-    );
+    let wrong = || format!("{} (SDRRL_FATBINS) is no fatbin: make it with nvcc -fatbin", path.display());
+    ensure!(image.starts_with(&FATBIN_MAGIC), Error::bad_input(path.display(), wrong()));
     name.push_str(&format!(", {file} of {}", folder.display()));
     Ok(Cow::Owned(image))
 }

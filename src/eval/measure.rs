@@ -12,7 +12,7 @@ use super::{
     tasks::{self, Item, alignment::looked},
 };
 use crate::{
-    data::language_id,
+    data::languages,
     device::DeviceChoice,
     metrics::{
         bootstrap::paired_by,
@@ -121,7 +121,7 @@ pub fn check(task: &EvalTask) -> Result<Vec<String>> {
     let opened = open(task, "", Some(Rc::new(Models::new(task, anywhere))))?;
     let mut warnings: Vec<String> = opened.iter().filter_map(|(_, metric)| metric.warning()).collect();
     // Where `none` is named, `metric` takes it that the lines are tokenised already. Replies never are.
-    let blind = task.tokenizer == Some(BleuTokenizer::None) && language_id::is_unspaced(&task.language);
+    let blind = task.tokenizer == Some(BleuTokenizer::None) && languages::is_unspaced(&task.language);
     if blind && opened.iter().any(|(about, _)| about.key == "bleu") {
         warnings.extend(BleuTokenizer::V13a.warning(&task.language).map(|w| w.replace("13a", "none")));
     }

@@ -24,7 +24,7 @@ use crate::pipeline::{
     work_dir::{RESULTS, SAMPLES},
 };
 use crate::{
-    data::{files::write_atomic, language_id, row_shard::ShardWriter},
+    data::{files::write_atomic, languages, row_shard::ShardWriter},
     infer::answerer::Answerer,
     models::weights::resolve,
     pipeline::{interrupt::interrupted, placement::Placement},
@@ -196,7 +196,7 @@ fn check_tasks(settings: &EvalSettings) -> Result<()> {
             "eval.tasks: the name {} occurs twice",
             task.name
         );
-        language_id::require(&task.language).with_context(|| format!("task {}", task.name))?;
+        languages::require(&task.language).with_context(|| format!("task {}", task.name))?;
         let aligns = task.kind == TaskKind::Alignment;
         ensure!(
             (aligns || task.kind == TaskKind::Translation) == task.reference.is_some(),
@@ -208,7 +208,7 @@ fn check_tasks(settings: &EvalSettings) -> Result<()> {
             "task {}: `pooling`, `layer` and `projection` belong to kind alignment",
             task.name
         );
-        language_id::require(&task.source_language).with_context(|| format!("task {}", task.name))?;
+        languages::require(&task.source_language).with_context(|| format!("task {}", task.name))?;
         let replies = task.kind.generates();
         ensure!(
             !replies || task.prompt().contains("{text}"),

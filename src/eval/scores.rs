@@ -68,7 +68,7 @@ impl ScoreFile {
         let mut text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(e).reading(&path),
+            Err(e) => return Err(e).reading(path),
         };
         let whole = text.rfind('\n').map_or(0, |at| at + 1);
         let cut = whole < text.len();

@@ -89,8 +89,9 @@ impl Answerer {
         template: &str,
     ) -> Result<Answerer> {
         let path = resolve(model)?;
-        let tokenizer = Tokenizer::load(&path)?;
-        let template = ChatTemplate::load(template, &tokenizer)?;
+        let tokenizer = Tokenizer::load(&path).or_kind(|m| Error::bad_input(path.display(), m))?;
+        let template = ChatTemplate::load(template, &tokenizer);
+        let template = template.or_kind(|m| Error::bad_input(path.display(), m))?;
         let mut model = Transformer::load_for(&path, placement)?;
         if let Some(dir) = adapter {
             let lora = Lora::load(dir, &model).or_kind(|m| Error::bad_input(dir.display(), m))?;

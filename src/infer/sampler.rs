@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(params.banned(&[9, 9, 9, 9, 5], 1, 9), [0, 4, 8]);
         // Behind a prompt of one the first token is forced, and the second is the first that is chosen.
         assert_eq!((params.forced(&[1], 1), params.forced(&[1, 2], 1)), (Some(2), None));
-        assert_eq!(params.banned(&[1, 2, 2, 2, 2], 1, 9), [4, 6, 8]);
+        assert_eq!(params.banned(&[2, 2, 2, 1, 2], 1, 9), [4, 6, 8]);
         assert_eq!(params.banned(&[0, 2], 1, 9), [3, 4, 7, 8]);
         assert_eq!((params.forced(&[1, 2, 3], 1), params.forced(&[1, 2, 3, 4], 2)), (Some(5), Some(5)));
         let long = SamplingParams { max_length: Some(9), ..params };

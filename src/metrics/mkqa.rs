@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{qa, significance::mean};
-use crate::data::{language_id, text_file};
+use crate::data::{languages, text_file};
 
 /// The known answers of one question.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,7 +88,7 @@ pub fn read_gold(path: &Path, language: &str) -> Result<Vec<Gold>> {
     let mut out = vec![];
     for (place, row) in rows(path)? {
         let all = row["answers"].as_object().with_context(|| format!("{place}: no object `answers`"))?;
-        let code = language_id::find(language).map_or(language, |l| l.code);
+        let code = languages::without_script(language);
         let answers =
             all.get(language).or_else(|| all.get(code)).and_then(Value::as_array).with_context(|| {
                 let known = all.keys().map(String::as_str).collect::<Vec<_>>().join(" ");

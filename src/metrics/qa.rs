@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::LazyLock};
 use regex::Regex;
 
 use super::tokenize::{is_space, split};
-use crate::data::language_id;
+use crate::data::languages;
 
 /// Articles by language; the French and Italian patterns have no word boundary at their end there either.
 const ARTICLES: &[(&str, &str)] = &[
@@ -33,7 +33,7 @@ static ARTICLE: LazyLock<HashMap<&str, Regex>> = LazyLock::new(|| {
 
 /// The words that are compared: lower case, without ASCII punctuation and articles.
 pub(super) fn normalised(text: &str, language: &str) -> Vec<String> {
-    let code = language_id::find(language).map_or(language, |l| l.code);
+    let code = languages::without_script(language);
     let lower: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
     let bare = match ARTICLE.get(code) {
         Some(article) => article.replace_all(&lower, " ").into_owned(),

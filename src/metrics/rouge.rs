@@ -11,7 +11,7 @@ use super::{
     ngrams::WordIds,
     tokenize::{Mecab, ThaiWords, split},
 };
-use crate::data::language_id;
+use crate::data::languages;
 
 enum Segmenter {
     Thai(ThaiWords),
@@ -35,7 +35,7 @@ impl Rouge {
     /// Snowball stemmer; stop words (NLTK's lists) keep their form, as in the authors' package. (NLTK's Hungarian suffixes have õ for ő, so
     /// that it leaves words in -ből, -ről and the like whole; here they are stemmed as Snowball has it.)
     pub fn new(language: &str, dictionary: Option<&Path>, stem: bool) -> Result<Rouge> {
-        let code = language_id::find(language).map_or(language, |l| l.code);
+        let code = languages::without_script(language);
         let segmenter = match code {
             "th" => Some(Segmenter::Thai(ThaiWords::open(dictionary.context(
                 "ROUGE in Thai needs a word list: `pip install pythainlp`, then the file corpus/words_th.txt in the package `pythainlp`",

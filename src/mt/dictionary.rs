@@ -4,30 +4,32 @@ use anyhow::Result;
 use super::Translator;
 use crate::data::{
     dictionary::Dictionary,
-    words::{capitalised, phrase, tokens, with_case_of},
+    words::{capitalised, phrase, units, with_case_of},
 };
 
 /// Word-for-word translation. Knows no grammar: for closed worlds, tests, and languages with nothing better.
 pub struct DictionaryTranslator {
     table: Dictionary,
     name: String,
+    /// Into which it translates: its rules of capitals.
+    target: String,
 }
 
 impl DictionaryTranslator {
-    /// A translator over `table`; `name` says which.
-    pub fn new(table: Dictionary, name: &str) -> DictionaryTranslator {
-        DictionaryTranslator { table, name: name.into() }
+    /// A translator over `table` into the language `target`; `name` says which.
+    pub fn new(table: Dictionary, name: &str, target: &str) -> DictionaryTranslator {
+        DictionaryTranslator { table, name: name.into(), target: target.into() }
     }
 
     fn sentence(&self, text: &str) -> String {
-        let tokens = tokens(text);
+        let tokens = units(text, &|word| !self.table.lookup(word).is_empty());
         let mut out = String::new();
         let mut at = 0;
         while let Some(token) = tokens.get(at) {
             let found = if token.is_word { self.table.longest_match(&phrase(&tokens[at..])) } else { None };
             match found {
                 Some((n, equivalents)) => {
-                    out.push_str(&with_case_of(token.text, &equivalents[0]));
+                    out.push_str(&with_case_of(token.text, &equivalents[0], &self.target));
                     // n words with single spaces between them.
                     at += 2 * n - 1;
                 }
@@ -38,7 +40,11 @@ impl DictionaryTranslator {
             }
         }
         // The phrase table may turn words around; the sentence still begins with a capital.
-        if text.chars().next().is_some_and(char::is_uppercase) { capitalised(&out) } else { out }
+        if text.chars().next().is_some_and(char::is_uppercase) {
+            capitalised(&out, &self.target)
+        } else {
+            out
+        }
     }
 }
 
@@ -63,7 +69,7 @@ mod tests {
         {
             d.insert(a, b);
         }
-        DictionaryTranslator::new(d, "test")
+        DictionaryTranslator::new(d, "test", "es")
     }
 
     #[test]
@@ -78,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_table_that_knows_nothing_changes_nothing() {
-        let t = DictionaryTranslator::new(Dictionary::default(), "empty");
+        let t = DictionaryTranslator::new(Dictionary::default(), "empty", "xx");
         for text in ["¡Hola!  Two  spaces\t…", "x", "a-b c's"] {
             assert_eq!(t.sentence(text).to_lowercase(), text.to_lowercase());
         }

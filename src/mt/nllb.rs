@@ -11,7 +11,7 @@ use super::Translator;
 use crate::{
     data::{
         alarms::{has_content, is_loop, translation_alarms},
-        language_id,
+        languages,
         tokenizer::Tokenizer,
         words::nearest,
     },
@@ -70,16 +70,17 @@ impl NllbText {
         Ok(NllbText { tokenizer, name, longest, eos, legacy })
     }
 
-    /// The token of a language: any code or name of [`language_id`], or the model's own code (`quy_Latn`) for all of its languages.
+    /// The token of a language: any code or name of [`languages`], or the model's own code (`quy_Latn`) for all of its languages.
     pub fn language(&self, name: &str) -> Result<u32> {
-        let own = self.tokenizer.id(name).filter(|_| language_id::is_flores(name));
-        // A code that the table would take for another script's must not become it.
-        let known =
-            || self.tokenizer.id(language_id::find(name).filter(|_| !language_id::is_flores(name))?.nllb);
-        let code = || language_id::code(name).ok().and_then(|code| self.tokenizer.id(&code));
-        own.or_else(known).or_else(code).with_context(|| {
+        let own = self.tokenizer.id(name).filter(|_| languages::is_nllb_code(name));
+        let known = || {
+            let code =
+                languages::find(name).map(|l| l.nllb.to_string()).or_else(|| languages::code(name).ok());
+            code.and_then(|code| self.tokenizer.id(&code))
+        };
+        own.or_else(known).with_context(|| {
             let codes = (0..self.tokenizer.vocab_size() as u32).map(|id| self.tokenizer.token_text(id));
-            let codes: Vec<String> = codes.filter(|t| language_id::is_flores(t)).collect();
+            let codes: Vec<String> = codes.filter(|t| languages::is_nllb_code(t)).collect();
             let near = nearest(name, codes.iter().map(String::as_str));
             format!(
                 "{} has no language `{name}`{}: give its code as NLLB writes it (ces_Latn), an ISO code or an English name",
@@ -208,7 +209,7 @@ impl NllbTranslator {
         let mut found = self.search(&all, &self.params)?;
         self.retry(&all, &mut found)?;
         let (mut found, mut out) = (found.into_iter(), Vec::with_capacity(sentences.len()));
-        let space = if language_id::is_unspaced(&self.languages.1) { "" } else { " " };
+        let space = if languages::is_unspaced(&self.languages.1) { "" } else { " " };
         self.scores.clear();
         for (sentence, pieces) in sentences.iter().zip(pieces) {
             let own: Vec<(String, Translated)> = found.by_ref().take(pieces.len()).collect();

@@ -12,20 +12,21 @@ pub struct TranslatedText {
     pub scores: Vec<f64>,
 }
 
-/// The sentences of texts of any length, one after another.
-pub fn sentences_of(texts: &[&str]) -> Vec<String> {
-    texts.iter().flat_map(|text| sentences(text)).map(String::from).collect()
+/// The sentences of texts of any length in `language`, one after another.
+pub fn sentences_of(texts: &[&str], language: &str) -> Vec<String> {
+    texts.iter().flat_map(|text| sentences(text, language)).map(String::from).collect()
 }
 
-/// The texts with what `engine` made of their [`sentences_of`]; white space, lists and code between them survive. `scores` are those of the
+/// The texts, in `language`, with what `engine` made of their [`sentences_of`]; white space, lists and code between them survive. `scores` are those of the
 /// sentences, or none.
 pub fn put_together(
     texts: &[&str],
+    language: &str,
     engine: &str,
     translated: &[String],
     scores: &[f64],
 ) -> Result<Vec<TranslatedText>> {
-    let pieces: Vec<Vec<TextPiece>> = texts.iter().map(|t| split(t)).collect();
+    let pieces: Vec<Vec<TextPiece>> = texts.iter().map(|t| split(t, language)).collect();
     let count = |p: &[TextPiece]| p.iter().filter(|x| matches!(x, TextPiece::Sentence(_))).count();
     let expected: usize = pieces.iter().map(|p| count(p)).sum();
     ensure!(translated.len() == expected, "{engine} gave {} sentences for {expected}", translated.len());
@@ -48,15 +49,15 @@ mod tests {
     #[test]
     fn texts_come_back_in_order_with_their_layout() {
         let texts = ["- a b. C d.\n- E", "", "```x```", "f"];
-        let sentences = sentences_of(&texts);
+        let sentences = sentences_of(&texts, "en");
         assert_eq!(sentences, ["a b.", "C d.", "E", "f"]);
         let upper: Vec<String> = sentences.iter().map(|s| s.to_uppercase()).collect();
-        let out = put_together(&texts, "upper", &upper, &[0.5, 1.0, 2.0, 3.0]).unwrap();
+        let out = put_together(&texts, "en", "upper", &upper, &[0.5, 1.0, 2.0, 3.0]).unwrap();
         let (texts_out, scores): (Vec<String>, Vec<Vec<f64>>) =
             out.into_iter().map(|t| (t.text, t.scores)).unzip();
         assert_eq!(texts_out, ["- A B. C D.\n- E", "", "```x```", "F"]);
         assert_eq!(scores, [vec![0.5, 1.0, 2.0], vec![], vec![], vec![3.0]]);
-        let error = put_together(&["One. Two."], "lossy", &upper[..1], &[]).unwrap_err().to_string();
+        let error = put_together(&["One. Two."], "en", "lossy", &upper[..1], &[]).unwrap_err().to_string();
         assert!(error.contains("lossy gave 1 sentences for 2"), "{error}");
     }
 }

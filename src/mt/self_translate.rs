@@ -2,7 +2,7 @@
 use anyhow::Result;
 
 use super::Translator;
-use crate::data::language_id;
+use crate::data::languages;
 
 /// Asks questions, gets answers: `infer`'s part, handed in.
 pub type AskModel<'a> = Box<dyn FnMut(&[String]) -> Result<Vec<String>> + 'a>;
@@ -28,8 +28,7 @@ pub const TRANSLATION_PROMPT: &str = "Translate from {source} to {target}: {text
 /// `prompt` with the names of the languages `from` and `to`, and the text.
 pub fn translation_prompt(prompt: &str, from: &str, to: &str, text: &str) -> String {
     // The text last: it may hold braces of its own.
-    let named =
-        prompt.replace("{source}", language_id::name(from)).replace("{target}", language_id::name(to));
+    let named = prompt.replace("{source}", languages::name(from)).replace("{target}", languages::name(to));
     named.replacen("{text}", text, 1)
 }
 

@@ -16,7 +16,7 @@ use crate::pipeline::{
     work_dir::{Room, WorkDir, metrics_of},
 };
 use crate::{
-    data::language_id::{name, same_language},
+    data::languages::{name, same_language},
     data::{record::Row, row_shard::RowSet},
     metrics::metric::Unit,
     recipe::{Recipe, eval::TaskKind, source},
@@ -174,7 +174,8 @@ fn data(recipe: &Recipe) -> Result<Vec<Block>> {
         scores.push((name(target).to_string(), worst));
     }
     blocks.push(Block::Rows(facts));
-    let tau = recipe.filter.tau;
+    let engine = rows.iter().flat_map(|r| r.scores.values()).next().map_or("", |scores| &scores.engine);
+    let tau = recipe.filter.tau_for(engine);
     blocks.push(Block::Svg {
         svg: histogram(
             "Scores of translated rows",

@@ -38,7 +38,7 @@ const AT_REST: Duration = Duration::from_secs(2);
 pub fn hash_path(path: &Path) -> Result<String> {
     let path = &*standard_input::resolve(path)?;
     let mut hasher = Xxh3::new();
-    if fs::metadata(path).opening(&path)?.is_dir() {
+    if fs::metadata(path).opening(path)?.is_dir() {
         for (name, file) in content_files(path)? {
             hasher.update(&(name.len() as u64).to_le_bytes());
             hasher.update(name.as_bytes());
@@ -51,12 +51,12 @@ pub fn hash_path(path: &Path) -> Result<String> {
 }
 
 fn hash_file(path: &Path, hasher: &mut Xxh3) -> Result<()> {
-    let file = File::open(path).opening(&path)?;
-    let about = file.metadata().opening(&path)?;
+    let file = File::open(path).opening(path)?;
+    let about = file.metadata().opening(path)?;
     hasher.update(&about.len().to_le_bytes());
     if about.is_file() && about.len() >= LARGE {
         let hash = hash_large(&file, &about, cache_folder().as_deref());
-        hasher.update(&hash.reading(&path)?);
+        hasher.update(&hash.reading(path)?);
         return Ok(());
     }
     let mut hash = |mut file: File| -> io::Result<()> {
@@ -70,7 +70,7 @@ fn hash_file(path: &Path, hasher: &mut Xxh3) -> Result<()> {
             }
         }
     };
-    hash(file).reading(&path)
+    hash(file).reading(path)
 }
 
 /// The hash of a large file: remembered, or that of the hashes of its blocks.

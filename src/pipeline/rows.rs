@@ -17,10 +17,13 @@ use super::{
     overlap::{Parts, map_chunks},
     stage::{Made, Open},
 };
-use crate::data::{
-    files::remove_if_there,
-    language_id,
-    row_shard::{RowSet, RowShard, ShardWriter, partials_of, shard_name},
+use crate::{
+    data::{
+        files::remove_if_there,
+        language_id, languages,
+        row_shard::{RowSet, RowShard, ShardWriter, partials_of, shard_name},
+    },
+    report::out::note,
 };
 
 /// What a row stage makes in its folder.
@@ -100,14 +103,21 @@ impl RowArgs {
     /// The languages' own codes; unknown ones are errors.
     pub fn languages(&self) -> Result<(String, Vec<String>)> {
         let targets: Vec<String> =
-            self.target_languages.iter().map(|l| language_id::code(l)).collect::<Result<_>>()?;
-        let source = language_id::code(&self.source_language)?;
+            self.target_languages.iter().map(|l| languages::code(l)).collect::<Result<_>>()?;
+        let source = languages::code(&self.source_language)?;
         ensure!(!targets.is_empty(), "give at least one target language");
         for (i, target) in targets.iter().enumerate() {
             ensure!(*target != source, "{source} is the source language and a target language");
             ensure!(!targets[..i].contains(target), "target language {target} occurs twice");
         }
         Ok((source, targets))
+    }
+
+    /// Says of which target languages texts cannot be judged.
+    pub fn warn_of_languages(&self) -> Result<()> {
+        let (_, targets) = self.languages()?;
+        targets.iter().filter_map(|t| language_id::warning(t)).for_each(|w| note!("warning: {w}"));
+        Ok(())
     }
 
     /// The settings of a row stage, with its languages.
@@ -126,7 +136,7 @@ impl RowArgs {
 pub fn with_languages(text: &str, source: &str, target: &str) -> String {
     let three = |code: &str| {
         let nllb = || code.split('_').next().unwrap_or_default().to_string();
-        language_id::find(code).map_or_else(nllb, |l| l.code3.to_string())
+        languages::find(code).map_or_else(nllb, |l| l.code3.to_string())
     };
     text.replace("{source3}", &three(source))
         .replace("{target3}", &three(target))

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     data::{
         files::{MANIFEST, PENDING, remove_if_there, write_atomic, write_error},
+        language_id,
         row_shard::write_rows,
     },
     device::vectors::other_level,
@@ -235,7 +236,10 @@ pub fn run<S: Stage>(stage: &mut S) -> Result<Ran> {
 /// Compares what is asked with what is there, and begins; `None` where nothing is to be done.
 fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
     let dir = stage.out().to_path_buf();
-    let manifest = Manifest::expected(S::NAME, &stage.inputs()?, &stage.identity()?)?;
+    // Alarms, and so the bytes, depend on who judges languages.
+    let judges = ["generate", "translate", "parallel", "eval"].contains(&S::NAME);
+    let inputs = stage.inputs()?.maybe("language identifier", language_id::model_file().filter(|_| judges));
+    let manifest = Manifest::expected(S::NAME, &inputs, &stage.identity()?)?;
     let done = || -> Result<bool> { Ok(manifest.state(&dir)? == FolderState::Done) };
     if done()? && !dir.join(PENDING).exists() && !lock::any(&dir) {
         return Ok(None);

@@ -1,20 +1,35 @@
 //! The built-in score, for those without a learned estimator's weights.
 //!
 //! What it measures, and no more: whether the words of the source that a dictionary knows have one of their equivalents in the translation
-//! (by a common beginning, so that inflection counts little), whether anything was left untranslated, whether the numbers are the same, and
-//! whether the lengths fit. It sees omissions, untranslated words, wrong numbers and wrong content words. It knows nothing of fluency, word order,
-//! agreement or negation, and a good free translation that avoids the dictionary's words scores low: choose tau by its histogram.
+//! (by stem, so that inflection counts little), whether names and international words are found again, whether anything was left
+//! untranslated, whether the numbers are the same, and whether the lengths fit. It sees omissions, untranslated words, wrong numbers and wrong content
+//! words. It knows nothing of fluency, word order, agreement or negation, and a good free translation that avoids the dictionary's words scores low.
 //!
 //! score = coverage x (1 - untranslated) x numbers x length, each in 0..1:
-//! coverage = (matched + 1) / (known + 1) over the source's known words (smoothed, so that few known words say little);
+//! coverage = (matched + 1) / (known + 1) over the source's known words, names and numbers (smoothed, so that few known words say little);
 //! untranslated = share of the translation's words that stand in the source as they are, unless they are names, numbers, or
-//! an equivalent of themselves; numbers = Jaccard index of the multisets of digit groups; length = 1 inside 0.5..2, falling off outside.
+//! an equivalent of themselves; numbers: less for each that differs; length = 1 where the lengths differ by less than a tenth, then a bell curve of
+//! their logarithms' difference.
+//!
+//! On FLORES devtest with FreeDict's dictionaries it separates human translations from those of the next sentence with an AUC of 0.988 (es), 0.998
+//! (cs), 0.985 (ja); nine tenths of them reach 0.42, 0.57, 0.38 ([`TAU`]).
 use std::collections::HashSet;
 
 use anyhow::Result;
+use unicode_normalization::UnicodeNormalization;
 
 use super::Scorer;
-use crate::data::{alarms::length_ratio, dictionary::Dictionary, words};
+use crate::data::{
+    alarms::length_ratio,
+    dictionary::Dictionary,
+    languages::charset::{is_mark, is_unspaced_letter},
+    words,
+};
+
+mod numbers;
+
+/// The threshold that nine of ten human translations reach, with a general dictionary.
+pub const TAU: f64 = 0.35;
 
 /// The built-in scorer over a bilingual dictionary.
 pub struct BuiltinScorer {
@@ -24,6 +39,62 @@ pub struct BuiltinScorer {
 
 /// Function words are in every translation and say nothing; words of fewer letters are taken for such.
 const CONTENT_LETTERS: usize = 4;
+/// English ones with more.
+const FUNCTION_WORDS: &str = "that with this from have been were their they there which will would could should about into than then them these those also \
+     more most some such only other over when where what while your does being both each between through because very just";
+/// Letters that an international word has in common with its like in another language.
+const COMMON_LETTERS: usize = 4;
+
+/// A translation as words are looked for in it.
+struct Target {
+    text: String,
+    words: Vec<String>,
+    /// Without marks and accents.
+    bare: Vec<String>,
+    unspaced: bool,
+}
+
+impl Target {
+    fn new(translation: &str) -> Target {
+        let text: String = translation.to_lowercase().nfc().collect();
+        let words: Vec<String> = words::words(&text).into_iter().map(String::from).collect();
+        let bare = words.iter().map(|w| without_marks(w)).collect();
+        let letters = text.chars().filter(|c| c.is_alphabetic()).count();
+        let unspaced =
+            text.chars().filter(|c| *c >= '\u{e00}' && is_unspaced_letter(*c)).count() * 2 > letters;
+        Target { text, words, bare, unspaced }
+    }
+
+    /// Whether every content word of the equivalent is there: the beginning of a word (six tenths of it, at least three letters), or inside of one
+    /// (behind an article or a prefix that is written with it), or anywhere in scripts without spaces.
+    fn has(&self, equivalent: &str) -> bool {
+        let equivalent = equivalent.to_lowercase();
+        if self.unspaced {
+            return self.text.contains(&equivalent);
+        }
+        equivalent.split(' ').filter(|w| w.chars().count() > 2 || !equivalent.contains(' ')).all(|e| {
+            let letters = e.chars().count();
+            let need = (letters * 6).div_ceil(10).max(3).min(letters);
+            let stem: String = e.chars().take(need).collect();
+            let inside = if e.is_ascii() { 5 } else { 3 };
+            self.words.iter().any(|w| w.starts_with(&stem) || letters >= inside && w.contains(e))
+        })
+    }
+
+    /// Whether a word begins with the same letters, accents aside. But for names, the word itself does not count: it was left as it is.
+    fn has_like(&self, word: &str, is_name: bool) -> bool {
+        let lower = word.to_lowercase();
+        let bare = without_marks(&lower);
+        let Some((end, _)) = bare.char_indices().nth(COMMON_LETTERS - 1) else { return false };
+        let end = end + bare[end..].chars().next().map_or(0, char::len_utf8);
+        let mut like = self.bare.iter().zip(&self.words).filter(|(w, _)| w.starts_with(&bare[..end]));
+        !self.unspaced && like.any(|(_, whole)| is_name || *whole != lower)
+    }
+}
+
+fn without_marks(word: &str) -> String {
+    word.nfd().filter(|c| !is_mark(*c)).collect()
+}
 
 impl BuiltinScorer {
     /// A scorer from the source to the target language of `dictionary`; `name` says which.
@@ -32,22 +103,46 @@ impl BuiltinScorer {
     }
 
     fn pair(&self, source: &str, translation: &str) -> f64 {
-        let (from, to) = (words::words(source), words::words(translation));
-        let lower_to: Vec<String> = to.iter().map(|w| w.to_lowercase()).collect();
-        let (mut known, mut matched) = (0usize, 0usize);
-        for word in &from {
-            let equivalents = self.dictionary.lookup(&word.to_lowercase());
-            if equivalents.is_empty() || !is_content(word) {
-                continue;
-            }
-            known += 1;
-            matched += usize::from(equivalents.iter().any(|e| appears(e, &lower_to)));
+        let from = words::words(source);
+        let target = Target::new(translation);
+        let (mut known, mut matched) = (0.0, 0.0);
+        for (i, word) in from.iter().enumerate() {
+            let (weight, found) = self.evidence(word, i > 0, &target);
+            known += weight;
+            matched += if found { weight } else { 0.0 };
         }
-        let coverage = (matched + 1) as f64 / (known + 1) as f64;
+        let (common, source_only, target_only) = numbers::compare(source, translation);
+        let coverage = (matched + common as f64 + 1.0) / (known + common as f64 + 1.0);
         let source_words: HashSet<&str> = from.iter().copied().collect();
+        let to = words::words(translation);
         let copied = to.iter().filter(|w| self.is_copied(w, &source_words)).count();
         let untranslated = copied as f64 / to.len().max(1) as f64;
-        coverage * (1.0 - untranslated) * numbers(source, translation) * length(source, translation)
+        coverage
+            * (1.0 - untranslated)
+            * numbers::agreement(common, source_only, target_only)
+            * length(source, translation)
+    }
+
+    /// How much a source word says about the translation, and whether it speaks for it.
+    fn evidence(&self, word: &str, is_inside: bool, target: &Target) -> (f64, bool) {
+        if !is_content(word) {
+            return (0.0, false);
+        }
+        let is_name = is_inside && word.starts_with(char::is_uppercase);
+        let lower = word.to_lowercase();
+        let forms = [lower.clone()].into_iter().chain(base_forms(&lower));
+        let equivalents =
+            forms.map(|form| self.dictionary.lookup(&form)).find(|found| !found.is_empty()).unwrap_or(&[]);
+        if !equivalents.is_empty() {
+            return (1.0, equivalents.iter().any(|e| target.has(e)) || target.has_like(word, is_name));
+        }
+        // A word that the dictionary lacks: a name or an international word if it is found again; a name counts half against if not.
+        match (target.unspaced, target.has_like(word, is_name), is_name) {
+            (true, ..) | (false, false, false) => (0.0, false),
+            (false, true, true) => (1.0, true),
+            (false, true, false) => (0.4, true),
+            (false, false, true) => (0.5, false),
+        }
     }
 
     /// A word of the translation that is a word of the source: untranslated, unless it is a name or the dictionary says so.
@@ -70,39 +165,44 @@ impl Scorer for BuiltinScorer {
 }
 
 fn is_content(word: &str) -> bool {
-    word.chars().count() >= CONTENT_LETTERS || !word.is_ascii()
+    let long = word.chars().count() >= CONTENT_LETTERS || !word.is_ascii();
+    long && word.chars().any(char::is_alphabetic)
+        && !FUNCTION_WORDS.split(' ').any(|f| f.eq_ignore_ascii_case(word))
 }
 
-/// Whether every content word of the equivalent has a word with the same beginning (two thirds of it, at least three letters).
-fn appears(equivalent: &str, words: &[String]) -> bool {
-    equivalent.to_lowercase().split(' ').filter(|w| w.chars().count() > 2 || !equivalent.contains(' ')).all(
-        |e| {
-            let need = (e.chars().count() * 2).div_ceil(3).max(3).min(e.chars().count());
-            let stem: String = e.chars().take(need).collect();
-            words.iter().any(|w| w.starts_with(&stem))
-        },
-    )
-}
-
-fn numbers(source: &str, translation: &str) -> f64 {
-    let groups = |text: &str| -> Vec<String> {
-        let mut all: Vec<String> =
-            text.split(|c: char| !c.is_numeric()).filter(|g| !g.is_empty()).map(String::from).collect();
-        all.sort();
-        all
-    };
-    let (a, b) = (groups(source), groups(translation));
-    let mut rest = b.clone();
-    let common =
-        a.iter().filter(|g| rest.iter().position(|r| r == *g).map(|i| rest.remove(i)).is_some()).count();
-    let union = a.len() + b.len() - common;
-    if union == 0 { 1.0 } else { common as f64 / union as f64 }
+/// What an English word in lower case may be a form of (houses, carried, making, bigger); harmless where it is of another language.
+fn base_forms(word: &str) -> Vec<String> {
+    const ENDINGS: &[(&str, &str)] = &[
+        ("'s", ""),
+        ("ies", "y"),
+        ("es", ""),
+        ("s", ""),
+        ("ied", "y"),
+        ("ed", ""),
+        ("ed", "e"),
+        ("ing", ""),
+        ("ing", "e"),
+        ("er", ""),
+        ("est", ""),
+        ("ly", ""),
+    ];
+    let mut out = vec![];
+    for (ending, instead) in ENDINGS {
+        let Some(stem) = word.strip_suffix(ending).filter(|stem| stem.len() >= 3 && stem.is_ascii()) else {
+            continue;
+        };
+        out.push(format!("{stem}{instead}"));
+        let doubled = stem.as_bytes()[stem.len() - 1] == stem.as_bytes()[stem.len() - 2];
+        if instead.is_empty() && doubled {
+            out.push(stem[..stem.len() - 1].to_string());
+        }
+    }
+    out
 }
 
 fn length(source: &str, translation: &str) -> f64 {
-    let ratio = length_ratio(source, translation);
-    let off = ratio.max(1.0 / ratio.max(1e-9));
-    if off <= 2.0 { 1.0 } else { (2.0 / off).powi(2) }
+    let off = (length_ratio(source, translation).max(1e-9).ln().abs() - 0.1).max(0.0) / 0.4;
+    (-0.5 * off * off).exp()
 }
 
 #[cfg(test)]
@@ -141,6 +241,69 @@ mod tests {
         }
         assert_eq!(s.pair("The hotel.", "El hotel."), 1.0, "an equivalent of itself is no copy");
         assert_eq!(s.pair("Ada is here.", "Ada está aquí."), 1.0, "names stay");
+    }
+
+    #[test]
+    fn forms_prefixes_scripts_and_digits_are_no_mismatch() {
+        for (entries, source, translation) in [
+            (
+                [("friend", "صديق"), ("books", "كتب"), ("school", "مدرسة")],
+                "My friend reads books in the school.",
+                "صديقي يقرأ الكتب في المدرسة.",
+            ),
+            (
+                [("friend", "বন্ধু"), ("books", "পুস্তক"), ("school", "বিদ্যালয়")],
+                "My friend reads books in the school.",
+                "আমার বন্ধু বিদ্যালয়ে পুস্তক পড়ে।",
+            ),
+            (
+                [("friend", "သူငယ်ချင်း"), ("books", "စာအုပ်"), ("school", "ကျောင်း")],
+                "My friend reads books in the school.",
+                "ကျွန်ုပ်၏ သူငယ်ချင်း သည် ကျောင်း တွင် စာအုပ် ဖတ်သည်။",
+            ),
+            (
+                [("friend", "友達"), ("book", "本"), ("school", "学校")],
+                "My 12 friends read 3,000 books in the school.",
+                "私の１２人の友達は学校で３０００冊の本を読みます。",
+            ),
+        ] {
+            let mut d = Dictionary::default();
+            entries.iter().for_each(|(a, b)| d.insert(a, b));
+            let score = BuiltinScorer::new(d, "test").pair(source, translation);
+            assert!(score >= 0.8, "{translation}: {score}");
+        }
+    }
+
+    /// Area under the ROC curve of true pairs against pairs with the next sentence, and the score that nine of ten true pairs reach.
+    fn separation(scorer: &BuiltinScorer, sources: &[&str], targets: &[&str]) -> (f64, f64) {
+        let n = targets.len();
+        let mut good: Vec<f64> = (0..n).map(|i| scorer.pair(sources[i], targets[i])).collect();
+        let bad: Vec<f64> = (0..n).map(|i| scorer.pair(sources[i], targets[(i + 1) % n])).collect();
+        let wins = |g: &f64| {
+            bad.iter().map(|b| f64::from(u8::from(g > b)) + 0.5 * f64::from(u8::from(g == b))).sum::<f64>()
+        };
+        let auc = good.iter().map(wins).sum::<f64>() / (n * n) as f64;
+        good.sort_by(f64::total_cmp);
+        (auc, good[n / 10])
+    }
+
+    #[test]
+    #[ignore = "needs FLORES devtest and FreeDict: SDRRL_FLORES=DIR SDRRL_FREEDICT=DIR"]
+    fn true_pairs_are_told_from_shifted_ones_and_pass_the_default_threshold() {
+        let folder = |name: &str| std::env::var(name).expect("a folder");
+        let read = |l: &str| std::fs::read_to_string(format!("{}/test.{l}", folder("SDRRL_FLORES"))).unwrap();
+        let english = read("en");
+        for (language, three) in [("es", "spa"), ("cs", "ces"), ("ja", "jpn")] {
+            let path = format!("{}/freedict-eng-{three}.index", folder("SDRRL_FREEDICT"));
+            let dictionary =
+                Dictionary::load(path.as_ref(), crate::data::dictionary::DictionaryFormat::Auto).unwrap();
+            let scorer = BuiltinScorer::new(dictionary, three);
+            let target = read(language);
+            let (sources, targets): (Vec<&str>, Vec<&str>) = english.lines().zip(target.lines()).unzip();
+            let (auc, tenth) = separation(&scorer, &sources, &targets);
+            println!("{language}: AUC {auc:.4}, nine of ten reach {tenth:.3}");
+            assert!(auc >= 0.97 && tenth >= TAU, "{language}: {auc} {tenth}");
+        }
     }
 
     proptest! {

@@ -175,7 +175,7 @@ mod tests {
         let arms = resolve(&text).unwrap();
         let names: Vec<&str> = arms.iter().map(|a| a.arm.name.as_str()).collect();
         assert_eq!(names, ["b", "sft", "tau-0.6", "tau-0.95"]);
-        assert_eq!((arms[3].recipe.filter.tau, arms[3].sweep), (0.95, Some((0, 0.95))));
+        assert_eq!((arms[3].recipe.filter.tau, arms[3].sweep), (Some(0.95), Some((0, 0.95))));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct Table {
 pub enum Cell {
     /// Aligned left.
     Text(String),
-    /// A number and its decimals, aligned right.
+    /// A number and its decimals, aligned right; what could not be measured is NaN.
     Number(f64, usize),
     /// A difference with its interval (NaN: there is none); coloured when the interval excludes zero.
     Delta {
@@ -49,6 +49,7 @@ impl Cell {
         match self {
             // What a model wrote must neither break the table nor steer the terminal.
             Cell::Text(s) => s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            Cell::Number(x, _) if x.is_nan() => "not checked".into(),
             Cell::Number(x, decimals) => format!("{x:.decimals$}"),
             Cell::Delta { value, decimals, low, high, .. } if low.is_nan() || high.is_nan() => {
                 format!("{value:+.decimals$}")

@@ -13,7 +13,7 @@ use crate::pipeline::{
 };
 use crate::{
     data::{
-        language_id::{name, require},
+        languages::{name, require},
         tokenizer::Tokenizer,
     },
     eval::alignment::{

@@ -16,7 +16,7 @@ use crate::pipeline::{
 use crate::{
     data::{
         alarms::has_content,
-        language_id,
+        languages,
         random::RowRandom,
         record::{CodeSwitched, Example, ParallelPair, Row},
     },
@@ -60,9 +60,9 @@ pub fn run(args: &Args) -> Result<()> {
         !s.translation_prompts.is_empty() && s.translation_prompts.iter().all(|p| p.contains("{text}")),
         "assemble.translation-prompts: every prompt needs {{text}}"
     );
-    let source = language_id::code(&args.source_language)?;
+    let source = languages::code(&args.source_language)?;
     let targets: Vec<String> =
-        args.target_languages.iter().map(|l| language_id::code(l)).collect::<Result<_>>()?;
+        args.target_languages.iter().map(|l| languages::code(l)).collect::<Result<_>>()?;
     let parallel = args.parallel.as_deref().filter(|_| s.variant == Variant::Sdrrl && s.use_parallel);
     stage::run(&mut Assemble { args, source, targets, parallel }).map(drop)
 }
@@ -209,7 +209,7 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
             return;
         }
         let crossing = s.answer_in && question.language != language;
-        let ask = format!(" Answer in {}.", language_id::name(language));
+        let ask = format!(" Answer in {}.", languages::name(language));
         // The request stands at the very end of the question.
         let (mut instruction, mut input) = (question.instruction.to_string(), question.input.to_string());
         if crossing {

@@ -13,9 +13,10 @@ use crate::pipeline::{
 use crate::{
     data::{
         dictionary::Dictionary,
+        markup,
         random::RowRandom,
         record::{CodeSwitched, Row},
-        words::{Token, tokens, with_case_of},
+        words::{Token, units, with_case_of},
     },
     recipe::code_switch::{CodeSwitchSettings, RateBasis},
 };
@@ -114,7 +115,8 @@ fn mix_row(
     let mut random = RowRandom::new(s.seed, "code-switch", &format!("{}\t{target}", row.id));
     let mut out = CodeSwitched::default();
     let mut mix = |text: &str, dictionary: &Dictionary, counted: bool| {
-        let mixed = mix_text(text, dictionary, s, &mut random);
+        let language = if counted { target } else { row.language.as_str() };
+        let mixed = mix_text(text, dictionary, language, s, &mut random);
         if counted {
             out.tokens += mixed.1;
             out.translatable += mixed.2;
@@ -130,20 +132,19 @@ fn mix_row(
     CodeSwitched { instruction, input, translated_instruction, translated_input, ..out }
 }
 
-/// The mixed text; words, words in the dictionary, words replaced. Code, addresses, numbers and all white space stay.
+/// The mixed text, with words of `language`; words, words in the dictionary, words replaced. Code, addresses, numbers and all white space stay.
 fn mix_text(
     text: &str,
     dictionary: &Dictionary,
+    language: &str,
     s: &CodeSwitchSettings,
     random: &mut RowRandom,
 ) -> (String, usize, usize, usize) {
     let parts: Vec<(bool, Token)> = protect(text)
         .into_iter()
-        .flat_map(
-            |(kept, part)| {
-                if kept { vec![(false, Token { text: part, is_word: false })] } else { open(part) }
-            },
-        )
+        .flat_map(|(kept, part)| {
+            if kept { vec![(false, Token { text: part, is_word: false })] } else { open(part, dictionary) }
+        })
         .collect();
     let words = parts.iter().filter(|p| p.0).count();
     let known = parts.iter().filter(|p| p.0 && !dictionary.lookup(p.1.text).is_empty()).count();
@@ -163,7 +164,7 @@ fn mix_text(
         let equivalents = dictionary.lookup(word);
         if !equivalents.is_empty() && gate < rate {
             let choice = ((which as u128 * equivalents.len() as u128) >> 64) as usize;
-            out.push_str(&with_case_of(word, &equivalents[choice]));
+            out.push_str(&with_case_of(word, &equivalents[choice], language));
             replaced += 1;
         } else {
             out.push_str(word);
@@ -173,23 +174,24 @@ fn mix_text(
 }
 
 /// The tokens of an unprotected part; true: a word with letters, which may be replaced.
-fn open(part: &str) -> Vec<(bool, Token<'_>)> {
-    tokens(part).into_iter().map(|t| (t.is_word && t.text.chars().any(char::is_alphabetic), t)).collect()
+fn open<'a>(part: &'a str, dictionary: &Dictionary) -> Vec<(bool, Token<'a>)> {
+    let known = |word: &str| !dictionary.lookup(word).is_empty();
+    units(part, &known)
+        .into_iter()
+        .map(|t| (t.is_word && t.text.chars().any(char::is_alphabetic), t))
+        .collect()
 }
 
-/// Parts of a text; true: code (``` or `), addresses, mail addresses, placeholders in braces.
+/// Parts of a text; true: code, formulas, placeholders ([`markup::spans`]), addresses, mail addresses, names with underscores.
 fn protect(text: &str) -> Vec<(bool, &str)> {
     let mut out = vec![];
-    let mut rest = text;
-    while let Some(i) = rest.find('`') {
-        let fence = if rest[i..].starts_with("```") { "```" } else { "`" };
-        let after = i + fence.len();
-        let end = rest[after..].find(fence).map_or(rest.len(), |j| after + j + fence.len());
-        protect_words(&rest[..i], &mut out);
-        out.push((true, &rest[i..end]));
-        rest = &rest[end..];
+    let mut at = 0;
+    for span in markup::spans(text) {
+        protect_words(&text[at..span.start], &mut out);
+        out.push((true, &text[span.clone()]));
+        at = span.end;
     }
-    protect_words(rest, &mut out);
+    protect_words(&text[at..], &mut out);
     out
 }
 
@@ -197,7 +199,7 @@ fn protect_words<'a>(text: &'a str, out: &mut Vec<(bool, &'a str)>) {
     for word in text.split_inclusive(char::is_whitespace) {
         let odd = word.contains("://")
             || word.starts_with("www.")
-            || word.contains(['@', '{', '}', '\\', '_', '<', '>']);
+            || word.contains(['@', '{', '}', '\\', '_', '<', '>', '%']);
         out.push((odd, word));
     }
 }
@@ -219,7 +221,7 @@ mod tests {
 
     fn mixed(text: &str, rate: f64) -> (String, usize, usize, usize) {
         let s = CodeSwitchSettings { rate, ..Default::default() };
-        mix_text(text, &dictionary(), &s, &mut RowRandom::new(1, "t", "r"))
+        mix_text(text, &dictionary(), "es", &s, &mut RowRandom::new(1, "t", "r"))
     }
 
     #[test]
@@ -240,7 +242,8 @@ mod tests {
         let text = "house ".repeat(20_000);
         let share = |text: &str, basis| {
             let s = CodeSwitchSettings { rate: 0.15, basis, ..Default::default() };
-            let (_, words, _, replaced) = mix_text(text, &dictionary(), &s, &mut RowRandom::new(1, "t", "r"));
+            let (_, words, _, replaced) =
+                mix_text(text, &dictionary(), "es", &s, &mut RowRandom::new(1, "t", "r"));
             replaced as f64 / words as f64
         };
         let half = "house unknown ".repeat(20_000);
@@ -258,7 +261,7 @@ mod tests {
         #[test]
         fn an_empty_dictionary_changes_nothing(text in "\\PC{0,60}") {
             let s = CodeSwitchSettings { rate: 1.0, ..Default::default() };
-            let out = mix_text(&text, &Dictionary::default(), &s, &mut RowRandom::new(1, "t", "r"));
+            let out = mix_text(&text, &Dictionary::default(), "es", &s, &mut RowRandom::new(1, "t", "r"));
             prop_assert_eq!(out.0, text);
         }
     }

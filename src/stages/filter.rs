@@ -68,11 +68,14 @@ impl Stage for Filter<'_> {
         let s = &self.args.settings;
         let (_, targets) = self.args.rows.languages()?;
         let (mut kept, mut all) = (0, 0);
+        let mut taus = std::collections::BTreeSet::new();
         let summary = open.map_rows(&self.args.rows.input, 4096, &mut |mut rows: Vec<Row>| {
             for row in &mut rows {
                 for target in &targets {
                     let verdict = judge(row, target, s)?;
                     all += 1;
+                    let engine = row.scores.get(target).map_or("", |scores| &scores.engine);
+                    taus.insert(s.tau_for(engine).to_string());
                     kept += usize::from(verdict.keep);
                     row.verdicts.insert(target.to_string(), verdict);
                 }
@@ -80,15 +83,17 @@ impl Stage for Filter<'_> {
             Ok(rows)
         })?;
         let share = 100.0 * kept as f64 / f64::max(1.0, all as f64);
-        let detail = format!("{kept} of {all} translations kept ({share:.1} %) at tau {}", s.tau);
+        let at: Vec<String> = taus.into_iter().collect();
+        let detail = format!("{kept} of {all} translations kept ({share:.1} %) at tau {}", at.join(" and "));
         summary.made(Self::NAME, &detail)
     }
 }
 
 /// Refuses settings that mean nothing.
 pub(super) fn check(s: &FilterSettings) -> Result<()> {
-    let message = || format!("filter.tau is {}: a finite number was expected", s.tau);
-    ensure!(s.tau.is_finite(), Error::setting("filter.tau", message()));
+    let tau = s.tau.unwrap_or_default();
+    let message = || format!("filter.tau is {tau}: a finite number was expected");
+    ensure!(tau.is_finite(), Error::setting("filter.tau", message()));
     for alarm in &s.ignore_alarms {
         ensure!(
             ALARMS.contains(&alarm.as_str()),
@@ -109,6 +114,7 @@ pub(super) fn judge(row: &Row, target: &str, s: &FilterSettings) -> Result<Verdi
         .scores
         .get(target)
         .with_context(|| format!("row {} has no scores for {target}: run `score` first", row.id))?;
+    let tau = s.tau_for(&scores.engine);
     let counts = |alarm: &&String| !s.ignore_alarms.contains(*alarm);
     let side = |name: &str, text: &str, translated: &str| -> Vec<String> {
         let mut reasons = vec![];
@@ -122,7 +128,7 @@ pub(super) fn judge(row: &Row, target: &str, s: &FilterSettings) -> Result<Verdi
             reasons.push(format!("alarm {name} {alarm}"));
         }
         match scores.sides.get(name) {
-            Some(score) if *score < s.tau => reasons.push(format!("score {name} {score:.3} < {}", s.tau)),
+            Some(score) if *score < tau => reasons.push(format!("score {name} {score:.3} < {tau}")),
             Some(_) => {}
             None => reasons.push(format!("{name} has no score")),
         }

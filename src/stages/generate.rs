@@ -18,7 +18,7 @@ use crate::{
     data::{
         alarms::{self, answer_alarms},
         files::write_atomic,
-        questions,
+        language_id, questions,
         record::{Answer, Row},
         tally::OnBadRow,
     },
@@ -66,6 +66,7 @@ pub struct Args {
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let rows = read_questions(&args.prompts, &args.source_language, &args.settings)?;
+    language_id::warning(&args.source_language).iter().for_each(|w| note!("warning: {w}"));
     if args.out.extension().is_some_and(|e| e == "jsonl") {
         return run_to_file(args, rows);
     }

@@ -7,6 +7,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
+use unicode_normalization::is_nfc;
 
 use crate::{
     data::{language_id, text_file},
@@ -41,13 +42,13 @@ fn parser() -> impl TypedValueParser<Value = MetricName> {
 /// Arguments of `metric`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Reference: a text file, one segment per line
+    /// Reference: a text file, one segment per line (-: standard input)
     #[arg(long, short, required_unless_present = "mkqa", conflicts_with = "mkqa")]
     pub reference: Option<PathBuf>,
     /// MKQA's annotations (mkqa.jsonl.gz); the hypotheses are then predictions in MKQA's format (needs --language)
     #[arg(long, requires = "language")]
     pub mkqa: Option<PathBuf>,
-    /// System outputs, one file per system; paired tests compare the others with the first
+    /// System outputs, one file per system (-: standard input); paired tests compare the others with the first
     #[arg(long, short = 'i', required = true, num_args = 1..)]
     pub hypothesis: Vec<PathBuf>,
     /// Metrics to compute
@@ -114,6 +115,9 @@ pub fn run(args: &Args) -> Result<()> {
         "a paired test compares systems: give more than one file to --hypothesis"
     );
     let reference = args.reference.as_deref().context("--reference is missing")?;
+    let from_input =
+        args.hypothesis.iter().map(PathBuf::as_path).chain([reference]).filter(|p| p.as_os_str() == "-");
+    ensure!(from_input.count() < 2, "standard input (-) can be read once: give the other as a file");
     let references = segments(reference)?;
     let mut systems = vec![];
     for path in &args.hypothesis {
@@ -132,12 +136,32 @@ pub fn run(args: &Args) -> Result<()> {
             path.display(),
             lines.len()
         );
+        if let Some(warning) = forms_differ((reference, &references), (path, &lines)) {
+            note!("warning: {warning}");
+        }
         systems.push(lines);
     }
     let measured: Vec<Measured> =
         args.metrics.iter().map(|m| measure(args, *m, &references, &systems)).collect::<Result<_>>()?;
     print(args, &measured);
     Ok(())
+}
+
+/// What to say where one file has its accents as letters of their own (NFC) and the other as marks behind letters (NFD): no metric takes them for equal.
+fn forms_differ(reference: (&Path, &[String]), hypothesis: (&Path, &[String])) -> Option<String> {
+    let decomposed = |lines: &[String]| lines.iter().filter(|line| !is_nfc(line)).count();
+    let counts = (decomposed(reference.1), decomposed(hypothesis.1));
+    let (most, least) = (counts.0.max(counts.1), counts.0.min(counts.1));
+    (most > 2 * least).then(|| {
+        format!(
+            "{} of {} lines of {} are not in Unicode's form NFC, of {} {}: the same letters count as different ones; bring both into one form",
+            counts.1,
+            hypothesis.1.len(),
+            hypothesis.0.display(),
+            reference.0.display(),
+            counts.0
+        )
+    })
 }
 
 fn segments(path: &Path) -> Result<Vec<String>> {

@@ -12,11 +12,11 @@ use crate::pipeline::{
 };
 use crate::{
     data::{
-        language_id,
+        language_id, languages,
         parallel::{Selection, read},
     },
     recipe::parallel::ParallelSettings,
-    report::out::say,
+    report::out::{note, say},
 };
 
 /// Arguments of `parallel`.
@@ -40,10 +40,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let s = &args.settings;
     ensure!(s.min_words <= s.max_words, "parallel.min-words is above parallel.max-words");
-    let source = language_id::code(&args.source_language)?;
+    let source = languages::code(&args.source_language)?;
     let mut corpora = vec![];
     for target in &args.target_languages {
-        let target = language_id::code(target)?;
+        let target = languages::code(target)?;
         let file = path_for(&s.file, "parallel.file", &source, &target)?;
         let other = match &s.target_file {
             Some(_) => Some(path_for(&s.target_file, "parallel.target-file", &source, &target)?),
@@ -51,6 +51,8 @@ pub fn run(args: &Args) -> Result<()> {
         };
         corpora.push(Corpus { target, file, other });
     }
+    let named = [source.as_str()].into_iter().chain(corpora.iter().map(|c| c.target.as_str()));
+    named.filter_map(language_id::warning).for_each(|w| note!("warning: {w}"));
     stage::run(&mut Parallel { args, source, corpora }).map(drop)
 }
 
@@ -109,7 +111,17 @@ impl Stage for Parallel<'_> {
                 c.length,
                 c.alarms
             );
-            summary.insert(target.to_string(), json!({"lines": c.lines, "duplicates": c.duplicates, "length": c.length, "alarms": c.alarms, "kept": c.kept}));
+            if let Some(shift) = &c.shift {
+                note!(
+                    "warning: {source}-{target}: from about line {} on the two sides seem to be shifted: line n of {} agrees in length with line n{:+} of the other (correlation {:.2}, as they stand {:.2})",
+                    shift.line,
+                    file.display(),
+                    shift.by,
+                    shift.correlations.1,
+                    shift.correlations.0
+                );
+            }
+            summary.insert(target.to_string(), json!({"lines": c.lines, "duplicates": c.duplicates, "length": c.length, "alarms": c.alarms, "kept": c.kept, "shifted-from-line": c.shift.as_ref().map(|s| s.line)}));
             let usable = c.lines.saturating_sub(c.duplicates + c.length + c.alarms);
             counts.read += c.lines;
             counts.written += pairs.len();

@@ -281,7 +281,7 @@ impl Pairs {
                 if !has_content(text) || translation.is_empty() {
                     continue;
                 }
-                let (a, b) = (sentences(text), sentences(translation));
+                let (a, b) = (sentences(text, &row.language), sentences(translation, target));
                 let parts: Vec<(&str, &str)> = if a.len() == b.len() && !a.is_empty() {
                     a.into_iter().zip(b).collect()
                 } else {

@@ -130,7 +130,7 @@ pub fn run(args: &Args) -> Result<()> {
         target_languages: args.target_languages.clone(),
     };
     let (_, targets) = rows_to(args.out.clone()).languages()?;
-    let settings = |tau: f64| FilterSettings { tau, ignore_alarms: args.ignore_alarms.clone() };
+    let settings = |tau: f64| FilterSettings { tau: Some(tau), ignore_alarms: args.ignore_alarms.clone() };
     taus.iter().try_for_each(|&tau| filter::check(&settings(tau)))?;
     stage::run(&mut Sweep { args, taus: &taus, targets: &targets, settings: &settings })?;
     if args.write_rows {

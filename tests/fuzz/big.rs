@@ -186,9 +186,9 @@ const ALL: &[Big] = &[
     (
         "SentencePiece, too many pieces",
         || pieces().repeat(4),
-        |_, b| sentencepiece::build(b, sentencepiece::Layout::Nllb).is_ok(),
+        |_, b| sentencepiece::build(b, sentencepiece::IdLayout::Nllb).is_ok(),
     ),
-    ("SentencePiece, pieces", pieces, |_, b| sentencepiece::build(b, sentencepiece::Layout::Nllb).is_ok()),
+    ("SentencePiece, pieces", pieces, |_, b| sentencepiece::build(b, sentencepiece::IdLayout::Nllb).is_ok()),
     ("a list of words", distinct_words, words),
     ("a list of one word", || repeated("", "a b\n", 20, ""), words),
     ("safetensors, small tensors", small_tensors, |dir, b| {

@@ -13,8 +13,8 @@ use sdrrl::{
         tokenizer::Tokenizer,
         words,
     },
-    eval::{run::read_tasks, scores::Scores},
-    infer::sampler::GenerationConfig,
+    eval::{run::read_tasks, scores::ScoreFile},
+    infer::generation_config::GenerationConfig,
     metrics::mkqa,
     models::{m2m100, transformer::config::Config, weights, xlm_roberta},
     mt::file::FileTranslator,
@@ -245,7 +245,7 @@ fn tables() -> Vec<Parser> {
             ]),
             mutate::json,
             "scores.jsonl",
-            |dir, _| Scores::open(&dir.join("scores.jsonl")).is_ok(),
+            |dir, _| ScoreFile::open(&dir.join("scores.jsonl")).is_ok(),
         ),
         parser(
             "mkqa",
@@ -299,7 +299,7 @@ fn configurations() -> Vec<Parser> {
             config.is_ok_and(|c| c.parameters() > 0)
         }),
         json("encoder-config", files(&["tests/golden/cometkiwi/model/config.json"]), "", |_, bytes| {
-            let config = xlm_roberta::Config::from_json(&String::from_utf8_lossy(bytes));
+            let config = xlm_roberta::XlmRobertaConfig::from_json(&String::from_utf8_lossy(bytes));
             config.is_ok_and(|c| c.parameters() > 0)
         }),
         json(

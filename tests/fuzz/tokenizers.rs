@@ -50,7 +50,7 @@ const TEMPLATES: [&str; 3] = [
 pub fn tokenizers() -> Vec<Parser> {
     vec![
         parser("sentencepiece", seeds::sentencepiece(), mutate::protobuf, "", |_, bytes| {
-            let layouts = [sentencepiece::Layout::XlmRoberta, sentencepiece::Layout::Nllb];
+            let layouts = [sentencepiece::IdLayout::XlmRoberta, sentencepiece::IdLayout::Nllb];
             layouts.into_iter().any(|layout| sentencepiece::build(bytes, layout).is_ok())
         }),
         parser(

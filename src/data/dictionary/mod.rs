@@ -8,6 +8,8 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
+use super::{languages::charset::is_apostrophe, words::turkic_lowercase};
+
 pub use dictd::{equivalents, parse as parse_dictd};
 
 /// How a dictionary is written.
@@ -75,7 +77,9 @@ impl Dictionary {
         if let Some(found) = self.entries.get(word) {
             return found;
         }
-        self.entries.get(&key_of(word)).map_or(&[], Vec::as_slice)
+        let turkic =
+            || self.entries.get(&key_of(&turkic_lowercase(word))).filter(|_| word.contains(['I', 'İ']));
+        self.entries.get(&key_of(word)).or_else(turkic).map_or(&[], Vec::as_slice)
     }
 
     /// The longest phrase that `words` begins with: its number of words and its equivalents.
@@ -142,6 +146,8 @@ fn normal(text: &str) -> String {
     out
 }
 
+/// Lower case, NFC, one form of apostrophe, no soft hyphens.
 fn key_of(word: &str) -> String {
-    normal(&word.to_lowercase())
+    let plain = |c: char| if is_apostrophe(c) { '\'' } else { c };
+    normal(&word.to_lowercase().chars().filter(|c| *c != '\u{ad}').map(plain).collect::<String>())
 }

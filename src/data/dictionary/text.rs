@@ -15,7 +15,10 @@ pub(super) fn load(path: &Path, tab_only: bool) -> Result<Dictionary> {
             continue;
         }
         match parse_line(&line, tab_only) {
-            Some((word, equivalent)) => dictionary.insert(word, equivalent),
+            Some((word, equivalents)) => {
+                let word = without_end(word);
+                alternatives(equivalents).for_each(|equivalent| dictionary.insert(word, equivalent));
+            }
             None => bail!(
                 "{}:{}: expected a word, a {} and its equivalent, found {:?}",
                 path.display(),
@@ -26,6 +29,26 @@ pub(super) fn load(path: &Path, tab_only: bool) -> Result<Dictionary> {
         }
     }
     Ok(dictionary)
+}
+
+/// `casa, hogar` names two equivalents; a comma inside of a number is none between words.
+fn alternatives(text: &str) -> impl Iterator<Item = &str> {
+    let mut last = ' ';
+    let parts = text.split(move |c: char| {
+        let between = matches!(c, ';' | '；' | '、' | '，' | '،' | '؛') || c == ',' && !last.is_numeric();
+        last = c;
+        between
+    });
+    parts.map(|part| without_end(part.trim())).filter(|part| !part.is_empty())
+}
+
+/// Without the punctuation that lists leave at the end of a word; the stop of an abbreviation of several letters (`U.S.`) stays.
+fn without_end(word: &str) -> &str {
+    let cut = word.trim_end_matches([',', ';', ':', '，', '、', '；', '،', '؛', ' ']);
+    match cut.strip_suffix('.') {
+        Some(short) if !short.contains('.') && short.chars().any(char::is_alphabetic) => short,
+        _ => cut,
+    }
 }
 
 /// The pair in a line: the fields before and after the first tab or, without one, before and after the first space. Further tab-separated fields

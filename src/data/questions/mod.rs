@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     conversation::{Role, Turn},
-    language_id,
+    languages,
     record::{Example, Origin, Row},
     tally::{OnBadRow, Tally},
 };
@@ -160,8 +160,7 @@ pub fn parse(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> 
         row.id = id.as_str().map_or_else(|| id.to_string(), String::from);
     }
     // A column of another meaning, such as the name of a programming language, is the user's.
-    if let Some(code) = object.get("language").and_then(Value::as_str).and_then(|l| language_id::code(l).ok())
-    {
+    if let Some(code) = object.get("language").and_then(Value::as_str).and_then(|l| languages::code(l).ok()) {
         row.language = code;
         object.remove("language");
     }

@@ -239,7 +239,7 @@ fn template_file(dir: &Path) -> Result<Option<Value>> {
         match crate::data::json::read_text(path) {
             Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).reading(&path),
+            Err(e) => Err(e).reading(path),
         }
     };
     let default = read(&dir.join("chat_template.jinja"))?;

@@ -270,7 +270,7 @@ fn mkqa_questions(task: &EvalTask) -> Result<Vec<Item>> {
         let row: Value = serde_json::from_str(line)
             .with_context(|| format!("{}: question {}", task.file.display(), gold.id))?;
         let queries = &row["queries"];
-        let code = crate::data::language_id::find(&task.language).map_or(task.language.as_str(), |l| l.code);
+        let code = crate::data::languages::without_script(&task.language);
         let query =
             queries[&task.language].as_str().or_else(|| queries[code].as_str()).with_context(|| {
                 format!("{}: question {}: no text `queries.{code}`", task.file.display(), gold.id)
@@ -297,7 +297,8 @@ fn log_likelihoods(answerer: &Answerer, batch: EngineOptions, items: &[Item]) ->
         let start = 1.min(tokens.len());
         // Without a begin token the first token has nothing before it and is not scored; its bytes do not count then.
         let scored = answerer.tokenizer.decode(&tokens[start..])?;
-        sample.lengths = vec![scored.len(), tokens.len() - start];
+        let first = tokens.first().map(|id| answerer.tokenizer.token_text(*id)).unwrap_or_default();
+        sample.lengths = vec![scored_bytes(&sample.prompt, &scored, &first), tokens.len() - start];
         requests.push(ScoreRequest { tokens, start });
     }
     let keep: Vec<usize> = (0..requests.len()).filter(|&i| requests[i].tokens.len() > 1).collect();
@@ -306,6 +307,18 @@ fn log_likelihoods(answerer: &Answerer, batch: EngineOptions, items: &[Item]) ->
         samples[i].log_likelihoods = vec![sum(&log_probs)];
     }
     Ok(samples)
+}
+
+/// The bytes of `text` that the tokens behind the first one stand for, which decode to `scored`. Where the first token ends inside of a character, its
+/// other bytes decode to U+FFFD, which is longer: they count as what they are in the text.
+fn scored_bytes(text: &str, scored: &str, first: &str) -> usize {
+    let whole = scored.trim_start_matches('\u{fffd}');
+    if whole.len() == scored.len() || text.starts_with('\u{fffd}') || !text.ends_with(whole) {
+        return scored.len();
+    }
+    // A byte by itself in SentencePiece's spelling, else a letter for each byte.
+    let is_byte = first.len() == 6 && first.starts_with("<0x");
+    text.len().saturating_sub(if is_byte { 1 } else { first.chars().count() })
 }
 
 /// The log-likelihood of a text in nats, to six decimals: more than f32 sums mean.
@@ -346,4 +359,22 @@ fn multiple_choice(answerer: &Answerer, batch: EngineOptions, items: &[Item]) ->
         samples.push(sample);
     }
     Ok(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_character_that_the_first_token_begins_counts_its_own_bytes() {
+        // `о` is 2 bytes: the first token has one of them, as byte-level BPE spells it or as a byte token.
+        assert_eq!(scored_bytes("один", "\u{fffd}дин", "Ð"), 7);
+        assert_eq!(scored_bytes("один", "\u{fffd}дин", "<0xD0>"), 7);
+        // 3 bytes: two in the first token, or one and two more of one byte each.
+        assert_eq!(scored_bytes("한국", "\u{fffd}국", "íķ"), 4);
+        assert_eq!(scored_bytes("한국", "\u{fffd}\u{fffd}국", "í"), 5);
+        assert_eq!(scored_bytes("один", "дин", "Ð¾"), 6);
+        assert_eq!(scored_bytes("plain", "lain", "p"), 4);
+        assert_eq!(scored_bytes("\u{fffd}x", "\u{fffd}x", "<s>"), 4);
+    }
 }

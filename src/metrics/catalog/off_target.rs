@@ -2,7 +2,10 @@
 use anyhow::{Context, Result};
 
 use crate::{
-    data::language_id,
+    data::{
+        language_id::{self, Coverage},
+        languages,
+    },
     metrics::{
         metric::{About, Evidence, MeanMetric, Metric, MetricOptions, Needs, OpenMetric, Segment, Unit},
         off_target::is_off_target,
@@ -30,9 +33,76 @@ impl Metric for OffTarget {
 
     fn open(&self, options: &MetricOptions) -> Result<Box<dyn OpenMetric>> {
         let language = options.language.context("there is no language to be on target of")?.to_string();
-        language_id::require(&language)?;
-        let signature = format!("off-target|lang:{language}|version:{}", env!("CARGO_PKG_VERSION"));
+        languages::code(&language)?;
+        let identifier = language_id::model_name().map_or(String::new(), |name| format!("|id:{name}"));
+        let warning = language_id::warning(&language);
+        let checked = if language_id::coverage(&language) == Coverage::Full { "" } else { "|not-checked" };
+        let version = env!("CARGO_PKG_VERSION");
+        let signature = format!("off-target|lang:{language}{identifier}{checked}|version:{version}");
         let of = move |s: &Segment| f64::from(u8::from(is_off_target(s.reply, &language)));
-        Ok(Box::new(MeanMetric { signature, scale: 100.0, of: Box::new(of) }))
+        let mean = MeanMetric { signature, scale: 100.0, of: Box::new(of) };
+        Ok(match warning {
+            Some(warning) => Box::new(Unchecked { mean, warning }),
+            None => Box::new(mean),
+        })
+    }
+}
+
+/// Off-target rate in a language that no identifier knows: it has no value, since 0 would say that all replies were right.
+struct Unchecked {
+    mean: MeanMetric,
+    warning: String,
+}
+
+impl OpenMetric for Unchecked {
+    fn signature(&self) -> String {
+        self.mean.signature()
+    }
+
+    fn width(&self) -> usize {
+        self.mean.width()
+    }
+
+    fn rows(&self, segments: &[Segment]) -> Result<Vec<Vec<f64>>> {
+        self.mean.rows(segments)
+    }
+
+    fn value(&self, _sums: &[f64], _rows: usize) -> f64 {
+        f64::NAN
+    }
+
+    fn resamples(&self) -> bool {
+        false
+    }
+
+    fn warning(&self) -> Option<String> {
+        Some(self.warning.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_language_that_no_identifier_knows_has_no_rate() {
+        let replies = [
+            "Esta respuesta está en español, no en la lengua que se pidió.",
+            "Otra respuesta en español aquí.",
+        ];
+        let segments = replies.map(|reply| Segment { reply, ..Default::default() });
+        for (language, checked) in [("en", true), ("Igbo", false), ("yor_Latn", false), ("sr-Latn", true)] {
+            let options = MetricOptions { language: Some(language), ..Default::default() };
+            let metric = OffTarget.open(&options).unwrap();
+            let rows = metric.rows(&segments).unwrap();
+            let value = crate::metrics::metric::value_of(metric.as_ref(), rows.iter());
+            assert_eq!(
+                (value.is_nan(), metric.warning().is_some()),
+                (!checked, !checked),
+                "{language}: {value}"
+            );
+            assert_eq!(metric.signature().contains("not-checked"), !checked);
+        }
+        assert!(OffTarget.open(&MetricOptions { language: Some("Klingon"), ..Default::default() }).is_err());
     }
 }

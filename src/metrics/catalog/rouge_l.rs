@@ -1,9 +1,12 @@
 //! ROUGE-L.
 use anyhow::{Context, Result};
 
-use crate::metrics::{
-    metric::{About, Evidence, MeanMetric, Metric, MetricOptions, Needs, OpenMetric, Segment, Unit},
-    rouge::Rouge,
+use crate::{
+    data::languages,
+    metrics::{
+        metric::{About, Evidence, MeanMetric, Metric, MetricOptions, Needs, OpenMetric, Segment, Unit},
+        rouge::Rouge,
+    },
 };
 
 /// ROUGE-L of summaries.
@@ -30,6 +33,78 @@ impl Metric for RougeL {
         let rouge = Rouge::new(language, options.dictionary, options.stem)?;
         let signature = rouge.signature();
         let of = move |s: &Segment| rouge.f1(s.reply, s.reference());
-        Ok(Box::new(MeanMetric { signature, scale: 100.0, of: Box::new(of) }))
+        let mean = MeanMetric { signature, scale: 100.0, of: Box::new(of) };
+        Ok(match warning(language) {
+            Some(warning) => Box::new(Warned { mean, warning }),
+            None => Box::new(mean),
+        })
+    }
+}
+
+/// What to say where there is no rule for words, or another than the authors'.
+fn warning(language: &str) -> Option<String> {
+    let name = languages::name(language);
+    match languages::without_script(language) {
+        "zh" | "yue_Hant" => Some(format!(
+            "ROUGE in {name} compares single ideographs; XL-SUM's authors cut words with jieba, so that figures differ by some points"
+        )),
+        "my" => Some(format!(
+            "ROUGE in {name} compares runs of letters between spaces; XL-SUM's authors cut words with pyidaungsu, so that figures differ"
+        )),
+        _ if languages::is_unspaced(language)
+            && !["th", "ja"].contains(&languages::without_script(language)) =>
+        {
+            Some(format!(
+                "{name} has no spaces between words, and ROUGE has no rule for its words: it compares whole phrases and says little; take chrF"
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// ROUGE in a language whose words it does not know.
+struct Warned {
+    mean: MeanMetric,
+    warning: String,
+}
+
+impl OpenMetric for Warned {
+    fn signature(&self) -> String {
+        self.mean.signature()
+    }
+
+    fn width(&self) -> usize {
+        self.mean.width()
+    }
+
+    fn rows(&self, segments: &[Segment]) -> Result<Vec<Vec<f64>>> {
+        self.mean.rows(segments)
+    }
+
+    fn value(&self, sums: &[f64], rows: usize) -> f64 {
+        self.mean.value(sums, rows)
+    }
+
+    fn mean_of(&self) -> Option<f64> {
+        self.mean.mean_of()
+    }
+
+    fn warning(&self) -> Option<String> {
+        Some(self.warning.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn languages_without_a_rule_for_words_are_warned_of() {
+        for language in ["km", "lo", "my", "zh", "zho_Hant", "bod_Tibt"] {
+            assert!(warning(language).is_some(), "{language}");
+        }
+        for language in ["en", "ja", "th", "ko", "am"] {
+            assert!(warning(language).is_none(), "{language}");
+        }
     }
 }

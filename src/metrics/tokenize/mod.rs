@@ -13,7 +13,7 @@ pub use self::{
     rules::{TercomOptions, tercom},
     thai::ThaiWords,
 };
-use crate::data::{language_id, tokenizer::sentencepiece::Pieces};
+use crate::data::{languages, tokenizer::sentencepiece::Pieces};
 
 /// How text becomes words before BLEU counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -92,11 +92,11 @@ impl BleuTokenizer {
     /// The tokenizer of BLEU for a language, wherever none is named: sacrebleu's choice (`zh`; `ja-mecab` and `ko-mecab` where a dictionary is
     /// at hand); else characters for languages without spaces between words, and 13a for all others.
     pub fn for_language(language: &str, has_dictionary: bool) -> BleuTokenizer {
-        match language_id::find(language).map_or(language, |l| l.code) {
+        match languages::without_script(language) {
             "zh" => BleuTokenizer::Zh,
             "ja" if has_dictionary => BleuTokenizer::JaMecab,
             "ko" if has_dictionary => BleuTokenizer::KoMecab,
-            code if language_id::is_unspaced(code) => BleuTokenizer::Char,
+            code if languages::is_unspaced(code) => BleuTokenizer::Char,
             _ => BleuTokenizer::V13a,
         }
     }
@@ -147,21 +147,21 @@ impl BleuTokenizer {
 
     /// What to say where the tokenizer finds no words in texts of this language.
     pub fn warning(self, language: &str) -> Option<String> {
-        let unspaced = language_id::is_unspaced(language);
+        let unspaced = languages::is_unspaced(language);
         let blind = match self {
             BleuTokenizer::V13a | BleuTokenizer::Intl => unspaced,
-            BleuTokenizer::Zh => unspaced && !language_id::same_language(language, "zh"),
+            BleuTokenizer::Zh => unspaced && !languages::same_language(language, "zh"),
             _ => false,
         };
-        let better = match language_id::find(language).map(|l| l.code) {
-            Some("ja") => "ja-mecab (needs a dictionary) or char",
-            Some("zh") => "zh or char",
+        let better = match languages::without_script(language) {
+            "ja" => "ja-mecab (needs a dictionary) or char",
+            "zh" => "zh or char",
             _ => "flores200 (needs a SentencePiece model) or char",
         };
         blind.then(|| {
             format!(
                 "{} has no spaces between words: tokenizer {} takes whole sentences for words, and BLEU by it says little; take {better}, or chrF",
-                language_id::name(language),
+                languages::name(language),
                 self.name()
             )
         })

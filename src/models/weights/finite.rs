@@ -1,6 +1,6 @@
 //! Weights that are no numbers are found when they are loaded, by the tensor's name.
 //!
-//! A value is checked by its bits, in parallel, at the speed of memory: a 13 GB checkpoint that is in the page cache takes about a second.
+//! A value is checked by its bits, in parallel, at the speed of memory: 0.11 s for 1 GB in the page cache on two cores, 1.5 s for a checkpoint of 13 GB.
 use anyhow::{Result, bail};
 use half::{bf16, f16};
 use rayon::prelude::*;

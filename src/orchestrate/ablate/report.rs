@@ -4,7 +4,7 @@ use anyhow::Result;
 use super::Ran;
 use crate::pipeline::work_dir::metrics_of;
 use crate::{
-    data::language_id::{name, same_language},
+    data::languages::{name, same_language},
     eval::compare::{Comparison, delta},
     orchestrate::report::metric,
     recipe::{ablate::Ablations, source},

@@ -177,7 +177,15 @@ mod tests {
             "train": {"documents": 7, "tokens": 90, "trained-tokens": 40, "pairs": {"S>S": 3, "CS>T": 4}},
             "validation": {"documents": 2, "tokens": 20, "trained-tokens": 9, "pairs": {"S>S": 2}}
         });
-        let outcome = TrainOutcome { steps: 12, train_loss: 1.5, best: Some((1.25, 8)), finished: true };
+        let outcome = TrainOutcome {
+            steps: 12,
+            train_loss: 1.5,
+            best: Some((1.25, 8)),
+            start: Some(2.0),
+            warning: None,
+            budgets: vec![(0, 64)],
+            finished: true,
+        };
         let (settings, lora) = (TrainSettings::default(), LoraConfig::default());
         let mut card = Card {
             base: "org/name",

@@ -73,6 +73,7 @@ enum Engine {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
+    args.rows.warn_of_languages()?;
     stage::run(&mut Translate { args }).map(drop)
 }
 
@@ -193,7 +194,7 @@ struct Prepared {
 }
 
 fn prepare(rows: Vec<Row>, text: Option<&Shared<NllbText>>, source: &str) -> Result<Prepared> {
-    let of_row = |row: &Row| sentences_of(&sides(row).map(|(_, text)| text));
+    let of_row = |row: &Row| sentences_of(&sides(row).map(|(_, text)| text), source);
     let by_row: Vec<Vec<String>> = rows.iter().map(of_row).collect();
     let mut pieces = vec![];
     if let Some(text) = text {
@@ -304,7 +305,7 @@ fn engine(s: &TranslateSettings, source: &str, target: &str) -> Result<Engine> {
             let path = path_for(&s.file, "translate.file", source, target)?;
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             let table = Dictionary::load(&path, s.format)?;
-            Engine::Sentences(Box::new(DictionaryTranslator::new(table, &name)))
+            Engine::Sentences(Box::new(DictionaryTranslator::new(table, &name, target)))
         }
     })
 }

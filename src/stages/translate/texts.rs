@@ -31,9 +31,10 @@ pub(super) fn from_sentences(
     translated: &[String],
     scores: &[f64],
     engine: &str,
+    source: &str,
 ) -> Result<Vec<Translation>> {
     let texts: Vec<&str> = rows.iter().flat_map(sides).map(|(_, text)| text).collect();
-    let out = put_together(&texts, engine, translated, scores)?;
+    let out = put_together(&texts, source, engine, translated, scores)?;
     let one = |side: &[TranslatedText]| Translation {
         instruction: side[0].text.clone(),
         input: side[1].text.clone(),
@@ -56,7 +57,7 @@ pub(super) fn insert(rows: &mut [Row], made: TranslatedBy, source: &str, target:
     let translations = match made {
         TranslatedBy::Rows(translations) => translations,
         TranslatedBy::Sentences { translated, scores, engine } => {
-            from_sentences(rows, &translated, &scores, &engine)?
+            from_sentences(rows, &translated, &scores, &engine, source)?
         }
     };
     for (row, mut t) in rows.iter_mut().zip(translations) {

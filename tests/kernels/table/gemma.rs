@@ -4,7 +4,7 @@ use sdrrl::{
     ops::{
         activation::{Activation, softcap},
         attention::{AttentionShape, attention_backward, attention_forward},
-        cross_entropy::{Head, Scratch, linear_cross_entropy_forward_backward},
+        cross_entropy::{Head, LossScratch, linear_cross_entropy_forward_backward},
         decode_attention::decode_attention_forward,
         rmsnorm::{Gain, rmsnorm_backward, rmsnorm_forward},
         swiglu::{gated_backward, gated_forward},
@@ -143,7 +143,7 @@ fn capped_loss(w: &World, d: &[usize]) -> Result<Case> {
     weights.write_f32(&vec![1.0; rows])?;
     let acts = w.acts;
     let (mut scratch, _) =
-        Arena::build("scratch", &w.device, |a| Scratch::lay_out(a, acts, rows, v, c, 256 << 20))?;
+        Arena::build("scratch", &w.device, |a| LossScratch::lay_out(a, acts, rows, v, c, 256 << 20))?;
     let (mut losses, mut dh) = (w.out_f32(&[rows])?, w.out(&[rows, c])?);
     case(&w.ends(&[&losses, &dh], n)?, move || {
         let head = Head { weight: (&head).into(), softcap: Some(LOGITS_CAP) };

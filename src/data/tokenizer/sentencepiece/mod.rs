@@ -46,7 +46,7 @@ pub const FILE: &str = "sentencepiece.bpe.model";
 impl Tokenizer {
     /// From a SentencePiece file (unigram or BPE); errors name the file.
     pub fn from_sentencepiece(path: &Path, layout: IdLayout) -> Result<Tokenizer> {
-        let bytes = std::fs::read(path).reading(&path)?;
+        let bytes = std::fs::read(path).reading(path)?;
         build(&bytes, layout)
             .with_context(|| format!("{} is not a usable SentencePiece model", path.display()))
     }

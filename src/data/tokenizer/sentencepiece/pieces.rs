@@ -37,7 +37,7 @@ struct Part {
 impl Pieces {
     /// Reads a `.model` file; errors name it.
     pub fn open(path: &Path) -> Result<Pieces> {
-        let bytes = std::fs::read(path).reading(&path)?;
+        let bytes = std::fs::read(path).reading(path)?;
         Pieces::parse(&bytes)
             .with_context(|| format!("{} is not a usable SentencePiece model", path.display()))
     }

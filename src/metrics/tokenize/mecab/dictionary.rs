@@ -292,7 +292,7 @@ impl Settings {
         if !path.exists() {
             return Ok(out);
         }
-        let text = String::from_utf8_lossy(&std::fs::read(path).reading(&path)?).into_owned();
+        let text = String::from_utf8_lossy(&std::fs::read(path).reading(path)?).into_owned();
         for line in text.lines().map(str::trim).filter(|l| !l.starts_with([';', '#'])) {
             let Some((key, value)) = line.split_once('=') else { continue };
             if key.trim() != "left-space-penalty-factor" {
