@@ -295,7 +295,7 @@ fn broken_weights_are_never_merged_in_silence() {
         with_value(&at(name), tensor, value);
         let out = merge(&at(name), &at("a"), &at("out"), &[]);
         let said = text(&out.stderr);
-        assert!(!out.status.success() && said.contains("base") && said.contains("NaN"), "{name}: {said}");
+        assert!(!out.status.success() && said.contains(tensor), "{name}: {said}");
         assert!(!at("out/model.safetensors").exists(), "{name}");
     }
     // Too large for the type that is asked for.

@@ -5,10 +5,10 @@
 use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
-use memmap2::Mmap;
 
 mod matrix;
 
+use super::map::Map;
 use matrix::Matrix;
 
 const MAGIC: i32 = 793_712_314;
@@ -30,7 +30,7 @@ enum Loss {
 
 /// A model for classification.
 pub struct FastText {
-    map: Mmap,
+    map: Map,
     words: HashMap<Vec<u8>, i32>,
     labels: Vec<String>,
     /// Of the buckets that a pruned model has kept: their row behind the words.
@@ -102,7 +102,7 @@ impl FastText {
             .with_context(|| format!("{}: is it a fastText model (.bin or .ftz)?", path.display()))
     }
 
-    fn read(map: Mmap) -> Result<FastText> {
+    fn read(map: Map) -> Result<FastText> {
         let mut c = Cursor { bytes: &map, at: 0 };
         ensure!(c.i32()? == MAGIC, "it does not begin with fastText's number");
         let version = c.i32()?;

@@ -17,10 +17,7 @@ pub const PENDING: &str = "manifest.pending.json";
 /// Writes under a temporary name, syncs, renames: `path` holds the old bytes or the new ones, never a part. What a killed process of this
 /// machine left of the same file is removed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    // On a shared file system the writers of other machines may be alive.
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let own = format!("{name}.{}-", host.trim());
+    let own = own_start(path);
     let partial = path.with_file_name(format!("{own}{}.partial", std::process::id()));
     let write = || -> io::Result<()> {
         let mut file = File::create(&partial)?;
@@ -36,6 +33,18 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     })?;
     remove_left_over(path, &own);
     Ok(())
+}
+
+/// How the names of this machine's temporary files for `path` begin: on a shared file system the writers of other machines may be alive.
+fn own_start(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{name}.{}-", host.trim())
+}
+
+/// Removes what killed processes of this machine left of [`write_atomic`] to `path`.
+pub(crate) fn sweep(path: &Path) {
+    remove_left_over(path, &own_start(path));
 }
 
 /// Removes the temporary files `own` + PID of processes that are gone, as far as that can be told.

@@ -56,7 +56,7 @@ static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 /// Maps the whole of `path`.
 pub fn map_path(path: &Path) -> Result<Map> {
     guard();
-    let file = File::open(path).opening(&path)?;
+    let file = File::open(path).opening(path)?;
     // SAFETY: this project replaces files by rename and never changes one that it may have mapped. Where another program writes into it, its
     // bytes change under what was read: parsers check what they take from it, and see a number as it was when they read it. Where another
     // program cuts it off, the handler ends this process (README, "Files").

@@ -57,8 +57,8 @@ impl RowShard {
     /// Opens a `.jsonl` file, through its index where that is valid.
     pub fn open(path: &Path) -> Result<RowShard> {
         let path = &*standard_input::resolve(path)?;
-        let file = File::open(path).opening(&path)?;
-        let about = file.metadata().opening(&path)?;
+        let file = File::open(path).opening(path)?;
+        let about = file.metadata().opening(path)?;
         if !about.is_file() {
             bail!(Error::bad_input(path.display(), format!("{} is not a file of rows", path.display())));
         }

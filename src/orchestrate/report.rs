@@ -278,7 +278,7 @@ fn training(recipe: &Recipe) -> Result<Vec<Block>> {
 }
 
 pub(super) fn metric(path: &Path, tag: &str) -> Result<Vec<(f64, f64)>> {
-    let text = crate::data::json::read_text(path).reading(&path)?;
+    let text = crate::data::json::read_text(path).reading(path)?;
     let point = |line: &str| {
         let v: Value = serde_json::from_str(line).ok()?;
         Some((v["step"].as_f64()?, v[tag].as_f64()?))

@@ -156,7 +156,7 @@ pub fn dictionary_files(what: &str, path: &Path, language: &str) -> Vec<(String,
     let name = named_file(what, path, language);
     let text = path.to_string_lossy();
     let stem = [".index", ".dict.dz", ".dict"].iter().find_map(|s| text.strip_suffix(s));
-    let Some(stem) = stem else { return vec![(name.into(), path.into())] };
+    let Some(stem) = stem else { return vec![(name, path.into())] };
     [".index", ".dict", ".dict.dz"]
         .iter()
         .map(|s| (format!("{name}{s}"), PathBuf::from(format!("{stem}{s}"))))

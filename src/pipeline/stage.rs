@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     data::{
-        files::{MANIFEST, PENDING, remove_if_there, write_atomic, write_error},
+        files::{MANIFEST, PENDING, remove_if_there, sweep, write_atomic, write_error},
         language_id,
         row_shard::write_rows,
     },
@@ -242,6 +242,8 @@ fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
     let manifest = Manifest::expected(S::NAME, &inputs, &stage.identity()?)?;
     let done = || -> Result<bool> { Ok(manifest.state(&dir)? == FolderState::Done) };
     if done()? && !dir.join(PENDING).exists() && !lock::any(&dir) {
+        // A process that was killed while it began something else here.
+        sweep(&dir.join(PENDING));
         return Ok(None);
     }
     let made = !dir.exists();
@@ -268,6 +270,7 @@ fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
         if done()? {
             // Of a process that was killed right after it had written the manifest.
             remove_if_there(&dir.join(PENDING))?;
+            sweep(&dir.join(PENDING));
             return Ok(None);
         }
         if let Err(e) = begin(stage, &manifest, &dir) {

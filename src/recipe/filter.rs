@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use crate::qe::builtin;
 
 /// Which translations are kept.
-#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize, Default)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FilterSettings {
     /// Keep a translation if the score of each side is at least this [default: 0.8, as the paper has it for CometKiwi; 0.35 for engine `builtin`,
@@ -15,12 +15,6 @@ pub struct FilterSettings {
     /// Alarms to ignore: empty, truncated, loop, length-ratio, wrong-language, copied, damaged
     #[arg(long, value_delimiter = ',')]
     pub ignore_alarms: Vec<String>,
-}
-
-impl Default for FilterSettings {
-    fn default() -> FilterSettings {
-        FilterSettings { tau: None, ignore_alarms: vec![] }
-    }
 }
 
 impl FilterSettings {

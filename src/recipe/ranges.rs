@@ -92,6 +92,7 @@ pub const RANGES: &[Range] = &[
     from("min-delta", 0.0, 1e3),
     from("min-lr-ratio", 0.0, 1.0),
     from("min-new-tokens", 0.0, 1e9),
+    from("min-p", 0.0, 1.0),
     from("min-words", 0.0, 1e9),
     from("no-repeat-ngram-size", 0.0, 1e6),
     from("num-beams", 1.0, 1e3),

@@ -32,6 +32,7 @@ use Who::{Build, Developer, User};
 /// All of them.
 pub const VARIABLES: &[Variable] = &[
     variable(User, "SDRRL_TRACE", "file for a trace of where the time goes, as --trace"),
+    variable(User, "SDRRL_LANGUAGE_ID", "fastText model that identifies languages, as --language-id"),
     variable(User, "SDRRL_VECTORS", "vector instructions: avx512, avx2 or portable (bits depend on it)"),
     variable(User, "SDRRL_AMX", "0: no products on Intel's tile unit (bits depend on it)"),
     variable(User, "SDRRL_SYNC_LAUNCHES", "1: wait after each GPU kernel, so that a fault names its kernel"),
@@ -53,6 +54,9 @@ pub const VARIABLES: &[Variable] = &[
     variable(Build, "SDRRL_SIGNATURES", "a macro: the kernels' signatures are being read"),
     variable(Developer, "SDRRL_BIN", "the program under test"),
     variable(Developer, "SDRRL_TEST_DEVICE", "device of the kernel tests"),
+    variable(Developer, "SDRRL_TEST_ADAPTERS", "where a test leaves the adapters that PEFT is to read"),
+    variable(Developer, "SDRRL_TEST_FOLDER", "where a test that runs itself again has its files"),
+    variable(Developer, "SDRRL_TEST_SHRINKS", "the file that a test that runs itself again cuts off"),
     variable(Developer, "SDRRL_TEST_KERNELS", "only kernels whose name contains this are tested"),
     variable(Developer, "SDRRL_TEST_SEEDS", "how many schedules each kernel is tested in"),
     variable(Developer, "SDRRL_TEST_BINARY", "the test binary that mutate_kernels.sh runs"),

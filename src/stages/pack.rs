@@ -98,13 +98,8 @@ impl Stage for Pack<'_> {
                     .with_context(|| format!("example {}", e.id))
             })
             .collect::<Result<_>>()?;
-        for e in &examples {
-            ensure!(
-                TOKENS.iter().any(|(split, _)| *split == e.split),
-                "example {}: its split `{}` is none of train, validation, source",
-                e.id,
-                e.split
-            );
+        if let Some(e) = examples.iter().find(|e| TOKENS.iter().all(|(split, _)| *split != e.split)) {
+            bail!("example {}: its split `{}` is none of train, validation, source", e.id, e.split);
         }
         let mut counts =
             Counts { read: tally.read, ..Counts::default() }.dropping("not fit to train on", tally.dropped());
@@ -129,11 +124,8 @@ impl Stage for Pack<'_> {
                 documents.len()
             );
             if split == "train" {
-                let mut languages: BTreeMap<&str, usize> = BTreeMap::new();
-                let trained = pairs().filter(|(_, d)| d.is_some());
-                trained.for_each(|(e, _)| *languages.entry(&e.answer_language).or_default() += 1);
-                languages.remove("");
-                summary.insert("languages".into(), json!(languages));
+                let kept = pairs().filter(|(_, d)| d.is_some());
+                summary.insert("languages".into(), json!(languages(kept.map(|(e, _)| e))));
             }
             summary.insert(split.into(), json!({"documents": documents.len(), "tokens": tokens, "trained-tokens": trained, "dropped": dropped, "pairs": by_pair}));
         }
@@ -144,6 +136,14 @@ impl Stage for Pack<'_> {
         );
         Ok(Made::new(summary)?.counting(counts))
     }
+}
+
+/// How many examples each language has, as far as it is known.
+fn languages<'a>(examples: impl Iterator<Item = &'a Example>) -> BTreeMap<&'a str, usize> {
+    let mut languages: BTreeMap<&str, usize> = BTreeMap::new();
+    examples.for_each(|e| *languages.entry(&e.answer_language).or_default() += 1);
+    languages.remove("");
+    languages
 }
 
 /// Examples of a directory, or of a file of questions with answers (all for training), and what was left out of it.

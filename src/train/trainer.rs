@@ -90,14 +90,7 @@ pub fn train<'a>(
         }
     };
     let log = Log::open(out, state.step)?;
-    checks.validation = checks.validation.filter(|v| !v.is_empty());
-    checks.source = checks.source.filter(|v| !v.is_empty());
-    for (name, shard) in [("validation", checks.validation), ("held-out source", checks.source)] {
-        let Some(shard) = shard else { continue };
-        if let Some(event) = within(name, shard, settings.batch_tokens)? {
-            on_event(event);
-        }
-    }
+    checks.fit(settings.batch_tokens, on_event)?;
     let mut run = Run { settings, train, checks, out, log, optimizer, state, total, world: World::default() };
     if run.state.step == 0 {
         run.validate_before(model, step, on_event)?;
@@ -124,6 +117,21 @@ pub fn train<'a>(
         checkpoint::load_best(out, &step.params(model))?;
     }
     Ok(run.outcome(true, model))
+}
+
+impl Checks<'_> {
+    /// Leaves out what is empty; tells how many documents are longer than a batch.
+    fn fit(&mut self, batch_tokens: usize, on_event: &mut dyn FnMut(TrainEvent)) -> Result<()> {
+        self.validation = self.validation.filter(|v| !v.is_empty());
+        self.source = self.source.filter(|v| !v.is_empty());
+        for (name, shard) in [("validation", self.validation), ("held-out source", self.source)] {
+            let Some(shard) = shard else { continue };
+            if let Some(event) = within(name, shard, batch_tokens)? {
+                on_event(event);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Run<'_> {

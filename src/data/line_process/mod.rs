@@ -202,15 +202,13 @@ impl LineProcess {
                 Ok(Err(e)) => {
                     bail!("`{}` gave {e}, after {} of {} lines", self.command, replies.len(), lines.len())
                 }
+                Err(RecvTimeoutError::Timeout)
+                    if since.elapsed() >= AFTER_END.min(self.timeout) && running.program.has_ended() =>
+                {
+                    let ended = RecvTimeoutError::Disconnected;
+                    return Err(self.no_reply(running, ended, replies.len(), lines));
+                }
                 Err(RecvTimeoutError::Timeout) if since.elapsed() < self.timeout => {
-                    if running.program.has_ended() && since.elapsed() >= AFTER_END {
-                        return Err(self.no_reply(
-                            running,
-                            RecvTimeoutError::Disconnected,
-                            replies.len(),
-                            lines,
-                        ));
-                    }
                     if apertium {
                         self.pad(running)?;
                     }

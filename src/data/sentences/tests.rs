@@ -125,7 +125,7 @@ proptest! {
     fn pieces_concatenate_to_the_text(text in "[a-zA-Z.!?`\\n\\t 。¿0-9)\"$“”-]{0,80}|\\PC{0,60}", which in 0..6usize) {
         let language = ["en", "de", "ja", "el", "hy", "xx"][which];
         let pieces = split(&text, language);
-        let whole: String = pieces.iter().map(|p| match p { Piece::Sentence(s) | Piece::Keep(s) => *s }).collect();
+        let whole: String = pieces.iter().map(|p| match p { TextPiece::Sentence(s) | TextPiece::Keep(s) => *s }).collect();
         prop_assert_eq!(&whole, &text);
         let own: Vec<String> = sentences(&text, language).iter().map(|s| s.to_string()).collect();
         prop_assert_eq!(join(&pieces, &own), text);

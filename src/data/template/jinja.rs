@@ -190,7 +190,10 @@ fn with_marks(source: &str) -> (String, bool) {
     while let Some(at) = rest.find("{%") {
         let (before, block) = rest.split_at(at);
         out.push_str(before);
-        let Some(length) = block.get(2..).and_then(|inner| inner.find("%}")).map(|n| n + 4) else { break };
+        let Some(length) = block.get(2..).and_then(|inner| inner.find("%}")).map(|n| n + 4) else {
+            rest = block;
+            break;
+        };
         let (block, after) = block.split_at(length);
         rest = after;
         let inner = &block[2..block.len() - 2];

@@ -168,7 +168,7 @@ pub fn refuse_other_heads(class: &str, config: &Map<String, Value>) -> Result<()
     let mine = |name: &str| name == class || name.contains("CausalLM") || name.contains("LMHead");
     // The bare decoder: with a tied head nothing is missing; else the missing head is named.
     let bare = |name: &str| name.strip_suffix("Model").is_some_and(|b| b.trim_end_matches("Text") == base);
-    for name in list.iter().filter_map(Value::as_str).filter(|n| !mine(n) && !bare(n)) {
+    if let Some(name) = list.iter().filter_map(Value::as_str).find(|n| !mine(n) && !bare(n)) {
         let what = match name {
             n if n.contains("SequenceClassification") || n.contains("Reward") => {
                 "a sequence classifier or reward model, which gives scores and no text"

@@ -222,7 +222,7 @@ pub(super) fn canonical(name: &str) -> &str {
 
 /// The names of the shards in an index file.
 pub fn shard_names(index: &Path) -> Result<Vec<String>> {
-    let text = crate::data::json::read_text(index).reading(&index)?;
+    let text = crate::data::json::read_text(index).reading(index)?;
     let json: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
     let map =

@@ -203,7 +203,7 @@ fn iq1_s(b: &[u8], out: &mut [f32], grid: &[f32]) {
     for (i, out) in out.chunks_exact_mut(8).enumerate() {
         let word = u16_at(b, 34 + i / 4 * 2);
         let scale = d * (2 * (word >> 12 & 7) + 1) as f32;
-        let code = b[2 + i] as usize | (word >> (i % 4 * 3) & 7) as usize * 256;
+        let code = b[2 + i] as usize | (((word >> (i % 4 * 3)) & 7) as usize * 256);
         shifted(out, scale, &grid[code * 8..], word >> 15 == 1);
     }
 }
@@ -215,7 +215,7 @@ fn iq1_m(b: &[u8], out: &mut [f32], grid: &[f32]) {
     for (i, out) in out.chunks_exact_mut(8).enumerate() {
         let scale = d * (2 * (words[i / 8] >> (i / 2 % 4 * 3) & 7) + 1) as f32;
         let high = nibble(&b[32..], i);
-        let code = b[i] as usize | (high & 7) as usize * 256;
+        let code = b[i] as usize | ((high & 7) as usize * 256);
         shifted(out, scale, &grid[code * 8..], high & 8 == 8);
     }
 }
@@ -223,7 +223,7 @@ fn iq1_m(b: &[u8], out: &mut [f32], grid: &[f32]) {
 fn tq1_0(b: &[u8], out: &mut [f32]) {
     let d = half_at(b, 52);
     // Bytes hold their digits as a fraction of 256, to the base of three.
-    let digit = |byte: u8, power: u8| (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as f32 - 1.0;
+    let digit = |byte: u8, power: u8| ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as f32 - 1.0;
     let powers = [1u8, 3, 9, 27, 81];
     let parts = [(&b[..32], &powers[..]), (&b[32..48], &powers[..]), (&b[48..52], &powers[..4])];
     let digits = parts.into_iter().flat_map(|(bytes, powers)| {

@@ -113,7 +113,7 @@ const LONGEST: u64 = 1 << 20;
 fn read(path: &Path) -> Result<String> {
     let size = std::fs::metadata(path).reading(path)?.len();
     ensure!(size <= LONGEST, "{} has {size} bytes: no settings are that long", path.display());
-    crate::data::json::read_text(path).reading(&path)
+    crate::data::json::read_text(path).reading(path)
 }
 
 /// Tokenizer and limits of a model.
