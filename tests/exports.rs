@@ -346,7 +346,9 @@ fn a_base_is_never_written_over_whatever_it_is_called() {
     // A link under the name that is written to first leads nowhere.
     fs::create_dir(at("trap")).unwrap();
     fs::write(at("precious"), "mine").unwrap();
-    symlink(at("precious"), at("trap/model.safetensors.partial")).unwrap();
+    for name in ["trap/model.safetensors", "trap/config.json"] {
+        symlink(at("precious"), at(name)).unwrap();
+    }
     let _ = merge(&at("base"), &at("a"), &at("trap"), &[]);
     assert_eq!(fs::read_to_string(at("precious")).unwrap(), "mine");
 }

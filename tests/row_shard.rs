@@ -131,16 +131,25 @@ fn what_a_killed_writer_left_is_removed_and_a_living_one_is_let_be() {
     let gone = child.id();
     child.wait().unwrap();
     let (host, alive) = (host.trim(), std::process::id());
-    let dead = left(&format!("a.json.{host}-{gone}.partial"));
-    let kept = [
-        format!("a.json.{host}-{}.partial", std::os::unix::process::parent_id()),
-        format!("a.json.elsewhere-{gone}.partial"),
-        format!("b.json.{host}-{gone}.partial"),
-        format!("a.json.{host}-mine.partial"),
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let start = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap();
+    // A process that is gone, and one whose number another process has now.
+    let dead = [
+        left(&format!("a.json.{host}-{gone}-77.partial")),
+        left(&format!("a.json.{host}-{alive}-1{start}.partial")),
     ];
-    kept.iter().map(|k| left(k)).chain([dead.clone()]).for_each(|p| std::fs::write(p, "half").unwrap());
+    let kept = [
+        format!("a.json.{host}-{alive}-{start}.partial"),
+        format!("a.json.elsewhere-{gone}-77.partial"),
+        format!("b.json.{host}-{gone}-77.partial"),
+        format!("a.json.{host}-mine.partial"),
+        format!("a.json.{host}-{gone}.partial"),
+    ];
+    kept[1..].iter().map(|k| left(k)).chain(dead.clone()).for_each(|p| std::fs::write(p, "half").unwrap());
     sdrrl::data::files::write_atomic(&left("a.json"), b"{}").unwrap();
-    assert!(!dead.exists(), "process {alive} left what {gone} had begun");
+    std::fs::write(left(&kept[0]), "half").unwrap();
+    sdrrl::data::files::write_atomic(&left("c.json"), b"{}").unwrap();
+    assert!(dead.iter().all(|d| !d.exists()), "process {alive} left what {gone} had begun");
     assert!(kept.iter().all(|k| left(k).exists()));
     assert_eq!(std::fs::read(left("a.json")).unwrap(), b"{}");
 }

@@ -1,8 +1,9 @@
 //! Files that are never half-written, and what to say where writing fails.
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, ErrorKind, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
@@ -17,8 +18,7 @@ pub const PENDING: &str = "manifest.pending.json";
 /// Writes under a temporary name, syncs, renames: `path` holds the old bytes or the new ones, never a part. What a killed process of this
 /// machine left of the same file is removed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let own = own_start(path);
-    let partial = path.with_file_name(format!("{own}{}.partial", std::process::id()));
+    let partial = partial_of(path);
     let write = || -> io::Result<()> {
         let mut file = File::create(&partial)?;
         file.write_all(bytes)?;
@@ -31,36 +31,59 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&partial);
         write_error(path, e)
     })?;
-    remove_left_over(path, &own);
+    left_over(path.parent().unwrap_or(Path::new(".")), Some(path));
     Ok(())
 }
 
-/// How the names of this machine's temporary files for `path` begin: on a shared file system the writers of other machines may be alive.
-fn own_start(path: &Path) -> String {
+/// The temporary name under which this process writes `path`: NAME.HOST-PID-START.partial.
+pub(crate) fn partial_of(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{name}.{}-", host.trim())
+    let pid = std::process::id();
+    let start = process_start(pid).unwrap_or(0);
+    path.with_file_name(format!("{name}.{}-{pid}-{start}.partial", host()))
 }
 
-/// Removes what killed processes of this machine left of [`write_atomic`] to `path`.
-pub(crate) fn sweep(path: &Path) {
-    remove_left_over(path, &own_start(path));
+/// Removes from a folder what killed processes of this machine left half-written under names of [`partial_of`]; on a shared file system the writers of
+/// other machines may be alive.
+pub(crate) fn sweep(dir: &Path) {
+    left_over(dir, None);
 }
 
-/// Removes the temporary files `own` + PID of processes that are gone, as far as that can be told.
-fn remove_left_over(path: &Path, own: &str) {
-    let Some(Ok(entries)) = path.parent().map(fs::read_dir) else { return };
-    for entry in entries.flatten() {
+/// As [`sweep`]; of one file alone, if it is given.
+fn left_over(dir: &Path, of: Option<&Path>) {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    if !Path::new("/proc/self").exists() {
+        return;
+    }
+    let mark = format!(".{}-", host());
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(own).and_then(|rest| rest.strip_suffix(".partial"));
-        let is_pid = |pid: &&str| pid.parse::<u32>().is_ok();
-        if let Some(pid) = pid.filter(is_pid)
-            && Path::new("/proc/self").exists()
-            && !Path::new("/proc").join(pid).exists()
-        {
+        let parts = name.strip_suffix(".partial").and_then(|n| n.rsplit_once(&mark));
+        let Some((whose, writer)) = parts.filter(|(whose, _)| !whose.is_empty()) else { continue };
+        if of.is_some_and(|path| path.file_name() != Some(OsStr::new(whose))) {
+            continue;
+        }
+        if writer.split_once('-').and_then(|(pid, start)| is_gone(pid, start)) == Some(true) {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether no process of this number has this start; `None` unless both are numbers.
+fn is_gone(pid: &str, start: &str) -> Option<bool> {
+    let (pid, start): (u32, u64) = (pid.parse().ok()?, start.parse().ok()?);
+    Some(process_start(pid) != Some(start))
+}
+
+/// The name of this machine.
+pub(crate) fn host() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_string()
+}
+
+/// When a process began, in the kernel's ticks (field 22 of /proc/PID/stat): another may later have its number. `None` if there is no such process.
+pub(crate) fn process_start(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Makes a rename in the folder of `path` survive a power cut; best effort, since not every file system can.

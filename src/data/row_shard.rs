@@ -399,7 +399,7 @@ pub(crate) fn partials_of(path: &Path) -> Result<Vec<PathBuf>> {
         if name
             .strip_prefix(&stem)
             .and_then(|n| n.strip_suffix(".partial"))
-            .is_some_and(|job| job.len() == 16)
+            .is_some_and(|job| job.len() == 16 && job.bytes().all(|b| b.is_ascii_hexdigit()))
         {
             found.push(folder.join(name));
         }

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{interrupt::interrupted, rows::Part};
-use crate::data::files::write_error;
+use crate::data::files::{host, process_start, sweep, write_error};
 
 const MUTEX: &str = ".lock";
 /// Beginning and ending are short; longer than this, something hangs.
@@ -77,18 +77,8 @@ impl std::fmt::Display for Holder {
     }
 }
 
-fn host() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_string()
-}
-
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-/// Field 22 of /proc/PID/stat; `None` if there is no such process.
-fn process_start(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// A lock that is held until this is dropped.
@@ -210,7 +200,10 @@ pub fn folder(dir: &Path, what: &str) -> Result<Held> {
     fs::create_dir_all(dir).map_err(|e| write_error(dir, e))?;
     let mutex = mutex(dir)?;
     match part(dir, Part::default(), 0, &mutex)? {
-        Ok(held) => Ok(held),
+        Ok(held) => {
+            sweep(dir);
+            Ok(held)
+        }
         Err(holder) => bail!(in_the_way(what, dir, &holder)),
     }
 }

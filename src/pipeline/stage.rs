@@ -242,8 +242,8 @@ fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
     let manifest = Manifest::expected(S::NAME, &inputs, &stage.identity()?)?;
     let done = || -> Result<bool> { Ok(manifest.state(&dir)? == FolderState::Done) };
     if done()? && !dir.join(PENDING).exists() && !lock::any(&dir) {
-        // A process that was killed while it began something else here.
-        sweep(&dir.join(PENDING));
+        // Of a process that was killed while it began something else here.
+        sweep(&dir);
         return Ok(None);
     }
     let made = !dir.exists();
@@ -270,7 +270,7 @@ fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
         if done()? {
             // Of a process that was killed right after it had written the manifest.
             remove_if_there(&dir.join(PENDING))?;
-            sweep(&dir.join(PENDING));
+            sweep(&dir);
             return Ok(None);
         }
         if let Err(e) = begin(stage, &manifest, &dir) {
@@ -328,11 +328,20 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
     }
     if !same {
         // First, so that a kill in between leaves a note of other work, and the rest goes next time.
-        for name in files_of::<S>(dir)? {
+        for name in in_order_of_removal(files_of::<S>(dir)?, dir) {
             remove_if_there(&dir.join(name))?;
         }
     }
+    sweep(dir);
     manifest.begin(dir)
+}
+
+/// What the folder's manifest vouches for comes first: once one of these is gone it is no longer believed. A kill behind the removal of anything else, such
+/// as an index, would leave a folder that counts as finished, without that file.
+fn in_order_of_removal(mut names: Vec<String>, dir: &Path) -> Vec<String> {
+    let listed = Manifest::load(dir).ok().flatten().map(|m| m.outputs).unwrap_or_default();
+    names.sort_by_key(|name| !listed.contains_key(name));
+    names
 }
 
 /// The first few of many differences.
@@ -361,4 +370,26 @@ fn files_of<S: Stage>(dir: &Path) -> Result<Vec<String>> {
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kill behind any number of removals leaves a folder that is whole, or one that does not count as finished.
+    #[test]
+    fn what_the_manifest_lists_is_removed_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = ["rows-00000.idx", "rows-00000.jsonl", "rows-00001.idx", "rows-00001.jsonl"];
+        let manifest =
+            Manifest::expected("s", &Inputs::new(), &Identity::of(&serde_json::json!({})).unwrap()).unwrap();
+        for killed_after in 0..=all.len() {
+            all.iter().for_each(|name| fs::write(dir.path().join(name), "{}\n").unwrap());
+            manifest.clone().finish(dir.path()).unwrap();
+            let order = in_order_of_removal(all.map(String::from).to_vec(), dir.path());
+            order[..killed_after].iter().for_each(|name| fs::remove_file(dir.path().join(name)).unwrap());
+            let done = manifest.state(dir.path()).unwrap() == FolderState::Done;
+            assert_eq!(done, killed_after == 0, "after {killed_after} of {order:?}");
+        }
+    }
 }

@@ -97,7 +97,8 @@ pub fn save(out: &Path, state: &State, params: &[Param], moments: &[(Tensor, Ten
 fn is_ours(dir: &Path) -> bool {
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let number = name.trim_start_matches(DAMAGED).strip_prefix("checkpoint-").unwrap_or_default();
-    let named = name == PARTIAL || (number.len() >= 8 && number.bytes().all(|b| b.is_ascii_digit()));
+    let named =
+        name == PARTIAL || name == GONE || (number.len() >= 8 && number.bytes().all(|b| b.is_ascii_digit()));
     let Ok(entries) = std::fs::read_dir(dir) else { return false };
     let known = |file: &str| {
         // A temporary name of either, left by a kill.
@@ -117,7 +118,14 @@ fn remove(dir: &Path) -> Result<()> {
         return Ok(());
     }
     ensure!(is_ours(dir), foreign(dir));
-    std::fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+    let name = dir.file_name().unwrap_or_default();
+    let gone = dir.with_file_name(GONE);
+    // Under a name that is none of a checkpoint, so that a kill in between leaves no damaged one.
+    if name != GONE {
+        remove(&gone)?;
+        std::fs::rename(dir, &gone).with_context(|| format!("rename {}", dir.display()))?;
+    }
+    std::fs::remove_dir_all(&gone).with_context(|| format!("remove {}", gone.display()))
 }
 
 fn foreign(dir: &Path) -> Error {
@@ -142,8 +150,8 @@ fn named(out: &Path) -> Vec<(Option<u64>, PathBuf)> {
 
 /// An error if `out` holds a checkpoint of another program: nothing has been touched yet.
 pub fn refuse_foreign(out: &Path) -> Result<()> {
-    let partial = out.join(PARTIAL);
-    let all = named(out).into_iter().map(|(_, dir)| dir).chain(partial.exists().then_some(partial));
+    let others = [PARTIAL, GONE].map(|name| out.join(name)).into_iter().filter(|dir| dir.exists());
+    let all = named(out).into_iter().map(|(_, dir)| dir).chain(others);
     all.filter(|dir| !is_ours(dir)).try_for_each(|dir| bail!(foreign(&dir)))
 }
 
@@ -244,6 +252,8 @@ const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
 /// A checkpoint that is being written.
 const PARTIAL: &str = "checkpoint.partial";
+/// One that is being removed.
+const GONE: &str = "checkpoint.gone";
 /// Before the name of one that could not be read.
 const DAMAGED: &str = "damaged-";
 
@@ -262,6 +272,7 @@ pub fn load_best(out: &Path, params: &[Param]) -> Result<()> {
 pub fn clean(out: &Path) -> Result<()> {
     prune(out, 0)?;
     remove(&out.join(PARTIAL))?;
+    remove(&out.join(GONE))?;
     for entry in std::fs::read_dir(out).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(DAMAGED) && is_ours(&entry.path()) {
             remove(&entry.path())?;

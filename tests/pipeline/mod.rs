@@ -211,6 +211,46 @@ fn other_settings_that_were_killed_between_two_files_are_never_taken_for_finishe
     }
 }
 
+/// What killed processes left half-written goes, wherever in a stage they were killed: while it begins, works or ends, of whatever file.
+#[test]
+fn what_killed_processes_left_in_a_folder_goes_with_the_next_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let plant = || {
+        for name in ["manifest.pending.json", "manifest.json", "a.txt", "b.txt", "old.safetensors"] {
+            let partial = format!("{name}.{}-{}-5.partial", host.trim(), gone.id());
+            fs::write(out.join(partial), "half").unwrap();
+        }
+        fs::write(out.join("b.txt.elsewhere-1-5.partial"), "another machine's").unwrap();
+    };
+    let assert_swept = |when: &str| {
+        fs::remove_file(out.join("b.txt.elsewhere-1-5.partial")).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert_clean(&out);
+    };
+    // Work was begun; other work was killed while it wrote that it begins; the first goes on.
+    assert!(two_files(&out, "A", true).is_err());
+    plant();
+    assert_eq!(two_files(&out, "A", false).unwrap(), Ran::Made);
+    assert_swept("made");
+    // Nothing is to be done.
+    plant();
+    assert_eq!(two_files(&out, "A", false).unwrap(), Ran::Unchanged);
+    assert_swept("unchanged");
+    // Killed between the manifest and the removal of the note that work was begun.
+    let pending = fs::read(out.join("manifest.json")).unwrap();
+    fs::write(out.join("manifest.pending.json"), pending).unwrap();
+    plant();
+    assert_eq!(two_files(&out, "A", false).unwrap(), Ran::Unchanged);
+    assert_swept("ended");
+    // Other settings.
+    plant();
+    assert_eq!(two_files(&out, "B", false).unwrap(), Ran::Made);
+    assert_swept("made anew");
+}
+
 #[test]
 fn foreign_files_and_counts_that_do_not_add_up_end_a_stage() {
     let dir = tempfile::tempdir().unwrap();

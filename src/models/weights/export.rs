@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::stored::Stored;
 use crate::{
-    data::files::remove_if_there,
+    data::files::{partial_of, remove_if_there},
     models::transformer::{registry::family, weights::Transformer},
     ops::quantize::Matrix,
     tensor::{DType, Tensor},
@@ -141,7 +141,7 @@ fn write_matrices(path: &Path, tensors: &[&(String, Matrix)], dtype: Stored) -> 
     let mut header = serde_json::to_string(&header)?;
     // The data begins at a multiple of 8 bytes.
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-    let partial = path.with_extension("safetensors.partial");
+    let partial = partial_of(path);
     let context = || format!("write {}: is the disk full?", partial.display());
     // Whatever it is a link to stays.
     remove_if_there(&partial)?;
