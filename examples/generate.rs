@@ -5,6 +5,9 @@ use sdrrl::{AnswerOptions, Conversation, LoadOptions, Model};
 const MODEL: &str = "assets/quickstart/model";
 
 fn main() -> sdrrl::Result<()> {
+    // This model is trusted: its chat template, which is a program, runs in this process. For others give the path of a `sdrrl` binary, which runs it within
+    // limits (without this line one beside this program or on the PATH is taken).
+    sdrrl::use_program(None);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let path = arguments.first().map_or(MODEL, String::as_str);
     run(path, arguments.get(1..).unwrap_or_default())

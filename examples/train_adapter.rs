@@ -8,6 +8,9 @@ use sdrrl::{
 const MODEL: &str = "assets/quickstart/model";
 
 fn main() -> sdrrl::Result<()> {
+    // This model is trusted: its chat template, which is a program, runs in this process. For others give the path of a `sdrrl` binary, which runs it within
+    // limits (without this line one beside this program or on the PATH is taken).
+    sdrrl::use_program(None);
     let work = std::env::args().nth(1).map(PathBuf::from);
     run(&work.unwrap_or_else(|| std::env::temp_dir().join("sdrrl-example")))
 }

@@ -7,6 +7,8 @@ use tracing::info_span;
 use crate::{
     data::contained,
     device::{nvtx, vectors},
+    error::Error,
+    models::weights::hub,
     orchestrate::{ablate, run},
     pipeline::interrupt::on_interrupt,
     report::{
@@ -66,6 +68,29 @@ pub enum Command {
 }
 
 impl Command {
+    /// The same with `--model` at this revision of the hub.
+    ///
+    /// # Errors
+    /// A command without `--model`, or one whose model is no name of the hub.
+    pub fn at_revision(mut self, revision: &str) -> Result<Command> {
+        let model = match &mut self {
+            Command::Generate(generate::Args { model, .. })
+            | Command::Pack(pack::Args { model, .. })
+            | Command::Train(train::Args { model, .. })
+            | Command::Import(import::Args { model, .. })
+            | Command::Merge(merge::Args { model, .. })
+            | Command::Eval(eval::Args { model, .. })
+            | Command::Align(align::Args { model, .. }) => Some(model),
+            Command::Translate(translate::Args { model, .. })
+            | Command::Inspect(inspect::Args { model, .. }) => model.as_mut(),
+            _ => None,
+        };
+        let none = "--revision goes with --model; a recipe says model = \"org/name@REVISION\"";
+        let model = model.ok_or_else(|| Error::setting("revision", none))?;
+        *model = hub::at_revision(model, revision)?;
+        Ok(self)
+    }
+
     /// Runs the subcommand. Its spans go to the file `trace` (or the one of `SDRRL_TRACE`), and to NVIDIA's profilers where they are wanted
     /// ([`nvtx::wanted`]).
     pub fn run(&self, trace: Option<&Path>) -> Result<()> {

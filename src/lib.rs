@@ -11,6 +11,8 @@
 //! ```
 //! use sdrrl::{AnswerOptions, LoadOptions, Model};
 //!
+//! // Chat templates come with models and are programs: the `sdrrl` binary runs them within limits. This model is trusted.
+//! sdrrl::use_program(None);
 //! let model = Model::load("assets/quickstart/model", &LoadOptions::default())?;
 //! let replies = model.generate(&["What is the pet of Polol?"], &AnswerOptions { max_new_tokens: Some(16), ..Default::default() })?;
 //! println!("{} ({})", replies[0].text, replies[0].finish.name());
@@ -52,7 +54,10 @@ pub use api::{
     Conversation, LoadOptions, Measured, Model, ScoreOptions, TrainData, TrainOptions, Trained,
     TranslationScorer, train,
 };
-pub use data::conversation::{Role, Turn};
+pub use data::{
+    contained::use_program,
+    conversation::{Role, Turn},
+};
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
 pub use infer::{

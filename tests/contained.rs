@@ -8,6 +8,8 @@ use std::{
 use sdrrl::data::{
     contained,
     conversation::Prompt,
+    questions,
+    tally::OnBadRow,
     template::{ChatTemplate, TrainOn},
     tokenizer::Tokenizer,
 };
@@ -27,6 +29,45 @@ fn tokenizer() -> Tokenizer {
 
 fn prompt(question: &str) -> Prompt<'_> {
     Prompt { system: None, earlier: &[], instruction: question, input: "" }
+}
+
+/// A program that is no `sdrrl` and has none beside it or on its PATH: this one, under another name in an empty folder.
+#[test]
+fn a_library_without_the_program_refuses_templates() {
+    const NAME: &str = "alone";
+    let own = std::env::current_exe().unwrap();
+    if own.file_name().is_some_and(|name| name == NAME) {
+        let tok = tokenizer();
+        let refused = outcome("{{ messages[0].content }}", &tok).unwrap_err();
+        assert!(refused.contains("use_program") && refused.contains("PATH"), "{refused}");
+        // Templates that are ours need no program.
+        assert!(ChatTemplate::load("chatml", &tok).is_ok());
+        sdrrl::use_program(None);
+        assert!(outcome("{{ messages[0].content }}", &tok).is_ok());
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let other = dir.path().join(NAME);
+    std::fs::hard_link(&own, &other).or_else(|_| std::fs::copy(&own, &other).map(drop)).unwrap();
+    let test = "contained::a_library_without_the_program_refuses_templates";
+    let run = std::process::Command::new(&other).args(["--exact", test]).env("PATH", "").output().unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// A kilobyte whose dictionary says that it has hundreds of millions of entries (found by `fuzz`): 14 GB and 40 s in its library.
+#[test]
+fn a_damaged_parquet_file_ends_a_child_and_not_the_program() {
+    contain();
+    let began = Instant::now();
+    let path = Path::new("tests/golden/rows/damaged.parquet");
+    let error = questions::read(path, "en", OnBadRow::Skip).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("damaged.parquet") && error.contains("256 MiB of memory"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    // Sound ones are read as ever.
+    let sound = questions::read(Path::new("tests/golden/rows/snappy.parquet"), "en", OnBadRow::Fail);
+    assert_eq!(sound.unwrap().0.len(), 3);
 }
 
 /// What becomes of a template: the ids' number, or the error.

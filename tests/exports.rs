@@ -38,12 +38,12 @@ fn copy_model(to: &Path) {
 }
 
 /// A folder with packed questions, and room for trainings.
-struct Work {
+pub struct Work {
     dir: tempfile::TempDir,
 }
 
 impl Work {
-    fn new(pack: &[&str]) -> Work {
+    pub fn new(pack: &[&str]) -> Work {
         let work = Work { dir: tempfile::tempdir().unwrap() };
         let rows =
             (0..6).map(|i| format!("{{\"instruction\": \"What is house {i}?\", \"output\": \"Red.\"}}\n"));
@@ -53,16 +53,16 @@ impl Work {
         work
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub fn at(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
+    pub fn text(&self, name: &str) -> String {
         self.at(name).to_string_lossy().into_owned()
     }
 
     /// One step that changes nothing, so small is its rate.
-    fn train(&self, model: &str, out: &str, more: &[&str], variables: &[(&str, &str)]) -> Output {
+    pub fn train(&self, model: &str, out: &str, more: &[&str], variables: &[(&str, &str)]) -> Output {
         let (shards, out) = (self.text("k"), self.text(out));
         let args = [
             "train",
@@ -81,7 +81,7 @@ impl Work {
     }
 }
 
-fn done(out: &Output) -> String {
+pub fn done(out: &Output) -> String {
     assert!(out.status.success(), "{}", text(&out.stderr));
     text(&out.stdout) + &text(&out.stderr)
 }
@@ -206,6 +206,17 @@ fn a_name_is_the_snapshot_that_main_names_and_the_adapter_keeps_the_name() {
         (&config["base_model_name_or_path"], &config["revision"]),
         (&json!("org/name"), &json!("next"))
     );
+    // The same by an option; a path has no revisions.
+    done(&work.train("org/name", "d", &["--revision", "next"], &variables));
+    let config = json_of(&work.at("d/adapter_config.json"));
+    assert_eq!(
+        (&config["base_model_name_or_path"], &config["revision"]),
+        (&json!("org/name"), &json!("next"))
+    );
+    for (model, said) in [("org/name@next", "says already"), (MODEL, "is a path")] {
+        let refused = work.train(model, "e", &["--revision", "main"], &variables);
+        assert!(text(&refused.stderr).contains(said), "{}", text(&refused.stderr));
+    }
     let absent = work.train("org/other", "c", &[], &variables);
     assert!(text(&absent.stderr).contains("`hf download org/other`"), "{}", text(&absent.stderr));
 }
@@ -217,7 +228,7 @@ fn merge(model: &Path, adapter: &Path, out: &Path, more: &[&str]) -> Output {
 }
 
 /// The type of every tensor of a file, and config.json's keys of it.
-fn types(dir: &Path) -> (Vec<safetensors::Dtype>, Value, Value) {
+pub fn types(dir: &Path) -> (Vec<safetensors::Dtype>, Value, Value) {
     let bytes = fs::read(dir.join("model.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let mut types: Vec<_> = file.tensors().iter().map(|(_, view)| view.dtype()).collect();
@@ -251,7 +262,22 @@ fn a_merged_model_has_its_bases_type_under_one_key() {
         assert_eq!(types(&out), (vec![dtype], json!(name), Value::Null));
         assert_eq!(fs::read_to_string(out.join("chat_template.jinja")).unwrap(), "{{ 'of the adapter' }}");
         assert!(out.join("tokenizer.json").exists());
+        let card = fs::read_to_string(out.join("README.md")).unwrap();
+        assert!(
+            card.contains("library_name: transformers\n") && card.contains("with an adapter merged in"),
+            "{card}"
+        );
+        assert!(card.contains(&format!("| weights | {stored}, merged in f32")), "{card}");
     }
+    // What the adapter's own card tells stands below; a card that somebody wrote stays.
+    fs::write(at("a/README.md"), "---\nlanguage:\n- es\n---\n# Of the adapter\n").unwrap();
+    done(&merge(&at("bf16"), &at("a"), &at("with-card"), &[]));
+    let card = fs::read_to_string(at("with-card/README.md")).unwrap();
+    assert!(card.contains("language:\n- es\n") && card.contains("\n## Of the adapter\n"), "{card}");
+    fs::write(at("with-card/README.md"), "mine").unwrap();
+    let out = merge(&at("bf16"), &at("a"), &at("with-card"), &["--dtype", "f32"]);
+    assert!(done(&out).contains(" as f32;") && text(&out.stderr).contains("it stays as it is"));
+    assert_eq!(fs::read_to_string(at("with-card/README.md")).unwrap(), "mine");
     done(&merge(&at("bf16"), &at("a"), &at("asked"), &["--dtype", "f32"]));
     assert_eq!(types(&at("asked")).0, [Dtype::F32]);
     // Two names of one field that contradict each other.
@@ -268,7 +294,7 @@ fn a_merged_model_has_its_bases_type_under_one_key() {
 }
 
 /// A model's folder whose file has one other value.
-fn with_value(to: &Path, tensor: &str, value: f32) {
+pub fn with_value(to: &Path, tensor: &str, value: f32) {
     copy_model(to);
     let path = to.join("model.safetensors");
     let mut bytes = fs::read(&path).unwrap();

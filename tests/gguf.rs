@@ -109,6 +109,9 @@ fn every_key_of_scaling_is_understood() {
 fn keys_that_are_not_understood_are_refused_by_name() {
     for (key, value) in [
         ("llama.expert_count", Value::Count(8)),
+        ("llama.final_logit_softcapping", Value::Number(30.0)),
+        ("llama.attn_logit_softcapping", Value::Number(50.0)),
+        ("llama.rope.freq_base_swa", Value::Number(10000.0)),
         ("llama.logit_scale", Value::Number(0.5)),
         ("llama.attention.key_of_tomorrow", Value::Flag(true)),
         ("llama.attention.causal", Value::Flag(false)),
@@ -215,6 +218,16 @@ fn split_models_are_read_whole_or_the_missing_part_is_named() {
         missing.contains("1 of them are not there") && missing.contains("m-00003-of-00003.gguf"),
         "{missing}"
     );
+}
+
+#[test]
+fn a_big_endian_file_is_called_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "m.gguf", &llama(vec![]), &[]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4..8].reverse();
+    let error = format!("{:#}", sdrrl::data::gguf::parse(&bytes).unwrap_err());
+    assert!(error.contains("big-endian"), "{error}");
 }
 
 /// A turn ends with what the file names for it, or with a control token that says so by its text.

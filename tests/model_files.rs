@@ -329,3 +329,20 @@ fn tokens_beyond_the_embedding_are_refused_where_they_occur() {
     let error = format!("{:#}", ask("language tokenizer").unwrap_err());
     assert!(error.contains("row r") && error.contains("beyond the model's vocabulary"), "{error}");
 }
+
+#[test]
+fn a_field_of_the_wrong_type_is_named() {
+    let sizes = json!({"model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 48,
+        "max_position_embeddings": 64});
+    for (field, value) in [
+        ("attention_bias", json!(null)),
+        ("hidden_size", json!("16")),
+        ("rms_norm_eps", json!([1e-5])),
+        ("num_hidden_layers", json!(-1)),
+    ] {
+        let mut config = sizes.clone();
+        config[field] = value;
+        let error = format!("{:#}", Config::from_json(&config.to_string()).unwrap_err());
+        assert!(error.contains(&format!("{field}: invalid")), "{field}: {error}");
+    }
+}

@@ -183,6 +183,7 @@ fn special_tokens_count_wherever_they_are_declared() {
         ("tokenizer_config.json", json!({"added_tokens_decoder": {next.to_string(): object}})),
         ("tokenizer_config.json", json!({"additional_special_tokens": [token]})),
         ("tokenizer_config.json", json!({"sep_token": object})),
+        ("tokenizer_config.json", json!({"model_specific_special_tokens": {"image_token": token}})),
         ("special_tokens_map.json", json!({"mask_token": token})),
         ("special_tokens_map.json", json!({"additional_special_tokens": [object]})),
         ("added_tokens.json", json!({token: next})),
@@ -196,6 +197,31 @@ fn special_tokens_count_wherever_they_are_declared() {
             "{file}: {content}"
         );
     }
+}
+
+/// Whether a token of added_tokens.json is looked for in the text or in the normalised text: ids by transformers 5.24.
+#[test]
+fn tokens_of_the_older_file_are_found_as_transformers_finds_them() {
+    let (token, text) = ("<extra>", "<extra> a <extra>b <extra> <extra> c</s>");
+    let normalised = [547, 319, 295, 547, 296, 547, 547, 319, 297, 2];
+    let as_written = [547, 319, 319, 399, 547, 319, 296, 319, 547, 319, 319, 547, 319, 319, 297, 2];
+    for (config, map, want) in [
+        (json!({}), json!({}), &normalised[..]),
+        (json!({}), json!({"additional_special_tokens": [token]}), &normalised[..]),
+        (json!({"mask_token": token}), json!({}), &as_written[..]),
+        (json!({}), json!({"mask_token": token}), &as_written[..]),
+        (json!({"additional_special_tokens": [token]}), json!({}), &as_written[..]),
+        (json!({"extra_special_tokens": [token]}), json!({}), &as_written[..]),
+    ] {
+        let dir = folder("spm-legacy", config.clone());
+        std::fs::write(dir.path().join("added_tokens.json"), json!({token: 547}).to_string()).unwrap();
+        std::fs::write(dir.path().join("special_tokens_map.json"), map.to_string()).unwrap();
+        let tok = Tokenizer::load(dir.path()).unwrap();
+        assert_eq!(tok.encode_with_special(text).unwrap(), want, "{config} {map}");
+    }
+    let split = folder("byte-level", json!({"split_special_tokens": true}));
+    let error = format!("{:#}", Tokenizer::load(split.path()).err().unwrap());
+    assert!(error.contains("split_special_tokens"), "{error}");
 }
 
 #[test]

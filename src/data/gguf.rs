@@ -192,6 +192,10 @@ pub fn parse(bytes: &[u8]) -> Result<(BTreeMap<String, GgufValue>, Vec<GgufTenso
     ensure!(r.take(4)? == b"GGUF", "it does not begin with the letters GGUF");
     let version = r.u32()?;
     ensure!(
+        !(2..=3).contains(&version.swap_bytes()),
+        "it is big-endian (of a machine such as s390x), and only little-endian files can be read: convert the model anew here"
+    );
+    ensure!(
         version == 2 || version == 3,
         "GGUF version {version}; versions 2 and 3 can be read: convert the file anew"
     );

@@ -1,12 +1,18 @@
 //! JSON and TOML of others within bounds: a value takes a hundred times the memory of the two bytes that stand for it, so that a file of some
 //! megabytes could fill a machine.
 use std::{
+    fmt::{self, Formatter},
     fs::File,
     io::{self, ErrorKind, Read},
     path::Path,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Value};
 
 /// What a file may take in memory beyond [`FACTOR`] times its size, bytes.
 pub const FREE: usize = 256 << 20;
@@ -18,7 +24,7 @@ const VALUE: usize = 240;
 const LONGEST: u64 = 64 << 20;
 
 /// Refuses text whose values would take more memory than a text of its size may.
-pub fn check(text: &[u8]) -> Result<()> {
+pub fn check(text: &[u8]) -> anyhow::Result<()> {
     let room = FREE + FACTOR * text.len();
     if text.len() <= room / VALUE {
         return Ok(());
@@ -45,7 +51,7 @@ pub fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// Calls `f` with each element of a JSON array's text, which must be valid.
-pub fn for_each_element(text: &[u8], f: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+pub fn for_each_element(text: &[u8], f: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let (mut depth, mut start, mut quoted, mut escaped) = (0usize, 0, false, false);
     for (i, &b) in text.iter().enumerate() {
         if quoted {
@@ -75,11 +81,77 @@ pub fn for_each_element(text: &[u8], f: &mut dyn FnMut(&[u8]) -> Result<()>) -> 
     Ok(())
 }
 
+/// JSON in which no object has a key twice: which of the two is meant is not known.
+pub struct Unambiguous(pub Value);
+
+impl<'de> Deserialize<'de> for Unambiguous {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Unambiguous, D::Error> {
+        from.deserialize_any(Once).map(Unambiguous)
+    }
+}
+
+struct Once;
+
+impl<'de> Visitor<'de> for Once {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut list = vec![];
+        while let Some(Unambiguous(value)) = from.next_element()? {
+            list.push(value);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = from.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(serde::de::Error::custom(format!("the key `{key}` stands there twice")));
+            }
+            let Unambiguous(value) = from.next_value()?;
+            map.insert(key, value);
+        }
+        Ok(map.into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::Value;
 
     #[test]
     fn many_small_values_are_refused_and_long_texts_are_not() {
@@ -95,6 +167,14 @@ mod tests {
         assert_eq!(read_text(&path).unwrap_err().kind(), ErrorKind::FileTooLarge);
         File::create(&path).unwrap().set_len(LONGEST + 1).unwrap();
         assert_eq!(read_text(&path).unwrap_err().kind(), ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_named_wherever_it_is() {
+        for text in [r#"{"a": 1, "a": 1}"#, r#"{"x": [{"a": 1, "b": 2, "a": {}}]}"#] {
+            let error = serde_json::from_str::<Unambiguous>(text).err().unwrap().to_string();
+            assert!(error.contains("the key `a` stands there twice"), "{error}");
+        }
     }
 
     fn any_value() -> impl Strategy<Value = Value> {
@@ -124,6 +204,7 @@ mod tests {
             })
             .unwrap();
             prop_assert_eq!(found, values);
+            prop_assert_eq!(serde_json::from_str::<Unambiguous>(&text).unwrap().0, value);
         }
     }
 }

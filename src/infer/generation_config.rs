@@ -152,7 +152,8 @@ impl GenerationConfig {
         }
         let (own, older) = (model.join("generation_config.json"), model.join("config.json"));
         let read = |path: &Path| -> Result<Map<String, Value>> {
-            let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+            let text =
+                crate::data::json::read_text(path).with_context(|| format!("read {}", path.display()))?;
             let json: Value =
                 serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
             json.as_object().cloned().with_context(|| format!("{} is no JSON object", path.display()))

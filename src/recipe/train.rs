@@ -1,7 +1,7 @@
 //! Settings of `train`.
 use serde::{Deserialize, Serialize};
 
-use crate::train::schedule::ScheduleKind;
+use crate::{models::weights::stored::Stored, train::schedule::ScheduleKind};
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -44,6 +44,10 @@ pub struct TrainSettings {
     /// What is trained
     #[arg(long, value_enum, default_value = "lora")]
     pub method: Method,
+    /// Data type of a whole model's weights on disk: f32, bf16 or f16 [default: that of the base; f32 from scratch or of a quantised base]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_dtype: Option<Stored>,
     /// Rank of the adapters
     #[arg(long, default_value_t = 8)]
     pub lora_rank: usize,
@@ -135,6 +139,7 @@ impl Default for TrainSettings {
     fn default() -> TrainSettings {
         TrainSettings {
             method: Method::Lora,
+            save_dtype: None,
             lora_rank: 8,
             lora_alpha: 16.0,
             lora_targets: crate::models::transformer::lora::all_linears(),

@@ -9,9 +9,10 @@ use crate::pipeline::{
     manifest::Manifest,
     rows::apart,
     stage::{self, Made, Open, Stage},
+    work_dir::CARD,
 };
 use crate::{
-    data::tokenizer::Tokenizer,
+    data::{json::read_text, tokenizer::Tokenizer},
     infer::{
         engine::{Engine, EngineOptions},
         scoring::ScoreRequest,
@@ -19,9 +20,13 @@ use crate::{
     models::{
         transformer::lora::Lora,
         transformer::weights::Transformer,
-        weights::{WeightSource, export::copy_file, resolve, stored::Stored},
+        weights::{WeightSource, export::copy_file, hub, resolve, stored::Stored},
     },
     report::out::say,
+    stages::{
+        model_card::{self, Merged},
+        train::card::in_words,
+    },
     tensor::DType,
 };
 
@@ -115,6 +120,7 @@ impl Stage for Merge<'_> {
         }
         // The template that the adapter was trained with.
         copy_file(&args.adapter, &args.out, TEMPLATE)?;
+        self.write_card(&lora)?;
         drop(model);
         let written = probe(&Transformer::load(&args.out, DType::F32)?, &tokenizer)?;
         finite(&written, "the written model")?;
@@ -130,6 +136,20 @@ impl Stage for Merge<'_> {
             args.out.display(),
             self.stored
         )))
+    }
+}
+
+impl Merge<'_> {
+    fn write_card(&self, lora: &Lora) -> Result<()> {
+        let (base, _) = hub::reference(&self.args.model)?;
+        let merged = Merged {
+            base: &base,
+            on_hub: !Path::new(&base).is_absolute(),
+            adapter: in_words(&lora.config),
+            dtype: self.stored.to_string(),
+            card: read_text(&self.args.adapter.join(CARD)).ok(),
+        };
+        model_card::write(self.out(), &merged.text(), Self::NAME)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod import;
 pub mod inspect;
 pub mod merge;
 pub mod metric;
+mod model_card;
 pub mod pack;
 pub mod parallel;
 pub mod score;

@@ -10,6 +10,7 @@
 //! Inputs depend on `--seed` alone. What fails is written to `target/fuzz/PARSER-NUMBER` and named.
 mod allocator;
 mod big;
+mod models;
 mod mutate;
 mod parsers;
 mod seeds;
@@ -86,6 +87,8 @@ struct Outcome {
 
 fn main() -> ExitCode {
     let options = options();
+    // In this process, where memory is counted; templates have a child.
+    sdrrl::use_program(None);
     let wanted = |p: &Parser| {
         options.filters.is_empty() || options.filters.iter().any(|f| p.name.contains(f.as_str()))
     };

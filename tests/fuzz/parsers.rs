@@ -63,6 +63,7 @@ pub fn all() -> Vec<Parser> {
     all.extend(lists());
     all.extend(tables());
     all.extend(crate::tokenizers::tokenizers());
+    all.extend(crate::models::models());
     all.extend(configurations());
     all.extend(settings());
     all
@@ -179,7 +180,11 @@ fn rows() -> Vec<Parser> {
             ]),
             mutate::bytes,
             "rows",
-            read,
+            |dir, _| {
+                crate::tokenizers::contained(|| {
+                    questions::read(&dir.join("rows"), "en", OnBadRow::Skip).is_ok()
+                })
+            },
         ),
         parser("row-shard", texts(&[seeds::ROWS]), mutate::json, "rows-00001.jsonl", |dir, _| {
             RowShard::open(&dir.join("rows-00001.jsonl"))

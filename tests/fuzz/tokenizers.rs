@@ -2,7 +2,6 @@
 use std::{path::Path, sync::OnceLock};
 
 use sdrrl::data::{
-    contained,
     conversation::Prompt,
     template::{ChatTemplate, TrainOn},
     tokenizer::{Tokenizer, sentencepiece},
@@ -15,13 +14,17 @@ use crate::{
 };
 
 /// As the program does it: by a child with limits.
-fn template(path: &Path) -> bool {
+pub fn contained<T>(work: impl FnOnce() -> T) -> T {
     let program = std::env::var_os("SDRRL_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_sdrrl").into());
+    sdrrl::use_program(Some(program.into()));
+    let result = work();
+    sdrrl::use_program(None);
+    result
+}
+
+fn template(path: &Path) -> bool {
     let tok = tokenizer();
-    contained::use_program(Some(program.into()));
-    let template = ChatTemplate::load(path.to_str().unwrap(), tok);
-    contained::use_program(None);
-    let Ok(template) = template else { return false };
+    let Ok(template) = contained(|| ChatTemplate::load(path.to_str().unwrap(), tok)) else { return false };
     let prompt = Prompt::new(Some("Be brief."), "Who?", "");
     let asked = template.encode_prompt(tok, &prompt).is_ok();
     template.encode(tok, &prompt, "Me.", TrainOn::All).is_ok() && asked

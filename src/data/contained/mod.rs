@@ -4,8 +4,8 @@
 //! itself to a share of memory and to a time of the processor for each request; what goes beyond, a panic, an abort and an overflow of the
 //! stack end the child, never the program, and are errors by name here.
 //!
-//! A library does not know of a program to start: whoever loads models of strangers through it calls [`use_program`] with the path of a `sdrrl`
-//! binary. Without one the work is done in this process, bounded as far as that can be.
+//! A library starts the `sdrrl` that [`use_program`] names, or else one beside its own program or on the PATH. Where there is none, chat templates are refused,
+//! since their memory cannot be bounded in this process, unless [`use_program`] was told that they are trusted.
 pub mod caught;
 pub mod work;
 
@@ -26,11 +26,23 @@ const LONGEST: u64 = 1 << 30;
 /// What a child that dies may say about it, bytes.
 const LAST_WORDS: u64 = 4096;
 
-static PROGRAM: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// Where the work is done.
+#[derive(Clone)]
+enum Place {
+    /// Nobody has said.
+    Unsaid,
+    /// In this process, by the user's word.
+    Here,
+    /// By this program.
+    Program(PathBuf),
+}
 
-/// Says which `sdrrl` binary is started for templates and tokenizers that are loaded from now on; `None`: they stay in this process.
+static PLACE: Mutex<Place> = Mutex::new(Place::Unsaid);
+
+/// Says which `sdrrl` binary is started for the chat templates and tokenizers that are loaded from now on. `None`: they are trusted, and worked on in this
+/// process, where nothing bounds the memory that a template takes.
 pub fn use_program(path: Option<PathBuf>) {
-    *PROGRAM.lock().unwrap_or_else(|e| e.into_inner()) = path;
+    *PLACE.lock().unwrap_or_else(|e| e.into_inner()) = path.map_or(Place::Here, Place::Program);
 }
 
 /// The running program, whatever has become of its file since.
@@ -39,9 +51,29 @@ pub fn own_program() -> Option<PathBuf> {
     if link.exists() { Some(link.into()) } else { std::env::current_exe().ok() }
 }
 
-/// See [`use_program`].
-pub(super) fn program() -> Option<PathBuf> {
-    PROGRAM.lock().unwrap_or_else(|e| e.into_inner()).clone()
+/// The program that [`use_program`] named, or that was found; `None` where the work is trusted.
+///
+/// # Errors
+/// Nothing was said and none was found: what may not be worked on in this process is refused with this.
+pub(super) fn program() -> Result<Option<PathBuf>> {
+    match PLACE.lock().unwrap_or_else(|e| e.into_inner()).clone() {
+        Place::Here => Ok(None),
+        Place::Program(path) => Ok(Some(path)),
+        Place::Unsaid if cfg!(test) => Ok(None),
+        Place::Unsaid => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            found(std::env::current_exe().ok().as_deref(), std::env::split_paths(&path)).map(Some).context(
+                "chat templates are programs, and are run by a `sdrrl` of their own within limits: none stands beside this program or on the PATH; call \
+                 sdrrl::use_program(Some(path of the sdrrl binary)), or sdrrl::use_program(None) if you trust the models that you load",
+            )
+        }
+    }
+}
+
+/// The `sdrrl` beside a program (or above it, where cargo puts examples and tests), or in the first of `folders` that has one.
+fn found(own: Option<&Path>, folders: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    let beside = own.into_iter().flat_map(|exe| exe.ancestors().skip(1).take(2)).map(Path::to_path_buf);
+    beside.chain(folders.filter(|f| f.is_absolute())).map(|f| f.join("sdrrl")).find(|p| p.is_file())
 }
 
 /// What a child may take.
@@ -63,6 +95,8 @@ pub(super) enum Ask {
     Render = 2,
     /// Loads the tokenizer.json that is sent, and encodes and decodes some texts.
     Tokenizer = 3,
+    /// Reads the rows of the Parquet file whose path is sent.
+    Rows = 4,
 }
 
 /// Children that have done the same first request, one for each thread that needs one at a time.
@@ -210,4 +244,28 @@ fn read_frame(from: &mut impl Read) -> Result<Option<(u8, Vec<u8>)>> {
     let mut body = vec![0; length as usize];
     from.read_exact(&mut body)?;
     Ok(Some((head[0], body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_beside_the_own_one_and_on_the_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["release/deps", "bin", "empty"] {
+            std::fs::create_dir_all(at(folder)).unwrap();
+        }
+        let of = |own: &str, folders: &[&str]| {
+            found(Some(&at(own)), folders.iter().map(|f| at(f)).chain([PathBuf::from("relative")]))
+        };
+        assert_eq!(of("release/deps/all", &["empty"]), None);
+        std::fs::write(at("bin/sdrrl"), "").unwrap();
+        assert_eq!(of("release/deps/all", &["empty", "bin"]), Some(at("bin/sdrrl")));
+        std::fs::write(at("release/sdrrl"), "").unwrap();
+        assert_eq!(of("release/deps/all", &["bin"]), Some(at("release/sdrrl")));
+        assert_eq!(of("release/all", &["bin"]), Some(at("release/sdrrl")));
+        assert_eq!(of("release/deps/deep/all", &[]), None);
+    }
 }

@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::{Ask, TOO_LONG, caught::caught, read_frame, write_frame};
-use crate::data::{template::jinja::Local, tokenizer};
+use crate::data::{questions::container, template::jinja::Local, tokenizer};
 
 /// The arguments of the hidden command.
 #[derive(Clone, Debug, clap::Args)]
@@ -112,6 +112,9 @@ fn answer(kind: u8, body: Vec<u8>, template: &mut Option<Local>) -> Result<Vec<u
         Ok(serde_json::to_vec(&texts)?)
     } else if kind == Ask::Tokenizer as u8 {
         tokenizer::probe(&body)?;
+        Ok(vec![])
+    } else if kind == Ask::Rows as u8 {
+        container::probe(&body)?;
         Ok(vec![])
     } else {
         bail!("request {kind} is not known")

@@ -1,15 +1,24 @@
 //! Files of rows as people have them: JSON Lines, a JSON array, either of them compressed with gzip or Zstandard, or Parquet; told apart by
 //! their content, not by their name.
 use std::{
+    ffi::OsStr,
+    fs::Metadata,
     io::{ErrorKind, Read},
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::Path,
+    sync::Mutex,
 };
 
 use crate::data::files::FileContext;
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
-use crate::data::{contained::caught::caught, json, map::map_path, standard_input};
+use crate::data::{
+    contained::{self, Ask, Limits, caught::caught},
+    json::{self, Unambiguous},
+    map::map_path,
+    standard_input,
+};
 
 /// The columns of a row, or why there is none.
 pub type Object = Result<Map<String, Value>>;
@@ -28,7 +37,38 @@ pub fn for_each(path: &Path, f: &mut dyn FnMut(&str, Object) -> Result<()>) -> R
     if about.len() == 0 {
         bail!("{name} is empty");
     }
-    of_bytes(&name, &map_path(path)?, f)
+    let bytes = map_path(path)?;
+    if bytes.starts_with(PARQUET) {
+        try_apart(path, &about).with_context(|| name.clone())?;
+    }
+    of_bytes(&name, &bytes, f)
+}
+
+/// A Parquet file's first bytes.
+const PARQUET: &[u8] = b"PAR1";
+
+/// Tries a Parquet file in a child first, if there is a program for it, and once: its library takes memory and time by what a damaged file says.
+fn try_apart(path: &Path, about: &Metadata) -> Result<()> {
+    static TRIED: Mutex<Vec<[u64; 4]>> = Mutex::new(vec![]);
+    let key =
+        [about.dev(), about.ino(), about.len(), about.mtime_nsec() as u64 ^ (about.mtime() as u64) << 30];
+    let tried = || TRIED.lock().unwrap_or_else(|e| e.into_inner());
+    let Ok(Some(program)) = contained::program() else { return Ok(()) };
+    if tried().contains(&key) {
+        return Ok(());
+    }
+    // What is this process to us is not it to the child.
+    let own = Path::new("/proc").join(std::process::id().to_string());
+    let path = path.strip_prefix("/proc/self").map_or(path.to_path_buf(), |rest| own.join(rest));
+    let limits = Limits { memory: SMALL + EXPANSION * about.len(), seconds: 2.0 + about.len() as f64 / 1e6 };
+    contained::ask_once(&program, limits, Ask::Rows, path.as_os_str().as_bytes())?;
+    tried().push(key);
+    Ok(())
+}
+
+/// The child's side: every row is read, and nothing is done with it.
+pub(in crate::data) fn probe(path: &[u8]) -> Result<()> {
+    parquet_rows("it", &map_path(Path::new(OsStr::from_bytes(path)))?, &mut |_, _| Ok(()))
 }
 
 fn of_bytes(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
@@ -44,7 +84,7 @@ fn of_bytes(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<
             };
             text_rows(name, &inflate(name, "Zstandard", bytes.len(), open)?, f)
         }
-        [b'P', b'A', b'R', b'1', ..] => parquet_rows(name, bytes, f),
+        _ if bytes.starts_with(PARQUET) => parquet_rows(name, bytes, f),
         _ => text_rows(name, bytes, f),
     }
 }
@@ -110,8 +150,9 @@ fn array_rows(name: &str, text: &[u8], f: &mut dyn FnMut(&str, Object) -> Result
     json::for_each_element(text, &mut |element| {
         number += 1;
         let place = format!("{name}, element {number}");
-        let value = json::check(element).and_then(|()| serde_json::from_slice(element).map_err(broken));
-        f(&place, value.and_then(object))
+        let value: Result<Unambiguous> =
+            json::check(element).and_then(|()| serde_json::from_slice(element).map_err(broken));
+        f(&place, value.and_then(|v| object(v.0)))
     })
 }
 
@@ -135,7 +176,7 @@ fn parse_line(line: &[u8], number: usize) -> Object {
         )
     })?;
     json::check(line)?;
-    let value = serde_json::from_str(text).map_err(|e| {
+    let value: Unambiguous = serde_json::from_str(text).map_err(|e| {
         let head: String = text.trim_start().chars().take(24).collect();
         let hint = match head.chars().next() {
             _ if e.to_string().contains("hex escape") => {
@@ -144,6 +185,7 @@ fn parse_line(line: &[u8], number: usize) -> Object {
             Some('{') if e.is_eof() && number == 0 => {
                 ": is it one JSON object over several lines? Each row must stand on one line, or all in one JSON array"
             }
+            _ if e.is_data() => return anyhow!("{}", without_place(&e)),
             Some('{' | '[' | '"') => "",
             _ if number == 0 && (head.contains(',') || head.contains('\t')) => {
                 ": it looks like CSV or TSV; save it as JSON Lines"
@@ -152,7 +194,7 @@ fn parse_line(line: &[u8], number: usize) -> Object {
         };
         anyhow!("not JSON at column {}: {}{hint}", e.column(), without_place(&e))
     })?;
-    object(value)
+    object(value.0)
 }
 
 fn object(value: Value) -> Object {

@@ -57,6 +57,62 @@ fn every_format_is_read_whole() {
 }
 
 #[test]
+fn what_is_not_to_be_learnt_is_said_in_any_of_the_fields_ways() {
+    for (field, weight) in [
+        (json!({}), 1.0),
+        (json!({"weight": 0}), 0.0),
+        (json!({"weight": 0.5}), 0.5),
+        (json!({"weight": true, "train": null}), 1.0),
+        (json!({"train": false}), 0.0),
+        (json!({"training": false}), 0.0),
+        (json!({"loss": false}), 0.0),
+        (json!({"loss": 0.25, "weight": 2}), 0.5),
+    ] {
+        let mut answer = json!({"role": "assistant", "content": "A"});
+        answer.as_object_mut().unwrap().extend(field.as_object().cloned().unwrap());
+        let (row, tally) = source(json!({"messages": [{"role": "user", "content": "Q"}, answer]})).unwrap();
+        assert_eq!((row.turns[1].weight, tally.is_whole()), (weight, true), "{field}");
+    }
+    for field in
+        [json!({"weight": "heavy"}), json!({"loss": -1}), json!({"train_detail": [{"begin_offset": 0}]})]
+    {
+        let mut answer = json!({"role": "assistant", "content": "A"});
+        answer.as_object_mut().unwrap().extend(field.as_object().cloned().unwrap());
+        let row = json!({"messages": [{"role": "user", "content": "Q"}, answer]});
+        assert!(source(row).is_err(), "{field}");
+    }
+}
+
+/// Shapes of other programs that are no rows of ours, and values whose meaning would be guessed: each is named.
+#[test]
+fn what_is_not_understood_is_refused_by_its_name() {
+    for (value, said) in [
+        (json!({"contents": [{"role": "user", "parts": [{"text": "Q"}]}]}), "none of"),
+        (json!({"text": "Just a text."}), "none of"),
+        (json!({"data": [{"instruction": "Q"}]}), "none of"),
+        (json!({"custom_id": "1", "body": {"messages": []}}), "none of"),
+        (json!({"instruction": "Q", "output": ["A"]}), "a list"),
+        (json!({"question": "Q", "answers": {"text": ["A"]}, "answer": {"text": "A"}}), "an object"),
+        (json!({"instruction": "Q", "output": true}), "true"),
+        (json!({"instruction": "Q", "output": 123456789012345678901234567890.0}), "put it in quotes"),
+        (json!({"instruction": 1e-9, "output": "A"}), "put it in quotes"),
+        (json!({"messages": ["Q", "A"]}), "not an object"),
+        (json!({"messages": [{"role": "narrator", "content": "Q"}]}), "narrator"),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": [{"type": "thinking", "thinking": "x"}]}]}),
+            "thinking",
+        ),
+        (json!({"conversations": "[{\"from\": \"human\"}]"}), "not a list"),
+        (json!({"instruction": "Q", "output": "A", "history": [{"q": "a"}]}), "history"),
+    ] {
+        let error =
+            format!("{:#}", source(value.clone()).err().unwrap_or_else(|| panic!("{value} was taken")));
+        assert!(error.contains(said), "{value}: {error}");
+    }
+    assert_eq!(shown(&source(json!({"instruction": 7, "output": 8.25})).unwrap().0), "user:7|assistant:8.25");
+}
+
+#[test]
 fn a_leading_answer_is_noted_and_answers_nothing() {
     let (row, tally) =
         source(json!({"conversations": [{"from": "gpt", "value": "Hello"}, {"from": "human", "value": "Q"},

@@ -8,7 +8,9 @@ use crate::data::{
 };
 
 /// Fields of a turn that would change what is learnt.
-const REFUSED: [(&str, &str); 7] = [
+const REFUSED: [(&str, &str); 9] = [
+    ("train_detail", "parts of an answer"),
+    ("training_detail", "parts of an answer"),
     ("tool_calls", "tool calls"),
     ("tool_call_id", "tool calls"),
     ("function_call", "tool calls"),
@@ -19,7 +21,7 @@ const REFUSED: [(&str, &str); 7] = [
 ];
 
 /// Fields of a turn that are read here.
-const READ: [&str; 7] = ["role", "from", "content", "value", "text", "weight", "train"];
+const READ: [&str; 9] = ["role", "from", "content", "value", "text", "weight", "train", "training", "loss"];
 
 /// The turns of `messages`, `conversations` and the like. Leading turns of the assistant answer nothing: they are left out and noted.
 pub(super) fn of_list(list: &Value, tally: &mut Tally, place: &str) -> Result<Vec<Turn>> {
@@ -99,10 +101,13 @@ fn content(value: &Value) -> Result<String> {
     Ok(parts.join("\n"))
 }
 
-/// A text; a number is taken as its digits.
+/// A text; a number is taken as its digits, unless they are more than a number keeps.
 pub(super) fn text(value: &Value) -> Result<String> {
     match value {
         Value::String(s) => Ok(s.clone()),
+        Value::Number(n) if n.is_f64() && n.to_string().contains('e') => {
+            bail!("the number {n}, whose digits are not kept: put it in quotes")
+        }
         Value::Number(n) => Ok(n.to_string()),
         Value::Null => bail!("null, a text was expected"),
         Value::Bool(b) => bail!("{b}, a text was expected"),
@@ -111,12 +116,14 @@ pub(super) fn text(value: &Value) -> Result<String> {
     }
 }
 
-/// `weight` (OpenAI's 0 or 1, or any share), or `train: false`.
+/// `weight` (OpenAI's 0 or 1, or any share), `train` or `training` (Axolotl) or `loss` (ms-swift): a number, or yes or no.
 fn weight(turn: &Map<String, Value>) -> Result<f32> {
-    if turn.get("train").is_some_and(|t| t == false) {
-        return Ok(0.0);
+    let mut weight = 1.0;
+    for key in ["weight", "train", "training", "loss"] {
+        let Some(value) = turn.get(key).filter(|v| !v.is_null()) else { continue };
+        let own = value.as_bool().map(|b| if b { 1.0 } else { 0.0 }).or(value.as_f64());
+        let own = own.filter(|w| w.is_finite() && *w >= 0.0);
+        weight *= own.with_context(|| format!("its {key} is {value}, a number of 0 or more was expected"))?;
     }
-    let Some(value) = turn.get("weight").filter(|v| !v.is_null()) else { return Ok(1.0) };
-    let weight = value.as_f64().filter(|w| w.is_finite() && *w >= 0.0);
-    Ok(weight.with_context(|| format!("its weight is {value}, a number of 0 or more was expected"))? as f32)
+    Ok(weight as f32)
 }

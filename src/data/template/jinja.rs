@@ -1,7 +1,7 @@
 //! Jinja as transformers sets it up for chat templates (`transformers.utils.chat_template_utils`).
 //!
 //! A template comes with a model, so it is outside data, and Jinja is a language: one can ask for any amount of time and memory. So templates
-//! are rendered by a child process with limits ([`contained`]) wherever the program is known that is started for it.
+//! are rendered by a child process with limits ([`contained`]), or in this process where the user says that they are trusted.
 use anyhow::{Context, Result, anyhow, ensure};
 use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig, value::Serde};
 use serde_json::json;
@@ -59,7 +59,7 @@ impl Jinja {
             source.len()
         );
         let (marked, marks_answers) = with_marks(source);
-        let engine = match contained::program() {
+        let engine = match contained::program()? {
             Some(program) => Engine::Apart(
                 Pool::start(program, LIMITS, (Ask::Template, marked.into_bytes()))
                     .context("the chat template cannot be parsed")?,

@@ -145,7 +145,7 @@ pub(in crate::data) fn probe(bytes: &[u8]) -> Result<()> {
 
 /// Tries a file in a child first, if there is a program for it.
 pub(super) fn try_apart(text: &str) -> Result<()> {
-    let Some(program) = contained::program() else { return Ok(()) };
+    let Ok(Some(program)) = contained::program() else { return Ok(()) };
     let size = text.len() as u64;
     let limits = Limits { memory: MEMORY + FACTOR * size, seconds: 10.0 + size as f64 / 1e6 };
     contained::ask_once(&program, limits, Ask::Tokenizer, text.as_bytes())?;

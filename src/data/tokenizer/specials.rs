@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 /// Lists of further ones.
-const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+const LISTS: [&str; 3] =
+    ["additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"];
 
 /// Puts into tokenizer.json's `added_tokens` what the other files declare, as transformers does: with the id that is said, the id that the
 /// vocabulary has, or else the next free one. Names that only special_tokens_map.json has go into `config`.
@@ -15,11 +16,16 @@ pub(super) fn declare(json: &mut Value, config: &mut Value, map: &Value, added: 
     if !config.is_object() {
         *config = json!({});
     }
+    let own_list = config["additional_special_tokens"].clone();
     for name in NAMES.iter().chain(&LISTS) {
         if config[*name].is_null() && !map[*name].is_null() {
             config[*name] = map[*name].clone();
         }
     }
+    ensure!(
+        config["split_special_tokens"] != true,
+        "tokenizer_config.json: split_special_tokens is true, so that special tokens of a template are spelled in letters: that is not supported; remove the field"
+    );
     let mut known = Known::of(json)?;
     if let Some(decoder) = config["added_tokens_decoder"].as_object() {
         let mut entries: Vec<(u64, &Value)> = decoder
@@ -40,10 +46,15 @@ pub(super) fn declare(json: &mut Value, config: &mut Value, map: &Value, added: 
     let mut listed: Vec<(&String, u64)> =
         added.as_object().into_iter().flatten().filter_map(|(t, id)| Some((t, id.as_u64()?))).collect();
     listed.sort_by_key(|e| e.1);
+    let named = || NAMES.iter().map(|n| &config[*n]).chain(LISTS.iter().flat_map(|n| items(&config[*n])));
     for (text, id) in listed {
-        known.declare(text, Some(id), &Value::Null, false)?;
+        // As transformers 5 has tokens of this file: they are looked for in the normalised text, unless they are known to be special by then.
+        let lists = items(&own_list).into_iter().chain(items(&config["extra_special_tokens"]));
+        let special =
+            NAMES.iter().map(|n| &config[*n]).chain(lists).any(|value| content(value) == Some(text));
+        known.declare(text, Some(id), &json!({"normalized": !special}), special)?;
     }
-    for value in NAMES.iter().map(|n| &config[*n]).chain(LISTS.iter().flat_map(|n| items(&config[*n]))) {
+    for value in named() {
         if let Some(text) = content(value) {
             known.declare(text, None, value, true)?;
         }

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use crate::data::files::FileContext;
 use crate::error::{Error, Kind};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -143,7 +143,8 @@ impl Config {
         for (key, default) in (family.defaults)() {
             fields.entry(key).or_insert(default);
         }
-        let config: Config = serde_json::from_value(value)?;
+        let config: Config =
+            serde_json::from_value(value.clone()).map_err(|e| anyhow!("{}{e}", misfit(&value, &e)))?;
         config.spec()?;
         Ok(config)
     }
@@ -246,4 +247,14 @@ impl Config {
         };
         list.iter().map(slides).collect::<Result<_>>().map(Some)
     }
+}
+/// "FIELD: " of the field that does not fit: without it there is no such error.
+fn misfit(config: &Value, error: &serde_json::Error) -> String {
+    let same = |without: &str| {
+        let mut rest = config.clone();
+        rest.as_object_mut().map(|map| map.shift_remove(without));
+        serde_json::from_value::<Config>(rest).is_err_and(|e| e.to_string() == error.to_string())
+    };
+    let mut fields = config.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+    fields.find(|key| !same(key)).map_or(String::new(), |key| format!("{key}: "))
 }

@@ -110,7 +110,7 @@ fn rope_scaling(gguf: &Gguf, architecture: &str, positions: u64) -> Result<Optio
 }
 
 /// Keys behind the architecture's name that are read, or that change no arithmetic of a decoder here.
-const KNOWN: [&str; 26] = [
+const KNOWN: [&str; 22] = [
     "vocab_size",
     "context_length",
     "embedding_length",
@@ -122,12 +122,8 @@ const KNOWN: [&str; 26] = [
     "attention.value_length",
     "attention.layer_norm_rms_epsilon",
     "attention.sliding_window",
-    "attention.sliding_window_pattern",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
     "rope.dimension_count",
     "rope.freq_base",
-    "rope.freq_base_swa",
     "rope.scale_linear",
     "rope.scaling.type",
     "rope.scaling.factor",
@@ -139,11 +135,22 @@ const KNOWN: [&str; 26] = [
     "rope.scaling.yarn_beta_slow",
 ];
 
+/// Keys that only some architectures read; in a file of another they would mean what is not computed.
+const READ_BY: [(&str, &[&str]); 4] = [
+    ("attention.sliding_window_pattern", &["gemma3"]),
+    ("attn_logit_softcapping", &["gemma2"]),
+    ("final_logit_softcapping", &["gemma2", "gemma3"]),
+    ("rope.freq_base_swa", &["gemma3"]),
+];
+
 /// Refuses a key of the architecture that nobody here reads, unless its value changes nothing.
 pub fn check_keys(gguf: &Gguf, architecture: &str) -> Result<()> {
     let prefix = format!("{architecture}.");
+    let is_read = |name: &str| {
+        KNOWN.contains(&name) || READ_BY.iter().any(|(key, by)| *key == name && by.contains(&architecture))
+    };
     for (key, value) in &gguf.metadata {
-        let Some(name) = key.strip_prefix(&prefix).filter(|name| !KNOWN.contains(name)) else { continue };
+        let Some(name) = key.strip_prefix(&prefix).filter(|name| !is_read(name)) else { continue };
         let neutral = match value {
             GgufValue::Unsigned(x) => *x == 0,
             GgufValue::Signed(x) => *x == 0,

@@ -59,6 +59,18 @@ impl Transformer {
         }
         Ok(())
     }
+
+    /// Whether f16 holds every weight: a finite one of them would not become infinite.
+    pub fn fits_f16(&self) -> Result<bool> {
+        for (_, matrix) in self.named() {
+            let Matrix::Dense(t) = matrix else { return Ok(true) };
+            let lost = |x: &f32| x.is_finite() && !f16::from_f32(*x).is_finite();
+            if t.to_f32_vec()?.iter().any(lost) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Copies the tokenizer and the chat templates of the model in `from`, as far as it has them.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::error::Error;
 
@@ -46,6 +46,31 @@ pub fn hub_name(model: &str) -> Option<(&str, Option<&str>)> {
     let sound = name.split('/').count() <= 2 && name.split('/').all(part);
     let clean = |r: &str| !r.is_empty() && !r.split('/').any(|p| p.is_empty() || p == "." || p == "..");
     (sound && revision.is_none_or(clean)).then_some((name, revision))
+}
+
+/// `model` at a branch, tag or commit: `org/name@REVISION`.
+///
+/// # Errors
+/// A path, which has no revisions, and a name that has one already.
+pub fn at_revision(model: &str, revision: &str) -> Result<String> {
+    let advice = "--revision goes with the name of a model of the hub";
+    match hub_name(model) {
+        Some((name, None)) => {
+            let whole = format!("{name}@{revision}");
+            ensure!(
+                hub_name(&whole).is_some(),
+                Error::setting("revision", format!("`{revision}` is no revision"))
+            );
+            Ok(whole)
+        }
+        Some((name, Some(other))) => {
+            bail!(Error::setting(
+                "revision",
+                format!("{model} says already which revision of {name}: {other}")
+            ))
+        }
+        None => bail!(Error::setting("revision", format!("{advice}, and {model} is a path"))),
+    }
 }
 
 /// What adapters of the model say it is: (hub name, revision), or its absolute path.
@@ -150,6 +175,21 @@ mod tests {
             ["./org/name", "/org/name", "a/b/c", "src", "org/m.gguf", "org/", "o@", "o/n@../x", "../n", "a b"]
         {
             assert_eq!(hub_name(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_revision_belongs_to_a_name_that_has_none() {
+        assert_eq!(at_revision("org/name", "refs/pr/3").unwrap(), "org/name@refs/pr/3");
+        for (model, revision, said) in [
+            ("org/name@v1", "v2", "v1"),
+            ("./org/name", "v2", "is a path"),
+            ("m.gguf", "v2", "is a path"),
+            ("org/name", "../v2", "no revision"),
+            ("org/name", "", "no revision"),
+        ] {
+            let error = format!("{:#}", at_revision(model, revision).unwrap_err());
+            assert!(error.contains(said), "{model} {revision}: {error}");
         }
     }
 

@@ -67,7 +67,7 @@ pub fn refuse_other_folders(dir: &Path) -> Result<()> {
         return Ok(());
     }
     if has("adapter_config.json") {
-        let text = std::fs::read_to_string(dir.join("adapter_config.json")).unwrap_or_default();
+        let text = crate::data::json::read_text(&dir.join("adapter_config.json")).unwrap_or_default();
         let config: Value = serde_json::from_str(&text).unwrap_or_default();
         let base = config["base_model_name_or_path"].as_str().filter(|b| !b.is_empty());
         let base = base.map_or(String::from("its base model"), |b| format!("its base model ({b})"));

@@ -3,13 +3,15 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use anyhow::{Result, anyhow, bail};
 use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::WeightSource;
 use crate::{ops::quantize::GgmlType, tensor::DType};
 
 /// A type that weights are written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Stored {
     /// 32-bit floats.
     F32,

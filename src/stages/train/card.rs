@@ -2,7 +2,6 @@
 use std::fmt::Write as _;
 
 use serde_json::Value;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     models::transformer::lora::{LoraConfig, Modules},
@@ -98,20 +97,7 @@ impl Card<'_> {
     }
 
     fn trained(&self) -> String {
-        let Some(c) = self.adapter else { return "all weights".into() };
-        let kind = match (c.use_dora, c.use_rslora) {
-            (true, true) => "DoRA and rsLoRA",
-            (true, false) => "DoRA",
-            (false, true) => "rsLoRA",
-            (false, false) => "LoRA",
-        };
-        let modules = match &c.target_modules {
-            Modules::Named(names) => names.join(", "),
-            Modules::Matching(pattern) => format!("`{pattern}`").replace('|', "\\|"),
-        };
-        let others = !c.rank_pattern.is_empty() || !c.alpha_pattern.is_empty();
-        let others = if others { " (some modules have others: see adapter_config.json)" } else { "" };
-        format!("{kind} of rank {} with alpha {}{others} on {modules}", c.r, c.alpha)
+        self.adapter.map_or_else(|| "all weights".into(), in_words)
     }
 
     fn write_data(&self, out: &mut String) {
@@ -150,18 +136,21 @@ impl Card<'_> {
     }
 }
 
-const SIGNATURE: &str = "\n<!-- Written by sdrrl; written again by the next training unless it is changed. ";
-
-/// The text with a note behind it by which a change is seen.
-pub(super) fn signed(text: &str) -> String {
-    format!("{text}{SIGNATURE}{:016x} -->\n", xxh3_64(text.as_bytes()))
-}
-
-/// Whether a file is a card as [`signed`] made it.
-pub(super) fn is_untouched(file: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(file);
-    let parts = text.rsplit_once(SIGNATURE);
-    parts.is_some_and(|(body, _)| signed(body) == text)
+/// An adapter's kind, rank, alpha and modules.
+pub(in crate::stages) fn in_words(c: &LoraConfig) -> String {
+    let kind = match (c.use_dora, c.use_rslora) {
+        (true, true) => "DoRA and rsLoRA",
+        (true, false) => "DoRA",
+        (false, true) => "rsLoRA",
+        (false, false) => "LoRA",
+    };
+    let modules = match &c.target_modules {
+        Modules::Named(names) => names.join(", "),
+        Modules::Matching(pattern) => format!("`{pattern}`").replace('|', "\\|"),
+    };
+    let others = !c.rank_pattern.is_empty() || !c.alpha_pattern.is_empty();
+    let others = if others { " (some modules have others: see adapter_config.json)" } else { "" };
+    format!("{kind} of rank {} with alpha {}{others} on {modules}", c.r, c.alpha)
 }
 
 #[cfg(test)]
@@ -221,13 +210,5 @@ mod tests {
         assert!(card.text().contains("| languages | not known |"));
         card.adapter = None;
         assert!(card.text().contains("library_name: transformers") && card.text().contains("all weights"));
-    }
-    #[test]
-    fn a_card_that_was_changed_is_somebodys() {
-        let card = signed("# A\n\ntext\n");
-        assert!(is_untouched(card.as_bytes()));
-        for other in ["", "# A\n", &card.replace("text", "texts"), &(card.clone() + "more\n"), &card[1..]] {
-            assert!(!is_untouched(other.as_bytes()), "{other}");
-        }
     }
 }

@@ -3,19 +3,18 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{
-    Args,
-    card::{self, Card},
-};
-use crate::pipeline::{manifest::Manifest, work_dir::CARD};
+use super::{Args, card::Card};
+use crate::pipeline::manifest::Manifest;
 use crate::{
     data::{files::write_atomic, template::ChatTemplate, tokenizer::Tokenizer},
     device::Device,
     models::{
         transformer::{train_step::TrainStep, weights::Transformer},
-        weights::{export::copy_tokenizer, hub, stored::Stored},
+        weights::{WeightSource, export::copy_tokenizer, hub, stored::Stored},
     },
+    recipe::train::Method,
     report::out::note,
+    stages::model_card,
     train::trainer::TrainOutcome,
 };
 
@@ -34,7 +33,8 @@ pub(super) fn export(
         Some(lora) => lora.to_device(&Device::Cpu)?.save(&args.out, &base, revision.as_deref())?,
         None => {
             let model = model.to_device(&Device::Cpu)?;
-            model.save_pretrained(&args.out, Stored::F32, path.is_dir().then_some(path))?
+            let stored = stored_as(args, &model, path)?;
+            model.save_pretrained(&args.out, stored, path.is_dir().then_some(path))?
         }
     }
     if path.is_dir() {
@@ -61,19 +61,23 @@ pub(super) fn export(
         lr,
         outcome,
     };
-    let place = args.out.join(CARD);
-    let ours = match std::fs::read(&place) {
-        Ok(old) => card::is_untouched(&old),
-        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    model_card::write(&args.out, &card.text(), "train")
+}
+
+/// The type that all weights are written in: as asked, or that of the base.
+fn stored_as(args: &Args, model: &Transformer, base: &Path) -> Result<Stored> {
+    let s = &args.settings;
+    let of_base = || WeightSource::open(base).map(|(_, weights)| weights.stored().unwrap_or(Stored::F32));
+    let stored = match s.save_dtype {
+        Some(asked) => asked,
+        None if s.method == Method::Scratch => Stored::F32,
+        None => of_base()?,
     };
-    if !ours {
-        note!(
-            "train: {} was not written by this program, or was changed since: it stays as it is",
-            place.display()
-        );
-        return Ok(());
+    if s.save_dtype.is_none() && stored == Stored::F16 && !model.fits_f16()? {
+        note!("train: the base is stored as f16, which cannot hold what was trained: written as f32");
+        return Ok(Stored::F32);
     }
-    write_atomic(&place, card::signed(&card.text()).as_bytes())
+    Ok(stored)
 }
 
 fn jinja(template: &str, model: &Path) -> Result<String> {

@@ -1,5 +1,5 @@
 //! `sdrrl train`: LoRA, full fine-tuning or training from scratch on packed token shards (SDRRL, steps 7 and 8).
-mod card;
+pub(super) mod card;
 mod export;
 mod probe;
 mod screen;
@@ -240,9 +240,14 @@ impl Stage for Train<'_> {
     }
 }
 
+/// A setting that changes the result alone.
+const SAVE_DTYPE: &str = "save-dtype";
+
 /// What a checkpoint remembers of the work that it belongs to: settings, and the inputs' hashes.
 fn checkpoint_identity(manifest: &Manifest) -> Value {
     let mut identity = manifest.settings.clone();
+    // How the result is written decides nothing before.
+    identity.as_object_mut().map(|settings| settings.shift_remove(SAVE_DTYPE));
     identity["inputs"] = json!(manifest.inputs);
     identity
 }
@@ -252,6 +257,9 @@ fn differences(of_checkpoint: &Value, expected: &Manifest) -> Vec<String> {
     let mut old = expected.clone();
     old.settings = of_checkpoint.clone();
     old.settings[CHANGEABLE] = expected.settings[CHANGEABLE].clone();
+    if let Some(dtype) = expected.settings.get(SAVE_DTYPE) {
+        old.settings[SAVE_DTYPE] = dtype.clone();
+    }
     let inputs = old.settings.as_object_mut().and_then(|map| map.remove("inputs"));
     old.inputs = inputs.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
     expected.differences(&old)

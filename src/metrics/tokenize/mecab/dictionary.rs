@@ -1,5 +1,8 @@
 //! The compiled files of a MeCab dictionary, mapped and read in place. All numbers are little-endian.
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use crate::data::files::FileContext;
 use anyhow::{Context, Result, ensure};
@@ -292,7 +295,10 @@ impl Settings {
         if !path.exists() {
             return Ok(out);
         }
-        let text = String::from_utf8_lossy(&std::fs::read(path).reading(path)?).into_owned();
+        // It is a short list of settings; what stands behind this many bytes is none.
+        let mut bytes = vec![];
+        std::fs::File::open(path).and_then(|f| f.take(1 << 20).read_to_end(&mut bytes)).reading(path)?;
+        let text = String::from_utf8_lossy(&bytes);
         for line in text.lines().map(str::trim).filter(|l| !l.starts_with([';', '#'])) {
             let Some((key, value)) = line.split_once('=') else { continue };
             if key.trim() != "left-space-penalty-factor" {
