@@ -131,7 +131,7 @@ impl FastText {
         let quantised = c.flag()? && quantised;
         let output = Matrix::read(&mut c, quantised, "output", (labels.len(), dim as usize))?;
         let loss = match loss {
-            1 => Loss::Tree(tree(&counts)),
+            1 => Loss::Tree(tree(&counts)?),
             2 | 4 => Loss::Each,
             3 => Loss::Softmax,
             other => bail!("loss {other} is not known"),
@@ -290,9 +290,14 @@ fn read_dictionary(c: &mut Cursor) -> Result<Vocabulary> {
 }
 
 /// The inner nodes of the Huffman tree over labels, which are sorted by falling counts.
-fn tree(counts: &[i64]) -> Vec<(usize, usize)> {
+///
+/// # Errors
+/// Counts that are none: with them a node would lead to itself.
+fn tree(counts: &[i64]) -> Result<Vec<(usize, usize)>> {
     let leaves = counts.len();
     const NONE: i64 = 1_000_000_000_000_000;
+    let all = counts.iter().fold(0i64, |sum, n| sum.saturating_add(*n));
+    ensure!(counts.iter().all(|n| *n >= 0) && all < NONE, "its labels' counts are no counts");
     let mut count = counts.to_vec();
     count.resize(2 * leaves - 1, NONE);
     let mut nodes = Vec::with_capacity(leaves - 1);
@@ -311,7 +316,7 @@ fn tree(counts: &[i64]) -> Vec<(usize, usize)> {
         count[i] = count[pair.0].saturating_add(count[pair.1]);
         nodes.push(pair);
     }
-    nodes
+    Ok(nodes)
 }
 
 /// FNV-1a, whose bytes are sign-extended as `int8_t` is.

@@ -65,3 +65,13 @@ proptest! {
         prop_assert!(FastText::open(&path).is_err());
     }
 }
+
+/// Found by `fuzz`: a label's count beyond all others made a node of the tree its own child, and a prediction endless.
+#[test]
+fn counts_that_are_none_are_refused() {
+    assert_eq!(tree(&[4, 2, 1]).unwrap(), [(2, 1), (3, 0)]);
+    for counts in [&[i64::MAX, 2, 1][..], &[4, -1, 1], &[1 << 49, 1 << 49, 1 << 49], &[1_000_000_000_000_000]]
+    {
+        assert!(tree(counts).is_err(), "{counts:?}");
+    }
+}
