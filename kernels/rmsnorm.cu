@@ -1,12 +1,13 @@
 // RMSNorm (Zhang and Sennrich 2019): out = inp * rstd * (offset + weight), rstd = 1 / sqrt(mean(inp^2) + eps); with the residual addition before it.
 // The offset is 1 in Gemma, else -0, which changes no bit of a weight.
 //
-// Work: one block a row, 16 bytes a thread and step; any number of columns. Backward: one block for ROWS rows, so that dweight is summed in
-// a fixed order: over the rows of a block here, over the blocks in reduce_rows.
+// Work: one block a row, 16 bytes a thread and step; any number of columns. Backward: one block a row, too, but with a dweight one for ROWS rows, so
+// that it is summed in a fixed order: over the rows of a block here, over the blocks in reduce_rows.
 // Bytes: forward 2 C (read, write) a row, add_forward 4 C, backward 4 C, each times the element's size. No bank conflicts.
 //
 // | version | idea | % of ceiling | GPU | date |
-// | 1 | row in two passes, the second from L1 | not measured on a GPU yet | | |
+// | 1 | row in two passes, the second from L1 | not measured on a GPU | | |
+// | 2 | backward: a block a row where no dweight is wanted | not measured on a GPU yet | | |
 #include "reduce.cuh"
 
 namespace {
@@ -50,7 +51,7 @@ DEV void forward(T* out, float* rstd, T* sum, const T* inp, const T* resid, cons
 template <class T>
 DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const float* rstd, const float* weight, float offset, int rows, int cols) {
   SHARED(float, scratch, [32]);
-  int first = blockIdx.x * ROWS, last = min(first + ROWS, rows);
+  int each = partial ? ROWS : 1, first = blockIdx.x * each, last = min(first + each, rows);
   bool vec = aligned16(inp, cols) && aligned16(dout, cols) && aligned16(dinp, cols);
   constexpr int N = Pack<T>::N;
   for (int n = first; n < last; n++) {

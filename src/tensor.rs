@@ -133,6 +133,15 @@ impl Tensor {
         Ok(Tensor::new(name.into(), mem, 0, dtype, dims))
     }
 
+    /// A tensor for a moment: on a GPU its contents are undefined, and its memory is another op's when it is dropped.
+    pub(crate) fn scratch_on(device: &Device, name: &str, dtype: DType, dims: &[usize]) -> Result<Tensor> {
+        let Some(gpu) = device.gpu() else { return Tensor::zeros(name, dtype, dims) };
+        let bytes =
+            dims.iter().try_fold(dtype.bytes(), |a, &d| a.checked_mul(d)).context("tensor too large")?;
+        let mem = Rc::new(Memory::Gpu(gpu.scratch(bytes, name)?, gpu.clone()));
+        Ok(Tensor::new(name.into(), mem, 0, dtype, dims))
+    }
+
     /// A tensor of its own with these f32 values.
     pub fn from_f32(name: &str, dims: &[usize], values: &[f32]) -> Result<Tensor> {
         let mut t = Tensor::zeros(name, DType::F32, dims)?;

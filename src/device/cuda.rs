@@ -229,9 +229,7 @@ impl Driver for Cuda {
             if self.pools { result::malloc_async(stream.handle(), bytes) } else { result::malloc_sync(bytes) }
         }
         .map_err(|e| explain("allocate", e))?;
-        let buffer = Buffer { at, context: self.context.clone(), pooled: self.pools.then_some(stream) };
-        buffer.zero(0, bytes, stream)?;
-        Ok(Box::new(buffer))
+        Ok(Box::new(Buffer { at, context: self.context.clone(), pooled: self.pools.then_some(stream) }))
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -25,7 +25,7 @@ pub(super) trait Driver: Send + Sync {
     /// Streaming multiprocessors.
     fn multiprocessors(&self) -> usize;
 
-    /// `bytes` of zeroed memory, at least one.
+    /// `bytes` of memory, at least one; what is in it is undefined.
     fn allocate(&self, bytes: usize, stream: Stream) -> Result<Box<dyn DriverMemory>>;
 
     /// Starts a kernel with its parameters' bytes.
@@ -48,7 +48,7 @@ pub(super) trait Driver: Send + Sync {
 }
 
 /// An allocation of a driver, freed on drop. Offsets and lengths lie inside it by the caller's shapes.
-pub(super) trait DriverMemory {
+pub(super) trait DriverMemory: Send {
     /// Of its first byte.
     fn address(&self) -> u64;
     /// Copies host bytes to `offset`.

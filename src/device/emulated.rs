@@ -26,7 +26,6 @@ impl Driver for Emulator {
 
     fn allocate(&self, bytes: usize, _: Stream) -> Result<Box<dyn DriverMemory>> {
         let memory = emulator::Memory::new(bytes).ok_or_else(|| Error::out_of_memory("out of memory"))?;
-        memory.zero(0, bytes);
         Ok(Box::new(memory))
     }
 

@@ -10,10 +10,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
+    counts::{Counters, Counts, count},
     cuda,
     driver::{Driver, DriverMemory, Stream},
     emulated::Emulator,
     launch::{Arg, Geometry, Kernel, KernelError, Launch, TensorMap},
+    scratch::{Home, Idle, Taken},
 };
 
 /// A GPU with one stream: everything runs in the order in which it was asked for.
@@ -25,6 +27,10 @@ pub struct Gpu {
     /// Wait after every launch, so that a fault names its kernel (`SDRRL_SYNC_LAUNCHES=1`).
     wait: bool,
     held: Arc<Held>,
+    idle: Arc<Idle>,
+    counters: Counters,
+    /// True if every tensor of an arena gets an allocation of its own.
+    separate: bool,
     /// The latest launches, which an error that comes later may belong to.
     recent: Mutex<VecDeque<Launch>>,
 }
@@ -32,11 +38,13 @@ pub struct Gpu {
 /// Launches that an error found later still names.
 const REMEMBERED: usize = 4;
 
-/// An allocation on the GPU, freed on drop.
+/// An allocation on the GPU, freed on drop; scratch goes to what is idle.
 pub(crate) struct GpuMemory {
-    place: Box<dyn DriverMemory>,
+    /// Always there, until it is dropped.
+    place: Option<Box<dyn DriverMemory>>,
     bytes: usize,
     held: Arc<Held>,
+    home: Option<Home>,
 }
 
 /// Bytes that are held, and were at the most.
@@ -48,13 +56,21 @@ struct Held {
 
 impl GpuMemory {
     pub(crate) fn address(&self) -> u64 {
-        self.place.address()
+        self.place.as_ref().map_or(0, |place| place.address())
+    }
+    fn place(&self) -> Result<&dyn DriverMemory> {
+        self.place.as_deref().context("this memory was given back")
     }
 }
 
 impl Drop for GpuMemory {
     fn drop(&mut self) {
-        self.held.now.fetch_sub(self.bytes, Ordering::Relaxed);
+        match (&self.home, self.place.take()) {
+            (Some(home), Some(place)) => home.give_back(place),
+            _ => {
+                self.held.now.fetch_sub(self.bytes, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -72,9 +88,26 @@ impl Gpu {
         Gpu::over(Arc::new(Emulator), "emulated GPU".into(), 90, false)
     }
 
+    /// The emulated one with arenas in one allocation each, as on a real one: for counting what a step asks of a driver. A kernel that leaves a tensor is
+    /// noticed where it leaves the arena.
+    pub fn emulated_in_arenas() -> Gpu {
+        Gpu { separate: false, ..Gpu::emulated() }
+    }
+
     fn over(driver: Arc<dyn Driver>, name: String, arch: u32, wait: bool) -> Gpu {
-        let stream = Stream::default();
-        Gpu { driver, stream, name, arch, wait, held: Arc::default(), recent: Mutex::default() }
+        let (stream, separate) = (Stream::default(), driver.is_emulated());
+        Gpu {
+            driver,
+            stream,
+            name,
+            arch,
+            wait,
+            held: Arc::default(),
+            idle: Arc::default(),
+            counters: Counters::default(),
+            separate,
+            recent: Mutex::default(),
+        }
     }
 
     /// Its name.
@@ -94,8 +127,54 @@ impl Gpu {
         self.driver.multiprocessors()
     }
 
+    /// True if every tensor of an arena gets an allocation of its own.
+    pub(crate) fn separates(&self) -> bool {
+        self.separate
+    }
+
+    /// What was asked of the driver since it was opened.
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
+    }
+
     /// `bytes` of zeroed memory.
     pub(crate) fn allocate(&self, bytes: usize, what: &str) -> Result<GpuMemory> {
+        let place = self.new_place(bytes, what)?;
+        count(&self.counters.allocations);
+        count(&self.counters.memsets);
+        place.zero(0, bytes, self.stream)?;
+        Ok(GpuMemory { place: Some(place), bytes, held: self.hold(bytes), home: None })
+    }
+
+    /// `bytes` of memory for a moment; what is in it is undefined.
+    pub(crate) fn scratch(&self, bytes: usize, what: &str) -> Result<GpuMemory> {
+        count(&self.counters.scratch);
+        let home = |bytes| Some(Home { idle: self.idle.clone(), bytes, keep: !self.is_emulated() });
+        let held = self.held.clone();
+        match self.idle.take(bytes) {
+            Some(Taken::Memory(place, size)) => {
+                Ok(GpuMemory { place: Some(place), bytes, held, home: home(size) })
+            }
+            Some(Taken::Room(size)) => {
+                let place = Some(self.driver.allocate(bytes, self.stream)?);
+                Ok(GpuMemory { place, bytes, held, home: home(size) })
+            }
+            None => {
+                let place = Some(self.new_place(bytes, what)?);
+                count(&self.counters.allocations);
+                Ok(GpuMemory { place, bytes, held: self.hold(bytes), home: home(bytes) })
+            }
+        }
+    }
+
+    fn hold(&self, bytes: usize) -> Arc<Held> {
+        let now = self.held.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.held.peak.fetch_max(now, Ordering::Relaxed);
+        self.held.clone()
+    }
+
+    /// From the driver; idle scratch makes room where there is none.
+    fn new_place(&self, bytes: usize, what: &str) -> Result<Box<dyn DriverMemory>> {
         let advice = || {
             format!(
                 "{what} needs {:.1} MiB on {}; lower the batch size, the sequence length or the model's dtype",
@@ -103,10 +182,17 @@ impl Gpu {
                 self.name
             )
         };
-        let place = self.driver.allocate(bytes, self.stream).with_context(advice)?;
-        let now = self.held.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.held.peak.fetch_max(now, Ordering::Relaxed);
-        Ok(GpuMemory { place, bytes, held: self.held.clone() })
+        self.driver
+            .allocate(bytes, self.stream)
+            .or_else(|full| match self.idle.clear() {
+                0 => Err(full),
+                freed => {
+                    self.held.now.fetch_sub(freed, Ordering::Relaxed);
+                    self.driver.synchronize()?;
+                    self.driver.allocate(bytes, self.stream)
+                }
+            })
+            .with_context(advice)
     }
     /// Bytes of device memory that this program held at the most.
     pub fn peak_bytes(&self) -> usize {
@@ -114,15 +200,19 @@ impl Gpu {
     }
     /// Copies host bytes to `offset`.
     pub(crate) fn write(&self, to: &GpuMemory, offset: usize, from: &[u8]) -> Result<()> {
-        self.or_latest(to.place.write(offset, from, self.stream))
+        count(&self.counters.copies_in);
+        self.or_latest(to.place()?.write(offset, from, self.stream))
     }
     /// Copies from `offset` to the host, after everything that was launched.
     pub(crate) fn read(&self, from: &GpuMemory, offset: usize, to: &mut [u8]) -> Result<()> {
-        self.or_latest(from.place.read(offset, to, self.stream))
+        count(&self.counters.copies_out);
+        count(&self.counters.waits);
+        self.or_latest(from.place()?.read(offset, to, self.stream))
     }
     /// Sets `n` bytes from `offset` to 0.
     pub(crate) fn zero(&self, to: &GpuMemory, offset: usize, n: usize) -> Result<()> {
-        self.or_latest(to.place.zero(offset, n, self.stream))
+        count(&self.counters.memsets);
+        self.or_latest(to.place()?.zero(offset, n, self.stream))
     }
 
     /// Starts a kernel.
@@ -133,6 +223,7 @@ impl Gpu {
         if at.grid.contains(&0) {
             return Ok(());
         }
+        count(&self.counters.launches);
         let bytes: Vec<Vec<u8>> = args.iter().map(Arg::bytes).collect();
         let launch = Launch { kernel, at, args: args.to_vec() };
         // SAFETY: the caller's promise.
@@ -175,6 +266,7 @@ impl Gpu {
 
     /// Waits for everything; errors of earlier launches come out here.
     pub fn synchronize(&self) -> Result<()> {
+        count(&self.counters.waits);
         self.or_latest(self.driver.synchronize())
     }
 
@@ -190,6 +282,7 @@ impl Gpu {
     ) -> Result<TensorMap> {
         ensure!(stride >= cols, "a row of {cols} elements does not fit a stride of {stride}");
         let (dims, strides, tile) = ([cols as u64, rows as u64], [stride as u64 * 2], [tile[1], tile[0]]);
+        count(&self.counters.tensor_maps);
         self.driver.tensor_map(base, &dims, &strides, &tile)
     }
 }
@@ -207,6 +300,47 @@ mod tests {
         drop(gpu.allocate(1000, "a").unwrap());
         let _held = gpu.allocate(500, "b").unwrap();
         assert_eq!(gpu.peak_bytes(), 1000);
+    }
+
+    #[test]
+    fn scratch_is_used_again_and_its_contents_are_nobodys() {
+        let gpu = Gpu::emulated();
+        let first = gpu.scratch(1000, "a").unwrap();
+        gpu.zero(&first, 0, 1000).unwrap();
+        drop(first);
+        let second = gpu.scratch(900, "b").unwrap();
+        let counts = gpu.counts();
+        assert_eq!((counts.allocations, counts.scratch, counts.memsets), (1, 2, 1));
+        let mut bytes = vec![0; 900];
+        gpu.read(&second, 0, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|&b| b == 0xff), "the emulator fills it with NaN each time");
+        let third = gpu.scratch(900, "c").unwrap();
+        assert_eq!(gpu.counts().allocations, 2, "the first is in use");
+        assert_eq!(gpu.peak_bytes(), 1900);
+        drop((second, third));
+        gpu.scratch(1000, "d").unwrap();
+        assert_eq!(gpu.peak_bytes(), 1900);
+    }
+
+    #[test]
+    fn a_kernel_that_reads_scratch_before_anyone_wrote_it_is_found() {
+        let device = crate::device::Device::emulated();
+        let gpu = device.gpu().unwrap();
+        let (written, scratch) = (gpu.allocate(16, "out").unwrap(), gpu.scratch(16, "partial sums").unwrap());
+        let label =
+            |name: &str| TensorLabel { name: name.into(), dtype: "f32", shape: [4, 1, 1, 1], rank: 1 };
+        let kernel = Kernel { file: "rows", name: "add_f32" };
+        let args = [
+            Arg::Tensor(written.address(), label("out")),
+            Arg::Tensor(scratch.address(), label("inp")),
+            Arg::U64(4),
+        ];
+        let checked = sdrrl_emulator::Config { checks: true, ..sdrrl_emulator::Config::default() };
+        // SAFETY: both hold 16 bytes; what the second holds was never written, which the emulator reports.
+        let run = || unsafe { gpu.launch(kernel, Geometry::new(1, 256), &args) };
+        let (done, _) = sdrrl_emulator::with_config(checked, run);
+        let error = format!("{:#}", done.unwrap_err());
+        assert!(error.contains("uninitialised"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use cudarc::driver::{
     sys,
 };
 
+mod counts;
 mod cuda;
 mod driver;
 mod emulated;
@@ -18,8 +19,10 @@ mod gpu;
 mod launch;
 mod memory;
 pub mod nvtx;
+mod scratch;
 pub mod vectors;
 
+pub use counts::Counts;
 pub use gpu::Gpu;
 pub(crate) use gpu::GpuMemory;
 pub use launch::{Arg, Geometry, Kernel, KernelError, Launch, TensorLabel, TensorMap};

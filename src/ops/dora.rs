@@ -104,7 +104,7 @@ pub fn dora_backward(
     refuse_overlap(&[dout, dmagnitude], &[z, magnitude, norms])?;
     if let Some(gpu) = gpu_of(OP, &[dout, dmagnitude, z, magnitude, norms])? {
         let blocks = n.div_ceil(kernels::dora_rows());
-        let mut partial = Tensor::zeros_on(&dout.device(), "dora_partial", DType::F32, &[blocks, c])?;
+        let mut partial = Tensor::scratch_on(&dout.device(), "dora_partial", DType::F32, &[blocks, c])?;
         let grid = Grid::tiles([n, c, 1]);
         // SAFETY: shapes were checked, and `partial` has a row for each block of rows.
         unsafe { kernels::dora_backward(&gpu, grid, dout, &mut partial, z, magnitude, norms, n, c)? };

@@ -162,7 +162,7 @@ fn gpu_backward(
     let (n, c) = inp.rows_cols();
     let blocks = n.div_ceil(kernels::layernorm_rows());
     let mut partial = match &dparams {
-        Some(_) => Some(Tensor::zeros_on(&inp.device(), "layernorm_partial", DType::F32, &[2, blocks, c])?),
+        Some(_) => Some(Tensor::scratch_on(&inp.device(), "layernorm_partial", DType::F32, &[2, blocks, c])?),
         None => None,
     };
     let (grid, sums) = (Grid::new(blocks), partial.as_mut());

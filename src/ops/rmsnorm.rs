@@ -216,9 +216,10 @@ fn gpu_backward(
     offset: f32,
 ) -> Result<()> {
     let (n, c) = inp.rows_cols();
-    let blocks = n.div_ceil(kernels::rmsnorm_rows());
+    // A block a row, but for the sums of a dweight.
+    let blocks = if dweight.is_some() { n.div_ceil(kernels::rmsnorm_rows()) } else { n };
     let mut partial = match &dweight {
-        Some(_) => Some(Tensor::zeros_on(&inp.device(), "rmsnorm_partial", DType::F32, &[blocks, c])?),
+        Some(_) => Some(Tensor::scratch_on(&inp.device(), "rmsnorm_partial", DType::F32, &[blocks, c])?),
         None => None,
     };
     let (grid, sums) = (Grid::new(blocks), partial.as_mut());

@@ -21,7 +21,21 @@ pub fn rope_forward(
     sin: &Tensor,
     head_size: usize,
 ) -> Result<()> {
-    rotate("rope_forward", x, positions, cos, sin, head_size, 1.0)
+    rotate("rope_forward", [x], positions, cos, sin, head_size, 1.0)
+}
+
+/// [`rope_forward`] of queries and keys (or, with `back`, [`rope_backward`] of their gradients): on a GPU in one launch.
+pub fn rope_both(
+    q: &mut Tensor,
+    k: &mut Tensor,
+    positions: &Tensor,
+    cos: &Tensor,
+    sin: &Tensor,
+    head_size: usize,
+    back: bool,
+) -> Result<()> {
+    refuse_overlap(&[q], &[k])?;
+    rotate("rope_both", [q, k], positions, cos, sin, head_size, if back { -1.0 } else { 1.0 })
 }
 
 /// dx (N, NH*HS), in place: the gradient of [`rope_forward`], which is the rotation by the opposite angle.
@@ -32,20 +46,46 @@ pub fn rope_backward(
     sin: &Tensor,
     head_size: usize,
 ) -> Result<()> {
-    rotate("rope_backward", dx, positions, cos, sin, head_size, -1.0)
+    rotate("rope_backward", [dx], positions, cos, sin, head_size, -1.0)
 }
 
-fn rotate(
+/// One tensor or two, each by itself on the CPU.
+fn rotate<const TENSORS: usize>(
     op: &str,
-    x: &mut Tensor,
+    mut all: [&mut Tensor; TENSORS],
     positions: &Tensor,
     cos: &Tensor,
     sin: &Tensor,
     head_size: usize,
     sign: f32,
 ) -> Result<()> {
-    let (n, c) = x.rows_cols();
+    let mut gpu = None;
+    for x in &all {
+        check_shapes(op, x, positions, cos, sin, head_size)?;
+        gpu = gpu_of(op, &[x, positions, cos, sin])?;
+    }
     let (t, half) = cos.rows_cols();
+    let Some(gpu) = gpu else {
+        return all.iter_mut().try_for_each(|x| rotate_here(op, x, positions, cos, sin, sign));
+    };
+    let n = positions.len();
+    let mut all = all.iter_mut().map(|x| (x.rows_cols().1, &mut **x));
+    let Some((c, x)) = all.next() else { return Ok(()) };
+    let (c2, second) = all.next().map_or((0, None), |(c, x)| (c, Some(x)));
+    // SAFETY: shapes were checked, positions are checked by the kernel.
+    unsafe { kernels::rope(&gpu, Grid::new(n), x, second, positions, cos, sin, c, c2, half, t, sign) }
+}
+
+fn check_shapes(
+    op: &str,
+    x: &Tensor,
+    positions: &Tensor,
+    cos: &Tensor,
+    sin: &Tensor,
+    head_size: usize,
+) -> Result<()> {
+    let (n, c) = x.rows_cols();
+    let half = cos.rows_cols().1;
     check(
         head_size > 0
             && head_size.is_multiple_of(2)
@@ -56,11 +96,18 @@ fn rotate(
         op,
         &[x, positions, cos, sin],
     )?;
-    refuse_overlap(&[x], &[positions, cos, sin])?;
-    if let Some(gpu) = gpu_of(op, &[x, positions, cos, sin])? {
-        // SAFETY: shapes were checked, positions are checked by the kernel.
-        return unsafe { kernels::rope(&gpu, Grid::new(n), x, positions, cos, sin, c, half, t, sign) };
-    }
+    refuse_overlap(&[x], &[positions, cos, sin])
+}
+
+fn rotate_here(
+    op: &str,
+    x: &mut Tensor,
+    positions: &Tensor,
+    cos: &Tensor,
+    sin: &Tensor,
+    sign: f32,
+) -> Result<()> {
+    let ((n, c), (t, half)) = (x.rows_cols(), cos.rows_cols());
     let ids = positions.u32()?;
     check_ids(op, positions, ids, t, cos)?;
     let (cos, sin, x) = (cos.f32()?, sin.f32()?, x.f32_mut()?);

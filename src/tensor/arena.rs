@@ -47,7 +47,7 @@ impl Arena {
         });
         let mut place = match device {
             Device::Cpu => Arena::on(Memory::Host(HostBytes::zeroed(bytes, what)?)),
-            Device::Cuda(gpu) if gpu.is_emulated() => {
+            Device::Cuda(gpu) if gpu.separates() => {
                 Arena { separate: Some(gpu.clone()), ..Arena::on(Memory::Unplaced) }
             }
             Device::Cuda(gpu) => Arena::on(Memory::Gpu(gpu.allocate(bytes, what)?, gpu.clone())),

@@ -13,6 +13,7 @@ use crate::common::uniform;
 
 mod attention;
 mod choosing;
+mod counts;
 mod encoder;
 mod gemm;
 mod quantize;

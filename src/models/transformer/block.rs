@@ -19,7 +19,7 @@ use crate::{
         attention::{AttentionShape, attention_backward, attention_forward},
         decode_attention::decode_attention_forward,
         rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
-        rope::{rope_backward, rope_forward},
+        rope::rope_both,
         rows::{copy, scatter_rows},
         swiglu::{gated_backward, gated_forward},
     },
@@ -155,8 +155,7 @@ impl<'a> Block<'a> {
             self.norm_heads(&mut s.k, &mut h.rstd_k, &h.k, NormId::Key)?;
         }
         let (cos, sin, hs) = (&self.rope.cos, &self.rope.sin, self.shape.head_size);
-        rope_forward(&mut s.q, &x.positions, cos, sin, hs)?;
-        rope_forward(&mut s.k, &x.positions, cos, sin, hs)?;
+        rope_both(&mut s.q, &mut s.k, &x.positions, cos, sin, hs, false)?;
         match attention {
             Attention::Packed { cu_seqlens, slots } => {
                 attention_forward(&mut s.att, &mut s.lse, &s.q, &s.k, &s.v, cu_seqlens, self.shape)?;
@@ -212,19 +211,28 @@ impl<'a> Block<'a> {
         self.attention_backward(s, x, grads, below)
     }
 
-    /// x.norm, the gradient of what a half of the layer adds, from that of the residual stream, x.dresid.
+    /// The gradient of what a half of the layer adds by `linear`, from that of the residual stream, x.dresid: that itself, or in x.norm where a norm stands between
+    /// or a DoRA adapter will overwrite it, and dresid is still needed.
     fn addition_backward(
         &self,
         x: &mut BackwardScratch,
         grads: &mut Grads,
         id: NormId,
+        linear: LinearId,
         inp: Option<(&Tensor, &Tensor)>,
-    ) -> Result<()> {
-        // A backward may overwrite it, and dresid is still needed.
-        let Some(inp) = inp else { return copy(&mut x.norm, &x.dresid) };
+    ) -> Result<Tensor> {
+        let Some(inp) = inp else {
+            let adapter = grads.adapters(self.layer).and_then(|a| a[linear].as_ref());
+            if adapter.is_none_or(|a| a.magnitude.is_none()) {
+                return Ok(x.dresid.alias());
+            }
+            copy(&mut x.norm, &x.dresid)?;
+            return Ok(x.norm.alias());
+        };
         x.norm.fill_zero()?;
         let dgain = grads.norm(self.layer, id);
-        norm_backward(&mut x.norm, dgain, &x.dresid, inp, self.weights.norm(id)?, self.spec.norm)
+        norm_backward(&mut x.norm, dgain, &x.dresid, inp, self.weights.norm(id)?, self.spec.norm)?;
+        Ok(x.norm.alias())
     }
 
     /// x.dresid (into the layer's output) becomes the gradient of resid_mid.
@@ -232,11 +240,11 @@ impl<'a> Block<'a> {
         let (w, l, norm) = (self.weights, self.layer, self.spec.norm);
         gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
         let inp = s.post.as_ref().map(|p| (&p.mlp, &p.rstd_mlp));
-        self.addition_backward(x, grads, NormId::MlpOut, inp)?;
+        let mut dout = self.addition_backward(x, grads, NormId::MlpOut, LinearId::Down, inp)?;
         let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
         let dinp = Some((&mut x.dact, false));
         let (id, linears) = (LinearId::Down, &w.linears);
-        linear::backward(dinp, &mut x.norm, &mut low, &s.u[id], &x.act, &linears[id], grads.trained(l, id))?;
+        linear::backward(dinp, &mut dout, &mut low, &s.u[id], &x.act, &linears[id], grads.trained(l, id))?;
         gated_backward(&mut x.dgate, &mut x.dup, &x.dact, &s.gate, &s.up, self.spec.gate)?;
         let gain = w.norm(NormId::Mlp)?;
         let mut rstd = s.rstd_mid.alias();
@@ -260,15 +268,14 @@ impl<'a> Block<'a> {
         let (w, l, norm) = (self.weights, self.layer, self.spec.norm);
         let linears = &w.linears;
         let inp = s.post.as_ref().map(|p| (&p.attention, &p.rstd_attention));
-        self.addition_backward(x, grads, NormId::AttentionOut, inp)?;
+        let mut dout = self.addition_backward(x, grads, NormId::AttentionOut, LinearId::O, inp)?;
         let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
         let (id, dinp) = (LinearId::O, Some((&mut x.datt, false)));
-        linear::backward(dinp, &mut x.norm, &mut low, &s.u[id], &s.att, &linears[id], grads.trained(l, id))?;
+        linear::backward(dinp, &mut dout, &mut low, &s.u[id], &s.att, &linears[id], grads.trained(l, id))?;
         let (dq, dk, dv) = (&mut x.dq, &mut x.dk, &mut x.dv);
         attention_backward(dq, dk, dv, &x.datt, &s.att, &s.lse, &s.q, &s.k, &s.v, &x.cu_seqlens, self.shape)?;
         let (cos, sin, hs) = (&self.rope.cos, &self.rope.sin, self.shape.head_size);
-        rope_backward(dq, &x.positions, cos, sin, hs)?;
-        rope_backward(dk, &x.positions, cos, sin, hs)?;
+        rope_both(dq, dk, &x.positions, cos, sin, hs, true)?;
         let (mut dq, mut dk) = (dq, dk);
         if let (Some(h), Some(dk_in)) = (&s.heads, &mut x.dk_in) {
             // The attention's gradient is used up: its memory holds that of the queries before their norm.

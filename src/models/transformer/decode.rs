@@ -107,7 +107,7 @@ impl Decoder {
         self.a.tokens.rows(0..n)?.write_u32(&prompts.concat())?;
         let lengths: Vec<usize> = prompts.iter().map(|p| p.len()).collect();
         self.a.positions.rows(0..n)?.write_u32(&self.ropes.rows(&lengths)?)?;
-        let mut cu_seqlens = Tensor::zeros_on(&model.device(), "cu_seqlens", DType::U32, &[cu.len()])?;
+        let mut cu_seqlens = Tensor::scratch_on(&model.device(), "cu_seqlens", DType::U32, &[cu.len()])?;
         cu_seqlens.write_u32(&cu)?;
         Ok((n, cu_seqlens))
     }

@@ -154,7 +154,7 @@ impl TrainStep {
     /// The loss of a batch; nothing else changes.
     pub fn forward(&mut self, model: &Transformer, batch: &PackedBatch) -> Result<LossSum> {
         let n = self.load(model, batch)?;
-        self.decoder_forward(model, n, batch)?;
+        self.decoder_forward(model, n, &documents(batch, &model.device())?)?;
         let a = &mut self.acts;
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
@@ -172,7 +172,8 @@ impl TrainStep {
     ) -> Result<LossSum> {
         let forward = info_span!("forward", tokens = batch.tokens.len()).entered();
         let n = self.load(model, batch)?;
-        self.decoder_forward(model, n, batch)?;
+        let cu_seqlens = documents(batch, &model.device())?;
+        self.decoder_forward(model, n, &cu_seqlens)?;
         drop(forward);
         let loss = info_span!("loss").entered();
         let a = &mut self.acts;
@@ -192,7 +193,7 @@ impl TrainStep {
             grad_scale,
         )?;
         drop(loss);
-        info_span!("backward").in_scope(|| self.decoder_backward(model, n, batch))?;
+        info_span!("backward").in_scope(|| self.decoder_backward(model, n, cu_seqlens))?;
         loss_sum(&self.acts.losses.rows(0..n)?, batch)
     }
 
@@ -227,8 +228,7 @@ impl TrainStep {
         Ok(n)
     }
 
-    fn decoder_forward(&mut self, model: &Transformer, n: usize, batch: &PackedBatch) -> Result<()> {
-        let cu_seqlens = &documents(batch, &model.device())?;
+    fn decoder_forward(&mut self, model: &Transformer, n: usize, cu_seqlens: &Tensor) -> Result<()> {
         let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
         let mut x = a.forward_scratch(n)?;
         let mut s = a.layers[0].rows(spec, n)?;
@@ -250,9 +250,9 @@ impl TrainStep {
         add_norm(next, &x.projected, &s.resid_mid, spec.norm)
     }
 
-    fn decoder_backward(&mut self, model: &Transformer, n: usize, batch: &PackedBatch) -> Result<()> {
+    fn decoder_backward(&mut self, model: &Transformer, n: usize, cu_seqlens: Tensor) -> Result<()> {
         let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
-        let mut x = a.backward_scratch(n, documents(batch, &model.device())?)?;
+        let mut x = a.backward_scratch(n, cu_seqlens)?;
         x.dresid.fill_zero()?;
         let dgain = self.grads.full().map(|g| &mut g.norm);
         let inp = (&a.resid_out.rows(0..n)?, &a.rstd_out.rows(0..n)?);
@@ -272,7 +272,7 @@ impl TrainStep {
 
 /// The batch's document offsets on `device`.
 fn documents(batch: &PackedBatch, device: &Device) -> Result<Tensor> {
-    let mut cu = Tensor::zeros_on(device, "cu_seqlens", DType::U32, &[batch.cu_seqlens.len()])?;
+    let mut cu = Tensor::scratch_on(device, "cu_seqlens", DType::U32, &[batch.cu_seqlens.len()])?;
     cu.write_u32(&batch.cu_seqlens)?;
     Ok(cu)
 }

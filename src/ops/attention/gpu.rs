@@ -110,7 +110,7 @@ pub(super) fn backward(
 ) -> Result<()> {
     supported(s.head_size, s.softcap, Some(gpu.arch()))?;
     let (n, n_k, t) = (q.rows_cols().0, k.rows_cols().0, tiling(s.head_size, q.dtype()));
-    let mut delta = Tensor::zeros_on(&q.device(), "attention_delta", DType::F32, &[s.heads, n])?;
+    let mut delta = Tensor::scratch_on(&q.device(), "attention_delta", DType::F32, &[s.heads, n])?;
     let blocks = Grid::tiles([n, s.heads, 1]);
     // SAFETY: the caller checked the shapes.
     unsafe { kernels::attention_delta(gpu, blocks, &mut delta, dout, out, n, s.heads, s.head_size)? };

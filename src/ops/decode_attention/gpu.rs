@@ -68,7 +68,7 @@ pub(super) fn launch(
         1 => None,
         _ => {
             let dims = [rows * shape.heads, warps, part];
-            Some(Tensor::zeros_on(&q.device(), "decode_attention_parts", DType::F32, &dims)?)
+            Some(Tensor::scratch_on(&q.device(), "decode_attention_parts", DType::F32, &dims)?)
         }
     };
     let grid = Grid::xyz([rows * split, shape.kv_heads * tiles, 1]).threads((32 * warps / split) as u32);

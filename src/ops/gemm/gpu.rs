@@ -135,7 +135,7 @@ fn plain_product(
     let parts = if layout == Layout::TN && rung == Rung::Mma64 && sums { parts([n, m, k]) } else { 1 };
     let mut partial = None;
     if parts > 1 {
-        partial = Some(Tensor::zeros_on(&out.device(), "partial sums", DType::F32, &[parts, n * m])?);
+        partial = Some(Tensor::scratch_on(&out.device(), "partial sums", DType::F32, &[parts, n * m])?);
         flags &= !kernels::gemm_accumulate();
     }
     let (launch, grid) = match rung {

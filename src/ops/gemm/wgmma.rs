@@ -42,7 +42,7 @@ fn padded(t: &Tensor, scale: f32) -> Result<Tensor> {
         return Ok(t.alias());
     }
     let (rows, cols) = t.rows_cols();
-    let mut out = Tensor::zeros_on(&t.device(), "tail", DType::Bf16, &[rows, cols.next_multiple_of(8)])?;
+    let mut out = Tensor::scratch_on(&t.device(), "tail", DType::Bf16, &[rows, cols.next_multiple_of(8)])?;
     pad_rows(&mut out, t, scale)?;
     Ok(out)
 }
