@@ -20,7 +20,6 @@ const KERNELS: nvcc::Kernels = nvcc::Kernels {
     folders: &[("kernels", "", COMMON_TARGETS), ("kernels/sm90", "sm90/", nvcc::SM90_TARGETS)],
     include: "kernels/include",
     watched: &["build", "kernels"],
-    without: "this is a CPU-only build, `--device cuda` will not work",
 };
 
 fn main() {

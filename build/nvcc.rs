@@ -46,8 +46,6 @@ pub struct Kernels {
     pub include: &'static str,
     /// What makes the build script run again.
     pub watched: &'static [&'static str],
-    /// The warning of a build without nvcc.
-    pub without: &'static str,
 }
 
 /// Variables that change which nvcc is taken or what it does.
@@ -109,7 +107,7 @@ pub fn compile(kernels: &Kernels, out_dir: &Path) {
             println!("cargo::rustc-cfg=gpu_kernels");
             compile_all(&nvcc, kernels, out_dir)
         }
-        Ok(None) => without_nvcc(kernels, out_dir),
+        Ok(None) => without_nvcc(out_dir),
         Err(error) => Err(vec![error]),
     };
     if let Err(errors) = result {
@@ -206,13 +204,13 @@ fn target_dir(out_dir: &Path) -> PathBuf {
 // ------------------------------------------------------------------------------------------------- compiling
 
 /// An empty table, so that the program still builds and says at run time that it has no kernels.
-fn without_nvcc(kernels: &Kernels, out_dir: &Path) -> Result<(), Vec<String>> {
+fn without_nvcc(out_dir: &Path) -> Result<(), Vec<String>> {
     if variable("SDRRL_REQUIRE_NVCC").is_some_and(|value| value == "1") {
         return Err(vec![
             "SDRRL_REQUIRE_NVCC=1, but no nvcc was found: run scripts/get_nvcc.sh or set NVCC".into(),
         ]);
     }
-    println!("cargo::warning=no nvcc found: {} (run scripts/get_nvcc.sh or set NVCC)", kernels.without);
+    // Said where a GPU is asked for: by `--device cuda` and `sdrrl doctor`.
     write_table(out_dir, "", &[]).map_err(|error| vec![error])
 }
 

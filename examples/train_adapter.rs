@@ -30,7 +30,7 @@ pub fn run(work: &Path) -> sdrrl::Result<()> {
             lora_rank: 8,
             lr: Some(1e-2),
             epochs: 60.0,
-            batch_documents: 3,
+            batch_documents: Some(3),
             ..TrainSettings::default()
         },
         ..TrainOptions::default()

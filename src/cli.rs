@@ -2,6 +2,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::CommandFactory;
 use tracing::info_span;
 
 use crate::{
@@ -12,14 +13,44 @@ use crate::{
     orchestrate::{ablate, run},
     pipeline::interrupt::on_interrupt,
     report::{
-        out,
+        environment, out,
         trace::{Ranges, Trace},
     },
     stages::{
-        align, assemble, code_switch, doctor, eval, filter, generate, import, inspect, merge, metric, pack,
-        parallel, score, sweep, train, translate,
+        align, assemble, chat, code_switch, doctor, eval, filter, generate, help, import, inspect, merge,
+        metric, pack, parallel, score, serve, sweep, train, translate,
     },
 };
+
+/// Near the end of the help.
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  failed; the message says what to change
+    2  wrong usage
+  With these the command is right, and the same one may be run again:
+   69  too little memory, or the device is not there
+   75  another process is at work in the folder
+  130  stopped by Ctrl-C or a signal; what is done is kept, the same command goes on";
+
+/// Self-distillation from resource-rich languages (SDRRL, arXiv 2402.12204), from first prompt to final table.
+#[derive(clap::Parser)]
+#[command(name = "sdrrl", version, disable_help_subcommand = true, max_term_width = 110, after_help = format!("{EXIT_CODES}\n\n{}", environment::help()))]
+pub struct Cli {
+    /// What is to be done
+    #[command(subcommand)]
+    pub command: Command,
+    /// Record where the time goes in a new file, for ui.perfetto.dev or chrome://tracing (SDRRL_TRACE=FILE does the same)
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Diagnostics")]
+    pub trace: Option<std::path::PathBuf>,
+    /// Judge languages by this fastText model (lid.176, OpenLID, GlotLID; .bin or .ftz) instead of the built-in identifier, which knows 70
+    /// (SDRRL_LANGUAGE_ID=FILE does the same)
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Languages")]
+    pub language_id: Option<std::path::PathBuf>,
+    /// The branch, tag or commit of the hub's model that --model names, as NAME@REVISION does
+    #[arg(long, global = true, help_heading = "Models")]
+    pub revision: Option<String>,
+}
 
 /// The subcommands.
 #[derive(Debug, clap::Subcommand)]
@@ -28,6 +59,10 @@ pub enum Command {
     Run(run::Args),
     /// Answer questions with a model
     Generate(generate::Args),
+    /// Talk to a model in the terminal, with adapters side by side
+    Chat(chat::Args),
+    /// Serve a model and its adapters over OpenAI's API, with a page to try it
+    Serve(serve::Args),
     /// Translate questions and answers
     Translate(translate::Args),
     /// Score the translations
@@ -45,7 +80,7 @@ pub enum Command {
     /// Tokenise examples into training shards
     Pack(pack::Args),
     /// Train an adapter or a model
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Convert published PyTorch checkpoints to safetensors
     Import(import::Args),
     /// Merge an adapter into its model
@@ -62,6 +97,10 @@ pub enum Command {
     Metric(metric::Args),
     /// Show devices, kernels, memory and threads
     Doctor(doctor::Args),
+    /// Explain a command, or one of: tasks, recipe, formats
+    Help(help::Args),
+    /// Print a script that completes commands and options in a shell
+    Completions(help::CompletionArgs),
     /// What the program starts for chat templates and tokenizers of others
     #[command(hide = true)]
     Contained(contained::work::Args),
@@ -98,7 +137,12 @@ impl Command {
             return contained::work::run(args);
         }
         out::set_mode(match self {
-            Command::Inspect(_) | Command::Metric(_) | Command::Doctor(_) => out::Mode::PrintOnly,
+            Command::Chat(_)
+            | Command::Inspect(_)
+            | Command::Metric(_)
+            | Command::Doctor(_)
+            | Command::Help(_)
+            | Command::Completions(_) => out::Mode::PrintOnly,
             _ => out::Mode::Work,
         });
         on_interrupt()?;
@@ -122,6 +166,8 @@ impl Command {
         match self {
             Command::Run(args) => run::run(args),
             Command::Generate(args) => generate::run(args),
+            Command::Chat(args) => chat::run(args),
+            Command::Serve(args) => serve::run(args),
             Command::Translate(args) => translate::run(args),
             Command::Score(args) => score::run(args),
             Command::Filter(args) => filter::run(args),
@@ -139,6 +185,8 @@ impl Command {
             Command::Ablate(args) => ablate::run(args),
             Command::Metric(args) => metric::run(args),
             Command::Doctor(args) => doctor::run(args),
+            Command::Help(args) => help::run(args, Cli::command()),
+            Command::Completions(args) => help::complete(args, Cli::command()),
             Command::Contained(args) => contained::work::run(args),
         }
     }

@@ -34,7 +34,8 @@ fn examples() -> Vec<Conversation> {
 }
 
 fn few_steps() -> TrainOptions {
-    let train = TrainSettings { lora_rank: 2, max_steps: 2, batch_documents: 2, ..TrainSettings::default() };
+    let train =
+        TrainSettings { lora_rank: 2, max_steps: 2, batch_documents: Some(2), ..TrainSettings::default() };
     TrainOptions { train, ..TrainOptions::default() }
 }
 
@@ -201,7 +202,7 @@ fn rows_and_settings_that_cannot_be_trained_on_are_named() {
         ("train.epochs", |s| s.epochs = f64::NAN),
         ("train.warmup-ratio", |s| s.warmup_ratio = 1.5),
         ("train.beta2", |s| s.beta2 = 1.0),
-        ("train.batch-documents", |s| s.batch_documents = 0),
+        ("train.batch-documents", |s| s.batch_documents = Some(0)),
         ("train.lora-rank", |s| s.lora_rank = 0),
     ];
     for (named, change) in settings {

@@ -149,6 +149,12 @@ fn required_arguments(command: &Command) -> Vec<String> {
         words.extend(argument.get_long().map(|long| format!("--{long}")));
         words.push(value);
     }
+    // Of these one of two is needed.
+    match command.get_name() {
+        "generate" => words.extend(["--prompt", "x"].map(String::from)),
+        "train" => words.extend(["--data", "x"].map(String::from)),
+        _ => {}
+    }
     words
 }
 

@@ -69,7 +69,13 @@ pub fn settings() -> TrainerSettings {
         batch_documents: 10,
         batch_tokens: 64,
         lr: 5e-3,
-        schedule: Schedule { kind: ScheduleKind::Cosine, warmup: 0, total: 0, min_ratio: 0.0 },
+        schedule: Schedule {
+            kind: ScheduleKind::Cosine,
+            warmup: 0,
+            total: 0,
+            min_ratio: 0.0,
+            above_zero: false,
+        },
         warmup_ratio: 0.1,
         optimizer: OptimizerSettings {
             beta1: 0.9,
@@ -85,6 +91,7 @@ pub fn settings() -> TrainerSettings {
         min_delta: 0.0,
         guard: GuardSettings { reaction: Reaction::Log, max_rise: 0.1 },
         checkpoint_every: 2,
+        keep_checkpoints: 2,
         seed: 5,
         identity: json!({"lr": 5e-3}),
     }

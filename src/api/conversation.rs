@@ -1,5 +1,5 @@
 //! Conversations as callers write them.
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use crate::{
     data::conversation::{Prompt, Role, Turn},
@@ -47,15 +47,8 @@ impl Conversation {
     /// # Errors
     /// [`Error::BadInput`] where it ends otherwise; `place` says which it is.
     pub(super) fn prompt(&self, place: &str) -> Result<Prompt<'_>> {
-        let last = self.turns.split_last().filter(|(turn, _)| turn.role == Role::User);
         let message = || format!("{place}: a conversation to be answered ends with a turn of the user");
-        ensure!(last.is_some(), Error::bad_input(place, message()));
-        Ok(last.map_or(Prompt::default(), |(question, earlier)| Prompt {
-            system: None,
-            earlier,
-            instruction: &question.content,
-            input: "",
-        }))
+        Ok(Prompt::of_turns(&self.turns).ok_or_else(|| Error::bad_input(place, message()))?)
     }
 }
 

@@ -111,7 +111,13 @@ pub fn train(model: &str, data: TrainData, work: &Path, options: &TrainOptions) 
             }
             let rows = if let TrainData::File(file) = data { file.to_path_buf() } else { examples };
             let (model, settings) = (model.to_string(), options.pack.clone());
-            pack::run(&pack::Args { model, examples: rows, out: packed.clone(), settings })?;
+            pack::run(&pack::Args {
+                model,
+                examples: rows,
+                validation: None,
+                out: packed.clone(),
+                settings,
+            })?;
             add(&mut dropped, &packed)?;
             packed
         }
@@ -119,11 +125,16 @@ pub fn train(model: &str, data: TrainData, work: &Path, options: &TrainOptions) 
     let folder = work.room(Room::Train(None));
     training::run(&training::Args {
         model: model.into(),
-        shards,
+        shards: Some(shards),
+        data: None,
+        validation: None,
         adapter: options.adapter.clone(),
         out: folder.clone(),
         placement: Placement { dtype: options.dtype, device: options.device, ..Placement::default() },
         restart: false,
+        resume: false,
+        quiet: false,
+        pack: PackSettings::default(),
         replace: options.replace,
         settings: options.train.clone(),
         probe_tasks: None,

@@ -70,6 +70,12 @@ impl<'a> Prompt<'a> {
         Prompt { system, earlier: &[], instruction, input }
     }
 
+    /// A conversation whose last turn is the user's; `None` where it ends otherwise.
+    pub fn of_turns(turns: &'a [Turn]) -> Option<Prompt<'a>> {
+        let (question, earlier) = turns.split_last().filter(|(turn, _)| turn.role == Role::User)?;
+        Some(Prompt { system: None, earlier, instruction: &question.content, input: "" })
+    }
+
     /// Question and context as one text.
     pub fn question(&self) -> String {
         if self.input.is_empty() {

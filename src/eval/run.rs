@@ -20,6 +20,7 @@ use crate::pipeline::{
     identity::{Identity, Inputs},
     lock,
     manifest::Counts,
+    plan::planning,
     stage::{self, Made, Open, Ran, Stage},
     work_dir::{RESULTS, SAMPLES},
 };
@@ -77,7 +78,7 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
 /// The same with the job's model, where the caller has loaded it.
 pub fn evaluate_loaded(job: &Job, settings: &EvalSettings, given: Option<&Answerer>) -> Result<()> {
     let loaded = check(settings)?;
-    let _held = lock::folder(job.out, job.label)?;
+    let _held = if planning() { None } else { Some(lock::folder(job.out, job.label)?) };
     let mut answerer = None;
     let (mut done, mut skipped) = (0, 0);
     for (task, items) in settings.tasks.iter().zip(&loaded) {
@@ -89,6 +90,9 @@ pub fn evaluate_loaded(job: &Job, settings: &EvalSettings, given: Option<&Answer
             Ran::Unchanged => skipped += 1,
             _ => done += 1,
         }
+    }
+    if planning() {
+        return Ok(());
     }
     if done == 0 && skipped > 0 && job.out.join(RESULTS).exists() {
         say!("{}: unchanged, skipped", job.label);

@@ -8,12 +8,13 @@ use super::{
     engine::{Engine, EngineOptions, Finish, Request, StopTest},
     generation_config::GenerationConfig,
     sampler::SamplingParams,
+    session::{Room, Session},
 };
 use crate::{
     data::{conversation::Prompt, template::ChatTemplate, tokenizer::Tokenizer},
     models::{
         transformer::{lora::Lora, weights::Transformer},
-        weights::resolve,
+        weights::{WeightSource, resolve},
     },
     pipeline::placement::Placement,
 };
@@ -89,6 +90,10 @@ impl Answerer {
         template: &str,
     ) -> Result<Answerer> {
         let path = resolve(model)?;
+        if !path.exists() {
+            // Which says what a model may be.
+            WeightSource::open(&path)?;
+        }
         let tokenizer = Tokenizer::load(&path).or_kind(|m| Error::bad_input(path.display(), m))?;
         let template = ChatTemplate::load(template, &tokenizer);
         let template = template.or_kind(|m| Error::bad_input(path.display(), m))?;
@@ -148,6 +153,20 @@ impl Answerer {
         let long = || format!("the prompt has {tokens} tokens, the model takes {context}: shorten it");
         ensure!(tokens < context, Error::bad_input("prompt", long()));
         Ok(())
+    }
+
+    /// A session in which up to `rows` prompts run together, each with its reply within `longest` tokens (the model's context, if that is shorter).
+    ///
+    /// # Errors
+    /// Too little memory; generation settings of the model that nobody here computes.
+    pub fn session(&self, rows: usize, longest: usize) -> Result<Session<'_>> {
+        let longest = longest.min(self.model.config.max_position_embeddings);
+        let prompt_tokens = longest.max(rows);
+        let room = Room { rows, slots: rows * longest, longest, prompt_tokens, listed: 1 };
+        let stops = &self.generation.rules.stop_strings;
+        let ends = |seen: &[u32]| ends_with_any(&self.tokenizer, seen, stops);
+        let stop = if stops.is_empty() { None } else { Some(Box::new(ends) as Box<StopTest>) };
+        Session::new(&self.model, room, stop)
     }
 
     /// Answers (id, prompt), in order. A prompt without a system prompt of its own gets that of the options. `on_done` is told of each.

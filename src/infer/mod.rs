@@ -6,3 +6,5 @@ pub mod hidden;
 pub mod kv_cache;
 pub mod sampler;
 pub mod scoring;
+pub mod session;
+pub mod text_stream;

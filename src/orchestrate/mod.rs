@@ -1,4 +1,5 @@
 //! Recipes through many stages: `run`, `ablate`, and the reports over their folders.
 pub mod ablate;
+pub mod check;
 pub mod report;
 pub mod run;

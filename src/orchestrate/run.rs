@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use serde_json::json;
 
-use super::report;
+use super::{check, report};
 use crate::eval::{
     compare,
     run::{Job, evaluate, results_table},
@@ -15,6 +15,7 @@ use crate::pipeline::{
     interrupt::interrupted,
     lock,
     placement::{Placement, parse_dtype},
+    plan::{self, Planned, planning},
     rows::{Part, RowArgs},
     work_dir::{Room, WorkDir, is_adapter},
 };
@@ -24,6 +25,8 @@ use crate::{
     recipe::{
         Recipe,
         assemble::{AssembleSettings, Variant},
+        pack::PackSettings,
+        train::Method,
         translate::TranslateEngine,
     },
     report::{
@@ -43,6 +46,12 @@ pub struct Args {
     /// Discard training checkpoints of an earlier run with other settings
     #[arg(long)]
     pub restart: bool,
+    /// Only look for mistakes: settings, languages, files, models, templates, tasks, disk and memory. Every run does so before its first stage
+    #[arg(long)]
+    pub check: bool,
+    /// Print the stages, which of them are unchanged and which will be made and why; nothing is run
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Runs the recipe. What is finished with the same inputs and settings is skipped.
@@ -54,11 +63,35 @@ pub fn run(args: &Args) -> Result<()> {
         restart: args.restart,
         work: WorkDir::new(&recipe.work),
     };
+    check::recipe(&recipe, run.placement).with_context(|| format!("recipe {}", args.recipe.display()))?;
+    if args.check {
+        say!("check: nothing wrong was found; `sdrrl run {}` begins", args.recipe.display());
+        return Ok(());
+    }
+    if args.dry_run {
+        return print_plan(&run);
+    }
     let _held = lock::folder(&recipe.work, "run")?;
     if recipe.examples.is_some() { run.ready_examples() } else { run.method() }
 }
 
-fn placement(recipe: &Recipe) -> Result<Placement> {
+/// The stages and what would become of each.
+fn print_plan(run: &Run) -> Result<()> {
+    let work = || if run.recipe.examples.is_some() { run.ready_examples() } else { run.method() };
+    for step in plan::collect(work)? {
+        let what = match step.planned {
+            Planned::Unchanged => "unchanged".into(),
+            Planned::Made => "will be made".into(),
+            Planned::GoesOn => "will be gone on with".into(),
+            Planned::Again(why) => format!("will be made again: {}", why.join("; ")),
+        };
+        say!("{:28} {what}  ({})", step.label, step.out.display());
+    }
+    Ok(())
+}
+
+/// How a recipe's models are held and where they compute.
+pub(super) fn placement(recipe: &Recipe) -> Result<Placement> {
     let dtype = parse_dtype(&recipe.dtype).map_err(|e| anyhow!("recipe: dtype: {e}"))?;
     let base_dtype = recipe.base_dtype.parse().map_err(|e| anyhow!("recipe: base-dtype: {e}"))?;
     Ok(Placement { dtype, base_dtype, device: recipe.device.parse().context("recipe: device")? })
@@ -112,6 +145,9 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let out = self.evaluate_trained(&trained, Room::Eval(None), "eval")?;
+        if planning() {
+            return Ok(());
+        }
         say_text!("{}", results_table(&out, &r.eval, self.placement)?.to_text(use_colour()));
         Ok(())
     }
@@ -124,6 +160,7 @@ impl<'a> Run<'a> {
         pack::run(&pack::Args {
             model: r.model.clone(),
             examples: examples.into(),
+            validation: None,
             out: packed.clone(),
             settings: r.pack.clone(),
         })?;
@@ -134,10 +171,15 @@ impl<'a> Run<'a> {
         train::run(&train::Args {
             adapter: None,
             model: r.model.clone(),
-            shards: packed.clone(),
+            shards: Some(packed.clone()),
+            data: None,
+            validation: None,
             out: trained.clone(),
             placement: self.placement,
             restart: self.restart,
+            resume: false,
+            quiet: false,
+            pack: PackSettings::default(),
             replace: true,
             settings: r.train.clone(),
             probe_tasks: None,
@@ -160,10 +202,10 @@ impl<'a> Run<'a> {
         let data = self.data()?;
         let mut trained = vec![];
         for variant in &self.recipe.variants {
-            say!("── {}", variant.name());
+            self.headline(variant.name());
             trained.push(self.train_variant(&data, *variant)?.1);
         }
-        say!("── evaluation");
+        self.headline("evaluation");
         if self.recipe.eval.tasks.is_empty() {
             say!("run: no [[eval.tasks]] in the recipe, so nothing is compared");
             return Ok(());
@@ -173,9 +215,18 @@ impl<'a> Run<'a> {
         for (variant, trained) in self.recipe.variants.iter().zip(&trained) {
             let room = Room::Eval(Some(variant.name()));
             let out = self.evaluate_trained(trained, room, &room.name())?;
+            if planning() {
+                continue;
+            }
             all.push((variant.name(), compare::compare(&base, &out, &self.recipe.eval, self.placement)?));
         }
-        self.finish(&all)
+        if planning() { Ok(()) } else { self.finish(&all) }
+    }
+
+    fn headline(&self, name: &str) {
+        if !planning() {
+            say!("── {name}");
+        }
     }
 
     /// The rows and the parallel sentences.
@@ -186,27 +237,26 @@ impl<'a> Run<'a> {
         let question_dir = self.dir(Room::Questions, &files, &json!([r.generate.limit, r.rows_per_shard]))?;
         generate::write_question_shards(&question_dir, &questions, r.rows_per_shard)?;
         let settings = json!([r.model, r.generate, self.placement.to_string()]);
+        let out = self.dir(Room::Generate, &[&question_dir], &settings)?;
         let args = generate::Args {
             model: r.model.clone(),
             adapter: None,
             prompts: r.questions.clone(),
-            out: self.dir(Room::Generate, &[&question_dir], &settings)?,
+            prompt: vec![],
+            out: Some(out.clone()),
             source_language: r.source_language.clone(),
             placement: self.placement,
             part: Part::default(),
             rows_per_shard: r.rows_per_shard,
             settings: r.generate.clone(),
         };
-        say!("── data");
-        generate::run_shards(&args, &question_dir, &args.out)?;
+        self.headline("data");
+        generate::run_shards(&args, &question_dir, &out)?;
         self.go_on()?;
-        let translated = self.dir(
-            Room::Translate,
-            &[&args.out],
-            &json!([r.model, r.translate, self.placement.to_string()]),
-        )?;
+        let translated =
+            self.dir(Room::Translate, &[&out], &json!([r.model, r.translate, self.placement.to_string()]))?;
         translate::run(&translate::Args {
-            rows: self.rows(&args.out, &translated),
+            rows: self.rows(&out, &translated),
             model: Some(r.model.clone()),
             placement: self.translators_placement(),
             settings: r.translate.clone(),
@@ -272,7 +322,8 @@ impl<'a> Run<'a> {
 
     /// What training wrote: an adapter, or a model of its own.
     pub(super) fn evaluate_trained(&self, trained: &Path, room: Room, label: &str) -> Result<PathBuf> {
-        if is_adapter(trained) {
+        let adapter = if planning() { self.recipe.train.method == Method::Lora } else { is_adapter(trained) };
+        if adapter {
             self.evaluate(&self.recipe.model, Some(trained), room, label)
         } else {
             self.evaluate(&trained.to_string_lossy(), None, room, label)

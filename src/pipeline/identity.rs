@@ -17,7 +17,7 @@ use crate::data::gguf;
 use crate::data::line_process::output_of;
 
 /// Settings that decide how fast a result comes, not which.
-const SPEED: [&str; 4] = ["batch-rows", "batch-tokens", "timeout", "checkpoint-every"];
+const SPEED: [&str; 5] = ["batch-rows", "batch-tokens", "timeout", "checkpoint-every", "keep-checkpoints"];
 
 /// The resolved settings that decide a stage's bytes.
 #[derive(Clone, Debug, PartialEq)]

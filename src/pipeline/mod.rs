@@ -7,6 +7,7 @@ pub mod lock;
 pub mod manifest;
 pub mod overlap;
 pub mod placement;
+pub mod plan;
 pub mod rows;
 pub mod stage;
 pub mod work_dir;

@@ -82,11 +82,14 @@ impl fmt::Display for Placement {
     }
 }
 
-/// `f32` or `bf16`.
+/// `f32` or `bf16`, also by PyTorch's names.
 pub fn parse_dtype(s: &str) -> Result<DType, String> {
-    match s {
-        "f32" => Ok(DType::F32),
-        "bf16" => Ok(DType::Bf16),
+    match s.strip_prefix("torch.").unwrap_or(s) {
+        "f32" | "fp32" | "float32" => Ok(DType::F32),
+        "bf16" | "bfloat16" => Ok(DType::Bf16),
+        "f16" | "fp16" | "float16" | "half" => Err(format!(
+            "`{s}` is no type that is computed in here: bf16 takes as much memory and has the range of f32"
+        )),
         other => Err(format!("`{other}` is neither f32 nor bf16")),
     }
 }

@@ -15,6 +15,7 @@ use super::{
     identity::{Identity, Inputs},
     lock::{self, Held},
     manifest::{Counts, FolderState, Manifest},
+    plan,
     rows::Part,
 };
 use crate::{
@@ -216,6 +217,9 @@ impl Open {
 
 /// Runs a stage: skipped where its folder holds the same result, else begun, run and finished.
 pub fn run<S: Stage>(stage: &mut S) -> Result<Ran> {
+    if plan::planning() {
+        return plan::note(stage);
+    }
     let Some(mut open) = open(stage)? else {
         if !stage.quiet_if_unchanged() {
             say!("{}: unchanged, skipped", stage.label());
@@ -233,13 +237,18 @@ pub fn run<S: Stage>(stage: &mut S) -> Result<Ran> {
     Ok(if unfinished { Ran::Part } else { Ran::Made })
 }
 
+/// What the stage will leave.
+pub(super) fn expected<S: Stage>(stage: &S, inputs: Inputs) -> Result<Manifest> {
+    // Alarms, and so the bytes, depend on who judges languages.
+    let judges = ["generate", "translate", "parallel", "eval"].contains(&S::NAME);
+    let inputs = inputs.maybe("language identifier", language_id::model_file().filter(|_| judges));
+    Manifest::expected(S::NAME, &inputs, &stage.identity()?)
+}
+
 /// Compares what is asked with what is there, and begins; `None` where nothing is to be done.
 fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
     let dir = stage.out().to_path_buf();
-    // Alarms, and so the bytes, depend on who judges languages.
-    let judges = ["generate", "translate", "parallel", "eval"].contains(&S::NAME);
-    let inputs = stage.inputs()?.maybe("language identifier", language_id::model_file().filter(|_| judges));
-    let manifest = Manifest::expected(S::NAME, &inputs, &stage.identity()?)?;
+    let manifest = expected(stage, stage.inputs()?)?;
     let done = || -> Result<bool> { Ok(manifest.state(&dir)? == FolderState::Done) };
     if done()? && !dir.join(PENDING).exists() && !lock::any(&dir) {
         // Of a process that was killed while it began something else here.

@@ -1,5 +1,6 @@
 //! The TOML recipe: one settings struct per stage, the same structs that the command line flattens in.
 pub mod ablate;
+pub mod aliases;
 pub mod assemble;
 pub mod code_switch;
 pub mod eval;
@@ -30,13 +31,16 @@ use score::ScoreSettings;
 use train::TrainSettings;
 use translate::TranslateSettings;
 
-/// A run of the method: what to teach which model, from which files, and how it is evaluated. Paths are relative to the current directory.
+use crate::pipeline::rows::path_for;
+
+/// A run of the method: what to teach which model, from which files, and how it is evaluated. Paths are relative to the current folder or, where nothing
+/// is there, to the recipe's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Recipe {
     /// What the run is called.
     pub name: String,
-    /// Folder for everything that the run writes.
+    /// Folder for everything that the run writes, relative to the current folder.
     pub work: PathBuf,
     /// The model that learns: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache.
     pub model: String,
@@ -149,9 +153,56 @@ impl Recipe {
                 }
             }
         }
-        let recipe: Recipe = source::parse(&toml::to_string(&table)?, &path.display().to_string(), &[])?;
+        let mut recipe: Recipe = source::parse(&toml::to_string(&table)?, &path.display().to_string(), &[])?;
         recipe.check(path)?;
+        recipe.find_near(path.parent().unwrap_or(Path::new("")));
         Ok(recipe)
+    }
+
+    /// Files that are not where the current folder would have them are looked for beside the recipe.
+    fn find_near(&mut self, dir: &Path) {
+        let target = self.target_languages.first().cloned().unwrap_or_default();
+        let source = self.source_language.clone();
+        let there = |path: &Path| {
+            let named = path_for(&Some(path.into()), "", &source, &target);
+            named.is_ok_and(|path| path.exists())
+        };
+        let near = |path: &mut PathBuf| {
+            let other = dir.join(&*path);
+            if !there(path) && there(&other) {
+                *path = other;
+            }
+        };
+        let near_name = |name: &mut String| {
+            let mut path = PathBuf::from(&*name);
+            near(&mut path);
+            *name = path.to_string_lossy().into_owned();
+        };
+        self.questions.iter_mut().for_each(near);
+        let files = [
+            &mut self.examples,
+            &mut self.translate.file,
+            &mut self.score.file,
+            &mut self.code_switch.dictionary,
+            &mut self.parallel.file,
+            &mut self.parallel.target_file,
+        ];
+        files.into_iter().flatten().for_each(near);
+        for task in &mut self.eval.tasks {
+            near(&mut task.file);
+            let files = [&mut task.reference, &mut task.few_shot_file, &mut task.dictionary];
+            files.into_iter().flatten().for_each(near);
+        }
+        near_name(&mut self.model);
+        [&mut self.translate.translator, &mut self.score.model, &mut self.score.encoder]
+            .into_iter()
+            .flatten()
+            .for_each(near_name);
+        for template in [&mut self.generate.template, &mut self.translate.template, &mut self.pack.template] {
+            if template.ends_with(".jinja") {
+                near_name(template);
+            }
+        }
     }
 
     fn check(&self, path: &Path) -> Result<()> {

@@ -7,7 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-use super::ranges::check_table;
+use super::{
+    aliases::{canonical, rename_keys},
+    ranges::check_table,
+};
 use crate::data::words::nearest;
 
 /// Reads `path`, applies each override (`section.key=value`) in order, and checks the result against `T`.
@@ -21,18 +24,21 @@ pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T>
 /// As [`read`], for text that came from `origin`.
 pub fn parse<T: DeserializeOwned>(text: &str, origin: &str, overrides: &[String]) -> Result<T> {
     let read = |text: &str, origin: &str| toml::from_str(text).map_err(|e| explain(&e.to_string(), origin));
-    if overrides.is_empty() {
+    let mut table: Table = toml::from_str(text).map_err(|e| explain(&e.to_string(), origin))?;
+    let renamed = rename_keys(&mut table).with_context(|| format!("recipe {origin}"))?;
+    if overrides.is_empty() && !renamed {
         // Only then do errors carry the line of the file.
         let value = read(text, origin)?;
-        let table: Table = toml::from_str(text).map_err(|e| explain(&e.to_string(), origin))?;
         check_table(&table).with_context(|| format!("recipe {origin}"))?;
         return Ok(value);
     }
-    let mut table: Table = toml::from_str(text).map_err(|e| explain(&e.to_string(), origin))?;
     for spec in overrides {
         apply(&mut table, spec)?;
     }
-    let merged = format!("{origin} with {}", overrides.join(", "));
+    let merged = match overrides {
+        [] => origin.to_string(),
+        all => format!("{origin} with {}", all.join(", ")),
+    };
     let checked = check_table(&table);
     // First what is no number at all, or no key. As text again: each way for serde into the settings is half a second of compiling.
     let text = toml::to_string(&table).with_context(|| format!("recipe {origin}"))?;
@@ -72,18 +78,18 @@ pub fn apply(root: &mut Table, spec: &str) -> Result<()> {
         Ok(mut t) => t.remove("v").unwrap_or_else(|| Value::String(raw.into())),
         Err(_) => Value::String(raw.into()),
     };
-    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let mut keys: Vec<String> = path.trim().split('.').map(canonical).collect();
     ensure!(keys.iter().all(|k| !k.is_empty()), "--set {spec}: the key has an empty part");
     let last = keys.pop().with_context(|| format!("--set {spec}: no key"))?;
     let mut table = root;
     for key in keys {
-        let entry = table.entry(key).or_insert_with(|| Value::Table(Table::new()));
+        let entry = table.entry(&key).or_insert_with(|| Value::Table(Table::new()));
         match entry {
             Value::Table(t) => table = t,
             other => bail!("--set {spec}: {key} is a {}, not a section", other.type_str()),
         }
     }
-    table.insert(last.to_string(), value);
+    table.insert(last, value);
     Ok(())
 }
 

@@ -54,7 +54,7 @@ pub struct TrainSettings {
     /// LoRA alpha: adapters are scaled by alpha / rank
     #[arg(long, default_value_t = 16.0)]
     pub lora_alpha: f64,
-    /// Adapted modules
+    /// Adapted modules; all-linear names them all
     #[arg(
         long,
         value_delimiter = ',',
@@ -70,7 +70,7 @@ pub struct TrainSettings {
     /// Learning rate of B relative to that of A (LoRA+); 1 is plain LoRA
     #[arg(long, default_value_t = 1.0)]
     pub lora_plus_ratio: f64,
-    /// Peak learning rate [default: 1e-4 for adapters, 2e-5 for all weights, 1e-3 from scratch]
+    /// Peak learning rate [default: 1e-4 for adapters, 2e-4 with --data; 2e-5 for all weights, 1e-3 from scratch]
     #[arg(long)]
     pub lr: Option<f64>,
     /// Shape of the learning rate after the warm-up
@@ -79,6 +79,10 @@ pub struct TrainSettings {
     /// Share of the steps used for warm-up
     #[arg(long, default_value_t = 0.03)]
     pub warmup_ratio: f64,
+    /// Begin the warm-up above a learning rate of 0, so that no step is lost (always with --data)
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub warmup_above_zero: bool,
     /// Final learning rate, as a share of the peak
     #[arg(long, default_value_t = 0.0)]
     pub min_lr_ratio: f64,
@@ -88,9 +92,9 @@ pub struct TrainSettings {
     /// Stop after this many steps (0: after the epochs)
     #[arg(long, default_value_t = 0)]
     pub max_steps: u64,
-    /// Documents per optimizer step
-    #[arg(long, default_value_t = 128)]
-    pub batch_documents: usize,
+    /// Documents per optimizer step [default: 128; with --data about 4096 tokens' worth, and fewer for a small set]
+    #[arg(long)]
+    pub batch_documents: Option<usize>,
     /// Tokens per forward pass; memory grows with it, results change only by rounding
     #[arg(long, default_value_t = 2048)]
     pub batch_tokens: usize,
@@ -130,6 +134,9 @@ pub struct TrainSettings {
     /// Steps between checkpoints (0: only when interrupted)
     #[arg(long, default_value_t = 50)]
     pub checkpoint_every: u64,
+    /// Checkpoints that are kept while training runs, the newest ones; at its end they go
+    #[arg(long, default_value_t = 2)]
+    pub keep_checkpoints: usize,
     /// Seed of the adapters' initial values and of the order of documents
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
@@ -149,10 +156,11 @@ impl Default for TrainSettings {
             lr: None,
             schedule: ScheduleKind::Cosine,
             warmup_ratio: 0.03,
+            warmup_above_zero: false,
             min_lr_ratio: 0.0,
             epochs: 3.0,
             max_steps: 0,
-            batch_documents: 128,
+            batch_documents: None,
             batch_tokens: 2048,
             weight_decay: 0.0,
             beta1: 0.9,
@@ -166,6 +174,7 @@ impl Default for TrainSettings {
             guard: GuardAction::Log,
             guard_max_rise: 0.1,
             checkpoint_every: 50,
+            keep_checkpoints: 2,
             seed: 42,
         }
     }

@@ -72,6 +72,13 @@ pub const VARIABLES: &[Variable] = &[
     variable(Developer, "SDRRL_THAI_WORDS", "a Thai word list for tests"),
 ];
 
+/// The most memory that this process has had, bytes; `None` where the system does not tell.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
 /// The variables for whoever runs the program, for the end of `--help`.
 pub fn help() -> String {
     let mut text = String::from("Environment:");

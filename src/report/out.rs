@@ -27,9 +27,11 @@ struct State {
     mode: Mode,
     /// Why nothing is printed any more.
     failed: Option<(ErrorKind, String)>,
+    /// Standard output is for [`data`] alone.
+    reserved: bool,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { mode: Mode::Embedded, failed: None });
+static STATE: Mutex<State> = Mutex::new(State { mode: Mode::Embedded, failed: None, reserved: false });
 
 fn state() -> std::sync::MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(|e| e.into_inner())
@@ -38,6 +40,12 @@ fn state() -> std::sync::MutexGuard<'static, State> {
 /// Says what the command is; before its first line.
 pub fn set_mode(mode: Mode) {
     state().mode = mode;
+}
+
+/// From here on standard output holds nothing but [`data`], for another program to read: what else is said goes to standard error.
+pub fn reserve_for_data() {
+    let mut state = state();
+    (state.mode, state.reserved) = (Mode::PrintOnly, true);
 }
 
 /// Whether anything is printed.
@@ -78,6 +86,14 @@ pub fn text(text: fmt::Arguments) {
 
 /// Prints `text` as it is, colours included: what comes from files in it must be [`shown`].
 pub fn raw(text: fmt::Arguments) {
+    if state().reserved {
+        return print_error(text);
+    }
+    data(text);
+}
+
+/// Prints the result of a command that has no other, as it is.
+pub fn data(text: fmt::Arguments) {
     let mut state = state();
     if state.mode == Mode::Embedded {
         tracing::info!(target: "sdrrl", "{}", text.to_string().trim_end());

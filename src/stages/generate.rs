@@ -17,18 +17,22 @@ use crate::pipeline::{
 use crate::{
     data::{
         alarms::{self, answer_alarms},
+        conversation::Prompt,
         files::write_atomic,
+        json::read_text,
         language_id, questions,
         record::{Answer, Row},
+        standard_input,
         tally::OnBadRow,
     },
-    infer::answerer::Answerer,
+    infer::answerer::{AnswerOptions, Answerer},
     models::weights::resolve,
     recipe::generate::GenerateSettings,
     report::{
-        out::{note, say},
+        out::{self, note, say},
         progress::Progress,
     },
+    stages::chat::stream,
 };
 
 /// Arguments of `generate`.
@@ -41,11 +45,14 @@ pub struct Args {
     #[arg(long)]
     pub adapter: Option<PathBuf>,
     /// Questions: JSONL files (Alpaca, messages, ShareGPT, question/answer)
-    #[arg(long, required = true, num_args = 1..)]
+    #[arg(long, required_unless_present = "prompt", num_args = 1..)]
     pub prompts: Vec<PathBuf>,
-    /// A .jsonl file for the answers, or a directory for row shards with their manifest
-    #[arg(long)]
-    pub out: PathBuf,
+    /// A question; the answer is printed as it comes. - reads it from standard input (may be given again)
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompts", "out"])]
+    pub prompt: Vec<String>,
+    /// A .jsonl file for the answers, a directory for row shards with their manifest, or - for rows on standard output
+    #[arg(long, required_unless_present = "prompt")]
+    pub out: Option<PathBuf>,
     /// Language of the questions
     #[arg(long, default_value = "en")]
     pub source_language: String,
@@ -65,14 +72,38 @@ pub struct Args {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
+    let Some(out) = &args.out else { return print_answers(args) };
+    if out == Path::new("-") {
+        out::reserve_for_data();
+    }
     let rows = read_questions(&args.prompts, &args.source_language, &args.settings)?;
     language_id::warning(&args.source_language).iter().for_each(|w| note!("warning: {w}"));
-    if args.out.extension().is_some_and(|e| e == "jsonl") {
-        return run_to_file(args, rows);
+    if out == Path::new("-") || out.extension().is_some_and(|e| e == "jsonl") {
+        return run_to_file(args, out, rows);
     }
-    let questions = args.out.join(Room::Questions.name());
+    let questions = out.join(Room::Questions.name());
     write_question_shards(&questions, &rows, args.rows_per_shard)?;
-    run_shards(args, &questions, &args.out)
+    run_shards(args, &questions, out)
+}
+
+/// The answers to the questions of the command line, as they come.
+fn print_answers(args: &Args) -> Result<()> {
+    out::set_mode(out::Mode::PrintOnly);
+    let options = AnswerOptions::from(&args.settings);
+    let answerer = load(args)?;
+    for (i, question) in args.prompt.iter().enumerate() {
+        let question = if question == "-" {
+            read_text(&standard_input::resolve(Path::new("-"))?)?
+        } else {
+            question.clone()
+        };
+        let prompt = Prompt::new(None, question.trim(), "");
+        let context = answerer.model.config.max_position_embeddings;
+        let mut print = |piece: &str| out::text(format_args!("{piece}"));
+        stream(&answerer, &prompt, &i.to_string(), &options, context, &mut print)?;
+        ensure!(!interrupted(), Error::interrupted("interrupted"));
+    }
+    Ok(())
 }
 
 /// Reads question files; ids must be unique. Prints what was left out of them.
@@ -270,28 +301,38 @@ fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<V
     Ok(rows)
 }
 
-fn run_to_file(args: &Args, rows: Vec<Row>) -> Result<()> {
-    for prompts in &args.prompts {
-        apart(prompts, &args.out)?;
+fn run_to_file(args: &Args, out: &Path, rows: Vec<Row>) -> Result<()> {
+    let printed = out == Path::new("-");
+    for prompts in args.prompts.iter().filter(|_| !printed) {
+        apart(prompts, out)?;
     }
     let answerer = load(args)?;
-    if let Some(dir) = args.out.parent().filter(|d| !d.as_os_str().is_empty()) {
+    if let Some(dir) = out.parent().filter(|d| !d.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     let mut progress = Progress::new("generate", rows.len());
     let mut text = String::new();
     for chunk in rows.chunks(args.settings.batch_rows.max(1) * 4) {
-        let kept = || format!("interrupted; {} holds the answers so far", args.out.display());
+        let kept = || format!("interrupted; {} holds the answers so far", out.display());
         ensure!(!interrupted(), Error::interrupted(kept()));
         for row in answer_rows(&answerer, chunk.to_vec(), args)? {
             text.push_str(&serde_json::to_string(&row)?);
             text.push('\n');
         }
         progress.advance(chunk.len());
+        if printed {
+            out::data(format_args!("{text}"));
+            text.clear();
+            continue;
+        }
         // After each chunk, so that an interrupted run leaves what it has.
-        write_atomic(&args.out, text.as_bytes())?;
+        write_atomic(out, text.as_bytes())?;
     }
     progress.finish();
-    say!("{} answers in {}", rows.len(), args.out.display());
+    say!(
+        "{} answers in {}",
+        rows.len(),
+        if printed { "standard output".into() } else { out.display().to_string() }
+    );
     Ok(())
 }

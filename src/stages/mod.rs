@@ -1,11 +1,13 @@
 //! One file a subcommand: `struct Args` and `fn run`.
 pub mod align;
 pub mod assemble;
+pub mod chat;
 pub mod code_switch;
 pub mod doctor;
 pub mod eval;
 pub mod filter;
 pub mod generate;
+pub mod help;
 pub mod import;
 pub mod inspect;
 pub mod merge;
@@ -14,6 +16,7 @@ mod model_card;
 pub mod pack;
 pub mod parallel;
 pub mod score;
+pub mod serve;
 pub mod sweep;
 pub mod train;
 pub mod translate;

@@ -2,12 +2,14 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use serde_json::json;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::pipeline::{
     identity::{Identity, Inputs},
@@ -41,12 +43,38 @@ pub struct Args {
     /// Examples: a directory written by `assemble`, or a file of questions with answers; - is standard input
     #[arg(long)]
     pub examples: PathBuf,
+    /// What the validation loss is measured on: a share of the rows (0: none), or a file of others. Only for a file of questions with answers; `assemble` has
+    /// chosen already
+    #[arg(long, value_name = "SHARE|FILE", value_parser = str::parse::<Validation>)]
+    pub validation: Option<Validation>,
     /// Directory for train.tokens and validation.tokens
     #[arg(long)]
     pub out: PathBuf,
     /// How
     #[command(flatten)]
     pub settings: PackSettings,
+}
+
+/// Rows that are held out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Validation {
+    /// This share of them; rows with the same question stay together.
+    Share(f64),
+    /// Those of another file.
+    File(PathBuf),
+}
+
+impl FromStr for Validation {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Validation, String> {
+        match s.parse::<f64>() {
+            Ok(share) if (0.0..1.0).contains(&share) => Ok(Validation::Share(share)),
+            Ok(share) => Err(format!(
+                "{share} is no share: a number of at least 0 and below 1, or a file, was expected"
+            )),
+            Err(_) => Ok(Validation::File(s.into())),
+        }
+    }
 }
 
 /// Runs the stage.
@@ -71,11 +99,19 @@ impl Stage for Pack<'_> {
     }
 
     fn identity(&self) -> Result<Identity> {
-        Identity::of(&self.args.settings)
+        let identity = Identity::of(&self.args.settings)?;
+        match self.args.validation {
+            Some(Validation::Share(share)) => identity.with("validation", share),
+            _ => Ok(identity),
+        }
     }
 
     fn inputs(&self) -> Result<Inputs> {
-        let inputs = Inputs::new().file("examples", &self.args.examples);
+        let held_out = match &self.args.validation {
+            Some(Validation::File(file)) => Some(file.as_path()),
+            _ => None,
+        };
+        let inputs = Inputs::new().file("examples", &self.args.examples).maybe("validation", held_out);
         Ok(inputs.tokenizer("model", &resolve(&self.args.model)?)?.template(&self.args.settings.template))
     }
 
@@ -85,7 +121,7 @@ impl Stage for Pack<'_> {
         let tokenizer = Tokenizer::load(&path)?;
         let embedding = embedding_rows(&path);
         let template = ChatTemplate::load(&args.settings.template, &tokenizer)?;
-        let (examples, tally) = read_examples(&args.examples, args.settings.on_bad_row)?;
+        let (examples, tally) = read_all(args)?;
         if !tally.is_whole() {
             say!("pack: {tally}");
         }
@@ -135,6 +171,49 @@ impl Stage for Pack<'_> {
             args.examples.display()
         );
         Ok(Made::new(summary)?.counting(counts))
+    }
+}
+
+/// All examples, some of them held out as the arguments say, and what was left out.
+fn read_all(args: &Args) -> Result<(Vec<Example>, Tally)> {
+    let (mut examples, mut tally) = read_examples(&args.examples, args.settings.on_bad_row)?;
+    let Some(validation) = &args.validation else { return Ok((examples, tally)) };
+    let other =
+        || format!("the examples in {} are split already: leave --validation out", args.examples.display());
+    ensure!(examples.iter().all(|e| e.pair == "file"), Error::setting("validation", other()));
+    match validation {
+        Validation::Share(share) => hold_out(&mut examples, *share),
+        Validation::File(file) => {
+            let (others, more) = read_examples(file, args.settings.on_bad_row)?;
+            tally.add(&more);
+            let renamed =
+                |e: Example| Example { id: format!("validation-{}", e.id), split: TOKENS[1].0.into(), ..e };
+            examples.extend(others.into_iter().map(renamed));
+        }
+    }
+    Ok((examples, tally))
+}
+
+/// Holds out a share of the examples, at least one where there is a share and something is left. Which ones depends on the questions alone; equal questions
+/// stay on one side.
+fn hold_out(examples: &mut [Example], share: f64) {
+    let mut groups: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    for (i, e) in examples.iter().enumerate() {
+        let mut hash = Xxh3::with_seed(42);
+        e.turns.iter().for_each(|t| hash.update(format!("{}\0{}\0", t.role.name(), t.content).as_bytes()));
+        hash.update(format!("{}\0{}", e.instruction, e.input).as_bytes());
+        groups.entry(hash.digest()).or_default().push(i);
+    }
+    let wanted = share * examples.len() as f64;
+    let wanted = if share > 0.0 { wanted.round().max(1.0) as usize } else { 0 };
+    let (mut held, mut left) = (0, groups.len());
+    for group in groups.into_values() {
+        if held >= wanted || left == 1 {
+            break;
+        }
+        held += group.len();
+        left -= 1;
+        group.into_iter().for_each(|i| examples[i].split = TOKENS[1].0.into());
     }
 }
 

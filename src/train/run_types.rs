@@ -34,6 +34,8 @@ pub struct TrainerSettings {
     pub guard: GuardSettings,
     /// Checkpoint every so many steps; 0 only when interrupted.
     pub checkpoint_every: u64,
+    /// Checkpoints that stay while it runs, the newest.
+    pub keep_checkpoints: usize,
     /// Of the documents' order.
     pub seed: u64,
     /// All settings, for the checkpoint: a run with others refuses to go on.

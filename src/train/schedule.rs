@@ -24,13 +24,16 @@ pub struct Schedule {
     pub total: u64,
     /// The lowest factor at the end.
     pub min_ratio: f64,
+    /// The first step of the warm-up has its share of the rate already, not 0.
+    pub above_zero: bool,
 }
 
 impl Schedule {
     /// The factor on the learning rate at `step`, counted from 0.
     pub fn factor(&self, step: u64) -> f64 {
         if step < self.warmup {
-            return step as f64 / self.warmup.max(1) as f64;
+            let done = step as f64 + self.above_zero as u8 as f64;
+            return done / (self.warmup + self.above_zero as u64).max(1) as f64;
         }
         let progress = (step - self.warmup) as f64 / (self.total.saturating_sub(self.warmup)).max(1) as f64;
         let shape = match self.kind {
@@ -49,7 +52,9 @@ mod tests {
     /// transformers 5.23: get_cosine_schedule_with_warmup and get_linear_schedule_with_warmup, 3 warm-up steps of 10.
     #[test]
     fn factors_equal_transformers() {
-        let at = |kind, step| Schedule { kind, warmup: 3, total: 10, min_ratio: 0.0 }.factor(step);
+        let at = |kind, step| {
+            Schedule { kind, warmup: 3, total: 10, min_ratio: 0.0, above_zero: false }.factor(step)
+        };
         for (step, cosine, linear) in [
             (0, 0.0, 0.0),
             (2, 2.0 / 3.0, 2.0 / 3.0),
@@ -61,5 +66,11 @@ mod tests {
             assert!((at(ScheduleKind::Linear, step) - linear).abs() < 1e-12, "{step}");
         }
         assert_eq!(at(ScheduleKind::Constant, 9), 1.0);
+        let above = |step| {
+            Schedule { kind: ScheduleKind::Cosine, warmup: 3, total: 10, min_ratio: 0.0, above_zero: true }
+                .factor(step)
+        };
+        assert_eq!([above(0), above(1), above(2), above(3)], [0.25, 0.5, 0.75, 1.0]);
+        assert_eq!(above(5), at(ScheduleKind::Cosine, 5));
     }
 }

@@ -109,7 +109,7 @@ pub fn train<'a>(
         }
         if settings.checkpoint_every > 0 && run.state.step.is_multiple_of(settings.checkpoint_every) {
             checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.moments)?;
-            checkpoint::prune(out, 2)?;
+            checkpoint::prune(out, settings.keep_checkpoints)?;
         }
     }
     let best = run.state.stopping.best;

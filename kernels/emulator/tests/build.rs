@@ -10,7 +10,6 @@ const KERNELS: nvcc::Kernels = nvcc::Kernels {
     folders: &[("kernels", "", nvcc::SM90_TARGETS)],
     include: "../../include",
     watched: &["kernels", "../../include", "../cpp", "../../../build"],
-    without: "the emulator's tests will not run on a GPU",
 };
 
 fn main() {

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::run::Run;
+use super::{
+    check,
+    run::{Run, placement},
+};
 use crate::eval::compare::{self, Comparison};
 use crate::pipeline::{
     lock,
@@ -31,6 +34,9 @@ pub struct Args {
     /// Print the arms and exit
     #[arg(long)]
     pub list: bool,
+    /// Only look for mistakes in every arm, as `run --check` does
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// An arm that has run.
@@ -55,6 +61,14 @@ pub fn run(args: &Args) -> Result<()> {
     let arms = matrix.resolve(&args.file)?;
     if args.list {
         arms.iter().for_each(|a| say!("{}  {}  {}", a.arm.name, a.title(), a.arm.set.join("  ")));
+        return Ok(());
+    }
+    for arm in &arms {
+        let checked = placement(&arm.recipe).and_then(|placement| check::recipe(&arm.recipe, placement));
+        checked.with_context(|| format!("{}: arm {}", args.file.display(), arm.arm.name))?;
+    }
+    if args.check {
+        say!("check: nothing wrong was found in {} arms", arms.len());
         return Ok(());
     }
     let work = WorkDir::shared(&matrix.work);

@@ -125,7 +125,10 @@ impl Card<'_> {
         let _ = writeln!(
             out,
             "{} {steps} of up to {} documents, learning rate {lr:?}, seed {}. Loss of the last step: {:.4}.",
-            o.steps, s.batch_documents, s.seed, o.train_loss
+            o.steps,
+            s.batch_documents.unwrap_or(128),
+            s.seed,
+            o.train_loss
         );
         if let Some((loss, step)) = o.best {
             let _ = writeln!(

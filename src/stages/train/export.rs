@@ -23,6 +23,7 @@ const TEMPLATE: &str = "chat_template.jinja";
 /// Writes everything into `--out`; `path` is where the base was found, `lr` the peak learning rate.
 pub(super) fn export(
     args: &Args,
+    shards: &Path,
     model: &Transformer,
     step: &TrainStep,
     path: &Path,
@@ -42,7 +43,7 @@ pub(super) fn export(
     } else {
         Tokenizer::load(path)?.save(&args.out)?;
     }
-    let packed = Manifest::load(&args.shards).ok().flatten().filter(|m| m.stage == "pack");
+    let packed = Manifest::load(shards).ok().flatten().filter(|m| m.stage == "pack");
     let template = packed.as_ref().and_then(|m| m.settings["template"].as_str()).unwrap_or("auto");
     if template != "auto" {
         match jinja(template, path) {

@@ -1,8 +1,12 @@
 //! `sdrrl train`: LoRA, full fine-tuning or training from scratch on packed token shards (SDRRL, steps 7 and 8).
 pub(super) mod card;
+mod data;
 mod export;
 mod probe;
 mod screen;
+mod settings;
+mod summary;
+mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +19,7 @@ use crate::pipeline::{
     interrupt::interrupted,
     manifest::{Counts, Manifest},
     placement::Placement,
+    plan::planning,
     rows::apart,
     stage::{self, Made, Open, Replace, Stage},
     work_dir::{ADAPTER_CONFIG, METRICS, TIMING, TOKENS},
@@ -30,22 +35,25 @@ use crate::{
     },
     recipe::{
         eval::EvalSettings,
-        train::{GuardAction, Method, Normalize, TrainSettings},
+        pack::PackSettings,
+        train::{GuardAction, Method, TrainSettings},
     },
-    report::out::{note, say},
+    report::out::note,
+    stages::pack::Validation,
     tensor::DType,
     train::{
         checkpoint,
-        guard::{GuardSettings, Reaction, is_source},
-        optimizer::OptimizerSettings,
-        schedule::Schedule,
-        trainer::{CHANGEABLE, Checks, TrainOutcome, TrainerSettings, train},
+        guard::is_source,
+        trainer::{CHANGEABLE, Checks, train},
         validation::largest_batch,
     },
 };
 
+pub use data::check_headers;
 use export::export;
-use screen::Screen;
+use screen::{Screen, Seen};
+use settings::{targets, trainer_settings};
+use summary::{ending, print_memory};
 
 /// Arguments of `train`.
 #[derive(Clone, Debug, clap::Args)]
@@ -55,8 +63,15 @@ pub struct Args {
     #[arg(long)]
     pub model: String,
     /// Directory written by `pack`
-    #[arg(long)]
-    pub shards: PathBuf,
+    #[arg(long, required_unless_present = "data")]
+    pub shards: Option<PathBuf>,
+    /// Your own rows instead: a file of conversations or questions with answers (JSON Lines, JSON, Parquet), packed into OUT/pack on the way; - is standard
+    /// input. Settings that are left open are chosen to fit it
+    #[arg(long, value_name = "FILE", conflicts_with = "shards")]
+    pub data: Option<PathBuf>,
+    /// With --data: a share of its rows, or a file of others, to measure the validation loss on [default: 0.05]
+    #[arg(long, value_name = "SHARE|FILE", value_parser = str::parse::<Validation>, requires = "data")]
+    pub validation: Option<Validation>,
     /// Start from this PEFT adapter instead of a new one; its rank, alpha, kind and modules replace those of --lora-*
     #[arg(long)]
     pub adapter: Option<PathBuf>,
@@ -69,12 +84,21 @@ pub struct Args {
     /// Discard the checkpoints in --out, and replace what was trained there with other settings
     #[arg(long)]
     pub restart: bool,
+    /// Go on with a training that was stopped, and with nothing else: an error where there is none. Without it the same command goes on, too
+    #[arg(long, conflicts_with = "restart")]
+    pub resume: bool,
+    /// Print warnings and the result, no progress
+    #[arg(long)]
+    pub quiet: bool,
     /// A finished training of other inputs or settings is made again, and it is said why, as `run` does with every stage
     #[arg(skip)]
     pub replace: bool,
     /// How
     #[command(flatten)]
     pub settings: TrainSettings,
+    /// How rows of --data are packed
+    #[command(flatten)]
+    pub pack: PackSettings,
     /// TOML file with `[[tasks]]`; its generation tasks are run at each validation
     #[arg(long)]
     pub probe_tasks: Option<PathBuf>,
@@ -95,14 +119,37 @@ pub struct Args {
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     let model_path = resolve(&args.model)?;
+    must_go_on(args)?;
+    let args = &data::prepare(args)?;
+    let shards = args.shards.clone().context("--shards is missing")?;
     let probe = probe::Probe::new(args, &model_path)?;
-    stage::run(&mut Train { args, model_path, probe }).map(drop)
+    let mut train = Train { args, shards, model_path, probe, seen: Seen::default() };
+    stage::run(&mut train)?;
+    if planning() {
+        return Ok(());
+    }
+    summary::print(args, &train.seen)
+}
+
+/// `--resume` is for what can be gone on with.
+fn must_go_on(args: &Args) -> Result<()> {
+    let begun = checkpoint::latest_state(&args.out).is_some() || Manifest::load(&args.out)?.is_some();
+    let none = || {
+        format!(
+            "--resume: {} holds no checkpoint and no finished training: leave --resume out to begin",
+            args.out.display()
+        )
+    };
+    ensure!(begun || !args.resume, Error::not_found(&args.out, none()));
+    Ok(())
 }
 
 struct Train<'a> {
     args: &'a Args,
+    shards: PathBuf,
     model_path: PathBuf,
     probe: Option<probe::Probe>,
+    seen: Seen,
 }
 
 impl Stage for Train<'_> {
@@ -138,7 +185,7 @@ impl Stage for Train<'_> {
 
     fn inputs(&self) -> Result<Inputs> {
         let args = self.args;
-        let inputs = Inputs::new().model("model", &self.model_path)?.file("shards", &args.shards);
+        let inputs = Inputs::new().model("model", &self.model_path)?.file("shards", &self.shards);
         match &args.adapter {
             Some(adapter) => inputs.model("adapter", adapter),
             None => Ok(inputs),
@@ -183,9 +230,9 @@ impl Stage for Train<'_> {
         if args.restart {
             checkpoint::clean(&args.out)?;
         }
-        let shard = TokenShard::open(&args.shards.join(TOKENS[0].1))?;
+        let shard = TokenShard::open(&self.shards.join(TOKENS[0].1))?;
         let optional = |file: &str| -> Result<Option<TokenShard>> {
-            let path = args.shards.join(file);
+            let path = self.shards.join(file);
             if path.exists() { TokenShard::open(&path).map(Some) } else { Ok(None) }
         };
         let (validation, source) = (optional(TOKENS[1].1)?, optional(TOKENS[2].1)?);
@@ -196,9 +243,12 @@ impl Stage for Train<'_> {
         let evaluated = validation.iter().chain(&source);
         let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
         let mut step = TrainStep::new(&model, trainable, room.max(longest))?;
-        print_memory(&model, &step);
+        if !args.quiet {
+            print_memory(&model, &step);
+        }
+        data::warn_of_few_steps(&args.settings, shard.len());
         let settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));
-        let mut screen = Screen::new(&model, &step);
+        let mut screen = Screen::new(&model, &step, args.quiet);
         let probe = self.probe.as_ref();
         let mut measure =
             |model: &Transformer, step: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(model, step));
@@ -216,7 +266,7 @@ impl Stage for Train<'_> {
             &interrupted,
             &mut |event| screen.show(event),
         )?;
-        screen.end();
+        self.seen = screen.end();
         if !outcome.finished {
             bail!(Error::interrupted(format!(
                 "interrupted after step {}; a checkpoint is in {}: run the same command again to go on",
@@ -224,18 +274,9 @@ impl Stage for Train<'_> {
                 args.out.display()
             )));
         }
-        export(args, &model, &step, &self.model_path, (settings.lr, &outcome))?;
+        export(args, &self.shards, &model, &step, &self.model_path, (settings.lr, &outcome))?;
         checkpoint::clean(&args.out)?;
-        let best = outcome.best.map(|(loss, step)| json!({"loss": loss, "step": step}));
-        let mut summary = json!({"steps": outcome.steps, "train-loss": outcome.train_loss, "best": best});
-        summary["validation-loss-before"] = json!(outcome.start);
-        if outcome.budgets.len() > 1 {
-            summary[CHANGEABLE] = json!(outcome.budgets);
-        }
-        if let Some(warning) = &outcome.warning {
-            summary["warning"] = json!(warning);
-            note!("train: WARNING: {warning}");
-        }
+        let summary = summary::of(&outcome);
         Ok(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out)))
     }
 }
@@ -315,76 +356,11 @@ fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)> {
     let config = LoraConfig {
         r: s.lora_rank,
         alpha: s.lora_alpha,
-        target_modules: s.lora_targets.clone().into(),
+        target_modules: targets(&s.lora_targets).into(),
         use_rslora: s.rslora,
         use_dora: s.dora,
         ..LoraConfig::default()
     };
     let lora = Lora::init(&model, config, s.seed)?;
     Ok((model, Trainable::Lora(lora)))
-}
-
-fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSettings {
-    let lr = s.lr.unwrap_or(match s.method {
-        Method::Lora => 1e-4,
-        Method::Full => 2e-5,
-        Method::Scratch => 1e-3,
-    });
-    TrainerSettings {
-        epochs: s.epochs,
-        max_steps: s.max_steps,
-        batch_documents: s.batch_documents,
-        batch_tokens: s.batch_tokens,
-        lr,
-        schedule: Schedule { kind: s.schedule, warmup: 0, total: 0, min_ratio: s.min_lr_ratio },
-        warmup_ratio: s.warmup_ratio,
-        optimizer: OptimizerSettings {
-            beta1: s.beta1,
-            beta2: s.beta2,
-            eps: s.eps,
-            weight_decay: s.weight_decay,
-            clip: s.clip,
-            lora_plus_ratio: s.lora_plus_ratio,
-        },
-        per_sentence: s.normalize == Normalize::Sentences,
-        eval_every: s.eval_every,
-        patience: s.patience,
-        min_delta: s.min_delta,
-        guard: GuardSettings {
-            reaction: match s.guard {
-                GuardAction::Log => Reaction::Log,
-                GuardAction::Stop => Reaction::Stop,
-                GuardAction::Reweight => Reaction::Reweight,
-            },
-            max_rise: s.guard_max_rise,
-        },
-        checkpoint_every: s.checkpoint_every,
-        seed: s.seed,
-        identity,
-    }
-}
-
-fn print_memory(model: &Transformer, step: &TrainStep) {
-    let trained: usize = step.params(model).iter().map(|p| p.value().len()).sum();
-    let moments = ("moments".to_string(), trained * 8);
-    say!("train: {} parameters, {trained} of them trained", model.config.parameters());
-    let all: Vec<_> = step.memory().iter().chain([&moments]).collect();
-    let mib = |bytes: usize| bytes as f64 / 1048576.0;
-    let parts: Vec<String> = all.iter().map(|(name, bytes)| format!("{name} {:.0}", mib(*bytes))).collect();
-    let total: usize = all.iter().map(|(_, b)| b).sum();
-    say!("train: memory in MiB: {}, in all {:.0}", parts.join(", "), mib(total));
-}
-
-fn ending(outcome: &TrainOutcome, out: &Path) -> String {
-    match outcome.best {
-        Some((loss, step)) => {
-            format!("train: best validation loss {loss:.4} after step {step}; written to {}", out.display())
-        }
-        None => format!(
-            "train: last loss {:.4} after {} steps; written to {}",
-            outcome.train_loss,
-            outcome.steps,
-            out.display()
-        ),
-    }
 }

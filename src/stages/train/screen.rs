@@ -1,6 +1,7 @@
 //! What training says on the terminal.
 use std::io::IsTerminal;
 
+use super::watch::Watch;
 use crate::{
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     report::{
@@ -10,19 +11,31 @@ use crate::{
     train::trainer::TrainEvent,
 };
 
+/// What was run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Their tokens.
+    pub tokens: usize,
+    /// Their time.
+    pub seconds: f64,
+}
+
 /// One line a step: rewritten in place on a terminal, now and then otherwise.
 pub(super) struct Screen {
     terminal: bool,
     /// Matrix work of a token, forward and backward, FLOP.
     flop_per_token: f64,
-    seconds: f64,
-    steps: u64,
+    seen: Seen,
+    watch: Watch,
+    quiet: bool,
     last: std::time::Instant,
     open: bool,
 }
 
 impl Screen {
-    pub(super) fn new(model: &Transformer, step: &TrainStep) -> Screen {
+    pub(super) fn new(model: &Transformer, step: &TrainStep, quiet: bool) -> Screen {
         let matrices = (model.config.parameters()
             - if model.config.tie_word_embeddings {
                 0
@@ -38,20 +51,41 @@ impl Screen {
         Screen {
             terminal,
             flop_per_token,
-            seconds: 0.0,
-            steps: 0,
+            seen: Seen::default(),
+            watch: Watch::default(),
+            quiet,
             last: std::time::Instant::now(),
             open: false,
         }
     }
 
     pub(super) fn show(&mut self, event: TrainEvent) {
-        match event {
+        if let TrainEvent::Step { tokens, seconds, .. } = event {
+            self.seen.steps += 1;
+            self.seen.tokens += tokens;
+            self.seen.seconds += seconds;
+        }
+        let progress = matches!(
+            event,
+            TrainEvent::Step { .. }
+                | TrainEvent::Evaluation { .. }
+                | TrainEvent::Guard { .. }
+                | TrainEvent::Probe { .. }
+        );
+        if !(self.quiet && progress) {
+            self.draw(&event);
+        }
+        if let Some(told) = self.watch.see(&event) {
+            self.end();
+            note!("train: WARNING: {told}");
+        }
+    }
+
+    fn draw(&mut self, event: &TrainEvent) {
+        match *event {
             TrainEvent::Step { step, total, loss, grad_norm, lr, tokens, seconds } => {
-                self.seconds += seconds;
-                self.steps += 1;
                 let rate = tokens as f64 / seconds.max(1e-9);
-                let left = (total - step) as f64 * self.seconds / self.steps as f64;
+                let left = (total - step) as f64 * self.seen.seconds / self.seen.steps as f64;
                 let line = format!(
                     "step {step}/{total}  loss {loss:.4}  norm {grad_norm:.3}  lr {lr:.2e}  {rate:.0} tok/s  {:.1} GFLOP/s  {} left",
                     rate * self.flop_per_token / 1e9,
@@ -82,7 +116,7 @@ impl Screen {
                     if weight == 1.0 { String::new() } else { format!(", source rows weigh {weight}") };
                 note!("step {step}: source-language loss {loss:.4} ({:+.4}){more}", loss - before);
             }
-            TrainEvent::Probe { step, values } => {
+            TrainEvent::Probe { step, ref values } => {
                 self.end();
                 let all: Vec<String> = values.iter().map(|(name, x)| format!("{name} {x:.1}")).collect();
                 note!("step {step}: {}", all.join(", "));
@@ -94,16 +128,17 @@ impl Screen {
                 "train: {documents} of {of} {name} documents are longer than batch-tokens and are left out of every evaluation (the longest has {longest} tokens)"
             ),
             TrainEvent::Resumed { step } => note!("train: goes on after step {step}"),
-            TrainEvent::Differs { why } => note!("train: {why}"),
+            TrainEvent::Differs { ref why } => note!("train: {why}"),
             TrainEvent::StoppedEarly { step } => {
                 note!("train: stopped early after step {step}: the validation loss no longer falls")
             }
         }
     }
 
-    pub(super) fn end(&mut self) {
+    pub(super) fn end(&mut self) -> Seen {
         if std::mem::take(&mut self.open) {
             note!();
         }
+        self.seen
     }
 }

@@ -63,6 +63,18 @@ impl Lora {
     }
 }
 
+/// Reads an adapter's configuration and the list of its tensors, without a model to hold them against.
+///
+/// # Errors
+/// A field that is not understood, a file that is missing or damaged.
+pub fn check_adapter(dir: &Path) -> Result<()> {
+    let read = || -> Result<()> {
+        config::read(dir)?;
+        Tensors::open(dir).map(drop)
+    };
+    read().with_context(|| format!("adapter {}", dir.display()))
+}
+
 fn read(dir: &Path, model: &Transformer) -> Result<Lora> {
     let (config, fields) = config::read(dir)?;
     config::check_with_model(&config, &fields, model).with_context(|| CONFIG)?;

@@ -1,0 +1,121 @@
+//! `train --data`: a file of conversations becomes token shards in OUT/pack, by the stage `pack` itself; settings that were left open are chosen to fit it.
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use super::Args;
+use crate::{
+    data::token_shard::TokenShard,
+    error::Error,
+    models::weights::{WeightSource, peft::check_adapter, resolve},
+    pipeline::work_dir::{Room, TOKENS},
+    recipe::{
+        pack::PackSettings,
+        train::{Method, TrainSettings},
+    },
+    report::out::note,
+    stages::pack::{self, Validation},
+};
+
+/// Tokens of an optimizer step, about, where nothing is said.
+const STEP_TOKENS: usize = 4096;
+/// Steps of an epoch at least, where there are documents for them.
+const EPOCH_STEPS: usize = 10;
+/// Documents of a step at most, and where shards are given.
+const STEP_DOCUMENTS: usize = 128;
+/// Steps below which a training rarely settles.
+const FEW_STEPS: u64 = 30;
+/// Share of the rows that is held out.
+const HELD_OUT: f64 = 0.05;
+
+/// What can be wrong with model and adapter, as far as their headers tell: before anything is packed or loaded.
+///
+/// # Errors
+/// A model that is not there or not supported, tensors that are missing, an adapter's fields that are not understood.
+pub fn check_headers(model: &str, adapter: Option<&Path>, settings: &TrainSettings) -> Result<()> {
+    let path = resolve(model)?;
+    if settings.method != Method::Scratch {
+        let (config, source) = WeightSource::open(&path)?;
+        source.check_leaves(&config.spec()?)?;
+    }
+    adapter.map_or(Ok(()), check_adapter)
+}
+
+/// The arguments with shards, which are made where there is only data, and with every setting that was left open.
+pub(super) fn prepare(args: &Args) -> Result<Args> {
+    let mut args = args.clone();
+    let Some(data) = args.data.clone() else {
+        let unread = "how rows are packed (--max-length, --template, --system ...) goes with --data; --shards are packed";
+        ensure!(args.pack == PackSettings::default(), Error::setting("shards", unread));
+        args.settings.batch_documents.get_or_insert(STEP_DOCUMENTS);
+        return Ok(args);
+    };
+    check_headers(&args.model, args.adapter.as_deref(), &args.settings)?;
+    let shards = args.out.join(Room::Pack(None).name());
+    pack::run(&pack::Args {
+        model: args.model.clone(),
+        examples: data,
+        validation: Some(args.validation.clone().unwrap_or(Validation::Share(HELD_OUT))),
+        out: shards.clone(),
+        settings: args.pack.clone(),
+    })?;
+    let shard = TokenShard::open(&shards.join(TOKENS[0].1))?;
+    let s = &mut args.settings;
+    s.batch_documents.get_or_insert_with(|| step_documents(shard.len(), shard.tokens()));
+    if s.lr.is_none() && s.method == Method::Lora {
+        s.lr = Some(2e-4);
+    }
+    // A batch is at least as long as the longest document.
+    let longest = (0..shard.len()).map(|i| shard.document_len(i)).max().unwrap_or(0);
+    s.batch_tokens = s.batch_tokens.max(longest);
+    s.warmup_above_zero = true;
+    args.shards = Some(shards);
+    Ok(args)
+}
+
+/// Documents of a step, so that it has about as many tokens whatever their lengths, and a small set more than a few steps.
+fn step_documents(documents: usize, tokens: usize) -> usize {
+    let by_tokens = STEP_TOKENS * documents / tokens.max(1);
+    by_tokens.min(documents / EPOCH_STEPS).clamp(1, STEP_DOCUMENTS)
+}
+
+/// Warns of a training that is over before it has begun.
+pub(super) fn warn_of_few_steps(settings: &TrainSettings, documents: usize) {
+    let of_step = settings.batch_documents.unwrap_or(STEP_DOCUMENTS).max(1);
+    let per_epoch = documents.div_ceil(of_step) as f64;
+    let mut steps = (settings.epochs * per_epoch).ceil().max(1.0) as u64;
+    if settings.max_steps > 0 {
+        // Somebody has counted.
+        return;
+    }
+    steps = steps.max(1);
+    if steps < FEW_STEPS {
+        let epochs = (FEW_STEPS as f64 / per_epoch).ceil();
+        note!(
+            "train: WARNING: {documents} documents give {steps} steps in all, and below {FEW_STEPS} little is learnt: --epochs {epochs}, or a smaller --batch-documents (now {of_step})"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_has_about_as_many_tokens_whatever_the_documents() {
+        for (documents, tokens, wanted) in [
+            // Short ones fill a step, up to a limit; long ones are few.
+            (10_000, 200_000, 128),
+            (10_000, 1_000_000, 40),
+            (1_000, 1_000_000, 4),
+            (1_000, 100_000_000, 1),
+            // A small set has its ten steps an epoch.
+            (100, 2_000, 10),
+            (15, 300, 1),
+            (1, 10, 1),
+            (3, 0, 1),
+        ] {
+            assert_eq!(step_documents(documents, tokens), wanted, "{documents} {tokens}");
+        }
+    }
+}
