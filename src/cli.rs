@@ -1,4 +1,4 @@
-//! The subcommands: which function each one calls.
+//! The command line; the subcommands, one line each, which names the module with its `Args` and `run`.
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -13,13 +13,11 @@ use crate::{
     orchestrate::{ablate, run},
     pipeline::interrupt::on_interrupt,
     report::{
-        environment, out,
+        environment,
+        out::{self, Mode},
         trace::{Ranges, Trace},
     },
-    stages::{
-        align, assemble, chat, code_switch, doctor, eval, filter, generate, help, import, inspect, merge,
-        metric, pack, parallel, score, serve, sweep, train, translate,
-    },
+    stages::{self, align, chat, eval, generate, help, import, inspect, merge, pack, serve, train, translate},
 };
 
 /// Near the end of the help.
@@ -52,58 +50,99 @@ pub struct Cli {
     pub revision: Option<String>,
 }
 
-/// The subcommands.
-#[derive(Debug, clap::Subcommand)]
-pub enum Command {
+/// Makes the enum of the subcommands and the call of each from lines `/// help`, `Name: module, what it is on the screen;`.
+macro_rules! subcommands {
+    ($($(#[$about:meta])* $name:ident: $($module:ident)::+, $mode:expr;)*) => {
+        /// The subcommands.
+        #[derive(clap::Subcommand)]
+        // One exists in a process.
+        #[allow(clippy::large_enum_variant)]
+        pub enum Command {
+            $($(#[$about])* $name($($module)::+::Args),)*
+            /// Explain a command, or one of: tasks, recipe, formats
+            Help(help::Args),
+            /// Print a script that completes commands and options in a shell
+            Completions(help::CompletionArgs),
+            /// What the program starts for chat templates and tokenizers of others
+            #[command(hide = true)]
+            Contained(contained::work::Args),
+        }
+
+        impl Command {
+            /// In traces.
+            fn name(&self) -> &'static str {
+                match self {
+                    $(Command::$name(_) => stringify!($name),)*
+                    Command::Help(_) => "Help",
+                    Command::Completions(_) => "Completions",
+                    Command::Contained(_) => "Contained",
+                }
+            }
+
+            /// What its output is to it.
+            fn mode(&self) -> Mode {
+                match self {
+                    $(Command::$name(_) => $mode,)*
+                    Command::Help(_) | Command::Completions(_) => Mode::PrintOnly,
+                    Command::Contained(_) => Mode::Work,
+                }
+            }
+
+            fn call(&self) -> Result<()> {
+                match self {
+                    $(Command::$name(args) => $($module)::+::run(args),)*
+                    Command::Help(args) => help::run(args, Cli::command()),
+                    Command::Completions(args) => help::complete(args, Cli::command()),
+                    Command::Contained(args) => contained::work::run(args),
+                }
+            }
+        }
+    };
+}
+
+subcommands! {
     /// Run all stages of a recipe
-    Run(run::Args),
+    Run: run, Mode::Work;
     /// Answer questions with a model
-    Generate(generate::Args),
+    Generate: stages::generate, Mode::Work;
     /// Talk to a model in the terminal, with adapters side by side
-    Chat(chat::Args),
+    Chat: stages::chat, Mode::PrintOnly;
     /// Serve a model and its adapters over OpenAI's API, with a page to try it
-    Serve(serve::Args),
+    Serve: stages::serve, Mode::Work;
     /// Translate questions and answers
-    Translate(translate::Args),
+    Translate: stages::translate, Mode::Work;
     /// Score the translations
-    Score(score::Args),
+    Score: stages::score, Mode::Work;
     /// Decide which translations to keep
-    Filter(filter::Args),
+    Filter: stages::filter, Mode::Work;
     /// Count what other thresholds would keep, without scoring again
-    Sweep(sweep::Args),
+    Sweep: stages::sweep, Mode::Work;
     /// Mix dictionary equivalents into questions
-    CodeSwitch(code_switch::Args),
+    CodeSwitch: stages::code_switch, Mode::Work;
     /// Select parallel sentences
-    Parallel(parallel::Args),
+    Parallel: stages::parallel, Mode::Work;
     /// Make training examples from rows
-    Assemble(assemble::Args),
+    Assemble: stages::assemble, Mode::Work;
     /// Tokenise examples into training shards
-    Pack(pack::Args),
+    Pack: stages::pack, Mode::Work;
     /// Train an adapter or a model
-    Train(Box<train::Args>),
+    Train: stages::train, Mode::Work;
     /// Convert published PyTorch checkpoints to safetensors
-    Import(import::Args),
+    Import: stages::import, Mode::Work;
     /// Merge an adapter into its model
-    Merge(merge::Args),
+    Merge: stages::merge, Mode::Work;
     /// Show rows, or token shards with their loss mask
-    Inspect(inspect::Args),
+    Inspect: stages::inspect, Mode::PrintOnly;
     /// Evaluate a model; compare two
-    Eval(eval::Args),
+    Eval: stages::eval, Mode::Work;
     /// Compare hidden states of parallel sentences, before and after training
-    Align(align::Args),
+    Align: stages::align, Mode::Work;
     /// Run a matrix of ablations over a recipe
-    Ablate(ablate::Args),
+    Ablate: ablate, Mode::Work;
     /// Score files: BLEU, chrF, TER, ROUGE, MKQA, significance tests
-    Metric(metric::Args),
+    Metric: stages::metric, Mode::PrintOnly;
     /// Show devices, kernels, memory and threads
-    Doctor(doctor::Args),
-    /// Explain a command, or one of: tasks, recipe, formats
-    Help(help::Args),
-    /// Print a script that completes commands and options in a shell
-    Completions(help::CompletionArgs),
-    /// What the program starts for chat templates and tokenizers of others
-    #[command(hide = true)]
-    Contained(contained::work::Args),
+    Doctor: stages::doctor, Mode::PrintOnly;
 }
 
 impl Command {
@@ -114,6 +153,8 @@ impl Command {
     pub fn at_revision(mut self, revision: &str) -> Result<Command> {
         let model = match &mut self {
             Command::Generate(generate::Args { model, .. })
+            | Command::Chat(chat::Args { model, .. })
+            | Command::Serve(serve::Args { model, .. })
             | Command::Pack(pack::Args { model, .. })
             | Command::Train(train::Args { model, .. })
             | Command::Import(import::Args { model, .. })
@@ -136,15 +177,7 @@ impl Command {
         if let Command::Contained(args) = self {
             return contained::work::run(args);
         }
-        out::set_mode(match self {
-            Command::Chat(_)
-            | Command::Inspect(_)
-            | Command::Metric(_)
-            | Command::Doctor(_)
-            | Command::Help(_)
-            | Command::Completions(_) => out::Mode::PrintOnly,
-            _ => out::Mode::Work,
-        });
+        out::set_mode(self.mode());
         on_interrupt()?;
         vectors::wanted()?;
         let variable = std::env::var_os("SDRRL_TRACE").filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -154,40 +187,9 @@ impl Command {
             return self.call();
         }
         let trace = Trace::begin(path.as_deref(), ranges)?;
-        let whole = format!("{self:?}");
-        let name = whole.split('(').next().unwrap_or_default();
-        let done = info_span!("command", name).in_scope(|| self.call());
+        let done = info_span!("command", name = self.name()).in_scope(|| self.call());
         // What went wrong in the command is what to look at first.
         let ended = trace.end();
         done.and(ended)
-    }
-
-    fn call(&self) -> Result<()> {
-        match self {
-            Command::Run(args) => run::run(args),
-            Command::Generate(args) => generate::run(args),
-            Command::Chat(args) => chat::run(args),
-            Command::Serve(args) => serve::run(args),
-            Command::Translate(args) => translate::run(args),
-            Command::Score(args) => score::run(args),
-            Command::Filter(args) => filter::run(args),
-            Command::Sweep(args) => sweep::run(args),
-            Command::CodeSwitch(args) => code_switch::run(args),
-            Command::Parallel(args) => parallel::run(args),
-            Command::Assemble(args) => assemble::run(args),
-            Command::Pack(args) => pack::run(args),
-            Command::Train(args) => train::run(args),
-            Command::Import(args) => import::run(args),
-            Command::Merge(args) => merge::run(args),
-            Command::Inspect(args) => inspect::run(args),
-            Command::Eval(args) => eval::run(args),
-            Command::Align(args) => align::run(args),
-            Command::Ablate(args) => ablate::run(args),
-            Command::Metric(args) => metric::run(args),
-            Command::Doctor(args) => doctor::run(args),
-            Command::Help(args) => help::run(args, Cli::command()),
-            Command::Completions(args) => help::complete(args, Cli::command()),
-            Command::Contained(args) => contained::work::run(args),
-        }
     }
 }

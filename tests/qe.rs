@@ -246,7 +246,21 @@ fn import_makes_a_directory_that_scores_with_the_same_bits() {
     assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
     assert!(metadata.tensors().keys().all(|name| !name.contains("dropout")));
     assert!(!dir.path().join("kiwi.partial").exists());
-    refused(&["import", "--model", MODEL, "--out", at], &["exists", "--out"]);
+    let (success, said) = run(&["import", "--model", MODEL, "--out", at]);
+    assert!(success && said.contains("unchanged"), "{said}");
+    assert_eq!(fs::read(out.join("model.safetensors")).unwrap(), bytes);
+    // What is there stays: a result of another checkpoint, and what no stage made.
+    let (other, mine) = (dir.path().join("other"), dir.path().join("mine"));
+    [&other, &mine].iter().for_each(|d| fs::create_dir(d).unwrap());
+    fs::copy("tests/golden/pickle/views.bin", other.join("pytorch_model.bin")).unwrap();
+    fs::write(other.join("config.json"), "{}").unwrap();
+    refused(
+        &["import", "--model", other.to_str().unwrap(), "--out", at],
+        &["exists", "other inputs", "--out"],
+    );
+    refused(&["import", "--model", MODEL, "--out", mine.to_str().unwrap()], &["mine exists", "--out"]);
+    assert_eq!(fs::read(out.join("model.safetensors")).unwrap(), bytes);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing else is left");
     refused(&["import", "--model", at, "--out", &format!("{at}2")], &["nothing to convert"]);
 }
 

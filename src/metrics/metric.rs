@@ -243,12 +243,38 @@ pub type OfSegment = Box<dyn Fn(&Segment) -> f64 + Send + Sync>;
 
 /// A metric that is the mean of one number for each row.
 pub struct MeanMetric {
-    /// See [`OpenMetric::signature`].
-    pub signature: String,
-    /// What the mean is multiplied by: 100 for percentages.
-    pub scale: f64,
-    /// The number.
-    pub of: OfSegment,
+    signature: String,
+    scale: f64,
+    of: OfSegment,
+    warning: Option<String>,
+    has_error: bool,
+    has_value: bool,
+}
+
+impl MeanMetric {
+    /// With the mean of `of` times `scale` (100 for percentages) as its value, and a standard error.
+    pub fn new(
+        signature: String,
+        scale: f64,
+        of: impl Fn(&Segment) -> f64 + Send + Sync + 'static,
+    ) -> MeanMetric {
+        MeanMetric { signature, scale, of: Box::new(of), warning: None, has_error: true, has_value: true }
+    }
+
+    /// With what is to be said before it is used in vain ([`OpenMetric::warning`]).
+    pub fn warning_of(self, warning: Option<String>) -> MeanMetric {
+        MeanMetric { warning, ..self }
+    }
+
+    /// Without a standard error; intervals are by resampling.
+    pub fn without_error(self) -> MeanMetric {
+        MeanMetric { has_error: false, ..self }
+    }
+
+    /// Without a value (NaN) and intervals: its rows say nothing, and 0 would say that nothing or everything is right.
+    pub fn without_value(self) -> MeanMetric {
+        MeanMetric { has_error: false, has_value: false, ..self }
+    }
 }
 
 impl OpenMetric for MeanMetric {
@@ -265,11 +291,19 @@ impl OpenMetric for MeanMetric {
     }
 
     fn value(&self, sums: &[f64], rows: usize) -> f64 {
-        mean(sums, rows, self.scale)
+        if self.has_value { mean(sums, rows, self.scale) } else { f64::NAN }
     }
 
     fn mean_of(&self) -> Option<f64> {
-        Some(self.scale)
+        self.has_error.then_some(self.scale)
+    }
+
+    fn resamples(&self) -> bool {
+        self.has_value
+    }
+
+    fn warning(&self) -> Option<String> {
+        self.warning.clone()
     }
 }
 

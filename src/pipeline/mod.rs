@@ -4,6 +4,7 @@ pub mod hash;
 pub mod identity;
 pub mod interrupt;
 pub mod lock;
+mod made;
 pub mod manifest;
 pub mod overlap;
 pub mod placement;

@@ -15,7 +15,7 @@ use super::{
     identity::{Identity, Inputs},
     manifest::{Counts, Manifest},
     overlap::{Parts, map_chunks},
-    stage::{Made, Open},
+    stage::{Made, Open, Stage},
 };
 use crate::{
     data::{
@@ -129,6 +129,55 @@ impl RowArgs {
     /// The rows that a row stage reads.
     pub fn inputs(&self) -> Inputs {
         Inputs::new().file("rows", &self.input)
+    }
+}
+
+/// A stage that gives each row of its input one row: what all such stages have in common is said once, in their [`Stage`].
+pub trait RowStage {
+    /// In manifests and messages.
+    const NAME: &'static str;
+
+    /// Where it reads and writes.
+    fn rows(&self) -> &RowArgs;
+
+    /// The settings that decide its bytes; the languages come with [`RowArgs::identity`].
+    fn identity(&self) -> Result<Identity>;
+
+    /// The files that decide its bytes.
+    fn inputs(&self) -> Result<Inputs> {
+        Ok(self.rows().inputs())
+    }
+
+    /// The work, by [`Open::map_rows`] or [`Open::map_parts`].
+    fn run(&mut self, open: &mut Open) -> Result<Made>;
+}
+
+impl<S: RowStage> Stage for S {
+    const NAME: &'static str = S::NAME;
+    const FILES: &'static [&'static str] = ROW_FILES;
+
+    fn out(&self) -> &Path {
+        &self.rows().out
+    }
+
+    fn part(&self) -> Part {
+        self.rows().part
+    }
+
+    fn check_folder(&self, _: &Manifest) -> Result<()> {
+        apart(&self.rows().input, self.out())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        RowStage::identity(self)
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        RowStage::inputs(self)
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        RowStage::run(self, open)
     }
 }
 

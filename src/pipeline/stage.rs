@@ -9,12 +9,12 @@ use std::{
 use crate::error::Error;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use serde_json::Value;
 
+pub use super::made::{Made, Ran};
 use super::{
     identity::{Identity, Inputs},
     lock::{self, Held},
-    manifest::{Counts, FolderState, Manifest},
+    manifest::{FolderState, Manifest},
     plan,
     rows::Part,
 };
@@ -65,6 +65,12 @@ pub trait Stage {
         Others::Refuse
     }
 
+    /// Whether its folder appears whole or not at all, for folders that others read by what stands in them: the work is done in a hidden folder beside
+    /// it, from its beginning, and that gets the name at the end. A folder that is there stays, whatever it is.
+    fn whole(&self) -> bool {
+        false
+    }
+
     /// Whether nothing is printed about it.
     fn quiet(&self) -> bool {
         false
@@ -107,51 +113,12 @@ pub enum Others {
     Await,
 }
 
-/// What a stage says at its end.
-#[derive(Clone, Debug, Default)]
-pub struct Made {
-    /// What came in and out.
-    pub counts: Option<Counts>,
-    /// For the manifest: rates, losses and other results.
-    pub summary: Value,
-    /// Other parts are still at work: the last of them finishes.
-    pub unfinished: bool,
-    /// A line for the screen.
-    pub line: Option<String>,
-}
-
-impl Made {
-    /// With a summary.
-    pub fn new(summary: impl Serialize) -> Result<Made> {
-        Ok(Made { summary: serde_json::to_value(summary)?, ..Made::default() })
-    }
-
-    /// With counts.
-    pub fn counting(self, counts: Counts) -> Made {
-        Made { counts: Some(counts), ..self }
-    }
-
-    /// With a line for the screen.
-    pub fn saying(self, line: String) -> Made {
-        Made { line: Some(line), ..self }
-    }
-}
-
-/// What [`run`] found to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ran {
-    /// Nothing: the same result was there.
-    Unchanged,
-    /// The work, to its end.
-    Made,
-    /// A part of the work; others are still to be done.
-    Part,
-}
-
 /// A folder in which work has begun. Only [`run`] makes one, under the folder's lock, and only through it a stage's files are written and finished.
 pub struct Open {
     manifest: Manifest,
     dir: PathBuf,
+    /// What the folder is to be called in the end, where that is another name ([`Stage::whole`]).
+    place: Option<PathBuf>,
     part: Part,
     _held: Held,
 }
@@ -206,12 +173,21 @@ impl Open {
     fn finish(mut self, made: Made) -> Result<()> {
         self.manifest.counts = made.counts;
         self.manifest.summary = made.summary;
-        let _mutex = lock::mutex(&self.dir)?;
-        if self.manifest.state(&self.dir)? == FolderState::Done {
-            return Ok(());
-        }
         let dir = self.dir.clone();
-        self.manifest.finish(&dir)
+        let mutex = lock::mutex(&dir)?;
+        if self.manifest.state(&dir)? != FolderState::Done {
+            self.manifest.finish(&dir)?;
+        }
+        // Its file goes before the folder does.
+        drop(mutex);
+        self.place.map_or(Ok(()), |place| fs::rename(&dir, &place).map_err(|e| write_error(&place, e)))
+    }
+
+    /// After an error.
+    fn abandon(self) {
+        if self.place.is_some() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
     }
 }
 
@@ -226,7 +202,13 @@ pub fn run<S: Stage>(stage: &mut S) -> Result<Ran> {
         }
         return Ok(Ran::Unchanged);
     };
-    let made = stage.run(&mut open)?;
+    let made = match stage.run(&mut open) {
+        Ok(made) => made,
+        Err(e) => {
+            open.abandon();
+            return Err(e);
+        }
+    };
     let (line, unfinished) = (made.line.clone(), made.unfinished);
     if !unfinished {
         open.finish(made)?;
@@ -249,6 +231,9 @@ pub(super) fn expected<S: Stage>(stage: &S, inputs: Inputs) -> Result<Manifest> 
 fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
     let dir = stage.out().to_path_buf();
     let manifest = expected(stage, stage.inputs()?)?;
+    if stage.whole() {
+        return open_whole(stage, manifest);
+    }
     let done = || -> Result<bool> { Ok(manifest.state(&dir)? == FolderState::Done) };
     if done()? && !dir.join(PENDING).exists() && !lock::any(&dir) {
         // Of a process that was killed while it began something else here.
@@ -290,8 +275,37 @@ fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
             }
             return Err(e);
         }
-        return Ok(Some(Open { manifest, dir, part: stage.part(), _held: held }));
+        return Ok(Some(Open { manifest, dir, place: None, part: stage.part(), _held: held }));
     }
+}
+
+/// As [`open`], for a stage whose folder appears whole or not at all.
+fn open_whole<S: Stage>(stage: &S, manifest: Manifest) -> Result<Option<Open>> {
+    let place = stage.out().to_path_buf();
+    let name = place.file_name().context("the output folder has no name")?.to_string_lossy();
+    // Beside the result, so that it can be renamed; nobody else has this name, so that what a killed run left there is ours.
+    let dir = place.with_file_name(format!(".{name}.sdrrl-{}.partial", S::NAME));
+    if manifest.state(&place)? == FolderState::Done {
+        return Ok(None);
+    }
+    let beside = place.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(beside).map_err(|e| write_error(beside, e))?;
+    let held = lock::beside(&place, &stage.label())?;
+    let why = match manifest.state(&place)? {
+        FolderState::Done => return Ok(None),
+        FolderState::Changed(why) => format!(" and is of other inputs or settings ({})", some_of(&why)),
+        FolderState::Absent => String::new(),
+    };
+    if place.exists() {
+        let message = format!("{} exists{why}: choose another --out, or remove it", place.display());
+        bail!(Error::exists(&place, message));
+    }
+    stage.check_folder(&manifest)?;
+    if dir.exists() {
+        fs::remove_dir_all(&dir).map_err(|e| write_error(&dir, e))?;
+    }
+    manifest.begin(&dir)?;
+    Ok(Some(Open { manifest, dir, place: Some(place), part: stage.part(), _held: held }))
 }
 
 /// Makes the folder ready, under its lock.

@@ -1,14 +1,13 @@
 //! `sdrrl code-switch`: questions in which some words are replaced by dictionary equivalents (SDRRL, step 5; CoSDA-ML, Qin et al. 2020).
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::Error;
 use anyhow::{Result, ensure};
 
 use crate::pipeline::{
     identity::{Identity, Inputs},
-    manifest::Manifest,
-    rows::{Part, ROW_FILES, RowArgs, apart, dictionary_files, path_for},
-    stage::{self, Made, Open, Stage},
+    rows::{RowArgs, RowStage, dictionary_files, path_for},
+    stage::{self, Made, Open},
 };
 use crate::{
     data::{
@@ -44,20 +43,11 @@ struct CodeSwitch<'a> {
     args: &'a Args,
 }
 
-impl Stage for CodeSwitch<'_> {
+impl RowStage for CodeSwitch<'_> {
     const NAME: &'static str = "code-switch";
-    const FILES: &'static [&'static str] = ROW_FILES;
 
-    fn out(&self) -> &Path {
-        &self.args.rows.out
-    }
-
-    fn part(&self) -> Part {
-        self.args.rows.part
-    }
-
-    fn check_folder(&self, _: &Manifest) -> Result<()> {
-        apart(&self.args.rows.input, self.out())
+    fn rows(&self) -> &RowArgs {
+        &self.args.rows
     }
 
     fn identity(&self) -> Result<Identity> {

@@ -3,13 +3,10 @@
 use crate::error::Error;
 use anyhow::{Context, Result, ensure};
 
-use std::path::Path;
-
 use crate::pipeline::{
-    identity::{Identity, Inputs},
-    manifest::Manifest,
-    rows::{Part, ROW_FILES, RowArgs, apart},
-    stage::{self, Made, Open, Stage},
+    identity::Identity,
+    rows::{RowArgs, RowStage},
+    stage::{self, Made, Open},
 };
 use crate::{
     data::{
@@ -40,28 +37,15 @@ struct Filter<'a> {
     args: &'a Args,
 }
 
-impl Stage for Filter<'_> {
+impl RowStage for Filter<'_> {
     const NAME: &'static str = "filter";
-    const FILES: &'static [&'static str] = ROW_FILES;
 
-    fn out(&self) -> &Path {
-        &self.args.rows.out
-    }
-
-    fn part(&self) -> Part {
-        self.args.rows.part
-    }
-
-    fn check_folder(&self, _: &Manifest) -> Result<()> {
-        apart(&self.args.rows.input, self.out())
+    fn rows(&self) -> &RowArgs {
+        &self.args.rows
     }
 
     fn identity(&self) -> Result<Identity> {
         self.args.rows.identity(&self.args.settings)
-    }
-
-    fn inputs(&self) -> Result<Inputs> {
-        Ok(self.args.rows.inputs())
     }
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {

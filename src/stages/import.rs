@@ -7,14 +7,16 @@ use std::{
 
 use crate::error::Error;
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
+use super::merge::MODEL_FILES;
+use crate::pipeline::{
+    identity::{Identity, Inputs},
+    stage::{self, Made, Open, Stage},
+};
 use crate::{
-    data::{
-        files::{write_atomic, write_error},
-        tokenizer::Tokenizer,
-    },
+    data::tokenizer::Tokenizer,
     models::weights::{convert::pickles_to_safetensors, resolve, safetensors::shard_names},
-    pipeline::lock,
     qe::cometkiwi::{Files, HPARAMS, hparams::Hparams},
     report::out::say,
 };
@@ -45,52 +47,100 @@ const COMPANIONS: [&str; 8] = [
     "vocab.json",
 ];
 
+/// What is converted.
+enum Source {
+    /// A published CometKiwi, and its weights' file.
+    CometKiwi(Box<Files>, PathBuf),
+    /// The folder of a model, and the files of its weights.
+    Weights(PathBuf, Vec<PathBuf>),
+}
+
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
+    stage::run(&mut Import { args, source: source(args)? }).map(drop)
+}
+
+struct Import<'a> {
+    args: &'a Args,
+    source: Source,
+}
+
+impl Stage for Import<'_> {
+    const NAME: &'static str = "import";
+    const FILES: &'static [&'static str] = MODEL_FILES;
+
+    fn out(&self) -> &Path {
+        &self.args.out
+    }
+
+    fn whole(&self) -> bool {
+        true
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Identity::of(&json!({}))
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        match &self.source {
+            Source::CometKiwi(files, pickle) => {
+                let inputs = Inputs::new().file("model/model.ckpt", pickle);
+                let inputs = inputs.file("model/hparams.yaml", &files.dir.join(HPARAMS));
+                inputs.tokenizer("encoder", &files.tokenizer)
+            }
+            Source::Weights(dir, files) => {
+                let companions = COMPANIONS.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
+                let read = files.iter().cloned().chain([dir.join("config.json")]).chain(companions);
+                let named = |path: PathBuf| {
+                    (format!("model/{}", path.file_name().unwrap_or_default().to_string_lossy()), path)
+                };
+                Ok(Inputs::new().files(read.map(named).collect()))
+            }
+        }
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let out = open.dir();
+        let (made, from) = match &self.source {
+            Source::CometKiwi(files, pickle) => {
+                // What scoring reads; dropout masks, taggers and position numbers stay behind.
+                let wanted = |name: &str| {
+                    ["encoder.", "estimator.", "layerwise_attention."].iter().any(|p| name.starts_with(p))
+                        && !name.contains(".dropout_")
+                };
+                let made = convert(std::slice::from_ref(pickle), out, &wanted)?;
+                open.write("config.json", format!("{:#}\n", files.converted_config()).as_bytes())?;
+                if !files.tokenizer.join("tokenizer.json").is_file() {
+                    // A SentencePiece file is laid out as the encoder's config.json says, which the new directory no longer has.
+                    Tokenizer::load(&files.tokenizer)?.save(out)?;
+                }
+                (made, &files.tokenizer)
+            }
+            Source::Weights(dir, files) => {
+                let made = convert(files, out, &|_| true)?;
+                copy(dir, out, "config.json")?;
+                (made, dir)
+            }
+        };
+        COMPANIONS
+            .iter()
+            .filter(|name| from.join(name).is_file())
+            .try_for_each(|name| copy(from, out, name))?;
+        Ok(made.saying(format!("import: written to {}", self.args.out.display())))
+    }
+}
+
+/// Finds the files; whatever is not there is an error before anything is begun.
+fn source(args: &Args) -> Result<Source> {
     let dir = resolve(&args.model)?;
     let missing = || Error::not_found(&dir, format!("{} is not a directory", dir.display()));
     ensure!(dir.is_dir(), missing());
-    let there = || format!("{} exists: choose another --out, or remove it", args.out.display());
-    ensure!(!args.out.exists(), Error::exists(&args.out, there()));
-    let name = args.out.file_name().context("--out has no name")?.to_string_lossy();
-    // Beside the result, so that it can be renamed; nobody else has this name, so that what a killed run left there is ours.
-    let partial = args.out.with_file_name(format!(".{name}.sdrrl-import.partial"));
-    let beside = args.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(beside).map_err(|e| write_error(beside, e))?;
-    let _held = lock::beside(&args.out, "import")?;
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(|e| write_error(&partial, e))?;
+    if dir.join(HPARAMS).exists() {
+        let files = Files::find(&args.model, args.encoder.as_deref())?;
+        Hparams::from_value(&files.hparams)?;
+        let pickle = files.pickle.clone().context("the directory is converted already")?;
+        return Ok(Source::CometKiwi(Box::new(files), pickle));
     }
-    fs::create_dir_all(&partial).map_err(|e| write_error(&partial, e))?;
-    let result = if dir.join(HPARAMS).exists() { cometkiwi(args, &partial) } else { plain(&dir, &partial) };
-    if result.is_err() {
-        let _ = fs::remove_dir_all(&partial);
-    }
-    result?;
-    fs::rename(&partial, &args.out).map_err(|e| write_error(&args.out, e))?;
-    say!("import: written to {}", args.out.display());
-    Ok(())
-}
-
-fn cometkiwi(args: &Args, out: &Path) -> Result<()> {
-    let files = Files::find(&args.model, args.encoder.as_deref())?;
-    Hparams::from_value(&files.hparams)?;
-    let pickle = files.pickle.clone().context("the directory is converted already")?;
-    // What scoring reads; dropout masks, taggers and position numbers stay behind.
-    let wanted = |name: &str| {
-        ["encoder.", "estimator.", "layerwise_attention."].iter().any(|p| name.starts_with(p))
-            && !name.contains(".dropout_")
-    };
-    convert(&[pickle], out, &wanted)?;
-    write_atomic(&out.join("config.json"), format!("{:#}\n", files.converted_config()).as_bytes())?;
-    if !files.tokenizer.join("tokenizer.json").is_file() {
-        // A SentencePiece file is laid out as the encoder's config.json says, which the new directory no longer has.
-        Tokenizer::load(&files.tokenizer)?.save(out)?;
-    }
-    companions(&files.tokenizer, out)
-}
-
-fn plain(dir: &Path, out: &Path) -> Result<()> {
     let (single, index) = (dir.join("pytorch_model.bin"), dir.join("pytorch_model.bin.index.json"));
     let files: Vec<PathBuf> = if single.exists() {
         vec![single]
@@ -108,12 +158,10 @@ fn plain(dir: &Path, out: &Path) -> Result<()> {
         )
     };
     ensure!(dir.join("config.json").exists(), "{} has no config.json", dir.display());
-    convert(&files, out, &|_| true)?;
-    copy(dir, out, "config.json")?;
-    companions(dir, out)
+    Ok(Source::Weights(dir, files))
 }
 
-fn convert(files: &[PathBuf], out: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+fn convert(files: &[PathBuf], out: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Made> {
     let done = pickles_to_safetensors(files, out, wanted)?;
     say!(
         "import: {} tensors, {:.2} GiB; {} shared with another were not written twice, {} are no weights",
@@ -126,11 +174,10 @@ fn convert(files: &[PathBuf], out: &Path, wanted: &dyn Fn(&str) -> bool) -> Resu
         let n = done.narrowed.len();
         say!("import: {n} tensors of 64-bit floats ({first} ...) were rounded to 32 bits");
     }
-    Ok(())
-}
-
-fn companions(from: &Path, out: &Path) -> Result<()> {
-    COMPANIONS.iter().filter(|name| from.join(name).is_file()).try_for_each(|name| copy(from, out, name))
+    Made::new(
+        json!({"tensors": done.tensors, "shared": done.aliases.len(), "no-weights": done.left_out.len(),
+        "rounded": done.narrowed.len()}),
+    )
 }
 
 fn copy(from: &Path, out: &Path, name: &str) -> Result<()> {

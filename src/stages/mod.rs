@@ -1,4 +1,4 @@
-//! One file a subcommand: `struct Args` and `fn run`.
+//! One file per subcommand, `struct Args` and `fn run`; `cli.rs` lists them.
 pub mod align;
 pub mod assemble;
 pub mod chat;

@@ -1,9 +1,5 @@
 //! `sdrrl score`: a quality score for each translated sentence, without a reference (SDRRL, step 3).
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::error::Error;
 use anyhow::{Context, Result, ensure};
@@ -12,11 +8,10 @@ use rayon::prelude::*;
 use super::translate::{sides, translated_sides};
 use crate::pipeline::{
     identity::{Identity, Inputs},
-    manifest::Manifest,
     overlap::{Parts, Shared},
     placement::Placement,
-    rows::{Part, ROW_FILES, RowArgs, apart, dictionary_files, open_rows, path_for, with_languages},
-    stage::{self, Made, Open, Stage},
+    rows::{RowArgs, RowStage, dictionary_files, open_rows, path_for, with_languages},
+    stage::{self, Made, Open},
 };
 use crate::{
     data::{
@@ -72,20 +67,11 @@ impl Score<'_> {
     }
 }
 
-impl Stage for Score<'_> {
+impl RowStage for Score<'_> {
     const NAME: &'static str = "score";
-    const FILES: &'static [&'static str] = ROW_FILES;
 
-    fn out(&self) -> &Path {
-        &self.args.rows.out
-    }
-
-    fn part(&self) -> Part {
-        self.args.rows.part
-    }
-
-    fn check_folder(&self, _: &Manifest) -> Result<()> {
-        apart(&self.args.rows.input, self.out())
+    fn rows(&self) -> &RowArgs {
+        &self.args.rows
     }
 
     fn identity(&self) -> Result<Identity> {

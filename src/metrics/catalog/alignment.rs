@@ -5,7 +5,6 @@ use crate::metrics::{
     alignment::linear_cka,
     metric::{
         About, Evidence, HiddenPair, MeanMetric, Metric, MetricOptions, Needs, OpenMetric, Segment, Unit,
-        mean,
     },
 };
 
@@ -79,30 +78,11 @@ impl Metric for OfPairs {
     fn open(&self, options: &MetricOptions) -> Result<Box<dyn OpenMetric>> {
         let (signature, of) = (signature(self.key, options), self.of);
         let of = move |s: &Segment| s.hidden.as_ref().map_or(0.0, of);
-        let mean = MeanMetric { signature, scale: 100.0, of: Box::new(of) };
         // Cosines are given without a standard error; a comparison's interval is by resampling.
-        Ok(if self.unit == Unit::Percent { Box::new(mean) } else { Box::new(Mean(mean)) })
-    }
-}
-
-/// A mean without a standard error.
-struct Mean(MeanMetric);
-
-impl OpenMetric for Mean {
-    fn signature(&self) -> String {
-        self.0.signature()
-    }
-
-    fn width(&self) -> usize {
-        1
-    }
-
-    fn rows(&self, segments: &[Segment]) -> Result<Vec<Vec<f64>>> {
-        self.0.rows(segments)
-    }
-
-    fn value(&self, sums: &[f64], rows: usize) -> f64 {
-        mean(sums, rows, 1.0)
+        Ok(Box::new(match self.unit {
+            Unit::Percent => MeanMetric::new(signature, 100.0, of),
+            _ => MeanMetric::new(signature, 1.0, of).without_error(),
+        }))
     }
 }
 

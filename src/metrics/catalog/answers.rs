@@ -62,5 +62,5 @@ fn open(
         let references: Vec<&str> = s.references.iter().map(String::as_str).collect();
         score(s.reply, &references, &language)
     };
-    Ok(Box::new(MeanMetric { signature, scale: 100.0, of: Box::new(of) }))
+    Ok(Box::new(MeanMetric::new(signature, 100.0, of)))
 }

@@ -47,7 +47,7 @@ impl Metric for Accuracy {
         let norm = if by_length { "characters" } else { "none" };
         let signature = format!("acc|{}|norm:{norm}|version:{}", options.protocol, env!("CARGO_PKG_VERSION"));
         let of = move |s: &Segment| f64::from(u8::from(chosen(s, by_length) == s.reference()));
-        Ok(Box::new(MeanMetric { signature, scale: 100.0, of: Box::new(of) }))
+        Ok(Box::new(MeanMetric::new(signature, 100.0, of)))
     }
 }
 

@@ -33,7 +33,7 @@ impl Metric for ContainsAnswer {
             let found = s.references.iter().any(|answer| contains(&reply, &normalised(answer, &language)));
             f64::from(u8::from(found))
         };
-        Ok(Box::new(MeanMetric { signature, scale: 100.0, of: Box::new(of) }))
+        Ok(Box::new(MeanMetric::new(signature, 100.0, of)))
     }
 }
 

@@ -40,43 +40,11 @@ impl Metric for OffTarget {
         let version = env!("CARGO_PKG_VERSION");
         let signature = format!("off-target|lang:{language}{identifier}{checked}|version:{version}");
         let of = move |s: &Segment| f64::from(u8::from(is_off_target(s.reply, &language)));
-        let mean = MeanMetric { signature, scale: 100.0, of: Box::new(of) };
-        Ok(match warning {
-            Some(warning) => Box::new(Unchecked { mean, warning }),
-            None => Box::new(mean),
-        })
-    }
-}
-
-/// Off-target rate in a language that no identifier knows: it has no value, since 0 would say that all replies were right.
-struct Unchecked {
-    mean: MeanMetric,
-    warning: String,
-}
-
-impl OpenMetric for Unchecked {
-    fn signature(&self) -> String {
-        self.mean.signature()
-    }
-
-    fn width(&self) -> usize {
-        self.mean.width()
-    }
-
-    fn rows(&self, segments: &[Segment]) -> Result<Vec<Vec<f64>>> {
-        self.mean.rows(segments)
-    }
-
-    fn value(&self, _sums: &[f64], _rows: usize) -> f64 {
-        f64::NAN
-    }
-
-    fn resamples(&self) -> bool {
-        false
-    }
-
-    fn warning(&self) -> Option<String> {
-        Some(self.warning.clone())
+        let mean = MeanMetric::new(signature, 100.0, of);
+        // In a language that no identifier knows there is no rate: 0 would say that all replies were right.
+        let unchecked = warning.is_some();
+        let mean = mean.warning_of(warning);
+        Ok(Box::new(if unchecked { mean.without_value() } else { mean }))
     }
 }
 

@@ -33,11 +33,7 @@ impl Metric for RougeL {
         let rouge = Rouge::new(language, options.dictionary, options.stem)?;
         let signature = rouge.signature();
         let of = move |s: &Segment| rouge.f1(s.reply, s.reference());
-        let mean = MeanMetric { signature, scale: 100.0, of: Box::new(of) };
-        Ok(match warning(language) {
-            Some(warning) => Box::new(Warned { mean, warning }),
-            None => Box::new(mean),
-        })
+        Ok(Box::new(MeanMetric::new(signature, 100.0, of).warning_of(warning(language))))
     }
 }
 
@@ -59,38 +55,6 @@ fn warning(language: &str) -> Option<String> {
             ))
         }
         _ => None,
-    }
-}
-
-/// ROUGE in a language whose words it does not know.
-struct Warned {
-    mean: MeanMetric,
-    warning: String,
-}
-
-impl OpenMetric for Warned {
-    fn signature(&self) -> String {
-        self.mean.signature()
-    }
-
-    fn width(&self) -> usize {
-        self.mean.width()
-    }
-
-    fn rows(&self, segments: &[Segment]) -> Result<Vec<Vec<f64>>> {
-        self.mean.rows(segments)
-    }
-
-    fn value(&self, sums: &[f64], rows: usize) -> f64 {
-        self.mean.value(sums, rows)
-    }
-
-    fn mean_of(&self) -> Option<f64> {
-        self.mean.mean_of()
-    }
-
-    fn warning(&self) -> Option<String> {
-        Some(self.warning.clone())
     }
 }
 

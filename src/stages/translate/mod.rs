@@ -9,13 +9,10 @@ use rayon::prelude::*;
 use crate::infer::answerer::{AnswerOptions, Answerer};
 use crate::pipeline::{
     identity::{Identity, Inputs},
-    manifest::Manifest,
     overlap::{Parts, Shared},
     placement::Placement,
-    rows::{
-        Part, ROW_FILES, RowArgs, apart, dictionary_files, named_file, open_rows, path_for, with_languages,
-    },
-    stage::{self, Made, Open, Stage},
+    rows::{RowArgs, RowStage, dictionary_files, named_file, open_rows, path_for, with_languages},
+    stage::{self, Made, Open},
 };
 use crate::{
     data::{
@@ -81,20 +78,11 @@ struct Translate<'a> {
     args: &'a Args,
 }
 
-impl Stage for Translate<'_> {
+impl RowStage for Translate<'_> {
     const NAME: &'static str = "translate";
-    const FILES: &'static [&'static str] = ROW_FILES;
 
-    fn out(&self) -> &Path {
-        &self.args.rows.out
-    }
-
-    fn part(&self) -> Part {
-        self.args.rows.part
-    }
-
-    fn check_folder(&self, _: &Manifest) -> Result<()> {
-        apart(&self.args.rows.input, self.out())
+    fn rows(&self) -> &RowArgs {
+        &self.args.rows
     }
 
     fn identity(&self) -> Result<Identity> {
