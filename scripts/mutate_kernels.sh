@@ -139,6 +139,12 @@ plant "hopper: the epilogue's swizzle is off by one row" sm90/gemm.cu '(chunk ^ 
   sm90/gemm.cu kernels::gemm::gemm_bf16_hopper_nt
 plant "attention: keys of the next document" attention.cu 'x = col < keys && row < queries' 'x = row < queries' attention.cu kernels::attention::cross_attention_bf16
 plant "attention: the window is one key too wide" include/attention.cuh 'q - k < a.window));' 'q - k <= a.window));' attention.cu kernels::attention::attention_bf16_window
+plant "attention: a document's tiles begin where its predecessor's may end" include/attention.cuh 'cu[min(at, documents)] / size + at <= tile' \
+  'cu[min(at, documents)] / size <= tile' attention.cu kernels::attention::attention_of_many_documents
+plant "attention: the second step of the search forgets the first" include/attention.cuh 'document += before * step;' 'document = before * step;' \
+  attention.cu kernels::attention::attention_of_many_documents
+plant "attention: rows of the next document are loaded" include/attention.cuh 'bool inside = r < rows && c < hs;' 'bool inside = c < hs;' \
+  attention_backward.cu kernels::attention::attention_bf16_64
 plant "attention: no barrier before a tile is overwritten" attention.cu '__syncthreads();      // the tile before' '// the tile before' \
   attention.cu kernels::attention::attention_bf16_64
 plant "attention f32: probabilities without __syncwarp" attention.cu "__syncwarp();         // a row's" "// a row's" attention.cu kernels::attention::attention_f32_64

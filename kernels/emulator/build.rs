@@ -11,7 +11,7 @@ fn main() {
         .flag("-Wno-psabi")
         .include("cpp")
         .files(
-            ["scheduler", "launch", "buffers", "checks", "profile", "async", "tensor"]
+            ["scheduler", "launch", "buffers", "checks", "profile", "async", "tensor", "registers"]
                 .map(|f| format!("cpp/{f}.cpp")),
         )
         .compile("sdrrl_emulator_runtime");

@@ -19,14 +19,24 @@ struct AttentionArgs {
   static_assert((__VA_ARGS__) <= 99 * 1024, "more than sm_86 and sm_89 have");          \
   SHARED_BYTES(name, __VA_ARGS__)
 
-// Document and first row (within it) of the tile-th tile of `size` rows over all documents; false past the last.
+// Tiles of `size` rows are numbered so that their places need no table: document d's begin at cu[d] / size + d, which leaves room for each (some
+// numbers are nobody's). So there are rows / size + documents of them, and a warp finds a tile's document in one load of each lane for up to 32
+// documents, two for up to 1024: as many as an entry of a table and its document's offsets would take.
+// Document and first row (within it) of a tile; false if it is nobody's. Whole warps call.
 DEV bool find_tile(const int* cu, int documents, int tile, int size, int& document, int& first) {
-  for (document = 0; document < documents; document++) {
-    int tiles = (cu[document + 1] - cu[document] + size - 1) / size;
-    if (tile < tiles) { first = tile * size; return true; }
-    tile -= tiles;
+  int lane = threadIdx.x % 32;
+  document = 0;
+  for (int span = documents, step; span > 1; span = step) {
+    step = (span + 31) / 32;
+    int at = document + lane * step;
+    int before = __popc(__ballot_sync(FULL_MASK, lane * step < span && cu[min(at, documents)] / size + at <= tile)) - 1;
+    document += before * step;
+    step = min(step, span - before * step);
   }
-  return false;
+  if (documents == 0) return false;
+  int begin = cu[document];
+  first = (tile - begin / size - document) * size;
+  return first < cu[document + 1] - begin;
 }
 // A choice that is made once for a tile: f(Flag<true>) where scores are capped.
 template <bool B> struct Flag { static constexpr bool value = B; };
@@ -51,19 +61,21 @@ DEV void query_range(const AttentionArgs& a, int first, int last, int queries, i
 // are multiples of 16 bytes; the caller commits and waits.
 template <int ROWS, int D, int THREADS>
 DEV void load_rows(bf16 (*tile)[D + 8], const bf16* src, int rows, size_t pitch, int hs) {
-  bool vec = hs % 8 == 0;
+  static_assert(ROWS * D / 8 % THREADS == 0 && THREADS % (D / 8) == 0, "a thread copies the same columns of several rows");
+  constexpr int STEP = THREADS / (D / 8);
+  int first = threadIdx.x / (D / 8), c = threadIdx.x % (D / 8) * 8;
+  if (hs % 8 == 0) {
+    const bf16* p = src + first * pitch + c;
 #pragma unroll
-  for (int i = threadIdx.x; i < ROWS * D / 8; i += THREADS) {
-    int r = i / (D / 8), c = i % (D / 8) * 8;
-    bool inside = r < rows && c < hs;
-    const bf16* p = src + (inside ? r * pitch + c : 0);
-    if (vec) {
-      cp_async_16(&tile[r][c], p, inside);
-    } else {
-#pragma unroll
-      for (int e = 0; e < 8; e++) tile[r][c + e] = inside && c + e < hs ? p[e] : from_float<bf16>(0.0f);
+    for (int r = first, n = 0; n < ROWS / STEP; n++, r += STEP, p += STEP * pitch) {
+      bool inside = r < rows && c < hs;
+      cp_async_16(&tile[r][c], inside ? p : src, inside);
     }
+    return;
   }
+  for (int r = first; r < ROWS; r += STEP)
+#pragma unroll
+    for (int e = 0; e < 8; e++) tile[r][c + e] = r < rows && c + e < hs ? src[r * pitch + c + e] : from_float<bf16>(0.0f);
 }
 template <int ROWS, int D, int THREADS>
 DEV void load_rows(float (*tile)[D + 4], const float* src, int rows, size_t pitch, int hs) {

@@ -6,7 +6,7 @@
 DEV void mbar_init(uint64_t* bar, uint32_t count WHERE) {
   TWIN(asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(smem_u32(bar)), "r"(count) : "memory"), emu::mbar_init(bar, count PASS_WHERE));
 }
-DEV void mbar_fence_init() { TWIN(asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory"), (void)0); }
+DEV void mbar_fence_init() { TWIN(asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory"), emu::mbar_fence_init()); }
 DEV void mbar_arrive(uint64_t* bar WHERE) {
   TWIN(asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(smem_u32(bar)) : "memory"), emu::mbar_arrive(bar, 0, true PASS_WHERE));
 }

@@ -25,6 +25,12 @@ fn capped(heads: usize, kv_heads: usize, head_size: usize, window: Option<usize>
 /// Ragged documents, one of them empty, one longer than two tiles of 64.
 const DOCUMENTS: [u32; 5] = [0, 3, 3, 136, 171];
 
+/// More documents than a warp has lanes, some of them empty, one longer than a tile.
+fn many() -> Vec<u32> {
+    let length = |d: u32| if d == 50 { 70 } else { d * 7 % 5 };
+    (0..=75).map(|d| (0..d).map(length).sum()).collect()
+}
+
 fn causal(device: &Device, dtype: DType, s: AttentionShape, cu: &[u32]) {
     let n = cu[cu.len() - 1] as usize;
     let (nq, nk) = (n * s.heads * s.head_size, n * s.kv_heads * s.head_size);
@@ -134,6 +140,10 @@ fn decode_outside(device: &Device) {
 cases! {
     attention_f32_64(device) { causal(device, F32, shape(2, 1, 64, None), &DOCUMENTS) }
     attention_f32_window_odd(device) { causal(device, F32, shape(2, 2, 20, Some(33)), &DOCUMENTS) }
+    attention_of_many_documents(device) {
+        causal(device, Bf16, shape(1, 1, 20, None), &many());
+        causal(device, F32, shape(1, 1, 20, None), &many());
+    }
     attention_f32_128(device) { causal(device, F32, shape(1, 1, 128, None), &[0, 40]) }
     attention_bf16_64(device) { causal(device, Bf16, shape(4, 2, 64, None), &DOCUMENTS) }
     attention_bf16_window(device) { causal(device, Bf16, shape(2, 1, 32, Some(33)), &DOCUMENTS) }

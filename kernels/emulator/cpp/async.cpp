@@ -52,7 +52,24 @@ void mbar_init(uint64_t* p, uint32_t n, const char* file, int line) {
   Mbar m{0, n, n, TX_ZERO, MAGIC};
   memcpy(p, &m, 8);
   reset_shared_cells(p, 8);
-  cta_of(p)->mbar.erase(p);
+  MbarMeta fresh;
+  fresh.init_rank = me()->rank;
+  fresh.init_clk = me()->clk++;
+  cta_of(p)->mbar[p] = std::move(fresh);
+}
+void mbar_fence_init() {
+  Fiber* f = me();
+  if (sched().cfg.checks) f->mbar_fences.push_back({sched().gang.epoch, f->clk++});
+}
+// The asynchronous proxy and other blocks see an initialisation only behind its thread's fence.mbarrier_init, ordered before `me`.
+static void check_initialised(uint64_t* p, const char* what, const char* file, int line) {
+  if (!sched().cfg.checks) return;
+  const MbarMeta& meta = cta_of(p)->mbar[p];
+  int threads = me()->cta->nthreads;
+  const Fiber& by = sched().gang.ctas[meta.init_rank / threads]->fibers[meta.init_rank % threads];
+  auto fence = std::find_if(by.mbar_fences.begin(), by.mbar_fences.end(), [&](const Fence& x) { return x.clk > meta.init_clk; });
+  if (fence == by.mbar_fences.end()) fail("%s at %s:%d uses an mbarrier that thread %d initialised without a fence.mbarrier_init since", what, base_name(file), line, meta.init_rank % threads);
+  if (!knows(me(), fence->epoch, fence->clk, unsigned(meta.init_rank))) fail("%s at %s:%d uses an mbarrier that thread %d initialised: no barrier after its fence.mbarrier_init", what, base_name(file), line, meta.init_rank % threads);
 }
 static void complete(uint64_t* p) {
   Mbar& m = *reinterpret_cast<Mbar*>(p);
@@ -66,6 +83,7 @@ static void complete(uint64_t* p) {
 }
 void mbar_arrive(uint64_t* p, uint32_t tx, bool arrives, const char* file, int line) {
   Mbar& m = mbar(p, file, line);
+  if (cta_of(p) != me()->cta) check_initialised(p, "a remote arrival", file, line);
   if (arrives && !m.pending) fail("mbarrier at %s:%d: more arrivals than its count %u in one phase", base_name(file), line, unsigned(m.expected));
   if (sched().cfg.checks && arrives) release(me(), cta_of(p)->mbar[p].arriving);
   m.tx += tx;
@@ -199,6 +217,7 @@ void tma_load(void* dst, const void* map, uint64_t* bar, const int* coord, int r
     Cta* c = s.gang.ctas[r].get();
     auto* its_bar = reinterpret_cast<uint64_t*>(c->smem + bar_off);
     mbar(its_bar, file, line);
+    check_initialised(its_bar, "TMA load", file, line);
     async_write_begin(c, off, n, "TMA load", line);
     if (s.cfg.asynchrony == 0) { land(b, c, off, its_bar, n, issuer, issued); continue; }
     poison(c->smem + off, n);

@@ -22,7 +22,7 @@ void release(Fiber* f, Clock& to) {
 }
 void acquire(Fiber* f, const Clock& from) { join(f->vc, from); }
 
-static bool knows(const Fiber* f, uint32_t epoch, uint32_t clk, unsigned rank) {
+bool knows(const Fiber* f, uint32_t epoch, uint32_t clk, unsigned rank) {
   return epoch < sched().gang.epoch || int(rank) == f->rank || (rank < f->vc.size() && f->vc[rank] >= clk);
 }
 // Across gangs of one launch only atomics after a __threadfence order anything. What a thread learnt so, the threads that are

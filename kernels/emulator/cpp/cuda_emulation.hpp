@@ -117,6 +117,7 @@ void stmatrix(const uint32_t* r, int n, bool trans, void* row, const char* file,
 void mma_tile(float* d, const uint32_t* a, const uint32_t* b, int mi, int ni, const char* file, int line);
 
 void mbar_init(uint64_t* bar, uint32_t count, const char* file, int line);
+void mbar_fence_init();
 void mbar_arrive(uint64_t* bar, uint32_t tx, bool arrives, const char* file, int line);
 void mbar_wait(uint64_t* bar, uint32_t parity, const char* file, int line);
 void tma_load(void* dst, const void* map, uint64_t* bar, const int* coord, int rank, uint16_t multicast, const char* file, int line);

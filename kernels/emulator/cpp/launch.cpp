@@ -94,7 +94,8 @@ static void init_fiber(Scheduler& s, Cta* c, int t, EmuDim grid, EmuDim block, E
   f.cp.clear(); f.wg_group_end.clear(); f.log.clear(); f.visits.clear();
   f.cp_group = f.wg_issued = f.wg_retired = f.bulk_group = 0;
   f.wg_fenced = false;
-  f.clk = 1; f.vc.clear(); f.fences.clear();
+  f.clk = 1; f.vc.clear(); f.fences.clear(); f.mbar_fences.clear();
+  f.registers = c->launch_registers; f.set_registers = 0;
   f.stack = s.stacks + size_t(f.rank) * STACK;
   f.sp = first_frame(f.stack + STACK, fiber_main);
   if (t % 32 == 0) s.warp_base[f.warp] = &f;
@@ -112,6 +113,8 @@ static void init_cta(Scheduler& s, unsigned i, unsigned threads, EmuDim grid, Em
   for (auto& w : c->warps) for (auto& x : w) x.used = false;
   c->wg.clear(); c->wg.resize((threads + 127) / 128);
   c->mbar.clear(); c->stores.clear();
+  c->set_registers.clear(); c->set_registers.resize(c->wg.size()); c->register_waiters.clear();
+  c->launch_registers = std::min(256, 65536 / int((threads + 31) / 32 * 32) / 8 * 8); c->free_registers = 0;
   c->fibers.resize(threads);
   EmuDim bid{number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
   for (unsigned t = 0; t < threads; t++) init_fiber(s, c, int(t), grid, block, bid);
@@ -139,6 +142,7 @@ static void run_gang(unsigned nctas, EmuDim grid, EmuDim block, const unsigned* 
   if (s.failed) return;
   auto leftover = [&](const char* what) { s.failed = true; s.error = std::string("kernel ") + s.name + ": " + what; };
   for (auto& c : s.gang.ctas) if (!finish_stores(c.get())) return leftover("a thread ended with a TMA store not waited for");
+  for (auto& c : s.gang.ctas) if (std::string why = check_registers(c.get()); !why.empty()) return leftover(why.c_str());
   if (!s.async.empty()) return leftover("a block ended with asynchronous copies in flight");
 }
 std::string refuse(const Kernel& k, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t smem, const uint32_t* sizes, int nargs, const EmuConfig& cfg) {

@@ -46,6 +46,8 @@ struct Fiber : Thread {
   uint64_t* waits_for;           // the mbarrier
   std::vector<CpAsync> cp; int cp_group;
   int wg_issued, wg_retired; bool wg_fenced; std::vector<int> wg_group_end;
+  std::vector<Fence> mbar_fences;          // each fence.mbarrier_init
+  int registers; size_t set_registers;     // owned; how many setmaxnreg it ran
   int bulk_group;
   std::unordered_map<uintptr_t, uint32_t> visits; std::vector<std::pair<uintptr_t, Access>> log;
 };
@@ -59,9 +61,14 @@ struct Warpgroup {
 };
 struct BulkStore;
 // What those who arrived in this phase, and in all complete ones, knew.
-struct MbarMeta { Clock arriving, done; std::vector<Fiber*> waiters; };
+// And who initialised it, for whom only fence.mbarrier_init speaks to the asynchronous proxy and to other blocks.
+struct MbarMeta { Clock arriving, done; std::vector<Fiber*> waiters; int init_rank = -1; uint32_t init_clk = 0; };
+// One setmaxnreg of a warpgroup, and how many of its threads have run it.
+struct SetRegisters { int registers; bool increase; const char* file; int line; int threads; };
 struct Cta {
   uint8_t* smem; int nthreads, index, live; std::vector<int> warp_live; std::vector<Fiber> fibers; std::vector<std::array<Collective, 4>> warps; Barrier bar[16];
+  std::vector<std::vector<SetRegisters>> set_registers;    // by warpgroup
+  int free_registers = 0, launch_registers = 0; std::vector<Fiber*> register_waiters;
   std::vector<Warpgroup> wg; std::unordered_map<uint64_t*, MbarMeta> mbar; std::vector<std::shared_ptr<BulkStore>> stores;
 };
 
@@ -121,6 +128,7 @@ void make_ready(Fiber* f);
 Fiber* pick();
 void run_next(Fiber* f);
 void block_on(const char* what, const char* file, int line);
+std::string check_registers(Cta* c);
 std::string shared_excess(size_t fixed, size_t dynamic, const EmuConfig& cfg);
 void yield();
 const char* base_name(const char* file);
@@ -137,6 +145,7 @@ void flush_profile(Cta* c, int warp);
 void join(Clock& to, const Clock& from);
 void release(Fiber* f, Clock& to);
 void acquire(Fiber* f, const Clock& from);
+bool knows(const Fiber* f, uint32_t epoch, uint32_t clk, unsigned rank);
 void async_write_begin(Cta* c, uint32_t off, uint32_t n, const char* what, int line);
 void async_write_end(Cta* c, uint32_t off, uint32_t n, MbarMeta& to);
 // An asynchronous read: nobody may write the bytes from its beginning to its end, when it counts as a read of the thread that waited.

@@ -200,6 +200,7 @@ static void deadlock() {
       if (f.state == State::Done) { done++; continue; }
       std::string b = std::string(f.what) + " at " + base_name(f.file) + ":" + std::to_string(f.line);
       if (!strcmp(f.what, "mbarrier wait")) b += describe_mbar(f.waits_for);
+      if (!strcmp(f.what, "setmaxnreg")) b += " (" + std::to_string(c->free_registers) + " registers of the block's " + std::to_string(c->launch_registers * c->nthreads) + " are free)";
       auto& e = where[b];
       if (!e.first++) e.second = f.linear;
     }
@@ -337,9 +338,6 @@ void* map_shared_rank(const void* p, unsigned rank, const char* file, int line) 
   if (s.cfg.cooperative) return const_cast<void*>(p);
   if (!in_arena(p)) fail("mapa at %s:%d: the address is not in shared memory", base_name(file), line);
   return s.arena + rank * ARENA + (static_cast<const uint8_t*>(p) - s.arena) % ARENA;
-}
-void setmaxnreg(int registers, bool, const char* file, int line) {
-  if (registers < 24 || registers > 256 || registers % 8) fail("setmaxnreg at %s:%d: %d is not a multiple of 8 in 24..256", base_name(file), line, registers);
 }
 
 // ---- shared memory ----

@@ -124,6 +124,13 @@ static uint32_t place(const Descriptor& d, int r, int k, int elem, bool mn_major
   uint32_t mask = (1u << d.swizzle) - 1;
   return (a ^ ((a >> 7 & mask) << 4)) & 0x3ffff;
 }
+// A swizzle's pattern repeats every 1024, 512 or 256 bytes; a start in the middle of one needs the base offset, which is not modelled.
+static void check_atom(uint64_t desc, const char* which, const char* file, int line) {
+  Descriptor d = decode(desc);
+  uint32_t inside = d.base & (d.swizzle == 3 ? 0x380 : d.swizzle == 2 ? 0x180 : d.swizzle == 1 ? 0x80 : 0);
+  if (desc >> 49 & 7) fail("wgmma at %s:%d: a descriptor with a base offset, which is not modelled: align swizzled tiles to their 8 rows", base_name(file), line);
+  if (inside) fail("wgmma at %s:%d: %s begins %u bytes into a swizzle atom of %d bytes, with base offset 0", base_name(file), line, which, inside, 128 << d.swizzle);
+}
 static int depth_of(Operand t) { return t == Operand::E4m3 ? 32 : 16; }
 static void read_tile(Cta* c, uint64_t desc, int rows, bool mn_major, Operand type, float* out, bool rows_first) {
   Descriptor d = decode(desc);
@@ -174,7 +181,8 @@ void wgmma(float* d, int n, const uint32_t* a_regs, uint64_t da, uint64_t db, bo
   int t = f->linear % 128, i = f->wg_issued++;
   if (!f->wg_fenced) fail("wgmma at %s:%d without a wgmma.fence after the last wait", base_name(file), line);
   if (n < 8 || n > 256 || n % 8) fail("wgmma at %s:%d: N is %d, not a multiple of 8 up to 256", base_name(file), line, n);
-  if ((db >> 49 & 7) || (!a_regs && (da >> 49 & 7))) fail("wgmma at %s:%d: a descriptor with a base offset, which is not modelled: align swizzled tiles to their 8 rows", base_name(file), line);
+  check_atom(db, "b", file, line);
+  if (!a_regs) check_atom(da, "a", file, line);
   if (type == Operand::E4m3 && (ta || tb)) fail("wgmma at %s:%d: 8-bit operands must be K-major", base_name(file), line);
   if (size_t(i) == w.ops.size()) {
     w.ops.push_back({da, db, n, scale, ta, tb, a_regs != nullptr, type, 0, i, std::vector<uint32_t>(a_regs ? 512 : 0)});

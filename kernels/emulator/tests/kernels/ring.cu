@@ -6,7 +6,7 @@ namespace {
 #define FAULTS(X) \
   X(NONE) X(WRONG_PARITY) X(FEW_BYTES) X(NO_INIT) X(MANY_ARRIVALS) X(SKIP_FULL) X(FREE_EARLY) X(NO_WGMMA_FENCE) X(NO_WGMMA_WAIT) X(OTHER_DESCRIPTOR) X(WRONG_SBO) \
   X(WRONG_SWIZZLE) X(NO_PROXY_FENCE) X(NO_BARRIER_AFTER_FENCE) X(REUSED_BUFFER) X(STORE_IN_FLIGHT) X(MISALIGNED) X(NOT_A_MAP) X(OUTSIDE) X(BARRIER_BEFORE_FENCE) \
-  X(MANY_BYTES)
+  X(MANY_BYTES) X(NO_INIT_FENCE) X(OFF_ATOM)
 #define NUMBER(fault) fault,
 enum Fault { FAULTS(NUMBER) };
 constexpr int STAGES = 2, TILE = 64 * 64;
@@ -19,7 +19,7 @@ template <int fault> DEV void ring(const TensorMap& ma, const TensorMap& mb, con
   Smem& s = *reinterpret_cast<Smem*>(raw);
   if (threadIdx.x == 0 && fault != NO_INIT) {
     for (int i = 0; i < STAGES; i++) { mbar_init(&s.full[i], 1); mbar_init(&s.empty[i], 1); }
-    mbar_fence_init();
+    if (fault != NO_INIT_FENCE) mbar_fence_init();
   }
   __syncthreads();
   if (threadIdx.x < 128) {
@@ -44,7 +44,7 @@ template <int fault> DEV void ring(const TensorMap& ma, const TensorMap& mb, con
     int st = t % STAGES, phase = t / STAGES & 1;
     if (fault != SKIP_FULL || t != 3) mbar_wait(&s.full[st], phase);
     if (fault != NO_WGMMA_FENCE) wgmma_fence();
-    uint64_t da = wgmma_descriptor(s.a[st], 16, fault == WRONG_SBO ? 512 : 1024), db = wgmma_descriptor(s.b[st], 16, 1024);
+    uint64_t da = wgmma_descriptor(s.a[st] + (fault == OFF_ATOM ? 64 : 0), 16, fault == WRONG_SBO ? 512 : 1024), db = wgmma_descriptor(s.b[st], 16, 1024);
     if (fault == OTHER_DESCRIPTOR && tid == 77) da += 2;
     for (int k = 0; k < 4; k++) wgmma_bf16<64, 0, 0>(acc, da + 2 * k, db + 2 * k, t > 0 || k > 0);
     wgmma_commit();

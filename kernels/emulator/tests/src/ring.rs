@@ -6,7 +6,7 @@ use crate::{Memory, arg, fresh, geometry, memory, run, tensor_map, values};
 const STEPS: usize = 5;
 
 /// The faults in the order of their numbers, as the kernels' names end; 0 is the correct kernel.
-pub const FAULTS: [&str; 21] = [
+pub const FAULTS: [&str; 23] = [
     "NONE",
     "WRONG_PARITY",
     "FEW_BYTES",
@@ -28,6 +28,8 @@ pub const FAULTS: [&str; 21] = [
     "OUTSIDE",
     "BARRIER_BEFORE_FENCE",
     "MANY_BYTES",
+    "NO_INIT_FENCE",
+    "OFF_ATOM",
 ];
 
 fn bf16s(n: usize, seed: usize) -> Vec<half::bf16> {

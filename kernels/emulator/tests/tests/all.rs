@@ -3,5 +3,6 @@ mod arithmetic;
 mod faults;
 mod faults_on_chip;
 mod features;
+mod registers;
 mod rules;
 mod wgmma;

@@ -310,6 +310,14 @@ fn hopper_ring_with_faults() {
         (18, &["TMA load at ring.cu:", "pass the end of their array"]),
         (20, &["deadlock", "wait in mbarrier wait at ring.cu:", "0 arrivals and 16 bytes missing"]),
         (19, &["TMA store (line", "fence.proxy.async"]),
+        (21, &["TMA load at ring.cu:", "initialised without a fence.mbarrier_init since"]),
+        (
+            22,
+            &[
+                "wgmma at ring.cu:",
+                "a begins 128 bytes into a swizzle atom of 1024 bytes, with base offset 0",
+            ],
+        ),
     ];
     for config in reporting() {
         for (fault, words) in faults {
