@@ -17,7 +17,9 @@ use crate::{
         out::{self, Mode},
         trace::{Ranges, Trace},
     },
-    stages::{self, align, chat, eval, generate, help, import, inspect, merge, pack, serve, train, translate},
+    stages::{
+        self, align, chat, eval, generate, help, import, inspect, merge, pack, serve, train, translate,
+    },
 };
 
 /// Near the end of the help.

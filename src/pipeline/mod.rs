@@ -3,6 +3,7 @@ mod apart;
 pub mod hash;
 pub mod identity;
 pub mod interrupt;
+mod left_behind;
 pub mod lock;
 mod made;
 pub mod manifest;

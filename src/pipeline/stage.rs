@@ -13,6 +13,7 @@ use serde::Serialize;
 pub use super::made::{Made, Ran};
 use super::{
     identity::{Identity, Inputs},
+    left_behind::{files_of, in_order_of_removal},
     lock::{self, Held},
     manifest::{FolderState, Manifest},
     plan,
@@ -333,7 +334,7 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
             note!("{}: made again, since {}: {}", stage.label(), dir.display(), some_of(why));
         }
         (FolderState::Absent, _) if !dir.join(PENDING).exists() => {
-            if let Some(name) = files_of::<S>(dir)?.first() {
+            if let Some(name) = files_of(dir, S::FILES)?.first() {
                 let message = format!(
                     "{} holds {name} but no {MANIFEST}, so no stage wrote it: choose another --out, or move it away",
                     dir.display()
@@ -351,20 +352,12 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
     }
     if !same {
         // First, so that a kill in between leaves a note of other work, and the rest goes next time.
-        for name in in_order_of_removal(files_of::<S>(dir)?, dir) {
+        for name in in_order_of_removal(files_of(dir, S::FILES)?, dir) {
             remove_if_there(&dir.join(name))?;
         }
     }
     sweep(dir);
     manifest.begin(dir)
-}
-
-/// What the folder's manifest vouches for comes first: once one of these is gone it is no longer believed. A kill behind the removal of anything else, such
-/// as an index, would leave a folder that counts as finished, without that file.
-fn in_order_of_removal(mut names: Vec<String>, dir: &Path) -> Vec<String> {
-    let listed = Manifest::load(dir).ok().flatten().map(|m| m.outputs).unwrap_or_default();
-    names.sort_by_key(|name| !listed.contains_key(name));
-    names
 }
 
 /// The first few of many differences.
@@ -373,46 +366,4 @@ fn some_of(why: &[String]) -> String {
     let more = why.len().saturating_sub(SHOWN);
     let shown = why[..why.len() - more].join("; ");
     if more > 0 { format!("{shown}; and {more} more") } else { shown }
-}
-
-/// What is there of the files that a stage makes.
-fn files_of<S: Stage>(dir: &Path) -> Result<Vec<String>> {
-    let matches = |name: &str, pattern: &str| match pattern.split_once('*') {
-        Some((start, end)) => {
-            name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
-        }
-        None => name == pattern,
-    };
-    let mut found = vec![];
-    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
-        let entry = entry.with_context(|| format!("list {}", dir.display()))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if S::FILES.iter().any(|pattern| matches(&name, pattern)) {
-            found.push(name);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A kill behind any number of removals leaves a folder that is whole, or one that does not count as finished.
-    #[test]
-    fn what_the_manifest_lists_is_removed_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let all = ["rows-00000.idx", "rows-00000.jsonl", "rows-00001.idx", "rows-00001.jsonl"];
-        let manifest =
-            Manifest::expected("s", &Inputs::new(), &Identity::of(&serde_json::json!({})).unwrap()).unwrap();
-        for killed_after in 0..=all.len() {
-            all.iter().for_each(|name| fs::write(dir.path().join(name), "{}\n").unwrap());
-            manifest.clone().finish(dir.path()).unwrap();
-            let order = in_order_of_removal(all.map(String::from).to_vec(), dir.path());
-            order[..killed_after].iter().for_each(|name| fs::remove_file(dir.path().join(name)).unwrap());
-            let done = manifest.state(dir.path()).unwrap() == FolderState::Done;
-            assert_eq!(done, killed_after == 0, "after {killed_after} of {order:?}");
-        }
-    }
 }
