@@ -28,9 +28,8 @@
 //! ```
 #![allow(unsafe_code)]
 
-use std::{alloc::Layout, fmt, ops::Range, rc::Rc, sync::Arc};
+use std::{fmt, ops::Range, rc::Rc, sync::Arc};
 
-use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 
@@ -41,11 +40,13 @@ use crate::{
 
 mod arena;
 mod dtype;
+mod host;
 mod operand;
 mod refused;
 mod view;
 pub use arena::{Arena, Laid};
 pub use dtype::DType;
+use host::HostBytes;
 pub use operand::refuse_overlap;
 pub use view::{Reader, View};
 
@@ -57,35 +58,6 @@ enum Memory {
     Mapped(Arc<Map>),
     /// On a GPU.
     Gpu(GpuMemory, Arc<Gpu>),
-}
-
-struct HostBytes {
-    ptr: *mut u8,
-    layout: Layout,
-}
-impl Drop for HostBytes {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this very layout in `HostBytes::zeroed`.
-        unsafe { std::alloc::dealloc(self.ptr, self.layout) }
-    }
-}
-
-impl HostBytes {
-    /// `bytes` of zeroed memory aligned to [`ALIGN`]. Pages are touched lazily by the operating system.
-    fn zeroed(bytes: usize, what: &str) -> Result<HostBytes> {
-        let layout = Layout::from_size_align(bytes.max(ALIGN), ALIGN)
-            .with_context(|| format!("{what}: {bytes} bytes"))?;
-        // SAFETY: the layout is not empty.
-        let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
-        let message = || {
-            let mib = bytes as f64 / 1048576.0;
-            format!(
-                "out of memory: {what} needs {mib:.1} MiB; lower the batch size, the sequence length or the model's dtype"
-            )
-        };
-        ensure!(!ptr.is_null(), Error::out_of_memory(message()));
-        Ok(HostBytes { ptr, layout })
-    }
 }
 
 /// Alignment of every tensor in an arena, bytes.
@@ -100,6 +72,12 @@ pub struct Tensor {
     shape: [usize; MAX_RANK],
     rank: usize,
     dtype: DType,
+}
+
+/// Bytes of a tensor of this type and shape.
+fn byte_count(name: &str, dtype: DType, dims: &[usize]) -> Result<usize> {
+    let bytes = dims.iter().try_fold(dtype.bytes(), |a, &d| a.checked_mul(d));
+    bytes.with_context(|| format!("{name}: {dims:?} of {dtype:?} are more bytes than this machine can count"))
 }
 
 impl fmt::Debug for Tensor {
@@ -118,8 +96,7 @@ impl Tensor {
 
     /// A zeroed tensor in an allocation of its own.
     pub fn zeros(name: &str, dtype: DType, dims: &[usize]) -> Result<Tensor> {
-        let bytes =
-            dims.iter().try_fold(dtype.bytes(), |a, &d| a.checked_mul(d)).context("tensor too large")?;
+        let bytes = byte_count(name, dtype, dims)?;
         let mem = Rc::new(Memory::Host(HostBytes::zeroed(bytes, name)?));
         Ok(Tensor::new(name.into(), mem, 0, dtype, dims))
     }
@@ -127,8 +104,7 @@ impl Tensor {
     /// The same on a device.
     pub fn zeros_on(device: &Device, name: &str, dtype: DType, dims: &[usize]) -> Result<Tensor> {
         let Some(gpu) = device.gpu() else { return Tensor::zeros(name, dtype, dims) };
-        let bytes =
-            dims.iter().try_fold(dtype.bytes(), |a, &d| a.checked_mul(d)).context("tensor too large")?;
+        let bytes = byte_count(name, dtype, dims)?;
         let mem = Rc::new(Memory::Gpu(gpu.allocate(bytes, name)?, gpu.clone()));
         Ok(Tensor::new(name.into(), mem, 0, dtype, dims))
     }
@@ -136,8 +112,7 @@ impl Tensor {
     /// A tensor for a moment: on a GPU its contents are undefined, and its memory is another op's when it is dropped.
     pub(crate) fn scratch_on(device: &Device, name: &str, dtype: DType, dims: &[usize]) -> Result<Tensor> {
         let Some(gpu) = device.gpu() else { return Tensor::zeros(name, dtype, dims) };
-        let bytes =
-            dims.iter().try_fold(dtype.bytes(), |a, &d| a.checked_mul(d)).context("tensor too large")?;
+        let bytes = byte_count(name, dtype, dims)?;
         let mem = Rc::new(Memory::Gpu(gpu.scratch(bytes, name)?, gpu.clone()));
         Ok(Tensor::new(name.into(), mem, 0, dtype, dims))
     }
@@ -165,8 +140,7 @@ impl Tensor {
             "tensor {name}: rank {} is not in 1..={MAX_RANK}",
             dims.len()
         );
-        let bytes =
-            dims.iter().try_fold(dtype.bytes(), |a, &d| a.checked_mul(d)).context("tensor too large")?;
+        let bytes = byte_count(name, dtype, dims)?;
         let end = offset.checked_add(bytes).with_context(|| format!("tensor {name}: offset overflows"))?;
         ensure!(end <= map.len(), "tensor {name}: ends at byte {end}, but the file has {} bytes", map.len());
         ensure!(

@@ -3,7 +3,7 @@ use std::{rc::Rc, sync::Arc};
 
 use anyhow::{Result, ensure};
 
-use super::{ALIGN, DType, HostBytes, Memory, Tensor};
+use super::{ALIGN, DType, Memory, Tensor, host::HostBytes};
 use crate::device::{Device, Gpu};
 
 /// One allocation, cut into tensors. The same closure runs twice: once to measure, once to place.
