@@ -12,7 +12,10 @@ use super::{
 };
 use crate::data::row_shard::RowSet;
 use crate::pipeline::work_dir::SAMPLES;
-use crate::{data::files::write_atomic, recipe::eval::EvalTask};
+use crate::{
+    data::{files::write_atomic, json::read_text},
+    recipe::eval::EvalTask,
+};
 
 /// `samples_TASK_sdrrl.jsonl`: where lm-eval has the date, which differs between equal runs.
 pub fn path(out: &Path, task: &EvalTask) -> PathBuf {
@@ -110,4 +113,19 @@ pub fn read_samples(dir: &Path, task: &EvalTask) -> Result<Vec<Sample>> {
     let set = RowSet::open(&path)
         .with_context(|| format!("task {} has no samples: run `eval` first", task.name))?;
     set.iter().collect()
+}
+
+/// Of each sample whether its reply is right, by the first metric that gives every row 0 or 1; `None` where no metric does, or nothing was measured.
+pub fn right_or_wrong(dir: &Path, task: &EvalTask) -> Option<Vec<bool>> {
+    let text = read_text(&path(dir, task)).ok()?;
+    let rows: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>().ok()?;
+    let judged = |metric: &Value| -> Option<Vec<bool>> {
+        let of_row = |row: &Value| match row[metric.as_str()?].as_f64()? {
+            0.0 => Some(false),
+            1.0 => Some(true),
+            _ => None,
+        };
+        rows.iter().map(of_row).collect()
+    };
+    rows.first()?["metrics"].as_array()?.iter().find_map(judged)
 }

@@ -12,6 +12,7 @@ use crate::eval::{
     run::{Job, evaluate, results_table},
 };
 use crate::pipeline::{
+    clock,
     interrupt::interrupted,
     lock,
     placement::{Placement, parse_dtype},
@@ -191,11 +192,16 @@ impl<'a> Run<'a> {
         Ok((packed, trained))
     }
 
-    /// Between stages, so that one Ctrl-C ends the run.
+    /// Between stages: what they took is written down, and one Ctrl-C ends the run.
     fn go_on(&self) -> Result<()> {
+        self.record()?;
         let stopped = "stopped between two stages: the same command goes on from there";
         ensure!(!interrupted(), Error::interrupted(stopped));
         Ok(())
+    }
+
+    fn record(&self) -> Result<()> {
+        if planning() { Ok(()) } else { clock::record(self.work.root()) }
     }
 
     fn method(&self) -> Result<()> {
@@ -352,6 +358,7 @@ impl<'a> Run<'a> {
 
     /// results.json, the table, the report.
     fn finish(&self, all: &[(&str, Vec<compare::Comparison>)]) -> Result<()> {
+        self.record()?;
         let r = self.recipe;
         let row = |c: &compare::Comparison| {
             json!({"task": c.task, "language": c.language, "metric": c.name, "higher-is-better": c.higher_is_better, "before": c.before,
@@ -370,6 +377,13 @@ impl<'a> Run<'a> {
         let path = self.work.report();
         write_atomic(&path, report::build(r, all)?.to_html().as_bytes())?;
         say!("report: {}", path.display());
+        // What a person would want to try first.
+        if let Some(variant) = r.variants.first() {
+            let trained = self.work.room(Room::Train(Some(variant.name())));
+            for (i, command) in train::next_commands(&r.model, &trained).iter().enumerate() {
+                say!("{}   {command}", if i == 0 { "next:" } else { "     " });
+            }
+        }
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::work_dir::CARD;
+use super::work_dir::{CARD, REPORT, TIMING};
 use crate::data::{
     files::{MANIFEST, PENDING, write_atomic},
     standard_input,
@@ -133,9 +133,9 @@ pub(super) fn content_files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
         files.retain(|(name, _)| data(name));
     }
     // Files that hold the time differ between two equal runs.
-    files.retain(|(name, _)| !name.ends_with("timing.jsonl") && !name.contains("events.out.tfevents"));
-    // What people read and may write on.
-    files.retain(|(name, _)| name != CARD);
+    files.retain(|(name, _)| !name.ends_with(TIMING) && !name.contains("events.out.tfevents"));
+    // What people read, and may write on.
+    files.retain(|(name, _)| name != CARD && name != REPORT);
     files.sort();
     Ok(files)
 }

@@ -1,5 +1,6 @@
 //! What turns a folder into a finished stage: identity, locks, manifests, the engine of stages that map rows to rows, Ctrl-C.
 mod apart;
+pub mod clock;
 pub mod hash;
 pub mod identity;
 pub mod interrupt;
@@ -10,6 +11,7 @@ pub mod manifest;
 pub mod overlap;
 pub mod placement;
 pub mod plan;
+pub mod provenance;
 pub mod rows;
 pub mod stage;
 pub mod work_dir;

@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use crate::error::Error;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 pub use super::made::{Made, Ran};
 use super::{
+    clock,
     identity::{Identity, Inputs},
     left_behind::{files_of, in_order_of_removal},
     lock::{self, Held},
@@ -203,6 +205,7 @@ pub fn run<S: Stage>(stage: &mut S) -> Result<Ran> {
         }
         return Ok(Ran::Unchanged);
     };
+    let began = Instant::now();
     let made = match stage.run(&mut open) {
         Ok(made) => made,
         Err(e) => {
@@ -210,6 +213,7 @@ pub fn run<S: Stage>(stage: &mut S) -> Result<Ran> {
             return Err(e);
         }
     };
+    clock::note(stage.out(), began.elapsed().as_secs_f64());
     let (line, unfinished) = (made.line.clone(), made.unfinished);
     if !unfinished {
         open.finish(made)?;

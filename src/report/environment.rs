@@ -50,6 +50,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(User, "NO_COLOR", "no colours"),
     variable(User, "SOURCE_DATE_EPOCH", "today's date for chat templates that print one, seconds since 1970"),
     variable(Build, "SDRRL_REQUIRE_NVCC", "1: a build without nvcc fails"),
+    variable(Build, "SDRRL_COMMIT", "commit that reports and doctor name beside the version"),
     variable(Build, "SDRRL_EMULATOR_INCLUDE", "set by the emulator's build for the kernels' build"),
     variable(Build, "SDRRL_SIGNATURES", "a macro: the kernels' signatures are being read"),
     variable(Developer, "SDRRL_BIN", "the program under test"),
@@ -72,10 +73,32 @@ pub const VARIABLES: &[Variable] = &[
     variable(Developer, "SDRRL_THAI_WORDS", "a Thai word list for tests"),
 ];
 
+/// The version of this program, with the commit where the build was told it.
+pub fn version() -> String {
+    let commit = option_env!("SDRRL_COMMIT").map_or(String::new(), |commit| format!(", commit {commit}"));
+    format!("{}{commit}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The processor's name; `None` where the system does not tell.
+pub fn processor() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("model name"))?;
+    Some(line.split(':').nth(1)?.trim().to_string())
+}
+
+/// The memory that this process has now, bytes; `None` where the system does not tell.
+pub fn resident_memory() -> Option<u64> {
+    memory("VmRSS:")
+}
+
 /// The most memory that this process has had, bytes; `None` where the system does not tell.
 pub fn peak_memory() -> Option<u64> {
+    memory("VmHWM:")
+}
+
+fn memory(key: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 

@@ -8,6 +8,8 @@ pub struct Report {
     pub title: String,
     /// Under it.
     pub subtitle: String,
+    /// Names and values under that: when, where and how it was made.
+    pub facts: Vec<(String, String)>,
     /// In order.
     pub sections: Vec<Section>,
 }
@@ -45,27 +47,45 @@ const STYLE: &str = "
 :root { --ink: #1c2430; --soft: #5b6675; --line: #dfe3e8; --back: #fbfbfc; --card: #ffffff; --good: #14763c; --bad: #b3261e; --accent: #2f6fb5 }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e9ee; --soft: #9aa5b3; --line: #313945; --back: #14181e; --card: #1b2129; --good: #5fd08c; --bad: #ff8f86; --accent: #7db4f0 }
+  figure svg [fill='#0072b2'] { fill: #4ea3e0 } figure svg [stroke='#0072b2'] { stroke: #4ea3e0 }
+  figure svg [fill='#d55e00'] { fill: #f08a3c } figure svg [stroke='#d55e00'] { stroke: #f08a3c }
+  figure svg [fill='#555555'] { fill: #a9b4c2 } figure svg [stroke='#555555'] { stroke: #a9b4c2 }
+  figure svg [fill='#009e73'] { fill: #2fc79b } figure svg [stroke='#009e73'] { stroke: #2fc79b }
 }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif }
-main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 5rem }
+main { max-width: 75rem; margin: 0 auto; padding: 2.5rem 1.25rem 5rem }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line) }
 .subtitle { color: var(--soft); margin: 0 }
 .scroll { overflow-x: auto }
-table { border-collapse: collapse; margin: .6rem 0; font-size: .93rem; background: var(--card) }
+table { border-collapse: collapse; margin: .6rem 0; font-size: .93rem; background: var(--card); overflow-wrap: anywhere }
 th, td { text-align: left; padding: .38rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top }
 th { color: var(--soft); font-weight: 600; white-space: nowrap }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .good { color: var(--good); font-weight: 600 }
 .bad { color: var(--bad); font-weight: 600 }
-figure { margin: 1.1rem 0; padding: .9rem; background: #fff; border: 1px solid var(--line); border-radius: 8px; overflow-x: auto }
-figure svg { display: block; max-width: 100%; height: auto }
-figcaption { color: #5b6675; font-size: .88rem; margin-top: .5rem }
+p { max-width: 48rem }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 33rem), 1fr)); gap: 1.1rem; margin: 1.1rem 0 }
+figure { margin: 0; padding: .9rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px }
+figure svg { display: block; max-width: 100%; height: auto; margin: 0 auto; fill: var(--ink) }
+figure svg [fill='#fff'] { fill: var(--card) }
+figure svg [fill='#222'] { fill: var(--ink) }
+figure svg [fill='#555'] { fill: var(--soft) }
+figure svg [stroke='#222'] { stroke: var(--ink) }
+figure svg [stroke='#999'], figure svg [stroke='#444'], figure svg [stroke='#bbb'] { stroke: var(--soft) }
+figure svg [stroke='#e4e7eb'] { stroke: var(--line) }
+figcaption { color: var(--soft); font-size: .88rem; margin-top: .5rem }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .8rem; overflow-x: auto; font-size: .86rem; white-space: pre-wrap }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: .6rem 0 }
+dl { display: grid; grid-template-columns: fit-content(40%) 1fr; gap: .25rem 1.2rem; margin: .6rem 0 }
 dt { color: var(--soft) }
 dd { margin: 0; overflow-wrap: anywhere }
+@media (max-width: 40rem) {
+  main { padding: 1.2rem .8rem 3rem }
+  th { white-space: normal }
+  th, td { padding: .3rem .45rem }
+  table { font-size: .84rem }
+}
 ";
 
 impl Report {
@@ -77,15 +97,30 @@ impl Report {
             escape(&self.title),
             escape(&self.subtitle)
         );
+        if !self.facts.is_empty() {
+            out += &Block::Rows(self.facts.clone()).to_html();
+        }
         for section in &self.sections {
             out += &format!("<h2>{}</h2>\n", escape(&section.heading));
-            section.blocks.iter().for_each(|b| out += &b.to_html());
+            // Pictures that follow each other stand side by side where there is room.
+            for run in section.blocks.chunk_by(|a, b| a.is_picture() && b.is_picture()) {
+                let html: String = run.iter().map(Block::to_html).collect();
+                out += &if run[0].is_picture() {
+                    format!("<div class=\"figures\">{html}</div>\n")
+                } else {
+                    html
+                };
+            }
         }
         out + "</main>\n</body>\n</html>\n"
     }
 }
 
 impl Block {
+    fn is_picture(&self) -> bool {
+        matches!(self, Block::Svg { .. })
+    }
+
     fn to_html(&self) -> String {
         match self {
             Block::Paragraph(text) => format!("<p>{}</p>\n", escape(text)),

@@ -1,7 +1,8 @@
 //! Plots of values with intervals: a dot and its whisker a row, curves with whiskers, points of a plane. Any data gives a picture.
 use super::{
+    axes::{Axes, drawn, number, range, ticks},
     escape::escape,
-    plots::{Axes, COLOURS, drawn, number, range, ticks},
+    plots::COLOURS,
 };
 
 /// A row of a [`forest`].
@@ -69,8 +70,15 @@ pub fn forest(title: &str, x_label: &str, rows: &[Estimate], levels: &[Level]) -
     let values = rows.iter().flat_map(|r| [r.value, r.interval.0, r.interval.1]);
     let (low, high) = range(values.chain(levels.iter().map(|l| l.at)).filter(|x| drawn(*x)));
     let room = (high - low) * 0.04;
-    let axes =
-        Axes { x: (low - room, high + room), y: (0.0, 1.0), left: LEFT, right: WIDTH - RIGHT, top, bottom };
+    let axes = Axes {
+        x: (low - room, high + room),
+        y: (0.0, 1.0),
+        left: LEFT,
+        right: WIDTH - RIGHT,
+        top,
+        bottom,
+        log: false,
+    };
     let mut out = open(title, bottom + 46.0);
     for t in ticks(axes.x) {
         let x = axes.px(t);
@@ -126,6 +134,7 @@ pub fn curves(title: &str, x_label: &str, y_label: &str, all: &[Curve], levels: 
         right: WIDTH - 222.0,
         top: 42.0,
         bottom: height - 54.0,
+        log: false,
     };
     let mut out = open(title, height);
     out += &grid(&axes, x_label, y_label);
@@ -227,6 +236,7 @@ pub fn scatter(title: &str, x_label: &str, y_label: &str, groups: &[Curve], link
         right: WIDTH - 222.0,
         top: 42.0,
         bottom: 426.0,
+        log: false,
     };
     let mut out = open(title, 480.0);
     out += &grid(&axes, x_label, y_label);

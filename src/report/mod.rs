@@ -1,4 +1,5 @@
 //! What people look at: tables on the terminal, the HTML report and its plots, traces.
+mod axes;
 pub mod environment;
 pub mod escape;
 pub mod html;

@@ -1,5 +1,9 @@
 //! Plots as SVG text, written by hand: lines, histograms, bars. Any data gives a picture; what is not finite is left out.
-use super::escape::escape;
+pub use super::axes::Scale;
+use super::{
+    axes::{Axes, drawn, log_ticks, number, range, ticks},
+    escape::escape,
+};
 
 /// A line.
 #[derive(Clone, Debug)]
@@ -20,40 +24,28 @@ const BOTTOM: f64 = 54.0;
 pub(super) const COLOURS: [&str; 7] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
 
-/// Data range to pixels.
-pub(super) struct Axes {
-    pub x: (f64, f64),
-    pub y: (f64, f64),
-    pub left: f64,
-    pub right: f64,
-    pub top: f64,
-    pub bottom: f64,
+/// The frame that the plots of this file share.
+fn framed(x: (f64, f64), y: (f64, f64)) -> Axes {
+    Axes { x, y, left: LEFT, right: WIDTH - RIGHT, top: TOP, bottom: HEIGHT - BOTTOM, log: false }
 }
 
-impl Axes {
-    /// In the frame that the plots of this file share.
-    fn framed(x: (f64, f64), y: (f64, f64)) -> Axes {
-        Axes { x, y, left: LEFT, right: WIDTH - RIGHT, top: TOP, bottom: HEIGHT - BOTTOM }
-    }
-    pub fn px(&self, x: f64) -> f64 {
-        self.left + (x - self.x.0) / (self.x.1 - self.x.0) * (self.right - self.left)
-    }
-    pub fn py(&self, y: f64) -> f64 {
-        self.bottom - (y - self.y.0) / (self.y.1 - self.y.0) * (self.bottom - self.top)
-    }
-}
-
-/// Curves over a common axis, such as losses.
-pub fn line_plot(title: &str, x_label: &str, y_label: &str, series: &[Series]) -> String {
+/// Curves over a common axis, such as losses. On a logarithmic scale what is not above zero is left out.
+pub fn line_plot(title: &str, x_label: &str, y_label: &str, scale: Scale, series: &[Series]) -> String {
+    let log = scale == Scale::Log;
     let sound = |s: &Series| -> Vec<(f64, f64)> {
-        s.points.iter().copied().filter(|p| drawn(p.0) && drawn(p.1)).collect()
+        s.points.iter().copied().filter(|p| drawn(p.0) && drawn(p.1) && (!log || p.1 > 0.0)).collect()
     };
     let lines: Vec<Vec<(f64, f64)>> = series.iter().map(sound).collect();
     let all: Vec<(f64, f64)> = lines.concat();
-    let (low, high) = range(all.iter().map(|p| p.1));
-    // Losses and shares are read against zero.
-    let axes = Axes::framed(range(all.iter().map(|p| p.0)), (if low > 0.0 { 0.0 } else { low }, high));
-    let mut out = begin(title, x_label, y_label, &axes, true);
+    let (low, high) = range(all.iter().map(|p| if log { p.1.log10() } else { p.1 }));
+    let margin = 0.04 * (high - low);
+    let y = match scale {
+        Scale::Zero => (low.min(0.0), if high > 0.0 { high } else { 1.0 }),
+        Scale::Range | Scale::Log => (low - margin, high + margin),
+    };
+    let axes = Axes { log, ..framed(range(all.iter().map(|p| p.0)), y) };
+    let label = if log { format!("{y_label} (log scale)") } else { y_label.to_string() };
+    let mut out = begin(title, x_label, &label, &axes, true);
     for (i, points) in lines.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
         let path: Vec<String> =
@@ -97,7 +89,7 @@ pub fn histogram(
     };
     let all: Vec<Vec<f64>> = sound.iter().map(|v| share(v)).collect();
     let top = all.iter().flatten().copied().fold(0.0, f64::max);
-    let axes = Axes::framed(x, (0.0, if top > 0.0 { top * 1.08 } else { 1.0 }));
+    let axes = framed(x, (0.0, if top > 0.0 { top * 1.08 } else { 1.0 }));
     let mut out = begin(title, x_label, "share of translations (%)", &axes, true);
     for (i, bins) in all.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
@@ -141,7 +133,7 @@ pub fn bars(
     let all: Vec<f64> = values.chain(highs).chain([0.0]).filter(|x| drawn(*x)).collect();
     let (low, high) = all.iter().fold((0.0f64, 0.0f64), |(a, b), x| (a.min(*x), b.max(*x)));
     let high = if high > low { high } else { low + 1.0 };
-    let axes = Axes::framed((0.0, groups.len().max(1) as f64), (low * 1.1, high + 0.12 * (high - low)));
+    let axes = framed((0.0, groups.len().max(1) as f64), (low * 1.1, high + 0.12 * (high - low)));
     let mut out = begin(title, "", y_label, &axes, false);
     let slot = axes.px(1.0) - axes.px(0.0);
     let width = (slot * 0.76 / series.len().max(1) as f64).min(64.0);
@@ -210,43 +202,6 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.chunks(points.len().div_ceil(300)).flat_map(ends).collect()
 }
 
-/// What is not a number, or so large that its differences could overflow, is left out.
-pub(super) fn drawn(x: f64) -> bool {
-    x.abs() < 1e100
-}
-
-/// The range of values, never empty and never without extent.
-pub(super) fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
-    match (low <= high, high - low) {
-        (false, _) => (0.0, 1.0),
-        (true, d) if d > low.abs().max(high.abs()) * 1e-9 && d > 1e-300 => (low, high),
-        _ => (low - low.abs().max(1e-9) * 0.1, high + high.abs().max(1e-9) * 0.1),
-    }
-}
-
-/// About six round numbers in a range.
-pub(super) fn ticks((low, high): (f64, f64)) -> Vec<f64> {
-    let raw = (high - low) / 6.0;
-    let power = 10f64.powf(raw.log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0, 10.0].iter().map(|m| m * power).find(|s| *s >= raw).unwrap_or(raw);
-    let first = (low / step).ceil();
-    (0..12).map(|i| (first + i as f64) * step).take_while(|t| *t <= high + step * 1e-6).collect()
-}
-
-/// As short as it can be read.
-pub(super) fn number(x: f64) -> String {
-    let size = x.abs();
-    let text = match size {
-        _ if size != 0.0 && !(1e-3..1e6).contains(&size) => return format!("{x:.1e}"),
-        _ if size >= 100.0 => format!("{x:.0}"),
-        _ if size >= 10.0 => format!("{x:.1}"),
-        _ => format!("{x:.3}"),
-    };
-    let trimmed = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    if trimmed == "-0" { "0".into() } else { trimmed.into() }
-}
-
 fn begin(title: &str, x_label: &str, y_label: &str, axes: &Axes, x_ticks: bool) -> String {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\" \
@@ -255,7 +210,7 @@ fn begin(title: &str, x_label: &str, y_label: &str, axes: &Axes, x_ticks: bool) 
         escape(title)
     );
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-    for t in ticks(axes.y) {
+    for t in if axes.log { log_ticks(axes.y) } else { ticks(axes.y) } {
         let y = axes.py(t);
         out += &format!(
             "<line x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#e4e7eb\"/>\
@@ -322,8 +277,11 @@ mod tests {
         for values in
             [vec![], vec![1.0], vec![2.0; 5], vec![f64::NAN, f64::INFINITY, 1.0], vec![0.0, 1e308, -1e308]]
         {
-            let points = values.iter().enumerate().map(|(i, y)| (i as f64, *y)).collect();
-            check(&line_plot("a < b", "x & y", "\"z\"", &[Series { name: "s".into(), points }]));
+            let points: Vec<(f64, f64)> = values.iter().enumerate().map(|(i, y)| (i as f64, *y)).collect();
+            for scale in [Scale::Zero, Scale::Range, Scale::Log] {
+                let series = [Series { name: "s".into(), points: Vec::clone(&points) }];
+                check(&line_plot("a < b", "x & y", "\"z\"", scale, &series));
+            }
             check(&histogram("t", "x", &[("g".into(), values.clone())], Some((0.8, "tau".into()))));
             check(&bars(
                 "t",
@@ -335,20 +293,14 @@ mod tests {
         }
     }
 
-    #[test]
-    fn ticks_are_round_and_inside() {
-        assert_eq!(ticks((0.0, 1.0)), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
-        assert_eq!(
-            [number(0.6000000000000001), number(1234.0), number(0.0), number(-0.5)],
-            ["0.6", "1234", "0", "-0.5"]
-        );
-    }
-
     proptest! {
         #[test]
         fn any_numbers_give_a_picture(values in proptest::collection::vec(any::<f64>(), 0..20)) {
             let points = values.chunks(2).filter(|c| c.len() == 2).map(|c| (c[0], c[1])).collect();
-            check(&line_plot("t", "x", "y", &[Series { name: "s".into(), points }]));
+            let series = [Series { name: "s".into(), points }];
+            for scale in [Scale::Zero, Scale::Range, Scale::Log] {
+                check(&line_plot("t", "x", "y", scale, &series));
+            }
             check(&histogram("t", "x", &[("g".into(), values.clone())], Some((values.first().copied().unwrap_or(0.0), "m".into()))));
             check(&bars("t", "y", &["g".into()], &[("s".into(), values)], None));
         }

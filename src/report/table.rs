@@ -17,6 +17,13 @@ pub struct Table {
 pub enum Cell {
     /// Aligned left.
     Text(String),
+    /// A text that is right or wrong, such as a reply.
+    Judged {
+        /// The text.
+        text: String,
+        /// Whether it is right.
+        right: bool,
+    },
     /// A number and its decimals, aligned right; what could not be measured is NaN.
     Number(f64, usize),
     /// A difference with its interval (NaN: there is none); coloured when the interval excludes zero.
@@ -48,7 +55,9 @@ impl Cell {
     fn text(&self) -> String {
         match self {
             // What a model wrote must neither break the table nor steer the terminal.
-            Cell::Text(s) => s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            Cell::Text(s) => plain(s),
+            // A sign beside the colour, for whoever sees no difference between the two.
+            Cell::Judged { text, right } => format!("{} {}", if *right { "✓" } else { "✗" }, plain(text)),
             Cell::Number(x, _) if x.is_nan() => "not checked".into(),
             Cell::Number(x, decimals) => format!("{x:.decimals$}"),
             Cell::Delta { value, decimals, low, high, .. } if low.is_nan() || high.is_nan() => {
@@ -70,9 +79,15 @@ impl Cell {
             Cell::Delta { low, high, better_is_higher, .. } if *low > 0.0 || *high < 0.0 => {
                 if (*low > 0.0) == *better_is_higher { Tone::Good } else { Tone::Bad }
             }
+            Cell::Judged { right: true, .. } => Tone::Good,
+            Cell::Judged { right: false, .. } => Tone::Bad,
             _ => Tone::Plain,
         }
     }
+}
+
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Whether standard output takes colours: a terminal, and NO_COLOR is not set.
@@ -144,13 +159,19 @@ impl Table {
             out += "<tr>";
             for c in 0..self.header.len() {
                 let cell = row.get(c).unwrap_or(&Cell::Empty);
-                let tone = match cell.tone() {
-                    Tone::Plain => "",
-                    Tone::Good => " good",
-                    Tone::Bad => " bad",
+                let mut classes = vec![];
+                if self.is_number(c) {
+                    classes.push("number");
+                }
+                match cell.tone() {
+                    Tone::Plain => {}
+                    Tone::Good => classes.push("good"),
+                    Tone::Bad => classes.push("bad"),
+                }
+                let class = match &classes[..] {
+                    [] => String::new(),
+                    classes => format!(" class=\"{}\"", classes.join(" ")),
                 };
-                let class =
-                    if self.is_number(c) { format!(" class=\"number{tone}\"") } else { String::new() };
                 out += &format!("<td{class}>{}</td>", escape(&cell.text()));
             }
             out += "</tr>\n";

@@ -163,6 +163,7 @@ fn build(args: &Args, reports: &[AlignmentReport], table: Table) -> Report {
     Report {
         title: "Alignment of hidden states".into(),
         subtitle: format!("{}, {} and {}", args.model, languages.0, languages.1),
+        facts: vec![],
         sections: vec![
             Section {
                 heading: "The plane".into(),

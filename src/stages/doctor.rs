@@ -7,7 +7,7 @@ use crate::{
     device::{self, vectors},
     ops::gemm::uses_tile_unit,
     report::{
-        environment::{VARIABLES, Who},
+        environment::{VARIABLES, Who, processor, version},
         out::say,
     },
 };
@@ -18,7 +18,7 @@ pub struct Args {}
 
 /// Prints devices, kernels, memory and threads.
 pub fn run(_args: &Args) -> Result<()> {
-    say!("sdrrl      {} ({}-{})", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS);
+    say!("sdrrl      {} ({}-{})", version(), std::env::consts::ARCH, std::env::consts::OS);
     say!("processor  {}", processor().unwrap_or_else(|| "unknown".into()));
     say!("vectors    {}", list_or_none(&device::cpu_features()));
     say!(
@@ -85,10 +85,4 @@ fn gib(bytes: u64) -> f64 {
 
 fn list_or_none(items: &[&str]) -> String {
     if items.is_empty() { "none known".into() } else { items.join(" ") }
-}
-
-fn processor() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|l| l.starts_with("model name"))?;
-    Some(line.split(':').nth(1)?.trim().to_string())
 }

@@ -9,7 +9,10 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::tensorboard::EventWriter;
-use crate::data::files::{write_atomic, write_error};
+use crate::{
+    data::files::{write_atomic, write_error},
+    report::environment::resident_memory,
+};
 
 /// The logs of one training run.
 pub struct Log {
@@ -56,9 +59,14 @@ impl Log {
         self.metrics.write_all(text.as_bytes()).map_err(|e| write_error(&self.path, e))
     }
 
-    /// Speed, for people.
+    /// Speed and memory, for people.
     pub fn time(&mut self, step: u64, seconds: f64, tokens: usize) -> Result<()> {
-        let line = json!({"step": step, "seconds": seconds, "tokens": tokens});
+        let memory = resident_memory();
+        let line = json!({"step": step, "seconds": seconds, "tokens": tokens, "memory": memory});
+        self.events.scalar("perf/tokens_per_second", step, (tokens as f64 / seconds.max(1e-9)) as f32)?;
+        if let Some(bytes) = memory {
+            self.events.scalar("perf/memory_mib", step, (bytes as f64 / 1048576.0) as f32)?;
+        }
         writeln!(self.timing, "{line}").map_err(|e| write_error(&self.path, e))
     }
 

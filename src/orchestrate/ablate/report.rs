@@ -2,11 +2,9 @@
 use anyhow::Result;
 
 use super::Ran;
-use crate::pipeline::work_dir::metrics_of;
 use crate::{
     data::languages::{name, same_language},
     eval::compare::{Comparison, delta},
-    orchestrate::report::metric,
     recipe::{ablate::Ablations, source},
     report::{
         html::{Block, Report, Section},
@@ -14,6 +12,7 @@ use crate::{
         table::{Cell, Table},
     },
 };
+use crate::{pipeline::work_dir::metrics_of, stages::train::page};
 
 /// The first metric of each task, as indices of the arms' comparisons.
 fn headlines(ran: &[Ran]) -> Vec<usize> {
@@ -233,6 +232,7 @@ pub fn build(matrix: &Ablations, ran: &[Ran]) -> Result<Report> {
     sections.push(Section { heading: "Training".into(), blocks: training(ran, &mut numbered)? });
     sections.push(Section { heading: "How it was made".into(), blocks: made(matrix, ran)? });
     Ok(Report {
+        facts: vec![],
         title: format!("Ablations: {}", matrix.name),
         subtitle: format!(
             "{} learns {} from {}",
@@ -321,7 +321,7 @@ fn training(ran: &[Ran], numbered: &mut impl FnMut(String, String) -> Block) -> 
         let mut all = vec![];
         for r in ran.iter().filter(|r| r.arm.sweep.is_none() && r.same_as.is_none() && wanted(r)) {
             let points: Vec<_> =
-                metric(&metrics_of(&r.train), tag)?.into_iter().map(|(x, y)| (x, y, (y, y))).collect();
+                page::points(&metrics_of(&r.train), tag)?.into_iter().map(|(x, y)| (x, y, (y, y))).collect();
             if !points.is_empty() {
                 all.push(Curve { name: r.arm.title().into(), points });
             }

@@ -2,6 +2,7 @@
 pub(super) mod card;
 mod data;
 mod export;
+pub mod page;
 mod probe;
 mod screen;
 mod settings;
@@ -22,7 +23,7 @@ use crate::pipeline::{
     plan::planning,
     rows::apart,
     stage::{self, Made, Open, Replace, Stage},
-    work_dir::{ADAPTER_CONFIG, METRICS, TIMING, TOKENS},
+    work_dir::{ADAPTER_CONFIG, METRICS, REPORT, TIMING, TOKENS},
 };
 use crate::{
     data::token_shard::TokenShard,
@@ -53,6 +54,7 @@ pub use data::check_headers;
 use export::export;
 use screen::{Screen, Seen};
 use settings::{targets, trainer_settings};
+pub use summary::next_commands;
 use summary::{ending, print_memory};
 
 /// Arguments of `train`.
@@ -162,6 +164,7 @@ impl Stage for Train<'_> {
         "generation_config.json",
         METRICS,
         TIMING,
+        REPORT,
         "tokenizer*",
         "special_tokens_map.json",
         "added_tokens.json",
@@ -275,6 +278,7 @@ impl Stage for Train<'_> {
             )));
         }
         export(args, &self.shards, &model, &step, &self.model_path, (settings.lr, &outcome))?;
+        open.write(REPORT, page::page(args, &self.shards, &outcome)?.to_html().as_bytes())?;
         checkpoint::clean(&args.out)?;
         let summary = summary::of(&outcome);
         Ok(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out)))

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use super::{Args, screen::Seen};
 use crate::{
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
-    pipeline::{manifest::Manifest, work_dir::is_adapter},
+    pipeline::{
+        manifest::Manifest,
+        work_dir::{REPORT, is_adapter},
+    },
     report::{
         environment::peak_memory,
         out::{note, say},
@@ -42,21 +45,30 @@ pub(super) fn print(args: &Args, seen: &Seen) -> Result<()> {
             memory.unwrap_or_default()
         );
     }
-    if args.replace {
-        // A recipe goes on by itself.
-        return Ok(());
-    }
-    let (model, out) = (quoted(&args.model), quoted(&args.out.to_string_lossy()));
-    if is_adapter(&args.out) {
-        say!("next:  sdrrl chat --model {model} --adapter {out}");
-        say!(
-            "       sdrrl merge --model {model} --adapter {out} --out {}",
-            quoted(&format!("{}-merged", args.out.to_string_lossy().trim_end_matches('/')))
-        );
-    } else {
-        say!("next:  sdrrl chat --model {out}");
+    // A recipe goes on by itself.
+    if !args.replace {
+        say!("page:  {}", args.out.join(REPORT).display());
+        for (i, command) in next_commands(&args.model, &args.out).iter().enumerate() {
+            say!("{}  {command}", if i == 0 { "next:" } else { "     " });
+        }
     }
     Ok(())
+}
+
+/// What can be done with what was trained from `model`, as commands.
+pub fn next_commands(model: &str, trained: &Path) -> Vec<String> {
+    let folder = trained.to_string_lossy();
+    let (model, out) = (quoted(model), quoted(&folder));
+    if is_adapter(trained) {
+        let merged = quoted(&format!("{}-merged", folder.trim_end_matches('/')));
+        vec![
+            format!("sdrrl chat --model {model} --adapter {out}"),
+            format!("sdrrl serve --model {model} --adapter {out}"),
+            format!("sdrrl merge --model {model} --adapter {out} --out {merged}"),
+        ]
+    } else {
+        vec![format!("sdrrl chat --model {out}"), format!("sdrrl serve --model {out}")]
+    }
 }
 
 /// A word as a shell takes it.

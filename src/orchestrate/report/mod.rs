@@ -1,30 +1,34 @@
 //! What a run's files say to people: the final table, the conclusions and report.html. Called by `run`; reads the work folder only.
-use std::path::Path;
+mod data;
+mod replies;
 
-use crate::data::files::FileContext;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::eval::{
-    alignment,
-    compare::{Comparison, delta},
-    samples::read_samples,
-    tasks::alignment::looked,
-};
-use crate::pipeline::{
-    manifest::Manifest,
-    work_dir::{Room, WorkDir, metrics_of},
-};
+use super::run;
 use crate::{
     data::languages::{name, same_language},
-    data::{record::Row, row_shard::RowSet},
+    eval::{
+        alignment,
+        compare::{Comparison, delta},
+        samples::read_samples,
+        tasks::alignment::looked,
+    },
     metrics::metric::Unit,
+    pipeline::{
+        clock,
+        manifest::Manifest,
+        provenance,
+        work_dir::{Room, WorkDir, is_adapter},
+    },
     recipe::{Recipe, eval::TaskKind, source},
     report::{
         html::{Block, Report, Section},
-        plots::{Series, bars, histogram, line_plot},
+        plots::bars,
+        progress::duration,
         table::{Cell, Table},
     },
+    stages::train::page,
 };
 
 /// The results of each variant.
@@ -87,14 +91,16 @@ pub fn conclusions(recipe: &Recipe, all: &Results) -> Vec<String> {
 
 /// The whole report.
 pub fn build(recipe: &Recipe, all: &Results) -> Result<Report> {
+    let work = WorkDir::new(&recipe.work);
     let targets: Vec<&str> = recipe.target_languages.iter().map(|l| name(l)).collect();
     let mut sections = vec![Section { heading: "Result".into(), blocks: result(recipe, all) }];
-    sections.push(Section { heading: "Data".into(), blocks: data(recipe)? });
+    sections.push(Section { heading: "Data".into(), blocks: data::blocks(recipe)? });
     sections.push(Section { heading: "Training".into(), blocks: training(recipe)? });
     if recipe.eval.tasks.iter().any(|t| t.kind == TaskKind::Alignment) {
         sections.push(Section { heading: "Alignment of hidden states".into(), blocks: alignment(recipe)? });
     }
-    sections.push(Section { heading: "Replies before and after".into(), blocks: replies(recipe)? });
+    sections.push(Section { heading: "Replies before and after".into(), blocks: replies::blocks(recipe)? });
+    sections.push(Section { heading: "Time".into(), blocks: times(&work) });
     let settings = source::text(recipe)?;
     sections.push(Section { heading: "All settings".into(), blocks: vec![Block::Code(settings)] });
     Ok(Report {
@@ -105,8 +111,42 @@ pub fn build(recipe: &Recipe, all: &Results) -> Result<Report> {
             targets.join(", "),
             name(&recipe.source_language)
         ),
+        facts: facts(recipe, &work)?,
         sections,
     })
+}
+
+/// When, where and how the run was made.
+fn facts(recipe: &Recipe, work: &WorkDir) -> Result<Vec<(String, String)>> {
+    let mut facts = provenance::facts(run::placement(recipe)?);
+    let times = clock::read(work.root());
+    if !times.is_empty() {
+        facts.push(("time".into(), duration(times.iter().map(|t| t.seconds).sum())));
+    }
+    if let Some(peak) = times.iter().filter_map(|t| t.peak_memory).max() {
+        facts.push(("peak memory".into(), format!("{} MiB", peak >> 20)));
+    }
+    for variant in &recipe.variants {
+        let trained = work.room(Room::Train(Some(variant.name())));
+        let what = if is_adapter(&trained) { "adapter" } else { "model" };
+        facts.push((format!("{what} {}", variant.name()), trained.display().to_string()));
+    }
+    Ok(facts)
+}
+
+/// What every stage took.
+fn times(work: &WorkDir) -> Vec<Block> {
+    let times = clock::read(work.root());
+    let all: f64 = times.iter().map(|t| t.seconds).sum();
+    let mut table = Table::new(&["stage", "seconds", "share %", "peak memory MiB"]);
+    for t in times {
+        let memory = t.peak_memory.map_or(Cell::Empty, |bytes| Cell::Number((bytes >> 20) as f64, 0));
+        let share = Cell::Number(100.0 * t.seconds / all.max(1e-9), 1);
+        table.push(vec![Cell::Text(t.stage), Cell::Number(t.seconds, 1), share, memory]);
+    }
+    let note =
+        "Stages that were made by `sdrrl run`; the memory is the most that the process had had by then.";
+    vec![Block::Table(table), Block::Paragraph(note.into())]
 }
 
 fn result(recipe: &Recipe, all: &Results) -> Vec<Block> {
@@ -146,106 +186,21 @@ fn result(recipe: &Recipe, all: &Results) -> Vec<Block> {
     blocks
 }
 
-fn data(recipe: &Recipe) -> Result<Vec<Block>> {
-    let set = RowSet::open(&WorkDir::new(&recipe.work).room(Room::CodeSwitch))?;
-    let rows: Vec<Row> = set.iter().collect::<Result<_>>()?;
-    let mut blocks = vec![];
-    let alarmed = rows.iter().filter(|r| r.answer.as_ref().is_some_and(|a| !a.alarms.is_empty())).count();
-    let mut facts =
-        vec![("questions".to_string(), format!("{} ({alarmed} answers with an alarm)", rows.len()))];
-    let (mut scores, mut retained) = (vec![], vec![]);
-    for target in &recipe.target_languages {
-        let kept = rows.iter().filter(|r| r.verdicts.get(target).is_some_and(|v| v.keep)).count();
-        facts.push((name(target).to_string(), format!("{kept} of {} translations kept", rows.len())));
-        let worst: Vec<f64> = rows.iter().filter_map(|r| worst_side(r, target)).collect();
-        let sound = |r: &&Row| {
-            r.verdicts
-                .get(target)
-                .is_some_and(|v| v.keep || v.reasons.iter().all(|x| x.starts_with("score ")))
-        };
-        let passing: Vec<f64> = rows.iter().filter(sound).filter_map(|r| worst_side(r, target)).collect();
-        let share = |tau: f64| {
-            100.0 * passing.iter().filter(|x| **x >= tau).count() as f64 / rows.len().max(1) as f64
-        };
-        retained.push(Series {
-            name: name(target).into(),
-            points: (0..=100).map(|i| i as f64 / 100.0).map(|tau| (tau, share(tau))).collect(),
-        });
-        scores.push((name(target).to_string(), worst));
-    }
-    blocks.push(Block::Rows(facts));
-    let engine = rows.iter().flat_map(|r| r.scores.values()).next().map_or("", |scores| &scores.engine);
-    let tau = recipe.filter.tau_for(engine);
-    blocks.push(Block::Svg {
-        svg: histogram(
-            "Scores of translated rows",
-            "score of the row's worst side",
-            &scores,
-            Some((tau, format!("tau = {tau}"))),
-        ),
-        caption: "Rows left of the line are not learned from.".into(),
-    });
-    blocks.push(Block::Svg {
-        svg: line_plot("What another threshold would keep", "tau", "rows kept (%)", &retained),
-        caption: "Rows with an alarm are out at any tau.".into(),
-    });
-    blocks.push(Block::Table(examples(&rows, recipe)));
-    Ok(blocks)
-}
-
-/// What decides against tau: the lowest score of question and answer.
-fn worst_side(row: &Row, target: &str) -> Option<f64> {
-    let sides = &row.scores.get(target)?.sides;
-    ["instruction", "input", "answer"]
-        .iter()
-        .filter_map(|side| sides.get(*side))
-        .copied()
-        .min_by(f64::total_cmp)
-}
-
-/// A few rows, kept and dropped.
-fn examples(rows: &[Row], recipe: &Recipe) -> Table {
-    let mut table = Table::new(&["question", "own answer", "translation", "code-switched", "verdict"]);
-    let Some(target) = recipe.target_languages.first() else { return table };
-    let keep = |r: &&Row| r.verdicts.get(target).is_some_and(|v| v.keep);
-    let (kept, dropped): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(keep);
-    for row in kept.into_iter().take(5).chain(dropped.into_iter().take(5)) {
-        let t = row.translations.get(target);
-        let verdict = row.verdicts.get(target);
-        let text = |s: &str| Cell::Text(short(s, 160));
-        table.push(vec![
-            text(&format!("{} {}", row.instruction, row.input)),
-            text(row.answer.as_ref().map_or("", |a| &a.text)),
-            text(&t.map_or(String::new(), |t| format!("{} {} → {}", t.instruction, t.input, t.answer))),
-            text(row.code_switched.get(target).map_or("", |c| &c.instruction)),
-            text(
-                &verdict.map_or(String::new(), |v| if v.keep { "kept".into() } else { v.reasons.join("; ") }),
-            ),
-        ]);
-    }
-    table
-}
-
-fn short(text: &str, length: usize) -> String {
-    let text = text.trim();
-    if text.chars().count() <= length {
-        text.into()
-    } else {
-        text.chars().take(length - 1).chain(['…']).collect()
-    }
-}
-
 fn training(recipe: &Recipe) -> Result<Vec<Block>> {
     let work = WorkDir::new(&recipe.work);
-    let (mut train, mut validation, mut source) = (vec![], vec![], vec![]);
-    let mut table = Table::new(&["variant", "documents", "trained tokens", "steps", "best validation loss"]);
+    let mut runs: Vec<page::Named> = vec![];
+    let mut table = Table::new(&[
+        "variant",
+        "documents",
+        "trained tokens",
+        "steps",
+        "best validation loss",
+        "tokens per second",
+    ]);
     for variant in &recipe.variants {
         let name = variant.name();
-        let curves = metrics_of(&work.room(Room::Train(Some(name))));
-        let points = |tag: &str| -> Result<Vec<(f64, f64)>> { metric(&curves, tag) };
-        train.push(Series { name: name.into(), points: points("train/loss")? });
-        validation.push(Series { name: name.into(), points: points("eval/loss")? });
-        source.push(Series { name: name.into(), points: points("eval/source_loss")? });
+        let dir = work.room(Room::Train(Some(name)));
+        let speed = page::Timing::read(&dir).rate();
         let summary = |room: Room| -> Result<Value> {
             Ok(Manifest::load(&work.room(room))?.map_or(Value::Null, |m| m.summary))
         };
@@ -257,33 +212,13 @@ fn training(recipe: &Recipe) -> Result<Vec<Block>> {
             number(&packed["train"]["trained-tokens"], 0),
             number(&trained["steps"], 0),
             number(&trained["best"]["loss"], 4),
+            speed.map_or(Cell::Empty, |x| Cell::Number(x, 0)),
         ]);
+        runs.push((name, dir));
     }
-    Ok(vec![
-        Block::Table(table),
-        Block::Svg {
-            svg: line_plot("Training loss", "step", "nats per token", &train),
-            caption: "Each variant learns from other texts: curves of different variants do not compare."
-                .into(),
-        },
-        Block::Svg {
-            svg: line_plot("Validation loss", "step", "nats per token", &validation),
-            caption: "On held-out source rows.".into(),
-        },
-        Block::Svg {
-            svg: line_plot("Source-language loss", "step", "nats per token", &source),
-            caption: "The base model's own answers to held-out source questions, the same for each variant: a rise is forgetting.".into(),
-        },
-    ])
-}
-
-pub(super) fn metric(path: &Path, tag: &str) -> Result<Vec<(f64, f64)>> {
-    let text = crate::data::json::read_text(path).reading(path)?;
-    let point = |line: &str| {
-        let v: Value = serde_json::from_str(line).ok()?;
-        Some((v["step"].as_f64()?, v[tag].as_f64()?))
-    };
-    Ok(text.lines().filter_map(point).collect())
+    let mut blocks = vec![Block::Table(table)];
+    blocks.extend(page::curves(&runs)?);
+    Ok(blocks)
 }
 
 /// Of each alignment task: the plane before and after, and every number over the layers.
@@ -301,38 +236,6 @@ fn alignment(recipe: &Recipe) -> Result<Vec<Block>> {
         blocks.push(Block::Paragraph(format!("{} ({} and {})", task.name, languages.0, languages.1)));
         blocks.extend(alignment::planes(&all, languages, pooling, projection));
         blocks.extend(alignment::layer_curves(&all, languages, pooling));
-    }
-    Ok(blocks)
-}
-
-fn replies(recipe: &Recipe) -> Result<Vec<Block>> {
-    let work = WorkDir::new(&recipe.work);
-    let mut blocks = vec![];
-    for task in recipe.eval.tasks.iter().filter(|t| t.max_new_tokens > 0) {
-        let before = read_samples(&work.room(Room::EvalBase), task)?;
-        if before.iter().all(|s| s.response.is_empty() || !s.log_likelihoods.is_empty()) {
-            continue;
-        }
-        let mut header = vec!["prompt", "expected", "before"];
-        header.extend(recipe.variants.iter().map(|v| v.name()));
-        let mut table = Table::new(&header);
-        let after: Vec<_> = recipe
-            .variants
-            .iter()
-            .map(|v| read_samples(&work.room(Room::Eval(Some(v.name()))), task))
-            .collect::<Result<_>>()?;
-        for (i, sample) in before.iter().enumerate().take(6) {
-            let text = |s: &str| Cell::Text(short(s, 200));
-            let mut row = vec![
-                text(&sample.prompt),
-                text(sample.targets.first().map_or("", String::as_str)),
-                text(&sample.response),
-            ];
-            row.extend(after.iter().map(|a| text(a.get(i).map_or("", |s| &s.response))));
-            table.push(row);
-        }
-        blocks.push(Block::Paragraph(format!("{} ({})", task.name, name(&task.language))));
-        blocks.push(Block::Table(table));
     }
     Ok(blocks)
 }
