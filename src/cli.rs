@@ -145,6 +145,8 @@ subcommands! {
     Metric: stages::metric, Mode::PrintOnly;
     /// Show devices, kernels, memory and threads
     Doctor: stages::doctor, Mode::PrintOnly;
+    /// Measure this program on this machine: kernels, train, generate, translate, score
+    Bench: stages::bench, Mode::PrintOnly;
 }
 
 impl Command {

@@ -28,9 +28,10 @@
 //! `examples/` holds three whole programs. Nothing is printed unless [`report::out::set_mode`] asks for it.
 //!
 //! The modules below are the program's own, for those who build on its parts. They stand in layers; each may use only those below it in this list
-//! (`tests/layers.rs` enforces it): `cli`, `orchestrate` `api`, `stages`, `eval`, `recipe`, `infer` `train` `mt` `qe`, `models`, `ops` `pipeline`,
+//! (`tests/layers.rs` enforces it): `cli`, `orchestrate` `api`, `stages`, `eval` `bench`, `recipe`, `infer` `train` `mt` `qe`, `models`, `ops` `pipeline`,
 //! `tensor`, `metrics` `device`, `data` `report`, `error`.
 mod api;
+pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod device;

@@ -3,6 +3,7 @@ mod adapters;
 mod alignment;
 mod api;
 mod base_dtype;
+mod bench;
 #[path = "../build/bindings/mod.rs"]
 mod bindings;
 mod blocks;

@@ -41,7 +41,10 @@ fn bytes(dir: &str) -> Vec<(String, Vec<u8>)> {
     let mut found = vec![];
     for entry in fs::read_dir(Path::new(dir)).unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let timed = name.starts_with("timing") || name.starts_with("events") || name == "manifest.json";
+        let timed = name.starts_with("timing")
+            || name == "report.html"
+            || name.starts_with("events")
+            || name == "manifest.json";
         if entry.path().is_file() && !timed {
             found.push((name, fs::read(entry.path()).unwrap()));
         }

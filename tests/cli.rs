@@ -70,15 +70,19 @@ fn small(work: &Path) -> Vec<String> {
     args
 }
 
-/// Every file of a finished run that must not differ between runs: all but clocks and TensorBoard's file names.
+/// Every file of a finished run that must not differ between runs: all but clocks, the pages that show them and TensorBoard's files.
 fn contents(work: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(dir: &Path, root: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        let timed = dir.join("timing.jsonl").exists();
         for entry in fs::read_dir(dir).unwrap().flatten() {
             let path = entry.path();
             let name = entry.file_name().to_string_lossy().to_string();
             if path.is_dir() {
                 walk(&path, root, out);
-            } else if !name.contains("tfevents") && name != "timing.jsonl" {
+            } else if !name.contains("tfevents")
+                && name != "timing.jsonl"
+                && !(timed && name == "report.html")
+            {
                 // The work folder's own name stands in the report's settings.
                 let bytes = fs::read(&path).unwrap();
                 let own = root.to_string_lossy().to_string();
@@ -107,6 +111,13 @@ fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     let table = ok(&args);
     let seconds = began.elapsed().as_secs_f64();
     assert!(table.contains("qa-es") && table.contains("English kept"), "{table}");
+    assert!(table.contains("next:   sdrrl chat --model assets/quickstart/model --adapter"), "{table}");
+    let page = fs::read_to_string(whole.join("report.html")).unwrap();
+    for part in
+        ["UTC", "peak memory", "eval-base/qa-es", "train-sdrrl", "tokens per second", "below tau", "✓", "✗"]
+    {
+        assert!(page.contains(part), "{part} is not in the page");
+    }
     let args = small(&killed);
     let mut random = RowRandom::new(1, "kill", "moments");
     let changes: [&[&str]; 5] = [

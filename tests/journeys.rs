@@ -73,6 +73,7 @@ fn own_rows_become_an_adapter_by_one_command() {
         "after (step",
         "tokens/s",
         "peak memory",
+        "page:  ",
         "next:  sdrrl chat --model assets/quickstart/model --adapter",
     ] {
         assert!(told.contains(part), "{part} is not in {told}");
@@ -97,6 +98,25 @@ fn own_rows_become_an_adapter_by_one_command() {
             .unwrap();
     let documents = |split: &str| pack["summary"][split]["documents"].as_u64().unwrap();
     assert!(documents("validation") >= 4 && documents("train") + documents("validation") == 80, "{pack}");
+    let page = fs::read_to_string(dir.path().join("out/report.html")).unwrap();
+    for part in [
+        "UTC",
+        "sdrrl 0.",
+        "logical cores",
+        "tokens/s",
+        "validation loss before",
+        "after step",
+        "Training loss",
+        "Validation loss",
+        "Gradient norm",
+        "tokens per second",
+        "MiB of the process",
+        "rows read</dt><dd>80",
+        "lora-rank = 4",
+        "sdrrl chat --model assets/quickstart/model --adapter",
+    ] {
+        assert!(page.contains(part), "{part} is not in the page");
+    }
     assert!(ok(&train).contains("train: unchanged, skipped"));
 }
 

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["orchestrate", "api"],
     &["stages"],
-    &["eval"],
+    &["eval", "bench"],
     &["recipe"],
     &["infer", "train", "mt", "qe"],
     &["models"],

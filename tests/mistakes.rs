@@ -18,6 +18,7 @@ const MISTAKES: &[(&str, i32, &[&str])] = &[
     ("run {d}/r.toml --set train.lrr=1", 1, &["lrr", "did you mean `lr`"]),
     ("run {d}/r.toml --set trian.lr=1", 1, &["trian", "did you mean `train`"]),
     ("run {d}/r.toml --set train.schedule=cosin", 1, &["cosin", "did you mean `cosine`"]),
+    ("run {d}/r.toml --set train.decay-ratio=0.3", 1, &["decay-ratio", "schedule wsd"]),
     ("run {d}/r.toml --set train", 1, &["--set train", "expected key=value"]),
     ("run {d}/r.toml --set dtype=fp16", 1, &["fp16", "bf16"]),
     ("run {d}/r.toml --set device=gpu", 1, &["there is no device `gpu`", "cpu, cuda"]),

@@ -73,10 +73,12 @@ pub fn settings() -> TrainerSettings {
             kind: ScheduleKind::Cosine,
             warmup: 0,
             total: 0,
+            decay: 0,
             min_ratio: 0.0,
             above_zero: false,
         },
         warmup_ratio: 0.1,
+        decay_ratio: 0.1,
         optimizer: OptimizerSettings {
             beta1: 0.9,
             beta2: 0.999,

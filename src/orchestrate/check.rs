@@ -127,6 +127,7 @@ fn model(r: &Recipe) -> Result<Config> {
 }
 
 fn check_targets(s: &TrainSettings) -> Result<()> {
+    s.check()?;
     let known = crate::models::transformer::lora::all_linears();
     let named =
         |t: &str| t.eq_ignore_ascii_case("all-linear") || known.iter().any(|k| t.ends_with(k.as_str()));

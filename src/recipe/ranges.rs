@@ -71,6 +71,7 @@ pub const RANGES: &[Range] = &[
     from("bootstrap-samples", 1.0, 1e8),
     from("checkpoint-every", 0.0, MANY),
     from("clip", 0.0, 1e9),
+    from("decay-ratio", 0.0, 1.0),
     from("context", 2.0, 1e9),
     from("count", 0.0, MANY),
     positive("epochs", 1e6),

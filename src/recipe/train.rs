@@ -1,7 +1,8 @@
 //! Settings of `train`.
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{models::weights::stored::Stored, train::schedule::ScheduleKind};
+use crate::{error::Error, models::weights::stored::Stored, train::schedule::ScheduleKind};
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -35,6 +36,13 @@ pub enum GuardAction {
     Stop,
     /// Source rows (pair S>S) weigh twice as much from then on, up to eight times
     Reweight,
+}
+
+/// The share of the steps over which a `wsd` schedule falls, where nothing is said.
+const DECAY: f64 = 0.1;
+
+fn is_usual_decay(share: &f64) -> bool {
+    *share == DECAY
 }
 
 /// How to train.
@@ -83,6 +91,10 @@ pub struct TrainSettings {
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub warmup_above_zero: bool,
+    /// With schedule wsd: share of the steps, the last, over which the learning rate falls
+    #[arg(long, default_value_t = DECAY)]
+    #[serde(skip_serializing_if = "is_usual_decay")]
+    pub decay_ratio: f64,
     /// Final learning rate, as a share of the peak
     #[arg(long, default_value_t = 0.0)]
     pub min_lr_ratio: f64,
@@ -157,6 +169,7 @@ impl Default for TrainSettings {
             schedule: ScheduleKind::Cosine,
             warmup_ratio: 0.03,
             warmup_above_zero: false,
+            decay_ratio: DECAY,
             min_lr_ratio: 0.0,
             epochs: 3.0,
             max_steps: 0,
@@ -177,5 +190,18 @@ impl Default for TrainSettings {
             keep_checkpoints: 2,
             seed: 42,
         }
+    }
+}
+
+impl TrainSettings {
+    /// Settings that say nothing beside the others.
+    ///
+    /// # Errors
+    /// A share of decay where the schedule has none.
+    pub fn check(&self) -> Result<()> {
+        let unused = !is_usual_decay(&self.decay_ratio) && self.schedule != ScheduleKind::Wsd;
+        let message = "decay-ratio belongs to schedule wsd: choose it, or leave decay-ratio out";
+        ensure!(!unused, Error::setting("train.decay-ratio", message));
+        Ok(())
     }
 }

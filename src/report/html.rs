@@ -59,7 +59,7 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line) }
 .subtitle { color: var(--soft); margin: 0 }
 .scroll { overflow-x: auto }
-table { border-collapse: collapse; margin: .6rem 0; font-size: .93rem; background: var(--card); overflow-wrap: anywhere }
+table { border-collapse: collapse; margin: .6rem 0; font-size: .93rem; background: var(--card); overflow-wrap: break-word }
 th, td { text-align: left; padding: .38rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top }
 th { color: var(--soft); font-weight: 600; white-space: nowrap }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
@@ -85,6 +85,7 @@ dd { margin: 0; overflow-wrap: anywhere }
   th { white-space: normal }
   th, td { padding: .3rem .45rem }
   table { font-size: .84rem }
+  td.words { min-width: 6.5rem }
 }
 ";
 
@@ -134,5 +135,41 @@ impl Block {
                 format!("<dl>{}</dl>\n", rows.iter().map(row).collect::<String>())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{
+        plots::{Scale, Series, bars, histogram, line_plot},
+        table::Cell,
+    };
+
+    /// Whatever a row, a model's name or a file's name says is shown, and is no part of the page; nothing is loaded from anywhere.
+    #[test]
+    fn every_text_is_escaped() {
+        let bad = || "<script src='https://example.org'>&\"\u{202e}\0".to_string();
+        let series = [Series { name: bad(), points: vec![(0.0, 1.0), (1.0, 2.0)] }];
+        let mut table = Table::new(&[&bad()]);
+        table.push(vec![Cell::Text(bad())]);
+        table.push(vec![Cell::Judged { text: bad(), right: true }]);
+        let picture = |svg: String| Block::Svg { svg, caption: bad() };
+        let blocks = vec![
+            Block::Paragraph(bad()),
+            Block::Table(table),
+            Block::Code(bad()),
+            Block::Rows(vec![(bad(), bad())]),
+            picture(line_plot(&bad(), &bad(), &bad(), Scale::Log, &series)),
+            picture(histogram(&bad(), &bad(), &[(bad(), vec![1.0])], Some((1.0, bad())))),
+            picture(bars(&bad(), &bad(), &[bad()], &[(bad(), vec![1.0])], None)),
+        ];
+        let section = Section { heading: bad(), blocks };
+        let report =
+            Report { title: bad(), subtitle: bad(), facts: vec![(bad(), bad())], sections: vec![section] };
+        let page = report.to_html();
+        assert!(!page.contains("<script") && !page.contains('\u{202e}') && !page.contains('\0'), "{page}");
+        assert!(!page.contains("src=\"") && !page.contains("href=\"") && !page.contains("url("), "{page}");
+        assert_eq!(page.matches("<div class=\"figures\">").count(), 1, "side by side");
     }
 }

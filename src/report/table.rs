@@ -57,7 +57,7 @@ impl Cell {
             // What a model wrote must neither break the table nor steer the terminal.
             Cell::Text(s) => plain(s),
             // A sign beside the colour, for whoever sees no difference between the two.
-            Cell::Judged { text, right } => format!("{} {}", if *right { "✓" } else { "✗" }, plain(text)),
+            Cell::Judged { text, right } => format!("{} {}", sign(*right), plain(text)),
             Cell::Number(x, _) if x.is_nan() => "not checked".into(),
             Cell::Number(x, decimals) => format!("{x:.decimals$}"),
             Cell::Delta { value, decimals, low, high, .. } if low.is_nan() || high.is_nan() => {
@@ -84,6 +84,10 @@ impl Cell {
             _ => Tone::Plain,
         }
     }
+}
+
+fn sign(right: bool) -> &'static str {
+    if right { "✓" } else { "✗" }
 }
 
 fn plain(text: &str) -> String {
@@ -159,20 +163,27 @@ impl Table {
             out += "<tr>";
             for c in 0..self.header.len() {
                 let cell = row.get(c).unwrap_or(&Cell::Empty);
-                let mut classes = vec![];
-                if self.is_number(c) {
-                    classes.push("number");
-                }
-                match cell.tone() {
-                    Tone::Plain => {}
-                    Tone::Good => classes.push("good"),
-                    Tone::Bad => classes.push("bad"),
-                }
-                let class = match &classes[..] {
-                    [] => String::new(),
-                    classes => format!(" class=\"{}\"", classes.join(" ")),
+                let tone = match cell.tone() {
+                    Tone::Plain => "",
+                    Tone::Good => " good",
+                    Tone::Bad => " bad",
                 };
-                out += &format!("<td{class}>{}</td>", escape(&cell.text()));
+                out += &match cell {
+                    // Of a long text the sign alone is coloured.
+                    Cell::Judged { text, right } => format!(
+                        "<td class=\"words\"><span class=\"{}\">{}</span> {}</td>",
+                        tone.trim(),
+                        sign(*right),
+                        escape(&plain(text))
+                    ),
+                    Cell::Text(text) if text.chars().count() > 20 => {
+                        format!("<td class=\"words\">{}</td>", escape(&cell.text()))
+                    }
+                    _ if self.is_number(c) => {
+                        format!("<td class=\"number{tone}\">{}</td>", escape(&cell.text()))
+                    }
+                    _ => format!("<td>{}</td>", escape(&cell.text())),
+                };
             }
             out += "</tr>\n";
         }
@@ -214,6 +225,7 @@ mod tests {
         t.push(vec![Cell::Text("<b>".into()), Cell::Number(100.0, 1), delta(2.0, 1.0, 3.0, false)]);
         t.push(vec![Cell::Text("s".into()), Cell::Empty, delta(0.5, -1.0, 2.0, true)]);
         t.push(vec![Cell::Text("n".into()), Cell::Empty, delta(7.5, f64::NAN, f64::NAN, true)]);
+        t.push(vec![Cell::Judged { text: "<i>".into(), right: false }]);
         t
     }
 
@@ -234,7 +246,10 @@ mod tests {
     fn other_formats_escape_what_they_must() {
         let html = table().to_html();
         assert!(
-            html.contains("&lt;b&gt;") && html.contains("number good") && html.contains("number bad"),
+            html.contains("<span class=\"bad\">✗</span> &lt;i&gt;")
+                && html.contains("&lt;b&gt;")
+                && html.contains("number good")
+                && html.contains("number bad"),
             "{html}"
         );
     }

@@ -1,6 +1,7 @@
 //! One file per subcommand, `struct Args` and `fn run`; `cli.rs` lists them.
 pub mod align;
 pub mod assemble;
+pub mod bench;
 pub mod chat;
 pub mod code_switch;
 pub mod doctor;

@@ -16,10 +16,12 @@ pub struct TrainerSettings {
     pub batch_tokens: usize,
     /// The peak learning rate.
     pub lr: f64,
-    /// Its shape; `total` and `warmup` are filled in by [`train`](super::trainer::train).
+    /// Its shape; `total`, `warmup` and `decay` are filled in by [`train`](super::trainer::train).
     pub schedule: Schedule,
     /// Share of the steps that warm up.
     pub warmup_ratio: f64,
+    /// Share of the steps over which [`ScheduleKind::Wsd`](super::schedule::ScheduleKind::Wsd) falls.
+    pub decay_ratio: f64,
     /// AdamW and clipping.
     pub optimizer: OptimizerSettings,
     /// Every sentence counts the same, however long; else every token does.

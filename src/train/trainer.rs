@@ -212,7 +212,8 @@ impl Run<'_> {
 
     fn schedule(&self) -> Schedule {
         let warmup = (self.settings.warmup_ratio * self.total as f64).ceil() as u64;
-        Schedule { total: self.total, warmup, ..self.settings.schedule }
+        let decay = (self.settings.decay_ratio * self.total as f64).ceil() as u64;
+        Schedule { total: self.total, warmup, decay, ..self.settings.schedule }
     }
 
     fn check_finite(&self, what: &str, value: f64, step: u64) -> Result<()> {

@@ -28,7 +28,7 @@ use crate::{
         progress::duration,
         table::{Cell, Table},
     },
-    stages::train::page,
+    stages::train::{self, page},
 };
 
 /// The results of each variant.
@@ -152,6 +152,11 @@ fn times(work: &WorkDir) -> Vec<Block> {
 fn result(recipe: &Recipe, all: &Results) -> Vec<Block> {
     let mut blocks = vec![Block::Table(table(all))];
     blocks.extend(conclusions(recipe, all).into_iter().map(Block::Paragraph));
+    if let Some(variant) = recipe.variants.first() {
+        let trained = WorkDir::new(&recipe.work).room(Room::Train(Some(variant.name())));
+        blocks.push(Block::Paragraph("What to do next:".into()));
+        blocks.push(Block::Code(train::next_commands(&recipe.model, &trained).join("\n")));
+    }
     let Some((_, first)) = all.first() else { return blocks };
     // One picture a unit: percentages and scores up to 100 together, the rest apart.
     // Fractions stay below 1, where bars of up to 100 hide them.

@@ -120,6 +120,7 @@ pub struct Args {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
+    args.settings.check()?;
     let model_path = resolve(&args.model)?;
     must_go_on(args)?;
     let args = &data::prepare(args)?;

@@ -35,10 +35,12 @@ pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSet
             kind: s.schedule,
             warmup: 0,
             total: 0,
+            decay: 0,
             min_ratio: s.min_lr_ratio,
             above_zero: s.warmup_above_zero,
         },
         warmup_ratio: s.warmup_ratio,
+        decay_ratio: s.decay_ratio,
         optimizer: OptimizerSettings {
             beta1: s.beta1,
             beta2: s.beta2,
