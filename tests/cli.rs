@@ -581,7 +581,7 @@ fn bad_input_is_named_with_what_to_do() {
     );
     // Another stage's folder.
     let args = ["pack", "--model", model, "--examples", &good, "--out", &out];
-    fails(&args, &["is the folder of stage generate", "choose another --out"]);
+    fails(&args, &["is the folder of generate", "choose another folder"]);
 }
 
 /// A file size limit stands for a full disk: the write error names the file, and afterwards the run goes on to the same result.

@@ -1,7 +1,5 @@
 //! Sample files in lm-eval's layout (0.4.13, `evaluator.py` and `evaluation_tracker.py`), one line per row, so that its tools read them.
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -10,23 +8,18 @@ use super::{
     sample::Sample,
     tasks::{Ask, Item},
 };
-use crate::data::row_shard::RowSet;
-use crate::pipeline::work_dir::SAMPLES;
-use crate::{data::files::write_atomic, recipe::eval::EvalTask};
+use crate::recipe::eval::EvalTask;
+
+/// The names of all tasks.
+pub const FILES: &str = "samples_*_sdrrl.jsonl";
 
 /// `samples_TASK_sdrrl.jsonl`: where lm-eval has the date, which differs between equal runs.
-pub fn path(out: &Path, task: &EvalTask) -> PathBuf {
-    out.join(format!("samples_{}_sdrrl.jsonl", task.name))
+pub fn file_name(task: &EvalTask) -> String {
+    FILES.replace('*', &task.name)
 }
 
-/// Writes the task's rows with what each contributes to every measure.
-pub fn write(
-    out: &Path,
-    task: &EvalTask,
-    items: &[Item],
-    samples: &[Sample],
-    measures: &[Measure],
-) -> Result<()> {
+/// The task's rows with what each contributes to every measure, a line each.
+pub fn rows(task: &EvalTask, items: &[Item], samples: &[Sample], measures: &[Measure]) -> Result<String> {
     let mut text = String::new();
     for (i, (item, sample)) in items.iter().zip(samples).enumerate() {
         let mut row = row(task, item, sample)?;
@@ -42,7 +35,7 @@ pub fn write(
         text += &serde_json::to_string(&row)?;
         text.push('\n');
     }
-    write_atomic(&path(out, task), text.as_bytes())
+    Ok(text)
 }
 
 /// The fields that do not depend on the metrics.
@@ -102,12 +95,4 @@ fn row(task: &EvalTask, item: &Item, sample: &Sample) -> Result<Map<String, Valu
 
 fn sha256(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// The samples of a finished task.
-pub fn read_samples(dir: &Path, task: &EvalTask) -> Result<Vec<Sample>> {
-    let path = dir.join(&task.name).join(SAMPLES);
-    let set = RowSet::open(&path)
-        .with_context(|| format!("task {} has no samples: run `eval` first", task.name))?;
-    set.iter().collect()
 }

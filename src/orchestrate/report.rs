@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::eval::{
     alignment,
     compare::{Comparison, delta},
-    samples::read_samples,
+    sample::read_samples,
     tasks::alignment::looked,
 };
 use crate::pipeline::{

@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod overlap;
 pub mod placement;
 pub mod plan;
+pub mod results;
 pub mod rows;
 pub mod stage;
 pub mod work_dir;
