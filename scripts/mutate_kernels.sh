@@ -28,7 +28,7 @@ if [ -n "$fatbins" ]; then
 elif [ -n "${SDRRL_TEST_BINARY:-}" ]; then
   binary=$SDRRL_TEST_BINARY
 else
-  binary=$(cargo test --release --test all --no-run 2>&1 | sed -n 's/.*Executable tests\/all.rs (\(.*\))/\1/p')
+  binary=$(cargo test --release --all-features --test all --no-run 2>&1 | sed -n 's/.*Executable tests\/all.rs (\(.*\))/\1/p')
 fi
 [ -n "$fatbins" ] || [ -x "$binary" ] || { echo "mutate_kernels: cargo built no test program" >&2; exit 1; }
 

@@ -26,28 +26,28 @@ use crate::{
 const EXIT_CODES: &str = "\
 Exit codes:
     0  done
-    1  failed; the message says what to change
+    1  failed; the message says why and what to change
     2  wrong usage
-  With these the command is right, and the same one may be run again:
-   69  too little memory, or the device is not there
-   75  another process is at work in the folder
-  130  stopped by Ctrl-C or a signal; what is done is kept, the same command goes on";
+  With the following codes nothing is wrong with the command; run it again to continue:
+   69  not enough memory, or the device is not available
+   75  another process is using the folder
+  130  stopped by Ctrl-C or a signal; finished work is kept";
 
 /// Self-distillation from resource-rich languages (SDRRL, arXiv 2402.12204), from first prompt to final table.
 #[derive(clap::Parser)]
 #[command(name = "sdrrl", version, disable_help_subcommand = true, max_term_width = 110, after_help = format!("{EXIT_CODES}\n\n{}", environment::help()))]
 pub struct Cli {
-    /// What is to be done
+    /// What to do
     #[command(subcommand)]
     pub command: Command,
-    /// Record where the time goes in a new file, for ui.perfetto.dev or chrome://tracing (SDRRL_TRACE=FILE does the same)
+    /// Record where the time goes in a new file, to view in ui.perfetto.dev or chrome://tracing (or set SDRRL_TRACE=FILE)
     #[arg(long, global = true, value_name = "FILE", help_heading = "Diagnostics")]
     pub trace: Option<std::path::PathBuf>,
-    /// Judge languages by this fastText model (lid.176, OpenLID, GlotLID; .bin or .ftz) instead of the built-in identifier, which knows 70
-    /// (SDRRL_LANGUAGE_ID=FILE does the same)
+    /// Identify languages with this fastText model (lid.176, OpenLID, GlotLID; .bin or .ftz) instead of the built-in identifier, which knows 70 languages
+    /// (or set SDRRL_LANGUAGE_ID=FILE)
     #[arg(long, global = true, value_name = "FILE", help_heading = "Languages")]
     pub language_id: Option<std::path::PathBuf>,
-    /// The branch, tag or commit of the hub's model that --model names, as NAME@REVISION does
+    /// Branch, tag or commit of the Hugging Face model named by --model (the same as NAME@REVISION)
     #[arg(long, global = true, help_heading = "Models")]
     pub revision: Option<String>,
 }
@@ -109,7 +109,7 @@ subcommands! {
     Generate: stages::generate, Mode::Work;
     /// Talk to a model in the terminal, with adapters side by side
     Chat: stages::chat, Mode::PrintOnly;
-    /// Serve a model and its adapters over OpenAI's API, with a page to try it
+    /// Serve a model and its adapters over an OpenAI-compatible API, with a test page
     Serve: stages::serve, Mode::Work;
     /// Translate questions and answers
     Translate: stages::translate, Mode::Work;
@@ -119,7 +119,7 @@ subcommands! {
     Filter: stages::filter, Mode::Work;
     /// Count what other thresholds would keep, without scoring again
     Sweep: stages::sweep, Mode::Work;
-    /// Mix dictionary equivalents into questions
+    /// Replace words of questions by their dictionary translations
     CodeSwitch: stages::code_switch, Mode::Work;
     /// Select parallel sentences
     Parallel: stages::parallel, Mode::Work;
@@ -135,7 +135,7 @@ subcommands! {
     Merge: stages::merge, Mode::Work;
     /// Show rows, or token shards with their loss mask
     Inspect: stages::inspect, Mode::PrintOnly;
-    /// Evaluate a model; compare two
+    /// Evaluate a model, or compare two
     Eval: stages::eval, Mode::Work;
     /// Compare hidden states of parallel sentences, before and after training
     Align: stages::align, Mode::Work;

@@ -1,33 +1,33 @@
 //! sdrrl: self-distillation from resource-rich languages (SDRRL, arXiv 2402.12204) on the CPU and NVIDIA GPUs.
 //!
-//! As a program: see the README. As a library, what most programs need stands here at the root:
+//! The README describes the command-line program. For use as a library, the crate root has what most programs need:
 //!
-//! - [`Model::load`], [`Model::generate`]: a model answers questions and conversations;
-//! - [`train()`]: an adapter (or a whole model) from conversations, a file or packed tokens;
-//! - [`Model::evaluate`]: tasks with metrics and intervals;
-//! - [`TranslationScorer`]: the quality of translations;
-//! - [`Error`]: what went wrong, by kind.
+//! - [`Model::load`], [`Model::generate`]: load a model, answer questions and conversations;
+//! - [`train()`]: train an adapter (or a whole model) on conversations, a file or packed tokens;
+//! - [`Model::evaluate`]: run evaluation tasks, with metrics and confidence intervals;
+//! - [`TranslationScorer`]: score translations without references;
+//! - [`Error`]: errors, one variant per kind.
 //!
 //! ```
 //! use sdrrl::{AnswerOptions, LoadOptions, Model};
 //!
-//! // Chat templates come with models and are programs: the `sdrrl` binary runs them within limits. This model is trusted.
+//! // Chat templates are programs that come with models; normally the `sdrrl` binary runs them within limits. This model is trusted.
 //! sdrrl::use_program(None);
 //! let model = Model::load("assets/quickstart/model", &LoadOptions::default())?;
 //! let replies = model.generate(&["What is the pet of Polol?"], &AnswerOptions { max_new_tokens: Some(16), ..Default::default() })?;
 //! println!("{} ({})", replies[0].text, replies[0].finish.name());
 //!
 //! match Model::load("no-such-folder", &LoadOptions::default()) {
-//!     Err(sdrrl::Error::NotFound { path, .. }) => println!("{} is not there", path.display()),
+//!     Err(sdrrl::Error::NotFound { path, .. }) => println!("{} was not found", path.display()),
 //!     Err(other) => return Err(other),
 //!     Ok(_) => unreachable!(),
 //! }
 //! # Ok::<(), sdrrl::Error>(())
 //! ```
 //!
-//! `examples/` holds three whole programs. Nothing is printed unless [`report::out::set_mode`] asks for it.
+//! `examples/` has three complete programs. Nothing is printed unless [`report::out::set_mode`] turns it on.
 //!
-//! The modules below are the program's own, for those who build on its parts. They stand in layers; each may use only those below it in this list
+//! The modules below are the internals, for programs that build on single parts. They are layered: each may use only those after it in this list
 //! (`tests/layers.rs` enforces it): `cli`, `orchestrate` `api`, `stages`, `eval` `bench`, `recipe`, `infer` `train` `mt` `qe`, `models`, `ops` `pipeline`,
 //! `tensor`, `metrics` `device`, `data` `report`, `error`.
 mod api;

@@ -218,7 +218,7 @@ fn rows_and_settings_that_cannot_be_trained_on_are_named() {
     fs::write(foreign.join("train/adapter_config.json"), "mine").unwrap();
     kind!(
         train(MODEL, TrainData::Conversations(&good), &foreign, &few_steps()),
-        ["no stage wrote it"],
+        ["train did not write it"],
         Error::Exists { .. }
     );
     assert_eq!(fs::read_to_string(foreign.join("train/adapter_config.json")).unwrap(), "mine");

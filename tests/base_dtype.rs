@@ -42,7 +42,7 @@ fn bytes(dir: &str) -> Vec<(String, Vec<u8>)> {
     for entry in fs::read_dir(Path::new(dir)).unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let timed = name.starts_with("timing")
-            || name == "report.html"
+            || name == "training.html"
             || name.starts_with("events")
             || name == "manifest.json";
         if entry.path().is_file() && !timed {

@@ -79,7 +79,8 @@ fn contents(work: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let name = entry.file_name().to_string_lossy().to_string();
             if path.is_dir() {
                 walk(&path, root, out);
-            } else if !name.contains("tfevents")
+            } else if name != "training.html"
+                && !name.contains("tfevents")
                 && name != "timing.jsonl"
                 && !(timed && name == "report.html")
             {
@@ -592,7 +593,7 @@ fn bad_input_is_named_with_what_to_do() {
     );
     // Another stage's folder.
     let args = ["pack", "--model", model, "--examples", &good, "--out", &out];
-    fails(&args, &["is the folder of stage generate", "choose another --out"]);
+    fails(&args, &["is the folder of generate", "choose another folder"]);
 }
 
 /// A file size limit stands for a full disk: the write error names the file, and afterwards the run goes on to the same result.

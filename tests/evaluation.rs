@@ -22,6 +22,9 @@ use crate::{
 };
 
 const MODEL: &str = "assets/quickstart/model";
+/// A projection that the build has, and the name of its first axis.
+const PICTURE: (&str, &str) =
+    if cfg!(feature = "tsne") { ("tsne", "t-SNE 1") } else { ("pca", "component 1 (") };
 const MKQA: &str = "tests/golden/metrics/mkqa_sample.jsonl.gz";
 
 /// A folder with a task file; OUT stands for a place in it.
@@ -376,7 +379,7 @@ fn alignment_of_two_files_equals_numpys_by_command_and_as_a_task() {
         "--layer",
         &layer,
     ];
-    ok(&[&arguments[..], &["--out", &out, "--after", MODEL, "--projection", "tsne"]].concat());
+    ok(&[&arguments[..], &["--out", &out, "--after", MODEL, "--projection", PICTURE.0]].concat());
     let found: Value =
         serde_json::from_str(&fs::read_to_string(place.at("command/alignment.json")).unwrap()).unwrap();
     assert_eq!(found["pairs"], 24);
@@ -388,7 +391,7 @@ fn alignment_of_two_files_equals_numpys_by_command_and_as_a_task() {
     for part in [
         "Sentences at layer 2, before training",
         "after training",
-        "t-SNE 1",
+        PICTURE.1,
         "linear CKA",
         "24 parallel sentences",
     ] {
@@ -428,7 +431,7 @@ fn a_runs_report_shows_the_alignment_before_and_after() {
         "alignment",
         "es",
         &source,
-        &format!("reference = {target:?}\nprojection = \"tsne\""),
+        &format!("reference = {target:?}\nprojection = {:?}", PICTURE.0),
     );
     let path =
         place.write("r.toml", &format!("{}\n{}", recipe, tasks.replace("[[tasks]]", "[[eval.tasks]]")));
@@ -469,9 +472,18 @@ fn a_runs_report_shows_the_alignment_before_and_after() {
     assert!(text.contains("\"cka\"") && text.contains("\"low\":null"), "{text}");
 }
 
-/// Principal components are numpy's; t-SNE's loss is as low as scikit-learn's by scikit-learn's own probabilities.
+/// A build without t-SNE says so before a model is looked for.
+#[cfg(not(feature = "tsne"))]
 #[test]
-fn projections_equal_numpys_and_scikit_learns() {
+fn a_projection_that_the_build_lacks_is_refused_by_name() {
+    let files = ["--source", "none.en", "--target", "none.es", "--target-language", "es", "--out", "none"];
+    let args = [&["align", "--model", "none"][..], &files, &["--projection", "tsne"]].concat();
+    crate::cli::fails(&args, &["--features tsne"]);
+    assert!(project(&parallel().vectors, Projection::Tsne).is_err());
+}
+
+#[test]
+fn principal_components_equal_numpys() {
     let golden = parallel();
     let pca = project(&golden.vectors, Projection::Pca).unwrap();
     for (a, b) in pca.points.iter().zip(&golden.plane) {
@@ -479,6 +491,12 @@ fn projections_equal_numpys_and_scikit_learns() {
     }
     let explained = pca.explained.unwrap();
     assert!((0..2).all(|k| (explained[k] - golden.explained[k]).abs() < 1e-4), "{explained:?}");
+}
+
+#[cfg(feature = "tsne")]
+#[test]
+fn the_loss_of_tsne_is_as_low_as_scikit_learns() {
+    let golden = parallel();
     let tsne = project(&golden.vectors, Projection::Tsne).unwrap().points;
     let near =
         |i: usize, j: usize| 1.0 / (1.0 + (tsne[i].0 - tsne[j].0).powi(2) + (tsne[i].1 - tsne[j].1).powi(2));

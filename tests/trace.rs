@@ -123,16 +123,38 @@ int nvtxRangePushA(const char* name) { return fprintf(out(), "push %s\n", name);
 int nvtxRangePop(void) { return fprintf(out(), "pop\n"); }
 "#;
 
+/// The same as a profiler's library, which puts those functions into NVTX 3's table of the core module.
+const PROFILER: &str = r#"
+struct Callbacks { size_t size; int (*get)(unsigned module, void**** table, unsigned* size); };
+int InitializeInjectionNvtx2(const void* (*get_table)(unsigned)) {
+    const struct Callbacks* callbacks = get_table(1);
+    void*** table; unsigned size;
+    if (get_table(99) || callbacks->size < sizeof *callbacks || callbacks->get(77, &table, &size)) return 0;
+    if (!callbacks->get(5, &table, &size) || size < 16) return 0;
+    if (!callbacks->get(1, &table, &size) || size < 12 || table[size]) return 0;
+    *table[9] = nvtxRangePushA; *table[11] = nvtxRangePop;
+    return 1;
+}
+"#;
+
 #[test]
 fn nvtx_ranges_follow_the_spans_where_they_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let args = training(dir.path());
     let (source, log) = (dir.path().join("nvtx.c"), dir.path().join("log"));
-    fs::write(&source, NVTX).unwrap();
     let library = dir.path().join("libnvToolsExt.so");
-    let built =
-        Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).output().unwrap();
-    assert!(built.status.success(), "{}", text(&built.stderr));
+    let build = |library: &Path, code: &str| {
+        fs::write(&source, code).unwrap();
+        let cc =
+            Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([library, &source]).output().unwrap();
+        assert!(cc.status.success(), "{}", text(&cc.stderr));
+    };
+    build(&library, NVTX);
+    // Where libnvToolsExt is not found.
+    fs::create_dir(dir.path().join("profiler")).unwrap();
+    let profiler = dir.path().join("profiler/injection.so");
+    build(&profiler, &(NVTX.to_string() + PROFILER));
+    let profiler = profiler.to_string_lossy();
     let run = |name: &str, variables: &[(&str, &str)]| {
         let mut command = program();
         // The last argument is the folder, a new one each time.
@@ -145,8 +167,19 @@ fn nvtx_ranges_follow_the_spans_where_they_are_asked_for() {
         assert!(run.status.success(), "{}", text(&run.stderr));
         assert!(!log.exists(), "ranges that nobody asked for");
     }
-    for asked in [("SDRRL_NVTX", "1"), ("NVTX_INJECTION64_PATH", "x.so")] {
-        let run = run(asked.0, &[asked]);
+    let attached = ("NVTX_INJECTION64_PATH", &*profiler);
+    let nowhere = ("LD_LIBRARY_PATH", "/nowhere");
+    for (i, asked) in [
+        vec![("SDRRL_NVTX", "1")],
+        // The library of the profiler is not there, but libnvToolsExt is.
+        vec![("NVTX_INJECTION64_PATH", "x.so")],
+        vec![attached, nowhere],
+        vec![attached, nowhere, ("SDRRL_NVTX", "1")],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let run = run(&format!("asked-{i}"), &asked);
         assert!(run.status.success(), "{}", text(&run.stderr));
         let lines = fs::read_to_string(&log).unwrap();
         fs::remove_file(&log).unwrap();
@@ -159,5 +192,7 @@ fn nvtx_ranges_follow_the_spans_where_they_are_asked_for() {
     // A machine may have the library in its own folders.
     if !missing.status.success() {
         failed(&missing, &[], &["libnvToolsExt", "LD_LIBRARY_PATH"]);
+        let broken = [("SDRRL_NVTX", "1"), nowhere, ("NVTX_INJECTION64_PATH", "x.so")];
+        failed(&run("broken", &broken), &[], &["NVTX_INJECTION64_PATH: load x.so", "libnvToolsExt"]);
     }
 }

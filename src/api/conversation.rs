@@ -19,33 +19,33 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// With a system prompt before everything.
+    /// Puts a system prompt at the beginning.
     pub fn with_system(mut self, text: &str) -> Conversation {
         self.turns.insert(0, Turn::new(Role::System, text));
         self
     }
 
-    /// The user goes on.
+    /// Adds a message from the user.
     pub fn asked(mut self, text: &str) -> Conversation {
         self.turns.push(Turn::new(Role::User, text));
         self
     }
 
-    /// The model has answered.
+    /// Adds an answer from the model.
     pub fn answered(mut self, text: &str) -> Conversation {
         self.turns.push(Turn::new(Role::Assistant, text));
         self
     }
 
-    /// Every turn.
+    /// All turns, in order.
     pub fn turns(&self) -> &[Turn] {
         &self.turns
     }
 
-    /// As a prompt, whose last turn is the user's.
+    /// The conversation as a prompt, which must end with a message from the user.
     ///
     /// # Errors
-    /// [`Error::BadInput`] where it ends otherwise; `place` says which it is.
+    /// [`Error::BadInput`] if it ends otherwise; `place` identifies the conversation in the message.
     pub(super) fn prompt(&self, place: &str) -> Result<Prompt<'_>> {
         let message = || format!("{place}: a conversation to be answered ends with a turn of the user");
         Ok(Prompt::of_turns(&self.turns).ok_or_else(|| Error::bad_input(place, message()))?)
@@ -53,21 +53,21 @@ impl Conversation {
 }
 
 impl From<&str> for Conversation {
-    /// One question.
+    /// A conversation of one question.
     fn from(question: &str) -> Conversation {
         Conversation::default().asked(question)
     }
 }
 
 impl From<String> for Conversation {
-    /// One question.
+    /// A conversation of one question.
     fn from(question: String) -> Conversation {
         Conversation::default().asked(&question)
     }
 }
 
 impl From<Vec<Turn>> for Conversation {
-    /// These turns.
+    /// A conversation of these turns.
     fn from(turns: Vec<Turn>) -> Conversation {
         Conversation { turns }
     }

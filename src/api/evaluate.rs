@@ -1,4 +1,4 @@
-//! A model's numbers on tasks.
+//! Evaluating a model on tasks.
 use std::path::Path;
 
 use super::Model;
@@ -11,28 +11,28 @@ use crate::{
     recipe::eval::EvalSettings,
 };
 
-/// One metric of one task.
+/// The value of one metric on one task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
-    /// The task.
+    /// The task's name.
     pub task: String,
-    /// As results.json has it (`bleu`, `exact_match` ...).
+    /// The metric's key in results.json (`bleu`, `exact_match` ...).
     pub metric: &'static str,
     /// Over all rows, in the metric's own unit (percentages from 0 to 100).
     pub value: f64,
     /// 95 % percentile interval over `bootstrap-samples` resamples of the rows; `None` where the metric has none.
     pub interval: Option<(f64, f64)>,
-    /// Otherwise lower is.
+    /// Whether a higher value is better.
     pub higher_is_better: bool,
-    /// Rows.
+    /// Number of rows.
     pub samples: usize,
-    /// How it was computed, in sacreBLEU's manner.
+    /// How it was computed, as a signature in the style of sacreBLEU.
     pub signature: String,
 }
 
 impl Model {
-    /// Evaluates every task into the folder `out`, as `sdrrl eval` does: samples, scores and results.json in lm-eval's layout. Tasks that are finished there
-    /// are not run again; an evaluation that was stopped goes on where it was.
+    /// Evaluates every task and writes to the folder `out`, as `sdrrl eval` does: samples, scores, and results.json in lm-eval's layout. Tasks already finished
+    /// there are not run again; an interrupted evaluation resumes where it stopped.
     ///
     /// # Errors
     /// [`Setting`](crate::Error::Setting) and [`BadInput`](crate::Error::BadInput) (tasks and their files) before anything is computed,

@@ -1,7 +1,7 @@
-//! The crate for programs that embed it: load, generate, train, score, evaluate.
+//! The library interface, for programs that embed the crate: load, generate, train, score, evaluate.
 //!
-//! A thin layer over what the commands do, re-exported at the crate's root. Nothing is printed; what the commands say goes to `tracing` (target `sdrrl`,
-//! levels info and warn). Errors are [`crate::Error`], by kind.
+//! A thin layer over the code behind the commands, re-exported at the crate root. Nothing is printed: messages go to `tracing` (target `sdrrl`,
+//! levels info and warn). Errors are [`crate::Error`], one variant per kind.
 mod conversation;
 mod evaluate;
 mod model;

@@ -1,4 +1,4 @@
-//! A model that answers.
+//! Loading a model and generating with it.
 use std::path::PathBuf;
 
 use super::Conversation;
@@ -15,15 +15,15 @@ use crate::{
 pub struct LoadOptions {
     /// The type of the weights in memory and of the arithmetic: F32 or Bf16.
     pub dtype: DType,
-    /// Where it computes.
+    /// The device that it runs on.
     pub device: DeviceChoice,
-    /// A `.gguf` file's matrices stay as blocks, unpacked by the products that read them: the same bits with less memory, and slower.
+    /// Keep a `.gguf` file's matrices quantised and unpack them in each product: bit-identical results in less memory, but slower.
     pub keep_blocks: bool,
-    /// A PEFT adapter's folder, merged on load.
+    /// Folder of a PEFT adapter to merge on load.
     pub adapter: Option<PathBuf>,
     /// How conversations are rendered: `auto` (the model's own template), `chatml`, `alpaca` ..., or a `.jinja` file.
     pub template: String,
-    /// System prompt of conversations that have none of their own.
+    /// System prompt for conversations without one.
     pub system: Option<String>,
 }
 
@@ -48,8 +48,8 @@ impl LoadOptions {
     }
 }
 
-/// A language model with its tokenizer and chat template. It stays on the thread that loaded it; its work runs on a pool of its own
-/// ([`crate::ops::with_threads`] sets the pool's size).
+/// A language model with its tokenizer and chat template. It must stay on the thread that loaded it; the computation uses the crate's own
+/// thread pool, whose size [`crate::ops::with_threads`] sets.
 pub struct Model {
     pub(super) name: String,
     pub(super) options: LoadOptions,
@@ -57,12 +57,12 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a Hugging Face directory, a `.gguf` file, or a model of the local Hugging Face cache by its name.
+    /// Loads a Hugging Face directory, a `.gguf` file, or, by name, a model in the local Hugging Face cache.
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound), [`Unsupported`](crate::Error::Unsupported) (by the name of the architecture, field or tensor),
-    /// [`BadInput`](crate::Error::BadInput) (a damaged file, an adapter of another model), [`OutOfMemory`](crate::Error::OutOfMemory),
-    /// [`NoDevice`](crate::Error::NoDevice), [`Setting`](crate::Error::Setting) (a template that there is not).
+    /// [`BadInput`](crate::Error::BadInput) (a damaged file, an adapter for another model), [`OutOfMemory`](crate::Error::OutOfMemory),
+    /// [`NoDevice`](crate::Error::NoDevice), [`Setting`](crate::Error::Setting) (an unknown template).
     pub fn load(model: &str, options: &LoadOptions) -> Result<Model> {
         let o = options;
         let adapter = o.adapter.as_deref();
@@ -70,8 +70,8 @@ impl Model {
         Ok(Model { name: model.into(), options: options.clone(), answerer })
     }
 
-    /// Answers each prompt, in order; `&["a question"]` and conversations will do. What the options leave open is as the model's generation_config.json has
-    /// it. The answers do not depend on what runs together.
+    /// Answers each prompt, in order. A prompt is a question (`&str`) or a [`Conversation`](crate::Conversation). Options that are not set come from the model's
+    /// generation_config.json. An answer does not depend on the other prompts.
     ///
     /// # Errors
     /// [`BadInput`](crate::Error::BadInput) (an empty prompt, one that fills the model's context, a conversation that does not end with the user),
@@ -92,7 +92,7 @@ impl Model {
         Ok(self.answerer.answer(&asked, &options, &mut |_| {})?)
     }
 
-    /// The loaded parts: weights, tokenizer, template.
+    /// The loaded weights, tokenizer and template.
     pub fn answerer(&self) -> &Answerer {
         &self.answerer
     }

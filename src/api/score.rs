@@ -1,26 +1,26 @@
-//! The quality of translations, without references.
+//! Reference-free scores of translations.
 use crate::{
     device::DeviceChoice, error::Result, pipeline::placement::Placement, qe::Scorer,
     recipe::score::ScoreSettings, stages::score::open_scorer, tensor::DType,
 };
 
-/// Which scorer, and where it computes.
+/// Which scorer to use, and on which device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreOptions {
-    /// The engine with its files or model, as the recipe's section `score` has them.
+    /// The engine and its files or model, as in the section `score` of a recipe.
     pub settings: ScoreSettings,
-    /// Language of the sources; stands for `{source}` in files and commands.
+    /// Language of the sources; replaces `{source}` in file names and commands.
     pub source_language: String,
-    /// Language of the translations; stands for `{target}`.
+    /// Language of the translations; replaces `{target}`.
     pub target_language: String,
-    /// The type of a model's weights.
+    /// Data type of the scoring model's weights, if it has one.
     pub dtype: DType,
-    /// Where a model computes.
+    /// The device that such a model runs on.
     pub device: DeviceChoice,
 }
 
 impl Default for ScoreOptions {
-    /// The built-in engine, which needs `settings.file`; from English to Spanish; F32 on the CPU.
+    /// The built-in engine (which needs `settings.file`), English to Spanish, F32 on the CPU.
     fn default() -> ScoreOptions {
         ScoreOptions {
             settings: ScoreSettings::default(),
@@ -47,10 +47,10 @@ pub struct TranslationScorer {
 }
 
 impl TranslationScorer {
-    /// Loads what the engine needs.
+    /// Loads the engine with its files or model.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound), [`Setting`](crate::Error::Setting) (what the engine needs and has not),
+    /// [`NotFound`](crate::Error::NotFound), [`Setting`](crate::Error::Setting) (a setting that the engine needs is missing),
     /// [`Unsupported`](crate::Error::Unsupported), [`BadInput`](crate::Error::BadInput), [`NoDevice`](crate::Error::NoDevice).
     pub fn load(options: &ScoreOptions) -> Result<TranslationScorer> {
         let placement = Placement { dtype: options.dtype, device: options.device, ..Placement::default() };
@@ -58,17 +58,17 @@ impl TranslationScorer {
         Ok(TranslationScorer { scorer: open_scorer(&options.settings, placement, source, target)? })
     }
 
-    /// The score of each (source, translation), in order; higher is better.
+    /// The score of each (source, translation) pair, in order; higher is better.
     ///
     /// # Errors
-    /// A pair that a file has no score of, a program that fails, weights that give no finite number.
+    /// A pair that is not in the file of scores, a program that fails, a model whose score is not finite.
     pub fn score<S: AsRef<str>>(&mut self, pairs: &[(S, S)]) -> Result<Vec<f64>> {
         let owned = |(a, b): &(S, S)| (a.as_ref().to_string(), b.as_ref().to_string());
         let pairs: Vec<(String, String)> = pairs.iter().map(owned).collect();
         Ok(self.scorer.score(&pairs)?)
     }
 
-    /// The scorer and its settings, in words.
+    /// Describes the scorer and its settings.
     pub fn name(&self) -> String {
         self.scorer.name()
     }

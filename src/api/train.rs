@@ -29,7 +29,7 @@ use crate::{
     tensor::DType,
 };
 
-/// What is learnt.
+/// The training data.
 #[derive(Clone, Copy, Debug)]
 pub enum TrainData<'a> {
     /// These conversations: every answer in them, or the last ([`PackSettings::train_on`]).
@@ -40,20 +40,20 @@ pub enum TrainData<'a> {
     Packed(&'a Path),
 }
 
-/// How it is learnt.
+/// How to train.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOptions {
-    /// Method, adapters, learning rate, epochs ...: the recipe's section `train`.
+    /// Method, adapters, learning rate, epochs ...: the section `train` of a recipe.
     pub train: TrainSettings,
-    /// How conversations become tokens: the recipe's section `pack`.
+    /// How conversations are tokenised: the section `pack` of a recipe.
     pub pack: PackSettings,
-    /// The type of frozen weights in memory.
+    /// Data type of the frozen weights in memory.
     pub dtype: DType,
-    /// Where it computes.
+    /// The device to train on.
     pub device: DeviceChoice,
     /// Start from this PEFT adapter instead of a new one.
     pub adapter: Option<PathBuf>,
-    /// A finished training of other data or settings is made again; else it is an error.
+    /// Replace a finished training run with other data or settings; without this, finding one is an error.
     pub replace: bool,
 }
 
@@ -71,29 +71,29 @@ impl Default for TrainOptions {
     }
 }
 
-/// What a training left.
+/// The result of a training run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trained {
     /// The folder of the adapter (PEFT's format) or, with other methods, of the model.
     pub folder: PathBuf,
-    /// Documents that were learnt.
+    /// Documents trained on.
     pub documents: usize,
-    /// Those that were not, by reason; of packed tokens nothing is known.
+    /// Documents left out, counted by reason; empty for data that was already packed.
     pub dropped: BTreeMap<String, usize>,
     /// Optimizer steps.
     pub steps: u64,
     /// Loss of the last step, nats.
     pub loss: f64,
-    /// The best validation loss and its step, where there was something to validate on: the folder holds those parameters.
+    /// The best validation loss and its step, if there was validation data: the folder holds the parameters of that step.
     pub best: Option<(f64, u64)>,
 }
 
-/// Trains `model` (path or name) in the folder `work`: `work/train` holds the adapter or model and the logs, `work/examples` and `work/pack` the data. The same
-/// call again returns what is there; a call that was stopped or killed is gone on with from its last checkpoint, to the same bits.
+/// Trains `model` (path or name) in the folder `work`: `work/train` holds the adapter or model and the logs, `work/examples` and `work/pack` the data. Calling
+/// it again returns the finished result; after an interruption or a kill it resumes from the last checkpoint and ends with the same bits.
 ///
 /// # Errors
-/// [`BadInput`](crate::Error::BadInput) (a row, by its place), [`Setting`](crate::Error::Setting), [`NotFound`](crate::Error::NotFound),
-/// [`Unsupported`](crate::Error::Unsupported), [`Exists`](crate::Error::Exists) (other data or settings were trained there), [`Locked`](crate::Error::Locked),
+/// [`BadInput`](crate::Error::BadInput) (a row, with its place), [`Setting`](crate::Error::Setting), [`NotFound`](crate::Error::NotFound),
+/// [`Unsupported`](crate::Error::Unsupported), [`Exists`](crate::Error::Exists) (there is a result of other data or settings), [`Locked`](crate::Error::Locked),
 /// [`Interrupted`](crate::Error::Interrupted), [`OutOfMemory`](crate::Error::OutOfMemory), [`NoDevice`](crate::Error::NoDevice),
 /// [`CannotWrite`](crate::Error::CannotWrite).
 pub fn train(model: &str, data: TrainData, work: &Path, options: &TrainOptions) -> Result<Trained> {
@@ -167,7 +167,7 @@ fn add(dropped: &mut BTreeMap<String, usize>, folder: &Path) -> anyhow::Result<(
     Ok(())
 }
 
-/// Conversations as the examples that `pack` reads.
+/// Writes conversations as the examples that `pack` reads.
 struct Examples<'a> {
     out: &'a Path,
     examples: Vec<Example>,

@@ -19,6 +19,7 @@ mod gpu;
 mod launch;
 mod memory;
 pub mod nvtx;
+mod nvtx_injection;
 mod scratch;
 pub mod vectors;
 

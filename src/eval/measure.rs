@@ -6,8 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     learned::Models,
-    sample::Sample,
-    samples::read_samples,
+    sample::{Sample, read_samples},
     scores::ScoreFile,
     tasks::{self, Item, alignment::looked},
 };
@@ -20,7 +19,7 @@ use crate::{
         mkqa,
         tokenize::BleuTokenizer,
     },
-    pipeline::placement::Placement,
+    pipeline::{placement::Placement, work_dir::SCORES},
     recipe::eval::{EvalTask, TaskKind},
     tensor::DType,
 };
@@ -191,7 +190,7 @@ pub fn of_folder(
     let source = |s: &Sample| sources.get(&s.doc_id).map_or("", String::as_str);
     let segments = samples.iter().map(|s| s.segment(source(s))).collect::<Result<Vec<_>>>()?;
     let ids: Vec<usize> = samples.iter().map(|s| s.doc_id).collect();
-    let mut scores = ScoreFile::open(&out.join(&task.name).join("scores.jsonl"))?;
+    let mut scores = ScoreFile::open(&out.join(&task.name).join(SCORES))?;
     let mut measures = vec![];
     for (about, metric) in opened {
         let label = format!("{} {}", task.name, about.name);

@@ -11,22 +11,19 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{
-    alignment, measure,
-    samples::{self, read_samples},
-    tasks,
-};
+use super::{alignment, measure, sample::read_samples, samples, tasks};
 use crate::pipeline::{
     identity::{Identity, Inputs},
-    lock,
     manifest::Counts,
     plan::planning,
+    results::ResultsFolder,
     stage::{self, Made, Open, Ran, Stage},
-    work_dir::{RESULTS, SAMPLES},
+    work_dir::{RESULTS, SAMPLES, SCORES},
 };
 use crate::{
-    data::{files::write_atomic, languages, row_shard::ShardWriter},
+    data::{languages, row_shard::ShardWriter},
     infer::answerer::Answerer,
+    metrics::projection::Projection,
     models::weights::resolve,
     pipeline::{interrupt::interrupted, placement::Placement},
     recipe::{
@@ -38,6 +35,11 @@ use crate::{
         table::{Cell, Table},
     },
 };
+
+/// The command, in the manifest of its folder.
+const EVALUATION: &str = "evaluation";
+/// What it writes there beside the folders of its tasks.
+const FILES: &[&str] = &[RESULTS, samples::FILES];
 
 /// A model to evaluate, and where to.
 pub struct Job<'a> {
@@ -78,11 +80,17 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
 /// The same with the job's model, where the caller has loaded it.
 pub fn evaluate_loaded(job: &Job, settings: &EvalSettings, given: Option<&Answerer>) -> Result<()> {
     let loaded = check(settings)?;
-    let _held = if planning() { None } else { Some(lock::folder(job.out, job.label)?) };
+    if planning() {
+        ResultsFolder::check(job.out, EVALUATION, FILES)?;
+    }
+    let folder = match planning() {
+        true => None,
+        false => Some(ResultsFolder::open(job.out, EVALUATION, job.label, FILES)?),
+    };
     let mut answerer = None;
     let (mut done, mut skipped) = (0, 0);
     for (task, items) in settings.tasks.iter().zip(&loaded) {
-        let stopped = || format!("stopped before task {}: the same command goes on from there", task.name);
+        let stopped = || format!("stopped before task {}: run the same command again to resume", task.name);
         ensure!(!interrupted(), Error::interrupted(stopped()));
         let dir = job.out.join(&task.name);
         let mut one = Evaluation { job, task, items, dir, settings, given, answerer: &mut answerer };
@@ -91,9 +99,7 @@ pub fn evaluate_loaded(job: &Job, settings: &EvalSettings, given: Option<&Answer
             _ => done += 1,
         }
     }
-    if planning() {
-        return Ok(());
-    }
+    let Some(folder) = folder else { return Ok(()) };
     if done == 0 && skipped > 0 && job.out.join(RESULTS).exists() {
         say!("{}: unchanged, skipped", job.label);
     } else {
@@ -101,7 +107,8 @@ pub fn evaluate_loaded(job: &Job, settings: &EvalSettings, given: Option<&Answer
     }
     // Metrics may have models of their own, which need the memory.
     drop(answerer);
-    write_results(job, settings, &loaded)
+    write_results(job, settings, &loaded, &folder)?;
+    folder.finish()
 }
 
 /// One task of a model.
@@ -119,7 +126,7 @@ struct Evaluation<'a> {
 
 impl Stage for Evaluation<'_> {
     const NAME: &'static str = "eval";
-    const FILES: &'static [&'static str] = &["samples.*", "scores.jsonl"];
+    const FILES: &'static [&'static str] = &["samples.*", SCORES];
 
     fn label(&self) -> String {
         format!("{} {}", self.job.label, self.task.name)
@@ -213,6 +220,7 @@ fn check_tasks(settings: &EvalSettings) -> Result<()> {
             task.name
         );
         languages::require(&task.source_language).with_context(|| format!("task {}", task.name))?;
+        task.projection.map_or(Ok(()), Projection::check).with_context(|| format!("task {}", task.name))?;
         let replies = task.kind.generates();
         ensure!(
             !replies || task.prompt().contains("{text}"),
@@ -227,7 +235,12 @@ fn check_tasks(settings: &EvalSettings) -> Result<()> {
 }
 
 /// results.json and the sample files in lm-eval's layout, without anything that differs between two equal runs.
-fn write_results(job: &Job, settings: &EvalSettings, items: &[Vec<tasks::Item>]) -> Result<()> {
+fn write_results(
+    job: &Job,
+    settings: &EvalSettings,
+    items: &[Vec<tasks::Item>],
+    folder: &ResultsFolder,
+) -> Result<()> {
     let (mut results, mut better, mut counts, mut configs) = (Map::new(), Map::new(), Map::new(), Map::new());
     let (mut n_shot, mut alignment) = (Map::new(), Map::new());
     for (task, items) in settings.tasks.iter().zip(items) {
@@ -235,7 +248,8 @@ fn write_results(job: &Job, settings: &EvalSettings, items: &[Vec<tasks::Item>])
         let mut own = Map::new();
         own.insert("alias".into(), json!(task.name));
         let (mut own_better, mut signatures) = (Map::new(), Map::new());
-        samples::write(job.out, task, items, &samples, &measures)?;
+        let rows = samples::rows(task, items, &samples, &measures)?;
+        folder.write(&samples::file_name(task), rows.as_bytes())?;
         for m in measures {
             let key = m.about.key;
             own.insert(format!("{key},none"), json!(m.whole()));
@@ -277,7 +291,7 @@ fn write_results(job: &Job, settings: &EvalSettings, items: &[Vec<tasks::Item>])
     if !alignment.is_empty() {
         value["alignment"] = Value::Object(alignment);
     }
-    write_atomic(&job.out.join(RESULTS), format!("{value:#}\n").as_bytes())
+    folder.write(RESULTS, format!("{value:#}\n").as_bytes())
 }
 
 /// One row per metric of each task. Scores that are not kept yet are computed, by models as `placement` says.

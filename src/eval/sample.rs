@@ -1,8 +1,15 @@
 //! One row of a task with what the model made of it.
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::metric::{HiddenPair, Segment};
+use crate::{
+    data::row_shard::RowSet,
+    metrics::metric::{HiddenPair, Segment},
+    pipeline::work_dir::SAMPLES,
+    recipe::eval::EvalTask,
+};
 
 /// One row of a task with the model's reply.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -84,4 +91,12 @@ impl HiddenPairs {
             cka: *self.cka.get(layer)?,
         })
     }
+}
+
+/// The samples of a finished task.
+pub fn read_samples(dir: &Path, task: &EvalTask) -> Result<Vec<Sample>> {
+    let path = dir.join(&task.name).join(SAMPLES);
+    let set = RowSet::open(&path)
+        .with_context(|| format!("task {} has no samples: run `eval` first", task.name))?;
+    set.iter().collect()
 }

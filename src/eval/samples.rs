@@ -1,7 +1,5 @@
 //! Sample files in lm-eval's layout (0.4.13, `evaluator.py` and `evaluation_tracker.py`), one line per row, so that its tools read them.
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -10,26 +8,18 @@ use super::{
     sample::Sample,
     tasks::{Ask, Item},
 };
-use crate::data::row_shard::RowSet;
-use crate::pipeline::work_dir::SAMPLES;
-use crate::{
-    data::{files::write_atomic, json::read_text},
-    recipe::eval::EvalTask,
-};
+use crate::{data::json::read_text, recipe::eval::EvalTask};
+
+/// The names of all tasks.
+pub const FILES: &str = "samples_*_sdrrl.jsonl";
 
 /// `samples_TASK_sdrrl.jsonl`: where lm-eval has the date, which differs between equal runs.
-pub fn path(out: &Path, task: &EvalTask) -> PathBuf {
-    out.join(format!("samples_{}_sdrrl.jsonl", task.name))
+pub fn file_name(task: &EvalTask) -> String {
+    FILES.replace('*', &task.name)
 }
 
-/// Writes the task's rows with what each contributes to every measure.
-pub fn write(
-    out: &Path,
-    task: &EvalTask,
-    items: &[Item],
-    samples: &[Sample],
-    measures: &[Measure],
-) -> Result<()> {
+/// The task's rows with what each contributes to every measure, a line each.
+pub fn rows(task: &EvalTask, items: &[Item], samples: &[Sample], measures: &[Measure]) -> Result<String> {
     let mut text = String::new();
     for (i, (item, sample)) in items.iter().zip(samples).enumerate() {
         let mut row = row(task, item, sample)?;
@@ -45,7 +35,7 @@ pub fn write(
         text += &serde_json::to_string(&row)?;
         text.push('\n');
     }
-    write_atomic(&path(out, task), text.as_bytes())
+    Ok(text)
 }
 
 /// The fields that do not depend on the metrics.
@@ -107,17 +97,9 @@ fn sha256(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The samples of a finished task.
-pub fn read_samples(dir: &Path, task: &EvalTask) -> Result<Vec<Sample>> {
-    let path = dir.join(&task.name).join(SAMPLES);
-    let set = RowSet::open(&path)
-        .with_context(|| format!("task {} has no samples: run `eval` first", task.name))?;
-    set.iter().collect()
-}
-
 /// Of each sample whether its reply is right, by the first metric that gives every row 0 or 1; `None` where no metric does, or nothing was measured.
 pub fn right_or_wrong(dir: &Path, task: &EvalTask) -> Option<Vec<bool>> {
-    let text = read_text(&path(dir, task)).ok()?;
+    let text = read_text(&dir.join(file_name(task))).ok()?;
     let rows: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>().ok()?;
     let judged = |metric: &Value| -> Option<Vec<bool>> {
         let of_row = |row: &Value| match row[metric.as_str()?].as_f64()? {

@@ -116,7 +116,7 @@ impl ScoreFile {
         let mut progress = shown.then(|| Progress::new(label, segments.len()));
         progress.iter_mut().for_each(|p| p.skip(known));
         for chosen in missing.chunks(chunk) {
-            ensure!(!interrupted(), Error::interrupted("stopped: the same command goes on from there"));
+            ensure!(!interrupted(), Error::interrupted("stopped: run the same command again to resume"));
             let some: Vec<Segment> = chosen.iter().map(|&i| segments[i]).collect();
             let rows = metric.rows(&some)?;
             ensure!(rows.len() == some.len(), "{}: {} rows for {}", about.name, rows.len(), some.len());

@@ -1,5 +1,5 @@
 //! A plane to look at vectors in: principal components, or t-SNE (van der Maaten and Hinton 2008).
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nalgebra::DMatrix;
 use serde::{Deserialize, Serialize};
 
@@ -13,12 +13,20 @@ pub enum Projection {
     #[default]
     Pca,
     /// t-SNE: neighbours stay together, distances between groups mean nothing
-    // Without the feature no setting can name it.
-    #[cfg_attr(not(feature = "tsne"), value(skip), serde(skip_deserializing))]
     Tsne,
 }
 
 impl Projection {
+    /// An error by name in a build without t-SNE.
+    pub fn check(self) -> Result<()> {
+        let lacking = self == Projection::Tsne && !cfg!(feature = "tsne");
+        ensure!(
+            !lacking,
+            "t-SNE is not in this build: build it with `--features tsne`, or take principal components (pca)"
+        );
+        Ok(())
+    }
+
     /// As people write it.
     pub fn name(self) -> &'static str {
         if self == Projection::Pca { "principal components" } else { "t-SNE" }
@@ -73,7 +81,7 @@ fn principal_plane(vectors: &[Vec<f32>]) -> (Vec<(f64, f64)>, [f64; 2]) {
 /// `init="pca"`) instead of from random points. One thread: sums of several would end in other orders.
 #[cfg(feature = "tsne")]
 fn neighbourhoods(vectors: &[Vec<f32>], start: &[(f64, f64)]) -> Result<Vec<(f64, f64)>> {
-    use anyhow::{Context, ensure};
+    use anyhow::Context;
     let n = vectors.len();
     ensure!(n >= 4, "t-SNE needs 4 vectors or more, there are {n}: take principal components");
     let perplexity = PERPLEXITY.min((n - 1) as f64 / 3.0);
@@ -92,7 +100,7 @@ fn neighbourhoods(vectors: &[Vec<f32>], start: &[(f64, f64)]) -> Result<Vec<(f64
 
 #[cfg(not(feature = "tsne"))]
 fn neighbourhoods(_: &[Vec<f32>], _: &[(f64, f64)]) -> Result<Vec<(f64, f64)>> {
-    anyhow::bail!("this build is without t-SNE (feature `tsne`): take principal components")
+    Projection::Tsne.check().map(|()| vec![])
 }
 
 #[cfg(test)]

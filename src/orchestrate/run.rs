@@ -14,15 +14,14 @@ use crate::eval::{
 use crate::pipeline::{
     clock,
     interrupt::interrupted,
-    lock,
     placement::{Placement, parse_dtype},
     plan::{self, Planned, planning},
+    results::ResultsFolder,
     rows::{Part, RowArgs},
-    work_dir::{Room, WorkDir, is_adapter},
+    work_dir::{REPORT, RESULTS, Room, SUMMARY, WorkDir, is_adapter},
 };
 use crate::stages::{assemble, code_switch, filter, generate, pack, parallel, score, train, translate};
 use crate::{
-    data::files::write_atomic,
     recipe::{
         Recipe,
         assemble::{AssembleSettings, Variant},
@@ -31,7 +30,7 @@ use crate::{
         translate::TranslateEngine,
     },
     report::{
-        out::{say, say_text},
+        out::{self, say, say_text},
         table::use_colour,
     },
 };
@@ -41,16 +40,16 @@ use crate::{
 pub struct Args {
     /// The recipe, e.g. recipes/quickstart.toml
     pub recipe: PathBuf,
-    /// Change a setting, e.g. --set filter.tau=0.75 (may be given again)
+    /// Change a setting, e.g. --set filter.tau=0.75 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
     /// Discard training checkpoints of an earlier run with other settings
     #[arg(long)]
     pub restart: bool,
-    /// Only look for mistakes: settings, languages, files, models, templates, tasks, disk and memory. Every run does so before its first stage
+    /// Only check for mistakes (settings, languages, files, models, templates, tasks, disk, memory), as every run does before its first stage
     #[arg(long)]
     pub check: bool,
-    /// Print the stages, which of them are unchanged and which will be made and why; nothing is run
+    /// Only print the stages: which are unchanged, and which would be run and why
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -66,29 +65,37 @@ pub fn run(args: &Args) -> Result<()> {
     };
     check::recipe(&recipe, run.placement).with_context(|| format!("recipe {}", args.recipe.display()))?;
     if args.check {
-        say!("check: nothing wrong was found; `sdrrl run {}` begins", args.recipe.display());
+        say!("check: no mistakes found; start it with `sdrrl run {}`", args.recipe.display());
         return Ok(());
     }
+    let work = |folder: Option<ResultsFolder>| match recipe.examples {
+        Some(_) => run.ready_examples(folder),
+        None => run.method(folder),
+    };
+    // What would stop a stage hours from now stops the run here.
+    let plan = || {
+        ResultsFolder::check(&recipe.work, "run", SUMMARY)?;
+        work(None)
+    };
+    let steps = out::silently(|| plan::collect(plan))?;
     if args.dry_run {
-        return print_plan(&run);
+        print_plan(steps);
+        return Ok(());
     }
-    let _held = lock::folder(&recipe.work, "run")?;
-    if recipe.examples.is_some() { run.ready_examples() } else { run.method() }
+    work(Some(ResultsFolder::open(&recipe.work, "run", "run", SUMMARY)?))
 }
 
 /// The stages and what would become of each.
-fn print_plan(run: &Run) -> Result<()> {
-    let work = || if run.recipe.examples.is_some() { run.ready_examples() } else { run.method() };
-    for step in plan::collect(work)? {
+fn print_plan(steps: Vec<plan::Step>) {
+    for step in steps {
         let what = match step.planned {
             Planned::Unchanged => "unchanged".into(),
-            Planned::Made => "will be made".into(),
-            Planned::GoesOn => "will be gone on with".into(),
-            Planned::Again(why) => format!("will be made again: {}", why.join("; ")),
+            Planned::Made => "will run".into(),
+            Planned::GoesOn => "will be resumed".into(),
+            Planned::Again(why) => format!("will run again: {}", why.join("; ")),
         };
         say!("{:28} {what}  ({})", step.label, step.out.display());
     }
-    Ok(())
 }
 
 /// How a recipe's models are held and where they compute.
@@ -137,20 +144,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Pack and train on ready examples, then evaluate what came out.
-    fn ready_examples(&self) -> Result<()> {
+    /// Pack and train on ready examples, then evaluate what came out. Only planned where there is no folder.
+    fn ready_examples(&self, folder: Option<ResultsFolder>) -> Result<()> {
         let r = self.recipe;
         let examples = r.examples.clone().context("`examples` is missing")?;
         let (_, trained) = self.pack_and_train(&examples, None)?;
-        if r.eval.tasks.is_empty() {
-            return Ok(());
+        let out = match r.eval.tasks.is_empty() {
+            true => None,
+            false => Some(self.evaluate_trained(&trained, Room::Eval(None), "eval")?),
+        };
+        let Some(folder) = folder else { return Ok(()) };
+        if let Some(out) = out {
+            say_text!("{}", results_table(&out, &r.eval, self.placement)?.to_text(use_colour()));
         }
-        let out = self.evaluate_trained(&trained, Room::Eval(None), "eval")?;
-        if planning() {
-            return Ok(());
-        }
-        say_text!("{}", results_table(&out, &r.eval, self.placement)?.to_text(use_colour()));
-        Ok(())
+        folder.finish()
     }
 
     /// The folders of token shards and of what was trained on them.
@@ -195,7 +202,7 @@ impl<'a> Run<'a> {
     /// Between stages: what they took is written down, and one Ctrl-C ends the run.
     fn go_on(&self) -> Result<()> {
         self.record()?;
-        let stopped = "stopped between two stages: the same command goes on from there";
+        let stopped = "stopped between two stages: run the same command again to resume";
         ensure!(!interrupted(), Error::interrupted(stopped));
         Ok(())
     }
@@ -204,7 +211,8 @@ impl<'a> Run<'a> {
         if planning() { Ok(()) } else { clock::record(self.work.root()) }
     }
 
-    fn method(&self) -> Result<()> {
+    /// Only planned where there is no folder.
+    fn method(&self, folder: Option<ResultsFolder>) -> Result<()> {
         let data = self.data()?;
         let mut trained = vec![];
         for variant in &self.recipe.variants {
@@ -213,20 +221,21 @@ impl<'a> Run<'a> {
         }
         self.headline("evaluation");
         if self.recipe.eval.tasks.is_empty() {
+            let Some(folder) = folder else { return Ok(()) };
             say!("run: no [[eval.tasks]] in the recipe, so nothing is compared");
-            return Ok(());
+            return folder.finish();
         }
         let base = self.evaluate_base()?;
         let mut all = vec![];
         for (variant, trained) in self.recipe.variants.iter().zip(&trained) {
             let room = Room::Eval(Some(variant.name()));
             let out = self.evaluate_trained(trained, room, &room.name())?;
-            if planning() {
+            if folder.is_none() {
                 continue;
             }
             all.push((variant.name(), compare::compare(&base, &out, &self.recipe.eval, self.placement)?));
         }
-        if planning() { Ok(()) } else { self.finish(&all) }
+        folder.map_or(Ok(()), |folder| self.finish(&all, folder))
     }
 
     fn headline(&self, name: &str) {
@@ -357,7 +366,7 @@ impl<'a> Run<'a> {
     }
 
     /// results.json, the table, the report.
-    fn finish(&self, all: &[(&str, Vec<compare::Comparison>)]) -> Result<()> {
+    fn finish(&self, all: &[(&str, Vec<compare::Comparison>)], folder: ResultsFolder) -> Result<()> {
         self.record()?;
         let r = self.recipe;
         let row = |c: &compare::Comparison| {
@@ -367,16 +376,16 @@ impl<'a> Run<'a> {
         let variants: serde_json::Map<String, serde_json::Value> =
             all.iter().map(|(name, c)| (name.to_string(), c.iter().map(row).collect())).collect();
         let results = json!({"recipe": r.name, "variants": variants});
-        write_atomic(&self.work.results(), format!("{results:#}\n").as_bytes())?;
+        folder.write(RESULTS, format!("{results:#}\n").as_bytes())?;
         say!();
         say_text!("{}", report::table(all).to_text(use_colour()));
         say!();
         for line in report::conclusions(r, all) {
             say!("{line}");
         }
-        let path = self.work.report();
-        write_atomic(&path, report::build(r, all)?.to_html().as_bytes())?;
-        say!("report: {}", path.display());
+        folder.write(REPORT, report::build(r, all)?.to_html().as_bytes())?;
+        folder.finish()?;
+        say!("report: {}", self.work.report().display());
         // What a person would want to try first.
         if let Some(variant) = r.variants.first() {
             let trained = self.work.room(Room::Train(Some(variant.name())));

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::work_dir::{CARD, REPORT, TIMING};
+use super::work_dir::{CARD, PAGE, TIMING};
 use crate::data::{
     files::{MANIFEST, PENDING, write_atomic},
     standard_input,
@@ -132,12 +132,18 @@ pub(super) fn content_files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     if files.iter().any(|(name, _)| data(name)) {
         files.retain(|(name, _)| data(name));
     }
-    // Files that hold the time differ between two equal runs.
-    files.retain(|(name, _)| !name.ends_with(TIMING) && !name.contains("events.out.tfevents"));
-    // What people read, and may write on.
-    files.retain(|(name, _)| name != CARD && name != REPORT);
+    files.retain(|(name, _)| is_content(name));
     files.sort();
     Ok(files)
+}
+
+/// Whether a file of this name is content, which a manifest lists.
+pub(super) fn is_content(name: &str) -> bool {
+    let about = [".partial", ".idx"].iter().any(|end| name.ends_with(end));
+    // Files that hold the time differ between two equal runs.
+    let time = name.ends_with(TIMING) || name == PAGE || name.contains("events.out.tfevents");
+    // A card is what people read and may write on.
+    !(about || time || name == CARD)
 }
 
 fn walk(dir: &Path, prefix: &str, depth: usize, out: &mut Vec<(String, PathBuf)>) -> Result<()> {
@@ -147,11 +153,7 @@ fn walk(dir: &Path, prefix: &str, depth: usize, out: &mut Vec<(String, PathBuf)>
     for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
         let path = entry.with_context(|| format!("list {}", dir.display()))?.path();
         let name = path.file_name().map(|n| n.to_string_lossy().to_string()).unwrap_or_default();
-        let skip = name.starts_with('.')
-            || name == MANIFEST
-            || name == PENDING
-            || name.ends_with(".partial")
-            || name.ends_with(".idx");
+        let skip = name.starts_with('.') || name == MANIFEST || name == PENDING || name.ends_with(".partial");
         if skip {
             continue;
         }

@@ -32,7 +32,7 @@ pub fn on_interrupt() -> Result<()> {
                     line_process::end_all();
                     std::process::exit(130);
                 }
-                note!("\nstopping after the current step; once more ends at once");
+                note!("\nstopping after the current step; press Ctrl-C again to stop at once");
             }
         })
         .context("listen for Ctrl-C")?;

@@ -14,11 +14,11 @@ use std::{
 };
 
 use crate::error::Error;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{interrupt::interrupted, rows::Part};
-use crate::data::files::{host, process_start, sweep, write_error};
+use crate::data::files::{FileContext, host, process_start, sweep, write_error};
 
 const MUTEX: &str = ".lock";
 /// Beginning and ending are short; longer than this, something hangs.
@@ -122,6 +122,7 @@ fn attempt(path: &Path, holder: &Holder) -> Result<Attempt> {
                 }
             }
         }
+        check_lock(&mut file, path)?;
         let mut write = || -> std::io::Result<()> {
             file.set_len(0)?;
             file.seek(SeekFrom::Start(0))?;
@@ -131,6 +132,31 @@ fn attempt(path: &Path, holder: &Holder) -> Result<Attempt> {
         let _ = write();
         return Ok(Attempt::Mine(Held { path: path.to_path_buf(), _file: file }));
     }
+}
+
+/// An error if a file in the place of a lock is another program's.
+pub(super) fn refuse_foreign(dir: &Path) -> Result<()> {
+    let parts = part_files(dir)?.into_iter().map(|(_, path)| path);
+    for path in parts.chain([dir.join(MUTEX)]) {
+        if let Ok(mut file) = File::open(&path) {
+            check_lock(&mut file, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// An error if the file is not what a holder leaves, who may have been killed while writing it.
+fn check_lock(file: &mut File, path: &Path) -> Result<()> {
+    const START: &[u8] = b"{\"host\":";
+    let mut start = vec![];
+    file.seek(SeekFrom::Start(0))
+        .and_then(|_| file.take(START.len() as u64).read_to_end(&mut start))
+        .reading(path)?;
+    let message = || {
+        format!("{} is not a lock of this program: choose another folder, or move it away", path.display())
+    };
+    ensure!(START.starts_with(&start), Error::exists(path, message()));
+    Ok(())
 }
 
 fn read_holder(file: &mut File) -> Holder {
@@ -231,7 +257,7 @@ pub(super) fn pause() -> Result<()> {
     std::thread::sleep(Duration::from_millis(20));
     if interrupted() {
         bail!(Error::interrupted(
-            "stopped while waiting for another process: the same command goes on from there"
+            "stopped while waiting for another process: run the same command again to resume"
         ));
     }
     Ok(())

@@ -119,7 +119,8 @@ impl Manifest {
         let path = dir.join(MANIFEST);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| {
-                anyhow!("{} is damaged ({e}): delete it and run the stage again", path.display())
+                let path = path.display();
+                anyhow!("{path} is not a manifest of this program, or is damaged ({e}): choose another folder, or move it away")
             }),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(e).reading(&path),
@@ -147,11 +148,6 @@ impl Manifest {
     /// What was begun in `dir` and has not ended.
     pub(super) fn pending(dir: &Path) -> Option<Manifest> {
         serde_json::from_slice(&fs::read(dir.join(PENDING)).ok()?).ok()
-    }
-
-    /// The stage whose folder this is, at work or finished.
-    pub(super) fn stage_of(dir: &Path) -> Option<String> {
-        Manifest::load(dir).ok().flatten().or_else(|| Manifest::pending(dir)).map(|m| m.stage)
     }
 
     /// What differs between an older manifest and this one, outputs and summary aside.
@@ -194,15 +190,21 @@ impl Manifest {
     }
 
     /// Writes `manifest.json` (atomically) with the sizes of the files in `dir`; from then on the stage is finished.
-    pub(super) fn finish(mut self, dir: &Path) -> Result<()> {
+    pub(super) fn finish(self, dir: &Path) -> Result<()> {
         if let Some(counts) = &self.counts {
             counts.check(&self.stage)?;
         }
-        self.outputs.clear();
+        let mut outputs = BTreeMap::new();
         for (name, path) in content_files(dir)? {
             let size = fs::metadata(&path).reading(&path)?.len();
-            self.outputs.insert(name, size);
+            outputs.insert(name, size);
         }
+        self.finish_with(dir, outputs)
+    }
+
+    /// The same with these sizes.
+    pub(super) fn finish_with(mut self, dir: &Path, outputs: BTreeMap<String, u64>) -> Result<()> {
+        self.outputs = outputs;
         let mut text = serde_json::to_string_pretty(&self)?;
         text.push('\n');
         write_atomic(&dir.join(MANIFEST), text.as_bytes())?;

@@ -12,6 +12,7 @@ pub mod overlap;
 pub mod placement;
 pub mod plan;
 pub mod provenance;
+pub mod results;
 pub mod rows;
 pub mod stage;
 pub mod work_dir;

@@ -100,7 +100,7 @@ fn compute<P, C>(
         if interrupted() {
             let (row, of, name) = (rows.start, shard.len(), shard.name());
             bail!(Error::interrupted(format!(
-                "stopped at row {row} of {of} in {name}: the same command goes on from there"
+                "stopped at row {row} of {of} in {name}: run the same command again to resume"
             )));
         }
         let span = info_span!("compute", first = rows.start, rows = rows.len()).entered();

@@ -5,17 +5,17 @@ use anyhow::{Result, ensure};
 
 use crate::{device::DeviceChoice, tensor::DType};
 
-/// What every command that computes takes.
+/// Options of every command that runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
 pub struct Placement {
     /// Data type of the weights in memory: f32 or bf16
     #[arg(long, default_value = "f32", value_parser = parse_dtype)]
     pub dtype: DType,
-    /// How the base model's matrices are kept: dtype (as --dtype says), or stored (a .gguf file's blocks as they lie in the file: the same results with less
-    /// memory, more slowly)
+    /// How the base model's matrices are kept in memory: dtype (as --dtype says), or stored (the quantised blocks of a .gguf file: the same results in less
+    /// memory, but slower)
     #[arg(long, default_value = "dtype", value_parser = str::parse::<BaseDtype>)]
     pub base_dtype: BaseDtype,
-    /// Device to run on: cpu, cuda, cuda:N, or emulated (the CUDA kernels on the processor, to check them)
+    /// Device to run on: cpu, cuda, cuda:N, or emulated (the CUDA kernels on the CPU, for checking them)
     #[arg(long, default_value = "cpu", value_parser = str::parse::<DeviceChoice>)]
     pub device: DeviceChoice,
 }

@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::{
     identity::readable,
+    left_behind::refuse_foreign,
     manifest::{FolderState, Manifest},
     stage::{Ran, Stage, expected},
 };
@@ -70,9 +71,12 @@ pub(super) fn note<S: Stage>(stage: &S) -> Result<Ran> {
 
 fn judge<S: Stage>(stage: &S, to_be_made: &[PathBuf]) -> Result<Planned> {
     let dir = stage.out();
+    if !stage.whole() {
+        refuse_foreign(dir, S::NAME, S::FILES)?;
+    }
     let there = Manifest::load(dir).ok().flatten().is_some();
     let after = |name: &str| match there {
-        true => Planned::Again(vec![format!("{} is made first", readable(name))]),
+        true => Planned::Again(vec![format!("{} will change", readable(name))]),
         false => Planned::Made,
     };
     let is_new = |path: &Path| to_be_made.iter().any(|made| path.starts_with(made));

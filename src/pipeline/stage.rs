@@ -15,7 +15,7 @@ pub use super::made::{Made, Ran};
 use super::{
     clock,
     identity::{Identity, Inputs},
-    left_behind::{files_of, in_order_of_removal},
+    left_behind::{files_of, in_order_of_removal, refuse_foreign},
     lock::{self, Held},
     manifest::{FolderState, Manifest},
     plan,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     data::{
-        files::{MANIFEST, PENDING, remove_if_there, sweep, write_atomic, write_error},
+        files::{PENDING, remove_if_there, sweep, write_atomic, write_error},
         language_id,
         row_shard::write_rows,
     },
@@ -58,7 +58,7 @@ pub trait Stage {
         Part::default()
     }
 
-    /// What happens to a finished result of other inputs or settings.
+    /// What happens to a finished result made from other inputs or settings.
     fn replaces(&self) -> Replace {
         Replace::AndSayWhy
     }
@@ -68,8 +68,8 @@ pub trait Stage {
         Others::Refuse
     }
 
-    /// Whether its folder appears whole or not at all, for folders that others read by what stands in them: the work is done in a hidden folder beside
-    /// it, from its beginning, and that gets the name at the end. A folder that is there stays, whatever it is.
+    /// Whether its folder appears whole or not at all, for folders whose contents other programs look at: the work is done in a hidden folder beside
+    /// it, always from the beginning, which is renamed at the end. An existing folder is never replaced.
     fn whole(&self) -> bool {
         false
     }
@@ -89,7 +89,7 @@ pub trait Stage {
         Ok(())
     }
 
-    /// Whether work that was begun with other settings (the manifest that it would have left) is gone on with, rather than begun anew.
+    /// Whether work that was begun with other settings (the manifest that it would have left) is continued rather than begun again.
     fn goes_on(&self, _begun: &Manifest, _expected: &Manifest) -> bool {
         false
     }
@@ -98,7 +98,7 @@ pub trait Stage {
     fn run(&mut self, open: &mut Open) -> Result<Made>;
 }
 
-/// What happens to a finished result of other inputs or settings.
+/// What happens to a finished result made from other inputs or settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replace {
     /// It is made again, and the differences are printed.
@@ -192,6 +192,11 @@ impl Open {
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
+}
+
+/// The error of a stage whose folder is another's, or holds files of others under its names, before whatever must be done first.
+pub fn check_place<S: Stage>(dir: &Path) -> Result<()> {
+    refuse_foreign(dir, S::NAME, S::FILES)
 }
 
 /// Runs a stage: skipped where its folder holds the same result, else begun, run and finished.
@@ -315,14 +320,8 @@ fn open_whole<S: Stage>(stage: &S, manifest: Manifest) -> Result<Option<Open>> {
 
 /// Makes the folder ready, under its lock.
 fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
-    if let Some(other) = Manifest::stage_of(dir)
-        && other != S::NAME
-    {
-        let message =
-            format!("{} is the folder of stage {other}: choose another --out for {}", dir.display(), S::NAME);
-        bail!(Error::exists(dir, message));
-    }
     stage.check_folder(manifest)?;
+    refuse_foreign(dir, S::NAME, S::FILES)?;
     let state = manifest.state(dir)?;
     let pending = Manifest::pending(dir).filter(|_| state == FolderState::Absent);
     match (&state, stage.replaces()) {
@@ -336,15 +335,6 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
         }
         (FolderState::Changed(why), Replace::AndSayWhy) if !stage.quiet() => {
             note!("{}: made again, since {}: {}", stage.label(), dir.display(), some_of(why));
-        }
-        (FolderState::Absent, _) if !dir.join(PENDING).exists() => {
-            if let Some(name) = files_of(dir, S::FILES)?.first() {
-                let message = format!(
-                    "{} holds {name} but no {MANIFEST}, so no stage wrote it: choose another --out, or move it away",
-                    dir.display()
-                );
-                bail!(Error::exists(dir, message));
-            }
         }
         _ => {}
     }

@@ -24,8 +24,14 @@ pub const TIMING: &str = "timing.jsonl";
 pub const RESULTS: &str = "results.json";
 /// The page of a run, an ablation or an alignment.
 pub const REPORT: &str = "report.html";
+/// The page of a training run, in its folder. It shows times, so that it is no part of a result's content.
+pub const PAGE: &str = "training.html";
+/// What a run or an ablation writes itself.
+pub const SUMMARY: &[&str] = &[RESULTS, REPORT, TIMING];
 /// The replies of a task, in its folder.
 pub const SAMPLES: &str = "samples.jsonl";
+/// What each row of a task contributes to each metric, beside its replies: kept so that it is computed once.
+pub const SCORES: &str = "scores.jsonl";
 /// What an adapter's folder is known by.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// The model card of what was trained: for people, who may write on it; no part of a result's content.
@@ -34,7 +40,7 @@ pub const CARD: &str = "README.md";
 pub const TOKENS: [(&str, &str); 3] =
     [("train", "train.tokens"), ("validation", "validation.tokens"), ("source", "source.tokens")];
 
-/// A stage of a run, where its folder is concerned.
+/// The folders that the stages of a run write to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room<'a> {
     /// The questions as rows.
@@ -100,7 +106,7 @@ impl Room<'_> {
 #[derive(Clone, Debug)]
 pub struct WorkDir {
     root: PathBuf,
-    /// Stages stand in folders named by what goes into them, shared by the arms of an ablation.
+    /// Stage folders are named by a hash of their inputs, and shared by the arms of an ablation.
     shared: bool,
 }
 
@@ -134,11 +140,6 @@ impl WorkDir {
         let key = json!([room.shared_name(), contents, settings]);
         let name = format!("{}-{:016x}", room.shared_name(), xxh3_64(key.to_string().as_bytes()));
         Ok(self.root.join("cache").join(name))
-    }
-
-    /// The final numbers.
-    pub fn results(&self) -> PathBuf {
-        self.root.join(RESULTS)
     }
 
     /// The final page.

@@ -4,7 +4,7 @@ use toml::{Table, Value};
 
 use crate::error::Error;
 
-/// (another name, ours), both with hyphens; underscores are taken for hyphens everywhere.
+/// (alias, our name), both with hyphens; underscores count as hyphens everywhere.
 pub const ALIASES: &[(&str, &str)] = &[
     ("adam-beta1", "beta1"),
     ("adam-beta2", "beta2"),
@@ -36,7 +36,7 @@ pub fn canonical(name: &str) -> String {
 /// Gives every key of a recipe our name; whether any had another.
 ///
 /// # Errors
-/// A setting that stands there under two names.
+/// A setting that is given under two names.
 pub fn rename_keys(table: &mut Table) -> Result<bool> {
     let mut renamed = false;
     let keys: Vec<String> = table.keys().cloned().collect();
@@ -67,7 +67,7 @@ fn rename_inside(value: &mut Value) -> Result<bool> {
     }
 }
 
-/// The words of a command line with our names of options. What the command itself knows stays, and so does everything behind `--`.
+/// The words of a command line with our names of options. Options that the command knows stay as they are, and so does everything after `--`.
 pub fn rename_options(words: Vec<String>, command: &clap::Command) -> Vec<String> {
     let sub = words.iter().skip(1).find_map(|word| command.find_subcommand(word));
     let Some(sub) = sub else { return words };

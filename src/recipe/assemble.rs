@@ -88,7 +88,7 @@ pub struct AssembleSettings {
     /// Share of source rows held out for the validation loss
     #[arg(long, default_value_t = 0.05)]
     pub validation: f64,
-    /// Translation instructions, one drawn per row; {source} and {target} stand for the languages' names, {text} for the sentence
+    /// Translation instructions, one drawn per row; {source} and {target} are replaced by the names of the languages, {text} by the sentence
     #[arg(long, default_values_t = translation_prompts())]
     pub translation_prompts: Vec<String>,
     /// Include the parallel sentences, if there are any

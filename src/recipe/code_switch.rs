@@ -9,9 +9,9 @@ use crate::data::dictionary::DictionaryFormat;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum RateBasis {
-    /// All words of a text: words that the dictionary has are drawn more often, so that the share of all words is met
+    /// All words of a text: dictionary words are drawn more often, so that this share of all words is replaced
     Token,
-    /// The words that the dictionary has (CoSDA-ML, whichever of its gate and its look-up comes first)
+    /// Only the words in the dictionary, as in CoSDA-ML
     Translatable,
 }
 
@@ -25,7 +25,7 @@ pub struct CodeSwitchSettings {
     /// Which words the rate refers to
     #[arg(long, value_enum, default_value = "translatable")]
     pub basis: RateBasis,
-    /// Source-to-target dictionary; {source} and {target} stand for the languages
+    /// Source-to-target dictionary; {source} and {target} are replaced by the language codes
     #[arg(long)]
     pub dictionary: Option<PathBuf>,
     /// Format of the dictionary

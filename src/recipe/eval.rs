@@ -30,7 +30,7 @@ pub enum TaskKind {
 }
 
 impl TaskKind {
-    /// What its metrics are computed from.
+    /// What the metrics of the kind are computed from.
     pub fn evidence(self) -> Evidence {
         match self {
             TaskKind::Perplexity => Evidence::LogLikelihood,
@@ -59,7 +59,7 @@ impl TaskKind {
     }
 }
 
-/// What stands behind the prompt when a choice is scored.
+/// What is scored after the prompt of a multiple-choice question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Choices {
@@ -76,14 +76,14 @@ pub enum ChoiceProtocol {
     /// lm-eval's `belebele` template; `few-shot` solved questions before it
     #[default]
     LmEval,
-    /// The same behind five solved questions (Belebele's authors: English ones, see `few-shot-file`)
+    /// The same after five solved questions (Belebele's authors: English ones, see `few-shot-file`)
     #[serde(rename = "paper-5shot")]
     Paper5shot,
-    /// An instruction whose reply is cleaned to a letter (Belebele's authors)
+    /// An instruction; the letter is extracted from the reply (Belebele's authors)
     PaperZeroshot,
 }
 
-/// The model of a metric that has one of its own.
+/// The model used by a learned metric.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ScorerModel {
@@ -93,10 +93,10 @@ pub struct ScorerModel {
     /// `cometkiwi`: where its encoder's config.json and tokenizer are, if not beside the model
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<String>,
-    /// `similarity`: what stands before every sentence, `query: ` for E5
+    /// `similarity`: text to put before each sentence, `query: ` for E5
     #[serde(skip_serializing_if = "String::is_empty")]
     pub prefix: String,
-    /// Tokens that are encoded at once; no result depends on it
+    /// Tokens encoded at once; results do not depend on it
     pub batch_tokens: usize,
 }
 
@@ -135,13 +135,13 @@ pub struct EvalTask {
     /// Generate at most this many tokens
     #[serde(default = "max_new_tokens")]
     pub max_new_tokens: usize,
-    /// What the model is asked: {text} stands for the sentence, question or article, {source} and {target} for the languages' names
+    /// The prompt: {text} is replaced by the sentence, question or article, {source} and {target} by the names of the languages
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// Metrics of the replies, listed by `sdrrl eval --help` [default: those of the kind]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricName>,
-    /// Models of the metrics that have one of their own: `scorers.cometkiwi.model = "..."`
+    /// Models of learned metrics: `scorers.cometkiwi.model = "..."`
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scorers: BTreeMap<String, ScorerModel>,
     /// Multiple choice: what is scored

@@ -7,8 +7,8 @@ use crate::qe::builtin;
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize, Default)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FilterSettings {
-    /// Keep a translation if the score of each side is at least this [default: 0.8, as the paper has it for CometKiwi; 0.35 for engine `builtin`,
-    /// which nine of ten human translations reach with a general dictionary]
+    /// Keep a translation if the score of each side is at least this [default: 0.8, the paper's value for CometKiwi; 0.35 for engine `builtin`,
+    /// which nine out of ten human translations reach with a general dictionary]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tau: Option<f64>,

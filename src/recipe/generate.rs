@@ -9,8 +9,8 @@ use crate::infer::{answerer::AnswerOptions, engine::EngineOptions};
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct GenerateSettings {
-    /// Chat template: auto (the model's own), auto:NAME (one of several that it has), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2,
-    /// plain, or a .jinja file. The begin token stands first where the template writes it; +bos behind the name puts it there
+    /// Chat template: auto (the model's own), auto:NAME (a named template of the model), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2,
+    /// plain, or a .jinja file. A BOS token is added only if the template writes one, or if +bos is appended to the name
     #[arg(long, default_value = "auto")]
     pub template: String,
     /// System prompt

@@ -38,76 +38,76 @@ use crate::pipeline::rows::path_for;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Recipe {
-    /// What the run is called.
+    /// Name of the run.
     pub name: String,
-    /// Folder for everything that the run writes, relative to the current folder.
+    /// Folder for all output of the run, relative to the current folder.
     pub work: PathBuf,
-    /// The model that learns: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache.
+    /// The model to train: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache.
     pub model: String,
-    /// Its weights in memory: f32 or bf16.
+    /// Data type of its weights in memory: f32 or bf16.
     #[serde(default = "f32")]
     pub dtype: String,
-    /// How its matrices are kept: `dtype`, or `stored` as the blocks of a .gguf file.
+    /// How its matrices are kept in memory: as `dtype` says, or `stored`, as the quantised blocks of a .gguf file.
     #[serde(default = "as_dtype")]
     pub base_dtype: String,
     /// Device to run on: cpu, cuda, cuda:N or emulated.
     #[serde(default = "cpu")]
     pub device: String,
-    /// The language that the model is strong in.
+    /// The language that the model already knows well.
     #[serde(default = "english")]
     pub source_language: String,
-    /// The languages that it is to learn.
+    /// The languages that it should learn.
     #[serde(default)]
     pub target_languages: Vec<String>,
-    /// Training sets that are made, trained on and compared.
+    /// Training sets to make, train on and compare.
     #[serde(default = "all_variants")]
     pub variants: Vec<Variant>,
     /// Question files.
     #[serde(default)]
     pub questions: Vec<PathBuf>,
-    /// Ready examples instead of questions: the run packs, trains and evaluates, nothing else.
+    /// Ready-made examples instead of questions: the run only packs, trains and evaluates.
     #[serde(default)]
     pub examples: Option<PathBuf>,
-    /// Chat template of every stage that does not say otherwise.
+    /// Chat template of every stage that does not set its own.
     #[serde(default)]
     pub template: Option<String>,
-    /// System prompt of every stage that does not say otherwise.
+    /// System prompt of every stage that does not set its own.
     #[serde(default)]
     pub system: Option<String>,
-    /// Seed of every stage that does not say otherwise.
+    /// Seed of every stage that does not set its own.
     #[serde(default)]
     pub seed: Option<u64>,
     /// Rows per shard.
     #[serde(default = "rows_per_shard")]
     pub rows_per_shard: usize,
-    /// Stage settings.
+    /// Settings of the stage.
     #[serde(default)]
     pub generate: GenerateSettings,
-    /// Stage settings.
+    /// Settings of the stage.
     #[serde(default)]
     pub translate: TranslateSettings,
-    /// Stage settings.
+    /// Settings of the stage.
     #[serde(default)]
     pub score: ScoreSettings,
-    /// Stage settings.
+    /// Settings of the stage.
     #[serde(default)]
     pub filter: FilterSettings,
-    /// Stage settings.
+    /// Settings of the stage.
     #[serde(default)]
     pub code_switch: CodeSwitchSettings,
-    /// Stage settings; without a file there is no parallel corpus.
+    /// Settings of the stage; without a file no parallel corpus is used.
     #[serde(default)]
     pub parallel: ParallelSettings,
-    /// Stage settings; `variant` is taken from `variants`.
+    /// Settings of the stage; `variant` comes from `variants`.
     #[serde(default)]
     pub assemble: AssembleSettings,
-    /// Stage settings.
+    /// Settings of the stage.
     #[serde(default)]
     pub pack: PackSettings,
-    /// Stage settings.
+    /// Settings of the stage.
     #[serde(default)]
     pub train: TrainSettings,
-    /// Stage settings.
+    /// Settings of the stage.
     #[serde(default)]
     pub eval: EvalSettings,
 }

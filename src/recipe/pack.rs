@@ -7,8 +7,8 @@ use crate::data::{tally::OnBadRow, template::TrainOn};
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PackSettings {
-    /// Chat template: auto (the model's own), auto:NAME (one of several that it has), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2,
-    /// plain, or a .jinja file. The begin token stands first where the template writes it; +bos behind the name puts it there
+    /// Chat template: auto (the model's own), auto:NAME (a named template of the model), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2,
+    /// plain, or a .jinja file. A BOS token is added only if the template writes one, or if +bos is appended to the name
     #[arg(long, default_value = "auto")]
     pub template: String,
     /// System prompt
@@ -20,7 +20,7 @@ pub struct PackSettings {
     /// Cut documents that are too long instead of dropping them
     #[arg(long)]
     pub truncate: bool,
-    /// Which answers of a conversation are learnt: all, or the last
+    /// Which answers of a conversation to train on: all, or the last
     #[arg(long, value_enum, default_value = "all")]
     pub train_on: TrainOn,
     /// A row that cannot be read: fail, or skip it and count it

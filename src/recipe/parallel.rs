@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ParallelSettings {
-    /// Source side of a Moses pair, or a tab-separated file; {source} and {target} stand for the languages
+    /// Source side of a Moses pair, or a tab-separated file; {source} and {target} are replaced by the language codes
     #[arg(long)]
     pub file: Option<PathBuf>,
     /// Target side of a Moses pair

@@ -1,6 +1,6 @@
 //! What every numeric setting may be: one table for the command line and for recipes, checked before any work begins.
 //!
-//! A key means the same in every section and command, so that it stands here once. `tests/settings.rs` holds that no numeric setting is left out.
+//! A key means the same in every section and command, so that it is listed once. `tests/settings.rs` checks that no numeric setting is missing.
 use std::ffi::OsStr;
 
 use anyhow::{Context, Result, bail};

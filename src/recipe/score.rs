@@ -25,7 +25,7 @@ pub enum ScoreEngine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Aggregate {
-    /// Their mean
+    /// The mean
     Mean,
     /// The worst sentence
     Min,
@@ -38,13 +38,13 @@ pub struct ScoreSettings {
     /// Scoring engine
     #[arg(long, value_enum, default_value = "builtin")]
     pub engine: ScoreEngine,
-    /// Dictionary of engine `builtin`, or scores of engine `file`; {source} and {target} stand for the languages
+    /// Dictionary of engine `builtin`, or scores of engine `file`; {source} and {target} are replaced by the language codes
     #[arg(long)]
     pub file: Option<PathBuf>,
     /// Format of the dictionary
     #[arg(long, value_enum, default_value = "auto")]
     pub format: DictionaryFormat,
-    /// Command of engine `command`. It gets pairs of our own too, by whose scores it is known that no score went to another pair
+    /// Command of engine `command`. It is also sent check pairs, whose scores show that no score was assigned to the wrong pair
     #[arg(long)]
     pub command: Option<String>,
     /// Protocol for talking to the command
@@ -53,11 +53,11 @@ pub struct ScoreSettings {
     /// Give up on the command after this many seconds without a reply
     #[arg(long, default_value_t = 120.0)]
     pub timeout: f64,
-    /// Variables of the environment that the command gets besides PATH, HOME, languages, threads and devices (MT_*: all that begin so)
+    /// Environment variables to pass to the command besides PATH, HOME and those for languages, threads and devices (MT_* matches a prefix)
     #[arg(long, value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub command_env: Vec<String>,
-    /// Prints the command's version; another one makes the stage run again. Files that the command names are noticed without it
+    /// A command that prints the version of `command`; the stage is run again if it changes. Files named in `command` are tracked anyway
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version_command: Option<String>,

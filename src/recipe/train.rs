@@ -26,15 +26,15 @@ pub enum Normalize {
     Sentences,
 }
 
-/// What happens when the source language is being forgotten.
+/// What to do when the model is forgetting the source language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum GuardAction {
-    /// Only the log says so
+    /// Only log it
     Log,
-    /// Training ends
+    /// Stop training
     Stop,
-    /// Source rows (pair S>S) weigh twice as much from then on, up to eight times
+    /// Double the weight of source rows (pair S>S), up to eight times their own
     Reweight,
 }
 
@@ -62,7 +62,7 @@ pub struct TrainSettings {
     /// LoRA alpha: adapters are scaled by alpha / rank
     #[arg(long, default_value_t = 16.0)]
     pub lora_alpha: f64,
-    /// Adapted modules; all-linear names them all
+    /// Modules to adapt; all-linear means all of them
     #[arg(
         long,
         value_delimiter = ',',
@@ -72,7 +72,7 @@ pub struct TrainSettings {
     /// Scale by alpha / sqrt(rank) (rsLoRA)
     #[arg(long)]
     pub rslora: bool,
-    /// Learn magnitudes apart from directions (DoRA)
+    /// Learn magnitudes and directions separately (DoRA)
     #[arg(long)]
     pub dora: bool,
     /// Learning rate of B relative to that of A (LoRA+); 1 is plain LoRA
@@ -87,7 +87,7 @@ pub struct TrainSettings {
     /// Share of the steps used for warm-up
     #[arg(long, default_value_t = 0.03)]
     pub warmup_ratio: f64,
-    /// Begin the warm-up above a learning rate of 0, so that no step is lost (always with --data)
+    /// Start the warm-up above a learning rate of 0, so that no step is wasted (always with --data)
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub warmup_above_zero: bool,
@@ -122,7 +122,7 @@ pub struct TrainSettings {
     /// AdamW's epsilon
     #[arg(long, default_value_t = 1e-8)]
     pub eps: f64,
-    /// Gradients are scaled down to this global norm (0: off)
+    /// Clip gradients to this global norm (0: off)
     #[arg(long, default_value_t = 1.0)]
     pub clip: f64,
     /// What the loss is averaged over
@@ -146,7 +146,7 @@ pub struct TrainSettings {
     /// Steps between checkpoints (0: only when interrupted)
     #[arg(long, default_value_t = 50)]
     pub checkpoint_every: u64,
-    /// Checkpoints that are kept while training runs, the newest ones; at its end they go
+    /// How many of the newest checkpoints to keep while training; all are deleted at the end
     #[arg(long, default_value_t = 2)]
     pub keep_checkpoints: usize,
     /// Seed of the adapters' initial values and of the order of documents

@@ -40,8 +40,8 @@ pub struct TranslateSettings {
     /// Format of the phrase table
     #[arg(long, value_enum, default_value = "auto")]
     pub format: DictionaryFormat,
-    /// Command of engine `command`, e.g. "apertium -z -f none {source3}-{target3}". It gets lines of our own too, a number of seven digits each, by whose
-    /// replies it is known that no reply went to another line
+    /// Command of engine `command`, e.g. "apertium -z -f none {source3}-{target3}". It is also sent check lines (seven-digit
+    /// numbers), whose replies show that no reply was assigned to the wrong line
     #[arg(long)]
     pub command: Option<String>,
     /// Protocol for talking to the command
@@ -50,15 +50,15 @@ pub struct TranslateSettings {
     /// Give up on the command after this many seconds without a reply
     #[arg(long, default_value_t = 120.0)]
     pub timeout: f64,
-    /// Variables of the environment that the command gets besides PATH, HOME, languages, threads and devices (MT_*: all that begin so)
+    /// Environment variables to pass to the command besides PATH, HOME and those for languages, threads and devices (MT_* matches a prefix)
     #[arg(long, value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub command_env: Vec<String>,
-    /// Prints the command's version; another one makes the stage run again. Files that the command names are noticed without it
+    /// A command that prints the version of `command`; the stage is run again if it changes. Files named in `command` are tracked anyway
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version_command: Option<String>,
-    /// Mark that the command puts before unknown words, to be removed (Apertium: *)
+    /// Mark that the command puts before unknown words, which is removed (Apertium: *)
     #[arg(long)]
     pub unknown_mark: Option<char>,
     /// Model of engine `nllb`: a directory or the name of one in the local Hugging Face cache

@@ -29,9 +29,12 @@ struct State {
     failed: Option<(ErrorKind, String)>,
     /// Standard output is for [`data`] alone.
     reserved: bool,
+    /// Inside of [`silently`].
+    silent: bool,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { mode: Mode::Embedded, failed: None, reserved: false });
+static STATE: Mutex<State> =
+    Mutex::new(State { mode: Mode::Embedded, failed: None, reserved: false, silent: false });
 
 fn state() -> std::sync::MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(|e| e.into_inner())
@@ -46,6 +49,14 @@ pub fn set_mode(mode: Mode) {
 pub fn reserve_for_data() {
     let mut state = state();
     (state.mode, state.reserved) = (Mode::PrintOnly, true);
+}
+
+/// Does work that says nothing, since it will be done again and say it then.
+pub fn silently<T>(work: impl FnOnce() -> T) -> T {
+    state().silent = true;
+    let done = work();
+    state().silent = false;
+    done
 }
 
 /// Whether anything is printed.
@@ -99,7 +110,7 @@ pub fn data(text: fmt::Arguments) {
         tracing::info!(target: "sdrrl", "{}", text.to_string().trim_end());
         return;
     }
-    if state.failed.is_some() {
+    if state.failed.is_some() || state.silent {
         return;
     }
     let mut out = io::stdout().lock();
@@ -113,7 +124,7 @@ pub fn data(text: fmt::Arguments) {
         std::process::exit(if closed { 0 } else { 1 });
     }
     let why = if closed { "is closed".to_string() } else { format!("cannot be written ({error})") };
-    print_error(format_args!("standard output {why}: the work goes on, its results are in its files\n"));
+    print_error(format_args!("standard output {why}: the work goes on, the results are in its files\n"));
     state.failed = Some((error.kind(), error.to_string()));
 }
 
@@ -130,7 +141,9 @@ pub fn raw_warn(text: fmt::Arguments) {
         tracing::warn!(target: "sdrrl", "{}", text.to_string().trim_end());
         return;
     }
-    print_error(text);
+    if !state().silent {
+        print_error(text);
+    }
 }
 
 fn print_error(text: fmt::Arguments) {

@@ -66,7 +66,7 @@ pub struct Args {
     /// Folder for alignment.json and report.html
     #[arg(long)]
     pub out: PathBuf,
-    /// How the weights are held and where it computes
+    /// Data types and device
     #[command(flatten)]
     pub placement: Placement,
 }
@@ -75,6 +75,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     require(&args.source_language)?;
     require(&args.target_language)?;
+    args.projection.check()?;
     stage::run(&mut Align { args }).map(drop)
 }
 

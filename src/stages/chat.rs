@@ -26,22 +26,22 @@ pub struct Args {
     /// Model: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache
     #[arg(long)]
     pub model: String,
-    /// Adapter directory (PEFT); it answers beside the model, each with a history of its own (may be given again)
+    /// Adapter directory (PEFT); model and adapters answer side by side, each with its own history (repeatable)
     #[arg(long = "adapter", value_name = "DIR")]
     pub adapters: Vec<PathBuf>,
-    /// How the weights are held and where it computes
+    /// Data types and device
     #[command(flatten)]
     pub placement: Placement,
-    /// Chat template: auto (the model's own), the name of one, or a .jinja file
+    /// Chat template: auto (the model's own), a built-in name, or a .jinja file
     #[arg(long, default_value = "auto")]
     pub template: String,
     /// System prompt; /system changes it
     #[arg(long)]
     pub system: Option<String>,
-    /// Tokens of the conversation, at most
+    /// Most tokens in a conversation
     #[arg(long, default_value_t = 4096)]
     pub context: usize,
-    /// Tokens of a reply, at most [default: from the model's generation_config.json, else 256]
+    /// Most tokens in a reply [default: from the model's generation_config.json, else 256]
     #[arg(long)]
     pub max_new_tokens: Option<usize>,
     /// Sampling temperature; 0 is greedy [default: from the model's generation_config.json, else greedy]
@@ -58,7 +58,7 @@ pub struct Args {
     pub seed: u64,
 }
 
-/// Bytes of a line that is typed or piped in, at most.
+/// Most bytes in a line of input.
 const LINE: u64 = 1 << 20;
 const HELP: &str = "/system TEXT  another system prompt (none without TEXT); the conversation begins anew
 /reset        the conversation begins anew
@@ -66,7 +66,7 @@ const HELP: &str = "/system TEXT  another system prompt (none without TEXT); the
 /exit         the end, as Ctrl-D is
 anything else is said to the model; a line that ends with \\ goes on in the next";
 
-/// One who answers.
+/// A model or adapter that answers.
 struct Speaker {
     name: String,
     answerer: Answerer,
@@ -185,7 +185,7 @@ impl Talk<'_> {
                 Ok(reply) => speaker.turns.push(Turn::new(Role::Assistant, &reply)),
                 Err(e) if matches!(e.downcast_ref::<Error>(), Some(Error::BadInput { .. })) => {
                     speaker.turns.pop();
-                    note!("{e:#}; /reset begins anew");
+                    note!("{e:#}; /reset starts over");
                 }
                 Err(e) => return Err(e),
             }

@@ -43,7 +43,7 @@ pub struct Args {
     /// System prompt
     #[arg(long)]
     pub system: Option<String>,
-    /// How the weights are held and where it computes
+    /// Data types and device
     #[command(flatten)]
     pub placement: Placement,
 }

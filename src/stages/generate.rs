@@ -2,8 +2,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 
 use crate::pipeline::{
     identity::{Identity, Inputs},
@@ -18,7 +18,7 @@ use crate::{
     data::{
         alarms::{self, answer_alarms},
         conversation::Prompt,
-        files::write_atomic,
+        files::{FileContext, write_atomic},
         json::read_text,
         language_id, questions,
         record::{Answer, Row},
@@ -47,7 +47,7 @@ pub struct Args {
     /// Questions: JSONL files (Alpaca, messages, ShareGPT, question/answer)
     #[arg(long, required_unless_present = "prompt", num_args = 1..)]
     pub prompts: Vec<PathBuf>,
-    /// A question; the answer is printed as it comes. - reads it from standard input (may be given again)
+    /// A question; the answer is printed as it comes. - reads it from standard input (repeatable)
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompts", "out"])]
     pub prompt: Vec<String>,
     /// A .jsonl file for the answers, a directory for row shards with their manifest, or - for rows on standard output
@@ -56,7 +56,7 @@ pub struct Args {
     /// Language of the questions
     #[arg(long, default_value = "en")]
     pub source_language: String,
-    /// How the weights are held and where it computes
+    /// Data types and device
     #[command(flatten)]
     pub placement: Placement,
     /// Work on one part of the shards, such as 3/8: one run per job-array task (directory output)
@@ -81,6 +81,7 @@ pub fn run(args: &Args) -> Result<()> {
     if out == Path::new("-") || out.extension().is_some_and(|e| e == "jsonl") {
         return run_to_file(args, out, rows);
     }
+    stage::check_place::<Generate>(out)?;
     let questions = out.join(Room::Questions.name());
     write_question_shards(&questions, &rows, args.rows_per_shard)?;
     run_shards(args, &questions, out)
@@ -301,10 +302,35 @@ fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<V
     Ok(rows)
 }
 
+/// An error unless nothing is at `out`, or a file of answers that this command wrote: each line is a row with an answer's ids.
+fn check_replaced(out: &Path) -> Result<()> {
+    let about = match out.symlink_metadata() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        about => about.reading(out)?,
+    };
+    let is_answer = |text: String| serde_json::from_str(&text).is_ok_and(|row: Row| row.answer.is_some());
+    let read = || {
+        questions::container::for_each(out, &mut |place, object| {
+            ensure!(is_answer(Value::Object(object?).to_string()), "{place} is no answer");
+            Ok(())
+        })
+    };
+    if about.is_file() && (about.len() == 0 || read().is_ok()) {
+        return Ok(());
+    }
+    let out_name = out.display();
+    let message =
+        format!("{out_name} is there and generate did not write it: choose another --out, or move it away");
+    bail!(Error::exists(out, message))
+}
+
 fn run_to_file(args: &Args, out: &Path, rows: Vec<Row>) -> Result<()> {
     let printed = out == Path::new("-");
     for prompts in args.prompts.iter().filter(|_| !printed) {
         apart(prompts, out)?;
+    }
+    if !printed {
+        check_replaced(out)?;
     }
     let answerer = load(args)?;
     if let Some(dir) = out.parent().filter(|d| !d.as_os_str().is_empty()) {

@@ -113,7 +113,7 @@ fn tokens(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Tokens between bars; without colours, trained tokens stand in brackets.
+/// Tokens between bars; without colours, trained tokens are in brackets.
 fn render(document: &Document, tokenizer: &Tokenizer, ids: bool, colour: bool) -> String {
     let mut out = String::new();
     for (id, weight) in document.tokens.iter().zip(&document.weights) {

@@ -58,6 +58,7 @@ pub(super) const MODEL_FILES: &[&str] = &[
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template*",
+    "additional_chat_templates/*.jinja",
 ];
 
 /// What the merged model is checked on.

@@ -195,7 +195,7 @@ pub fn load_latest(out: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)
     match damaged.into_iter().next() {
         None => Ok(None),
         Some((dir, e)) => Err(e.context(format!(
-            "no checkpoint in {} can be read, the newest is {}: --restart begins anew",
+            "no checkpoint in {} can be read, the newest is {}: --restart starts over",
             out.display(),
             dir.display()
         ))),

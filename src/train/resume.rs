@@ -43,7 +43,7 @@ pub(super) fn refuse_drift(old: &Value, new: &Value, out: &Path) -> Result<()> {
         .collect();
     ensure!(
         changed.is_empty(),
-        "{} holds a checkpoint of a run with other settings ({}): use those again, or --restart to begin anew",
+        "{} holds a checkpoint of a run with other settings ({}): use those again, or --restart to start over",
         out.display(),
         changed.join("; ")
     );

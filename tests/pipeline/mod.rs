@@ -1,5 +1,6 @@
 //! The promises of the stage engine: parts and runs started at once, settings changed between kills, locks, identity, output that nobody reads.
 mod commands;
+mod foreign;
 mod kills;
 mod outputs;
 mod own_stage;
@@ -256,7 +257,7 @@ fn foreign_files_and_counts_that_do_not_add_up_end_a_stage() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("b.txt"), "mine").unwrap();
     let error = format!("{:#}", two_files(dir.path(), "A", false).unwrap_err());
-    assert!(error.contains("holds b.txt") && error.contains("no stage wrote it"), "{error}");
+    assert!(error.contains("holds b.txt") && error.contains("two-files did not write it"), "{error}");
     assert_eq!(fs::read_to_string(dir.path().join("b.txt")).unwrap(), "mine");
     assert_clean(dir.path());
     let out = dir.path().join("out");

@@ -89,7 +89,7 @@ fn a_finished_training_and_foreign_checkpoints_stay() {
         fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
     }
     let message = text(&t.run("base", &["--max-steps", "1", "--method", "full"]).stderr);
-    assert!(message.contains("no stage wrote it"), "{message}");
+    assert!(message.contains("train did not write it"), "{message}");
     assert!(
         fs::read(copy.join("model.safetensors")).unwrap()
             == fs::read(format!("{MODEL}/model.safetensors")).unwrap()
@@ -130,7 +130,7 @@ fn a_second_training_is_refused_by_name_and_a_damaged_checkpoint_falls_back() {
     let end = t.run("b", &["--max-steps", "60", "--checkpoint-every", "7"]);
     let message = text(&end.stderr);
     assert!(
-        end.status.success() && message.contains("is damaged") && message.contains("goes on after"),
+        end.status.success() && message.contains("is damaged") && message.contains("resumes after"),
         "{message}"
     );
     assert!(t.adapter("b") == t.adapter("whole"), "resumed from the older checkpoint, the same bits");

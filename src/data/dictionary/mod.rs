@@ -19,9 +19,9 @@ pub enum DictionaryFormat {
     /// By the file's name: `.index`, `.dict` and `.dict.dz` are dictd, `.tsv` is tab-separated, the rest is MUSE
     #[default]
     Auto,
-    /// One pair a line, separated by a space or a tab
+    /// One pair per line, separated by a space or a tab
     Muse,
-    /// One pair of words or phrases a line, separated by a tab
+    /// One pair of words or phrases per line, separated by a tab
     Tsv,
     /// dictd: .index with .dict or .dict.dz beside it (FreeDict)
     Dictd,

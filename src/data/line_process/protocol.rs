@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
-    /// A line in, a line out, at once; the program runs on (it must flush after each line)
+    /// One line in, one line out; the program keeps running (it must flush after each line)
     #[default]
     Lines,
     /// Records end in NUL instead of a line break, and the program flushes at each NUL
     Nul,
     /// Apertium's stream format (`apertium -z -f none PAIR`): as `nul`, with its reserved characters escaped
     Apertium,
-    /// The program is started for each batch, reads all lines and ends
+    /// The program is started for each batch, reads all lines and exits
     Batch,
 }
 

@@ -38,7 +38,7 @@ pub fn for_each(path: &Path, f: &mut dyn FnMut(&str, Object) -> Result<()>) -> R
         bail!("{name} is empty");
     }
     let bytes = map_path(path)?;
-    if bytes.starts_with(PARQUET) {
+    if cfg!(feature = "parquet") && bytes.starts_with(PARQUET) {
         try_apart(path, &about).with_context(|| name.clone())?;
     }
     of_bytes(&name, &bytes, f)
@@ -252,6 +252,6 @@ fn row_bytes(value: &Value) -> u64 {
 #[cfg(not(feature = "parquet"))]
 fn parquet_rows(name: &str, _: &[u8], _: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
     bail!(
-        "{name} is a Parquet file, which this build does not read: build it with `--features parquet`, or save the file as JSON Lines"
+        "{name} is a Parquet file, which this build does not read: build sdrrl with `--features parquet`, or save the file as JSON Lines"
     )
 }

@@ -86,7 +86,7 @@ pub fn run_into(
     progress.advance(done.min(items.len()));
     let mut rest = items.get(done..).unwrap_or_default();
     while !rest.is_empty() {
-        ensure!(!interrupted(), Error::interrupted("stopped: the same command goes on from there"));
+        ensure!(!interrupted(), Error::interrupted("stopped: run the same command again to resume"));
         if task.kind == TaskKind::Alignment {
             // Each sentence is looked for among all: what a killed run wrote of them is left as it is.
             let samples = run(answerer, task, system, batch, items)?;

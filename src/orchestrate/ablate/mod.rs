@@ -13,12 +13,11 @@ use super::{
 };
 use crate::eval::compare::{self, Comparison};
 use crate::pipeline::{
-    lock,
     manifest::Manifest,
-    work_dir::{Room, WorkDir},
+    results::ResultsFolder,
+    work_dir::{REPORT, RESULTS, Room, SUMMARY, WorkDir},
 };
 use crate::{
-    data::files::write_atomic,
     recipe::ablate::{Ablations, ResolvedArm},
     report::{out::say, table::use_colour},
 };
@@ -28,13 +27,13 @@ use crate::{
 pub struct Args {
     /// The matrix, e.g. recipes/ablations.toml
     pub file: PathBuf,
-    /// Change the matrix, e.g. --set work=runs/other or --set 'set=["train.max-steps=10"]' (may be given again)
+    /// Change the matrix, e.g. --set work=runs/other or --set 'set=["train.max-steps=10"]' (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
     /// Print the arms and exit
     #[arg(long)]
     pub list: bool,
-    /// Only look for mistakes in every arm, as `run --check` does
+    /// Only check every arm for mistakes, as `run --check` does
     #[arg(long)]
     pub check: bool,
 }
@@ -68,11 +67,11 @@ pub fn run(args: &Args) -> Result<()> {
         checked.with_context(|| format!("{}: arm {}", args.file.display(), arm.arm.name))?;
     }
     if args.check {
-        say!("check: nothing wrong was found in {} arms", arms.len());
+        say!("check: no mistakes found in {} arms", arms.len());
         return Ok(());
     }
     let work = WorkDir::shared(&matrix.work);
-    let _held = lock::folder(work.root(), "ablate")?;
+    let folder = ResultsFolder::open(work.root(), "ablate", "ablate", SUMMARY)?;
     let count = arms.len();
     let mut ran: Vec<(Ran, PathBuf)> = vec![];
     for (i, arm) in arms.into_iter().enumerate() {
@@ -81,7 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
         ran.push(done);
     }
     let ran: Vec<Ran> = ran.into_iter().map(|(r, _)| r).collect();
-    finish(&matrix, &work, &ran)
+    finish(&matrix, &work, folder, &ran)
 }
 
 fn run_arm(arm: ResolvedArm, work_dir: &WorkDir, earlier: &[(Ran, PathBuf)]) -> Result<(Ran, PathBuf)> {
@@ -116,7 +115,7 @@ fn run_arm(arm: ResolvedArm, work_dir: &WorkDir, earlier: &[(Ran, PathBuf)]) -> 
 }
 
 /// results.json, the table, the report.
-fn finish(matrix: &Ablations, work: &WorkDir, ran: &[Ran]) -> Result<()> {
+fn finish(matrix: &Ablations, work: &WorkDir, folder: ResultsFolder, ran: &[Ran]) -> Result<()> {
     let one = |c: &Comparison, name: &str| {
         json!({"task": c.task, "language": c.language, "metric": c.name, "higher-is-better": c.higher_is_better, name: c.before,
             "value": c.after, "difference": c.paired.difference, "low": c.paired.low, "high": c.paired.high, "p": c.paired.p})
@@ -130,7 +129,7 @@ fn finish(matrix: &Ablations, work: &WorkDir, ran: &[Ran]) -> Result<()> {
         })
         .collect();
     let results = json!({"name": matrix.name, "recipe": matrix.recipe, "set": matrix.set, "arms": arms});
-    write_atomic(&work.results(), format!("{results:#}\n").as_bytes())?;
+    folder.write(RESULTS, format!("{results:#}\n").as_bytes())?;
     say!();
     for (_, table) in report::tables(ran, 2) {
         say!("{}", table.to_text(use_colour()));
@@ -138,8 +137,8 @@ fn finish(matrix: &Ablations, work: &WorkDir, ran: &[Ran]) -> Result<()> {
     for line in report::conclusions(matrix, ran) {
         say!("{line}");
     }
-    let path = work.report();
-    write_atomic(&path, report::build(matrix, ran)?.to_html().as_bytes())?;
-    say!("report: {}", path.display());
+    folder.write(REPORT, report::build(matrix, ran)?.to_html().as_bytes())?;
+    folder.finish()?;
+    say!("report: {}", work.report().display());
     Ok(())
 }

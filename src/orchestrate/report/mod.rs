@@ -11,7 +11,7 @@ use crate::{
     eval::{
         alignment,
         compare::{Comparison, delta},
-        samples::read_samples,
+        sample::read_samples,
         tasks::alignment::looked,
     },
     metrics::metric::Unit,

@@ -5,8 +5,8 @@ use super::data::{short, spread};
 use crate::{
     data::languages::name,
     eval::{
-        sample::Sample,
-        samples::{read_samples, right_or_wrong},
+        sample::{Sample, read_samples},
+        samples::right_or_wrong,
     },
     pipeline::work_dir::{Room, WorkDir},
     recipe::Recipe,

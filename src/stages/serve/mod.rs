@@ -44,37 +44,37 @@ pub struct Args {
     /// Model: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache
     #[arg(long)]
     pub model: String,
-    /// An adapter (PEFT) to serve beside the model, as DIR or NAME=DIR; requests choose by `model` (may be given again). Each takes a model's memory
+    /// An adapter (PEFT) to serve beside the model, as DIR or NAME=DIR; requests select it by `model` (repeatable). Each needs as much memory as the model
     #[arg(long = "adapter", value_name = "[NAME=]DIR")]
     pub adapters: Vec<String>,
-    /// Address to listen at; any other than this machine's own lets others in
+    /// Address to listen on; any but a loopback address lets other machines connect
     #[arg(long, default_value = "127.0.0.1")]
     pub host: IpAddr,
-    /// Port to listen at (0: any that is free)
+    /// Port to listen on (0: any free port)
     #[arg(long, default_value_t = 8000)]
     pub port: u16,
-    /// How the weights are held and where it computes
+    /// Data types and device
     #[command(flatten)]
     pub placement: Placement,
-    /// Chat template: auto (the model's own), the name of one, or a .jinja file
+    /// Chat template: auto (the model's own), a built-in name, or a .jinja file
     #[arg(long, default_value = "auto")]
     pub template: String,
-    /// System prompt of conversations that have none of their own
+    /// System prompt for conversations without one
     #[arg(long)]
     pub system: Option<String>,
-    /// Replies that are generated together, for each model
+    /// Replies generated together, per model
     #[arg(long, default_value_t = 16)]
     pub batch_rows: usize,
-    /// Tokens of prompt and reply together, at most; the memory of the key/value cache grows with it
+    /// Most tokens in prompt and reply together; the key/value cache grows with it
     #[arg(long, default_value_t = 4096)]
     pub context: usize,
-    /// Requests that may wait; the next one is refused
+    /// Most requests waiting; further ones are refused
     #[arg(long, default_value_t = 256)]
     pub queue: usize,
-    /// Bytes of a request's body, at most
+    /// Most bytes in a request body
     #[arg(long, default_value_t = 1 << 20)]
     pub max_body: usize,
-    /// Seconds that a request may take, waiting included
+    /// Most seconds a request may take, including waiting
     #[arg(long, default_value_t = 600.0)]
     pub timeout: f64,
 }
@@ -134,7 +134,7 @@ pub fn run(args: &Args) -> Result<()> {
     });
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address)
-        .with_context(|| format!("listen at {address} (--host, --port): another program may do so"))?;
+        .with_context(|| format!("listen on {address} (--host, --port): another program may be using it"))?;
     let most = 2 * (args.queue + args.batch_rows) + 16;
     let at = listener.local_addr().context("the address of the server")?;
     accept(listener, server.clone(), most)?;
@@ -155,10 +155,10 @@ fn compute(server: &Server, answerers: &[Answerer], queue: &Receiver<Job>, args:
 
 fn announce(server: &Server, at: SocketAddr) {
     let names: Vec<&str> = server.models.iter().map(|m| m.name.as_str()).collect();
-    say!("serve: http://{at}/ in a browser, http://{at}/v1 for clients of OpenAI's API; Ctrl-C ends it");
+    say!("serve: http://{at}/ in a browser, http://{at}/v1 for OpenAI API clients; Ctrl-C stops it");
     say!("serve: models: {}", names.join(", "));
     if !server.local {
-        note!("serve: {} is not this machine's own address: whoever reaches it may use the model", at.ip());
+        note!("serve: {} is not a loopback address: anyone who can reach it may use the model", at.ip());
     }
 }
 

@@ -92,7 +92,7 @@ pub(super) fn warn_of_few_steps(settings: &TrainSettings, documents: usize) {
     if steps < FEW_STEPS {
         let epochs = (FEW_STEPS as f64 / per_epoch).ceil();
         note!(
-            "train: WARNING: {documents} documents give {steps} steps in all, and below {FEW_STEPS} little is learnt: --epochs {epochs}, or a smaller --batch-documents (now {of_step})"
+            "train: WARNING: {documents} documents give {steps} steps in all, and with fewer than {FEW_STEPS} little is learned: --epochs {epochs}, or a smaller --batch-documents (now {of_step})"
         );
     }
 }

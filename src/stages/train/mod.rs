@@ -23,7 +23,7 @@ use crate::pipeline::{
     plan::planning,
     rows::apart,
     stage::{self, Made, Open, Replace, Stage},
-    work_dir::{ADAPTER_CONFIG, METRICS, REPORT, TIMING, TOKENS},
+    work_dir::{ADAPTER_CONFIG, METRICS, PAGE, TIMING, TOKENS},
 };
 use crate::{
     data::token_shard::TokenShard,
@@ -67,11 +67,11 @@ pub struct Args {
     /// Directory written by `pack`
     #[arg(long, required_unless_present = "data")]
     pub shards: Option<PathBuf>,
-    /// Your own rows instead: a file of conversations or questions with answers (JSON Lines, JSON, Parquet), packed into OUT/pack on the way; - is standard
-    /// input. Settings that are left open are chosen to fit it
+    /// Your own data instead of --shards: a file of conversations or questions with answers (JSON Lines, JSON, Parquet), packed into OUT/pack; - is standard
+    /// input. Settings that are not given are chosen to suit it
     #[arg(long, value_name = "FILE", conflicts_with = "shards")]
     pub data: Option<PathBuf>,
-    /// With --data: a share of its rows, or a file of others, to measure the validation loss on [default: 0.05]
+    /// With --data: the share of its rows, or another file, to measure the validation loss on [default: 0.05]
     #[arg(long, value_name = "SHARE|FILE", value_parser = str::parse::<Validation>, requires = "data")]
     pub validation: Option<Validation>,
     /// Start from this PEFT adapter instead of a new one; its rank, alpha, kind and modules replace those of --lora-*
@@ -80,19 +80,19 @@ pub struct Args {
     /// Directory for the adapter or the model, and the logs
     #[arg(long)]
     pub out: PathBuf,
-    /// How the weights are held and where it computes
+    /// Data types and device
     #[command(flatten)]
     pub placement: Placement,
-    /// Discard the checkpoints in --out, and replace what was trained there with other settings
+    /// Discard the checkpoints in --out, and replace a result of other settings
     #[arg(long)]
     pub restart: bool,
-    /// Go on with a training that was stopped, and with nothing else: an error where there is none. Without it the same command goes on, too
+    /// Resume an interrupted training run; an error if there is none. (Without this option the same command resumes too, or begins.)
     #[arg(long, conflicts_with = "restart")]
     pub resume: bool,
-    /// Print warnings and the result, no progress
+    /// Print only warnings and the result, no progress
     #[arg(long)]
     pub quiet: bool,
-    /// A finished training of other inputs or settings is made again, and it is said why, as `run` does with every stage
+    /// Replace a finished training run of other inputs or settings, and print why, as `run` does with every stage
     #[arg(skip)]
     pub replace: bool,
     /// How
@@ -123,6 +123,10 @@ pub fn run(args: &Args) -> Result<()> {
     args.settings.check()?;
     let model_path = resolve(&args.model)?;
     must_go_on(args)?;
+    if args.data.is_some() {
+        // Packing may take long.
+        stage::check_place::<Train>(&args.out)?;
+    }
     let args = &data::prepare(args)?;
     let shards = args.shards.clone().context("--shards is missing")?;
     let probe = probe::Probe::new(args, &model_path)?;
@@ -165,11 +169,12 @@ impl Stage for Train<'_> {
         "generation_config.json",
         METRICS,
         TIMING,
-        REPORT,
+        PAGE,
         "tokenizer*",
         "special_tokens_map.json",
         "added_tokens.json",
         "chat_template*",
+        "additional_chat_templates/*.jinja",
     ];
 
     fn out(&self) -> &Path {
@@ -222,7 +227,7 @@ impl Stage for Train<'_> {
         let (out, changed_to) = (args.out.display(), changed.join("; "));
         let message = || {
             format!(
-                "{out} holds a checkpoint of a run with other settings ({changed_to}): use those again, or --restart to begin anew"
+                "{out} holds a checkpoint of a run with other settings ({changed_to}): use those again, or --restart to start over"
             )
         };
         ensure!(changed.is_empty(), Error::exists(&args.out, message()));
@@ -273,13 +278,13 @@ impl Stage for Train<'_> {
         self.seen = screen.end();
         if !outcome.finished {
             bail!(Error::interrupted(format!(
-                "interrupted after step {}; a checkpoint is in {}: run the same command again to go on",
+                "interrupted after step {}; a checkpoint is in {}: run the same command again to resume",
                 outcome.steps,
                 args.out.display()
             )));
         }
         export(args, &self.shards, &model, &step, &self.model_path, (settings.lr, &outcome))?;
-        open.write(REPORT, page::page(args, &self.shards, &outcome)?.to_html().as_bytes())?;
+        open.write(PAGE, page::page(args, &self.shards, &outcome)?.to_html().as_bytes())?;
         checkpoint::clean(&args.out)?;
         let summary = summary::of(&outcome);
         Ok(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out)))

@@ -1,4 +1,4 @@
-//! The page of a training: the curves that every page with a training has, and report.html in its own folder.
+//! The page of a training: the curves that every page with a training has, and training.html in its own folder.
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -156,7 +156,7 @@ pub fn points(path: &Path, tag: &str) -> Result<Vec<(f64, f64)>> {
     Ok(text.lines().filter_map(point).collect())
 }
 
-/// report.html of a training that has just ended.
+/// training.html of a training that has just ended.
 pub(super) fn page(args: &Args, shards: &Path, outcome: &TrainOutcome) -> Result<Report> {
     let row = |name: &str, value: String| (name.to_string(), value);
     let mut facts = provenance::facts(args.placement);

@@ -127,7 +127,7 @@ impl Screen {
             TrainEvent::LeftOut { name, documents, of, longest } => note!(
                 "train: {documents} of {of} {name} documents are longer than batch-tokens and are left out of every evaluation (the longest has {longest} tokens)"
             ),
-            TrainEvent::Resumed { step } => note!("train: goes on after step {step}"),
+            TrainEvent::Resumed { step } => note!("train: resumes after step {step}"),
             TrainEvent::Differs { ref why } => note!("train: {why}"),
             TrainEvent::StoppedEarly { step } => {
                 note!("train: stopped early after step {step}: the validation loss no longer falls")

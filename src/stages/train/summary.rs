@@ -9,7 +9,7 @@ use crate::{
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     pipeline::{
         manifest::Manifest,
-        work_dir::{REPORT, is_adapter},
+        work_dir::{PAGE, is_adapter},
     },
     report::{
         environment::peak_memory,
@@ -47,7 +47,7 @@ pub(super) fn print(args: &Args, seen: &Seen) -> Result<()> {
     }
     // A recipe goes on by itself.
     if !args.replace {
-        say!("page:  {}", args.out.join(REPORT).display());
+        say!("page:  {}", args.out.join(PAGE).display());
         for (i, command) in next_commands(&args.model, &args.out).iter().enumerate() {
             say!("{}  {command}", if i == 0 { "next:" } else { "     " });
         }

@@ -37,12 +37,12 @@ impl Watch {
         }
         if norm == 0.0 && !std::mem::replace(&mut self.still, true) {
             return Some(format!(
-                "step {step}: the gradient is 0, so nothing is learnt: do the documents have tokens with a weight that the model does not know yet?"
+                "step {step}: the gradient is 0, so nothing is learned: do the documents have tokens with a weight that the model does not know yet?"
             ));
         }
         if loss < COLLAPSED && !std::mem::replace(&mut self.collapsed, true) {
             return Some(format!(
-                "step {step}: the training loss is {loss:.1e}: the documents are learnt by heart; look at the validation loss, or train less"
+                "step {step}: the training loss is {loss:.1e}: the documents have been memorised; look at the validation loss, or train less"
             ));
         }
         let jumped = n >= FIRST && loss > mean + JUMP.max(6.0 * variance.sqrt());

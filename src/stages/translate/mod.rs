@@ -50,7 +50,7 @@ pub struct Args {
     /// Model of engine `self`
     #[arg(long)]
     pub model: Option<String>,
-    /// How the weights are held and where it computes
+    /// Data types and device
     #[command(flatten)]
     pub placement: Placement,
     /// How
