@@ -80,8 +80,9 @@ pub fn evaluate(job: &Job, settings: &EvalSettings) -> Result<()> {
 /// The same with the job's model, where the caller has loaded it.
 pub fn evaluate_loaded(job: &Job, settings: &EvalSettings, given: Option<&Answerer>) -> Result<()> {
     let loaded = check(settings)?;
-    if planning() {
-        ResultsFolder::check(job.out, EVALUATION, FILES)?;
+    ResultsFolder::check(job.out, EVALUATION, FILES)?;
+    for task in &settings.tasks {
+        stage::check_place::<Evaluation>(&job.out.join(&task.name))?;
     }
     let folder = match planning() {
         true => None,
