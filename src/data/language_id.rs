@@ -1,6 +1,6 @@
 //! Which language a text is in: whatlang's trigrams, a look at the script, and where the user names one a fastText model ([`use_model`]).
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -11,6 +11,7 @@ use whatlang::{Detector, Lang};
 use super::{
     fasttext::FastText,
     languages::{self, LANGUAGES, Language, Written, charset, find, without_script, written},
+    words,
 };
 
 /// What a text seems to be written in.
@@ -135,7 +136,7 @@ fn trigrams(language: &Language) -> Option<Lang> {
 pub enum Coverage {
     /// An identifier knows the language.
     Full,
-    /// None does: only texts in another script are noticed.
+    /// None does: only texts in another script are noticed, and in the source language.
     Script,
     /// Nothing is known of the language.
     None,
@@ -159,7 +160,7 @@ pub fn warning(name: &str) -> Option<String> {
     let what = match coverage(name) {
         Coverage::Full => return None,
         Coverage::Script => {
-            "of texts only the script is checked, so that one in another language of that script passes"
+            "of texts only the script is checked, and that they are not in the source language or English: another language of that script passes"
         }
         Coverage::None => "the language of texts is not checked",
     };
@@ -182,6 +183,7 @@ const CLOSE: &[&[&str]] = &[
     &["id", "ms", "jv", "min_Latn", "bjn_Latn", "sun_Latn", "ban_Latn", "ace_Latn"],
     &["bg", "mk"],
     &["pt", "gl"],
+    &["fr", "oci_Latn"],
     &["ca", "es", "gl", "ast_Latn", "oci_Latn"],
     &["zh", "ja", "yue_Hant", "zho_Hant"],
     &["nl", "af", "lim_Latn"],
@@ -200,6 +202,11 @@ const CLOSE: &[&[&str]] = &[
     &["lv", "ltg_Latn"],
 ];
 
+/// Whether two names mean one language, or two that identifiers mix up.
+pub fn are_alike(a: &str, b: &str) -> bool {
+    languages::same_language(a, b) || is_close(without_script(a), without_script(b))
+}
+
 fn is_close(a: &str, b: &str) -> bool {
     CLOSE.iter().any(|group| group.contains(&a) && group.contains(&b))
 }
@@ -217,7 +224,7 @@ fn stand_in(code: &str, script: &str) -> Option<Lang> {
 ///
 /// Two tests: the script (10 letters or more, less than a quarter of them in a script in which `expected` is written), and the identifier (20 letters
 /// or more): the user's model if it knows `expected`, else trigrams of `expected` against each of `rivals` (the source of a translation, say) and
-/// against the language that looks most likely. Code blocks, inline code and addresses are not looked at. Numbers of false alarms and of faults
+/// against the language that looks most likely. Where none knows `expected`: whether the text is surely in one of `rivals`. Code blocks, inline code and addresses are not looked at. Numbers of false alarms and of faults
 /// found: `language_check_on_flores` in `tests/data_formats.rs`.
 pub fn contradicts(text: &str, expected: &str, rivals: &[&str]) -> Option<&'static str> {
     let expected = written(expected)?;
@@ -236,8 +243,14 @@ pub fn contradicts(text: &str, expected: &str, rivals: &[&str]) -> Option<&'stat
     if let Some(model) = MODEL.get().filter(|m| m.languages.contains(&Some(own))) {
         return against_model(model, &text, own);
     }
-    let lang = if script == own.script() { trigrams(own) } else { stand_in(own.code, script) }?;
-    let likely = known(whatlang::detect(&text)).map(|d| d.0);
+    let detected = known(whatlang::detect(&text));
+    let Some(lang) = (if script == own.script() { trigrams(own) } else { stand_in(own.code, script) }) else {
+        // Of languages that nothing knows, a text is still not expected to be surely in the source language.
+        let (found, _) = detected.filter(|(_, reliable)| *reliable)?;
+        let left = rivals.iter().any(|r| without_script(r) == found) && !are_alike(own.code, found);
+        return (left && speaks(&text, found)).then_some(found);
+    };
+    let likely = detected.map(|d| d.0);
     for rival in rivals.iter().copied().chain(likely).filter_map(find) {
         let Some(other) =
             trigrams(rival).filter(|o| *o != lang && rival != own && !is_close(own.code, rival.code))
@@ -250,6 +263,19 @@ pub fn contradicts(text: &str, expected: &str, rivals: &[&str]) -> Option<&'stat
         }
     }
     None
+}
+
+/// Words of a text that are function words of its language: of English and Spanish sentences (FLORES) half, of texts in other languages at most a tenth.
+const FUNCTION_SHARE: f64 = 0.2;
+
+/// Whether the text has the function words of the language with this two-letter code. Letters and sounds alone make many languages look like one that an
+/// identifier knows (Kyrgyz like Russian, Somali like Tagalog).
+fn speaks(text: &str, code: &str) -> bool {
+    let Some(listed) = stop_words::lookup(code) else { return false };
+    let listed: HashSet<&str> = listed.iter().copied().filter(|w| w.chars().nth(1).is_some()).collect();
+    let words: Vec<String> = words::words(text).iter().map(|w| w.to_lowercase()).collect();
+    let found = words.iter().filter(|w| listed.contains(w.as_str())).count();
+    found as f64 >= FUNCTION_SHARE * words.len() as f64
 }
 
 /// What the model takes the text for, if that is reliably another language.
