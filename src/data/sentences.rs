@@ -92,8 +92,13 @@ pub fn sentences<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
     split(text, language).into_iter().filter_map(sentence).collect()
 }
 
+/// Unicode's mandatory breaks; a carriage return too, by itself or before a line feed.
+fn is_line_end(c: char) -> bool {
+    matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
 fn split_lines<'a>(text: &'a str, rules: &Rules, out: &mut Vec<TextPiece<'a>>) {
-    for line in text.split_inclusive('\n') {
+    for line in text.split_inclusive(is_line_end) {
         // Items of a list inside of a line, behind the first.
         let items = line::items(line, rules);
         let mut start = 0;

@@ -228,6 +228,56 @@ mod tests {
     }
 
     #[test]
+    fn a_known_word_is_replaced_in_any_script() {
+        for (language, text, word) in [
+            ("hi", "वह विद्यालय बड़ा है।", "विद्यालय"),
+            ("mr", "ही शाळा मोठी आहे.", "शाळा"),
+            ("bn", "আমার বন্ধু এসেছে।", "বন্ধু"),
+            ("ta", "அந்த பள்ளி பெரியது.", "பள்ளி"),
+            ("te", "ఇది పుస్తకం.", "పుస్తకం"),
+            ("ml", "ഈ പുസ്തകം നല്ലതാണ്.", "പുസ്തകം"),
+            ("kn", "ಇದು ಪುಸ್ತಕ.", "ಪುಸ್ತಕ"),
+            ("gu", "આ પુસ્તક છે.", "પુસ્તક"),
+            ("pa", "ਇਹ ਕਿਤਾਬ ਹੈ।", "ਕਿਤਾਬ"),
+            ("or", "ଏହା ବହି ଅଟେ।", "ବହି"),
+            ("si", "මෙය ක්‍රීඩා පොතකි.", "ක්‍රීඩා"),
+            ("my", "ဒါဟာကျောင်းဖြစ်ပါတယ်။", "ကျောင်း"),
+            ("km", "នេះ សាលា ធំ។", "សាលា"),
+            ("th", "นี่คือโรงเรียนของฉัน", "โรงเรียน"),
+            ("lo", "ນີ້ແມ່ນໂຮງຮຽນ", "ໂຮງຮຽນ"),
+            ("bod_Tibt", "ང་སློབ་གྲྭ་ལ།", "སློབ་གྲྭ"),
+            ("fa", "این کتاب را می‌خوانم.", "می‌خوانم"),
+            ("am", "ይህ ትምህርት ነው።", "ትምህርት"),
+            ("ja", "これは学校です。", "学校"),
+            ("zh", "这是我的学校。", "学校"),
+            ("he", "קראתי ספר אחד.", "ספר"),
+            ("ko", "이것은 학교 입니다.", "학교"),
+            ("ka", "ეს არის სკოლა.", "სკოლა"),
+            ("sat_Olck", "ᱱᱚᱶᱟ ᱯᱩᱛᱷᱤ ᱠᱟᱱᱟ᱾", "ᱯᱩᱛᱷᱤ"),
+            ("yo", "Mo ń ka ìwé náà.", "ìwé"),
+        ] {
+            let mut d = Dictionary::default();
+            d.insert(word, "school");
+            let s = CodeSwitchSettings { rate: 1.0, ..Default::default() };
+            let found = mix_text(text, &d, "en", &s, &mut RowRandom::new(1, "t", "r"));
+            assert_eq!(found.0, text.replace(word, "school"), "{language}");
+            assert_eq!((found.2, found.3), (1, 1), "{language}");
+        }
+    }
+
+    #[test]
+    fn code_formulas_placeholders_and_addresses_stay() {
+        for text in [
+            "`house` ``house`` $house$ $$house$$ \\(house\\) \\house{house} ```\nhouse\n```",
+            "{{house}} {house} ${house} %(house)s %{house} <house> <|house|> https://house.org/house house@house.org",
+            "~~~\nhouse\n~~~ \\begin{house} house \\end{house} house_green www.house.org",
+        ] {
+            assert_eq!(mixed(text, 1.0).0, text);
+        }
+        assert_eq!(mixed("the `house", 1.0).0.split(' ').next(), Some("la"));
+    }
+
+    #[test]
     fn the_rate_is_met() {
         let text = "house ".repeat(20_000);
         let share = |text: &str, basis| {

@@ -127,8 +127,28 @@ fn planted_faults_are_found_in_any_language() {
             wrong.push(format!("{code}: swap: {swapped:?}"));
         }
         wrong.extend(expect("damage", &format!("{text} \u{fffd}"), "damaged"));
+        for (name, table) in [("Latin-1", &latin_1 as &dyn Fn(u8) -> char), ("Windows-1252", &windows_1252)] {
+            if text.chars().filter(|c| !c.is_ascii()).count() > 1 {
+                let misread: String = text.bytes().map(table).collect();
+                wrong.extend(expect(name, &misread, "damaged"));
+            }
+        }
     }
     report(wrong);
+}
+
+fn latin_1(byte: u8) -> char {
+    char::from(byte)
+}
+
+fn windows_1252(byte: u8) -> char {
+    match byte {
+        0x80..=0x9F => "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ"
+            .chars()
+            .nth(byte as usize - 0x80)
+            .unwrap(),
+        _ => char::from(byte),
+    }
 }
 
 /// Every pair of languages that an identifier knows, one's text in the place of the other's.
