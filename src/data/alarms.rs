@@ -152,8 +152,8 @@ fn misread(text: &str) -> usize {
     let chars: Vec<char> = text.chars().collect();
     let controls = chars.iter().filter(|c| matches!(**c as u32, 0x80..=0x84 | 0x86..=0x9F)).count();
     let continues = |i: usize| chars.get(i).is_some_and(|c| byte_of(*c).is_some_and(|b| b & 0xC0 == 0x80));
-    // What stands behind a letter in real text too: quotation marks, dashes, an ellipsis.
-    let common = |i: usize| chars.get(i).is_some_and(|c| "‘’“”–—…«»\u{a0}°·".contains(*c));
+    // What stands behind a letter in real text too: quotation marks, dashes, an ellipsis, letters (`Úžasné`, `„Vidíš…“`).
+    let common = |i: usize| chars.get(i).is_some_and(|c| "‘’“”–—…«»\u{a0}°·šžœŠŽŒªºµ".contains(*c));
     // A capital inside of a word.
     let odd = |i: usize| chars[i].is_uppercase() && i > 0 && chars[i - 1].is_lowercase();
     let begins = |i: usize| match chars[i] {
@@ -341,6 +341,7 @@ mod tests {
             "«Â»",
             "La question ? Oui…",
             "Đường Ñuñoa’s",
+            "Úžasné, „Vidíš…“ řekl: „mluvíš“ Úšklebek, Œuvre, Íslendingaþáttur",
             "le café…» — à l’été…” é–è",
             "É «oui» È… Ö– 3×4, 2×½ Ó° Ñ·",
             "ΑÏ",
