@@ -5,7 +5,7 @@ use std::{
     sync::OnceLock,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use whatlang::{Detector, Lang};
 
 use super::{
@@ -51,7 +51,7 @@ struct Model {
 /// # Errors
 /// A file that is no fastText model for classification, or one whose labels name hardly any language.
 pub fn use_model(path: &Path) -> Result<String> {
-    let model = FastText::open(path)?;
+    let model = FastText::open(path).context("the model that identifies languages (--language-id)")?;
     let languages: Vec<_> = model.labels().iter().map(|l| language_of_label(l)).collect();
     let known = languages.iter().flatten().map(|l| l.code).collect::<BTreeSet<_>>().len();
     anyhow::ensure!(

@@ -15,7 +15,7 @@ use crate::{
         markup,
         random::RowRandom,
         record::{CodeSwitched, Row},
-        words::{Token, units, with_case_of},
+        words::{self, Token, units, with_case_of},
     },
     recipe::code_switch::{CodeSwitchSettings, RateBasis},
 };
@@ -74,11 +74,16 @@ impl RowStage for CodeSwitch<'_> {
                 dictionaries = targets.iter().map(|t| load(s, &source, t)).collect::<Result<_>>()?;
             }
             for (target, (forth, back)) in targets.iter().zip(&dictionaries) {
+                let mut known = 0;
                 for row in &mut rows {
                     let mixed = mix_row(row, target, forth, back, s);
                     words += mixed.tokens;
+                    known += mixed.translatable;
                     replaced += mixed.replaced;
                     row.code_switched.insert(target.to_string(), mixed);
+                }
+                if known == 0 {
+                    columns_agree(&rows, target, back)?;
                 }
             }
             Ok(rows)
@@ -86,6 +91,18 @@ impl RowStage for CodeSwitch<'_> {
         let share = 100.0 * replaced as f64 / f64::max(1.0, words as f64);
         summary.made(Self::NAME, &format!("{replaced} of {words} words replaced ({share:.1} %)"))
     }
+}
+
+/// An error where no word of the rows has an entry, but some are equivalents of others.
+fn columns_agree(rows: &[Row], target: &str, back: &Dictionary) -> Result<()> {
+    let words = || rows.iter().flat_map(|r| [&r.instruction, &r.input]).flat_map(|text| words::words(text));
+    let turned = words().filter(|w| !back.lookup(w).is_empty()).count();
+    ensure!(
+        turned == 0,
+        "code-switch: none of the {} words of these rows has an entry in the dictionary of {target}, and {turned} are equivalents in it: are its columns the other way round (--invert)?",
+        words().count()
+    );
+    Ok(())
 }
 
 fn load(s: &CodeSwitchSettings, source: &str, target: &str) -> Result<(Dictionary, Dictionary)> {
@@ -263,6 +280,15 @@ mod tests {
             assert_eq!(found.0, text.replace(word, "school"), "{language}");
             assert_eq!((found.2, found.3), (1, 1), "{language}");
         }
+    }
+
+    #[test]
+    fn columns_the_other_way_round_are_named() {
+        let row: Row = serde_json::from_str(r#"{"id": "0", "instruction": "la casa verde"}"#).unwrap();
+        let error = columns_agree(&[row], "es", &dictionary().invert()).unwrap_err().to_string();
+        assert!(error.contains("3 of") || error.contains("3 are equivalents"), "{error}");
+        let row: Row = serde_json::from_str(r#"{"id": "0", "instruction": "nothing here"}"#).unwrap();
+        assert!(columns_agree(&[row], "es", &dictionary().invert()).is_ok());
     }
 
     #[test]
