@@ -2,10 +2,13 @@
 
     pip install fasttext-numpy2-wheel==0.9.2 && python scripts/golden_fasttext.py
 
+    python scripts/golden_fasttext.py MODEL TEXTS > PREDICTIONS     (label, probability, text: for the test of a real model)
+
 Tiny models over the sentences below, one for each way of scoring labels, of cutting words and of storing vectors; what `fasttext` predicts with them.
 """
 import json
 import os
+import sys
 import tempfile
 
 import fasttext
@@ -32,7 +35,18 @@ MODELS = {
 }
 
 
+def predictions(model, texts):
+    model = fasttext.load_model(model)
+    for text in open(texts, encoding="utf-8"):
+        text = text.rstrip("\n")
+        labels, probabilities = model.predict(text)
+        if labels and "\t" not in text:
+            print(labels[0], f"{probabilities[0]:.7f}", text, sep="\t")
+
+
 def main():
+    if len(sys.argv) == 3:
+        return predictions(*sys.argv[1:])
     os.makedirs(OUT, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as f:
         for i, (label, text) in enumerate(SENTENCES.items()):

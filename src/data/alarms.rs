@@ -102,9 +102,11 @@ pub(super) fn weight(text: &str) -> f64 {
     let of = |c: char| match c as u32 {
         0x3040..=0x30FF | 0x3400..=0x9FFF | 0x20000..=0x2FA1F => 2.4,
         0x1100..=0x11FF | 0xAC00..=0xD7AF => 2.0,
+        // Thai and Lao write no spaces and few vowels.
+        0xE01..=0xE30 | 0xE32..=0xE33 | 0xE40..=0xE46 | 0xE81..=0xEB0 | 0xEB2..=0xEB3 | 0xEC0..=0xEC6 => 1.2,
         _ if c.is_whitespace() || c.is_alphanumeric() => 1.0,
         // Marks that combine with the letter before them.
-        0x300..=0x36F | 0xE31 | 0xE34..=0xE3A | 0xE47..=0xE4E => 0.0,
+        0x300..=0x36F | 0xE31 | 0xE34..=0xE3A | 0xE47..=0xE4E | 0xEB1 | 0xEB4..=0xEBC | 0xEC8..=0xECE => 0.0,
         _ => 1.0,
     };
     text.trim().chars().map(of).sum()
@@ -141,18 +143,42 @@ pub fn is_damaged(source: &str, text: &str) -> bool {
     found > 0 && found > count(source)
 }
 
-/// Pairs of characters that UTF-8 turns into when it is read one byte at a time.
+/// Characters of UTF-8 that was read one byte at a time, as Latin-1 or Windows-1252, and what else only such a reader leaves: control characters of
+/// Latin-1.
 fn misread(text: &str) -> usize {
-    let continuation = |c: char| matches!(c as u32, 0x80..=0xBF) || "€‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œžŸŽ".contains(c);
-    // In Windows-1252 and Latin-1: beginnings of two bytes (accented Latin, Cyrillic, Greek) and of three (punctuation).
-    let begins = |a: char, b: char| match a {
-        'Ã' | 'Ä' | 'Å' | 'Â' => matches!(b as u32, 0x80..=0xBF) && b != '«' && b != '»',
-        'Ð' | 'Ñ' | 'Î' | 'Ï' | 'Ø' | 'Ù' => continuation(b) && !"‘’“”–—…".contains(b),
-        'â' => b == '€' || b == '\u{80}',
+    if text.is_ascii() {
+        return 0;
+    }
+    let chars: Vec<char> = text.chars().collect();
+    let controls = chars.iter().filter(|c| matches!(**c as u32, 0x80..=0x84 | 0x86..=0x9F)).count();
+    let continues = |i: usize| chars.get(i).is_some_and(|c| byte_of(*c).is_some_and(|b| b & 0xC0 == 0x80));
+    // What stands behind a letter in real text too: quotation marks, dashes, an ellipsis, letters (`Úžasné`, `„Vidíš…“`).
+    let common = |i: usize| chars.get(i).is_some_and(|c| "‘’“”–—…«»\u{a0}°·šžœŠŽŒªºµ".contains(*c));
+    // A capital inside of a word.
+    let odd = |i: usize| chars[i].is_uppercase() && i > 0 && chars[i - 1].is_lowercase();
+    let begins = |i: usize| match chars[i] {
+        // Hebrew's letters only: a sign between numbers is real.
+        '×' => {
+            chars.get(i + 1).is_some_and(|c| byte_of(*c).is_some_and(|b| (0x90..=0xAA).contains(&b)))
+                && !common(i + 1)
+        }
+        // Of two bytes: accented Latin, Cyrillic, Greek, Arabic, Armenian.
+        'Â'..='Ï' | 'Ð'..='Û' => continues(i + 1) && (!common(i + 1) || odd(i)),
+        // Of three: all other scripts, and punctuation.
+        'â' if chars.get(i + 1).is_some_and(|c| matches!(c, '€' | '\u{80}')) => true,
+        'à'..='ï' => continues(i + 1) && continues(i + 2) && !(common(i + 1) && common(i + 2)),
         _ => false,
     };
-    let controls = text.chars().filter(|c| matches!(*c as u32, 0x80..=0x84 | 0x86..=0x9F)).count();
-    controls + text.chars().zip(text.chars().skip(1)).filter(|(a, b)| begins(*a, *b)).count()
+    controls + (0..chars.len()).filter(|i| begins(*i)).count()
+}
+
+/// The byte that stands for a character in Windows-1252, or in Latin-1.
+fn byte_of(c: char) -> Option<u8> {
+    const FROM_0X80: &str = "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ";
+    match c as u32 {
+        latin @ 0..=0xFF => Some(latin as u8),
+        _ => FROM_0X80.chars().position(|known| known == c).map(|at| 0x80 + at as u8),
+    }
 }
 
 /// The target is the source, or nearly. Names, numbers and single words may well be the same in both: only words that begin in lower case (or in
@@ -291,6 +317,15 @@ mod tests {
             "El niÃ±o comiÃ³.",
             "Itâ€™s here.",
             "ÐŸÑ€Ð¸Ð²ÐµÑ‚",
+            "GÃ¼zel ÄŸÃ¼n",
+            "Å‚Ä…ka",
+            "à¸ªà¸§à¸±à¸ªà¸”à¸µ",
+            "à¤¨à¤®à¤¸à¥à¤¤à¥‡",
+            "ã“ã‚“ã«ã¡ã¯",
+            "ä½ å¥½",
+            "ì•ˆë…•",
+            "×©×œ×•×",
+            "áƒ’áƒáƒ›áƒáƒ",
             "It\u{92}s",
         ] {
             assert!(
@@ -306,6 +341,9 @@ mod tests {
             "«Â»",
             "La question ? Oui…",
             "Đường Ñuñoa’s",
+            "Úžasné, „Vidíš…“ řekl: „mluvíš“ Úšklebek, Œuvre, Íslendingaþáttur",
+            "le café…» — à l’été…” é–è",
+            "É «oui» È… Ö– 3×4, 2×½ Ó° Ñ·",
             "ΑÏ",
         ] {
             assert!(!is_damaged("", fine), "{fine}");

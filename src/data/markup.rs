@@ -9,7 +9,7 @@ static SPANS: LazyLock<Option<Regex>> = LazyLock::new(|| {
         // Fences of code; an unpaired one opens code up to the end.
         r"(?s:```.*?(?:```|\z)|~~~.*?(?:~~~|\z))",
         // Inline code.
-        r"|`[^`]*(?:`|\z)",
+        r"|``[^\n]+?``|`[^`\n]+`",
         // TeX: environments, displayed and inline formulas.
         r"|(?s:\\begin\{[^}\n]*\}.*?\\end\{[^}\n]*\})|(?s:\$\$.+?\$\$)|(?s:\\\(.+?\\\)|\\\[.+?\\\])",
         // A formula's first dollar has no space behind it, its last none before; pairs of prices are left out below.

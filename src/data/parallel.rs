@@ -5,7 +5,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::{
     alarms::{translation_alarms, weight},
-    language_id::contradicts,
+    language_id::{Coverage, contradicts, coverage},
     languages::{is_unspaced, name as language_name, same_language},
     random::RowRandom,
     record::ParallelPair,
@@ -149,12 +149,16 @@ fn each_pair(source: &Path, target: Option<&Path>, f: &mut dyn FnMut(usize, &str
     Ok(())
 }
 
-/// Whether each side is surely in the other's language.
+/// Whether each side is surely in the other's language; of a language that no identifier knows, only that the other is not in its own.
 fn is_swapped(a: &str, b: &str, (source, target): (&str, &str)) -> bool {
     let reads_as = |text: &str, expected: &str, other: &str| {
         contradicts(text, expected, &[other]).is_some_and(|found| same_language(found, other))
     };
-    reads_as(a, source, target) && reads_as(b, target, source)
+    let source_is_other = || match coverage(target) {
+        Coverage::Full => reads_as(a, source, target),
+        _ => contradicts(a, source, &[target]).is_some(),
+    };
+    reads_as(b, target, source) && source_is_other()
 }
 
 fn clean(text: &str) -> String {
@@ -163,4 +167,19 @@ fn clean(text: &str) -> String {
 
 fn length(text: &str, language: &str) -> usize {
     if is_unspaced(language) { text.chars().count().div_ceil(3) } else { text.split(' ').count() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_the_other_way_round_are_seen_also_where_nothing_knows_the_target() {
+        let english = "The committee will publish the final report next week, and members can send comments.";
+        let spanish = "El comité publicará el informe final la semana que viene y los miembros pueden enviar comentarios.";
+        for target in ["es", "ibo_Latn", "ceb_Latn"] {
+            assert!(is_swapped(spanish, english, ("en", target)), "{target}");
+            assert!(!is_swapped(english, spanish, ("en", target)), "{target}");
+        }
+    }
 }

@@ -2,16 +2,13 @@
 //!
 //! Translators lose sentences, line breaks, lists and code when given whole texts; given the pieces of [`split`], and [`join`]ed again,
 //! everything between the sentences survives byte for byte, but for the space that one script wants behind a sentence and another does not.
-use std::{ops::Range, sync::LazyLock};
+use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::{
-    languages::charset::{closes, ends_sentence, is_format},
-    markup,
-};
 use rules::{Rules, rules};
 
+mod line;
 mod rules;
 
 /// A piece of a text. The pieces' concatenation is the text.
@@ -23,10 +20,19 @@ pub enum TextPiece<'a> {
     Keep(&'a str),
 }
 
-/// A list marker or quote mark with its spaces, at the start of a line.
+/// A list marker or quote mark with its spaces, at the start of a line or of an item.
 static MARKER: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r"^[ \t]*(?:[-*+•–>#]+[ \t]+|\(?[0-9]{1,3}[.)][ \t]+|\(?[a-z][.)][ \t]+)+").ok()
+    Regex::new(
+        r"^[ \t]*(?:[-*+•–>#]+[ \t]+|[•⁃‣]|\(?[0-9]{1,3}(?:\.\)|[.)])[ \t]+|\(?[a-z](?:\.\)|[.)])[ \t]+)+",
+    )
+    .ok()
 });
+
+/// The bytes of the marker at the beginning of `text`.
+fn marker(text: &str, rules: &Rules) -> usize {
+    let found = MARKER.as_ref().and_then(|m| m.find(text)).map_or(0, |m| m.end());
+    if rules.counts_items(&text[..found], &text[found..]) { found } else { 0 }
+}
 
 /// Splits `text`, which is in `language`.
 pub fn split<'a>(text: &'a str, language: &str) -> Vec<TextPiece<'a>> {
@@ -86,21 +92,26 @@ pub fn sentences<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
     split(text, language).into_iter().filter_map(sentence).collect()
 }
 
-fn split_lines<'a>(text: &'a str, rules: &Rules, out: &mut Vec<TextPiece<'a>>) {
-    for line in text.split_inclusive('\n') {
-        let marker = MARKER.as_ref().and_then(|m| m.find(line)).map_or(0, |m| m.end());
-        if marker > 0 {
-            out.push(TextPiece::Keep(&line[..marker]));
-        }
-        split_line(&line[marker..], rules, out);
-    }
+/// Unicode's mandatory breaks; a carriage return too, by itself or before a line feed.
+fn is_line_end(c: char) -> bool {
+    matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
-fn split_line<'a>(line: &'a str, rules: &Rules, out: &mut Vec<TextPiece<'a>>) {
-    let mut start = 0;
-    for end in boundaries(line, rules).into_iter().chain([line.len()]) {
-        push_trimmed(&line[start..end], out);
-        start = end;
+fn split_lines<'a>(text: &'a str, rules: &Rules, out: &mut Vec<TextPiece<'a>>) {
+    for line in text.split_inclusive(is_line_end) {
+        // Items of a list inside of a line, behind the first.
+        let items = line::items(line, rules);
+        let mut start = 0;
+        for end in line::boundaries(line, marker(line, rules), &items, rules).into_iter().chain([line.len()])
+        {
+            let is_item = start == 0 || items.iter().any(|item| item.start == start);
+            let body = start + if is_item { marker(&line[start..end], rules) } else { 0 };
+            if body > start {
+                out.push(TextPiece::Keep(&line[start..body]));
+            }
+            push_trimmed(&line[body..end], out);
+            start = end;
+        }
     }
 }
 
@@ -128,119 +139,7 @@ fn push_trimmed<'a>(text: &'a str, out: &mut Vec<TextPiece<'a>>) {
     }
 }
 
-/// Offsets behind each sentence end inside a line.
-fn boundaries(line: &str, rules: &Rules) -> Vec<usize> {
-    let chars: Vec<(usize, char)> = line.char_indices().collect();
-    let whole = wholes(line, &chars);
-    let mut ends = vec![];
-    for (i, &(at, c)) in chars.iter().enumerate() {
-        let Some(end) = end_at(line, &chars, i, rules) else { continue };
-        // Nothing is cut inside of code, formulas and short quotations; the end of one may be the end of a sentence.
-        if whole.iter().any(|w| w.contains(&at) && w.end > end) {
-            continue;
-        }
-        debug_assert!(end >= at + c.len_utf8());
-        ends.push(end);
-    }
-    ends.dedup();
-    ends
-}
-
-/// Where the sentence ends that the character with number `i` ends, if it does.
-fn end_at(line: &str, chars: &[(usize, char)], i: usize, rules: &Rules) -> Option<usize> {
-    let (at, c) = chars[i];
-    let next = chars.get(i + 1).map(|x| x.1);
-    let asks = rules.semicolon_asks && matches!(c, ';' | '\u{37e}') || rules.colon_ends && c == ':';
-    let spaced = asks || matches!(c, '.' | '!' | '?' | '…' | '།' | '༎' | '‼' | '‽' | '⁇' | '⁈' | '⁉');
-    if !spaced {
-        // These end a sentence with or without a space behind. In Burmese ၊ is a comma; Armenian's ՜ and ՞ stand inside of words.
-        let ethiopic = c == '፡' && i > 0 && chars[i - 1].1 == '፡';
-        let hard = (ethiopic || ends_sentence(c))
-            && !matches!(c, '၊' | '՜' | '՞' | '๚' | '๛' | '༏' | '༐' | '༑' | '៖');
-        let number = c == '．' && next.is_some_and(char::is_numeric);
-        let goes_on = next.is_some_and(|n| ends_sentence(n) || n == '…' || closes(n) && !is_opening(n));
-        return match (hard && !number, goes_on) {
-            (false, _) => None,
-            (true, false) => Some(at + c.len_utf8()),
-            // Closing marks: the sentence ends behind them where white space follows.
-            (true, true) => behind_closers(chars, i).filter(|(_, open)| *open).map(|(end, _)| end),
-        };
-    }
-    let (end, open) = behind_closers(chars, i)?;
-    if !open || ends_sentence(next.unwrap_or(' ')) {
-        return None;
-    }
-    let quoted_before_full_stop = c == '.' && goes_on_after(line, at, end, rules);
-    (!quoted_before_full_stop).then_some(end)
-}
-
-/// Whether the full stop at `at` belongs to an abbreviation or a number that the text at `end` goes on from.
-fn goes_on_after(line: &str, at: usize, end: usize, rules: &Rules) -> bool {
-    let before = |c: char| c.is_whitespace() || "([{\"'“‘«„".contains(c);
-    let word = line[..at].rsplit(before).next().unwrap_or_default();
-    let next = line[end..].trim_start().trim_start_matches(|c: char| !c.is_alphanumeric());
-    let rest = next;
-    let next = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-    rules.goes_on(word, next, rest[next.len()..].starts_with('.'))
-}
-
-/// The offset behind the closing marks that follow character `i`, and whether white space and something that may begin a sentence is there.
-fn behind_closers(chars: &[(usize, char)], i: usize) -> Option<(usize, bool)> {
-    let mut j = i + 1;
-    while chars.get(j).is_some_and(|x| closes(x.1) && !is_opening(x.1) || is_format(x.1)) {
-        j += 1;
-    }
-    let (space, after) = (chars.get(j)?, chars.get(j + 1));
-    let begins = after.is_some_and(|a| !is_small(a.1) && !a.1.is_whitespace() && !ends_sentence(a.1));
-    Some((space.0, space.1.is_whitespace() && begins))
-}
-
-/// A small letter, before which no sentence begins. Georgian's letters are small to Unicode, which has capitals for headlines.
-fn is_small(c: char) -> bool {
-    c.is_lowercase() && !('ა'..='ჿ').contains(&c)
-}
-
-/// Marks that open quotations in the languages where they are not doubtful, and marks of emphasis that may.
-fn is_opening(c: char) -> bool {
-    matches!(c, '“' | '‘' | '«' | '„' | '‚' | '`' | '_')
-}
-
-/// Longest quotation or remark in brackets, in bytes, that is kept whole.
-const WHOLE: usize = 240;
-
-/// Parts of a line in which no sentence ends: code and formulas, short quotations and remarks in brackets.
-fn wholes(line: &str, chars: &[(usize, char)]) -> Vec<Range<usize>> {
-    let mut out = markup::spans(line);
-    let mut open: Vec<(char, usize)> = vec![];
-    for &(at, c) in chars {
-        let closing = match c {
-            '(' => Some(')'),
-            '[' => Some(']'),
-            '（' => Some('）'),
-            '「' => Some('」'),
-            '『' => Some('』'),
-            '“' => Some('”'),
-            '„' if line[at..].contains('”') => Some('”'),
-            '„' => Some('“'),
-            '«' => Some('»'),
-            '‘' if line[at..].contains('’') => Some('’'),
-            '"' if !open.iter().any(|(c, _)| *c == '"') => Some('"'),
-            _ => None,
-        };
-        if let Some(place) = open.iter().rposition(|(closing, _)| *closing == c)
-            && (c != '’' || !line[at + c.len_utf8()..].starts_with(char::is_alphanumeric))
-        {
-            let start = open[place].1;
-            open.truncate(place);
-            if at - start <= WHOLE {
-                out.push(start..at + c.len_utf8());
-            }
-        } else if let Some(closing) = closing {
-            open.push((closing, at));
-        }
-    }
-    out
-}
-
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

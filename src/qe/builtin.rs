@@ -11,11 +11,11 @@
 //! an equivalent of themselves; numbers: less for each that differs; length = 1 where the lengths differ by less than a tenth, then a bell curve of
 //! their logarithms' difference.
 //!
-//! On FLORES devtest with FreeDict's dictionaries it separates human translations from those of the next sentence with an AUC of 0.988 (es), 0.998
-//! (cs), 0.985 (ja); nine tenths of them reach 0.42, 0.57, 0.38 ([`TAU`]).
+//! On FLORES devtest with FreeDict's dictionaries it separates human translations from those of the next sentence with an AUC of 0.987 (es), 0.998
+//! (cs), 0.985 (ja), and 0.975 (th) with a dictionary learned from parallel text; nine tenths of them reach 0.42, 0.56, 0.39, 0.49 ([`TAU`]).
 use std::collections::HashSet;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use unicode_normalization::UnicodeNormalization;
 
 use super::Scorer;
@@ -35,7 +35,14 @@ pub const TAU: f64 = 0.35;
 pub struct BuiltinScorer {
     dictionary: Dictionary,
     name: String,
+    /// Whether a word of some source was in the dictionary.
+    knows_source: bool,
+    /// Words of sources, where none was.
+    unknown: Vec<String>,
 }
+
+/// So many unknown words are kept, to say at the end whether the dictionary is of the other direction.
+const UNKNOWN: usize = 1000;
 
 /// Function words are in every translation and say nothing; words of fewer letters are taken for such.
 const CONTENT_LETTERS: usize = 4;
@@ -99,7 +106,7 @@ fn without_marks(word: &str) -> String {
 impl BuiltinScorer {
     /// A scorer from the source to the target language of `dictionary`; `name` says which.
     pub fn new(dictionary: Dictionary, name: &str) -> BuiltinScorer {
-        BuiltinScorer { dictionary, name: name.into() }
+        BuiltinScorer { dictionary, name: name.into(), knows_source: false, unknown: vec![] }
     }
 
     fn pair(&self, source: &str, translation: &str) -> f64 {
@@ -160,7 +167,26 @@ impl Scorer for BuiltinScorer {
     }
 
     fn score(&mut self, pairs: &[(String, String)]) -> Result<Vec<f64>> {
+        let sources = pairs.iter().take_while(|_| !self.knows_source && self.unknown.len() < UNKNOWN);
+        let words: Vec<String> = sources.flat_map(|(s, _)| words::words(s)).map(str::to_lowercase).collect();
+        self.knows_source |= words.iter().any(|w| !self.dictionary.lookup(w).is_empty());
+        self.unknown.extend(words);
         Ok(pairs.iter().map(|(s, t)| self.pair(s, t)).collect())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if self.knows_source || self.unknown.is_empty() {
+            return Ok(());
+        }
+        let turned = self.dictionary.invert();
+        let found = self.unknown.iter().filter(|w| !turned.lookup(w).is_empty()).count();
+        ensure!(
+            found == 0,
+            "{}: no word of the sources has an entry in the dictionary, and {found} of {} are equivalents in it: are its columns the other way round?",
+            self.name,
+            self.unknown.len()
+        );
+        Ok(())
     }
 }
 
@@ -241,6 +267,20 @@ mod tests {
         }
         assert_eq!(s.pair("The hotel.", "El hotel."), 1.0, "an equivalent of itself is no copy");
         assert_eq!(s.pair("Ada is here.", "Ada está aquí."), 1.0, "names stay");
+    }
+
+    #[test]
+    fn a_dictionary_of_the_other_direction_is_named() {
+        let pairs = |source: &str| vec![(source.to_string(), "La casa verde.".to_string())];
+        let mut turned = BuiltinScorer::new(scorer().dictionary.invert(), "test");
+        turned.score(&pairs("The green house.")).unwrap();
+        assert!(turned.finish().unwrap_err().to_string().contains("the other way round"));
+        let mut right = scorer();
+        right.score(&pairs("The green house.")).unwrap();
+        assert!(right.finish().is_ok());
+        let mut neither = scorer();
+        neither.score(&pairs("Nothing.")).unwrap();
+        assert!(neither.finish().is_ok());
     }
 
     #[test]

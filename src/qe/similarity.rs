@@ -34,7 +34,15 @@ impl SimilarityText {
             tokenizer.vocab_size(),
             config.vocab_size
         );
-        let (bos, eos, longest) = (config.bos_token_id, config.eos_token_id, config.max_tokens());
+        let (mut bos, mut eos, longest) = (config.bos_token_id, config.eos_token_id, config.max_tokens());
+        if config.model_type == "bert" {
+            // Its config does not say; the tokenizer is XLM-R's or WordPiece's.
+            let pair = |a, b| tokenizer.id(a).zip(tokenizer.id(b));
+            let found = pair("<s>", "</s>").or_else(|| pair("[CLS]", "[SEP]"));
+            (bos, eos) = found.with_context(|| {
+                format!("the tokenizer of {} has neither <s> and </s> nor [CLS] and [SEP]", dir.display())
+            })?;
+        }
         Ok(SimilarityText { tokenizer, prefix: prefix.into(), longest, bos, eos })
     }
 }

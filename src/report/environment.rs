@@ -58,6 +58,8 @@ pub const VARIABLES: &[Variable] = &[
     variable(Developer, "SDRRL_TEST_ADAPTERS", "where a test leaves the adapters that PEFT is to read"),
     variable(Developer, "SDRRL_TEST_FOLDER", "where a test that runs itself again has its files"),
     variable(Developer, "SDRRL_TEST_SHRINKS", "the file that a test that runs itself again cuts off"),
+    variable(Developer, "SDRRL_TEST_LID", "a fastText model that identifies languages, for a test"),
+    variable(Developer, "SDRRL_TEST_LID_PREDICTIONS", "what `fasttext` predicts with it"),
     variable(Developer, "SDRRL_TEST_KERNELS", "only kernels whose name contains this are tested"),
     variable(Developer, "SDRRL_TEST_SEEDS", "how many schedules each kernel is tested in"),
     variable(Developer, "SDRRL_TEST_BINARY", "the test binary that mutate_kernels.sh runs"),

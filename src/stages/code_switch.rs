@@ -15,7 +15,7 @@ use crate::{
         markup,
         random::RowRandom,
         record::{CodeSwitched, Row},
-        words::{Token, units, with_case_of},
+        words::{self, Token, units, with_case_of},
     },
     recipe::code_switch::{CodeSwitchSettings, RateBasis},
 };
@@ -74,11 +74,16 @@ impl RowStage for CodeSwitch<'_> {
                 dictionaries = targets.iter().map(|t| load(s, &source, t)).collect::<Result<_>>()?;
             }
             for (target, (forth, back)) in targets.iter().zip(&dictionaries) {
+                let mut known = 0;
                 for row in &mut rows {
                     let mixed = mix_row(row, target, forth, back, s);
                     words += mixed.tokens;
+                    known += mixed.translatable;
                     replaced += mixed.replaced;
                     row.code_switched.insert(target.to_string(), mixed);
+                }
+                if known == 0 {
+                    columns_agree(&rows, target, back)?;
                 }
             }
             Ok(rows)
@@ -86,6 +91,18 @@ impl RowStage for CodeSwitch<'_> {
         let share = 100.0 * replaced as f64 / f64::max(1.0, words as f64);
         summary.made(Self::NAME, &format!("{replaced} of {words} words replaced ({share:.1} %)"))
     }
+}
+
+/// An error where no word of the rows has an entry, but some are equivalents of others.
+fn columns_agree(rows: &[Row], target: &str, back: &Dictionary) -> Result<()> {
+    let words = || rows.iter().flat_map(|r| [&r.instruction, &r.input]).flat_map(|text| words::words(text));
+    let turned = words().filter(|w| !back.lookup(w).is_empty()).count();
+    ensure!(
+        turned == 0,
+        "code-switch: none of the {} words of these rows has an entry in the dictionary of {target}, and {turned} are equivalents in it: are its columns the other way round (--invert)?",
+        words().count()
+    );
+    Ok(())
 }
 
 fn load(s: &CodeSwitchSettings, source: &str, target: &str) -> Result<(Dictionary, Dictionary)> {
@@ -225,6 +242,65 @@ mod tests {
         );
         assert_eq!((words, known, replaced), (5, 4, 4));
         assert_eq!(mixed("The green house", 0.0).0, "The green house");
+    }
+
+    #[test]
+    fn a_known_word_is_replaced_in_any_script() {
+        for (language, text, word) in [
+            ("hi", "वह विद्यालय बड़ा है।", "विद्यालय"),
+            ("mr", "ही शाळा मोठी आहे.", "शाळा"),
+            ("bn", "আমার বন্ধু এসেছে।", "বন্ধু"),
+            ("ta", "அந்த பள்ளி பெரியது.", "பள்ளி"),
+            ("te", "ఇది పుస్తకం.", "పుస్తకం"),
+            ("ml", "ഈ പുസ്തകം നല്ലതാണ്.", "പുസ്തകം"),
+            ("kn", "ಇದು ಪುಸ್ತಕ.", "ಪುಸ್ತಕ"),
+            ("gu", "આ પુસ્તક છે.", "પુસ્તક"),
+            ("pa", "ਇਹ ਕਿਤਾਬ ਹੈ।", "ਕਿਤਾਬ"),
+            ("or", "ଏହା ବହି ଅଟେ।", "ବହି"),
+            ("si", "මෙය ක්‍රීඩා පොතකි.", "ක්‍රීඩා"),
+            ("my", "ဒါဟာကျောင်းဖြစ်ပါတယ်။", "ကျောင်း"),
+            ("km", "នេះ សាលា ធំ។", "សាលា"),
+            ("th", "นี่คือโรงเรียนของฉัน", "โรงเรียน"),
+            ("lo", "ນີ້ແມ່ນໂຮງຮຽນ", "ໂຮງຮຽນ"),
+            ("bod_Tibt", "ང་སློབ་གྲྭ་ལ།", "སློབ་གྲྭ"),
+            ("fa", "این کتاب را می‌خوانم.", "می‌خوانم"),
+            ("am", "ይህ ትምህርት ነው።", "ትምህርት"),
+            ("ja", "これは学校です。", "学校"),
+            ("zh", "这是我的学校。", "学校"),
+            ("he", "קראתי ספר אחד.", "ספר"),
+            ("ko", "이것은 학교 입니다.", "학교"),
+            ("ka", "ეს არის სკოლა.", "სკოლა"),
+            ("sat_Olck", "ᱱᱚᱶᱟ ᱯᱩᱛᱷᱤ ᱠᱟᱱᱟ᱾", "ᱯᱩᱛᱷᱤ"),
+            ("yo", "Mo ń ka ìwé náà.", "ìwé"),
+        ] {
+            let mut d = Dictionary::default();
+            d.insert(word, "school");
+            let s = CodeSwitchSettings { rate: 1.0, ..Default::default() };
+            let found = mix_text(text, &d, "en", &s, &mut RowRandom::new(1, "t", "r"));
+            assert_eq!(found.0, text.replace(word, "school"), "{language}");
+            assert_eq!((found.2, found.3), (1, 1), "{language}");
+        }
+    }
+
+    #[test]
+    fn columns_the_other_way_round_are_named() {
+        let row: Row = serde_json::from_str(r#"{"id": "0", "instruction": "la casa verde"}"#).unwrap();
+        let error = columns_agree(&[row], "es", &dictionary().invert()).unwrap_err().to_string();
+        assert!(error.contains("3 of") || error.contains("3 are equivalents"), "{error}");
+        let row: Row = serde_json::from_str(r#"{"id": "0", "instruction": "nothing here"}"#).unwrap();
+        assert!(columns_agree(&[row], "es", &dictionary().invert()).is_ok());
+    }
+
+    #[test]
+    fn code_formulas_placeholders_and_addresses_stay() {
+        for text in [
+            "`house` ``house`` $house$ $$house$$ \\(house\\) \\house{house} ```\nhouse\n```",
+            "{{house}} {house} ${house} %(house)s %{house} <house> <|house|> https://house.org/house house@house.org",
+            "~~~\nhouse\n~~~ \\begin{house} house \\end{house} house_green www.house.org",
+        ] {
+            assert_eq!(mixed(text, 1.0).0, text);
+        }
+        assert_eq!(mixed("the `house", 1.0).0.split(' ').next(), Some("la"));
     }
 
     #[test]

@@ -47,8 +47,8 @@ sets! {
     /// Marks: they belong to the letter before them (vowel signs, virama, asat, tone marks, accents).
     is_any_mark, MARKS, r"\p{M}";
     /// Sentence_Terminal, and what ends sentences although the property leaves it out: the ellipsis, Khmer and Tibetan signs, the
-    /// Thai end of a paragraph.
-    ends_sentence, TERMINALS, r"[\p{Sentence_Terminal}…៖។៕༎།༏༐༑๚๛]";
+    /// Thai end of a paragraph, and the places for dandas in each Indic block, which Unicode leaves empty and texts use (Odia's U+0B64).
+    ends_sentence, TERMINALS, r"[\p{Sentence_Terminal}…៖។៕༎།༏༐༑๚๛\x{9E4}\x{9E5}\x{A64}\x{A65}\x{AE4}\x{AE5}\x{B64}\x{B65}\x{BE4}\x{BE5}\x{C64}\x{C65}\x{CE4}\x{CE5}\x{D64}\x{D65}]";
     /// Closing brackets and quotation marks of any kind (opening ones too, since languages disagree which is which), and marks of emphasis.
     closes, CLOSERS, r#"[\p{Pe}\p{Pf}\p{Pi}"'`*_＂＇〞〟„]"#;
     /// Letters of scripts that put no spaces between words, by Unicode's Line_Break classes ID and SA.
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn properties_are_unicodes() {
-        for c in "!.?؟۔।॥။፧։。｡．！？⁇᱾…។།".chars() {
+        for c in "!.?؟۔\u{b64}।॥။፧։。｡．！？⁇᱾…។།".chars() {
             assert!(ends_sentence(c), "{c}");
         }
         for c in ",;:،、aक".chars() {

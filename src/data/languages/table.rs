@@ -1,5 +1,6 @@
 //! The table of languages: those of NLLB-200 and FLORES-200 (NLLB Team 2022, table 1), Latin and Esperanto. Two-letter codes of a macrolanguage
-//! stand at its one member here (ISO 639-3, 2024-05; iso-codes 4.15). Further scripts: those in everyday use (CLDR 45, `languageData`).
+//! stand at its one member here. `scripts/check_languages.py` compares all of it with Debian's iso-codes 4.15 (ISO 639-1, 639-2, 639-3, 15924), CLDR 48
+//! (names, `languageData` for scripts, `likelySubtags` for regions), SIL's macrolanguages and NLLB's tokenizer, and names what differs on purpose.
 use super::Language;
 
 const fn of(
@@ -61,8 +62,8 @@ pub const LANGUAGES: &[Language] = &[
     of("el", "el", "ell", "Greek", "ell_Grek", ""),
     of("tr", "tr", "tur", "Turkish", "tur_Latn", ""),
     of("az", "az", "aze", "Azerbaijani", "azj_Latn", "Cyrl"),
-    of("uz", "uz", "uzb", "Uzbek", "uzn_Latn", "Cyrl"),
-    of("tk", "tk", "tuk", "Turkmen", "tuk_Latn", "Cyrl"),
+    of("uz", "uz", "uzb", "Uzbek", "uzn_Latn", "Cyrl Arab"),
+    of("tk", "tk", "tuk", "Turkmen", "tuk_Latn", "Cyrl Arab"),
     of("kk", "kk", "kaz", "Kazakh", "kaz_Cyrl", "Latn Arab"),
     of("ky", "ky", "kir", "Kyrgyz", "kir_Cyrl", "Latn Arab"),
     of("mn", "mn", "mon", "Mongolian", "khk_Cyrl", "Mong Latn"),
@@ -117,7 +118,7 @@ pub const LANGUAGES: &[Language] = &[
     of("ayr_Latn", "ay", "ayr", "Central Aymara", "ayr_Latn", ""),
     of("azb_Arab", "", "azb", "South Azerbaijani", "azb_Arab", ""),
     of("bak_Cyrl", "ba", "bak", "Bashkir", "bak_Cyrl", "Latn"),
-    of("bam_Latn", "bm", "bam", "Bambara", "bam_Latn", ""),
+    of("bam_Latn", "bm", "bam", "Bambara", "bam_Latn", "Nkoo"),
     of("ban_Latn", "", "ban", "Balinese", "ban_Latn", "Bali"),
     of("bem_Latn", "", "bem", "Bemba", "bem_Latn", ""),
     of("bho_Deva", "", "bho", "Bhojpuri", "bho_Deva", ""),
@@ -206,7 +207,7 @@ pub const LANGUAGES: &[Language] = &[
     of("taq_Latn", "", "taq", "Tamasheq", "taq_Latn", ""),
     of("taq_Tfng", "", "taq", "Tamasheq (Tifinagh script)", "taq_Tfng", ""),
     of("tat_Cyrl", "tt", "tat", "Tatar", "tat_Cyrl", "Latn"),
-    of("tgk_Cyrl", "tg", "tgk", "Tajik", "tgk_Cyrl", "Latn"),
+    of("tgk_Cyrl", "tg", "tgk", "Tajik", "tgk_Cyrl", "Latn Arab"),
     of("tir_Ethi", "ti", "tir", "Tigrinya", "tir_Ethi", ""),
     of("tpi_Latn", "", "tpi", "Tok Pisin", "tpi_Latn", ""),
     of("tsn_Latn", "tn", "tsn", "Tswana", "tsn_Latn", ""),
@@ -244,7 +245,7 @@ pub(super) const ALIASES: &[(&str, &str)] = &[
     ("central khmer", "km"), ("myanmar", "my"), ("irish gaelic", "ga"), ("isizulu", "zu"), ("bahasa indonesia", "id"),
     ("uighur", "uig_Arab"), ("aym", "ayr_Latn"), ("aymara", "ayr_Latn"), ("din", "dik_Latn"), ("dinka", "dik_Latn"), ("ful", "fuv_Latn"),
     ("fulah", "fuv_Latn"), ("fula", "fuv_Latn"), ("fulani", "fuv_Latn"), ("orm", "gaz_Latn"), ("oromo", "gaz_Latn"), ("pus", "pbt_Arab"),
-    ("pashto", "pbt_Arab"), ("mlg", "plt_Latn"), ("malagasy", "plt_Latn"), ("que", "quy_Latn"), ("sorani", "ckb_Arab"),
+    ("pashto", "pbt_Arab"), ("pushto", "pbt_Arab"), ("gug", "grn_Latn"), ("mlg", "plt_Latn"), ("malagasy", "plt_Latn"), ("que", "quy_Latn"), ("sorani", "ckb_Arab"),
     ("kurmanji", "kmr_Latn"), ("haitian", "hat_Latn"), ("haitian kreyol", "hat_Latn"), ("chichewa", "nya_Latn"), ("chewa", "nya_Latn"),
     ("sesotho", "sot_Latn"), ("sepedi", "nso_Latn"), ("pedi", "nso_Latn"), ("setswana", "tsn_Latn"), ("isixhosa", "xho_Latn"),
     ("siswati", "ssw_Latn"), ("swazi", "ssw_Latn"), ("luganda", "lug_Latn"), ("kirundi", "run_Latn"), ("rwanda", "kin_Latn"),
@@ -266,6 +267,7 @@ pub(super) const AMBIGUOUS: &[(&str, &[&str])] = &[
     ("sh", &["hr", "sr", "bs"]),
     ("hbs", &["hr", "sr", "bs"]),
     ("serbo-croatian", &["hr", "sr", "bs"]),
+    ("kashmiri", &["kas_Arab", "kas_Deva"]),
     ("gaelic", &["gla_Latn", "ga"]),
     ("sotho", &["sot_Latn", "nso_Latn"]),
     ("tmh", &["taq_Latn", "taq_Tfng"]),
@@ -273,20 +275,45 @@ pub(super) const AMBIGUOUS: &[(&str, &[&str])] = &[
     ("tamazight", &["tzm_Tfng", "kab_Latn", "taq_Tfng"]),
 ];
 
-/// Regions where a language is usually written in another script than the table's (CLDR 45, `likelySubtags`): (code, region, script).
+/// Regions where a language is usually written in another script than the table's (CLDR 48, `likelySubtags`): (code, region, script).
 pub(super) const SCRIPT_OF_REGION: &[(&str, &str, &str)] = &[
     ("zh", "TW", "Hant"),
     ("zh", "HK", "Hant"),
     ("zh", "MO", "Hant"),
+    ("zh", "AU", "Hant"),
+    ("zh", "BN", "Hant"),
+    ("zh", "GB", "Hant"),
+    ("zh", "GF", "Hant"),
+    ("zh", "ID", "Hant"),
+    ("zh", "PA", "Hant"),
+    ("zh", "PF", "Hant"),
+    ("zh", "PH", "Hant"),
+    ("zh", "SR", "Hant"),
+    ("zh", "TH", "Hant"),
+    ("zh", "US", "Hant"),
+    ("zh", "VN", "Hant"),
     ("yue_Hant", "CN", "Hans"),
     ("pa", "PK", "Arab"),
     ("az", "IR", "Arab"),
+    ("az", "IQ", "Arab"),
+    ("az", "RU", "Cyrl"),
     ("uz", "AF", "Arab"),
+    ("uz", "CN", "Cyrl"),
     ("kk", "CN", "Arab"),
+    ("kk", "AF", "Arab"),
+    ("kk", "IR", "Arab"),
+    ("kk", "MN", "Arab"),
     ("ky", "CN", "Arab"),
+    ("ky", "TR", "Latn"),
     ("mn", "CN", "Mong"),
     ("sr", "ME", "Latn"),
+    ("sr", "RO", "Latn"),
+    ("sr", "TR", "Latn"),
     ("snd_Arab", "IN", "Deva"),
     ("uig_Arab", "KZ", "Cyrl"),
+    ("uig_Arab", "MN", "Cyrl"),
     ("tgk_Cyrl", "PK", "Arab"),
+    ("hau_Latn", "CM", "Arab"),
+    ("hau_Latn", "SD", "Arab"),
+    ("ms", "CC", "Arab"),
 ];

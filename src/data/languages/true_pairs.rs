@@ -2,20 +2,57 @@
 use std::{fs, path::PathBuf};
 
 use crate::data::{
-    alarms::translation_alarms,
+    alarms::{answer_alarms, translation_alarms},
     dictionary::Dictionary,
-    language_id::{Coverage, contradicts, coverage, identify},
-    languages::{LANGUAGES, find, is_unspaced, same_language},
+    language_id::{Coverage, are_alike, contradicts, coverage, identify},
+    languages::{LANGUAGES, is_unspaced, same_language, written},
     sentences::{join, sentences, split},
     words::{tokens, units, words},
 };
 
-/// (code, article 1), English first.
-fn pairs() -> Vec<(String, String)> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/languages/udhr.tsv");
-    let text = fs::read_to_string(path).unwrap();
-    let lines = text.lines().filter(|l| !l.starts_with('#'));
-    lines.map(|l| l.split_once('\t').unwrap()).map(|(code, text)| (code.into(), text.into())).collect()
+/// A sentence pair.
+struct Pair {
+    code: String,
+    english: String,
+    text: String,
+}
+
+/// Languages of the table without a sentence of their own here that are written as another one: Arabic in formal use.
+const WRITTEN_AS: &[(&str, &[&str])] = &[(
+    "ar",
+    &["acm_Arab", "acq_Arab", "aeb_Arab", "ajp_Arab", "apc_Arab", "ars_Arab", "ary_Arab", "arz_Arab"],
+)];
+
+/// Languages of the table of which no sentence is at hand under a licence that lets it be kept.
+const WITHOUT: &[&str] = &[
+    "ace_Arab", "arb_Latn", "awa_Deva", "azb_Arab", "bak_Cyrl", "bjn_Arab", "ckb_Arab", "hne_Deva",
+    "kac_Latn", "kam_Latn", "kas_Arab", "kas_Deva", "kik_Latn", "knc_Arab", "lim_Latn", "lmo_Latn",
+    "ltg_Latn", "luo_Latn", "min_Arab", "mni_Beng", "nus_Latn", "pag_Latn", "sat_Beng", "scn_Latn",
+    "snd_Arab", "taq_Latn", "taq_Tfng", "tum_Latn",
+];
+
+/// A pair of every language that has one, in order of the files; English first.
+fn pairs() -> Vec<Pair> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/languages");
+    let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
+    let rows = |text: &str| -> Vec<Vec<String>> {
+        let lines = text.lines().filter(|l| !l.starts_with('#'));
+        lines.map(|l| l.split('\t').map(String::from).collect()).collect()
+    };
+    let declaration = rows(&read("udhr.tsv"));
+    let english = declaration[0][1].clone();
+    let pair = |code: &str, english: &str, text: &str| Pair {
+        code: code.into(),
+        english: english.into(),
+        text: text.into(),
+    };
+    let mut out: Vec<Pair> = declaration.iter().map(|r| pair(&r[0], &english, &r[1])).collect();
+    out.extend(rows(&read("pairs.tsv")).iter().map(|r| pair(&r[0], &r[2], &r[3])));
+    for (code, others) in WRITTEN_AS {
+        let text = out.iter().find(|p| p.code == *code).unwrap().text.clone();
+        out.extend(others.iter().map(|other| pair(other, &english, &text)));
+    }
+    out
 }
 
 fn has(alarms: &[String], alarm: &str) -> bool {
@@ -28,23 +65,43 @@ fn report(wrong: Vec<String>) {
 }
 
 #[test]
-fn a_true_pair_of_any_language_raises_no_alarm() {
+fn every_language_of_the_table_has_a_pair_or_is_named() {
     let all = pairs();
-    assert!(all.len() > 150 && all.iter().all(|(code, _)| find(code).is_some_and(|l| l.code == code)));
-    let english = &all[0].1;
-    let alarms = |(code, text): &(String, String)| {
-        let alarms = translation_alarms(english, text, "en", code);
-        (!alarms.is_empty()).then(|| format!("{code}: {alarms:?}: {text}"))
+    for language in LANGUAGES {
+        let here = all.iter().filter(|p| p.code == language.code).count();
+        assert_eq!(here, usize::from(!WITHOUT.contains(&language.code)), "{language:?}");
+    }
+    for pair in &all {
+        assert!(written(&pair.code).is_some(), "{}", pair.code);
+    }
+    println!("{} pairs; without: {WITHOUT:?}", all.len());
+}
+
+#[test]
+fn a_true_pair_of_any_language_raises_no_alarm() {
+    let alarms = |p: &Pair| {
+        let found = [
+            translation_alarms(&p.english, &p.text, "en", &p.code),
+            translation_alarms(&p.text, &p.english, &p.code, "en"),
+            answer_alarms("What does the first article say?", &p.text, "stop", &p.code),
+        ];
+        found.iter().any(|f| !f.is_empty()).then(|| format!("{}: {found:?}: {}", p.code, p.text))
     };
-    report(all[1..].iter().filter_map(alarms).collect());
+    report(pairs()[1..].iter().filter_map(alarms).collect());
+    // Whatever the source language is.
+    let sources = "en es fr de it pt ru nl id sv da fi hu tr ar".split(' ').collect::<Vec<_>>();
+    let others = |p: &&Pair| {
+        let strangers: Vec<&str> = sources.iter().copied().filter(|s| !are_alike(s, &p.code)).collect();
+        contradicts(&p.text, &p.code, &strangers)
+            .map(|found| format!("{} reads as {found}: {}", p.code, p.text))
+    };
+    report(pairs().iter().collect::<Vec<_>>().iter().filter_map(others).collect());
 }
 
 #[test]
 fn planted_faults_are_found_in_any_language() {
-    let all = pairs();
-    let english = &all[0].1;
     let mut wrong = vec![];
-    for (code, text) in &all[1..] {
+    for Pair { code, english, text } in &pairs()[1..] {
         let expect = |fault: &str, target: &str, alarm: &str| {
             let alarms = translation_alarms(english, target, "en", code);
             (!has(&alarms, alarm)).then(|| format!("{code}: {fault}: {alarms:?} for {target}"))
@@ -64,22 +121,91 @@ fn planted_faults_are_found_in_any_language() {
             }
         }
         wrong.extend(expect("copy", english, "copied"));
-        if coverage(code) == Coverage::Full && contradicts(english, code, &["en"]).is_none() {
-            wrong.push(format!("{code}: English passes"));
+        // The sides exchanged: neither is in its language.
+        let swapped = translation_alarms(text, english, "en", code);
+        if !has(&swapped, "wrong-language") {
+            wrong.push(format!("{code}: swap: {swapped:?}"));
         }
         wrong.extend(expect("damage", &format!("{text} \u{fffd}"), "damaged"));
+        for (name, table) in [("Latin-1", &latin_1 as &dyn Fn(u8) -> char), ("Windows-1252", &windows_1252)] {
+            if text.chars().filter(|c| !c.is_ascii()).count() > 1 {
+                let misread: String = text.bytes().map(table).collect();
+                wrong.extend(expect(name, &misread, "damaged"));
+            }
+        }
     }
     report(wrong);
+}
+
+fn latin_1(byte: u8) -> char {
+    char::from(byte)
+}
+
+fn windows_1252(byte: u8) -> char {
+    match byte {
+        0x80..=0x9F => "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ"
+            .chars()
+            .nth(byte as usize - 0x80)
+            .unwrap(),
+        _ => char::from(byte),
+    }
+}
+
+/// Every pair of languages that an identifier knows, one's text in the place of the other's.
+#[test]
+fn a_text_in_another_language_is_found_whatever_the_two_are() {
+    let all = pairs();
+    let known: Vec<&Pair> = all.iter().filter(|p| coverage(&p.code) == Coverage::Full).collect();
+    let (mut found, mut faults, mut missed) = (0, 0, vec![]);
+    for expected in &known {
+        for other in &known {
+            // In a script that no trigrams are known of for the language only the script is looked at.
+            let of_scripts = |p: &Pair| written(&p.code).unwrap().scripts()[0];
+            let further = written(&expected.code).unwrap().scripts()[1..].contains(&of_scripts(other));
+            if are_alike(&expected.code, &other.code) || further {
+                continue;
+            }
+            faults += 1;
+            if contradicts(&other.text, &expected.code, &["en"]).is_some() {
+                found += 1;
+            } else {
+                missed.push(format!("{} in the place of {}", other.code, expected.code));
+            }
+        }
+    }
+    println!("{found} of {faults}; missed: {missed:?}");
+    assert!(faults > 3000 && found * 1000 >= faults * 995, "{found} of {faults}: {missed:?}");
+    // Where no identifier knows the language, texts in another script are found.
+    for Pair { code, .. } in all.iter().filter(|p| coverage(&p.code) == Coverage::Script) {
+        let scripts: Vec<&str> = written(code).unwrap().scripts();
+        let others =
+            known.iter().filter(|p| written(&p.code).unwrap().scripts().iter().all(|s| !scripts.contains(s)));
+        for other in others.filter(|p| !shares_letters(&p.code, &scripts)) {
+            assert!(
+                contradicts(&other.text, code, &["en"]).is_some(),
+                "{} in the place of {code}",
+                other.code
+            );
+        }
+    }
+}
+
+/// Han stands in several scripts' texts.
+fn shares_letters(code: &str, scripts: &[&str]) -> bool {
+    const HAN: [&str; 4] = ["Hans", "Hant", "Jpan", "Hang"];
+    written(code).unwrap().scripts().iter().any(|s| HAN.contains(s))
+        && scripts.iter().any(|s| HAN.contains(s))
 }
 
 #[test]
 fn the_sentences_of_any_language_are_split_and_joined() {
     let mut wrong = vec![];
-    for (code, text) in pairs() {
+    for Pair { code, text, .. } in pairs() {
         let found = sentences(&text, &code);
         // Article 1 has two sentences; some translations make one or three of them, and these write no ends.
         let at_least = if ["th", "lo", "grn_Latn"].contains(&code.as_str()) { 1 } else { 2 };
-        if !(at_least..=5).contains(&found.len()) {
+        // Uyghur's Latin letters stand here without capitals.
+        if code != "uig_Latn" && !(at_least..=5).contains(&found.len()) {
             wrong.push(format!("{code}: {found:?}"));
         }
         let own: Vec<String> = found.iter().map(|s| s.to_string()).collect();
@@ -93,15 +219,18 @@ fn the_sentences_of_any_language_are_split_and_joined() {
 /// Whose translation of article 1 is one sentence.
 const ONE_SENTENCE: &[&str] = &[
     "es", "gl", "eu", "la", "sw", "ast_Latn", "ayr_Latn", "fon_Latn", "kab_Latn", "lug_Latn", "som_Latn",
-    "umb_Latn",
+    "umb_Latn", "tzm_Tfng", "dik_Latn",
 ];
 
 #[test]
 fn a_dictionary_finds_a_word_of_any_language() {
     let mut wrong = vec![];
-    for (code, text) in pairs() {
-        let longest =
-            words(&text).into_iter().filter(|w| w.chars().count() < 20).max_by_key(|w| w.chars().count());
+    for Pair { code, text, .. } in pairs() {
+        // Javanese script writes no spaces, and nobody's dictionary cuts it.
+        let longest = words(&text)
+            .into_iter()
+            .filter(|w| w.chars().count() < 20 || code == "jav_Java")
+            .max_by_key(|w| w.chars().count());
         let word = longest.unwrap().to_string();
         let mut dictionary = Dictionary::default();
         dictionary.insert(&word, "x");
@@ -120,7 +249,7 @@ fn a_dictionary_finds_a_word_of_any_language() {
 #[test]
 fn a_language_is_identified_or_said_not_to_be() {
     let (mut right, mut known) = (0, 0);
-    for (code, text) in pairs() {
+    for Pair { code, text, .. } in pairs() {
         if coverage(&code) == Coverage::Full {
             known += 1;
             right += usize::from(identify(&text).is_some_and(|i| same_language(&i.code, &code)));

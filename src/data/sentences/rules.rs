@@ -1,5 +1,30 @@
 //! What a full stop behind a word means, by language: abbreviations, numbers that are ordinals, words that begin sentences.
-use crate::data::languages::without_script;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
+
+use crate::data::{languages::without_script, words::letters};
+
+/// Abbreviations by language, a language a line (the file's head says where they are from).
+static LISTS: LazyLock<HashMap<&str, HashSet<&str>>> = LazyLock::new(|| {
+    let lines = include_str!("abbreviations.txt").lines().filter(|l| !l.starts_with('#'));
+    lines.filter_map(|l| l.split_once(' ')).map(|(code, words)| (code, words.split(' ').collect())).collect()
+});
+
+/// A full stop and what stands around it.
+pub(super) struct Place<'a> {
+    /// The sentence so far.
+    pub sentence: &'a str,
+    /// The last word of it.
+    pub word: &'a str,
+    /// The word behind the space.
+    pub next: &'a str,
+    /// That has a full stop too.
+    pub has_stop: bool,
+    /// A dash stands before it.
+    pub dash: bool,
+}
 
 /// The rules of one language.
 #[derive(Clone, Copy, Debug, Default)]
@@ -10,8 +35,18 @@ pub(super) struct Rules {
     numbered: &'static str,
     /// Abbreviations that may end a sentence: one ends where a word of `starters` follows.
     others: &'static str,
+    /// Times, eras and degrees: a sentence ends where a capital follows, unless it has only begun (`At 5 a.m. Mr. Smith went`).
+    closing: &'static str,
+    /// Words that a sentence begins with which goes on behind a time.
+    fronting: &'static str,
+    /// Further abbreviations: as `others`.
+    listed: Option<&'static HashSet<&'static str>>,
     /// Words that begin sentences, and hardly ever names.
     starters: &'static str,
+    /// So that a capital says little.
+    nouns_have_capitals: bool,
+    /// Sentences may begin with a small letter.
+    pub small_begins: bool,
     /// `3. Juni`: a number with a full stop is an ordinal.
     pub ordinals: bool,
     /// The semicolon is the question mark.
@@ -21,17 +56,17 @@ pub(super) struct Rules {
 }
 
 const ENGLISH: Rules = Rules {
-    titles: "mr mrs ms messrs mme dr drs prof st mt ft gen rep sen gov pres lt col capt cpt sgt maj adm hon rev fr sr jr vs e.g i.e cf viz approx dept est ave blvd rd",
+    titles: "v mr mrs ms messrs mme dr drs prof st mt ft gen rep sen gov pres lt col capt cpt sgt maj adm hon rev fr sr jr vs e.g i.e cf viz approx dept est ave blvd rd",
     numbered: "no nos vol p pp fig figs eq eqs sec sect ch chap art par para ver ed n°",
-    others: "etc inc ltd co corp llc bros al dec jan feb mar apr jun jul aug sept sep oct nov a.m p.m jr sr esq ph.d m.d b.a m.a",
+    others: "etc inc ltd co corp llc bros al dec jan feb mar apr jun jul aug sept sep oct nov jr sr esq b.a m.a",
     starters: "a about after all although an and another are as at because before but by can could did do does during each even every few finally for from \
                had has have he her here his how however i if in instead is it its just later let many maybe meanwhile more most my never next no nobody not now of \
                often on once one only or our perhaps please she should since so some sometimes soon still such suddenly thank that the their then there therefore \
                these they this those though thus to today tomorrow under unfortunately until was we well were what when where whether which while who why will with \
                would yes yesterday yet you your",
-    ordinals: false,
-    semicolon_asks: false,
-    colon_ends: false,
+    closing: "a.m p.m a.d b.c b.c.e c.e ph.d m.d m.b.a ll.m ll.b ll.d j.d",
+    fronting: "at on in by around about before after since until from during near circa",
+    ..NONE
 };
 
 const GERMAN: Rules = Rules {
@@ -42,6 +77,7 @@ const GERMAN: Rules = Rules {
                ein eine einer er erst es etwa für gestern heute hier ich ihr im in ja jede jeder jetzt kein können man mein mit morgen nach nein noch nun nur ob oder \
                ohne schon sein seine seit sie sind so und unser vielleicht vom von vor wann warum was weil welche wenn wer wie wir wo zu zum zur zwar",
     ordinals: true,
+    nouns_have_capitals: true,
     ..NONE
 };
 
@@ -49,7 +85,9 @@ const ROMANCE: Rules = Rules {
     titles: "sr sra srta srs sres d dña dr dra dres prof profa ud uds vd vds st sta sto mons lic ing arq gral cap cmdte p.ej ej ee.uu fr aa.vv \
              m mm mme mmes mlle mlles me mgr ste sig sigg sig.ra dott avv on arch geom rag spett ecc.mo exmo exma eng av avda c/ pza",
     numbered: "n no nº núm núms pág págs p pp art arts cap vol fig figs tel tomo ed n° num chap fasc",
-    others: "etc ecc cía cia s.a s.l s.p.a s.r.l ltda co inc a.c d.c av.j.-c ap.j.-c jr",
+    others: "etc ecc cía cia s.a s.l s.p.a s.r.l ltda co inc av.j.-c ap.j.-c jr",
+    closing: "a.c d.c a.m p.m",
+    fronting: "en a hacia desde hasta antes después alrededor para por em até depois nel nell dal verso vers dès en à au",
     starters: "a al además ahora algunos antes así aunque como con cuando de después desde donde el ella ellos en entonces es esa ese eso esta este esto estos hay hoy la las \
                le lo los luego más mi muchos no nos nosotros para pero por porque que qué quién se según si sí sin sobre su sus también todo tras tu un una y ya yo \
                il elle ils elles nous vous je tu on ce cette ces les des une mais dans pour avec lui lei noi voi loro questo questa ma gli un uno per \
@@ -58,9 +96,9 @@ const ROMANCE: Rules = Rules {
 };
 
 const SLAVIC: Rules = Rules {
-    titles: "mgr ing dr doc prof bc mudr judr rndr phdr tzv tj např resp př sv p pí sl inž hab lek św ul al pl m.in np tzw tzn gen płk por kpt \
+    titles: "napr st vs mgr ing dr doc prof bc mudr judr rndr phdr tzv tj např resp př sv p pí sl inž hab lek św ul al pl m.in np tzw tzn gen płk por kpt \
              г гг ул им проф акад т.е т.к т.н т.д напр см др тов гр св руб коп тыс млн млрд вул просп бул пл р рр обл с",
-    numbered: "č čl čís odst str s obr tab sv nr ust art poz rys § рис стр табл ст гл п пп кн",
+    numbered: "č čl čís odst str s obr tab sv nr ust art poz rys § рис стр стор табл ст гл п пп кн кв год хв сек мин",
     others: "atd apod aj ap etc itd itp i in m in tis mil mld kč hod min leden únor n.l př.n.l r др пр т.п н.э",
     starters: "a ale ani aby až co do i já je jak jako jeho její jen jestli již k kde kdo když která který my na nad ne než no o od on ona oni ono po pod pokud potom pro proč \
                proto protože před s se si ta tak také tam tato te ten tento teď to toto tu ty u v ve však vy z za ze že dnes wczoraj dziś ale ja jest nie on \
@@ -70,7 +108,7 @@ const SLAVIC: Rules = Rules {
 };
 
 const NORDIC: Rules = Rules {
-    titles: "dr prof hr fr frk f.eks bl.a dvs ca jf mht pga osv t.ex d.v.s bl.a s.k fil kand st",
+    titles: "dr prof hr fr frk skt f.eks bl.a dvs ca jf mht pga osv t.ex d.v.s bl.a s.k fil kand st",
     numbered: "nr s kap fig art pkt stk",
     others: "osv m.m m.v m.fl etc mv kl f.kr e.kr a/s jan feb apr aug sept okt nov dec des",
     starters: "alle altså at av da de den denne der derefter derfor det dette disse du efter eller en er et for fordi fra han har her hun hva hvad hver hvis hvor hvorfor i \
@@ -83,7 +121,12 @@ const NONE: Rules = Rules {
     titles: "",
     numbered: "",
     others: "",
+    closing: "",
+    fronting: "",
+    listed: None,
     starters: "",
+    nouns_have_capitals: false,
+    small_begins: false,
     ordinals: false,
     semicolon_asks: false,
     colon_ends: false,
@@ -99,7 +142,8 @@ const OTHER: Rules = Rules {
 
 /// The rules of the language called `name`.
 pub(super) fn rules(name: &str) -> Rules {
-    match without_script(name) {
+    let code = without_script(name);
+    let own = match code {
         "en" => ENGLISH,
         "de" | "ltz_Latn" => GERMAN,
         "es" | "pt" | "fr" | "it" | "ca" | "gl" | "ro" | "oci_Latn" | "ast_Latn" => ROMANCE,
@@ -117,49 +161,122 @@ pub(super) fn rules(name: &str) -> Rules {
             ..NONE
         },
         "el" => Rules {
-            titles: "κ κα κος κ.α δηλ π.χ βλ αρ σελ μ.μ π.μ", semicolon_asks: true, ..NONE
+            titles: "κ κα κος κ.α δηλ π.χ βλ αρ σελ μ.μ π.μ",
+            semicolon_asks: true,
+            small_begins: true,
+            ..NONE
         },
         "hy" => Rules { titles: "դ տ պ", colon_ends: true, ..NONE },
         _ => OTHER,
-    }
+    };
+    // The lists go by two-letter codes.
+    let two = crate::data::languages::find(code).map_or("", |l| l.code1);
+    Rules { listed: LISTS.get(two), ..own }
 }
 
 fn has(list: &str, word: &str) -> bool {
     list.split_whitespace().any(|w| w == word)
 }
 
+/// What ends an enumeration; what follows with a capital is a sentence.
+const AND_SO_ON: &str = "etc ecc atd apod itd itp osv enz usw";
+
+/// Units behind a number: a sentence ends where a capital follows.
+const UNITS: &str = "ft in lb lbs oz mi km kg cm mm hr hrs min sec yd yds gal pt qt";
+
+/// A sentence of at most so many words has only begun.
+const FRONTED: usize = 7;
+
 impl Rules {
-    /// Whether no sentence ends at a full stop between `word` (without the stop) and `next`, the word behind the space,
-    /// which may have a stop of its own.
-    pub(super) fn goes_on(&self, word: &str, next: &str, next_has_stop: bool) -> bool {
+    /// Whether no sentence ends at the full stop of `place`.
+    pub(super) fn goes_on(&self, place: &Place) -> bool {
+        let (word, next) = (place.word, place.next);
         let lower = word.to_lowercase();
         let lower = lower.as_str();
         let starts = || has(self.starters, &next.to_lowercase());
         let digit_next = next.starts_with(|c: char| c.is_numeric());
-        let mut letters = word.chars();
-        let initial = letters.next().is_some_and(char::is_uppercase) && letters.next().is_none();
-        if initial {
-            return word != "I";
+        let capital_next = next.starts_with(char::is_uppercase);
+        let mut chars = word.chars();
+        let single = chars.next().is_some_and(char::is_alphabetic) && chars.next().is_none();
+        if has(self.closing, &joined(place)) {
+            let zone = next.chars().count() > 1 && next.chars().all(char::is_uppercase);
+            let begun = place.sentence.trim() == word || self.has_only_begun(place.sentence);
+            return !starts() && (!capital_next && !digit_next || zone || begun);
+        }
+        if single && word.starts_with(char::is_uppercase) {
+            return word != "I" || !starts();
         }
         // `z. B.`, `d. h.`, `i. d. R.`
-        if word.chars().count() == 1
-            && word.chars().all(char::is_alphabetic)
-            && next.chars().count() == 1
-            && next_has_stop
-        {
-            return true;
+        if single && (next.chars().count() == 1 && place.has_stop || follows_initial(place)) {
+            return place.has_stop && next.chars().count() == 1 || !starts();
         }
-        if self.ordinals && lower.len() <= 3 && !lower.is_empty() && lower.bytes().all(|b| b.is_ascii_digit())
-        {
-            return !starts() && !digit_next;
+        if self.is_ordinal(word) {
+            return !starts() && (!digit_next || place.dash);
+        }
+        let counted = place.sentence.split_whitespace().rev().nth(1);
+        if has(UNITS, lower) && counted.is_some_and(|w| w.ends_with(|c: char| c.is_ascii_digit())) {
+            return !capital_next || self.has_only_begun(place.sentence);
         }
         if has(self.titles, lower) {
             return true;
         }
-        if has(self.numbered, lower) {
-            return digit_next || has(OTHER.numbered, lower) && !starts() && lower != "no";
+        if has(self.numbered, lower)
+            && (digit_next || has(OTHER.numbered, lower) && !starts() && lower != "no")
+        {
+            return true;
         }
-        let acronym = word.contains('.') && word.split('.').all(|part| part.chars().count() == 1);
-        (acronym || has(self.others, lower)) && !starts()
+        if has(AND_SO_ON, lower) && capital_next && !self.nouns_have_capitals {
+            return false;
+        }
+        let acronym = word.contains('.')
+            && word.split('.').all(|part| letters(part) == 1 && part.starts_with(char::is_alphabetic));
+        let known =
+            acronym || has(self.others, lower) || self.listed.is_some_and(|list| list.contains(lower));
+        known && !starts()
+    }
+
+    /// `3. Juni`, `XII. Pluk`.
+    fn is_ordinal(&self, word: &str) -> bool {
+        let digits = word.len() <= 3 && word.bytes().all(|b| b.is_ascii_digit());
+        let roman = word.len() > 1 && word.bytes().all(|b| b"IVXLC".contains(&b));
+        self.ordinals && !word.is_empty() && (digits || roman)
+    }
+
+    /// A few words from a preposition on, also behind a colon.
+    fn has_only_begun(&self, sentence: &str) -> bool {
+        let words: Vec<&str> = sentence.rsplit(": ").next().unwrap_or_default().split_whitespace().collect();
+        words.len() <= FRONTED && words.first().is_some_and(|w| has(self.fronting, &w.to_lowercase()))
+    }
+}
+
+/// Whether the word before is a letter with a full stop too: `т. б.`
+fn follows_initial(place: &Place) -> bool {
+    let before = place.sentence.split_whitespace().rev().nth(1).unwrap_or_default();
+    before.strip_suffix('.').is_some_and(|letter| letter.chars().count() == 1)
+}
+
+/// The word in small letters, with the single letters before it: `a.c` for `a. C`.
+fn joined(place: &Place) -> String {
+    let mut out = place.word.to_lowercase();
+    if out.chars().count() == 1 {
+        let before = place.sentence.split_whitespace().rev().skip(1).map_while(|w| w.strip_suffix('.'));
+        for letter in before.take_while(|w| w.chars().count() == 1) {
+            out = format!("{}.{out}", letter.to_lowercase());
+        }
+    }
+    out
+}
+
+/// Months that are written with a capital in languages whose ordinals have a full stop.
+const MONTHS: &str =
+    "januar jänner februar märz april mai juni juli august september oktober november dezember";
+
+impl Rules {
+    /// Whether `1.` at the beginning of a line counts an item: in some languages it may be a date (`7. října`, `3. Juni`).
+    pub(super) fn counts_items(&self, marker: &str, rest: &str) -> bool {
+        let number = marker.trim().trim_start_matches('(').strip_suffix('.');
+        let ordinal = self.ordinals && number.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        let next = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        !ordinal || !(next.starts_with(char::is_lowercase) || has(MONTHS, &next.to_lowercase()))
     }
 }

@@ -47,6 +47,19 @@ fn sentences_end_where_readers_end_them() {
         ("😀 Hi. 👨‍👩‍👧 Bye. 🎉", vec!["😀 Hi.", "👨‍👩‍👧 Bye."]),
         ("\u{feff}Hi. You.", vec!["Hi.", "You."]),
         ("A.\r\nB.\r\n", vec!["A.", "B."]),
+        ("One\u{2028}Two\rThree\u{85}Four", vec!["One", "Two", "Three", "Four"]),
+        ("It`s here. It is. Yes.", vec!["It`s here.", "It is.", "Yes."]),
+        ("It is.  It was. [2] So it is.[a] Yes", vec!["It is.", "It was. [2]", "So it is.[a]", "Yes"]),
+        (
+            "He left (\"Go.\"). \"Why?\" she asked. \"No.\"",
+            vec!["He left (\"Go.\").", "\"Why?\" she asked.", "\"No.\""],
+        ),
+        ("1. Take it. 2. Leave it. 3. Run!", vec!["Take it.", "Leave it.", "Run!"]),
+        ("a) One thing b) Another c) A third", vec!["One thing", "Another", "A third"]),
+        (
+            "In 44 B.C. Caesar died. He was born in 100 B.C. Rome fell later.",
+            vec!["In 44 B.C. Caesar died.", "He was born in 100 B.C.", "Rome fell later."],
+        ),
         (" \n\n ", vec![]),
     ] {
         assert_eq!(sentences(text, "en"), expected, "{text}");
@@ -85,6 +98,17 @@ fn each_language_has_its_own_ends_and_abbreviations() {
         ("fr", "M. Dupont est arrivé. Il habite av. Foch, n° 5.", 2),
         ("cs", "Narodil se 3. Května v Praze. Je to tak.", 2),
         ("ru", "Он живёт на ул. Ленина. Она учится.", 2),
+        ("cs", "7. října se motor oddělil. Nic se nestalo.", 2),
+        ("de", "3. Juni ist mein Geburtstag. Ich feiere.", 2),
+        ("de", "»Wirklich?« Er ging. »Ja.« Sie auch.", 4),
+        ("bg", "„Да.“ Тя каза. „Не.“ Край.", 4),
+        ("es", "Fue en el año 300 a. C. Después llegó Roma. Vino el Sr. Gómez, etc. Trajo vino.", 4),
+        ("ru", "Он родился в 1950 г. в г. Москва. Она нет.", 2),
+        ("uk", "Це було о 10 год. 30 хв. ранку. Так.", 2),
+        ("he", "ד\"ר כהן הגיע. הוא אמר \"שלום.\" היא יצאה.", 3),
+        ("ml", "ഇത് ഡോ. കെ.പി. മോഹനൻ. അതെ.", 2),
+        ("zh", "我们去看《摔跤吧！爸爸》好吗？好！", 2),
+        ("or", "ଏହା ବହି ଅଟେ୤ତାହା କଲମ ଅଟେ୤", 2),
         ("nl", "Dhr. De Vries is er. Hij komt bijv. Morgen.", 2),
     ] {
         let found = sentences(text, language);

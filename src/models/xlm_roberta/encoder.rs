@@ -113,7 +113,7 @@ impl Encoder {
             t.write_u32(values)?;
             Ok(t)
         };
-        let first_position = model.config.pad_token_id + 1;
+        let first_position = model.config.first_position();
         let positions: Vec<u32> =
             sentences.iter().flat_map(|s| (0..s.len() as u32).map(|i| first_position + i)).collect();
         let tokens = set(&self.a.tokens, &sentences.concat())?;

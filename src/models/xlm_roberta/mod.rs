@@ -26,7 +26,8 @@ pub use encoder::{Encoder, LastLayer, States, batches};
 /// `config.json`, with Hugging Face's names.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct XlmRobertaConfig {
-    /// `xlm-roberta`; `roberta` and `camembert` are the same encoder.
+    /// `xlm-roberta`; `roberta` and `camembert` are the same encoder, and `bert` but for its positions, which begin at the table's first row
+    /// (multilingual-e5-small, paraphrase-multilingual-MiniLM).
     pub model_type: String,
     /// C
     pub hidden_size: usize,
@@ -38,7 +39,7 @@ pub struct XlmRobertaConfig {
     pub num_attention_heads: usize,
     /// V
     pub vocab_size: usize,
-    /// Rows of the position table; the first `pad_token_id + 1` are never used.
+    /// Rows of the position table; those before [`XlmRobertaConfig::first_position`] are never used.
     pub max_position_embeddings: usize,
     /// Rows of the token type table; only the first is used.
     #[serde(default = "one")]
@@ -100,7 +101,7 @@ impl XlmRobertaConfig {
     pub fn from_value(value: Value) -> Result<XlmRobertaConfig> {
         let kind = value["model_type"].as_str().unwrap_or("absent").to_string();
         ensure!(
-            ["xlm-roberta", "roberta", "camembert"].contains(&kind.as_str()),
+            ["xlm-roberta", "roberta", "camembert", "bert"].contains(&kind.as_str()),
             "model_type is {kind}; an encoder of type `xlm-roberta` was expected"
         );
         let config: XlmRobertaConfig = serde_json::from_value(value)?;
@@ -119,9 +120,9 @@ impl XlmRobertaConfig {
         ensure!(self.type_vocab_size > 0 && self.type_vocab_size < 1 << 16, "type_vocab_size is 0 or absurd");
         ensure!(
             self.max_position_embeddings < 1 << 24 && self.max_tokens() > 0,
-            "max_position_embeddings is {}, but positions start at pad_token_id + 1 = {}",
+            "max_position_embeddings is {}, but positions start at {}",
             self.max_position_embeddings,
-            self.pad_token_id as u64 + 1
+            self.first_position()
         );
         ensure!(self.hidden_act == "gelu", "hidden_act {} is not supported, only gelu", self.hidden_act);
         ensure!(
@@ -141,7 +142,12 @@ impl XlmRobertaConfig {
 
     /// The longest sentence, tokens.
     pub fn max_tokens(&self) -> usize {
-        self.max_position_embeddings.saturating_sub(self.pad_token_id as usize).saturating_sub(1)
+        self.max_position_embeddings.saturating_sub(self.first_position() as usize)
+    }
+
+    /// The row of the position table of a sentence's first token: behind that of padding, in BERT the first.
+    pub fn first_position(&self) -> u32 {
+        if self.model_type == "bert" { 0 } else { self.pad_token_id.saturating_add(1) }
     }
 
     /// Parameters of the encoder.
@@ -185,7 +191,7 @@ pub struct XlmRoberta {
 }
 
 /// What stands before `embeddings...` in the names of published checkpoints: the bare model, a model with a head, COMET.
-const PREFIXES: [&str; 4] = ["", "roberta.", "encoder.model.", "encoder."];
+const PREFIXES: [&str; 5] = ["", "roberta.", "bert.", "encoder.model.", "encoder."];
 
 /// Makes a tensor: (name, dims, whether it is a matrix, which may be narrower than F32).
 pub type MakeTensor<'a> = dyn FnMut(&str, &[usize], bool) -> Result<Tensor> + 'a;
