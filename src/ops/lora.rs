@@ -9,10 +9,11 @@ use super::{
         plan::Extras,
     },
     quantize::Matrix,
+    rows::add,
 };
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, refuse_overlap};
 
-/// The factors: A (R, in), B (out, R), F32, and the update's scale s.
+/// The factors and the update's scale s: A (R, in), B (out, R), F32 or, as copies for the products of a GPU, Bf16.
 #[derive(Clone, Copy)]
 pub struct LowRank<'a> {
     /// (R, in)
@@ -21,6 +22,15 @@ pub struct LowRank<'a> {
     pub b: &'a Tensor,
     /// s
     pub scale: f32,
+    /// True if `b` is s B already: a copy takes the factor while it is rounded, and no product need stop for it.
+    pub scaled: bool,
+}
+
+impl LowRank<'_> {
+    /// What a product with `b` is still to be multiplied by.
+    fn left(&self) -> f32 {
+        if self.scaled { 1.0 } else { self.scale }
+    }
 }
 
 /// out (N, out) = inp (N, in) weightᵀ + s u Bᵀ [+ bias]; u (N, R) = inp Aᵀ is saved for backward.
@@ -34,25 +44,45 @@ pub fn lora_forward<'a>(
 ) -> Result<()> {
     let weight = weight.into();
     linear_forward(u, inp, low.a, None)?;
-    low_rank_product(out, u, inp, weight, bias, low)
+    low_rank_product(out, u, inp, weight, bias, None, low)
 }
 
-/// The second half of [`lora_forward`]: out from a u that is there already.
+/// The same [+ resid (N, out)]: a layer that ends in a residual addition.
+pub fn lora_add_forward<'a>(
+    out: &mut Tensor,
+    u: &mut Tensor,
+    inp: &Tensor,
+    weight: impl Into<Matrix<'a>>,
+    bias: Option<&Tensor>,
+    resid: &Tensor,
+    low: LowRank,
+) -> Result<()> {
+    let weight = weight.into();
+    linear_forward(u, inp, low.a, None)?;
+    low_rank_product(out, u, inp, weight, bias, Some(resid), low)
+}
+
+/// The second half of both: out from a u that is there already.
 pub fn low_rank_product<'a>(
     out: &mut Tensor,
     u: &Tensor,
     inp: &Tensor,
     weight: impl Into<Matrix<'a>>,
     bias: Option<&Tensor>,
+    resid: Option<&Tensor>,
     low: LowRank,
 ) -> Result<()> {
     let weight = weight.into();
-    let extras = Extras { bias, tail: Some((u, low.b, low.scale)), ..Extras::default() };
+    if let Some(resid) = resid {
+        refuse_overlap(&[out], &[resid])?;
+    }
+    let extras = Extras { bias, resid, tail: Some((u, low.b, low.left())), ..Extras::default() };
     if product("lora_forward", out, inp, weight, Layout::NT, extras, None)?.is_some() {
         return Ok(());
     }
     linear_forward_many_rows(out, inp, weight, bias)?;
-    gemm(out, u, low.b, Layout::NT, low.scale, true)
+    gemm(out, u, low.b, Layout::NT, low.left(), true)?;
+    resid.map_or(Ok(()), |resid| add(out, resid))
 }
 
 /// da (R, in) +=, db (out, R) += and du (N, R) = s dout B from dout (N, out) and the saved u; du is what [`lora_backward_input`] needs.
@@ -65,8 +95,24 @@ pub fn lora_backward(
     inp: &Tensor,
     low: LowRank,
 ) -> Result<()> {
+    lora_backward_b(db, du, dout, u, low)?;
+    lora_backward_a(da, du, inp)
+}
+
+/// The first half of [`lora_backward`], for an inp that is not there yet: db (out, R) += and du (N, R) = s dout B.
+pub fn lora_backward_b(
+    db: &mut Tensor,
+    du: &mut Tensor,
+    dout: &Tensor,
+    u: &Tensor,
+    low: LowRank,
+) -> Result<()> {
     gemm(db, dout, u, Layout::TN, low.scale, true)?;
-    gemm(du, dout, low.b, Layout::NN, low.scale, false)?;
+    gemm(du, dout, low.b, Layout::NN, low.left(), false)
+}
+
+/// The second: da (R, in) += duᵀ inp.
+pub fn lora_backward_a(da: &mut Tensor, du: &Tensor, inp: &Tensor) -> Result<()> {
     gemm(da, du, inp, Layout::TN, 1.0, true)
 }
 

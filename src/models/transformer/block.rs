@@ -18,7 +18,7 @@ use crate::{
     ops::{
         attention::{AttentionShape, attention_backward, attention_forward},
         decode_attention::decode_attention_forward,
-        rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
+        rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_backward_into, rmsnorm_forward},
         rope::rope_both,
         rows::{copy, scatter_rows},
         swiglu::{gated_backward, gated_forward},
@@ -53,9 +53,9 @@ pub(super) enum Attention<'a> {
 
 /// Where a layer leaves its output: the residual stream (N, C), 1/rms (N), and the normed input of what follows (N, C).
 pub(super) struct Next<'a> {
-    pub resid: &'a mut Tensor,
-    pub rstd: &'a mut Tensor,
-    pub norm: &'a mut Tensor,
+    pub resid: Tensor,
+    pub rstd: Tensor,
+    pub norm: Tensor,
     /// The gain of the norm that follows.
     pub gain: &'a Tensor,
 }
@@ -71,21 +71,19 @@ pub(super) fn norm_forward(
     rmsnorm_forward(out, rstd, inp, norm.gain(gain), norm.eps)
 }
 
-/// next = what comes of x + h, with h a layer's (or half a layer's) addition.
-pub(super) fn add_norm(next: Next, h: &Tensor, x: &Tensor, norm: NormSpec) -> Result<()> {
-    add_rmsnorm_forward(next.norm, next.rstd, next.resid, h, x, norm.gain(next.gain), norm.eps)
-}
-
-/// dinp +=, dgain += the gradient of [`norm_forward`].
+/// dinp = or, with `add`, +=, dgain += the gradient of [`norm_forward`].
 pub(super) fn norm_backward(
-    dinp: &mut Tensor,
+    (dinp, add): (&mut Tensor, bool),
     dgain: Option<&mut Tensor>,
     dout: &Tensor,
     (inp, rstd): (&Tensor, &Tensor),
     gain: &Tensor,
     norm: NormSpec,
 ) -> Result<()> {
-    rmsnorm_backward(dinp, dgain, dout, inp, rstd, norm.gain(gain))
+    if add {
+        return rmsnorm_backward(dinp, dgain, dout, inp, rstd, norm.gain(gain));
+    }
+    rmsnorm_backward_into(dinp, dgain, dout, inp, rstd, norm.gain(gain))
 }
 
 impl<'a> Block<'a> {
@@ -105,7 +103,7 @@ impl<'a> Block<'a> {
         self.weights.norm(NormId::Attention)
     }
 
-    /// From s.resid_in and its normed form x.norm to s.resid_mid and what the MLP adds to it, x.projected; everything else in `s` is written.
+    /// From s.resid_in and its normed form x.norm to `next`; everything else in `s` is written.
     pub(super) fn forward(
         &self,
         s: &mut Saved,
@@ -113,26 +111,52 @@ impl<'a> Block<'a> {
         attention: Attention,
         adapters: Option<&PerLinear<Option<Adapter>>>,
         rows: Rows,
+        mut next: Next,
     ) -> Result<()> {
-        let (w, norm) = (self.weights, self.spec.norm);
         self.attention_forward(s, x, attention, adapters, rows)?;
-        let out = s.post.as_mut().map_or(&mut x.projected, |p| &mut p.attention);
-        self.project(&mut [(LinearId::O, out)], &mut s.u, &s.att, adapters, rows)?;
-        if let Some(p) = &mut s.post {
-            let gain = w.norm(NormId::AttentionOut)?;
-            norm_forward(&mut x.projected, &mut p.rstd_attention, &p.attention, gain, norm)?;
-        }
-        let (resid, rstd, gain) = (&mut s.resid_mid, &mut s.rstd_mid, w.norm(NormId::Mlp)?);
-        add_norm(Next { resid, rstd, norm: &mut x.norm, gain }, &x.projected, &s.resid_in, norm)?;
+        let (resid, rstd, norm) = (s.resid_mid.alias(), s.rstd_mid.alias(), x.norm.alias());
+        let mut middle = Next { resid, rstd, norm, gain: self.weights.norm(NormId::Mlp)? };
+        let post = s.post.as_mut().map(|p| (&mut p.attention, &mut p.rstd_attention, NormId::AttentionOut));
+        let (id, u) = (LinearId::O, &mut s.u);
+        self.add_forward(&mut middle, id, u, (&s.att, &s.resid_in), post, &mut x.projected, adapters, rows)?;
         let mut gates = [(LinearId::Gate, &mut s.gate), (LinearId::Up, &mut s.up)];
         self.project(&mut gates, &mut s.u, &x.norm, adapters, rows)?;
         gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
-        let out = s.post.as_mut().map_or(&mut x.projected, |p| &mut p.mlp);
-        self.project(&mut [(LinearId::Down, out)], &mut s.u, &x.act, adapters, rows)?;
-        if let Some(p) = &mut s.post {
-            norm_forward(&mut x.projected, &mut p.rstd_mlp, &p.mlp, w.norm(NormId::MlpOut)?, norm)?;
+        let post = s.post.as_mut().map(|p| (&mut p.mlp, &mut p.rstd_mlp, NormId::MlpOut));
+        let (id, u) = (LinearId::Down, &mut s.u);
+        self.add_forward(&mut next, id, u, (&x.act, &s.resid_mid), post, &mut x.projected, adapters, rows)
+    }
+
+    /// next = what comes of resid + linear(inp), or of resid + norm(linear(inp)) where a norm stands behind (`post`: its input, its 1/rms, its gain). On a GPU
+    /// the addition is the product's epilogue, where nothing stands between.
+    fn add_forward(
+        &self,
+        next: &mut Next,
+        id: LinearId,
+        u: &mut PerLinear<Option<Tensor>>,
+        (inp, resid): (&Tensor, &Tensor),
+        post: Option<(&mut Tensor, &mut Tensor, NormId)>,
+        projected: &mut Tensor,
+        adapters: Option<&PerLinear<Option<Adapter>>>,
+        rows: Rows,
+    ) -> Result<()> {
+        let norm = self.spec.norm;
+        let adapter = adapters.and_then(|a| a[id].as_ref());
+        let plain = post.is_none() && adapter.is_none_or(|a| a.magnitude.is_none());
+        if plain && inp.gpu().is_some() {
+            let linear = &self.weights.linears[id];
+            linear::add_forward(&mut next.resid, &mut u[id], inp, linear, adapter, resid)?;
+            return norm_forward(&mut next.norm, &mut next.rstd, &next.resid, next.gain, norm);
         }
-        Ok(())
+        match post {
+            Some((out, rstd, gain)) => {
+                self.project(&mut [(id, out)], u, inp, adapters, rows)?;
+                norm_forward(projected, rstd, out, self.weights.norm(gain)?, norm)?;
+            }
+            None => self.project(&mut [(id, projected)], u, inp, adapters, rows)?,
+        }
+        let (out, rstd, sum, gain) = (&mut next.norm, &mut next.rstd, &mut next.resid, norm.gain(next.gain));
+        add_rmsnorm_forward(out, rstd, sum, projected, resid, gain, norm.eps)
     }
 
     /// s.att, from x.norm.
@@ -229,23 +253,29 @@ impl<'a> Block<'a> {
             copy(&mut x.norm, &x.dresid)?;
             return Ok(x.norm.alias());
         };
-        x.norm.fill_zero()?;
         let dgain = grads.norm(self.layer, id);
-        norm_backward(&mut x.norm, dgain, &x.dresid, inp, self.weights.norm(id)?, self.spec.norm)?;
+        norm_backward((&mut x.norm, false), dgain, &x.dresid, inp, self.weights.norm(id)?, self.spec.norm)?;
         Ok(x.norm.alias())
     }
 
     /// x.dresid (into the layer's output) becomes the gradient of resid_mid.
     fn mlp_backward(&self, s: &Saved, x: &mut BackwardScratch, grads: &mut Grads) -> Result<()> {
         let (w, l, norm) = (self.weights, self.layer, self.spec.norm);
-        gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
-        let inp = s.post.as_ref().map(|p| (&p.mlp, &p.rstd_mlp));
-        let mut dout = self.addition_backward(x, grads, NormId::MlpOut, LinearId::Down, inp)?;
-        let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
-        let dinp = Some((&mut x.dact, false));
         let (id, linears) = (LinearId::Down, &w.linears);
-        linear::backward(dinp, &mut dout, &mut low, &s.u[id], &x.act, &linears[id], grads.trained(l, id))?;
-        gated_backward(&mut x.dgate, &mut x.dup, &x.dact, &s.gate, &s.up, self.spec.gate)?;
+        let adapter = grads.adapters(l).and_then(|a| a[id].as_ref());
+        if adapter.is_some_and(|a| a.magnitude.is_some()) {
+            // DoRA needs it before the activation's backward gives it.
+            gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
+        }
+        let inp = s.post.as_ref().map(|p| (&p.mlp, &p.rstd_mlp));
+        let mut dout = self.addition_backward(x, grads, NormId::MlpOut, id, inp)?;
+        let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
+        let (dinp, mut trained) = (Some((&mut x.dact, false)), grads.trained(l, id));
+        let (u, linear) = (&s.u[id], &linears[id]);
+        linear::backward_input(dinp, &mut dout, &mut low, u, &x.act, linear, &mut trained)?;
+        let act = Some(&mut x.act);
+        gated_backward(&mut x.dgate, &mut x.dup, act, &x.dact, &s.gate, &s.up, self.spec.gate)?;
+        linear::backward_weights(&dout, &low, &x.act, trained)?;
         let gain = w.norm(NormId::Mlp)?;
         let mut rstd = s.rstd_mid.alias();
         norm_forward(&mut x.norm, &mut rstd, &s.resid_mid, gain, norm)?;
@@ -254,7 +284,7 @@ impl<'a> Block<'a> {
             linear::backward(dinp, dout, &mut low, &s.u[id], &x.norm, &linears[id], grads.trained(l, id))?;
         }
         let dgain = grads.norm(l, NormId::Mlp);
-        norm_backward(&mut x.dresid, dgain, &x.dnorm, (&s.resid_mid, &s.rstd_mid), gain, norm)
+        norm_backward((&mut x.dresid, true), dgain, &x.dnorm, (&s.resid_mid, &s.rstd_mid), gain, norm)
     }
 
     /// x.dresid (of resid_mid) becomes the gradient of the layer's input, where anything below needs it.
@@ -294,7 +324,7 @@ impl<'a> Block<'a> {
             return Ok(());
         }
         let dgain = grads.norm(l, NormId::Attention);
-        norm_backward(&mut x.dresid, dgain, &x.dnorm, (&s.resid_in, &s.rstd_in), gain, norm)
+        norm_backward((&mut x.dresid, true), dgain, &x.dnorm, (&s.resid_in, &s.rstd_in), gain, norm)
     }
 
     /// dinp = the gradient of [`Block::norm_heads`].
@@ -307,9 +337,8 @@ impl<'a> Block<'a> {
         grads: &mut Grads,
     ) -> Result<()> {
         let dims = [rstd.len(), self.shape.head_size];
-        dinp.fill_zero()?;
         norm_backward(
-            &mut dinp.view(&dims)?,
+            (&mut dinp.view(&dims)?, false),
             grads.norm(self.layer, id),
             &dout.view(&dims)?,
             (&inp.view(&dims)?, rstd),
