@@ -3,7 +3,7 @@
 //
 // Work: one block a row, 16 bytes a thread and step; any number of columns. Backward: one block a row, too, but with a dweight one for ROWS rows, so
 // that it is summed in a fixed order: over the rows of a block here, over the blocks in reduce_rows.
-// Bytes: forward 2 C (read, write) a row, add_forward 4 C, backward 4 C, each times the element's size. No bank conflicts.
+// Bytes: forward 2 C (read, write) a row, add_forward 4 C, backward 4 C (3 C where dinp is not added to), each times the element's size. No bank conflicts.
 //
 // | version | idea | % of ceiling | GPU | date |
 // | 1 | row in two passes, the second from L1 | not measured on a GPU | | |
@@ -47,9 +47,9 @@ DEV void forward(T* out, float* rstd, T* sum, const T* inp, const T* resid, cons
   }
 }
 
-// w = offset + weight. dinp += rstd (w dout) - inp rstd^3 / C sum(w dout inp); partial (blocks, C) = sum over the block's rows of dout inp rstd, if not null.
+// w = offset + weight. dinp = (with `add`, +=) rstd (w dout) - inp rstd^3 / C sum(w dout inp); partial (blocks, C) = sum over the block's rows of dout inp rstd, if not null.
 template <class T>
-DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const float* rstd, const float* weight, float offset, int rows, int cols) {
+DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const float* rstd, const float* weight, float offset, int rows, int cols, bool add) {
   SHARED(float, scratch, [32]);
   int each = partial ? ROWS : 1, first = blockIdx.x * each, last = min(first + each, rows);
   bool vec = aligned16(inp, cols) && aligned16(dout, cols) && aligned16(dinp, cols);
@@ -67,10 +67,10 @@ DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const fl
     }
     float k = -r * r * r * (block_sum(dot, scratch) / cols);
     for (int c = threadIdx.x * N; c < cols; c += THREADS * N) {
-      Pack<T> v, g, d;
+      Pack<T> v, g, d = {};
       load_some(v, x + c, cols - c, vec);
       load_some(g, dy + c, cols - c, vec);
-      load_some(d, dx + c, cols - c, vec);
+      if (add) load_some(d, dx + c, cols - c, vec);
 #pragma unroll
       for (int i = 0; i < N; i++) if (c + i < cols) {
         d.v[i] += g.v[i] * (weight[c + i] + offset) * r + v.v[i] * k;
@@ -97,8 +97,9 @@ DEV void backward(T* dinp, float* partial, const T* dout, const T* inp, const fl
   }                                                                                                                                           \
   EXPORT_KERNEL(add_rmsnorm_forward_##suffix, THREADS)                                                                                        \
   KERNEL(rmsnorm_backward_##suffix, THREADS, 1)                                                                                               \
-  (T* dinp, float* OPTIONAL partial, const T* dout, const T* inp, const float* rstd, const float* weight, float offset, int rows, int cols) { \
-    backward<T>(dinp, partial, dout, inp, rstd, weight, offset, rows, cols);                                                                  \
+  (T* dinp, float* OPTIONAL partial, const T* dout, const T* inp, const float* rstd, const float* weight, float offset, int rows, int cols,    \
+   int add) {                                                                                                                                 \
+    backward<T>(dinp, partial, dout, inp, rstd, weight, offset, rows, cols, add);                                                             \
   }                                                                                                                                           \
   EXPORT_KERNEL(rmsnorm_backward_##suffix, THREADS)
 EXPORT_CONSTANT(rmsnorm_rows, ROWS)

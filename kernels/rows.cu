@@ -1,6 +1,6 @@
 // Small helpers over rows: sums of partial rows, gathered, scattered and padded rows, sums of tensors, casts.
 //
-// Work: one thread an element or 16 bytes; gather and scatter one block a row. Any sizes. Exact (reduce_rows: a fixed order).
+// Work: one thread an element or 16 bytes; cast_many: a table of tensors, a block takes CASTS elements of one of them; gather and scatter one block a row. Any sizes. Exact (reduce_rows: a fixed order).
 // Bytes: each element read and written once; add reads two. Padded rows are for TMA (a LoRA's tail in sm90/gemm.cu).
 //
 // | version | idea | % of ceiling | GPU | date |
@@ -8,7 +8,15 @@
 #include "prelude.cuh"
 
 namespace {
-constexpr int THREADS = 256, CAST = 4;  // CAST: elements a thread
+constexpr int THREADS = 256, CAST = 4, CASTS = 4096;  // CAST: elements a thread
+// As src/ops/rows.rs writes it: addresses, elements, first block, factor.
+struct CastEntry {
+  bf16* out;
+  const float* inp;
+  unsigned long long n;
+  unsigned first_block;
+  float scale;
+};
 
 // out[map[i]] = inp[i] or out[i] = inp[map[i]], rows of `bytes` bytes; a map entry of -1 is skipped (scatter) or gives zeros (gather).
 template <class W> DEV void move_rows(void* to, const void* from, const int* map, int words, bool scatter) {
@@ -88,6 +96,25 @@ TILE(cast_f32_f32, THREADS * CAST, 1)
 KERNEL(cast_bf16_bf16, THREADS, 1)(bf16* out, const bf16* inp, float scale, unsigned long long n) { cast(out, inp, scale, n); }
 EXPORT_KERNEL(cast_bf16_bf16, THREADS)
 TILE(cast_bf16_bf16, THREADS * CAST, 1)
+// Many tensors in one launch: an adapter's bf16 copies, once for each change of it.
+KERNEL(cast_many, THREADS, 1)(const CastEntry* table, int tensors) {
+  // The last entry that begins at or before this block.
+  int low = 0, high = tensors - 1;
+  while (low < high) {
+    int mid = (low + high + 1) / 2;
+    if (table[mid].first_block <= blockIdx.x) low = mid;
+    else high = mid - 1;
+  }
+  CastEntry e = table[low];
+  size_t first = size_t(blockIdx.x - e.first_block) * CASTS;
+  size_t last = first + CASTS < e.n ? first + CASTS : size_t(e.n);
+  for (size_t i = first + threadIdx.x * CAST; i < last; i += THREADS * CAST)
+#pragma unroll
+    for (int k = 0; k < CAST; k++) if (i + k < last) e.out[i + k] = from_float<bf16>(e.inp[i + k] * e.scale);
+}
+EXPORT_KERNEL(cast_many, THREADS)
+EXPORT_CONSTANT(cast_many_block, CASTS)
+EXPORT_CONSTANT(cast_many_entry_bytes, sizeof(CastEntry))
 KERNEL(pad_rows_f32, THREADS, 1)(bf16* out, const float* inp, float scale, int rows, int cols, int padded) { pad(out, inp, scale, rows, cols, padded); }
 EXPORT_KERNEL(pad_rows_f32, THREADS)
 TILE(pad_rows_f32, THREADS * Pack<bf16>::N, 1)

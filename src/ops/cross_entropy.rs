@@ -93,7 +93,7 @@ pub fn linear_cross_entropy_forward<'a>(
     targets: &Tensor,
     token_weights: &Tensor,
 ) -> Result<()> {
-    run(losses, None, scratch, hidden, head.into(), targets, token_weights, 0.0)
+    run(losses, None, scratch, hidden, head.into(), targets, token_weights, None, 0.0)
 }
 
 /// losses (N) = nll of each row of logits (N, V), F32, which stay as they are; targets U32 (N). On a GPU a target that is not below V gives NaN.
@@ -131,7 +131,24 @@ pub fn linear_cross_entropy_forward_backward<'a>(
     token_weights: &Tensor,
     grad_scale: f32,
 ) -> Result<()> {
-    run(losses, Some((dhidden, dweight)), scratch, hidden, head.into(), targets, token_weights, grad_scale)
+    let grads = Some((dhidden, dweight));
+    run(losses, grads, scratch, hidden, head.into(), targets, token_weights, None, grad_scale)
+}
+
+/// Either of the two, the second where there are gradients, for who knows what `token_weights` holds: on a GPU nothing is waited for. There the losses of
+/// rows without a weight are left as they are.
+pub(crate) fn loss_of_known_weights<'a>(
+    losses: &mut Tensor,
+    grads: Option<(&mut Tensor, Option<&mut Tensor>)>,
+    scratch: &mut LossScratch,
+    hidden: &Tensor,
+    head: impl Into<Head<'a>>,
+    targets: &Tensor,
+    (token_weights, known): (&Tensor, &[f32]),
+    grad_scale: f32,
+) -> Result<()> {
+    check(known.len() == token_weights.len(), "linear_cross_entropy", &[losses, token_weights])?;
+    run(losses, grads, scratch, hidden, head.into(), targets, token_weights, Some(known), grad_scale)
 }
 
 fn run(
@@ -142,6 +159,7 @@ fn run(
     Head { weight, softcap }: Head,
     targets: &Tensor,
     token_weights: &Tensor,
+    known: Option<&[f32]>,
     grad_scale: f32,
 ) -> Result<()> {
     const OP: &str = "linear_cross_entropy";
@@ -160,7 +178,7 @@ fn run(
         let done = weight.dense(OP, hidden, |weight| {
             gpu_of(OP, &[hidden, weight])?;
             let inputs = [hidden, weight, targets, token_weights];
-            gpu_run(&gpu, losses, grads, scratch, inputs, grad_scale, softcap)
+            gpu_run(&gpu, losses, grads, scratch, inputs, known, grad_scale, softcap)
         })?;
         return done.with_context(|| format!("{OP}: {weight:?} is not on the GPU"));
     }
@@ -218,16 +236,19 @@ fn gpu_run(
     mut grads: Option<(&mut Tensor, Option<&mut Tensor>)>,
     scratch: &mut LossScratch,
     [hidden, weight, targets, token_weights]: [&Tensor; 4],
+    known: Option<&[f32]>,
     grad_scale: f32,
     softcap: Option<f32>,
 ) -> Result<()> {
-    losses.fill_zero()?;
+    if known.is_none() {
+        losses.fill_zero()?;
+    }
     if let Some((dhidden, _)) = &mut grads {
         check(dhidden.shape() == hidden.shape(), "linear_cross_entropy", &[dhidden, hidden])?;
         refuse_overlap(&[dhidden, losses], &[hidden, weight])?;
         dhidden.fill_zero()?;
     }
-    let weights = token_weights.to_f32_vec()?;
+    let weights = known.map_or_else(|| token_weights.to_f32_vec(), |known| Ok(known.to_vec()))?;
     let rows: Vec<u32> = (0..weights.len() as u32).filter(|&i| weights[i as usize] != 0.0).collect();
     for rows in rows.chunks(scratch.logits.shape()[0]) {
         let n = rows.len();

@@ -171,7 +171,31 @@ pub fn rmsnorm_backward<'a>(
     rstd: &Tensor,
     gain: impl Into<Gain<'a>>,
 ) -> Result<()> {
-    let (weight, offset) = gain.into().parts();
+    backward(dinp, true, dweight, dout, inp, rstd, gain.into())
+}
+
+/// As [`rmsnorm_backward`], but dinp (N, C) =.
+pub fn rmsnorm_backward_into<'a>(
+    dinp: &mut Tensor,
+    dweight: Option<&mut Tensor>,
+    dout: &Tensor,
+    inp: &Tensor,
+    rstd: &Tensor,
+    gain: impl Into<Gain<'a>>,
+) -> Result<()> {
+    backward(dinp, false, dweight, dout, inp, rstd, gain.into())
+}
+
+fn backward(
+    dinp: &mut Tensor,
+    add: bool,
+    dweight: Option<&mut Tensor>,
+    dout: &Tensor,
+    inp: &Tensor,
+    rstd: &Tensor,
+    gain: Gain,
+) -> Result<()> {
+    let (weight, offset) = gain.parts();
     let (n, c) = inp.rows_cols();
     check(
         dinp.rows_cols() == (n, c) && dout.rows_cols() == (n, c) && rstd.len() == n && weight.shape() == [c],
@@ -185,7 +209,10 @@ pub fn rmsnorm_backward<'a>(
         refuse_overlap(&[dweight], &[dinp, dout, inp, rstd, weight])?;
     }
     if let Some(gpu) = gpu_of("rmsnorm_backward", &[dinp, dout, inp, rstd, weight])? {
-        return gpu_backward(&gpu, dinp, dweight, [dout, inp, rstd, weight], offset);
+        return gpu_backward(&gpu, dinp, add, dweight, [dout, inp, rstd, weight], offset);
+    }
+    if !add {
+        dinp.fill_zero()?;
     }
     let mut partial = vec![0.0; if dweight.is_some() { blocks * c } else { 0 }];
     let (dout, inp, rstd, weight) = (dout.f32()?, inp.f32()?, rstd.f32()?, weight.f32()?);
@@ -211,6 +238,7 @@ pub fn rmsnorm_backward<'a>(
 fn gpu_backward(
     gpu: &Gpu,
     dinp: &mut Tensor,
+    add: bool,
     dweight: Option<&mut Tensor>,
     [dout, inp, rstd, weight]: [&Tensor; 4],
     offset: f32,
@@ -224,7 +252,9 @@ fn gpu_backward(
     };
     let (grid, sums) = (Grid::new(blocks), partial.as_mut());
     // SAFETY: shapes were checked, and `partial` has a row for each block.
-    unsafe { kernels::rmsnorm_backward(gpu, grid, dinp, sums, dout, inp, rstd, weight, offset, n, c)? };
+    unsafe {
+        kernels::rmsnorm_backward(gpu, grid, dinp, sums, dout, inp, rstd, weight, offset, n, c, add as usize)?
+    };
     match (dweight, partial) {
         (Some(dweight), Some(partial)) => sum_rows(dweight, &partial),
         _ => Ok(()),

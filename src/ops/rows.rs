@@ -52,6 +52,51 @@ pub fn cast(out: &mut Tensor, inp: &Tensor, scale: f32) -> Result<()> {
     unsafe { kernels::cast(&gpu, grid, out, inp, scale, n) }
 }
 
+/// Casts of many tensors on a GPU in one launch, again and again: out (Bf16) = scale * inp (F32).
+pub struct CastTable {
+    /// Kept alive: the table holds their addresses.
+    tensors: Vec<(Tensor, Tensor)>,
+    /// (tensors, 8) words of rows.cu's `CastEntry`.
+    entries: Tensor,
+    blocks: usize,
+}
+
+impl CastTable {
+    /// Lays out casts (out, inp, scale), one at least, all on one GPU.
+    pub fn new(casts: Vec<(Tensor, Tensor, f32)>) -> Result<CastTable> {
+        const OP: &str = "cast_many";
+        let (mut words, mut blocks): (Vec<u32>, usize) = (vec![], 0);
+        for (out, inp, scale) in &casts {
+            check(out.len() == inp.len(), OP, &[out, inp])?;
+            check_dtype(OP, DType::Bf16, &[out])?;
+            check_dtype(OP, DType::F32, &[inp])?;
+            refuse_overlap(&[out], &[inp])?;
+            gpu_of(OP, &[&casts[0].0, out, inp])?;
+            for x in [out.address()?, inp.address()?, out.len() as u64] {
+                words.extend([x as u32, (x >> 32) as u32]);
+            }
+            words.extend([u32::try_from(blocks)?, scale.to_bits()]);
+            blocks += out.len().div_ceil(kernels::cast_many_block());
+        }
+        ensure!(!casts.is_empty(), "{OP}: there is nothing to cast");
+        ensure!(
+            words.len() * 4 == casts.len() * kernels::cast_many_entry_bytes(),
+            "{OP}: rows.cu's CastEntry is another"
+        );
+        let mut entries = Tensor::zeros_on(&casts[0].0.device(), "cast_table", DType::U32, &[words.len()])?;
+        entries.write_u32(&words)?;
+        let tensors = casts.into_iter().map(|(out, inp, _)| (out, inp)).collect();
+        Ok(CastTable { tensors, entries, blocks })
+    }
+
+    /// Does all of them.
+    pub fn run(&mut self) -> Result<()> {
+        let Some(gpu) = self.entries.gpu() else { bail!("cast_many runs on a GPU only") };
+        // SAFETY: `new` checked every tensor of the table, which keeps them alive.
+        unsafe { kernels::cast_many(gpu, Grid::new(self.blocks), &self.entries, self.tensors.len()) }
+    }
+}
+
 /// out (N, P) = scale * inp (N, C), P a multiple of 8 and at least C, zeros behind; out Bf16, inp F32 or Bf16. On a GPU.
 pub(crate) fn pad_rows(out: &mut Tensor, inp: &Tensor, scale: f32) -> Result<()> {
     let ((rows, padded), (n, cols)) = (out.rows_cols(), inp.rows_cols());

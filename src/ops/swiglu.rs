@@ -18,7 +18,7 @@ pub fn swiglu_forward(out: &mut Tensor, gate: &Tensor, up: &Tensor) -> Result<()
     gated_forward(out, gate, up, Activation::Silu)
 }
 
-/// [`gated_backward`] with SiLU.
+/// [`gated_backward`] with SiLU, without act.
 pub fn swiglu_backward(
     dgate: &mut Tensor,
     dup: &mut Tensor,
@@ -26,7 +26,7 @@ pub fn swiglu_backward(
     gate: &Tensor,
     up: &Tensor,
 ) -> Result<()> {
-    gated_backward(dgate, dup, dout, gate, up, Activation::Silu)
+    gated_backward(dgate, dup, None, dout, gate, up, Activation::Silu)
 }
 
 /// out (N, F) = f(gate) * up for gate, up (N, F). f is SiLU or one of the GELUs; another is an error that names it.
@@ -99,10 +99,12 @@ impl Forward<'_> {
     }
 }
 
-/// dgate (N, F) = and dup (N, F) = the gradient of [`gated_forward`] for dout (N, F).
+/// dgate (N, F) = and dup (N, F) = the gradient of [`gated_forward`] for dout (N, F); act (N, F), where it is wanted, = what the forward gave, which costs
+/// little here.
 pub fn gated_backward(
     dgate: &mut Tensor,
     dup: &mut Tensor,
+    act: Option<&mut Tensor>,
     dout: &Tensor,
     gate: &Tensor,
     up: &Tensor,
@@ -116,6 +118,11 @@ pub fn gated_backward(
         &[dgate, dup, dout, gate, up],
     )?;
     refuse_overlap(&[dgate, dup], &[dout, gate, up])?;
+    if let Some(act) = &act {
+        check(act.rows_cols() == shape, op, &[act, dout, gate, up])?;
+        refuse_overlap(&[act], &[dgate, dup, dout, gate, up])?;
+        gpu_of(op, &[act, dout])?;
+    }
     if let Some(gpu) = gpu_of(op, &[dgate, dup, dout, gate, up])? {
         let launch = match f {
             Activation::Gelu => kernels::geglu_backward,
@@ -124,7 +131,10 @@ pub fn gated_backward(
         };
         let (grid, n) = (Grid::vectors(dout), dout.len() as u64);
         // SAFETY: shapes were checked.
-        return unsafe { launch(&gpu, grid, dgate, dup, dout, gate, up, n) };
+        return unsafe { launch(&gpu, grid, dgate, dup, act, dout, gate, up, n) };
+    }
+    if let Some(act) = act {
+        gated_forward(act, gate, up, f)?;
     }
     let (rows, cols) = shape;
     let (dout, gate, up) = (dout.f32()?, gate.f32()?, up.f32()?);

@@ -66,7 +66,7 @@ fn a_micro_step_allocates_nothing_and_its_calls_do_not_grow() {
     assert!(layer.launches <= LAUNCHES_OF_A_LAYER, "{} launches of a layer", layer.launches);
     let rest = two.launches - 2 * layer.launches;
     assert!(rest <= 1, "{rest} launches beside the layers");
-    assert!(two.memsets <= 3 && two.copies_in <= 6 && two.waits <= 2, "{two}");
+    assert!(two.memsets <= 1 && two.copies_in <= 6 && two.waits <= 1, "{two}");
     // Ragged documents on Hopper's kernels, against the CPU, which never rounds activations.
     let mut own = model(2);
     let lora = Lora::init(&own, LoraConfig::default(), 3).unwrap();
@@ -76,4 +76,4 @@ fn a_micro_step_allocates_nothing_and_its_calls_do_not_grow() {
 }
 
 /// With LoRA on all seven linears, and a batch that is not cut into parts (14 launches more where it is).
-const LAUNCHES_OF_A_LAYER: u64 = 85;
+const LAUNCHES_OF_A_LAYER: u64 = 56;

@@ -117,7 +117,11 @@ fn swiglu(device: &Device, dtype: DType, kind: Activation) {
     let (mut y, mut dg, mut du) =
         (out(device, dtype, &[n, f]), out(device, dtype, &[n, f]), out(device, dtype, &[n, f]));
     gated_forward(&mut y, &tg, &tu, kind).unwrap();
-    gated_backward(&mut dg, &mut du, &td, &tg, &tu, kind).unwrap();
+    gated_backward(&mut dg, &mut du, None, &td, &tg, &tu, kind).unwrap();
+    let (mut dg2, mut again) = (out(device, dtype, &[n, f]), out(device, dtype, &[n, f]));
+    gated_backward(&mut dg2, &mut du, Some(&mut again), &td, &tg, &tu, kind).unwrap();
+    assert_eq!(again.to_f32_vec().unwrap(), y.to_f32_vec().unwrap());
+    assert_eq!(dg2.to_f32_vec().unwrap(), dg.to_f32_vec().unwrap());
     let (mut wy, mut wdg, mut wdu) = (vec![0.0; n * f], vec![0.0; n * f], vec![0.0; n * f]);
     swiglu::reference::forward(&mut wy, &wg, &wu, kind);
     swiglu::reference::backward(&mut wdg, &mut wdu, &wd, &wg, &wu, kind);

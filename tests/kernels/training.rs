@@ -86,7 +86,7 @@ fn low_rank(device: &Device, dtype: DType, sizes: [usize; 4]) {
     let (tx, tw, td) =
         (put(device, dtype, &[n, i], &x), put(device, dtype, &[o, i], &w), put(device, dtype, &[n, o], &d));
     let (ta, tb) = (put(device, F32, &[r, i], &a), put(device, F32, &[o, r], &b));
-    let low = LowRank { a: &ta, b: &tb, scale: 2.0 };
+    let low = LowRank { a: &ta, b: &tb, scale: 2.0, scaled: false };
     let (mut y, mut u) = (out(device, dtype, &[n, o]), out(device, dtype, &[n, r]));
     lora_forward(&mut y, &mut u, &tx, &tw, None, low).unwrap();
     let (wy, wu) = lora::reference::forward(&wx, &ww, &wa, &wb, 2.0, sizes);
@@ -111,7 +111,7 @@ fn dora(device: &Device, dtype: DType, [n, i, o, r]: [usize; 4]) {
     let ((m, wm), (bias, wbias)) = (random("m", F32, o), random("bias", F32, o));
     let (ta, tb) = (put(device, F32, &[r, i], &a), put(device, F32, &[o, r], &b));
     let (tm, tbias) = (put(device, F32, &[o], &m), put(device, F32, &[o], &bias));
-    let low = LowRank { a: &ta, b: &tb, scale: 2.0 };
+    let low = LowRank { a: &ta, b: &tb, scale: 2.0, scaled: false };
     let mut norms = out(device, F32, &[o]);
     dora_norms(&mut norms, &put(device, dtype, &[o, i], &w), low).unwrap();
     let want_norms = dora::reference::norms(&ww, &wa, &wb, 2.0, [i, o, r]);

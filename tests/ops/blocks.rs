@@ -40,7 +40,7 @@ fn everything(device: &Device, acts: DType, w: Matrix, n: usize) -> Vec<(&'stati
     let f = |name: &str, dims: &[usize]| put(device, DType::F32, name, dims);
     let (x, dy, bias, resid) = (t("x", &[n, k]), t("dy", &[n, m]), f("bias", &[m]), t("resid", &[n, m]));
     let (a, b) = (f("a", &[4, k]), f("b", &[m, 4]));
-    let low = LowRank { a: &a, b: &b, scale: 0.5 };
+    let low = LowRank { a: &a, b: &b, scale: 0.5, scaled: false };
     let mut found = vec![];
     let mut keep = |what, out: &Tensor| {
         found.push((what, out.to_f32_vec().unwrap().into_iter().map(f32::to_bits).collect()));

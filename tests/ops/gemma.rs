@@ -100,7 +100,7 @@ fn gemmas_norm_gate_and_embedding_equal_transformers() {
         let mut out = poisoned("out", gate.shape());
         let (mut dgate, mut dup) = (poisoned("dgate", gate.shape()), poisoned("dup", gate.shape()));
         gated_forward(&mut out, &gate, &up, f).unwrap();
-        gated_backward(&mut dgate, &mut dup, &dout, &gate, &up, f).unwrap();
+        gated_backward(&mut dgate, &mut dup, None, &dout, &gate, &up, f).unwrap();
         check(&format!("geglu.{name}.out"), &out);
         check(&format!("geglu.{name}.dgate"), &dgate);
         check(&format!("geglu.{name}.dup"), &dup);

@@ -142,7 +142,7 @@ fn gated_activations_equal_their_oracle() {
         let mut out = poisoned("out", &[n, f]);
         let (mut dgate, mut dup) = (poisoned("dgate", &[n, f]), poisoned("dup", &[n, f]));
         gated_forward(&mut out, &gate, &up, kind).unwrap();
-        gated_backward(&mut dgate, &mut dup, &dout, &gate, &up, kind).unwrap();
+        gated_backward(&mut dgate, &mut dup, None, &dout, &gate, &up, kind).unwrap();
         let (gate, up, dout) = (wide(&gate), wide(&up), wide(&dout));
         let (mut want, mut want_gate, mut want_up) = (vec![0.0; n * f], vec![0.0; n * f], vec![0.0; n * f]);
         swiglu::reference::forward(&mut want, &gate, &up, kind);

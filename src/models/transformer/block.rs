@@ -1,27 +1,26 @@
 //! A decoder layer, forward and backward: the one place that says what it computes, for training, prompts and decode steps.
 //!
 //! h = x + [norm] attention(norm x); y = h + [norm] mlp(norm h), where the norms in brackets are those of families that have them.
-//! Backward makes the normed inputs and the gated product again, from the residuals and 1/rms that forward saved.
+//! `block_backward.rs` is its gradient.
 use anyhow::Result;
 
 use super::{
-    grads::Grads,
     ids::{LinearId, NormId, PerLinear},
     linear::{self, Rows},
     lora::Adapter,
     rope_table::RopeTable,
-    saved::{BackwardScratch, Saved, Scratch},
+    saved::{Saved, Scratch},
     spec::{NormSpec, Spec},
     weights::LayerWeights,
 };
 use crate::{
     ops::{
-        attention::{AttentionShape, attention_backward, attention_forward},
+        attention::{AttentionShape, attention_forward},
         decode_attention::decode_attention_forward,
-        rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
+        rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_backward_into, rmsnorm_forward},
         rope::rope_both,
-        rows::{copy, scatter_rows},
-        swiglu::{gated_backward, gated_forward},
+        rows::scatter_rows,
+        swiglu::gated_forward,
     },
     tensor::Tensor,
 };
@@ -53,9 +52,9 @@ pub(super) enum Attention<'a> {
 
 /// Where a layer leaves its output: the residual stream (N, C), 1/rms (N), and the normed input of what follows (N, C).
 pub(super) struct Next<'a> {
-    pub resid: &'a mut Tensor,
-    pub rstd: &'a mut Tensor,
-    pub norm: &'a mut Tensor,
+    pub resid: Tensor,
+    pub rstd: Tensor,
+    pub norm: Tensor,
     /// The gain of the norm that follows.
     pub gain: &'a Tensor,
 }
@@ -71,21 +70,19 @@ pub(super) fn norm_forward(
     rmsnorm_forward(out, rstd, inp, norm.gain(gain), norm.eps)
 }
 
-/// next = what comes of x + h, with h a layer's (or half a layer's) addition.
-pub(super) fn add_norm(next: Next, h: &Tensor, x: &Tensor, norm: NormSpec) -> Result<()> {
-    add_rmsnorm_forward(next.norm, next.rstd, next.resid, h, x, norm.gain(next.gain), norm.eps)
-}
-
-/// dinp +=, dgain += the gradient of [`norm_forward`].
+/// dinp = or, with `add`, +=, dgain += the gradient of [`norm_forward`].
 pub(super) fn norm_backward(
-    dinp: &mut Tensor,
+    (dinp, add): (&mut Tensor, bool),
     dgain: Option<&mut Tensor>,
     dout: &Tensor,
     (inp, rstd): (&Tensor, &Tensor),
     gain: &Tensor,
     norm: NormSpec,
 ) -> Result<()> {
-    rmsnorm_backward(dinp, dgain, dout, inp, rstd, norm.gain(gain))
+    if add {
+        return rmsnorm_backward(dinp, dgain, dout, inp, rstd, norm.gain(gain));
+    }
+    rmsnorm_backward_into(dinp, dgain, dout, inp, rstd, norm.gain(gain))
 }
 
 impl<'a> Block<'a> {
@@ -105,7 +102,7 @@ impl<'a> Block<'a> {
         self.weights.norm(NormId::Attention)
     }
 
-    /// From s.resid_in and its normed form x.norm to s.resid_mid and what the MLP adds to it, x.projected; everything else in `s` is written.
+    /// From s.resid_in and its normed form x.norm to `next`; everything else in `s` is written.
     pub(super) fn forward(
         &self,
         s: &mut Saved,
@@ -113,26 +110,52 @@ impl<'a> Block<'a> {
         attention: Attention,
         adapters: Option<&PerLinear<Option<Adapter>>>,
         rows: Rows,
+        mut next: Next,
     ) -> Result<()> {
-        let (w, norm) = (self.weights, self.spec.norm);
         self.attention_forward(s, x, attention, adapters, rows)?;
-        let out = s.post.as_mut().map_or(&mut x.projected, |p| &mut p.attention);
-        self.project(&mut [(LinearId::O, out)], &mut s.u, &s.att, adapters, rows)?;
-        if let Some(p) = &mut s.post {
-            let gain = w.norm(NormId::AttentionOut)?;
-            norm_forward(&mut x.projected, &mut p.rstd_attention, &p.attention, gain, norm)?;
-        }
-        let (resid, rstd, gain) = (&mut s.resid_mid, &mut s.rstd_mid, w.norm(NormId::Mlp)?);
-        add_norm(Next { resid, rstd, norm: &mut x.norm, gain }, &x.projected, &s.resid_in, norm)?;
+        let (resid, rstd, norm) = (s.resid_mid.alias(), s.rstd_mid.alias(), x.norm.alias());
+        let mut middle = Next { resid, rstd, norm, gain: self.weights.norm(NormId::Mlp)? };
+        let post = s.post.as_mut().map(|p| (&mut p.attention, &mut p.rstd_attention, NormId::AttentionOut));
+        let (id, u) = (LinearId::O, &mut s.u);
+        self.add_forward(&mut middle, id, u, (&s.att, &s.resid_in), post, &mut x.projected, adapters, rows)?;
         let mut gates = [(LinearId::Gate, &mut s.gate), (LinearId::Up, &mut s.up)];
         self.project(&mut gates, &mut s.u, &x.norm, adapters, rows)?;
         gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
-        let out = s.post.as_mut().map_or(&mut x.projected, |p| &mut p.mlp);
-        self.project(&mut [(LinearId::Down, out)], &mut s.u, &x.act, adapters, rows)?;
-        if let Some(p) = &mut s.post {
-            norm_forward(&mut x.projected, &mut p.rstd_mlp, &p.mlp, w.norm(NormId::MlpOut)?, norm)?;
+        let post = s.post.as_mut().map(|p| (&mut p.mlp, &mut p.rstd_mlp, NormId::MlpOut));
+        let (id, u) = (LinearId::Down, &mut s.u);
+        self.add_forward(&mut next, id, u, (&x.act, &s.resid_mid), post, &mut x.projected, adapters, rows)
+    }
+
+    /// next = what comes of resid + linear(inp), or of resid + norm(linear(inp)) where a norm stands behind (`post`: its input, its 1/rms, its gain). On a GPU
+    /// the addition is the product's epilogue, where nothing stands between.
+    fn add_forward(
+        &self,
+        next: &mut Next,
+        id: LinearId,
+        u: &mut PerLinear<Option<Tensor>>,
+        (inp, resid): (&Tensor, &Tensor),
+        post: Option<(&mut Tensor, &mut Tensor, NormId)>,
+        projected: &mut Tensor,
+        adapters: Option<&PerLinear<Option<Adapter>>>,
+        rows: Rows,
+    ) -> Result<()> {
+        let norm = self.spec.norm;
+        let adapter = adapters.and_then(|a| a[id].as_ref());
+        let plain = post.is_none() && adapter.is_none_or(|a| a.magnitude.is_none());
+        if plain && inp.gpu().is_some() {
+            let linear = &self.weights.linears[id];
+            linear::add_forward(&mut next.resid, &mut u[id], inp, linear, adapter, resid)?;
+            return norm_forward(&mut next.norm, &mut next.rstd, &next.resid, next.gain, norm);
         }
-        Ok(())
+        match post {
+            Some((out, rstd, gain)) => {
+                self.project(&mut [(id, out)], u, inp, adapters, rows)?;
+                norm_forward(projected, rstd, out, self.weights.norm(gain)?, norm)?;
+            }
+            None => self.project(&mut [(id, projected)], u, inp, adapters, rows)?,
+        }
+        let (out, rstd, sum, gain) = (&mut next.norm, &mut next.rstd, &mut next.resid, norm.gain(next.gain));
+        add_rmsnorm_forward(out, rstd, sum, projected, resid, gain, norm.eps)
     }
 
     /// s.att, from x.norm.
@@ -187,6 +210,11 @@ impl<'a> Block<'a> {
     ) -> Result<()> {
         let linears = &self.weights.linears;
         let adapter = |id: LinearId| adapters.and_then(|a| a[id].as_ref());
+        if let Some(adapters) =
+            adapters.filter(|a| linear::in_one(inp, outs.iter().map(|(id, _)| a[*id].as_ref())))
+        {
+            return linear::forward_in_one(outs, u, inp, linears, adapters);
+        }
         let plain = |id: LinearId| linears[id].bias.is_none() && adapter(id).is_none();
         if rows == Rows::Any && outs.iter().all(|(id, _)| plain(*id)) {
             let linears: Vec<_> = outs.iter().map(|(id, _)| &linears[*id]).collect();
@@ -197,125 +225,6 @@ impl<'a> Block<'a> {
             linear::forward(out, &mut u[*id], inp, &linears[*id], adapter(*id), rows)
         };
         outs.iter_mut().try_for_each(&mut one)
-    }
-
-    /// x.dresid, the gradient of the layer's output, becomes that of its input, where anything `below` needs it; the trained parts' gradients +=.
-    pub(super) fn backward(
-        &self,
-        s: &Saved,
-        x: &mut BackwardScratch,
-        grads: &mut Grads,
-        below: bool,
-    ) -> Result<()> {
-        self.mlp_backward(s, x, grads)?;
-        self.attention_backward(s, x, grads, below)
-    }
-
-    /// The gradient of what a half of the layer adds by `linear`, from that of the residual stream, x.dresid: that itself, or in x.norm where a norm stands between
-    /// or a DoRA adapter will overwrite it, and dresid is still needed.
-    fn addition_backward(
-        &self,
-        x: &mut BackwardScratch,
-        grads: &mut Grads,
-        id: NormId,
-        linear: LinearId,
-        inp: Option<(&Tensor, &Tensor)>,
-    ) -> Result<Tensor> {
-        let Some(inp) = inp else {
-            let adapter = grads.adapters(self.layer).and_then(|a| a[linear].as_ref());
-            if adapter.is_none_or(|a| a.magnitude.is_none()) {
-                return Ok(x.dresid.alias());
-            }
-            copy(&mut x.norm, &x.dresid)?;
-            return Ok(x.norm.alias());
-        };
-        x.norm.fill_zero()?;
-        let dgain = grads.norm(self.layer, id);
-        norm_backward(&mut x.norm, dgain, &x.dresid, inp, self.weights.norm(id)?, self.spec.norm)?;
-        Ok(x.norm.alias())
-    }
-
-    /// x.dresid (into the layer's output) becomes the gradient of resid_mid.
-    fn mlp_backward(&self, s: &Saved, x: &mut BackwardScratch, grads: &mut Grads) -> Result<()> {
-        let (w, l, norm) = (self.weights, self.layer, self.spec.norm);
-        gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
-        let inp = s.post.as_ref().map(|p| (&p.mlp, &p.rstd_mlp));
-        let mut dout = self.addition_backward(x, grads, NormId::MlpOut, LinearId::Down, inp)?;
-        let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
-        let dinp = Some((&mut x.dact, false));
-        let (id, linears) = (LinearId::Down, &w.linears);
-        linear::backward(dinp, &mut dout, &mut low, &s.u[id], &x.act, &linears[id], grads.trained(l, id))?;
-        gated_backward(&mut x.dgate, &mut x.dup, &x.dact, &s.gate, &s.up, self.spec.gate)?;
-        let gain = w.norm(NormId::Mlp)?;
-        let mut rstd = s.rstd_mid.alias();
-        norm_forward(&mut x.norm, &mut rstd, &s.resid_mid, gain, norm)?;
-        for (id, dout) in [(LinearId::Gate, &mut x.dgate), (LinearId::Up, &mut x.dup)] {
-            let dinp = Some((&mut x.dnorm, id != LinearId::Gate));
-            linear::backward(dinp, dout, &mut low, &s.u[id], &x.norm, &linears[id], grads.trained(l, id))?;
-        }
-        let dgain = grads.norm(l, NormId::Mlp);
-        norm_backward(&mut x.dresid, dgain, &x.dnorm, (&s.resid_mid, &s.rstd_mid), gain, norm)
-    }
-
-    /// x.dresid (of resid_mid) becomes the gradient of the layer's input, where anything below needs it.
-    fn attention_backward(
-        &self,
-        s: &Saved,
-        x: &mut BackwardScratch,
-        grads: &mut Grads,
-        below: bool,
-    ) -> Result<()> {
-        let (w, l, norm) = (self.weights, self.layer, self.spec.norm);
-        let linears = &w.linears;
-        let inp = s.post.as_ref().map(|p| (&p.attention, &p.rstd_attention));
-        let mut dout = self.addition_backward(x, grads, NormId::AttentionOut, LinearId::O, inp)?;
-        let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
-        let (id, dinp) = (LinearId::O, Some((&mut x.datt, false)));
-        linear::backward(dinp, &mut dout, &mut low, &s.u[id], &s.att, &linears[id], grads.trained(l, id))?;
-        let (dq, dk, dv) = (&mut x.dq, &mut x.dk, &mut x.dv);
-        attention_backward(dq, dk, dv, &x.datt, &s.att, &s.lse, &s.q, &s.k, &s.v, &x.cu_seqlens, self.shape)?;
-        let (cos, sin, hs) = (&self.rope.cos, &self.rope.sin, self.shape.head_size);
-        rope_both(dq, dk, &x.positions, cos, sin, hs, true)?;
-        let (mut dq, mut dk) = (dq, dk);
-        if let (Some(h), Some(dk_in)) = (&s.heads, &mut x.dk_in) {
-            // The attention's gradient is used up: its memory holds that of the queries before their norm.
-            self.heads_backward(&mut x.datt, dq, (&h.q, &h.rstd_q), NormId::Query, grads)?;
-            self.heads_backward(dk_in, dk, (&h.k, &h.rstd_k), NormId::Key, grads)?;
-            (dq, dk) = (&mut x.datt, dk_in);
-        }
-        let gain = w.norm(NormId::Attention)?;
-        let mut rstd = s.rstd_in.alias();
-        norm_forward(&mut x.norm, &mut rstd, &s.resid_in, gain, norm)?;
-        for (id, dout) in [(LinearId::Q, dq), (LinearId::K, dk), (LinearId::V, dv)] {
-            let dinp = below.then_some((&mut x.dnorm, id != LinearId::Q));
-            linear::backward(dinp, dout, &mut low, &s.u[id], &x.norm, &linears[id], grads.trained(l, id))?;
-        }
-        if !below {
-            return Ok(());
-        }
-        let dgain = grads.norm(l, NormId::Attention);
-        norm_backward(&mut x.dresid, dgain, &x.dnorm, (&s.resid_in, &s.rstd_in), gain, norm)
-    }
-
-    /// dinp = the gradient of [`Block::norm_heads`].
-    fn heads_backward(
-        &self,
-        dinp: &mut Tensor,
-        dout: &Tensor,
-        (inp, rstd): (&Tensor, &Tensor),
-        id: NormId,
-        grads: &mut Grads,
-    ) -> Result<()> {
-        let dims = [rstd.len(), self.shape.head_size];
-        dinp.fill_zero()?;
-        norm_backward(
-            &mut dinp.view(&dims)?,
-            grads.norm(self.layer, id),
-            &dout.view(&dims)?,
-            (&inp.view(&dims)?, rstd),
-            self.weights.norm(id)?,
-            self.spec.norm,
-        )
     }
 }
 

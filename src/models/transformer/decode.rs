@@ -5,7 +5,7 @@
 use anyhow::{Result, ensure};
 
 use super::{
-    block::{Attention, Block, Next, Slots, add_norm, norm_forward},
+    block::{Attention, Block, Next, Slots, norm_forward},
     linear::Rows,
     rope_table::RopeTables,
     saved::{Saved, Scratch},
@@ -165,11 +165,11 @@ impl Decoder {
                 (Mode::Step, Some(slots)) => Attention::Step { slots, starts: &starts, lengths: &lengths },
                 (Mode::Step, None) => anyhow::bail!("a decode step needs a cache"),
             };
-            block(l).forward(&mut s, &mut x, attention, None, Rows::Any)?;
             // The next layer's input replaces this one's, which is used up.
             let gain = if l + 1 < layers { block(l + 1).input_gain()? } else { &weights.norm };
-            let next = Next { resid: &mut s.resid_in, rstd: &mut s.rstd_in, norm: &mut x.norm, gain };
-            add_norm(next, &x.projected, &s.resid_mid, spec.norm)?;
+            let (resid, rstd) = (s.resid_in.alias(), s.rstd_in.alias());
+            let next = Next { resid, rstd, norm: x.norm.alias(), gain };
+            block(l).forward(&mut s, &mut x, attention, None, Rows::Any, next)?;
             on_layer(l + 1, if l + 1 == layers { &x.norm } else { &s.resid_in })?;
         }
         Ok(x.norm)

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     device::Device,
+    ops::rows::CastTable,
     tensor::{Arena, DType, Laid, Tensor},
 };
 
@@ -98,8 +99,10 @@ pub(super) struct AdapterTraining {
     pub lora: Lora,
     grads: Vec<PerLinear<Option<AdapterGrads>>>,
     changes: Changes,
-    /// The changes that DoRA's norms know of.
-    norms_of: Option<u64>,
+    /// What makes the adapters' bf16 copies, where products take them.
+    narrow: Option<CastTable>,
+    /// The changes that DoRA's norms and the copies know of.
+    made_of: Option<u64>,
 }
 
 impl ParamKind {
@@ -117,8 +120,9 @@ fn gradient_of(t: &Tensor, arena: &mut Arena) -> Tensor {
 }
 
 impl Grads {
-    /// Also makes room for DoRA's norms, which is part of the bytes.
-    pub(super) fn for_lora(mut lora: Lora, device: &Device) -> Result<Laid<Grads>> {
+    /// Also makes room for DoRA's norms and, for activations in bf16, for copies of the adapters, which are part of the bytes.
+    pub(super) fn for_lora(mut lora: Lora, device: &Device, acts: DType) -> Result<Laid<Grads>> {
+        let (narrow, narrow_bytes) = narrow_copies(&mut lora, device, acts)?;
         let (norms, norms_bytes) = Arena::build("norms", device, |arena| {
             let mut one = |adapter: &Adapter| {
                 let m = adapter.magnitude.as_ref()?;
@@ -143,8 +147,8 @@ impl Grads {
             let layers = lora.layers.iter();
             layers.map(|l| PerLinear::from_fn(|id| l[id].as_ref().map(&mut one))).collect::<Vec<_>>()
         })?;
-        let training = AdapterTraining { lora, grads, changes: Changes::default(), norms_of: None };
-        Ok(Laid { parts: Grads::Lora(training), flat, bytes: bytes + norms_bytes })
+        let training = AdapterTraining { lora, grads, changes: Changes::default(), narrow, made_of: None };
+        Ok(Laid { parts: Grads::Lora(training), flat, bytes: bytes + norms_bytes + narrow_bytes })
     }
 
     pub(super) fn for_all(model: &Transformer) -> Result<Laid<Grads>> {
@@ -168,12 +172,15 @@ impl Grads {
         }
     }
 
-    /// Computes DoRA's norms, unless no parameter was written since. The base is frozen.
-    pub(super) fn refresh_norms(&mut self, model: &Transformer) -> Result<()> {
+    /// Computes DoRA's norms and the adapters' bf16 copies, unless no parameter was written since. The base is frozen.
+    pub(super) fn refresh(&mut self, model: &Transformer) -> Result<()> {
         let Grads::Lora(t) = self else { return Ok(()) };
         let now = t.changes.count();
-        if t.norms_of == Some(now) {
+        if t.made_of == Some(now) {
             return Ok(());
+        }
+        if let Some(narrow) = &mut t.narrow {
+            narrow.run()?;
         }
         for (adapters, weights) in t.lora.layers.iter_mut().zip(&model.weights.layers) {
             for id in LinearId::ALL {
@@ -181,7 +188,7 @@ impl Grads {
                 refresh_norms(&weights.linears[*id], adapter)?;
             }
         }
-        t.norms_of = Some(now);
+        t.made_of = Some(now);
         Ok(())
     }
 
@@ -191,6 +198,12 @@ impl Grads {
             Grads::Lora(t) => Some(&t.lora.layers[l]),
             Grads::Full(_) => None,
         }
+    }
+
+    /// The adapter of a linear of layer `l` and its gradients, if it has one.
+    pub(super) fn adapter_grads(&self, l: usize, id: LinearId) -> Option<(&Adapter, &AdapterGrads)> {
+        let Grads::Lora(t) = self else { return None };
+        t.lora.layers[l][id].as_ref().zip(t.grads[l][id].as_ref())
     }
 
     /// What is trained of a linear of layer `l`.
@@ -233,6 +246,28 @@ impl Grads {
     }
 }
 
+/// Gives every adapter its copies, A and s B in bf16, if products of `acts` on `device` take them; the casts that fill them, and their bytes.
+fn narrow_copies(lora: &mut Lora, device: &Device, acts: DType) -> Result<(Option<CastTable>, usize)> {
+    if *device == Device::Cpu || acts != DType::Bf16 {
+        return Ok((None, 0));
+    }
+    let (copies, bytes) = Arena::build("adapters in bf16", device, |arena| {
+        let mut copy = |t: &Tensor| arena.tensor(t.name(), DType::Bf16, t.shape());
+        lora.adapters().map(|(_, _, adapter)| [copy(&adapter.a), copy(&adapter.b)]).collect::<Vec<_>>()
+    })?;
+    let (mut casts, mut copies) = (vec![], copies.into_iter());
+    for layer in &mut lora.layers {
+        for id in LinearId::ALL {
+            let Some(adapter) = &mut layer[*id] else { continue };
+            let Some([a, b]) = copies.next() else { break };
+            casts.push((a.alias(), adapter.a.alias(), 1.0));
+            casts.push((b.alias(), adapter.b.alias(), adapter.scale));
+            adapter.narrow = Some([a, b]);
+        }
+    }
+    Ok((Some(CastTable::new(casts)?), bytes))
+}
+
 fn param(value: &Tensor, grad: &Tensor, kind: ParamKind, changes: &Changes) -> Param {
     let changes = changes.clone();
     Param { name: value.name().to_string(), value: value.alias(), grad: grad.alias(), kind, changes }
@@ -269,33 +304,34 @@ mod tests {
         .unwrap();
         let model = Transformer::random(config, 1).unwrap();
         let config = LoraConfig { r: 2, use_dora: true, ..LoraConfig::default() };
-        let mut grads = Grads::for_lora(Lora::init(&model, config, 1).unwrap(), &Device::Cpu).unwrap().parts;
+        let mut grads =
+            Grads::for_lora(Lora::init(&model, config, 1).unwrap(), &Device::Cpu, DType::F32).unwrap().parts;
         let norms = |grads: &Grads| {
             let of =
                 grads.adapters(1).unwrap()[LinearId::V].as_ref().unwrap().norms.as_ref().unwrap().alias();
             (of.to_f32_vec().unwrap(), of)
         };
-        grads.refresh_norms(&model).unwrap();
+        grads.refresh(&model).unwrap();
         let (first, mut memory) = norms(&grads);
         assert!(first.iter().all(|&x| x > 0.0));
         // Who finds these has computed nothing.
         let marks = vec![-1.0; first.len()];
         memory.write_f32(&marks).unwrap();
-        grads.refresh_norms(&model).unwrap();
+        grads.refresh(&model).unwrap();
         assert_eq!(norms(&grads).0, marks);
         for mut p in grads.params(&model).into_iter().filter(|p| p.kind == ParamKind::LoraB) {
             p.write(&vec![0.0; p.value().len()]).unwrap();
-            grads.refresh_norms(&model).unwrap();
+            grads.refresh(&model).unwrap();
             assert_eq!(norms(&grads).0, first, "B was 0 already");
             memory.write_f32(&marks).unwrap();
         }
         let p = &grads.params(&model)[0];
         p.copy_from(&p.value().to_device(&Device::Cpu).unwrap()).unwrap();
-        grads.refresh_norms(&model).unwrap();
+        grads.refresh(&model).unwrap();
         assert_eq!(norms(&grads).0, first);
         memory.write_f32(&marks).unwrap();
         p.writable().1.note();
-        grads.refresh_norms(&model).unwrap();
+        grads.refresh(&model).unwrap();
         assert_eq!(norms(&grads).0, first);
     }
 }

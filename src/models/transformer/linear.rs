@@ -5,6 +5,7 @@
 use anyhow::{Context, Result};
 
 use super::{
+    ids::{LinearId, PerLinear},
     lora::Adapter,
     weight::Weight,
     weights::{DenseLinear, Linear},
@@ -13,10 +14,14 @@ use crate::{
     ops::{
         dora::{dora_backward, dora_forward, dora_norms},
         gemm::{
-            linear_backward_input, linear_backward_weight, linear_forward, linear_forward_many,
-            linear_forward_many_rows,
+            linear_add_forward, linear_backward_input, linear_backward_weight, linear_forward,
+            linear_forward_many, linear_forward_many_rows,
         },
-        lora::{LowRank, lora_backward, lora_backward_input, lora_forward, low_rank_product},
+        lora::{
+            LoraGradient, LoraLayer, LowRank, lora_add_forward, lora_backward_a, lora_backward_b,
+            lora_backward_input, lora_backward_input_many, lora_backward_weights_many, lora_forward,
+            lora_forward_many, low_rank_product,
+        },
     },
     tensor::Tensor,
 };
@@ -78,6 +83,22 @@ pub fn forward(
     dora_forward(out, magnitude, norms(adapter)?, linear.bias.as_ref())
 }
 
+/// out (N, out) = linear(inp (N, in)) + resid (N, out), rounded once, for a linear without a magnitude.
+pub fn add_forward(
+    out: &mut Tensor,
+    u: &mut Option<Tensor>,
+    inp: &Tensor,
+    linear: &Linear,
+    adapter: Option<&Adapter>,
+    resid: &Tensor,
+) -> Result<()> {
+    let (weight, bias) = (&linear.weight, linear.bias.as_ref());
+    match (adapter, u) {
+        (Some(adapter), Some(u)) => lora_add_forward(out, u, inp, weight, bias, resid, adapter.low_rank()),
+        _ => linear_add_forward(out, inp, weight, bias, resid),
+    }
+}
+
 /// Memory that adapters need in backward.
 pub struct LowRankScratch<'a> {
     /// N * R or more.
@@ -94,25 +115,35 @@ pub fn backward(
     u: &Option<Tensor>,
     inp: &Tensor,
     linear: &Linear,
-    trained: Trained,
+    mut trained: Trained,
 ) -> Result<()> {
-    if let Some(full) = trained.full {
-        linear_backward_weight(&mut full.weight, full.bias.as_mut(), dout, inp)?;
-    }
+    backward_input(dinp, dout, low, u, inp, linear, &mut trained)?;
+    backward_weights(dout, low, inp, trained)
+}
+
+/// The first part of [`backward`]: dinp, and what is trained of an output. Only DoRA needs `inp`. [`backward_weights`] follows before `low` is used again.
+pub fn backward_input(
+    dinp: Option<(&mut Tensor, bool)>,
+    dout: &mut Tensor,
+    low: &mut LowRankScratch,
+    u: &Option<Tensor>,
+    inp: &Tensor,
+    linear: &Linear,
+    trained: &mut Trained,
+) -> Result<()> {
     let mut low_rank = None;
-    if let (Some((adapter, grads)), Some(u), Some(du)) = (trained.adapter, u, &mut *low.du) {
+    if let (Some((adapter, grads)), Some(u), Some(du)) = (&mut trained.adapter, u, &mut *low.du) {
         let (n, out) = dout.rows_cols();
         if let (Some(magnitude), Some(dmagnitude), Some(spare)) =
             (&adapter.magnitude, &mut grads.magnitude, &mut *low.spare)
         {
             let mut z = spare.rows(0..n * out)?.view(&[n, out])?;
-            low_rank_product(&mut z, u, inp, &linear.weight, None, adapter.low_rank())?;
+            low_rank_product(&mut z, u, inp, &linear.weight, None, None, adapter.low_rank())?;
             dora_backward(dout, dmagnitude, &z, magnitude, norms(adapter)?)?;
         }
-        let r = adapter.a.shape()[0];
-        let mut du = du.rows(0..n * r)?.view(&[n, r])?;
-        lora_backward(&mut grads.a, &mut grads.b, &mut du, dout, u, inp, adapter.low_rank())?;
-        low_rank = Some((&adapter.a, du));
+        let mut du = du_of(du, n, adapter)?;
+        lora_backward_b(&mut grads.b, &mut du, dout, u, adapter.low_rank())?;
+        low_rank = Some((adapter.low_rank().a, du));
     }
     match (dinp, low_rank) {
         (Some((dinp, accumulate)), Some((a, du))) => {
@@ -121,6 +152,94 @@ pub fn backward(
         (Some((dinp, accumulate)), None) => linear_backward_input(dinp, dout, &linear.weight, accumulate),
         (None, _) => Ok(()),
     }
+}
+
+/// The second part: what is trained of the input.
+pub fn backward_weights(dout: &Tensor, low: &LowRankScratch, inp: &Tensor, trained: Trained) -> Result<()> {
+    if let Some(full) = trained.full {
+        linear_backward_weight(&mut full.weight, full.bias.as_mut(), dout, inp)?;
+    }
+    if let (Some((adapter, grads)), Some(du)) = (trained.adapter, &*low.du) {
+        lora_backward_a(&mut grads.a, &du_of(du, dout.rows_cols().0, adapter)?, inp)?;
+    }
+    Ok(())
+}
+
+/// An adapter's part of the memory for du: (n, R).
+fn du_of(du: &Tensor, n: usize, adapter: &Adapter) -> Result<Tensor> {
+    let r = adapter.a.shape()[0];
+    du.rows(0..n * r)?.view(&[n, r])
+}
+
+/// True if these adapters' layers may be computed together: on a GPU, where launches are saved, and without magnitudes.
+pub fn in_one<'a>(inp: &Tensor, mut adapters: impl Iterator<Item = Option<&'a Adapter>>) -> bool {
+    inp.gpu().is_some() && adapters.all(|a| a.is_some_and(|a| a.magnitude.is_none()))
+}
+
+/// [`forward`] of several layers of one input; [`in_one`] holds.
+pub fn forward_in_one(
+    outs: &mut [(LinearId, &mut Tensor)],
+    u: &PerLinear<Option<Tensor>>,
+    inp: &Tensor,
+    linears: &PerLinear<Linear>,
+    adapters: &PerLinear<Option<Adapter>>,
+) -> Result<()> {
+    let layer = |(id, out): &mut (LinearId, &mut Tensor)| {
+        let (linear, adapter, u) = (&linears[*id], adapters[*id].as_ref()?, u[*id].as_ref()?);
+        let (weight, bias) = ((&linear.weight).into(), linear.bias.as_ref());
+        Some(LoraLayer { out: out.alias(), u: u.alias(), weight, bias, low: adapter.low_rank() })
+    };
+    let layers: Option<Vec<LoraLayer>> = outs.iter_mut().map(layer).collect();
+    lora_forward_many(&mut layers.context("a linear has no adapter")?, inp)
+}
+
+/// What [`backward`] of one of several layers takes: dout, the layer, its u and what is trained of it.
+pub struct Back<'a> {
+    pub dout: &'a Tensor,
+    pub u: &'a Option<Tensor>,
+    pub linear: &'a Linear,
+    pub adapter: &'a Adapter,
+    pub grads: &'a AdapterGrads,
+}
+
+/// The layers as the ops take them, their du side by side in `du`.
+fn gradients<'a>(layers: &[Back<'a>], du: Option<&Tensor>) -> Result<Vec<LoraGradient<'a>>> {
+    let (du, mut at) = (du.context("adapters without memory for their backward")?, 0);
+    let one = |back: &Back<'a>| -> Result<LoraGradient<'a>> {
+        let (n, r) = (back.dout.rows_cols().0, back.adapter.a.shape()[0]);
+        let own = du.rows(at..at + n * r)?.view(&[n, r])?;
+        // Rows of 16-byte multiples stay so.
+        at += (n * r).next_multiple_of(8);
+        Ok(LoraGradient {
+            da: back.grads.a.alias(),
+            db: back.grads.b.alias(),
+            du: own,
+            dout: back.dout.alias(),
+            u: back.u.as_ref().context("a linear has no adapter")?.alias(),
+            weight: (&back.linear.weight).into(),
+            low: back.adapter.low_rank(),
+        })
+    };
+    layers.iter().map(one).collect()
+}
+
+/// [`backward_input`] of several layers of one input; [`in_one`] holds.
+pub fn backward_input_in_one(
+    layers: &[Back],
+    dinp: Option<(&mut Tensor, bool)>,
+    du: Option<&Tensor>,
+) -> Result<()> {
+    lora_backward_input_many(&mut gradients(layers, du)?, dinp)
+}
+
+/// [`backward_weights`] of them.
+pub fn backward_weights_in_one(
+    layers: &[Back],
+    inp: &Tensor,
+    du: Option<&Tensor>,
+    counters: Option<&mut Tensor>,
+) -> Result<()> {
+    lora_backward_weights_many(&mut gradients(layers, du)?, inp, counters)
 }
 
 fn norms(adapter: &Adapter) -> Result<&Tensor> {
@@ -132,7 +251,7 @@ fn norms(adapter: &Adapter) -> Result<&Tensor> {
 
 /// The norms of the rows of W + s B A, where the weights are, for DoRA.
 pub(super) fn refresh_norms(linear: &Linear, adapter: &mut Adapter) -> Result<()> {
-    let low = LowRank { a: &adapter.a, b: &adapter.b, scale: adapter.scale };
+    let low = LowRank { a: &adapter.a, b: &adapter.b, scale: adapter.scale, scaled: false };
     let Some(norms) = &mut adapter.norms else { return Ok(()) };
     dora_norms(norms, &linear.weight.to_dense(linear.weight.dtype())?, low)
 }

@@ -30,12 +30,17 @@ pub struct Adapter {
     pub scale: f32,
     /// (out), DoRA in training only: ‖W + s B A‖ by rows, as a training step last computed it.
     pub(crate) norms: Option<Tensor>,
+    /// In training with bf16 products only: A and s B in bf16, as of the last change of the parameters.
+    pub(crate) narrow: Option<[Tensor; 2]>,
 }
 
 impl Adapter {
     /// The factors as the ops take them.
     pub fn low_rank(&self) -> LowRank<'_> {
-        LowRank { a: &self.a, b: &self.b, scale: self.scale }
+        match &self.narrow {
+            Some([a, b]) => LowRank { a, b, scale: self.scale, scaled: true },
+            None => LowRank { a: &self.a, b: &self.b, scale: self.scale, scaled: false },
+        }
     }
 }
 
@@ -97,6 +102,7 @@ impl Lora {
                         .then(|| arena.tensor(&name("lora_magnitude_vector"), DType::F32, &[out])),
                     scale: config.scale(r, alpha),
                     norms: None,
+                    narrow: None,
                 }
             };
             let layers = ranks.iter().enumerate();
@@ -116,6 +122,7 @@ impl Lora {
                 magnitude: adapter.magnitude.as_ref().map(|m| m.to_device(device)).transpose()?,
                 scale: adapter.scale,
                 norms: None,
+                narrow: None,
             })
         };
         let layer = |layer: &PerLinear<Option<Adapter>>| {
@@ -166,7 +173,7 @@ pub fn row_norms(linear: &Linear, adapter: &Adapter) -> Result<Vec<f32>> {
     let (a, b) = (adapter.a.to_device(&device)?, adapter.b.to_device(&device)?);
     let mut norms = Tensor::zeros_on(&device, "norms", DType::F32, &[linear.weight.rows_cols().0])?;
     let weight = linear.weight.to_dense(linear.weight.dtype())?;
-    dora_norms(&mut norms, &weight, LowRank { a: &a, b: &b, scale: adapter.scale })?;
+    dora_norms(&mut norms, &weight, LowRank { a: &a, b: &b, scale: adapter.scale, scaled: false })?;
     norms.to_f32_vec()
 }
 

@@ -187,6 +187,8 @@ pub(super) struct BackwardScratch {
     pub dup: Tensor,
     /// (N * widest output), DoRA only.
     pub spare: Option<Tensor>,
-    /// (N * widest rank), with adapters.
+    /// With adapters: du of all linears that read one input.
     pub du: Option<Tensor>,
+    /// Zeros, for sums over parts of the rows, with adapters in bf16.
+    pub counters: Option<Tensor>,
 }

@@ -8,7 +8,7 @@ use tracing::info_span;
 use super::{
     super::weights::check_memory,
     acts::Acts,
-    block::{Attention, Block, Next, add_norm, norm_backward, norm_forward},
+    block::{Attention, Block, Next, norm_backward, norm_forward},
     grads::Grads,
     linear::Rows,
     lora::Lora,
@@ -17,10 +17,7 @@ use super::{
 };
 use crate::{
     device::Device,
-    ops::{
-        cross_entropy::{linear_cross_entropy_forward, linear_cross_entropy_forward_backward},
-        embedding::scaled_embedding_backward,
-    },
+    ops::{cross_entropy::loss_of_known_weights, embedding::scaled_embedding_backward},
     tensor::{DType, Laid, Tensor},
 };
 
@@ -120,7 +117,7 @@ impl TrainStep {
             Trainable::Lora(lora) => {
                 memory.push(("adapters".into(), lora.parameters() * 4));
                 let lora = if device == Device::Cpu { lora } else { lora.to_device(&device)? };
-                Grads::for_lora(lora, &device)?
+                Grads::for_lora(lora, &device, dtype)?
             }
             Trainable::Full => Grads::for_all(model)?,
         };
@@ -159,7 +156,8 @@ impl TrainStep {
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
         let hidden = a.hidden.rows(0..n)?;
-        linear_cross_entropy_forward(&mut losses, &mut a.loss, &hidden, model.head(), &targets, &weights)?;
+        let (loss, weights) = (&mut a.loss, (&weights, &batch.weights[..]));
+        loss_of_known_weights(&mut losses, None, loss, &hidden, model.head(), &targets, weights, 0.0)?;
         loss_sum(&losses, batch)
     }
 
@@ -181,15 +179,14 @@ impl TrainStep {
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
         let (hidden, mut dhidden) = (a.hidden.rows(0..n)?, a.dnorm.rows(0..n)?);
         let dhead = self.grads.full().map(|g| g.lm_head.as_mut().unwrap_or(&mut g.embed_tokens));
-        linear_cross_entropy_forward_backward(
+        loss_of_known_weights(
             &mut losses,
-            &mut dhidden,
-            dhead,
+            Some((&mut dhidden, dhead)),
             &mut a.loss,
             &hidden,
             model.head(),
             &targets,
-            &weights,
+            (&weights, &batch.weights),
             grad_scale,
         )?;
         drop(loss);
@@ -224,7 +221,7 @@ impl TrainStep {
         a.positions.rows(0..n)?.write_u32(&rope_rows)?;
         a.targets.rows(0..n)?.write_u32(&batch.targets)?;
         a.weights.rows(0..n)?.write_f32(&batch.weights)?;
-        self.grads.refresh_norms(model)?;
+        self.grads.refresh(model)?;
         Ok(n)
     }
 
@@ -237,26 +234,30 @@ impl TrainStep {
         norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;
         for l in 0..weights.layers.len() {
             let attention = Attention::Packed { cu_seqlens, slots: None };
-            block(l).forward(&mut s, &mut x, attention, self.grads.adapters(l), Rows::Many)?;
-            let Some(above) = a.layers.get(l + 1) else { break };
-            let mut above = above.rows(spec, n)?;
-            let (resid, rstd, norm) = (&mut above.resid_in, &mut above.rstd_in, &mut x.norm);
-            let next = Next { resid, rstd, norm, gain: block(l + 1).input_gain()? };
-            add_norm(next, &x.projected, &s.resid_mid, spec.norm)?;
+            let above = a.layers.get(l + 1).map(|above| above.rows(spec, n)).transpose()?;
+            let next = match &above {
+                Some(above) => {
+                    let (resid, rstd, norm) = (above.resid_in.alias(), above.rstd_in.alias(), x.norm.alias());
+                    Next { resid, rstd, norm, gain: block(l + 1).input_gain()? }
+                }
+                None => {
+                    let (resid, rstd) = (a.resid_out.rows(0..n)?, a.rstd_out.rows(0..n)?);
+                    Next { resid, rstd, norm: a.hidden.rows(0..n)?, gain: &weights.norm }
+                }
+            };
+            block(l).forward(&mut s, &mut x, attention, self.grads.adapters(l), Rows::Many, next)?;
+            let Some(above) = above else { break };
             s = above;
         }
-        let (resid, rstd) = (&mut a.resid_out.rows(0..n)?, &mut a.rstd_out.rows(0..n)?);
-        let next = Next { resid, rstd, norm: &mut a.hidden.rows(0..n)?, gain: &weights.norm };
-        add_norm(next, &x.projected, &s.resid_mid, spec.norm)
+        Ok(())
     }
 
     fn decoder_backward(&mut self, model: &Transformer, n: usize, cu_seqlens: Tensor) -> Result<()> {
         let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
         let mut x = a.backward_scratch(n, cu_seqlens)?;
-        x.dresid.fill_zero()?;
         let dgain = self.grads.full().map(|g| &mut g.norm);
         let inp = (&a.resid_out.rows(0..n)?, &a.rstd_out.rows(0..n)?);
-        norm_backward(&mut x.dresid, dgain, &x.dnorm, inp, &weights.norm, spec.norm)?;
+        norm_backward((&mut x.dresid, false), dgain, &x.dnorm, inp, &weights.norm, spec.norm)?;
         for l in (self.lowest..weights.layers.len()).rev() {
             let below = l > self.lowest || self.grads.full().is_some();
             let block = Block::new(spec, l, &weights.layers[l], self.ropes.tables());
@@ -290,7 +291,8 @@ fn refuse_on_gpu(model: &Transformer, lora: Option<&Lora>) -> Result<()> {
 
 fn loss_sum(losses: &Tensor, batch: &PackedBatch) -> Result<LossSum> {
     let mut sum = LossSum { tokens: batch.tokens.len(), ..LossSum::default() };
-    for (nll, w) in losses.to_f32_vec()?.iter().zip(&batch.weights) {
+    // A loss without a weight is nobody's.
+    for (nll, w) in losses.to_f32_vec()?.iter().zip(&batch.weights).filter(|(_, w)| **w != 0.0) {
         sum.weighted_nll += *nll as f64 * *w as f64;
         sum.weight += *w as f64;
     }

@@ -158,7 +158,7 @@ pub fn low_rank(w: &World, d: &[usize]) -> Result<Case> {
     let rows = x.shape()[0];
     let (mut y, mut u) = (w.out(&[rows, m])?, w.out(&[rows, r])?);
     case(&w.ends(&[&y, &u], n)?, move || {
-        lora_forward(&mut y, &mut u, &x, &weight, None, LowRank { a: &a, b: &b, scale: 2.0 })
+        lora_forward(&mut y, &mut u, &x, &weight, None, LowRank { a: &a, b: &b, scale: 2.0, scaled: false })
     })
 }
 
@@ -177,7 +177,15 @@ pub fn low_rank_back(w: &World, d: &[usize]) -> Result<Case> {
     let u = w.normal("u", &[n, r], 1)?;
     let (mut da, mut db, mut du) = (w.out_f32(&[r, k])?, w.out_f32(&[m, r])?, w.out(&[n, r])?);
     case(&[da.reader(), db.reader(), du.reader()], move || {
-        lora_backward(&mut da, &mut db, &mut du, &dy, &u, &x, LowRank { a: &a, b: &b, scale: 2.0 })
+        lora_backward(
+            &mut da,
+            &mut db,
+            &mut du,
+            &dy,
+            &u,
+            &x,
+            LowRank { a: &a, b: &b, scale: 2.0, scaled: false },
+        )
     })
 }
 

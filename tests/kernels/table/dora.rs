@@ -38,7 +38,7 @@ fn norms(w: &World, d: &[usize]) -> Result<Case> {
     let [m, k, r] = [d[0], d[1], d[2]];
     let (weight, mut norms) = (w.normal("weight", &[m, k], k)?, w.out_f32(&[m])?);
     let (a, b) = (w.normal_f32_of("a", &[r, k], k)?, w.normal_f32_of("b", &[m, r], r)?);
-    case(&[norms.reader()], move || dora_norms(&mut norms, &weight, LowRank { a: &a, b: &b, scale: 2.0 }))
+    case(&[norms.reader()], move || dora_norms(&mut norms, &weight, LowRank { a: &a, b: &b, scale: 2.0, scaled: false }))
 }
 
 fn scaled(w: &World, d: &[usize], back: bool) -> Result<Case> {

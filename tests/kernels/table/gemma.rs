@@ -123,9 +123,9 @@ fn geglu(w: &World, d: &[usize], back: bool) -> Result<Case> {
         let mut y = w.out(d)?;
         return case(&[y.reader()], move || gated_forward(&mut y, &gate, &up, f));
     }
-    let (dy, mut dgate, mut dup) = (w.normal("dy", d, 1)?, w.out(d)?, w.out(d)?);
-    case(&[dgate.reader(), dup.reader()], move || {
-        gated_backward(&mut dgate, &mut dup, &dy, &gate, &up, f)
+    let (dy, mut dgate, mut dup, mut act) = (w.normal("dy", d, 1)?, w.out(d)?, w.out(d)?, w.out(d)?);
+    case(&[dgate.reader(), dup.reader(), act.reader()], move || {
+        gated_backward(&mut dgate, &mut dup, Some(&mut act), &dy, &gate, &up, f)
     })
 }
 

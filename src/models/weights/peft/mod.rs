@@ -96,6 +96,7 @@ fn read(dir: &Path, model: &Transformer) -> Result<Lora> {
                     magnitude: magnitude.map(|part| tensors.take(&module, part, &[out])).transpose()?,
                     scale: config.scale(r, alpha),
                     norms: None,
+                    narrow: None,
                 }))
             })?);
         }
