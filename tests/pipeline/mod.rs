@@ -1,6 +1,7 @@
 //! The promises of the stage engine: parts and runs started at once, settings changed between kills, locks, identity, output that nobody reads.
 mod commands;
 mod kills;
+mod losses;
 mod outputs;
 mod own_stage;
 mod training;
