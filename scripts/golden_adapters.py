@@ -53,6 +53,22 @@ CASES = {
     "bin-named-dora": ("llama-tied", dict(target_modules=["q_proj"], use_dora=True), {}),
     "half": ("llama-tied", dict(target_modules=["q_proj"]), {}),
     "bfloat16": ("llama-tied", dict(target_modules=["q_proj"]), {}),
+    # What stands in the place of the base's own tensors.
+    "lora-bias": ("qwen2", dict(target_modules=["q_proj"], lora_bias=True, r=1), {}),
+    "bias-all": ("qwen2", dict(target_modules=["q_proj"], bias="all", r=1), {}),
+    "saved-norms": ("llama-tied", dict(target_modules=["q_proj"], modules_to_save=["norm", "input_layernorm"], r=1), {}),
+    "saved-linear": ("llama-tied", dict(target_modules=["q_proj"], modules_to_save=["1.mlp.down_proj"], r=1), {}),
+    "saved-head": ("llama-tied", dict(target_modules=["q_proj"], modules_to_save=["lm_head"], r=1), {}),
+    "saved-embedding": ("llama-tied", dict(target_modules=["q_proj"], modules_to_save=["embed_tokens"], r=1), {}),
+    "saved-both": ("qwen2", dict(target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"], r=1), {}),
+    "saved-tied": ("llama-tied", dict(target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True, r=1), {}),
+    "tokens": ("qwen2", dict(target_modules=["q_proj"], trainable_token_indices=[90, 3], r=1), {}),
+    "tokens-tied": ("gemma3", dict(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [4, 17, 8]}, r=1), {}),
+    "tokens-both": ("qwen2", dict(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [4], "lm_head": [1, 2]}, r=1), {}),
+    "embedding": ("qwen2", dict(target_modules=["q_proj", "embed_tokens"], r=2, use_rslora=True), {}),
+    "embedding-tied": ("llama-tied", dict(target_modules=["embed_tokens"], r=2), {}),
+    "head-dora": ("qwen2", dict(target_modules=["lm_head", "q_proj"], use_dora=True, r=2), {}),
+    "head-tied": ("llama-tied", dict(target_modules=r".*\.1\..*q_proj|lm_head", rank_pattern={"lm_head": 3}, r=1), {}),
 }
 
 
@@ -80,6 +96,8 @@ def write(name, base, options, changes, seed):
                 p.copy_(torch.randn(p.shape) * 0.2)
             if "magnitude" in key:
                 p.mul_(1 + 0.2 * torch.rand(p.shape))
+            elif p.requires_grad and "lora_" not in key or "lora_embedding" in key:
+                p.add_(torch.randn(p.shape) * 0.1)
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
     tensors = load_file(folder / "adapter_model.safetensors")

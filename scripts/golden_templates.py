@@ -164,4 +164,34 @@ def main():
     print(len(cases), "cases,", sum("refused" in c for c in cases), "refused")
 
 
+# What transformers makes of a SentencePiece tokenizer whose class is LlamaTokenizer.
+CLASSES = {
+    "plain": {}, "legacy": {"legacy": True}, "legacy-false": {"legacy": False}, "no-prefix": {"add_prefix_space": False},
+    "mistral": {"model_type": "mistral"},
+}
+CLASS_TEXTS = ["Hello, how can I help", " Two  spaces [INST] What is  it? [/INST] 42</s>", "[INST]What[/INST] Paris\n", "", "\u65e5 \U0001f600 x"]
+
+
+def classes():
+    cases = []
+    for name in ["spm-legacy", "spm-first", "spm-bare", "byte-level"]:
+        for case, fields in CLASSES.items():
+            for class_name in ["LlamaTokenizer", "LlamaTokenizerFast"]:
+                with tempfile.TemporaryDirectory() as folder:
+                    folder = pathlib.Path(folder)
+                    (folder / "tokenizer.json").write_text((OUT / f"{name}.json").read_text())
+                    model_type = fields.get("model_type", "llama")
+                    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+                    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": class_name}
+                    config |= {k: v for k, v in fields.items() if k != "model_type"}
+                    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+                    tok = AutoTokenizer.from_pretrained(folder)
+                    texts = [[t, tok(t, add_special_tokens=False)["input_ids"]] for t in CLASS_TEXTS]
+                    shown = [[ids, tok.decode(ids, skip_special_tokens=True)] for _, ids in texts]
+                cases.append({"tokenizer": name, "model_type": model_type, "config": config, "texts": texts, "decoded": shown})
+    text = "[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n"
+    (OUT / "classes.json").write_text(text, encoding="utf-8")
+
+
 main()
+classes()

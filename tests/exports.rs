@@ -101,19 +101,29 @@ fn patterned(to: &Path) -> Lora {
     // B is zero in a new adapter.
     let path = to.join("adapter_model.safetensors");
     let file = Checkpoint::open_file(&path).unwrap();
-    let tensors: Vec<(String, Vec<usize>, Vec<f32>)> = (file.names().iter())
+    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = (file.names().iter())
         .map(|name| {
             let shape = file.shape(name).unwrap().to_vec();
             let values = uniform(name, shape.iter().product());
             (name.to_string(), shape, values)
         })
         .collect();
+    // A norm that was trained whole, and two rows of the embedding.
+    let width = model.config.hidden_size;
+    for (part, shape) in
+        [("norm.weight", vec![width]), ("embed_tokens.token_adapter.trainable_tokens_delta", vec![2, width])]
+    {
+        let values = uniform(part, shape.iter().product());
+        tensors.push((format!("base_model.model.model.{part}"), shape, values));
+    }
     let views = tensors.iter().map(|(name, shape, values)| {
         let data = bytemuck::cast_slice(values);
         (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data).unwrap())
     });
     fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
     let mut fields = json_of(&to.join("adapter_config.json"));
+    fields["modules_to_save"] = json!(["norm"]);
+    fields["trainable_token_indices"] = json!([5, 2]);
     fields["lora_dropout"] = json!(0.1);
     fields["eva_config"] = json!({"rho": 2.0});
     fs::write(to.join("adapter_config.json"), fields.to_string()).unwrap();
@@ -139,7 +149,7 @@ fn training_from_an_adapter_keeps_its_patterns_and_says_what_it_does_not_use() {
     let work = Work::new(&[]);
     patterned(&work.at("a"));
     let said = done(&work.train(MODEL, "b", &["--adapter", &work.text("a")], &[]));
-    assert!(said.contains("lora_dropout 0.1"), "{said}");
+    assert!(said.contains("lora_dropout 0.1") && said.contains("beside the low-rank updates"), "{said}");
     assert_eq!(of(&work.at("b")), of(&work.at("a")));
     // And from what was written.
     done(&work.train(MODEL, "c", &["--adapter", &work.text("b")], &[]));

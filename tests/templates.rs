@@ -329,3 +329,26 @@ fn a_built_in_template_as_jinja_gives_the_same_ids() {
     // The question would have to be told from a text behind a begin token.
     assert_eq!(refused, ["spm-first plain+bos"]);
 }
+
+/// The splitting of text that transformers makes of the class's name, whatever tokenizer.json says (and tokenizer.json's own where it takes that).
+#[test]
+fn a_llama_tokenizer_splits_as_its_class_does() {
+    let cases: Value =
+        serde_json::from_str(&std::fs::read_to_string(format!("{DIR}/classes.json")).unwrap()).unwrap();
+    let cases = cases.as_array().unwrap();
+    assert_eq!(cases.len(), 40);
+    for case in cases {
+        let dir = folder(case["tokenizer"].as_str().unwrap(), case["config"].clone());
+        let config = json!({"model_type": case["model_type"]});
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let tok = Tokenizer::load(dir.path()).unwrap();
+        for text in case["texts"].as_array().unwrap() {
+            let got = tok.encode_with_special(text[0].as_str().unwrap()).unwrap();
+            assert_eq!(got, ids(&text[1]), "{} {} {}", case["tokenizer"], case["config"], text[0]);
+        }
+        for shown in case["decoded"].as_array().unwrap() {
+            let got = tok.decode(&ids(&shown[0])).unwrap();
+            assert_eq!(got, shown[1].as_str().unwrap(), "{} {}", case["tokenizer"], case["config"]);
+        }
+    }
+}

@@ -178,17 +178,16 @@ struct Examples<'a> {
 impl Examples<'_> {
     /// Read as a file of `messages` is.
     fn of<'a>(all: &[Conversation], out: &'a Path, on_bad: OnBadRow) -> anyhow::Result<Examples<'a>> {
-        let mut examples = vec![];
+        let (mut examples, mut dropped) = (vec![], 0);
         for (i, conversation) in all.iter().enumerate() {
             let place = format!("conversation {i}");
             match example(conversation, &place) {
                 Ok(example) => examples.push(Example { id: i.to_string(), row: i.to_string(), ..example }),
-                Err(_) if on_bad == OnBadRow::Skip => {}
+                Err(_) if on_bad == OnBadRow::Skip => dropped += 1,
                 Err(e) => return Err(e.context(place.clone())).or_kind(|m| Error::bad_input(place, m)),
             }
         }
-        let (read, dropped) = (all.len(), all.len() - examples.len());
-        Ok(Examples { out, examples, read, dropped })
+        Ok(Examples { out, examples, read: all.len(), dropped })
     }
 }
 

@@ -42,6 +42,11 @@ impl Tally {
         self.dropped.values().map(|d| d.0).sum()
     }
 
+    /// How many were dropped for each reason.
+    pub fn reasons(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.dropped.iter().map(|(reason, (n, _))| (reason.as_str(), *n))
+    }
+
     /// The counts of another file as well.
     pub fn add(&mut self, other: &Tally) {
         self.read += other.read;

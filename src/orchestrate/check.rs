@@ -186,7 +186,7 @@ fn some_rows(r: &Recipe) -> Result<Vec<Row>> {
     if r.questions.is_empty() || !r.questions.iter().all(|path| is_short(path)) {
         return Ok(vec![Row { id: "1".into(), instruction: "What is it?".into(), ..Row::default() }]);
     }
-    let rows = generate::read_questions(&r.questions, &r.source_language, &r.generate)?;
+    let (rows, _) = generate::read_questions(&r.questions, &r.source_language, &r.generate)?;
     Ok(rows.into_iter().take(TRIED).collect())
 }
 

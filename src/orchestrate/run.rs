@@ -247,10 +247,10 @@ impl<'a> Run<'a> {
     /// The rows and the parallel sentences.
     pub(super) fn data(&self) -> Result<Data> {
         let r = self.recipe;
-        let questions = generate::read_questions(&r.questions, &r.source_language, &r.generate)?;
+        let (questions, counts) = generate::read_questions(&r.questions, &r.source_language, &r.generate)?;
         let files: Vec<&Path> = r.questions.iter().map(PathBuf::as_path).collect();
         let question_dir = self.dir(Room::Questions, &files, &json!([r.generate.limit, r.rows_per_shard]))?;
-        generate::write_question_shards(&question_dir, &questions, r.rows_per_shard)?;
+        generate::write_question_shards(&question_dir, &questions, counts, r.rows_per_shard)?;
         let settings = json!([r.model, r.generate, self.placement.to_string()]);
         let out = self.dir(Room::Generate, &[&question_dir], &settings)?;
         let args = generate::Args {

@@ -1,4 +1,5 @@
 //! What turns a folder into a finished stage: identity, locks, manifests, the engine of stages that map rows to rows, Ctrl-C.
+mod accounts;
 mod apart;
 pub mod clock;
 pub mod hash;

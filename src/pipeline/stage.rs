@@ -13,7 +13,7 @@ use serde::Serialize;
 
 pub use super::made::{Made, Ran};
 use super::{
-    clock,
+    accounts, clock,
     identity::{Identity, Inputs},
     left_behind::{files_of, in_order_of_removal, refuse_foreign},
     lock::{self, Held},
@@ -123,6 +123,8 @@ pub struct Open {
     /// What the folder is to be called in the end, where that is another name ([`Stage::whole`]).
     place: Option<PathBuf>,
     part: Part,
+    /// Rows that stood in the folders that the stage reads.
+    came_in: Option<usize>,
     _held: Held,
 }
 
@@ -177,6 +179,8 @@ impl Open {
         self.manifest.counts = made.counts;
         self.manifest.summary = made.summary;
         let dir = self.dir.clone();
+        let (stage, counts) = (&self.manifest.stage, self.manifest.counts.as_ref());
+        accounts::check(stage, self.came_in, counts, self.manifest.rows, &dir)?;
         let mutex = lock::mutex(&dir)?;
         if self.manifest.state(&dir)? != FolderState::Done {
             self.manifest.finish(&dir)?;
@@ -240,7 +244,9 @@ pub(super) fn expected<S: Stage>(stage: &S, inputs: Inputs) -> Result<Manifest> 
 /// Compares what is asked with what is there, and begins; `None` where nothing is to be done.
 fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
     let dir = stage.out().to_path_buf();
-    let manifest = expected(stage, stage.inputs()?)?;
+    let inputs = stage.inputs()?;
+    let came_in = accounts::came_in(&inputs)?;
+    let manifest = expected(stage, inputs)?;
     if stage.whole() {
         return open_whole(stage, manifest);
     }
@@ -285,7 +291,7 @@ fn open<S: Stage>(stage: &S) -> Result<Option<Open>> {
             }
             return Err(e);
         }
-        return Ok(Some(Open { manifest, dir, place: None, part: stage.part(), _held: held }));
+        return Ok(Some(Open { manifest, dir, place: None, part: stage.part(), came_in, _held: held }));
     }
 }
 
@@ -315,7 +321,7 @@ fn open_whole<S: Stage>(stage: &S, manifest: Manifest) -> Result<Option<Open>> {
         fs::remove_dir_all(&dir).map_err(|e| write_error(&dir, e))?;
     }
     manifest.begin(&dir)?;
-    Ok(Some(Open { manifest, dir, place: Some(place), part: stage.part(), _held: held }))
+    Ok(Some(Open { manifest, dir, place: Some(place), part: stage.part(), came_in: None, _held: held }))
 }
 
 /// Makes the folder ready, under its lock.

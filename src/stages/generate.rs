@@ -76,14 +76,14 @@ pub fn run(args: &Args) -> Result<()> {
     if out == Path::new("-") {
         out::reserve_for_data();
     }
-    let rows = read_questions(&args.prompts, &args.source_language, &args.settings)?;
+    let (rows, counts) = read_questions(&args.prompts, &args.source_language, &args.settings)?;
     language_id::warning(&args.source_language).iter().for_each(|w| note!("warning: {w}"));
     if out == Path::new("-") || out.extension().is_some_and(|e| e == "jsonl") {
         return run_to_file(args, out, rows);
     }
     stage::check_place::<Generate>(out)?;
     let questions = out.join(Room::Questions.name());
-    write_question_shards(&questions, &rows, args.rows_per_shard)?;
+    write_question_shards(&questions, &rows, counts, args.rows_per_shard)?;
     run_shards(args, &questions, out)
 }
 
@@ -107,9 +107,13 @@ fn print_answers(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Reads question files; ids must be unique. Prints what was left out of them.
-pub fn read_questions(files: &[PathBuf], language: &str, settings: &GenerateSettings) -> Result<Vec<Row>> {
-    let (mut rows, limit) = (vec![], settings.limit);
+/// Reads question files; ids must be unique. Prints and counts what was left out of them.
+pub fn read_questions(
+    files: &[PathBuf],
+    language: &str,
+    settings: &GenerateSettings,
+) -> Result<(Vec<Row>, Counts)> {
+    let (mut rows, mut counts, limit) = (vec![], Counts::default(), settings.limit);
     for file in files {
         let context = || format!("read questions {}", file.display());
         let (sources, mut tally) =
@@ -128,12 +132,15 @@ pub fn read_questions(files: &[PathBuf], language: &str, settings: &GenerateSett
         if !tally.is_whole() {
             say!("questions: {}: {tally}", file.display());
         }
+        counts.read += tally.read;
+        counts = tally.reasons().fold(counts, |counts, (reason, n)| counts.dropping(reason, n));
     }
     ensure!(
         !rows.is_empty(),
         Error::bad_input(format!("{files:?}"), format!("there are no questions in {files:?}"))
     );
     if limit > 0 {
+        counts = counts.dropping("beyond the limit", rows.len().saturating_sub(limit));
         rows.truncate(limit);
     }
     let mut seen = std::collections::HashSet::new();
@@ -142,17 +149,18 @@ pub fn read_questions(files: &[PathBuf], language: &str, settings: &GenerateSett
         let message = || format!("{place}: the id `{}` occurred before; ids must be unique", row.id);
         ensure!(seen.insert(&row.id), Error::bad_input(&place, message()));
     }
-    Ok(rows)
+    Ok((rows, counts))
 }
 
-/// Writes question shards unless the very same are there. Of several processes that want the same, one writes and the others wait.
-pub fn write_question_shards(dir: &Path, rows: &[Row], rows_per_shard: usize) -> Result<()> {
-    stage::run(&mut Questions { dir, rows, rows_per_shard }).map(drop)
+/// Writes question shards unless the very same are there; `counts` says what was read and left out. Of several processes that want the same, one writes and the others wait.
+pub fn write_question_shards(dir: &Path, rows: &[Row], counts: Counts, rows_per_shard: usize) -> Result<()> {
+    stage::run(&mut Questions { dir, rows, counts, rows_per_shard }).map(drop)
 }
 
 struct Questions<'a> {
     dir: &'a Path,
     rows: &'a [Row],
+    counts: Counts,
     rows_per_shard: usize,
 }
 
@@ -188,7 +196,7 @@ impl Stage for Questions<'_> {
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {
         let n = open.write_rows(self.rows, self.rows_per_shard)?;
-        let counts = Counts { read: self.rows.len(), written: n, ..Counts::default() };
+        let counts = Counts { written: n, ..self.counts.clone() };
         Ok(Made::new(json!({ "rows": n }))?.counting(counts))
     }
 }

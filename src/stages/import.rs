@@ -12,6 +12,7 @@ use serde_json::json;
 use super::merge::MODEL_FILES;
 use crate::pipeline::{
     identity::{Identity, Inputs},
+    manifest::Counts,
     stage::{self, Made, Open, Stage},
 };
 use crate::{
@@ -174,10 +175,14 @@ fn convert(files: &[PathBuf], out: &Path, wanted: &dyn Fn(&str) -> bool) -> Resu
         let n = done.narrowed.len();
         say!("import: {n} tensors of 64-bit floats ({first} ...) were rounded to 32 bits");
     }
-    Made::new(
+    let counts = Counts { read: done.read, written: done.tensors, ..Counts::default() }
+        .dropping("the memory of another tensor", done.aliases.len())
+        .dropping("no weights", done.left_out.len());
+    let made = Made::new(
         json!({"tensors": done.tensors, "shared": done.aliases.len(), "no-weights": done.left_out.len(),
         "rounded": done.narrowed.len()}),
-    )
+    )?;
+    Ok(made.counting(counts))
 }
 
 fn copy(from: &Path, out: &Path, name: &str) -> Result<()> {

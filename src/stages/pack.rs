@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::error::Error;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 use serde_json::json;
 use xxhash_rust::xxh3::Xxh3;
@@ -121,28 +121,23 @@ impl Stage for Pack<'_> {
         let tokenizer = Tokenizer::load(&path)?;
         let embedding = embedding_rows(&path);
         let template = ChatTemplate::load(&args.settings.template, &tokenizer)?;
-        let (examples, tally) = read_all(args)?;
+        let (all, mut tally) = read_all(args)?;
+        let made = encoded(all, &mut tally, args.settings.on_bad_row, &|e| {
+            let document = encode(e, &tokenizer, &template, &args.settings)?;
+            within_embedding(document, embedding, &tokenizer)
+        })?;
         if !tally.is_whole() {
             say!("pack: {tally}");
         }
-        let encoded: Vec<Option<Document>> = examples
-            .par_iter()
-            .map(|e| {
-                let encoded = encode(e, &tokenizer, &template, &args.settings);
-                encoded
-                    .and_then(|document| within_embedding(document, embedding, &tokenizer))
-                    .with_context(|| format!("example {}", e.id))
-            })
-            .collect::<Result<_>>()?;
-        if let Some(e) = examples.iter().find(|e| TOKENS.iter().all(|(split, _)| *split != e.split)) {
+        if let Some((e, _)) = made.iter().find(|(e, _)| TOKENS.iter().all(|(split, _)| *split != e.split)) {
             bail!("example {}: its split `{}` is none of train, validation, source", e.id, e.split);
         }
-        let mut counts =
-            Counts { read: tally.read, ..Counts::default() }.dropping("not fit to train on", tally.dropped());
+        let mut counts = Counts { read: tally.read, ..Counts::default() };
+        counts = tally.reasons().fold(counts, |counts, (reason, n)| counts.dropping(reason, n));
         let mut summary = serde_json::Map::new();
         summary.insert("rows".into(), tally.to_json());
         for (split, file) in TOKENS {
-            let pairs = || examples.iter().zip(&encoded).filter(|(e, _)| e.split == split);
+            let pairs = || made.iter().filter(|(e, _)| e.split == split);
             let documents: Vec<Document> = pairs().filter_map(|(_, d)| d.clone()).collect();
             let mut by_pair: BTreeMap<&str, usize> = BTreeMap::new();
             pairs().filter(|(_, d)| d.is_some()).for_each(|(e, _)| *by_pair.entry(&e.pair).or_default() += 1);
@@ -192,6 +187,28 @@ fn read_all(args: &Args) -> Result<(Vec<Example>, Tally)> {
         }
     }
     Ok((examples, tally))
+}
+
+/// Every example with its document, in order. A row of a file whose conversation the template refuses may be left out, and is counted.
+fn encoded(
+    examples: Vec<Example>,
+    tally: &mut Tally,
+    on_bad: OnBadRow,
+    encode: &(dyn Fn(&Example) -> Result<Option<Document>> + Sync),
+) -> Result<Vec<(Example, Option<Document>)>> {
+    let results: Vec<Result<Option<Document>>> = examples.par_iter().map(encode).collect();
+    let mut made = vec![];
+    for (example, result) in examples.into_iter().zip(results) {
+        match result {
+            Ok(document) => made.push((example, document)),
+            Err(e) if on_bad == OnBadRow::Skip && example.pair == "file" => {
+                tally.kept -= 1;
+                tally.drop(&format!("{e:#}"), &format!("example {}", example.id));
+            }
+            Err(e) => return Err(e.context(format!("example {}", example.id))),
+        }
+    }
+    Ok(made)
 }
 
 /// Holds out a share of the examples, at least one where there is a share and something is left. Which ones depends on the questions alone; equal questions

@@ -94,6 +94,8 @@ fn main() -> ExitCode {
     let options = options();
     // In this process, where memory is counted; templates have a child.
     sdrrl::use_program(None);
+    // A child for each input would be most of the time.
+    sdrrl::data::contained::use_again(true);
     let wanted = |p: &Parser| {
         options.filters.is_empty() || options.filters.iter().any(|f| p.name.contains(f.as_str()))
     };

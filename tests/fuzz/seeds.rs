@@ -251,3 +251,12 @@ pub fn parted(input: &[u8]) -> (&[u8], &[u8]) {
 pub fn put(path: &Path, input: &[u8]) {
     fs::write(path, input).unwrap();
 }
+
+/// A tokenizer.json of few tokens, for parsers of the files beside it: what is changed is not it.
+pub const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [
+ {"id": 0, "content": "<unk>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
+ {"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
+ {"id": 2, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
+ "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "ByteFallback"},
+ "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": false,
+  "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "ab": 5}, "merges": ["a b"]}}"#;

@@ -2,6 +2,7 @@
 mod commands;
 mod foreign;
 mod kills;
+mod losses;
 mod outputs;
 mod own_stage;
 mod training;

@@ -14,7 +14,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -25,6 +25,9 @@ const TOO_LONG: i32 = 97;
 const LONGEST: u64 = 1 << 30;
 /// What a child that dies may say about it, bytes.
 const LAST_WORDS: u64 = 4096;
+
+/// Limits of children that are used again are multiples of this, bytes.
+const REUSED: u64 = 64 << 20;
 
 /// Where the work is done.
 #[derive(Clone)]
@@ -43,6 +46,19 @@ static PLACE: Mutex<Place> = Mutex::new(Place::Unsaid);
 /// process, where nothing bounds the memory that a template takes.
 pub fn use_program(path: Option<PathBuf>) {
     *PLACE.lock().unwrap_or_else(|e| e.into_inner()) = path.map_or(Place::Here, Place::Program);
+}
+
+/// Children that were done with, to be used again, and the limits that each holds itself to; `None`: each is ended.
+static SPARE: Mutex<Option<Vec<Contained>>> = Mutex::new(None);
+
+/// Whether a child that is done with one file goes on to the next. For who works on very many small ones: the start of a process is most of their time. What one leaves in
+/// memory counts for the next.
+pub fn use_again(yes: bool) {
+    *spare() = yes.then(Vec::new);
+}
+
+fn spare() -> MutexGuard<'static, Option<Vec<Contained>>> {
+    SPARE.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// The running program, whatever has become of its file since.
@@ -77,12 +93,20 @@ fn found(own: Option<&Path>, folders: impl Iterator<Item = PathBuf>) -> Option<P
 }
 
 /// What a child may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Limits {
     /// Bytes, beyond what the program takes by itself.
     pub memory: u64,
     /// Time of the processor for each request.
     pub seconds: f64,
+}
+
+impl Limits {
+    /// As they are, or a little wider where children are used again for others.
+    fn rounded(self) -> Limits {
+        let memory = self.memory.div_ceil(REUSED) * REUSED;
+        if spare().is_none() { self } else { Limits { memory, seconds: self.seconds.ceil() } }
+    }
 }
 
 /// The requests.
@@ -138,13 +162,24 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let idle = self.idle.get_mut().unwrap_or_else(|e| e.into_inner());
+        idle.drain(..).for_each(Contained::done);
+    }
+}
+
 /// The answer of a child of its own to one request.
 pub(super) fn ask_once(program: &Path, limits: Limits, what: Ask, body: &[u8]) -> Result<Vec<u8>> {
-    Contained::start(program, limits)?.ask(what, body)
+    let mut child = Contained::start(program, limits)?;
+    let answer = child.ask(what, body);
+    child.done();
+    answer
 }
 
 /// A running child.
 struct Contained {
+    program: PathBuf,
     limits: Limits,
     process: Child,
     stdin: ChildStdin,
@@ -154,6 +189,13 @@ struct Contained {
 
 impl Contained {
     fn start(program: &Path, limits: Limits) -> Result<Contained> {
+        let limits = limits.rounded();
+        if let Some(spare) = &mut *spare() {
+            let fits = |child: &Contained| child.limits == limits && child.program == program;
+            if let Some(at) = spare.iter().position(fits) {
+                return Ok(spare.swap_remove(at));
+            }
+        }
         let mut command = Command::new(program);
         command.arg("contained").args([limits.memory.to_string(), limits.seconds.to_string()]);
         // It needs nothing of the user's, and Ctrl-C is the parent's business.
@@ -166,7 +208,7 @@ impl Contained {
         let mut process = command.spawn().with_context(start)?;
         let pipes = process.stdin.take().zip(process.stdout.take());
         let (stdin, stdout) = pipes.with_context(start)?;
-        Ok(Contained { limits, process, stdin, stdout, alive: true })
+        Ok(Contained { program: program.into(), limits, process, stdin, stdout, alive: true })
     }
 
     fn ask(&mut self, what: Ask, body: &[u8]) -> Result<Vec<u8>> {
@@ -180,6 +222,13 @@ impl Contained {
                 self.alive = false;
                 Err(self.why_it_died())
             }
+        }
+    }
+
+    /// The child is ended, or kept for another.
+    fn done(self) {
+        if let (true, Some(spare)) = (self.alive, &mut *spare()) {
+            spare.push(self);
         }
     }
 

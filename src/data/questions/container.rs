@@ -213,8 +213,12 @@ fn without_place(e: &serde_json::Error) -> String {
 #[cfg(feature = "parquet")]
 fn parquet_rows(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
     use parquet::file::reader::{FileReader, SerializedFileReader};
-    let damaged =
-        |e: parquet::errors::ParquetError| anyhow!("{name} is a Parquet file that cannot be read: {e}");
+    let damaged = |e: parquet::errors::ParquetError| {
+        let codec = e.to_string().contains("Disabled feature");
+        let advice =
+            if codec { " (write it with Snappy, gzip or Zstandard, or save it as JSON Lines)" } else { "" };
+        anyhow!("{e}{advice}")
+    };
     // The library panics on some damaged files.
     let whole = |e: anyhow::Error| e.context(format!("{name} is a Parquet file that cannot be read"));
     let open = || SerializedFileReader::new(bytes::Bytes::copy_from_slice(bytes)).map_err(damaged);
@@ -230,10 +234,10 @@ fn parquet_rows(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Res
     let (mut number, mut read) = (0, 0);
     while let Some(row) = caught(|| rows.next().transpose().map_err(damaged)).map_err(whole)? {
         number += 1;
-        let row = caught(|| Ok(row.to_json_value())).map_err(whole)?;
-        read += row_bytes(&row);
+        let row = caught(|| super::parquet_values::object(&row));
+        read += row.as_ref().map_or(8, row_bytes);
         ensure!(read <= most, "{name}: its rows are more than {EXPANSION} times its size");
-        f(&format!("{name}, row {number}"), object(row))?;
+        f(&format!("{name}, row {number}"), row.and_then(object))?;
     }
     Ok(())
 }

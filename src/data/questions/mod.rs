@@ -1,5 +1,8 @@
 //! Question files as the field writes them: Alpaca, Dolly, OpenAI messages, ShareGPT, TRL prompt/completion, or question/answer.
 pub mod container;
+#[cfg(feature = "parquet")]
+mod parquet_values;
+mod shapes;
 mod turns;
 
 use std::path::Path;
@@ -154,7 +157,7 @@ impl Source {
 
 /// One row of any of the formats; columns that none of them knows are carried along. What is left out is noted in `tally`.
 pub fn parse(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> Result<Source> {
-    refuse(&object)?;
+    shapes::refuse(&object)?;
     let mut row = Source::default();
     if let Some(id) = object.remove("id").filter(|v| !v.is_null()) {
         row.id = id.as_str().map_or_else(|| id.to_string(), String::from);
@@ -164,56 +167,41 @@ pub fn parse(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> 
         row.language = code;
         object.remove("language");
     }
-    let conversation = ["messages", "conversations", "conversation"]
-        .iter()
-        .find(|k| object.get(**k).is_some_and(|v| !v.is_null()))
-        .map(|k| k.to_string());
-    if let Some(key) = conversation {
-        let list = object.remove(&key).unwrap_or_default();
-        row.turns = turns::of_list(&list, tally, place).with_context(|| format!("`{key}`"))?;
+    if let Some((key, list)) = turns::conversation(&mut object, tally, place)? {
+        row.turns = turns::of_list(&list, tally, place).with_context(|| key)?;
         system_column(&mut object, &mut row.turns)?;
-    } else if object.get("prompt").is_some_and(Value::is_array) {
-        let mut list = object.remove("prompt").unwrap_or_default();
-        let completion = object.remove("completion").unwrap_or_default();
-        if let (Some(list), Some(more)) = (list.as_array_mut(), completion.as_array()) {
-            list.extend(more.iter().cloned());
-        }
-        row.turns = turns::of_list(&list, tally, place).context("`prompt` and `completion`")?;
     } else {
-        single(&mut object, &mut row)?;
+        single(&mut object, &mut row, tally, place)?;
+    }
+    for key in ["weight", "train"] {
+        if object.get(key).is_some_and(|v| v.is_number() || v.is_boolean()) {
+            tally.note(&format!("column `{key}` weighs nothing (that of a turn does)"), place);
+        }
     }
     row.columns = object;
     Ok(row)
 }
 
-/// What would be learnt wrongly if it were read as something else.
-fn refuse(object: &Map<String, Value>) -> Result<()> {
-    let has = |key: &str| object.get(key).is_some_and(|v| !v.is_null());
-    if has("chosen") && has("rejected") {
-        bail!(
-            "a preference row (`chosen`, `rejected`): preference training is not supported; name the reply to learn `output`"
-        );
-    }
-    if has("completion") && object.get("label").is_some_and(Value::is_boolean) {
-        bail!("a row with `completion` and a true/false `label` (KTO): preference training is not supported");
-    }
-    for key in ["tools", "functions"] {
-        let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty) || v == "" || v == "[]";
-        if object.get(key).is_some_and(|v| !v.is_null() && !empty(v)) {
-            bail!("`{key}`: tool calls cannot be trained on yet");
-        }
-    }
-    Ok(())
-}
+/// Columns of a question, of what belongs to it, and of its answer: the first that has a value.
+const QUESTION: [&str; 5] = ["instruction", "question", "prompt", "query", "inputs"];
+const CONTEXT: [&str; 2] = ["input", "context"];
+const ANSWER: [&str; 6] = ["output", "answer", "completion", "response", "target", "targets"];
 
 /// A question with its context, its answer, and Alpaca's `system` and `history`.
-fn single(object: &mut Map<String, Value>, row: &mut Source) -> Result<()> {
-    let question = take(object, &["instruction", "question", "prompt", "query"])?.context(
-        "the row has none of `instruction`, `question`, `prompt`, `query`, `messages`, `conversations`",
-    )?;
-    ensure!(!question.trim().is_empty(), "the question is empty");
-    row.input = take(object, &["input", "context"])?.unwrap_or_default();
-    let output = take(object, &["output", "answer", "completion", "response"])?;
+fn single(object: &mut Map<String, Value>, row: &mut Source, tally: &mut Tally, place: &str) -> Result<()> {
+    let mut take = |keys: &[&str]| take(object, keys, tally, place);
+    let (question, input, output) = (take(&QUESTION)?, take(&CONTEXT)?, take(&ANSWER)?);
+    let said = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.trim().is_empty());
+    ensure!(
+        question.is_some() || (said(&input) && output.is_some()),
+        "the row has none of `instruction`, `question`, `prompt`, `query`, `messages`, `conversations`{}",
+        shapes::hint(object)
+    );
+    // Without an instruction, what it would be about is what is asked.
+    let (question, input) = if said(&question) { (question, input) } else { (input, None) };
+    ensure!(said(&question), "the question is empty");
+    let question = question.unwrap_or_default();
+    row.input = input.unwrap_or_default();
     if let Some(history) = object.remove("history").filter(|v| !v.is_null()) {
         let pairs = history.as_array().context("`history` is not a list of [question, answer]")?;
         for pair in pairs {
@@ -242,7 +230,10 @@ fn single(object: &mut Map<String, Value>, row: &mut Source) -> Result<()> {
 fn system_column(object: &mut Map<String, Value>, turns: &mut Vec<Turn>) -> Result<()> {
     for key in ["system", "system_prompt"] {
         let Some(value) = object.remove(key).filter(|v| !v.is_null() && v != "") else { continue };
-        let text = turns::text(&value).with_context(|| format!("`{key}`"))?;
+        let text = turns::content(&value).with_context(|| format!("`{key}`"))?;
+        if text.trim().is_empty() {
+            continue;
+        }
         ensure!(
             turns.first().is_none_or(|t| t.role != Role::System || t.content == text),
             "`{key}` and a system turn of the conversation say different things"
@@ -254,12 +245,22 @@ fn system_column(object: &mut Map<String, Value>, turns: &mut Vec<Turn>) -> Resu
     Ok(())
 }
 
-/// The first of these columns that has a value; the others stay the user's own.
-fn take(object: &mut Map<String, Value>, keys: &[&str]) -> Result<Option<String>> {
+/// The first of these columns that has a value. The others stay the user's own, and are noted where they say something else.
+fn take(
+    object: &mut Map<String, Value>,
+    keys: &[&str],
+    tally: &mut Tally,
+    place: &str,
+) -> Result<Option<String>> {
     let Some(key) = keys.iter().find(|k| object.get(**k).is_some_and(|v| !v.is_null())) else {
         return Ok(None);
     };
     let value = object.remove(*key).unwrap_or_default();
+    for other in keys.iter().filter(|k| *k != key) {
+        if object.get(*other).is_some_and(|v| v.as_str().is_some_and(|s| !s.is_empty()) && *v != value) {
+            tally.note(&format!("column `{other}` beside `{key}` kept apart"), place);
+        }
+    }
     turns::text(&value).with_context(|| format!("`{key}`")).map(Some)
 }
 

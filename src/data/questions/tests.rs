@@ -45,6 +45,25 @@ fn every_format_is_read_whole() {
             json!({"instruction": "R", "output": "B", "history": [["Q", "A"]], "system": "S"}),
             "system:S|user:Q|assistant:A|user:R|assistant:B",
         ),
+        (json!({"prompt": [{"role": "user", "content": "Q"}], "completion": "A"}), "user:Q|assistant:A"),
+        (json!({"input": [{"role": "user", "content": "Q"}], "output": "A"}), "user:Q|assistant:A"),
+        (json!({"input": "Q", "output": "A"}), "user:Q|assistant:A"),
+        (json!({"instruction": "", "input": "Q", "output": "A"}), "user:Q|assistant:A"),
+        (json!({"inputs": "Q", "targets": "A"}), "user:Q|assistant:A"),
+        (
+            json!({"messages": [{"role": "User", "content": "Q"}, {"role": "Chatbot", "content": "A"}], "images": [], "tools": "[]"}),
+            "user:Q|assistant:A",
+        ),
+        (
+            json!({"system": [{"text": "S"}], "messages": [{"role": "user", "content": [{"text": "Q", "image_url": null}]},
+                {"role": "assistant", "content": "A", "from": "gpt", "value": "A"}]}),
+            "system:S|user:Q|assistant:A",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}],
+                "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "system": " "}),
+            "user:Q|assistant:A",
+        ),
         (
             json!({"conversations": [{"from": "human", "value": "Q"}, {"from": "human", "value": "R"}, {"from": "gpt", "value": "A"}]}),
             "user:Q|user:R|assistant:A",
@@ -103,6 +122,10 @@ fn what_is_not_understood_is_refused_by_its_name() {
             "thinking",
         ),
         (json!({"conversations": "[{\"from\": \"human\"}]"}), "not a list"),
+        (json!({"segments": [{"label": true, "text": "Q"}]}), "Axolotl"),
+        (json!({"message_id": "1", "parent_id": null, "role": "prompter", "text": "Q"}), "OASST"),
+        (json!({"items": [{"from": "human", "value": "Q"}]}), "call `items`"),
+        (json!({"conversation": [{"human": "Q", "assistant": "A"}]}), "neither `role`"),
         (json!({"instruction": "Q", "output": "A", "history": [{"q": "a"}]}), "history"),
     ] {
         let error =
@@ -193,6 +216,39 @@ fn what_cannot_be_learnt_is_refused_by_name() {
             "follow each other",
         ),
         (json!({"instruction": "Q", "history": [["a"]]}), "`history`"),
+        (json!({"instruction": "Q", "output": "A", "images": ["a.png"]}), "`images`"),
+        (json!({"image": "a.png", "conversations": [{"from": "human", "value": "<image>"}]}), "`image`"),
+        (json!({"messages": [{"role": "user", "content": "Q"}], "rejected_response": "B"}), "preference"),
+        (json!({"input": {"messages": []}, "preferred_output": [{"role": "assistant"}]}), "preference"),
+        (json!({"instruction": "Q", "output": "A", "kto_tag": false}), "preference"),
+        (json!({"messages": [{"role": "user", "content": "Q"}], "label": false}), "KTO"),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}], "chat_template_kwargs": {"enable_thinking": false}}),
+            "chat_template_kwargs",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}], "conversations": [{"from": "human", "value": "R"}]}),
+            "different things",
+        ),
+        (json!({"messages": [{"role": "user", "content": "Q", "value": "R"}]}), "differ"),
+        (json!({"messages": [{"role": "user", "from": "gpt", "content": "Q"}]}), "differ"),
+        (json!({"messages": [{"role": "user", "content": "Q", "images": ["a.png"]}]}), "`images`"),
+        (
+            json!({"messages": [{"role": "user", "content": "Q", "documents": [{"text": "T"}]}]}),
+            "`documents`",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "reasoning": "r"}]}),
+            "reasoning",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "loss_mask": 0}]}),
+            "loss_mask",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"text": "Q", "image_url": "x"}]}]}),
+            "`image_url`",
+        ),
     ] {
         let error = format!("{:#}", source(value.clone()).unwrap_err());
         assert!(error.contains(what), "{value}: {error}");
@@ -308,4 +364,25 @@ proptest! {
         std::fs::write(&path, bytes).unwrap();
         let _ = read(&path, "en", OnBadRow::Skip);
     }
+}
+
+/// What might be meant and is not taken is printed.
+#[test]
+fn columns_that_say_something_else_are_noted() {
+    for (value, noted) in [
+        (json!({"instruction": "I", "question": "Q", "output": "A"}), "`question` beside `instruction`"),
+        (
+            json!({"instruction": "I", "input": "C", "context": "D", "output": "A"}),
+            "`context` beside `input`",
+        ),
+        (json!({"instruction": "I", "output": "A", "response": "B"}), "`response` beside `output`"),
+        (json!({"instruction": "I", "output": "A", "weight": 0.5}), "`weight` weighs nothing"),
+    ] {
+        let (row, tally) = source(value.clone()).unwrap();
+        assert!(tally.to_string().contains(noted) && !row.columns.is_empty(), "{value}: {tally}");
+    }
+    let (_, tally) =
+        source(json!({"instruction": "I", "prompt": "I", "input": "", "context": "", "output": "A"}))
+            .unwrap();
+    assert!(tally.is_whole(), "{tally}");
 }

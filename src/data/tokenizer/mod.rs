@@ -1,4 +1,5 @@
 //! Text to token ids and back: Hugging Face's tokenizer.json, or the tokenizer inside a GGUF file (rebuilt as the same JSON).
+mod class;
 mod from_gguf;
 mod pre_tokenizers;
 pub mod sentencepiece;
@@ -65,6 +66,7 @@ impl Tokenizer {
             &read("added_tokens.json")?,
         )
         .with_context(context)?;
+        class::settle(&mut json, &config, &read("config.json")?["model_type"]);
         if let Some(template) = template_file(dir)? {
             config["chat_template"] = json!(template);
         }

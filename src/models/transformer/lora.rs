@@ -3,17 +3,19 @@ use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
-pub use super::lora_config::{LoraConfig, Modules, all_linears};
+pub(crate) use super::lora_config::is_called;
+pub use super::lora_config::{LoraConfig, Modules, Selection, all_linears};
 use super::{
     ids::{LinearId, PerLinear},
-    lora_config::is_called,
     spec::Spec,
+    tree::Place,
+    weight::Weight,
     weights::{Linear, Transformer},
 };
 use crate::{
     data::random::RowRandom,
     device::Device,
-    ops::{dora::dora_norms, lora::LowRank, parallel::map_chunks},
+    ops::{dora::dora_norms, lora::LowRank, parallel::map_chunks, rows::cast},
     tensor::{Arena, DType, Tensor},
 };
 
@@ -53,6 +55,19 @@ pub struct Lora {
     pub layers: Vec<PerLinear<Option<Adapter>>>,
     /// The adapter_config.json that it was read from: written again as it was.
     pub(crate) source: Option<Map<String, Value>>,
+    /// Tensors of the model that the adapter puts others in the place of.
+    pub(crate) replaced: Vec<Replaced>,
+    /// Its tensors that `replaced` was made of, by their names in the file: written again as they were.
+    pub(crate) kept: Vec<(String, Tensor)>,
+}
+
+/// A tensor that stands in the place of one of the model's: a whole module that was trained, a bias, an embedding or a head with its adapter.
+#[derive(Debug)]
+pub(crate) struct Replaced {
+    /// Whose.
+    pub place: Place,
+    /// Its values, F32, in main memory.
+    pub values: Tensor,
 }
 
 impl Lora {
@@ -110,7 +125,7 @@ impl Lora {
                 .map(|(l, layer)| PerLinear::from_fn(|id| layer[id].map(|rank| one(l, id, rank))))
                 .collect::<Vec<_>>()
         })?;
-        Ok(Lora { config, layers, source: None })
+        Ok(Lora { config, layers, source: None, replaced: vec![], kept: vec![] })
     }
 
     /// A copy on `device`.
@@ -132,6 +147,12 @@ impl Lora {
             config: self.config.clone(),
             layers: self.layers.iter().map(layer).collect::<Result<_>>()?,
             source: self.source.clone(),
+            replaced: self
+                .replaced
+                .iter()
+                .map(|r| Replaced { place: r.place, values: r.values.alias() })
+                .collect(),
+            kept: self.kept.iter().map(|(name, t)| (name.clone(), t.alias())).collect(),
         })
     }
 
@@ -181,6 +202,7 @@ impl Transformer {
     /// Merges an adapter into the weights: W + scale B A (DoRA: rows rescaled to the magnitude) in F32, cast once to W's type; a matrix in blocks becomes a
     /// tensor of the run's type, since blocks could not hold the sum.
     pub fn apply_adapter(&mut self, lora: &Lora) -> Result<()> {
+        self.replace(lora)?;
         ensure!(
             lora.layers.len() == self.weights.layers.len(),
             "the adapter has {} layers, the model {}",
@@ -189,27 +211,55 @@ impl Transformer {
         );
         for (l, id, adapter) in lora.adapters() {
             let linear = &mut self.weights.layers[l].linears[id];
-            let merged = merge(linear, adapter).with_context(|| format!("merge {}", linear.weight.name()))?;
+            let merged =
+                merge(&linear.weight, adapter).with_context(|| format!("merge {}", linear.weight.name()))?;
             linear.weight = merged.into();
+        }
+        Ok(())
+    }
+
+    /// Puts the tensors that an adapter replaces in their places, rounded once to the run's type; its low-rank updates are left alone. A head that was the
+    /// embedding and is so no longer becomes one of its own.
+    pub fn replace(&mut self, lora: &Lora) -> Result<()> {
+        for Replaced { place, values } in &lora.replaced {
+            let matrix = || -> Result<Weight> {
+                let mut out = Tensor::zeros(values.name(), self.compute.dtype(), values.shape())?;
+                cast(&mut out, values, 1.0)?;
+                Ok(out.into())
+            };
+            let weights = &mut self.weights;
+            match *place {
+                Place::Embedding => weights.embed_tokens = matrix()?,
+                Place::Head => {
+                    weights.lm_head = Some(matrix()?);
+                    self.spec.tied_head = false;
+                    self.config.tie_word_embeddings = false;
+                }
+                Place::FinalNorm => weights.norm = values.alias(),
+                Place::Weight(l, id) => weights.layers[l].linears[id].weight = matrix()?,
+                Place::Bias(l, id) => weights.layers[l].linears[id].bias = Some(values.alias()),
+                Place::Norm(l, id) => weights.layers[l].norms[id] = Some(values.alias()),
+            }
         }
         Ok(())
     }
 }
 
-fn merge(linear: &Linear, adapter: &Adapter) -> Result<Tensor> {
-    let (out, inp) = linear.weight.rows_cols();
+/// weight + scale B A, DoRA's rows rescaled, in the weight's type.
+pub(crate) fn merge(base: &Weight, adapter: &Adapter) -> Result<Tensor> {
+    let (out, inp) = base.rows_cols();
     let r = adapter.a.shape()[0];
     ensure!(
         adapter.a.shape() == [r, inp] && adapter.b.shape() == [out, r],
         "adapter {:?} {:?} does not fit {:?}",
         adapter.a,
         adapter.b,
-        linear.weight
+        base
     );
     let (a, b) = (adapter.a.f32()?, adapter.b.f32()?);
     let magnitude = adapter.magnitude.as_ref().map(|m| m.f32()).transpose()?;
     let scale = adapter.scale;
-    let source = linear.weight.to_f32_vec()?;
+    let source = base.to_f32_vec()?;
     let mut merged = vec![0.0; out * inp];
     map_chunks(&mut merged, inp, out * inp * (r + 2), |o, row| {
         merged_row(&source[o * inp..][..inp], a, &b[o * r..][..r], scale, row);
@@ -222,7 +272,7 @@ fn merge(linear: &Linear, adapter: &Adapter) -> Result<Tensor> {
         merged.iter().all(|x| x.is_finite()),
         "the sum has NaN or infinity: the base, the adapter or their sum is broken"
     );
-    let mut weight = Tensor::zeros(linear.weight.name(), linear.weight.dtype(), &[out, inp])?;
+    let mut weight = Tensor::zeros(base.name(), base.dtype(), &[out, inp])?;
     match weight.dtype() {
         DType::F32 => weight.f32_mut()?.copy_from_slice(&merged),
         _ => weight.bf16_mut()?.iter_mut().zip(&merged).for_each(|(o, x)| *o = half::bf16::from_f32(*x)),

@@ -153,7 +153,7 @@ impl Compiled<'_> {
 }
 
 /// Whether `module` is `name` or ends with a dot and it.
-pub(super) fn is_called(module: &str, name: &str) -> bool {
+pub(crate) fn is_called(module: &str, name: &str) -> bool {
     module.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 

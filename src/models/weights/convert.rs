@@ -23,6 +23,8 @@ use crate::data::{
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Converted {
+    /// Tensors in the files.
+    pub read: usize,
     /// Tensors written.
     pub tensors: usize,
     /// Their bytes.
@@ -75,6 +77,7 @@ fn select(
 ) -> Vec<PickledTensor> {
     let mut first: HashMap<(usize, usize, Vec<usize>, Option<Vec<usize>>), String> = HashMap::new();
     let mut out = vec![];
+    done.read += all.len();
     for t in all {
         if !matches!(t.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16) || !wanted(&t.name) {
             done.left_out.push(t.name);

@@ -16,8 +16,21 @@ use crate::error::Error;
 pub fn resolve(model: &str) -> Result<PathBuf> {
     let path = Path::new(model);
     if path.exists() {
+        let of_cache = path.join("snapshots").is_dir() && !path.join("config.json").exists();
+        let message = || {
+            format!(
+                "{model} is a model's folder in the hub's cache: give the model's name (org/name), or one of the folders in {model}/snapshots"
+            )
+        };
+        ensure!(!of_cache, Error::not_found(path, message()));
         return Ok(path.into());
     }
+    let message = || {
+        format!(
+            "{model} is an address, and nothing is fetched here: `hf download org/name` does that once; then give the name, org/name"
+        )
+    };
+    ensure!(!model.contains("://"), Error::not_found(path, message()));
     let Some((name, revision)) = hub_name(model) else { return Ok(path.into()) };
     let cache = cache(&|key| env::var(key).ok().filter(|v| !v.is_empty()))?;
     let folder = cache.join(format!("models--{}", name.replace('/', "--")));
@@ -133,6 +146,9 @@ fn snapshot(folder: &Path, name: &str, revision: Option<&str>) -> Result<PathBuf
         Ok(text) => text.trim().to_string(),
         Err(_) => {
             let meant: Vec<&String> = match revision {
+                Some(r) if there.iter().any(|commit| commit == r) => {
+                    there.iter().filter(|commit| *commit == r).collect()
+                }
                 Some(r) if r.len() >= 7 => there.iter().filter(|commit| commit.starts_with(r)).collect(),
                 Some(_) => vec![],
                 None => there.iter().collect(),

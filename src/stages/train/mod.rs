@@ -355,11 +355,14 @@ fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)> {
     }
     if let Some(dir) = &args.adapter {
         let lora = Lora::load(dir, &model)?;
+        ensure!(
+            lora.parameters() > 0,
+            "the adapter {} adapts no linear of the layers, so there is nothing to train on: merge it first",
+            dir.display()
+        );
+        model.replace(&lora)?;
         for setting in lora.untrained_settings() {
-            note!(
-                "train: {setting} of {} is not used in training, and stays in the configuration",
-                dir.display()
-            );
+            note!("train: {setting} of {} is not used in training, and stays as it is", dir.display());
         }
         return Ok((model, Trainable::Lora(lora)));
     }

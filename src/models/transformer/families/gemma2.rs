@@ -1,7 +1,7 @@
 //! Gemma 2: Gemma with norms behind attention and MLP, soft-caps on scores and logits, and a window in every other layer.
 //!
 //! transformers' `Gemma2Config` and `modeling_gemma2.py`; llama.cpp's architecture `gemma2`.
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::{fields, gemma};
@@ -48,6 +48,13 @@ fn spec(c: &Config) -> Result<Spec> {
 pub(super) fn capped(c: &Config) -> Result<Spec> {
     let cap = |key| anyhow::Ok(c.number(key)?.map(|x| x as f32));
     let scalar = c.number("query_pre_attn_scalar")?.unwrap_or(256.0);
+    // Gemma 1's files say `gelu` and mean its tanh form; here it is what it says.
+    let activation = c.extra.get("hidden_activation").filter(|v| !v.is_null());
+    ensure!(
+        activation.is_none_or(|a| a == "gelu_pytorch_tanh"),
+        "hidden_activation {} is not supported, only gelu_pytorch_tanh",
+        activation.unwrap_or(&Value::Null)
+    );
     Ok(Spec {
         post_norms: true,
         query_scale: scalar.powf(-0.5) as f32,

@@ -56,6 +56,10 @@ fn spec(c: &Config) -> Result<Spec> {
     for layer in &mut layers {
         layer.rope = if layer.window.is_some() { SLIDING } else { FULL };
     }
+    ensure!(
+        c.number("attn_logit_softcapping")?.is_none(),
+        "attn_logit_softcapping is set: transformers leaves it out for Gemma 3, so it is not clear what the model computes; remove the field to do as transformers does"
+    );
     Ok(Spec { layers, qk_norms: true, ropes: ropes(c)?, ..gemma2::capped(c)? })
 }
 

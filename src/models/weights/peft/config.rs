@@ -5,10 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
 use crate::models::{
-    transformer::{
-        lora::{LoraConfig, Modules, all_linears},
-        weights::Transformer,
-    },
+    transformer::lora::{LoraConfig, Modules, all_linears},
     weights::peft::{CONFIG, read_json},
 };
 
@@ -28,6 +25,10 @@ const READ: &[&str] = &[
     "use_dora",
     "init_lora_weights",
     "bias",
+    // Read where the tensors are that they tell of.
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
 ];
 
 /// Fields that change nothing of what an adapter computes once it is trained; they are kept.
@@ -58,9 +59,6 @@ const HARMLESS: &[&str] = &[
 
 /// Fields that are refused unless they are off, and what they mean.
 const REFUSED: &[(&str, &str)] = &[
-    ("lora_bias", "B has a bias"),
-    ("modules_to_save", "whole copies of modules stand in the adapter"),
-    ("trainable_token_indices", "rows of the embedding are trained"),
     ("target_parameters", "parameters without a module, such as experts, are adapted"),
     ("layer_replication", "layers are repeated"),
     ("alora_invocation_tokens", "activated LoRA works from some tokens on"),
@@ -76,7 +74,8 @@ const REFUSED: &[(&str, &str)] = &[
 /// Fields of adapters that cannot be merged either.
 const NEVER_MERGED: [&str; 2] = ["alora_invocation_tokens", "arrow_config"];
 
-const MERGE: &str = "merge it into its base with PEFT (merge_and_unload) and use the merged model";
+/// What else can be done.
+pub(super) const MERGE: &str = "merge it into its base with PEFT (merge_and_unload) and use the merged model";
 
 /// Ways to initialise an adapter that take its product out of the base's weights: it belongs to a base that stands nowhere.
 const CHANGED_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
@@ -102,6 +101,7 @@ fn parse(fields: &Map<String, Value>) -> Result<LoraConfig> {
             None => bail!("{key} is {value}: this field is not known, so what it changes is not either"),
         }
     }
+    Wholes::of(fields)?;
     check_initialisation(fields.get("init_lora_weights").unwrap_or(&Value::Bool(true)))?;
     match fields.get("bias") {
         None | Some(Value::Null) => {}
@@ -172,27 +172,46 @@ fn check_initialisation(value: &Value) -> Result<()> {
     bail!("init_lora_weights is {name}: this way is not known, so it may have changed the base")
 }
 
-/// What the model decides: where biases are trained, there must be none; and nothing but linears may be meant.
-pub(super) fn check_with_model(
-    config: &LoraConfig,
-    fields: &Map<String, Value>,
-    model: &Transformer,
-) -> Result<()> {
-    let bias = fields.get("bias").and_then(Value::as_str).unwrap_or("none");
-    let biased = model.linears().any(|(_, _, linear)| linear.bias.is_some());
-    ensure!(
-        bias == "none" || !biased,
-        "bias is {bias}: trained biases are not supported, and this model has biases: {MERGE}"
-    );
-    let selection = config.selection()?;
+/// What the model decides: that nothing is meant but its linears, its embedding and its head.
+pub(super) fn check_with_model(config: &LoraConfig, fields: &Map<String, Value>) -> Result<()> {
     let all_linear = fields.get("target_modules").is_some_and(is_all_linear);
-    for other in ["model.embed_tokens", "lm_head", "model.norm"] {
-        ensure!(
-            all_linear || !selection.has(other)?,
-            "target_modules: {other} is adapted too, which is not supported (the linears of the layers are): {MERGE}"
-        );
-    }
+    ensure!(
+        all_linear || !config.selection()?.has("model.norm")?,
+        "target_modules: model.norm is adapted too, which PEFT cannot either"
+    );
     Ok(())
+}
+
+/// `modules_to_save`, `lora_bias` and `trainable_token_indices`: by the module's name, the rows.
+pub(super) struct Wholes {
+    pub modules: Vec<String>,
+    pub lora_bias: bool,
+    pub rows: Vec<(String, Vec<usize>)>,
+}
+
+impl Wholes {
+    pub fn of(fields: &Map<String, Value>) -> Result<Wholes> {
+        let named = |key: &str| fields.get(key).unwrap_or(&Value::Null);
+        Ok(Wholes {
+            modules: texts(named("modules_to_save")).context("modules_to_save")?,
+            lora_bias: flag(named("lora_bias")).context("lora_bias")?,
+            rows: rows(named("trainable_token_indices")).context("trainable_token_indices")?,
+        })
+    }
+}
+
+/// A list of rows of the embedding, or such lists by module.
+fn rows(value: &Value) -> Result<Vec<(String, Vec<usize>)>> {
+    let list = |v: &Value| -> Result<Vec<usize>> {
+        let numbers = v.as_array().with_context(|| format!("it is {v}: a list of token ids was expected"))?;
+        let one = |n: &Value| n.as_u64().map(|n| n as usize).with_context(|| format!("{n} is no token's id"));
+        numbers.iter().map(one).collect()
+    };
+    match value {
+        Value::Null => Ok(vec![]),
+        Value::Object(map) => map.iter().map(|(key, v)| Ok((key.clone(), list(v)?))).collect(),
+        other => Ok(vec![("embed_tokens".into(), list(other)?)]),
+    }
 }
 
 /// Null, false or empty.
@@ -310,11 +329,11 @@ mod tests {
             (json!({"init_lora_weights": "lora_ga"}), &["init_lora_weights", "lora_ga"]),
             (json!({"init_lora_weights": "another"}), &["init_lora_weights", "another"]),
             (json!({"init_lora_weights": 3}), &["init_lora_weights"]),
-            (json!({"lora_bias": true}), &["lora_bias"]),
+            (json!({"lora_bias": "yes"}), &["lora_bias"]),
             (json!({"bias": "some"}), &["bias", "some"]),
-            (json!({"modules_to_save": ["lm_head"]}), &["modules_to_save", "lm_head"]),
-            (json!({"trainable_token_indices": [3]}), &["trainable_token_indices"]),
-            (json!({"trainable_token_indices": {"embed_tokens": [3]}}), &["trainable_token_indices"]),
+            (json!({"modules_to_save": [1]}), &["modules_to_save"]),
+            (json!({"trainable_token_indices": [-3]}), &["trainable_token_indices"]),
+            (json!({"trainable_token_indices": {"embed_tokens": 3}}), &["trainable_token_indices"]),
             (json!({"target_parameters": ["experts.down_proj"]}), &["target_parameters"]),
             (json!({"layer_replication": [[0, 2], [1, 2]]}), &["layer_replication"]),
             (json!({"alora_invocation_tokens": [1, 2]}), &["alora_invocation_tokens"]),

@@ -1,5 +1,6 @@
 //! PEFT's adapter directories: adapter_config.json and adapter_model.safetensors (or .bin).
 mod config;
+mod replaced;
 mod tensors;
 
 use std::path::Path;
@@ -37,6 +38,7 @@ impl Lora {
                 tensors.push((name("lora_magnitude_vector"), m.alias()));
             }
         }
+        tensors.extend(self.kept.iter().map(|(name, t)| (name.clone(), t.alias())));
         write_safetensors(&dir.join(WEIGHTS), &tensors.iter().collect::<Vec<_>>(), DType::F32)?;
         let mut config = match &self.source {
             Some(fields) => Value::Object(fields.clone()),
@@ -59,7 +61,12 @@ impl Lora {
         let dropout = fields.get("lora_dropout").filter(|v| v.as_f64().is_some_and(|x| x != 0.0));
         let frozen = fields.get("init_lora_weights").filter(|v| v.as_str() == Some("mica"));
         let listed = [("lora_dropout", dropout), ("init_lora_weights", frozen)].into_iter();
-        listed.filter_map(|(name, value)| value.map(|v| format!("{name} {v}"))).collect()
+        let mut named: Vec<String> =
+            listed.filter_map(|(name, value)| value.map(|v| format!("{name} {v}"))).collect();
+        if !self.replaced.is_empty() {
+            named.push("what the adapter has beside the low-rank updates of the layers".into());
+        }
+        named
     }
 }
 
@@ -77,7 +84,7 @@ pub fn check_adapter(dir: &Path) -> Result<()> {
 
 fn read(dir: &Path, model: &Transformer) -> Result<Lora> {
     let (config, fields) = config::read(dir)?;
-    config::check_with_model(&config, &fields, model).with_context(|| CONFIG)?;
+    config::check_with_model(&config, &fields).with_context(|| CONFIG)?;
     let mut tensors = Tensors::open(dir)?;
     let mut layers = vec![];
     {
@@ -101,9 +108,10 @@ fn read(dir: &Path, model: &Transformer) -> Result<Lora> {
             })?);
         }
     }
+    let (replaced, kept) = replaced::read(&config, &fields, &mut tensors, &layers, model)?;
     tensors.finish()?;
-    let lora = Lora { config, layers, source: Some(fields) };
-    let any = lora.adapters().next().is_some();
+    let lora = Lora { config, layers, source: Some(fields), replaced, kept };
+    let any = lora.adapters().next().is_some() || !lora.replaced.is_empty();
     anyhow::ensure!(
         any,
         "{CONFIG}: target_modules, exclude_modules and layers leave no linear of this model"

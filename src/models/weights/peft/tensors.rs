@@ -11,6 +11,12 @@ use crate::{
 const SAFETENSORS: &str = super::WEIGHTS;
 const PICKLE: &str = "adapter_model.bin";
 
+/// The parts of a module that stand in an adapter beside its low-rank updates.
+pub(super) const WHOLE: &str = "weight";
+pub(super) const BIAS: &str = "bias";
+pub(super) const LORA_BIAS: &str = "lora_B.bias";
+pub(super) const TOKENS: &str = "trainable_tokens_delta";
+
 /// The tensors of one adapter.
 pub(super) struct Tensors {
     file: Checkpoint,
@@ -23,7 +29,7 @@ pub(super) struct Tensors {
 #[derive(Debug, PartialEq, Eq)]
 struct Place<'a> {
     module: String,
-    part: &'a str,
+    part: &'static str,
     /// `default` in `q_proj.lora_A.default.weight`; empty where the name has none, as PEFT writes it.
     adapter: &'a str,
 }
@@ -40,7 +46,8 @@ impl Tensors {
         let mut adapters: Vec<String> = vec![];
         for tensor in file.names() {
             let place = take_apart(tensor).with_context(|| format!("{name}: tensor {tensor}"))?;
-            if !adapters.iter().any(|a| a == place.adapter) {
+            let of_all = matches!(place.part, WHOLE | BIAS) && place.adapter.is_empty();
+            if !of_all && !adapters.iter().any(|a| a == place.adapter) {
                 adapters.push(place.adapter.into());
             }
             let key = (place.module, place.part.to_string());
@@ -72,6 +79,12 @@ impl Tensors {
         Tensor::from_f32(&format!("{module}.{part}"), dims, &values)
     }
 
+    /// The same, where it is there.
+    pub(super) fn take_if(&mut self, module: &str, part: &str, dims: &[usize]) -> Result<Option<Tensor>> {
+        let there = self.places.contains_key(&(module.to_string(), part.to_string()));
+        there.then(|| self.take(module, part, dims)).transpose()
+    }
+
     /// Errors if a tensor was not taken.
     pub(super) fn finish(self) -> Result<()> {
         if let Some(((module, part), name)) = self.places.into_iter().next() {
@@ -87,41 +100,46 @@ impl Tensors {
 /// `base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight` and its simpler forms.
 fn take_apart(name: &str) -> Result<Place<'_>> {
     let plain = name.strip_prefix("base_model.model.").unwrap_or(name);
+    if let Some((module, tail)) = plain.split_once(".token_adapter.trainable_tokens_delta") {
+        return place(module, TOKENS, tail);
+    }
     let Some((module, rest)) = plain.rsplit_once(".lora_") else {
-        let end = plain.rsplit('.').next().unwrap_or(plain);
-        if plain.contains("token_adapter") || plain.contains("trainable_tokens") {
-            bail!("trained rows of the embedding (trainable_token_indices) are not supported");
-        }
-        if end == "bias" {
-            bail!("trained biases (bias) are not supported");
-        }
-        if plain.contains("modules_to_save") || end == "weight" {
-            bail!(
-                "a whole copy of a module (modules_to_save, or an embedding that was resized) is not supported"
-            );
-        }
-        bail!("it is of no LoRA adapter");
+        return whole(plain);
     };
     let (part, tail) = rest.split_once('.').unwrap_or((rest, ""));
-    let (part, adapter) = match part {
-        "A" | "B" => {
-            let Some(adapter) = tail.strip_suffix("weight") else {
-                bail!("a bias of {part} (lora_bias) is not supported");
-            };
-            (if part == "A" { "lora_A" } else { "lora_B" }, adapter.strip_suffix('.').unwrap_or(adapter))
-        }
-        "magnitude_vector" => {
-            let adapter = tail.strip_suffix("weight").unwrap_or(tail);
-            ("lora_magnitude_vector", adapter.strip_suffix('.').unwrap_or(adapter))
-        }
-        "embedding_A" | "embedding_B" => {
-            bail!("adapters of the embedding (target_modules) are not supported")
-        }
+    let ending = |end: &str| tail.strip_suffix(end).unwrap_or(tail);
+    match part {
+        "A" if tail.ends_with("weight") => place(module, "lora_A", ending("weight")),
+        "B" if tail.ends_with("weight") => place(module, "lora_B", ending("weight")),
+        "B" if tail.ends_with("bias") => place(module, LORA_BIAS, ending("bias")),
+        "A" | "B" => bail!("a bias of {part} is not known"),
+        "magnitude_vector" => place(module, "lora_magnitude_vector", ending("weight")),
+        "embedding_A" => place(module, "lora_embedding_A", tail),
+        "embedding_B" => place(module, "lora_embedding_B", tail),
         other => bail!("lora_{other} is not known"),
+    }
+}
+
+/// A tensor of the model itself: a module that was trained whole, a bias, or what an adapted embedding was before.
+fn whole(plain: &str) -> Result<Place<'_>> {
+    let Some((module, part)) = plain.rsplit_once('.') else { bail!("it is of no LoRA adapter") };
+    let part = match part {
+        "weight" => WHOLE,
+        "bias" => BIAS,
+        _ => bail!("it is of no LoRA adapter"),
     };
+    if let Some((module, adapter)) = module.split_once(".modules_to_save.") {
+        return place(module, part, adapter);
+    }
+    place(module.strip_suffix(".base_layer").unwrap_or(module), part, "")
+}
+
+fn place<'a>(module: &str, part: &'static str, adapter: &'a str) -> Result<Place<'a>> {
+    let adapter = adapter.trim_matches('.');
     ensure!(!adapter.contains('.'), "`{adapter}` is no adapter's name");
     // A leading `model.` is left out by `Checkpoint::names`.
-    let module = if module.starts_with("layers.") { format!("model.{module}") } else { module.to_string() };
+    let bare = module.starts_with("layers.") || ["embed_tokens", "norm"].contains(&module);
+    let module = if bare { format!("model.{module}") } else { module.to_string() };
     Ok(Place { module, part, adapter })
 }
 
@@ -150,14 +168,31 @@ mod tests {
         ] {
             assert_eq!(take_apart(name).unwrap(), Place { module: module.into(), part, adapter }, "{name}");
         }
+        let wholes = [
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", module, LORA_BIAS, ""),
+            (
+                "base_model.model.model.embed_tokens.lora_embedding_A",
+                "model.embed_tokens",
+                "lora_embedding_A",
+                "",
+            ),
+            ("base_model.model.lm_head.weight", "lm_head", WHOLE, ""),
+            ("base_model.model.lm_head.modules_to_save.es.weight", "lm_head", WHOLE, "es"),
+            ("base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias", module, BIAS, ""),
+            (
+                "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta",
+                "model.embed_tokens",
+                TOKENS,
+                "",
+            ),
+        ];
+        for (name, module, part, adapter) in wholes {
+            assert_eq!(take_apart(name).unwrap(), Place { module: module.into(), part, adapter }, "{name}");
+        }
         for (name, said) in [
-            ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", "lora_bias"),
-            ("base_model.model.model.embed_tokens.lora_embedding_A", "embedding"),
-            ("base_model.model.lm_head.weight", "modules_to_save"),
-            ("base_model.model.lm_head.modules_to_save.default.weight", "modules_to_save"),
-            ("base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias", "bias"),
-            ("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", "trainable_token"),
             ("base_model.model.model.layers.0.self_attn.q_proj.lora_diag", "lora_diag"),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.bias", "bias of A"),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.a.b.weight", "no adapter's name"),
             ("base_model.model.model.layers.0.mlp.hada_w1_a", "no LoRA"),
         ] {
             let error = format!("{:#}", take_apart(name).unwrap_err());

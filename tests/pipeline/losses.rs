@@ -1,0 +1,158 @@
+//! Rows in are rows out and rows dropped by reason, in every stage: a loss that is planted in what a stage reads, or in what it writes, ends it.
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use sdrrl::{
+    data::row_shard::RowSet,
+    pipeline::{
+        identity::{Identity, Inputs},
+        manifest::{Counts, Manifest},
+        stage::{Made, Open, Stage, run},
+    },
+};
+use serde_json::{Value, json};
+
+use super::{MODEL, PHRASES, QUESTIONS, manifest};
+use crate::cli::{fails, ok};
+
+/// Copies the rows of a folder, but for what it loses.
+struct Copy<'a> {
+    from: Option<&'a Path>,
+    out: &'a Path,
+    /// Rows that it does not see, and shards that go while it writes.
+    unseen: usize,
+    gone: usize,
+}
+
+impl Stage for Copy<'_> {
+    const NAME: &'static str = "copy";
+    const FILES: &'static [&'static str] = &["rows-*.jsonl", "rows-*.idx"];
+
+    fn out(&self) -> &Path {
+        self.out
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Identity::of(&json!({}))
+    }
+
+    fn inputs(&self) -> Result<Inputs> {
+        Ok(Inputs::new().maybe("rows", self.from))
+    }
+
+    fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let rows: Vec<Value> = match self.from {
+            Some(dir) => RowSet::open(dir)?.iter().collect::<Result<_>>()?,
+            None => (0..6).map(|i| json!({"id": i.to_string()})).collect(),
+        };
+        let rows = &rows[self.unseen..];
+        let written = open.write_rows(rows, 2)?;
+        (0..self.gone).try_for_each(|i| fs::remove_file(open.path(&format!("rows-{i:05}.jsonl"))))?;
+        // It believes that all is well.
+        Ok(Made::new(())?.counting(Counts { read: rows.len(), written, ..Counts::default() }))
+    }
+}
+
+#[test]
+fn a_loss_that_a_stage_does_not_notice_itself_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    run(&mut Copy { from: None, out: &first, unseen: 0, gone: 0 }).unwrap();
+    let copy = |unseen, gone| run(&mut Copy { from: Some(&first), out: &second, unseen, gone });
+    let error = format!("{:#}", copy(1, 0).unwrap_err());
+    assert!(error.contains("hold 6 rows, but 5 of them came in"), "{error}");
+    let error = format!("{:#}", copy(0, 1).unwrap_err());
+    assert!(error.contains("6 rows were written") && error.contains("holds 4"), "{error}");
+    assert!(Manifest::load(&second).unwrap().is_none());
+    copy(0, 0).unwrap();
+    assert_eq!(manifest(&second)["counts"], json!({"read": 6, "written": 6, "dropped": {}}));
+}
+
+/// A stage's command line, and the folder that it reads.
+struct Step {
+    name: &'static str,
+    args: Vec<String>,
+    reads: &'static str,
+}
+
+/// Every stage that reads rows, in the order of a run; small shards, so that one of several can be lost.
+fn steps(at: &dyn Fn(&str) -> String) -> Vec<Step> {
+    let step = |name, reads: &'static str, out: &str, more: &str| {
+        let line = format!("{name} {more} --out {}", at(out));
+        Step { name, args: line.split_whitespace().map(String::from).collect(), reads }
+    };
+    let input = |folder: &str| format!("--input {} --source-language en --target-languages es", at(folder));
+    let (phrases, words) = (PHRASES, "assets/quickstart/world/words.en-es.txt");
+    vec![
+        step("translate", "g", "t", &format!("{} --file {phrases}", input("g"))),
+        step("score", "t", "s", &format!("{} --file {words}", input("t"))),
+        step("filter", "s", "f", &format!("{} --tau 0.2", input("s"))),
+        step("sweep", "s", "w", &format!("{} --taus 0.2,0.5", input("s"))),
+        step("code-switch", "f", "c", &format!("{} --dictionary {words}", input("f"))),
+        step("assemble", "c", "a", &format!("{} --parallel {}", input("c"), at("p"))),
+        step("assemble", "p", "b", &format!("{} --parallel {}", input("c"), at("p"))),
+        step("pack", "a", "k", &format!("--model {MODEL} --examples {}", at("a"))),
+    ]
+}
+
+/// The second shard of a folder of rows, or its only one.
+fn last_shard(dir: &Path) -> PathBuf {
+    let names = fs::read_dir(dir).unwrap().flatten().map(|e| e.path());
+    let mut shards: Vec<PathBuf> = names.filter(|p| p.extension().is_some_and(|e| e == "jsonl")).collect();
+    shards.sort();
+    shards.pop().unwrap()
+}
+
+/// What is lost behind a stage's back between it and the next: a shard, or the end of one with its index made anew.
+#[test]
+fn a_loss_before_any_stage_ends_it_and_every_manifest_adds_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let questions = fs::read_to_string(QUESTIONS).unwrap();
+    // One row that is dropped for a reason, and some beyond the limit.
+    let bad = "{\"instruction\": \" \"}\n";
+    fs::write(at("q.jsonl"), format!("{bad}{questions}")).unwrap();
+    let line = format!(
+        "generate --model {MODEL} --prompts {} --out {} --limit 20 --max-new-tokens 24 --rows-per-shard 7 --on-bad-row skip",
+        at("q.jsonl"),
+        at("g")
+    );
+    ok(&line.split(' ').collect::<Vec<_>>());
+    let counts = &manifest(&dir.path().join("g/questions"))["counts"];
+    assert_eq!((&counts["read"], &counts["written"]), (&json!(61), &json!(20)), "{counts}");
+    assert_eq!(counts["dropped"], json!({"beyond the limit": 40, "the question is empty": 1}));
+    let pairs = "assets/quickstart/world/parallel.en-es.tsv";
+    let line = format!(
+        "parallel --out {} --file {pairs} --limit 20 --source-language en --target-languages es",
+        at("p")
+    );
+    ok(&line.split(' ').collect::<Vec<_>>());
+    for step in steps(&at) {
+        let args: Vec<&str> = step.args.iter().map(String::as_str).collect();
+        let lost = last_shard(&dir.path().join(step.reads));
+        let (index, text) = (lost.with_extension("idx"), fs::read_to_string(&lost).unwrap());
+        let indexed = fs::read(&index).unwrap();
+        // All of the shard, and its last row.
+        let shorter = text.trim_end().rsplit_once('\n').map_or("", |(before, _)| before).to_string() + "\n";
+        for planted in ["", &shorter] {
+            fs::remove_file(&index).unwrap();
+            match planted {
+                "" => fs::remove_file(&lost).unwrap(),
+                rows => fs::write(&lost, rows).unwrap(),
+            }
+            fails(&args, &["rows"]);
+            fs::write(&lost, &text).unwrap();
+            let _ = fs::remove_file(&index);
+            fs::write(&index, &indexed).unwrap();
+        }
+        ok(&args);
+        let out = dir.path().join(args.last().unwrap());
+        let counts = &manifest(&out)["counts"];
+        let dropped: u64 = counts["dropped"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+        let (read, written) = (counts["read"].as_u64().unwrap(), counts["written"].as_u64().unwrap());
+        assert!(read > 0 && read == written + dropped, "{}: {counts}", step.name);
+    }
+}
