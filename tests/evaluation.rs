@@ -294,6 +294,7 @@ fn no_result_depends_on_what_runs_together() {
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(not(feature = "tsne"), allow(dead_code))]
 struct Parallel {
     source: Vec<String>,
     target: Vec<String>,

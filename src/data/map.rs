@@ -1,7 +1,7 @@
 //! Read-only file mappings: the one place in `data` that needs unsafe code.
 //!
 //! A file that another program makes shorter while it is mapped has no bytes any more where its end was: reading there is a bus error. So is a
-//! disk that fails. A handler knows every mapping, and ends the program with an error that names the file ([`guard`]).
+//! disk that fails. A handler knows every mapping, and ends the program with an error that names the file (`guard`).
 #![allow(unsafe_code)]
 
 use std::{

@@ -40,7 +40,7 @@ pub struct State {
     /// The token budgets of micro-batches, each with the steps done before it was used: they decide in which order gradients are added.
     #[serde(default)]
     pub budgets: Vec<(u64, usize)>,
-    /// The vector instructions that computed it ([`vectors::processor`](crate::device::vectors::processor)).
+    /// The vector instructions that computed it ([`vectors::processor`]).
     #[serde(default)]
     pub processor: String,
     /// The settings that made it: a run with others must not go on from here.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 
 use crate::data::{
-    contained::{self, Ask, Limits, caught::caught},
+    contained::{self, Ask, Limits},
     json::{self, Unambiguous},
     map::map_path,
     standard_input,
@@ -212,6 +212,7 @@ fn without_place(e: &serde_json::Error) -> String {
 
 #[cfg(feature = "parquet")]
 fn parquet_rows(name: &str, bytes: &[u8], f: &mut dyn FnMut(&str, Object) -> Result<()>) -> Result<()> {
+    use crate::data::contained::caught::caught;
     use parquet::file::reader::{FileReader, SerializedFileReader};
     let damaged = |e: parquet::errors::ParquetError| {
         let codec = e.to_string().contains("Disabled feature");

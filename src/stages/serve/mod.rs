@@ -1,6 +1,6 @@
 //! `sdrrl serve`: a model and its adapters behind OpenAI's API, for programs that speak it and for a browser.
 //!
-//! One thread computes ([`work`]); each connection has a thread of its own that reads the request, waits, and writes the reply ([`http`], [`ask`]). What is
+//! One thread computes (`work`); each connection has its own thread, which reads the request, waits, and writes the reply (`http`, `ask`). What is
 //! bounded: connections (the next ones wait in the system's backlog), bytes and time of a request, requests in the queue, tokens and time of a reply.
 mod ask;
 mod http;
