@@ -31,7 +31,7 @@ pub(super) fn boundaries(text: &str, from: usize, items: &[Range<usize>], rules:
     let mut ends: Vec<usize> = vec![];
     let mut start = from;
     for (i, &(at, c)) in line.chars.iter().enumerate() {
-        if at < from {
+        if at < from || c.is_ascii_alphanumeric() && items.is_empty() {
             continue;
         }
         if items.iter().any(|item| item.start == at) && at > from {
@@ -194,6 +194,10 @@ impl Line<'_> {
         );
         let mut open: Vec<(&str, usize)> = vec![];
         for (i, &(at, c)) in self.chars.iter().enumerate() {
+            // Most characters are letters and spaces.
+            if c.is_ascii_alphanumeric() || c == ' ' {
+                continue;
+            }
             let letter = |j: Option<usize>| j.and_then(|j| self.char(j)).is_some_and(char::is_alphanumeric);
             let inside = letter(i.checked_sub(1)) && letter(Some(i + 1));
             // An apostrophe, Hebrew's mark of an abbreviation.
