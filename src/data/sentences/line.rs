@@ -77,7 +77,8 @@ impl Line<'_> {
             let ethiopic = c == '፡' && i > 0 && self.chars[i - 1].1 == '፡';
             let hard = (ethiopic || ends_sentence(c))
                 && !matches!(c, '၊' | '՜' | '՞' | '๚' | '๛' | '༏' | '༐' | '༑' | '៖');
-            let number = c == '．' && next.is_some_and(char::is_numeric);
+            let between = i > 0 && self.chars[i - 1].1.is_numeric() && next.is_some_and(char::is_numeric);
+            let number = matches!(c, '．' | '۔') && between;
             let goes_on = next.is_some_and(|n| {
                 ends_sentence(n)
                     || n == '…'
@@ -137,10 +138,19 @@ impl Line<'_> {
     /// may begin a sentence.
     fn behind_closers(&self, i: usize, c: char) -> Option<usize> {
         let mut j = i + 1;
-        while self.char(j).is_some_and(|c| closes(c) && !is_opening(c) || is_format(c))
-            || self.closing.contains(&self.offset(j)) && j < self.chars.len()
-        {
-            j += 1;
+        loop {
+            let closing = |j: usize| self.closing.contains(&self.offset(j)) && j < self.chars.len();
+            if self.char(j).is_some_and(|c| closes(c) && !is_opening(c) || is_format(c)) || closing(j) {
+                j += 1;
+            } else if self.char(j).is_some_and(char::is_whitespace)
+                && self.char(j + 1) == Some('»')
+                && closing(j + 1)
+            {
+                // French: « Oui. »
+                j += 2;
+            } else {
+                break;
+            }
         }
         while let Some(behind) = self.behind_footnote(j) {
             j = behind;
@@ -221,6 +231,9 @@ impl Line<'_> {
                     self.wholes.push(start..at + c.len_utf8());
                 }
             } else if let Some(closing) = self.opens(i) {
+                if open.len() == DEPTH {
+                    open.remove(0);
+                }
                 open.push((closing, at));
             }
         }
@@ -259,6 +272,9 @@ fn is_small(c: char) -> bool {
 fn is_opening(c: char) -> bool {
     matches!(c, '“' | '‘' | '«' | '„' | '‚' | '`' | '_')
 }
+
+/// Quotations and remarks inside of each other that are kept track of.
+const DEPTH: usize = 32;
 
 /// Longest quotation or remark in brackets, in bytes, that is kept whole.
 const WHOLE: usize = 240;
