@@ -214,7 +214,7 @@ fn an_encoder_of_type_bert_has_its_positions_from_0() {
                 data.drain(..row * unused as usize);
                 shape[0] -= unused as usize;
             }
-            (format!("bert.{name}"), view.dtype(), shape, data)
+            (name.replace("encoder.model.", "bert."), view.dtype(), shape, data)
         })
         .collect();
     let views = views.iter().map(|(name, dtype, shape, data)| {

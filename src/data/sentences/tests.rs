@@ -35,6 +35,14 @@ fn sentences_end_where_readers_end_them() {
             "Gen. Lee and Rep. Smith met Sen. Jones. They talked.",
             vec!["Gen. Lee and Rep. Smith met Sen. Jones.", "They talked."],
         ),
+    ] {
+        assert_eq!(sentences(text, "en"), expected, "{text}");
+    }
+}
+
+#[test]
+fn quotations_code_lists_and_breaks_are_minded() {
+    for (text, expected) in [
         ("The sky is... blue. It is.", vec!["The sky is... blue.", "It is."]),
         ("Wait... What? Yes!", vec!["Wait...", "What?", "Yes!"]),
         ("Really?! No way... OK.", vec!["Really?!", "No way...", "OK."]),
