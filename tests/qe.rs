@@ -184,6 +184,49 @@ pub fn encoder_dir(dir: &Path) -> String {
     to.to_str().unwrap().to_string()
 }
 
+/// BERT's positions begin at the first row of their table (multilingual-e5-small): the same encoder with a table that has only the rows in use.
+#[test]
+fn an_encoder_of_type_bert_has_its_positions_from_0() {
+    let dir = tempfile::tempdir().unwrap();
+    let xlm_r = encoder_dir(dir.path());
+    let bert = dir.path().join("bert");
+    fs::create_dir(&bert).unwrap();
+    fs::copy(Path::new(&xlm_r).join("tokenizer.json"), bert.join("tokenizer.json")).unwrap();
+    let mut config: Value =
+        serde_json::from_str(&fs::read_to_string(Path::new(&xlm_r).join("config.json")).unwrap()).unwrap();
+    let unused = config["pad_token_id"].as_u64().unwrap() + 1;
+    let rows = config["max_position_embeddings"].as_u64().unwrap() - unused;
+    config["model_type"] = json!("bert");
+    config["max_position_embeddings"] = json!(rows);
+    let fields = config.as_object_mut().unwrap();
+    fields.remove("bos_token_id");
+    fields.remove("eos_token_id");
+    fs::write(bert.join("config.json"), config.to_string()).unwrap();
+    let bytes = fs::read(Path::new(&xlm_r).join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let views: Vec<_> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let (mut shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
+            if name.ends_with("position_embeddings.weight") {
+                let row = data.len() / shape[0];
+                data.drain(..row * unused as usize);
+                shape[0] -= unused as usize;
+            }
+            (name.replace("encoder.model.", "bert."), view.dtype(), shape, data)
+        })
+        .collect();
+    let views = views.iter().map(|(name, dtype, shape, data)| {
+        (name.as_str(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    fs::write(bert.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    let load = |dir: &Path| Similarity::load(dir, "", DType::F32, &Device::Cpu, 64).unwrap();
+    let pairs = pairs(&golden());
+    let (a, b) = (load(Path::new(&xlm_r)).score(&pairs).unwrap(), load(&bert).score(&pairs).unwrap());
+    near("similarity", &b, &a, 1e-6);
+}
+
 #[test]
 fn similarities_are_those_of_mean_pooled_transformers_states() {
     let golden = golden();

@@ -1,12 +1,13 @@
 //! Repetition in decoded texts.
 use std::collections::HashSet;
 
-use crate::data::languages::charset::{is_mark, is_unspaced_letter};
+use crate::data::languages::charset::{ends_sentence, is_mark, is_unspaced_letter, is_word};
 
 /// Repetition that no writer means.
 ///
 /// Words in a row: one word 5 times, two or three words 4 times, four to twelve words 3 times; runs without letters (`--- | ---`, `0 0 0`)
-/// 12 times. Characters in a row (words that never end): a piece of 2 to 40 characters that fills at least 16, 4 times; one letter 12 times. In
+/// 12 times; whatever marks stand between them, one word of four letters 6 times, two to twelve words of six letters 4 times. Characters in a row (words that
+/// never end): a piece of 2 to 40 characters that fills at least 16, 4 times, of letters or of three letters and marks; one letter 12 times. In
 /// scripts without spaces the same of letters alone, whatever stands between them, and a piece of 20 to 120 letters 3 times. Irregular repetition:
 /// less than half of the pairs of words are distinct in 16 to 150 words, or of the runs of 4 words in 40 words or more, or less than 45 % of the runs of
 /// 4 letters in 40 letters or more without spaces (the lowest of the FLORES sentences in English, Spanish, Czech, Japanese, Thai: 0.70 and 0.59).
@@ -31,6 +32,17 @@ fn words_repeat(text: &str) -> bool {
             return true;
         }
     }
+    let bare_words: Vec<&str> =
+        words.iter().flat_map(|w| w.split(|c| !is_word(c))).filter(|w| !w.is_empty()).collect();
+    for n in 1..=12 {
+        let (copies, letters) = if n == 1 { (6, 4) } else { (4, 6) };
+        let long = |piece: &[&str]| {
+            piece.iter().flat_map(|w| w.chars()).filter(|c| c.is_alphabetic()).count() >= letters
+        };
+        if runs(&bare_words, n, copies, |piece| if long(piece) { copies } else { usize::MAX }) {
+            return true;
+        }
+    }
     let spoken: Vec<&str> = words.iter().map(|w| bare(w)).filter(|w| !w.is_empty()).collect();
     (16..=150).contains(&spoken.len()) && {
         let distinct: HashSet<&[&str]> = spoken.windows(2).collect();
@@ -47,11 +59,22 @@ fn letters_repeat(text: &str) -> bool {
     let chars: Vec<char> = text.chars().flat_map(char::to_lowercase).collect();
     (1..=40).any(|n| {
         let needed = if n == 1 { 12 } else { 4.max(16usize.div_ceil(n)) };
-        // Spaces would make this the test of words in a row; digits and rules (-----) are no language.
+        // Spaces would make this the test of words in a row; digits, rules (-----) and code are no language.
         runs(&chars, n, needed, |piece| {
-            if piece.iter().all(|c| c.is_alphabetic() || is_mark(*c)) { needed } else { usize::MAX }
+            let letters = piece.iter().filter(|c| c.is_alphabetic()).count();
+            let spoken = piece.iter().all(|c| c.is_alphabetic() || is_mark(*c) || parts_sentences(*c));
+            if spoken && (letters >= 3 || piece.iter().all(|c| !parts_sentences(*c))) {
+                needed
+            } else {
+                usize::MAX
+            }
         })
     })
+}
+
+/// Marks between words and sentences, without those of code.
+fn parts_sentences(c: char) -> bool {
+    matches!(c, ',' | '.' | '!' | '?' | '፡' | '፣' | '،' | '、' | '·') || ends_sentence(c)
 }
 
 /// Letters of scripts without spaces, marks with them; all else is left out.
@@ -113,6 +136,11 @@ mod tests {
             "申し訳ありません、申し訳ありません、申し訳ありません、申し訳ありません、申し訳ありません、申し訳ありません。",
             "ខ្ញុំសុំទោស។ខ្ញុំសុំទោស។ខ្ញុំសុំទោស។ខ្ញុំសុំទោស។ខ្ញុំសុំទោស។ខ្ញុំសុំទោស។ខ្ញុំសុំទោស។",
             "တောင်းပန်ပါတယ်။ တောင်းပန်ပါတယ်၊ တောင်းပန်ပါတယ်။ တောင်းပန်ပါတယ်။",
+            "죄송합니다.죄송합니다.죄송합니다.죄송합니다.죄송합니다.",
+            "ይቅርታ፡ይቅርታ፡ይቅርታ፡ይቅርታ፡ይቅርታ፡ይቅርታ",
+            "Sorry,sorry,sorry,sorry,sorry,sorry,sorry",
+            "lo siento/lo siento/lo siento/lo siento/lo siento",
+            "آسف جدا، آسف جدا، آسف جدا، آسف جدا، آسف جدا",
             "ຂໍໂທດເດີ້ ຂໍໂທດເດີ້. ຂໍໂທດເດີ້ ຂໍໂທດເດີ້ 1 ຂໍໂທດເດີ້",
             "我们明天去北京看朋友并且吃饭然后回家睡觉吧。我们明天去北京看朋友并且吃饭然后回家睡觉吧。我们明天去北京看朋友并且吃饭然后回家睡觉吧。",
             "我很抱歉，真的很抱歉，我很抱歉，非常抱歉，我真的很抱歉，我很抱歉，真的很抱歉，我非常抱歉，我很抱歉，真的抱歉，我很抱歉，真的很抱歉，我很抱歉",
@@ -125,6 +153,10 @@ mod tests {
             "ช้าๆๆๆ",
             "ドキドキドキドキする。",
             "被告人たちの氏名は、ババ・カンジャール、ブータ・カンジャール、ランプロ・カンジャール、ガザ・カンジャール、ヴィシュヌ・カンジャールです。",
+            "ha-ha-ha-ha-ha-ha-ha-ha-ha",
+            "<div><div></div></div></div></div></div>",
+            "|a|a|a|a|a|a|a|a| 1, 2, 3, 4, 5, 6, 7, 8",
+            "¡Gol! ¡Gol! ¡Gol! ¡Gol!",
             "妈妈骑马，马慢，妈妈骂马。",
             "No, no, no, no, no!",
             "Red is warm. Blue is cold. Green is calm. Black is dark. White is light. Grey is dull.",

@@ -31,7 +31,7 @@ pub(super) fn boundaries(text: &str, from: usize, items: &[Range<usize>], rules:
     let mut ends: Vec<usize> = vec![];
     let mut start = from;
     for (i, &(at, c)) in line.chars.iter().enumerate() {
-        if at < from {
+        if at < from || c.is_ascii_alphanumeric() && items.is_empty() {
             continue;
         }
         if items.iter().any(|item| item.start == at) && at > from {
@@ -77,7 +77,8 @@ impl Line<'_> {
             let ethiopic = c == '፡' && i > 0 && self.chars[i - 1].1 == '፡';
             let hard = (ethiopic || ends_sentence(c))
                 && !matches!(c, '၊' | '՜' | '՞' | '๚' | '๛' | '༏' | '༐' | '༑' | '៖');
-            let number = c == '．' && next.is_some_and(char::is_numeric);
+            let between = i > 0 && self.chars[i - 1].1.is_numeric() && next.is_some_and(char::is_numeric);
+            let number = matches!(c, '．' | '۔') && between;
             let goes_on = next.is_some_and(|n| {
                 ends_sentence(n)
                     || n == '…'
@@ -137,10 +138,19 @@ impl Line<'_> {
     /// may begin a sentence.
     fn behind_closers(&self, i: usize, c: char) -> Option<usize> {
         let mut j = i + 1;
-        while self.char(j).is_some_and(|c| closes(c) && !is_opening(c) || is_format(c))
-            || self.closing.contains(&self.offset(j)) && j < self.chars.len()
-        {
-            j += 1;
+        loop {
+            let closing = |j: usize| self.closing.contains(&self.offset(j)) && j < self.chars.len();
+            if self.char(j).is_some_and(|c| closes(c) && !is_opening(c) || is_format(c)) || closing(j) {
+                j += 1;
+            } else if self.char(j).is_some_and(char::is_whitespace)
+                && self.char(j + 1) == Some('»')
+                && closing(j + 1)
+            {
+                // French: « Oui. »
+                j += 2;
+            } else {
+                break;
+            }
         }
         while let Some(behind) = self.behind_footnote(j) {
             j = behind;
@@ -194,6 +204,10 @@ impl Line<'_> {
         );
         let mut open: Vec<(&str, usize)> = vec![];
         for (i, &(at, c)) in self.chars.iter().enumerate() {
+            // Most characters are letters and spaces.
+            if c.is_ascii_alphanumeric() || c == ' ' {
+                continue;
+            }
             let letter = |j: Option<usize>| j.and_then(|j| self.char(j)).is_some_and(char::is_alphanumeric);
             let inside = letter(i.checked_sub(1)) && letter(Some(i + 1));
             // An apostrophe, Hebrew's mark of an abbreviation.
@@ -217,6 +231,9 @@ impl Line<'_> {
                     self.wholes.push(start..at + c.len_utf8());
                 }
             } else if let Some(closing) = self.opens(i) {
+                if open.len() == DEPTH {
+                    open.remove(0);
+                }
                 open.push((closing, at));
             }
         }
@@ -255,6 +272,9 @@ fn is_small(c: char) -> bool {
 fn is_opening(c: char) -> bool {
     matches!(c, '“' | '‘' | '«' | '„' | '‚' | '`' | '_')
 }
+
+/// Quotations and remarks inside of each other that are kept track of.
+const DEPTH: usize = 32;
 
 /// Longest quotation or remark in brackets, in bytes, that is kept whole.
 const WHOLE: usize = 240;

@@ -151,7 +151,8 @@ pub(super) fn rules(name: &str) -> Rules {
         "pl" | "ru" | "uk" | "be" | "bg" | "mk" => Rules { ordinals: false, ..SLAVIC },
         "da" | "no" | "nn" | "fao_Latn" | "is" => NORDIC,
         "sv" => Rules { ordinals: false, ..NORDIC },
-        "fi" | "et" | "lv" | "hu" | "tr" | "eu" | "az" => Rules { ordinals: true, ..OTHER },
+        "hu" => Rules { titles: "pl dr kb ún ill vö ld özv ifj prof", ordinals: true, ..OTHER },
+        "fi" | "et" | "lv" | "tr" | "eu" | "az" => Rules { ordinals: true, ..OTHER },
         "nl" | "af" => Rules {
             titles: "dhr mevr mw dr drs prof ir ing mr st bijv d.w.z m.a.w o.a t.a.v i.p.v a.u.b jl ca t/m",
             numbered: "nr blz p art hfst fig afb",
@@ -166,6 +167,12 @@ pub(super) fn rules(name: &str) -> Rules {
             small_begins: true,
             ..NONE
         },
+        "ar" | "fa" | "ur" | "pbt_Arab" => Rules { titles: "د أ ا.د أ.د", ..NONE },
+        "id" | "ms" | "jv" | "sun_Latn" => {
+            Rules { titles: "jl bpk ibu sdr drs dra dr prof ir hj kh tn ny", ..OTHER }
+        }
+        "sw" => Rules { titles: "bw bi dkt mhe dr prof", ..OTHER },
+        "vi" => Rules { titles: "ts tp gs ths bs pgs ks", ..OTHER },
         "hy" => Rules { titles: "դ տ պ", colon_ends: true, ..NONE },
         _ => OTHER,
     };

@@ -35,6 +35,14 @@ fn sentences_end_where_readers_end_them() {
             "Gen. Lee and Rep. Smith met Sen. Jones. They talked.",
             vec!["Gen. Lee and Rep. Smith met Sen. Jones.", "They talked."],
         ),
+    ] {
+        assert_eq!(sentences(text, "en"), expected, "{text}");
+    }
+}
+
+#[test]
+fn quotations_code_lists_and_breaks_are_minded() {
+    for (text, expected) in [
         ("The sky is... blue. It is.", vec!["The sky is... blue.", "It is."]),
         ("Wait... What? Yes!", vec!["Wait...", "What?", "Yes!"]),
         ("Really?! No way... OK.", vec!["Really?!", "No way...", "OK."]),
@@ -98,6 +106,12 @@ fn each_language_has_its_own_ends_and_abbreviations() {
         ("fr", "M. Dupont est arrivé. Il habite av. Foch, n° 5.", 2),
         ("cs", "Narodil se 3. Května v Praze. Je to tak.", 2),
         ("ru", "Он живёт на ул. Ленина. Она учится.", 2),
+        ("fr", "« Oui. » Il dit non. « Et toi ? » Bien.", 4),
+        ("ur", "قیمت ۱۔۵ روپے ہے۔ ٹھیک ہے۔", 2),
+        ("ar", "قال د. أحمد إن الاجتماع غدا. وغادر.", 2),
+        ("id", "Bpk. Budi tinggal di Jl. Sudirman. Ia guru.", 2),
+        ("sw", "Bw. Juma alifika. Kisha akaondoka.", 2),
+        ("hu", "Pl. Pest szép. Dr. Kovács ott lakik.", 2),
         ("cs", "7. října se motor oddělil. Nic se nestalo.", 2),
         ("de", "3. Juni ist mein Geburtstag. Ich feiere.", 2),
         ("de", "»Wirklich?« Er ging. »Ja.« Sie auch.", 4),
@@ -115,6 +129,17 @@ fn each_language_has_its_own_ends_and_abbreviations() {
         assert_eq!(found.len(), expected, "{language}: {found:?}");
     }
     assert_eq!(sentences("Das gilt z. B. Hier nicht.", "de").len(), 1);
+}
+
+/// Time grows with the text.
+#[test]
+fn marks_that_never_close_cost_little() {
+    for piece in ["\"([«", "x. ", "1. Aa ", "„“", "[1] "] {
+        let text = piece.repeat(50_000);
+        let begun = std::time::Instant::now();
+        sentences(&text, "de");
+        assert!(begun.elapsed().as_secs() < 20, "{piece}: {:?}", begun.elapsed());
+    }
 }
 
 #[test]
