@@ -123,6 +123,25 @@ fn keys_that_are_not_understood_are_refused_by_name() {
         let error = config(vec![(key, value)], &[]).unwrap_err();
         assert!(error.contains(key), "{key}: {error}");
     }
+    for (architecture, window, taken) in
+        [("qwen2", 8, false), ("qwen3", 63, false), ("qwen2", 64, true), ("qwen3", 0, true)]
+    {
+        let more = vec![
+            ("llama.attention.sliding_window", Value::Count(window)),
+            ("general.architecture", Value::Text(architecture)),
+        ];
+        let metadata: Vec<(String, Value)> = llama(more)
+            .into_iter()
+            .map(|(key, v)| (key.replace("llama.", &format!("{architecture}.")), v))
+            .collect();
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), "m.gguf", &metadata, &llama_tensors());
+        let config =
+            Gguf::open(&path).and_then(|gguf| Config::from_gguf(&gguf)).map_err(|e| format!("{e:#}"));
+        let said = config.err().unwrap_or_default();
+        assert_eq!(said.is_empty(), taken, "{architecture} {window}: {said}");
+        assert!(taken || said.contains("sliding_window"), "{said}");
+    }
     let harmless = vec![
         ("llama.expert_count", Value::Count(0)),
         ("llama.attention.causal", Value::Flag(true)),

@@ -181,5 +181,13 @@ pub fn check_keys(gguf: &Gguf, architecture: &str) -> Result<()> {
             size.unwrap_or(0)
         );
     }
+    // llama.cpp knows no window in these; one that is longer than any text changes nothing.
+    let window = number("attention.sliding_window").filter(|&w| w > 0);
+    let longest = number("context_length").unwrap_or(u64::MAX);
+    ensure!(
+        !["qwen2", "qwen3"].contains(&architecture) || window.is_none_or(|w| w >= longest),
+        "its {architecture}.attention.sliding_window is {}, which is not supported for files of {architecture}: use the model in Hugging Face's layout",
+        window.unwrap_or(0)
+    );
     Ok(())
 }
