@@ -1,7 +1,12 @@
 //! `docs/recipes.md` and `docs/tasks.md` are made from the settings' own code: every key with its type, its default and its documentation.
 use std::{collections::BTreeMap, fmt::Write, fs};
 
-use sdrrl::recipe::{Recipe, aliases::ALIASES, eval::EvalTask};
+use sdrrl::recipe::{
+    Recipe,
+    aliases::ALIASES,
+    description::{BUILT_IN, NamedDescription},
+    eval::EvalTask,
+};
 use syn::{Attribute, Expr, Fields, Item, Lit, Meta};
 use toml::Value;
 
@@ -126,6 +131,7 @@ fn shown_kind(kind: &str, known: &BTreeMap<String, Known>) -> String {
     match (kind, known.get(kind)) {
         ("String" | "MetricName", _) => "text".into(),
         ("PathBuf", _) => "path".into(),
+        ("NamedDescription", _) => "name, path or table".into(),
         ("bool", _) => "true or false".into(),
         ("usize" | "u64" | "u32", _) => "whole number".into(),
         ("f64" | "f32", _) => "number".into(),
@@ -190,13 +196,59 @@ fn tasks(known: &BTreeMap<String, Known>) -> String {
     }
     let mut out = String::from(
         "# Tasks\n\nMade from `src/recipe/eval.rs`; a test holds it against the code. A task stands in a recipe as `[[eval.tasks]]`, or in a file of its own as `[[tasks]]` for \
-         `sdrrl eval --tasks`. `name`, `kind`, `language` and `file` are needed.\n",
+         `sdrrl eval --tasks`. `name`, `language`, `file` and one of `kind` and `description` are needed.\n",
     );
     table(&mut out, "EvalTask", Some(&defaults), known);
     out.push_str("\n## `scorers.METRIC`\n");
     table(&mut out, "ScorerModel", None, known);
+    out.push_str(DESCRIPTIONS);
+    for (name, _) in BUILT_IN {
+        let _ = writeln!(out, "- `{name}`: {}", NamedDescription::open(name).unwrap().0.about);
+    }
+    out.push_str(OWN_DESCRIPTION);
+    let mut defaults = Value::try_from(&*NamedDescription::open("arc").unwrap().0).unwrap();
+    let all = defaults.as_table_mut().unwrap();
+    all.retain(|key, _| ["prompt", "first", "delimiter", "separator", "which-match"].contains(&&key[..]));
+    all.insert("prompt".into(), "".into());
+    table(&mut out, "TaskDescription", Some(&defaults), known);
     out
 }
+
+/// What stands before the list of built-in descriptions.
+const DESCRIPTIONS: &str = r#"
+## Descriptions
+
+With `description` a task is data: which columns its rows have, how they are asked, what is right. Files are as the hub exports them (JSON Lines, a JSON array, Parquet; gzip or
+Zstandard). Columns of other names are given by `columns`, rows are chosen by `only`:
+
+```toml
+[[tasks]]
+name = "nli"
+description = "xnli"
+language = "es"
+file = "xnli.es.parquet"
+columns = ["premise=sentence1", "hypothesis=sentence2"]
+```
+
+A right answer may be a number (`1`, `1.0`, `"1"`), a letter, a label, a choice's text, or a list of one of them. Fractions, hidden labels (-1, null), several right answers, and
+what could be read in two ways are refused, with the row's place. Prompts and log-likelihoods are lm-eval's (0.4.13); with `--template plain` nothing is put around a prompt whose reply
+is generated.
+
+Built in are:
+
+"#;
+
+/// What stands before the keys of a description.
+const OWN_DESCRIPTION: &str = r#"
+A description of your own is a file (`description = "my.toml"`, relative to the current folder) or a table in the task. It may begin with another one:
+
+```toml
+extends = "include"
+preamble = "Las siguientes preguntas son de biología.
+
+"
+```
+"#;
 
 #[test]
 fn the_reference_is_what_the_code_says() {

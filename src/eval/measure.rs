@@ -94,7 +94,7 @@ type Opened = (About, Box<dyn OpenMetric>);
 /// # Errors
 /// A metric that does not fit, a dictionary or model that is missing or another, models for metrics that have none.
 pub fn check(task: &EvalTask) -> Result<Vec<String>> {
-    let kind = task.kind;
+    let kind = task.kind();
     ensure!(
         kind.generates() || task.metrics.is_empty(),
         "`metrics` are of generated replies, which kind {} has not",
@@ -102,7 +102,7 @@ pub fn check(task: &EvalTask) -> Result<Vec<String>> {
     );
     for about in task.metric_names().iter().map(|name| name.about()) {
         ensure!(
-            !about.needs.source || kind == TaskKind::Translation,
+            !about.needs.source || (kind == TaskKind::Translation && task.description.is_none()),
             "metric {} needs source sentences, which belong to kind translation, not {}",
             about.name,
             kind.name()
@@ -130,7 +130,15 @@ pub fn check(task: &EvalTask) -> Result<Vec<String>> {
 /// How the rows of a task came about, for signatures.
 fn protocol(task: &EvalTask, samples: &[Sample]) -> Result<String> {
     let name = |value: Value| value.as_str().unwrap_or_default().to_string();
-    Ok(match task.kind {
+    Ok(match task.kind() {
+        _ if task.description.is_some() => {
+            let name = task.description.as_ref().map_or("", |d| &d.0.name);
+            format!("task:{name}|shots:{}", task.few_shot)
+        }
+        TaskKind::Perplexity => {
+            let scored = samples.iter().all(|s| s.lengths.get(3) == Some(&1));
+            format!("first-token:{}", if scored { "scored" } else { "given" })
+        }
         TaskKind::MultipleChoice => format!(
             "protocol:{}|choices:{}|shots:{}",
             name(serde_json::to_value(task.protocol)?),
@@ -211,7 +219,7 @@ fn sources(items: &[Item]) -> HashMap<usize, String> {
 /// MKQA's official numbers and their signature, named as its script names them; its own exact match and F1 are measures already. A model states
 /// no probability that there is no answer, so that it is 0 throughout, as for predictions without one.
 pub fn official(task: &EvalTask, samples: &[Sample]) -> Result<Option<(Map<String, Value>, String)>> {
-    if task.kind != TaskKind::Mkqa {
+    if task.kind() != TaskKind::Mkqa {
         return Ok(None);
     }
     let scored = |s: &Sample| {

@@ -23,7 +23,7 @@ use crate::pipeline::{
 use crate::{
     data::{languages, row_shard::ShardWriter},
     infer::answerer::Answerer,
-    metrics::projection::Projection,
+    metrics::{forms, projection::Projection},
     models::weights::resolve,
     pipeline::{interrupt::interrupted, placement::Placement},
     recipe::{
@@ -209,9 +209,16 @@ fn check_tasks(settings: &EvalSettings) -> Result<()> {
             task.name
         );
         languages::require(&task.language).with_context(|| format!("task {}", task.name))?;
-        let aligns = task.kind == TaskKind::Alignment;
         ensure!(
-            (aligns || task.kind == TaskKind::Translation) == task.reference.is_some(),
+            task.kind.is_some() || task.description.is_some(),
+            "task {}: `kind` is missing (one of perplexity, translation, multiple-choice, qa, mkqa, summary, alignment), or a `description`",
+            task.name
+        );
+        tasks::described::check(task).with_context(|| format!("task {}", task.name))?;
+        let aligns = task.kind() == TaskKind::Alignment;
+        ensure!(
+            task.description.is_some()
+                || (aligns || task.kind() == TaskKind::Translation) == task.reference.is_some(),
             "task {}: `reference` belongs to kinds translation and alignment, which need it",
             task.name
         );
@@ -222,7 +229,7 @@ fn check_tasks(settings: &EvalSettings) -> Result<()> {
         );
         languages::require(&task.source_language).with_context(|| format!("task {}", task.name))?;
         task.projection.map_or(Ok(()), Projection::check).with_context(|| format!("task {}", task.name))?;
-        let replies = task.kind.generates();
+        let replies = task.kind().generates() && task.description.is_none();
         ensure!(
             !replies || task.prompt().contains("{text}"),
             "task {}: `prompt` needs {{text}}, where the question stands",
@@ -246,6 +253,12 @@ fn write_results(
     let (mut n_shot, mut alignment) = (Map::new(), Map::new());
     for (task, items) in settings.tasks.iter().zip(items) {
         let (samples, measures) = measure::of_folder(job.out, task, Some(items), job.placement)?;
+        if task.kind().generates() {
+            let (mut replies, mut targets) =
+                (samples.iter().map(|s| &s.response), samples.iter().flat_map(|s| &s.targets));
+            let differ = forms::differ(("its replies", &mut replies), ("its references", &mut targets));
+            differ.iter().for_each(|warning| note!("warning: task {}: {warning}", task.name));
+        }
         let mut own = Map::new();
         own.insert("alias".into(), json!(task.name));
         let (mut own_better, mut signatures) = (Map::new(), Map::new());
@@ -262,7 +275,7 @@ fn write_results(
             own.extend(scores.into_iter().map(|(key, value)| (format!("{key},none"), value)));
             signatures.insert("mkqa".into(), json!(signature));
         }
-        if task.kind == TaskKind::Alignment {
+        if task.kind() == TaskKind::Alignment {
             let looked = tasks::alignment::looked(&task.name, task, &samples)?;
             alignment.insert(task.name.clone(), alignment::values(&looked)["layers"].clone());
         }

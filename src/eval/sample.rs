@@ -25,13 +25,13 @@ pub struct Sample {
     pub reply: Option<String>,
     /// What was expected; several where any will do.
     pub targets: Vec<String>,
-    /// Log-likelihoods in nats: of each choice, or of the text.
+    /// Log-likelihoods in nats: of each choice; or of the text, ours and lm-eval's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_likelihoods: Vec<f64>,
     /// Whether greedy decoding would write each choice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub greedy: Vec<bool>,
-    /// Characters of each choice; bytes and tokens of the text.
+    /// Characters of each choice, then bytes of each. Of a text: bytes and tokens of what is scored, bytes of all of it, and 1 if its first token is scored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lengths: Vec<usize>,
     /// The article was cut to fit the model's context.

@@ -57,7 +57,7 @@ fn row(task: &EvalTask, item: &Item, sample: &Sample) -> Result<Map<String, Valu
         Ask::Score => vec![vec![json!(sample.prompt)]],
         Ask::Align => vec![vec![json!(sample.prompt), json!(sample.targets.first())]],
         Ask::Reply | Ask::Letter(_) => {
-            let settings = json!({"until": [], "max_gen_toks": task.max_new_tokens, "do_sample": false});
+            let settings = json!({"until": [], "max_gen_toks": task.reply_tokens(), "do_sample": false});
             vec![vec![json!(sample.prompt), settings]]
         }
     };
@@ -72,7 +72,8 @@ fn row(task: &EvalTask, item: &Item, sample: &Sample) -> Result<Map<String, Valu
             each.map(|(i, x)| json!([format!("{x:?}"), greedy(i)])).map(|v| (json!([v]), v)).unzip()
         }
         Ask::Score => {
-            let sum = format!("{:?}", sample.log_likelihoods.iter().sum::<f64>());
+            // lm-eval's is the second.
+            let sum = format!("{:?}", sample.log_likelihoods.last().copied().unwrap_or(0.0));
             (vec![json!([sum])], vec![json!(sum)])
         }
         Ask::Align => (vec![], vec![]),

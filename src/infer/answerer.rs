@@ -39,6 +39,8 @@ pub struct AnswerOptions {
     pub min_p: Option<f32>,
     /// Above 1, tokens that occurred before become less likely.
     pub repetition_penalty: Option<f32>,
+    /// A reply ends behind any of these, too.
+    pub stop_strings: Vec<String>,
     /// No n-gram of this length may occur twice; 0: off.
     pub no_repeat_ngram_size: Option<usize>,
     /// What runs together; no greedy answer depends on it.
@@ -59,6 +61,7 @@ impl Default for AnswerOptions {
             top_p: None,
             min_p: None,
             repetition_penalty: None,
+            stop_strings: vec![],
             no_repeat_ngram_size: None,
             batch: EngineOptions::default(),
             seed: 42,
@@ -188,8 +191,9 @@ impl Answerer {
             requests.push(Request { id: id.to_string(), tokens });
         }
         let params = self.sampling(options);
-        let ends = |seen: &[u32]| ends_with_any(&self.tokenizer, seen, &params.rules.stop_strings);
-        let stop: Option<&StopTest> = if params.rules.stop_strings.is_empty() { None } else { Some(&ends) };
+        let texts = [&params.rules.stop_strings[..], &options.stop_strings].concat();
+        let ends = |seen: &[u32]| ends_with_any(&self.tokenizer, seen, &texts);
+        let stop: Option<&StopTest> = if texts.is_empty() { None } else { Some(&ends) };
         let mut engine = Engine::new(&self.model, options.batch)?.stopping(stop);
         let done = engine.generate(&requests, &params, &mut |_, _| on_done(1))?;
         done.into_iter()

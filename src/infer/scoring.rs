@@ -157,7 +157,8 @@ impl Engine<'_> {
                 r.start >= 1 && r.start <= r.tokens.len(),
                 "text {i}: nothing stands before its first scored token"
             );
-            if r.tokens.len() > context {
+            // The last token is not run.
+            if r.tokens.len() > context + 1 {
                 bail!("text {i} has {} tokens, the model takes {context}: shorten it", r.tokens.len());
             }
             ensure!(

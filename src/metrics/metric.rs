@@ -108,7 +108,7 @@ pub struct Segment<'a> {
     pub references: &'a [String],
     /// Log-likelihoods in nats: of each choice, or of the text.
     pub log_likelihoods: &'a [f64],
-    /// Characters of each choice; bytes and tokens of the text.
+    /// Characters of each choice, then bytes of each. Of a text: bytes and tokens of what is scored, bytes of all of it, and 1 if its first token is scored.
     pub lengths: &'a [usize],
     /// What the hidden states say.
     pub hidden: Option<HiddenPair>,

@@ -5,6 +5,7 @@ pub mod bootstrap;
 pub mod catalog;
 pub mod chrf;
 pub mod corpus;
+pub mod forms;
 pub mod metric;
 pub mod mkqa;
 pub mod ngrams;

@@ -9,13 +9,15 @@ use rust_stemmers::{Algorithm, Stemmer};
 
 use super::{
     ngrams::WordIds,
-    tokenize::{Mecab, ThaiWords, split},
+    tokenize::{ChineseWords, Mecab, ThaiWords, split, syllables},
 };
 use crate::data::languages;
 
 enum Segmenter {
     Thai(ThaiWords),
     Japanese(Mecab),
+    Chinese(ChineseWords),
+    Burmese,
 }
 
 /// ROUGE-L for one language.
@@ -43,6 +45,8 @@ impl Rouge {
             "ja" => Some(Segmenter::Japanese(Mecab::open(dictionary.context(
                 "ROUGE in Japanese needs the folder of a compiled MeCab dictionary: `pip install unidic-lite`, then the folder `dicdir` in the package `unidic_lite`",
             )?)?)),
+            "zh" | "zho_Hant" => Some(Segmenter::Chinese(ChineseWords::open()?)),
+            "my" => Some(Segmenter::Burmese),
             _ => None,
         };
         let stemmer = algorithm(code).filter(|_| stem).map(Stemmer::create);
@@ -57,6 +61,8 @@ impl Rouge {
         let tokenizer = match &self.segmenter {
             Some(Segmenter::Thai(words)) => format!("newmm-compatible-{}", words.len()),
             Some(Segmenter::Japanese(mecab)) => format!("mecab-0.996-{}", mecab.len()),
+            Some(Segmenter::Chinese(_)) => "jieba-0.42.1".into(),
+            Some(Segmenter::Burmese) => "syllables-my".into(),
             None => "onmt-aggressive".into(),
         };
         let stem = if self.stemmer.is_some() { "snowball-nltk" } else { "no" };
@@ -75,6 +81,8 @@ impl Rouge {
             Some(Segmenter::Japanese(mecab)) => {
                 mecab.words(&text).into_iter().flat_map(split).map(String::from).collect()
             }
+            Some(Segmenter::Chinese(chinese)) => chinese.words(&text),
+            Some(Segmenter::Burmese) => syllables(&text),
             None => aggressive(&text),
         };
         if let Some(stemmer) = &self.stemmer {

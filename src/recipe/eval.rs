@@ -3,6 +3,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::description::NamedDescription;
 use crate::{
     infer::{engine::EngineOptions, hidden::Pooling},
     metrics::{catalog::MetricName, metric::Evidence, projection::Projection, tokenize::BleuTokenizer},
@@ -17,7 +18,7 @@ pub enum TaskKind {
     Perplexity,
     /// Translations of the lines of one file, against those of another: BLEU, chrF++
     Translation,
-    /// The choice with the highest log-likelihood (Belebele or EXAMS JSONL)
+    /// The choice with the highest log-likelihood (Belebele, EXAMS or plain JSONL; other data sets by a `description`)
     MultipleChoice,
     /// Answers to questions with known answers (JSONL: question, answers): exact match, F1
     Qa,
@@ -117,8 +118,18 @@ impl Default for ScorerModel {
 pub struct EvalTask {
     /// Unique; names the folder of its samples
     pub name: String,
-    /// What is measured
-    pub kind: TaskKind,
+    /// What is measured; not needed where there is a `description`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<TaskKind>,
+    /// A task as data, for rows of any columns: the name of a built-in description (see below), the path of a file, or a table
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<NamedDescription>,
+    /// With a description: its columns under other names, `["premise=sentence1"]`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    /// With a description: only rows whose columns have these values, `["subject_category=STEM"]`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
     /// The texts, questions or source sentences
     pub file: PathBuf,
     /// Translation: the reference translations, line by line. Alignment: the translations
@@ -147,13 +158,13 @@ pub struct EvalTask {
     /// Multiple choice: what is scored
     #[serde(default = "letters")]
     pub choices: Choices,
-    /// Multiple choice: solved questions before each (the first rows of the file)
+    /// Multiple choice, and any task with a description: solved questions before each (the first rows of the file)
     #[serde(default)]
     pub few_shot: usize,
     /// Multiple choice: how the question is asked
     #[serde(default)]
     pub protocol: ChoiceProtocol,
-    /// Multiple choice: file of the solved questions [default: the task's own file]
+    /// The same: file of the solved questions [default: the task's own file]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub few_shot_file: Option<PathBuf>,
     /// BLEU: the dictionary or SentencePiece model of tokenizers that need one. ROUGE: the word list (Thai) or MeCab dictionary (Japanese)
@@ -181,7 +192,10 @@ impl EvalTask {
     pub fn new(name: &str, kind: TaskKind, language: &str, file: impl Into<PathBuf>) -> EvalTask {
         EvalTask {
             name: name.into(),
-            kind,
+            kind: Some(kind),
+            description: None,
+            columns: vec![],
+            only: vec![],
             file: file.into(),
             reference: None,
             language: language.into(),
@@ -204,9 +218,25 @@ impl EvalTask {
         }
     }
 
-    /// What the model is asked.
+    /// What is measured: as the task says, or its description.
+    pub fn kind(&self) -> TaskKind {
+        let described = self.description.as_ref().map(|d| d.0.kind);
+        // A task without either is refused before it is used.
+        self.kind.or(described).unwrap_or(TaskKind::Qa)
+    }
+
+    /// Tokens of a reply at most.
+    pub fn reply_tokens(&self) -> usize {
+        let described = self.description.as_ref().and_then(|d| d.0.max_new_tokens);
+        described.filter(|_| self.max_new_tokens == max_new_tokens()).unwrap_or(self.max_new_tokens)
+    }
+
+    /// What the model is asked; a description has its own template.
     pub fn prompt(&self) -> &str {
-        self.prompt.as_deref().unwrap_or(match self.kind {
+        if let Some(description) = &self.description {
+            return &description.0.prompt;
+        }
+        self.prompt.as_deref().unwrap_or(match self.kind() {
             TaskKind::Translation => TRANSLATION_PROMPT,
             TaskKind::Summary => "Summarise the following text in one sentence in {target}.\n\n{text}",
             TaskKind::Mkqa => "Answer the question in {target}, in a few words.\n{text}",
@@ -219,7 +249,12 @@ impl EvalTask {
         if !self.metrics.is_empty() {
             return self.metrics.clone();
         }
-        default_metrics(self.kind, self.protocol).iter().filter_map(|name| MetricName::find(name)).collect()
+        let described = self.description.iter().flat_map(|d| &d.0.metrics);
+        let described: Vec<MetricName> = described.filter_map(|name| MetricName::find(name)).collect();
+        if !described.is_empty() {
+            return described;
+        }
+        default_metrics(self.kind(), self.protocol).iter().filter_map(|name| MetricName::find(name)).collect()
     }
 
     /// The task without what only decides how its samples are measured: equal tasks have equal samples.
@@ -241,7 +276,7 @@ fn default_metrics(kind: TaskKind, protocol: ChoiceProtocol) -> &'static [&'stat
         TaskKind::Translation => &["bleu", "chrf++", "off-target"],
         TaskKind::Qa | TaskKind::Mkqa => &["exact-match", "f1", "off-target"],
         TaskKind::Summary => &["rouge-l", "off-target"],
-        TaskKind::Perplexity => &["bits-per-byte"],
+        TaskKind::Perplexity => &["bits-per-byte", "bits-per-byte-rolling"],
         // A reply that is cleaned to a letter has no likelihoods to divide.
         TaskKind::MultipleChoice if protocol == ChoiceProtocol::PaperZeroshot => &["acc"],
         TaskKind::MultipleChoice => &["acc", "acc-norm"],

@@ -60,6 +60,7 @@ pub struct GenerateSettings {
 impl From<&GenerateSettings> for AnswerOptions {
     fn from(s: &GenerateSettings) -> AnswerOptions {
         AnswerOptions {
+            stop_strings: vec![],
             system: s.system.clone(),
             max_new_tokens: s.max_new_tokens,
             min_new_tokens: s.min_new_tokens,

@@ -3,6 +3,7 @@ pub mod ablate;
 pub mod aliases;
 pub mod assemble;
 pub mod code_switch;
+pub mod description;
 pub mod eval;
 pub mod filter;
 pub mod generate;

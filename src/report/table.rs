@@ -60,6 +60,7 @@ impl Cell {
             Cell::Judged { text, right } => format!("{} {}", sign(*right), plain(text)),
             Cell::Number(x, _) if x.is_nan() => "not checked".into(),
             Cell::Number(x, decimals) => format!("{x:.decimals$}"),
+            Cell::Delta { value, .. } if value.is_nan() => "not checked".into(),
             Cell::Delta { value, decimals, low, high, .. } if low.is_nan() || high.is_nan() => {
                 format!("{value:+.decimals$}")
             }

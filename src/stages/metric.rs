@@ -7,7 +7,6 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
-use unicode_normalization::is_nfc;
 
 use crate::{
     data::{language_id, text_file},
@@ -15,6 +14,7 @@ use crate::{
         bootstrap,
         catalog::{self, MetricName},
         corpus::CorpusMetric,
+        forms,
         metric::{MetricOptions, OpenMetric, Segment, value_of},
         mkqa,
         significance::{self, Outcome},
@@ -136,7 +136,8 @@ pub fn run(args: &Args) -> Result<()> {
             path.display(),
             lines.len()
         );
-        if let Some(warning) = forms_differ((reference, &references), (path, &lines)) {
+        let (own, theirs) = (path.display().to_string(), reference.display().to_string());
+        if let Some(warning) = forms::differ((&own, &mut lines.iter()), (&theirs, &mut references.iter())) {
             note!("warning: {warning}");
         }
         systems.push(lines);
@@ -145,23 +146,6 @@ pub fn run(args: &Args) -> Result<()> {
         args.metrics.iter().map(|m| measure(args, *m, &references, &systems)).collect::<Result<_>>()?;
     print(args, &measured);
     Ok(())
-}
-
-/// What to say where one file has its accents as letters of their own (NFC) and the other as marks behind letters (NFD): no metric takes them for equal.
-fn forms_differ(reference: (&Path, &[String]), hypothesis: (&Path, &[String])) -> Option<String> {
-    let decomposed = |lines: &[String]| lines.iter().filter(|line| !is_nfc(line)).count();
-    let counts = (decomposed(reference.1), decomposed(hypothesis.1));
-    let (most, least) = (counts.0.max(counts.1), counts.0.min(counts.1));
-    (most > 2 * least).then(|| {
-        format!(
-            "{} of {} lines of {} are not in Unicode's form NFC, of {} {}: the same letters count as different ones; bring both into one form",
-            counts.1,
-            hypothesis.1.len(),
-            hypothesis.0.display(),
-            reference.0.display(),
-            counts.0
-        )
-    })
 }
 
 fn segments(path: &Path) -> Result<Vec<String>> {

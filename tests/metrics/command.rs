@@ -54,6 +54,43 @@ fn scores_stand_with_their_signatures() {
     );
 }
 
+/// Either side may come through a pipe, once.
+#[test]
+fn standard_input_is_a_reference_or_a_hypothesis() {
+    let piped = |arguments: &[&str], file: &str| {
+        let input = std::fs::File::open(file).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sdrrl"));
+        let out = command.arg("metric").args(arguments).stdin(input).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).to_string();
+        (out.status.success(), text(&out.stdout), text(&out.stderr))
+    };
+    let score = |arguments: &[&str], file: &str| {
+        let (good, out, error) = piped(&[arguments, &["-m", "bleu,chrf,ter", "--json"]].concat(), file);
+        assert!(good, "{error}");
+        let all: Value = serde_json::from_str(&out).unwrap();
+        ["BLEU", "chrF2", "TER"].map(|name| all[0][name]["score"].as_f64().unwrap())
+    };
+    let whole = score(&["-r", REFERENCE, "-i", GOOGLE], GOOGLE);
+    assert_eq!(score(&["-r", REFERENCE, "-i", "-"], GOOGLE), whole);
+    assert_eq!(score(&["-r", "-", "-i", GOOGLE], REFERENCE), whole);
+    let (good, _, error) = piped(&["-r", "-", "-i", "-"], GOOGLE);
+    assert!(!good && error.contains("standard input (-) can be read once"), "{error}");
+}
+
+#[test]
+fn forms_of_unicode_that_differ_are_warned_of() {
+    use unicode_normalization::UnicodeNormalization;
+    let dir = tempfile::tempdir().unwrap();
+    let decomposed: String = std::fs::read_to_string(GOOGLE).unwrap().nfd().collect();
+    let path = dir.path().join("nfd.es");
+    std::fs::write(&path, decomposed).unwrap();
+    let path = path.to_string_lossy();
+    let (good, _, error) = metric(&["-r", REFERENCE, "-i", &path]);
+    assert!(good && error.contains("are not in Unicode's form NFC"), "{error}");
+    let (good, _, error) = metric(&["-r", &path, "-i", &path]);
+    assert!(good && error.is_empty(), "{error}");
+}
+
 #[test]
 fn mkqa_is_scored_by_its_own_files() {
     let sample = "tests/golden/metrics/mkqa_sample.jsonl.gz";

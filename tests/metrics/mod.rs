@@ -1,5 +1,6 @@
-//! Metrics against their references' own numbers (scripts/golden_{metrics,systems,spbleu,rouge,mkqa,mecab}.py).
+//! Metrics against their references' own numbers (scripts/golden_{metrics,languages,systems,spbleu,rouge,mkqa,mecab}.py).
 mod command;
+mod languages;
 mod sacrebleu;
 mod spbleu;
 mod words;

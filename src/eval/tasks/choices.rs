@@ -57,7 +57,7 @@ pub fn items(task: &EvalTask) -> Result<Vec<Item>> {
             doc_id,
             prompt,
             targets: vec![letter(q.right)],
-            lengths: continuations.iter().map(|c| c.trim().chars().count()).collect(),
+            lengths: super::lengths(&continuations.iter().map(|c| c.trim()).collect::<Vec<_>>()),
             ..Default::default()
         };
         Item { sample, ask: Ask::Choose(continuations), doc }

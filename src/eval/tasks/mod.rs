@@ -1,6 +1,8 @@
 //! The rows of a task, and running them: prompts, replies, log-likelihoods.
 pub mod alignment;
 pub mod choices;
+pub mod described;
+mod likelihoods;
 mod summaries;
 
 use std::{collections::HashSet, path::Path};
@@ -18,13 +20,15 @@ use crate::{
     },
     infer::{
         answerer::{AnswerOptions, Answerer},
-        engine::{Engine, EngineOptions},
-        scoring::{ScoreRequest, Scored},
+        engine::EngineOptions,
     },
-    metrics::{catalog::letter, mkqa},
+    metrics::mkqa,
     mt::self_translate::translation_prompt,
     pipeline::interrupt::interrupted,
-    recipe::eval::{EvalTask, TaskKind},
+    recipe::{
+        description::TaskDescription,
+        eval::{EvalTask, TaskKind},
+    },
     report::progress::Progress,
 };
 
@@ -56,7 +60,8 @@ pub struct Item {
 
 /// Every row of `task`, in the file's order. Whatever is wrong with its files is an error here.
 pub fn load(task: &EvalTask) -> Result<Vec<Item>> {
-    let mut items: Vec<Item> = match task.kind {
+    let mut items: Vec<Item> = match task.kind() {
+        _ if task.description.is_some() => described::items(task, description(task)?)?,
         TaskKind::Perplexity => texts(task)?,
         TaskKind::Translation => translations(task)?,
         TaskKind::Qa => questions(task)?,
@@ -70,6 +75,15 @@ pub fn load(task: &EvalTask) -> Result<Vec<Item>> {
         items.truncate(task.limit);
     }
     Ok(items)
+}
+
+fn description(task: &EvalTask) -> Result<&TaskDescription> {
+    Ok(&task.description.as_ref().context("there is no description")?.0)
+}
+
+/// What [`Sample::lengths`] has of choices: the characters of each, then the bytes of each.
+fn lengths(choices: &[&str]) -> Vec<usize> {
+    choices.iter().map(|c| c.chars().count()).chain(choices.iter().map(|c| c.len())).collect()
 }
 
 /// Runs `items` from where `writer` stands (`done` rows) to the end, some at a time, so that a killed task goes on where it was.
@@ -87,7 +101,7 @@ pub fn run_into(
     let mut rest = items.get(done..).unwrap_or_default();
     while !rest.is_empty() {
         ensure!(!interrupted(), Error::interrupted("stopped: run the same command again to resume"));
-        if task.kind == TaskKind::Alignment {
+        if task.kind() == TaskKind::Alignment {
             // Each sentence is looked for among all: what a killed run wrote of them is left as it is.
             let samples = run(answerer, task, system, batch, items)?;
             samples.iter().skip(done).try_for_each(|s| writer.push(s))?;
@@ -110,12 +124,12 @@ pub fn run_into(
 fn chunk_length(items: &[Item], batch: EngineOptions) -> usize {
     let mut bytes = 0;
     let fits = |(i, item): &(usize, &Item)| {
-        let texts = match &item.ask {
-            Ask::Choose(continuations) => continuations.len(),
-            Ask::Score => 1,
+        let prompt = item.sample.prompt.len();
+        bytes += match &item.ask {
+            Ask::Choose(continuations) => continuations.iter().map(|c| prompt + c.len()).sum(),
+            Ask::Score => prompt,
             Ask::Reply | Ask::Letter(_) | Ask::Align => return *i < batch.batch_rows * 4,
         };
-        bytes += item.sample.prompt.len() * texts;
         bytes <= 64 * batch.batch_tokens
     };
     items.iter().enumerate().take_while(fits).count().max(1)
@@ -131,8 +145,8 @@ pub fn run(
 ) -> Result<Vec<Sample>> {
     match items.first().map(|i| &i.ask) {
         None => Ok(vec![]),
-        Some(Ask::Score) => log_likelihoods(answerer, batch, items),
-        Some(Ask::Choose(_)) => multiple_choice(answerer, batch, items),
+        Some(Ask::Score) => likelihoods::of_texts(answerer, batch, items),
+        Some(Ask::Choose(_)) => likelihoods::of_choices(answerer, batch, items),
         Some(Ask::Reply | Ask::Letter(_)) => replies(answerer, task, system, batch, items),
         Some(Ask::Align) => alignment::run(answerer, task, batch, items),
     }
@@ -145,8 +159,13 @@ fn replies(
     batch: EngineOptions,
     items: &[Item],
 ) -> Result<Vec<Sample>> {
+    let ending = match &task.description {
+        Some(description) => Some(described::ending(task, &description.0)?),
+        None => None,
+    };
     let options = AnswerOptions {
-        max_new_tokens: Some(task.max_new_tokens),
+        stop_strings: ending.as_ref().map(|e| e.until.clone()).unwrap_or_default(),
+        max_new_tokens: Some(task.reply_tokens()),
         temperature: Some(0.0),
         repetition_penalty: Some(1.0),
         no_repeat_ngram_size: Some(0),
@@ -155,7 +174,7 @@ fn replies(
         ..Default::default()
     };
     let mut samples: Vec<Sample> = items.iter().map(|i| i.sample.clone()).collect();
-    if task.kind == TaskKind::Summary {
+    if task.kind() == TaskKind::Summary {
         samples.iter_mut().try_for_each(|s| summaries::fit_article(answerer, task, system, s))?;
     }
     let ids: Vec<String> = samples.iter().map(|s| s.doc_id.to_string()).collect();
@@ -163,8 +182,15 @@ fn replies(
         samples.iter().zip(&ids).map(|(s, id)| (id.as_str(), Prompt::new(None, &s.prompt, ""))).collect();
     let replies = answerer.answer(&asked, &options, &mut |_| {})?;
     for ((sample, item), reply) in samples.iter_mut().zip(items).zip(replies) {
+        if let Some(ending) = &ending {
+            // Spaces at its beginning may be what ends it.
+            let whole = answerer.tokenizer.decode(&reply.ids)?;
+            sample.response = ending.judged(&whole);
+            sample.reply = (whole != sample.response).then_some(whole);
+            continue;
+        }
         let text = reply.text;
-        sample.response = match (&item.ask, task.kind) {
+        sample.response = match (&item.ask, task.kind()) {
             (Ask::Letter(choices), _) => choices::named_letter(&text, *choices),
             // A translation of one line is one line.
             (_, TaskKind::Translation) => first_line(&text).into(),
@@ -284,97 +310,4 @@ fn mkqa_questions(task: &EvalTask) -> Result<Vec<Item>> {
 /// A row whose prompt is answered.
 fn reply(doc_id: usize, prompt: String, targets: Vec<String>, doc: Value) -> Item {
     Item { sample: Sample { doc_id, prompt, targets, ..Default::default() }, ask: Ask::Reply, doc }
-}
-
-/// Scores each text from its first token on (behind the begin token, if the model has one). Texts beyond the context are cut.
-fn log_likelihoods(answerer: &Answerer, batch: EngineOptions, items: &[Item]) -> Result<Vec<Sample>> {
-    let mut engine = Engine::new(&answerer.model, batch)?;
-    let mut samples: Vec<Sample> = items.iter().map(|i| i.sample.clone()).collect();
-    let mut requests = vec![];
-    for sample in samples.iter_mut() {
-        let mut tokens = answerer.tokenizer.encode(&sample.prompt, true)?;
-        tokens.truncate(engine.context());
-        let start = 1.min(tokens.len());
-        // Without a begin token the first token has nothing before it and is not scored; its bytes do not count then.
-        let scored = answerer.tokenizer.decode(&tokens[start..])?;
-        let first = tokens.first().map(|id| answerer.tokenizer.token_text(*id)).unwrap_or_default();
-        sample.lengths = vec![scored_bytes(&sample.prompt, &scored, &first), tokens.len() - start];
-        requests.push(ScoreRequest { tokens, start });
-    }
-    let keep: Vec<usize> = (0..requests.len()).filter(|&i| requests[i].tokens.len() > 1).collect();
-    let asked: Vec<ScoreRequest> = keep.iter().map(|&i| requests[i].clone()).collect();
-    for (i, log_probs) in keep.into_iter().zip(engine.log_probs(&asked, &mut |_| {})?) {
-        samples[i].log_likelihoods = vec![sum(&log_probs)];
-    }
-    Ok(samples)
-}
-
-/// The bytes of `text` that the tokens behind the first one stand for, which decode to `scored`. Where the first token ends inside of a character, its
-/// other bytes decode to U+FFFD, which is longer: they count as what they are in the text.
-fn scored_bytes(text: &str, scored: &str, first: &str) -> usize {
-    let whole = scored.trim_start_matches('\u{fffd}');
-    if whole.len() == scored.len() || text.starts_with('\u{fffd}') || !text.ends_with(whole) {
-        return scored.len();
-    }
-    // A byte by itself in SentencePiece's spelling, else a letter for each byte.
-    let is_byte = first.len() == 6 && first.starts_with("<0x");
-    text.len().saturating_sub(if is_byte { 1 } else { first.chars().count() })
-}
-
-/// The log-likelihood of a text in nats, to six decimals: more than f32 sums mean.
-fn sum(log_probs: &[f32]) -> f64 {
-    (log_probs.iter().map(|x| f64::from(*x)).sum::<f64>() * 1e6).round() / 1e6
-}
-
-fn multiple_choice(answerer: &Answerer, batch: EngineOptions, items: &[Item]) -> Result<Vec<Sample>> {
-    let mut engine = Engine::new(&answerer.model, batch)?;
-    let mut requests = vec![];
-    for item in items {
-        let Ask::Choose(continuations) = &item.ask else { continue };
-        let prompt = &item.sample.prompt;
-        let given = answerer.tokenizer.encode(prompt, true)?;
-        for continuation in continuations {
-            // The whole is encoded at once and cut where the prompt ends, as lm-eval does.
-            let mut tokens = answerer.tokenizer.encode(&format!("{prompt}{continuation}"), true)?;
-            let mut start = given.len().min(tokens.len().saturating_sub(1)).max(1);
-            // Too long: the beginning goes.
-            let surplus = tokens.len().saturating_sub(engine.context());
-            tokens.drain(..surplus);
-            start = start.saturating_sub(surplus).max(1);
-            requests.push(ScoreRequest { tokens, start });
-        }
-    }
-    let scores: Vec<Scored> = engine.score(&requests, &mut |_| {})?;
-    let mut rest = &scores[..];
-    let mut samples = vec![];
-    for item in items {
-        let mut sample = item.sample.clone();
-        let (own, others) = rest.split_at(sample.lengths.len().min(rest.len()));
-        rest = others;
-        sample.log_likelihoods = own.iter().map(|s| sum(&s.log_probs)).collect();
-        sample.greedy = own.iter().map(|s| s.greedy).collect();
-        let of = &sample.log_likelihoods;
-        let best = (0..of.len()).fold(0, |b, i| if of[i] > of[b] { i } else { b });
-        sample.response = letter(best);
-        samples.push(sample);
-    }
-    Ok(samples)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_character_that_the_first_token_begins_counts_its_own_bytes() {
-        // `о` is 2 bytes: the first token has one of them, as byte-level BPE spells it or as a byte token.
-        assert_eq!(scored_bytes("один", "\u{fffd}дин", "Ð"), 7);
-        assert_eq!(scored_bytes("один", "\u{fffd}дин", "<0xD0>"), 7);
-        // 3 bytes: two in the first token, or one and two more of one byte each.
-        assert_eq!(scored_bytes("한국", "\u{fffd}국", "íķ"), 4);
-        assert_eq!(scored_bytes("한국", "\u{fffd}\u{fffd}국", "í"), 5);
-        assert_eq!(scored_bytes("один", "дин", "Ð¾"), 6);
-        assert_eq!(scored_bytes("plain", "lain", "p"), 4);
-        assert_eq!(scored_bytes("\u{fffd}x", "\u{fffd}x", "<s>"), 4);
-    }
 }

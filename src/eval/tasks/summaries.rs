@@ -38,7 +38,7 @@ pub(super) fn fit_article(
     };
     let article = std::mem::take(&mut sample.prompt);
     let tokens = answerer.tokenizer.encode(&article, false)?;
-    let (frame, room) = (length(&summary_prompt(task, ""))?, context.saturating_sub(task.max_new_tokens));
+    let (frame, room) = (length(&summary_prompt(task, ""))?, context.saturating_sub(task.reply_tokens()));
     ensure!(
         frame < room,
         "the prompt without its article has {frame} tokens, of {room} that are left for it"

@@ -37,23 +37,17 @@ impl Metric for RougeL {
     }
 }
 
-/// What to say where there is no rule for words, or another than the authors'.
+/// What to say where there is no rule for words.
 fn warning(language: &str) -> Option<String> {
     let name = languages::name(language);
     match languages::without_script(language) {
-        "zh" | "yue_Hant" => Some(format!(
-            "ROUGE in {name} compares single ideographs; XL-SUM's authors cut words with jieba, so that figures differ by some points"
+        "yue_Hant" => Some(format!(
+            "ROUGE in {name} compares single ideographs: XL-SUM's authors have no rule for its words"
         )),
-        "my" => Some(format!(
-            "ROUGE in {name} compares runs of letters between spaces; XL-SUM's authors cut words with pyidaungsu, so that figures differ"
+        "th" | "ja" | "zh" | "zho_Hant" | "my" => None,
+        _ if languages::is_unspaced(language) => Some(format!(
+            "{name} has no spaces between words, and ROUGE has no rule for its words: it compares whole phrases and says little; take chrF"
         )),
-        _ if languages::is_unspaced(language)
-            && !["th", "ja"].contains(&languages::without_script(language)) =>
-        {
-            Some(format!(
-                "{name} has no spaces between words, and ROUGE has no rule for its words: it compares whole phrases and says little; take chrF"
-            ))
-        }
         _ => None,
     }
 }
@@ -64,10 +58,10 @@ mod tests {
 
     #[test]
     fn languages_without_a_rule_for_words_are_warned_of() {
-        for language in ["km", "lo", "my", "zh", "zho_Hant", "bod_Tibt"] {
+        for language in ["km", "lo", "yue_Hant", "shn_Mymr", "bod_Tibt"] {
             assert!(warning(language).is_some(), "{language}");
         }
-        for language in ["en", "ja", "th", "ko", "am"] {
+        for language in ["en", "ja", "th", "ko", "am", "my", "zh", "zho_Hant", "zh-TW"] {
             assert!(warning(language).is_none(), "{language}");
         }
     }

@@ -1,4 +1,6 @@
 //! sacreBLEU's tokenizers, bit for bit (Post 2018; sacrebleu 2.6.0).
+mod burmese;
+mod chinese;
 mod mecab;
 mod rules;
 mod thai;
@@ -9,6 +11,8 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    burmese::syllables,
+    chinese::ChineseWords,
     mecab::Mecab,
     rules::{TercomOptions, tercom},
     thai::ThaiWords,

@@ -96,7 +96,7 @@ pub fn build(recipe: &Recipe, all: &Results) -> Result<Report> {
     let mut sections = vec![Section { heading: "Result".into(), blocks: result(recipe, all) }];
     sections.push(Section { heading: "Data".into(), blocks: data::blocks(recipe)? });
     sections.push(Section { heading: "Training".into(), blocks: training(recipe)? });
-    if recipe.eval.tasks.iter().any(|t| t.kind == TaskKind::Alignment) {
+    if recipe.eval.tasks.iter().any(|t| t.kind() == TaskKind::Alignment) {
         sections.push(Section { heading: "Alignment of hidden states".into(), blocks: alignment(recipe)? });
     }
     sections.push(Section { heading: "Replies before and after".into(), blocks: replies::blocks(recipe)? });
@@ -230,7 +230,7 @@ fn training(recipe: &Recipe) -> Result<Vec<Block>> {
 fn alignment(recipe: &Recipe) -> Result<Vec<Block>> {
     let work = WorkDir::new(&recipe.work);
     let mut blocks = vec![];
-    for task in recipe.eval.tasks.iter().filter(|t| t.kind == TaskKind::Alignment) {
+    for task in recipe.eval.tasks.iter().filter(|t| t.kind() == TaskKind::Alignment) {
         let of = |title: &str, room: Room| looked(title, task, &read_samples(&work.room(room), task)?);
         let mut all = vec![of("before", Room::EvalBase)?];
         for v in &recipe.variants {

@@ -55,7 +55,7 @@ impl Probe {
             (None, Some(path)) => EvalSettings { while_training: args.probe_rows, ..read_tasks(path)? },
             (None, None) => return Ok(None),
         };
-        settings.tasks.retain(|t| t.kind.generates());
+        settings.tasks.retain(|t| t.kind().generates());
         without_models(&mut settings);
         let rows = settings.while_training;
         if rows == 0 || settings.tasks.is_empty() {
