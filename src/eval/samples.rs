@@ -1,4 +1,6 @@
 //! Sample files in lm-eval's layout (0.4.13, `evaluator.py` and `evaluation_tracker.py`), one line per row, so that its tools read them.
+use std::path::Path;
+
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
