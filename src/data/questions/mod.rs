@@ -266,3 +266,5 @@ fn take(
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trainers_tests;

@@ -2,12 +2,12 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::json;
 
-fn source(value: Value) -> Result<(Source, Tally)> {
+pub(super) fn source(value: Value) -> Result<(Source, Tally)> {
     let mut tally = Tally::default();
     parse(value.as_object().cloned().unwrap_or_default(), &mut tally, "f:1").map(|s| (s, tally))
 }
 
-fn shown(row: &Source) -> String {
+pub(super) fn shown(row: &Source) -> String {
     let turns: Vec<String> = row.turns.iter().map(|t| format!("{}:{}", t.role.name(), t.content)).collect();
     turns.join("|")
 }
@@ -44,25 +44,6 @@ fn every_format_is_read_whole() {
         (
             json!({"instruction": "R", "output": "B", "history": [["Q", "A"]], "system": "S"}),
             "system:S|user:Q|assistant:A|user:R|assistant:B",
-        ),
-        (json!({"prompt": [{"role": "user", "content": "Q"}], "completion": "A"}), "user:Q|assistant:A"),
-        (json!({"input": [{"role": "user", "content": "Q"}], "output": "A"}), "user:Q|assistant:A"),
-        (json!({"input": "Q", "output": "A"}), "user:Q|assistant:A"),
-        (json!({"instruction": "", "input": "Q", "output": "A"}), "user:Q|assistant:A"),
-        (json!({"inputs": "Q", "targets": "A"}), "user:Q|assistant:A"),
-        (
-            json!({"messages": [{"role": "User", "content": "Q"}, {"role": "Chatbot", "content": "A"}], "images": [], "tools": "[]"}),
-            "user:Q|assistant:A",
-        ),
-        (
-            json!({"system": [{"text": "S"}], "messages": [{"role": "user", "content": [{"text": "Q", "image_url": null}]},
-                {"role": "assistant", "content": "A", "from": "gpt", "value": "A"}]}),
-            "system:S|user:Q|assistant:A",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}],
-                "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "system": " "}),
-            "user:Q|assistant:A",
         ),
         (
             json!({"conversations": [{"from": "human", "value": "Q"}, {"from": "human", "value": "R"}, {"from": "gpt", "value": "A"}]}),
@@ -216,39 +197,6 @@ fn what_cannot_be_learnt_is_refused_by_name() {
             "follow each other",
         ),
         (json!({"instruction": "Q", "history": [["a"]]}), "`history`"),
-        (json!({"instruction": "Q", "output": "A", "images": ["a.png"]}), "`images`"),
-        (json!({"image": "a.png", "conversations": [{"from": "human", "value": "<image>"}]}), "`image`"),
-        (json!({"messages": [{"role": "user", "content": "Q"}], "rejected_response": "B"}), "preference"),
-        (json!({"input": {"messages": []}, "preferred_output": [{"role": "assistant"}]}), "preference"),
-        (json!({"instruction": "Q", "output": "A", "kto_tag": false}), "preference"),
-        (json!({"messages": [{"role": "user", "content": "Q"}], "label": false}), "KTO"),
-        (
-            json!({"messages": [{"role": "user", "content": "Q"}], "chat_template_kwargs": {"enable_thinking": false}}),
-            "chat_template_kwargs",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": "Q"}], "conversations": [{"from": "human", "value": "R"}]}),
-            "different things",
-        ),
-        (json!({"messages": [{"role": "user", "content": "Q", "value": "R"}]}), "differ"),
-        (json!({"messages": [{"role": "user", "from": "gpt", "content": "Q"}]}), "differ"),
-        (json!({"messages": [{"role": "user", "content": "Q", "images": ["a.png"]}]}), "`images`"),
-        (
-            json!({"messages": [{"role": "user", "content": "Q", "documents": [{"text": "T"}]}]}),
-            "`documents`",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "reasoning": "r"}]}),
-            "reasoning",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "loss_mask": 0}]}),
-            "loss_mask",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": [{"text": "Q", "image_url": "x"}]}]}),
-            "`image_url`",
-        ),
     ] {
         let error = format!("{:#}", source(value.clone()).unwrap_err());
         assert!(error.contains(what), "{value}: {error}");
@@ -364,25 +312,4 @@ proptest! {
         std::fs::write(&path, bytes).unwrap();
         let _ = read(&path, "en", OnBadRow::Skip);
     }
-}
-
-/// What might be meant and is not taken is printed.
-#[test]
-fn columns_that_say_something_else_are_noted() {
-    for (value, noted) in [
-        (json!({"instruction": "I", "question": "Q", "output": "A"}), "`question` beside `instruction`"),
-        (
-            json!({"instruction": "I", "input": "C", "context": "D", "output": "A"}),
-            "`context` beside `input`",
-        ),
-        (json!({"instruction": "I", "output": "A", "response": "B"}), "`response` beside `output`"),
-        (json!({"instruction": "I", "output": "A", "weight": 0.5}), "`weight` weighs nothing"),
-    ] {
-        let (row, tally) = source(value.clone()).unwrap();
-        assert!(tally.to_string().contains(noted) && !row.columns.is_empty(), "{value}: {tally}");
-    }
-    let (_, tally) =
-        source(json!({"instruction": "I", "prompt": "I", "input": "", "context": "", "output": "A"}))
-            .unwrap();
-    assert!(tally.is_whole(), "{tally}");
 }
