@@ -33,24 +33,26 @@ fn close(ours: &Value, theirs: f64, what: &str) {
     assert!((ours - theirs).abs() < 1e-3 * theirs.abs().max(1.0), "{what}: {ours} for {theirs}");
 }
 
+/// A task of the golden file as ours.
+fn settings((name, g): (&String, &Value)) -> Map<String, Value> {
+    let mut task = g["settings"].as_object().unwrap().clone();
+    task.insert("name".into(), json!(name));
+    task.insert("file".into(), json!(format!("{DIR}/{name}.jsonl")));
+    if task.get("few-shot").is_some_and(|n| n != 0) {
+        task.insert("few-shot-file".into(), json!(format!("{DIR}/{name}.shots.jsonl")));
+    }
+    if name.contains("mgsm") || name.contains("flores") {
+        task.insert("max-new-tokens".into(), json!(24));
+    }
+    task
+}
+
 #[test]
 fn described_tasks_ask_and_choose_as_lm_evals_do() {
     let golden = golden();
     let dir = tempfile::tempdir().unwrap();
     let all = golden["tasks"].as_object().unwrap();
-    let task = |(name, g): (&String, &Value)| {
-        let mut task = g["settings"].as_object().unwrap().clone();
-        task.insert("name".into(), json!(name));
-        task.insert("file".into(), json!(format!("{DIR}/{name}.jsonl")));
-        if task.get("few-shot").is_some_and(|n| n != 0) {
-            task.insert("few-shot-file".into(), json!(format!("{DIR}/{name}.shots.jsonl")));
-        }
-        if name.contains("mgsm") || name.contains("flores") {
-            task.insert("max-new-tokens".into(), json!(24));
-        }
-        task
-    };
-    let results = evaluated(&all.iter().map(task).collect::<Vec<_>>(), dir.path());
+    let results = evaluated(&all.iter().map(settings).collect::<Vec<_>>(), dir.path());
     let (mut choices, mut replies) = (0, 0);
     for (name, g) in all {
         let ours = samples(dir.path(), name);
@@ -146,66 +148,71 @@ fn refused(settings: &[(&str, Value)], rows: &[Value]) -> String {
     if run.status.success() { String::new() } else { said }
 }
 
+fn of(name: &str) -> Vec<(&'static str, Value)> {
+    vec![("description", json!(name)), ("language", json!("es"))]
+}
+
+fn with(name: &str, key: &'static str, value: Value) -> Vec<(&'static str, Value)> {
+    of(name).into_iter().chain([(key, value)]).collect()
+}
+
+fn xnli(label: Value) -> [Value; 1] {
+    [json!({"sentence1": "a", "sentence2": "b", "gold": label})]
+}
+
+fn each_says(cases: &[(String, &[&str])]) {
+    for (said, parts) in cases {
+        for part in *parts {
+            assert!(said.contains(part), "{part:?} is not in: {said}");
+        }
+    }
+}
+
 #[test]
-fn odd_exports_are_taken_by_renaming_or_refused_in_words() {
-    let xnli = |label: Value| json!({"sentence1": "a", "sentence2": "b", "gold": label});
-    let renamed = json!(["premise=sentence1", "hypothesis=sentence2", "label=gold"]);
-    let es = ("language", json!("es"));
-    let of = |name: &str| [("description", json!(name)), es.clone()];
-    let with = |name: &str, more: (&str, Value)| -> Vec<(String, Value)> {
-        of(name).into_iter().chain([more]).map(|(k, v)| (k.to_string(), v)).collect()
-    };
-    let run = |settings: Vec<(String, Value)>, rows: &[Value]| {
-        let settings: Vec<(&str, Value)> = settings.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-        refused(&settings, rows)
-    };
-    let columns = || ("columns", renamed.clone());
+fn columns_are_renamed_and_labels_taken_or_refused_in_words() {
+    let renamed = || json!(["premise=sentence1", "hypothesis=sentence2", "label=gold"]);
+    let labelled = |label: Value| refused(&with("xnli", "columns", renamed()), &xnli(label));
     for label in [json!(1), json!("1"), json!(1.0), json!("neutral"), json!(["neutral"])] {
-        let said = run(with("xnli", columns()), &[xnli(label.clone())]);
+        let said = labelled(label.clone());
         assert!(said.is_empty(), "{label}: {said}");
     }
-    for (said, parts) in [
+    let columns = |columns: Value| refused(&with("xnli", "columns", columns), &xnli(json!(0)));
+    each_says(&[
         (
-            refused(&of("xnli"), &[xnli(json!(1))]),
-            &["there is no column `hypothesis`, `premise`", "the row has `sentence1`", "columns = ["][..],
+            refused(&of("xnli"), &xnli(json!(1))),
+            &["there is no column `hypothesis`, `premise`", "the row has `sentence1`", "columns = ["],
         ),
-        (run(with("xnli", columns()), &[xnli(json!(0.5))]), &["rows.jsonl:1", "`label`: it is 0.5"]),
-        (run(with("xnli", columns()), &[xnli(json!(-1))]), &["labels are hidden"]),
+        (labelled(json!(0.5)), &["rows.jsonl:1", "`label`: it is 0.5"]),
+        (labelled(json!(-1)), &["labels are hidden"]),
+        (labelled(json!("maybe")), &["names none of the 3 choices", "`entailment`"]),
+        (labelled(json!([0, 1])), &["2 right answers"]),
+        (columns(json!(["premise=s"])), &["there is no column `s`"]),
+        (columns(json!(["premise"])), &["expected NAME=VALUE"]),
+    ]);
+}
+
+#[test]
+fn odd_exports_and_settings_are_refused_in_words() {
+    let nli = xnli(json!(0));
+    let choices = json!({"text": ["a", "b"], "label": ["A", "B"]});
+    each_says(&[
+        (refused(&with("xnli", "kind", json!("qa")), &nli), &["is of kind multiple-choice"]),
+        (refused(&with("xnli", "prompt", json!("{text}")), &nli), &["`prompt` belongs to"]),
+        (refused(&with("xnli", "language", json!("fi")), &nli), &["no words of Finnish"]),
+        (refused(&of("xnly"), &nli), &["did you mean `xnli`?"]),
+        (refused(&[("language", json!("es"))], &nli), &["`kind` is missing"]),
         (
-            run(with("xnli", columns()), &[xnli(json!("maybe"))]),
-            &["names none of the 3 choices", "`entailment`"],
-        ),
-        (run(with("xnli", columns()), &[xnli(json!([0, 1]))]), &["2 right answers"]),
-        (
-            run(with("xnli", ("columns", json!(["premise=s"]))), &[xnli(json!(0))]),
-            &["there is no column `s`"],
-        ),
-        (run(with("xnli", ("columns", json!(["premise"]))), &[xnli(json!(0))]), &["expected NAME=VALUE"]),
-        (run(with("xnli", ("kind", json!("qa"))), &[xnli(json!(0))]), &["is of kind multiple-choice"]),
-        (run(with("xnli", ("prompt", json!("{text}"))), &[xnli(json!(0))]), &["`prompt` belongs to"]),
-        (
-            refused(&[("description", json!("xnli")), ("language", json!("fi"))], &[xnli(json!(0))]),
-            &["no words of Finnish"],
-        ),
-        (refused(&of("xnly"), &[xnli(json!(0))]), &["did you mean `xnli`?"]),
-        (refused(&[es.clone()], &[xnli(json!(0))]), &["`kind` is missing"]),
-        (
-            run(with("global-mmlu", ("only", json!(["subject=law"]))), &[json!({"subject": "art"})]),
+            refused(&with("global-mmlu", "only", json!(["subject=law"])), &[json!({"subject": "art"})]),
             &["none of its 1 rows has subject=law", "art"],
         ),
         (
-            refused(
-                &of("arc"),
-                &[json!({"question": "q", "choices": "{'text': ['a', 'b']}", "answerKey": "A"})],
-            ),
+            refused(&of("arc"), &[json!({"question": "q", "choices": "{'text': ['a']}", "answerKey": "A"})]),
             &["`choices`", "a Python list or dict written as text"],
         ),
         (
             refused(
                 &of("exams"),
-                &[
-                    json!({"question": {"stem": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}}, "answerKey": "@"}),
-                ],
+                &[json!({"question": {"stem": "q", "choices": choices}, "answerKey": "@"})],
             ),
             &["`answerKey`", "the labels are `A`, `B`"],
         ),
@@ -214,21 +221,14 @@ fn odd_exports_are_taken_by_renaming_or_refused_in_words() {
             &["`reference` is needed where the description has `join`"],
         ),
         (
-            run(
-                with("xnli", ("columns", json!([]))),
-                &[json!({"premise": {"es": "a"}, "hypothesis": "b", "label": 0})],
-            ),
+            refused(&of("xnli"), &[json!({"premise": {"es": "a"}, "hypothesis": "b", "label": 0})]),
             &["rows.jsonl:1", "`choice 1`", "an object, not a text"],
         ),
         (
             refused(&of("mgsm"), &[json!({"question": "q", "answer_number": null})]),
             &["rows.jsonl:1", "`target`", "what it writes is null"],
         ),
-    ] {
-        for part in parts {
-            assert!(said.contains(part), "{part:?} is not in: {said}");
-        }
-    }
+    ]);
 }
 
 /// Two files of FLORES+ belong together by `id`, in whatever order; a description of one's own extends a built-in one.
