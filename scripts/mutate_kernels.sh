@@ -189,6 +189,12 @@ plant "DoRA: the magnitude's gradient of the scaled dout" dora.cu 'sum = fmaf(d,
   dora.cu kernels::training::dora_f32
 plant "AdamW: the last element of a block is left out" adamw.cu 'size_t last = first + BLOCK < e.n ? first + BLOCK : size_t(e.n);' \
   'size_t last = (first + BLOCK < e.n ? first + BLOCK : size_t(e.n)) - 1;' adamw.cu kernels::training::adamw
+plant "many casts: the neighbour's factor" rows.cu 'if (table[mid].first_block <= blockIdx.x) low = mid;' 'if (table[mid].first_block < blockIdx.x) low = mid;' \
+  rows.cu kernels::table::casts::checks::cast_many
+plant "many casts: beyond the end" rows.cu 'if (i + k < last) e.out' 'e.out' rows.cu kernels::table::casts::checks::cast_many
+plant "many casts: no factor" rows.cu 'from_float<bf16>(e.inp[i + k] * e.scale)' 'from_float<bf16>(e.inp[i + k])' rows.cu kernels::table::casts::checks::cast_many
+plant "swiglu: the forward's result from its gradient" swiglu.cu 'out.v[i] = F::value(x) * u.v[i];' 'out.v[i] = F::value(x) * d.v[i];' swiglu.cu kernels::rowwise::swiglu
+plant "rmsnorm: a gradient that is not added to is" rmsnorm.cu 'if (add) load_some(d,' 'load_some(d,' rmsnorm.cu kernels::rowwise::rmsnorm
 [ "$planted" -gt 0 ] || { echo "mutate_kernels: no fault is called '$only'" >&2; exit 1; }
 if [ -n "$fatbins" ]; then
   wait

@@ -135,8 +135,7 @@ pub fn linear_cross_entropy_forward_backward<'a>(
     run(losses, grads, scratch, hidden, head.into(), targets, token_weights, None, grad_scale)
 }
 
-/// Either of the two, the second where there are gradients, for who knows what `token_weights` holds: on a GPU nothing is waited for. There the losses of
-/// rows without a weight are left as they are.
+/// Either, for who knows what `token_weights` holds: a GPU is not waited for, and there losses of rows without a weight are left as they are.
 pub(crate) fn loss_of_known_weights<'a>(
     losses: &mut Tensor,
     grads: Option<(&mut Tensor, Option<&mut Tensor>)>,
@@ -280,15 +279,11 @@ fn gpu_run(
 }
 
 fn gather(out: &mut [f32], inp: &[f32], rows: &[usize], c: usize) {
-    for (out, &i) in out.chunks_exact_mut(c).zip(rows) {
-        out.copy_from_slice(&inp[i * c..][..c]);
-    }
+    out.chunks_exact_mut(c).zip(rows).for_each(|(out, &i)| out.copy_from_slice(&inp[i * c..][..c]));
 }
 
 fn scatter(out: &mut [f32], inp: &[f32], rows: &[usize], c: usize) {
-    for (inp, &i) in inp.chunks_exact(c).zip(rows) {
-        out[i * c..][..c].copy_from_slice(inp);
-    }
+    inp.chunks_exact(c).zip(rows).for_each(|(inp, &i)| out[i * c..][..c].copy_from_slice(inp));
 }
 
 /// The nll of each row of logits, capped where there is a cap; with `scale`, the logits become their gradient,

@@ -5,7 +5,9 @@ use sdrrl::{
         embedding::{
             self, embedding_backward, embedding_forward, scaled_embedding_backward, scaled_embedding_forward,
         },
-        rmsnorm::{self, Gain, add_rmsnorm_forward, rmsnorm_backward, rmsnorm_forward},
+        rmsnorm::{
+            self, Gain, add_rmsnorm_forward, rmsnorm_backward, rmsnorm_backward_into, rmsnorm_forward,
+        },
         rope::{self, rope_backward, rope_forward},
         swiglu::{self, gated_backward, gated_forward},
     },
@@ -37,6 +39,11 @@ fn rmsnorm(device: &Device, dtype: DType) {
         rmsnorm::reference::backward(&mut want_dx, &mut want_dw, &wdy, &wx, &want_rstd, &ww);
         assert_near("dinp", &dx, &want_dx);
         assert_near("dweight", &dw, &want_dw);
+        let mut alone = out(device, dtype, &[n, c]);
+        rmsnorm_backward_into(&mut alone, None, &put(device, dtype, &[n, c], &dy), &tx, &rstd, &tw).unwrap();
+        let (mut want_alone, mut unused) = (vec![0.0; n * c], ww.clone());
+        rmsnorm::reference::backward(&mut want_alone, &mut unused, &wdy, &wx, &want_rstd, &ww);
+        assert_near("dinp alone", &alone, &want_alone);
         add_rmsnorm_forward(&mut y, &mut rstd, &mut sum, &tx, &tr, &tw, 1e-5).unwrap();
         let total: Vec<f64> =
             wx.iter().zip(&wr).map(|(a, b)| rounded((a + b) as f32, dtype) as f64).collect();

@@ -57,6 +57,7 @@ table! {
     mix,
     gemma,
     dora,
+    casts,
 }
 
 /// One row of the table.
