@@ -9,15 +9,12 @@
 // the larger tiles, so that a row's bits are the same for any M. The ring is deep instead, 128 elements a row and stage: a block of 32 columns
 // has 40 KB of b in flight (16 rows), one of 8 columns 22 KB; those serve matrices too small to give each multiprocessor a block of 32.
 // f32: FMA units, 64 x 64 tiles, 4 x 4 a thread; few rows by a ring too; b may be bf16 (widened).
-// A TN product of few elements is cut along K: part z of the grid writes a sum of its own, rows.cu adds them up in order. gemm_sums_bf16 is several of them in one
-// launch, an adapter's gradients: tiles of 128 x 16 or 16 x 128 where a side is short, so that what is long is read once, and the block that finds all other
-// parts of its tile done adds them up, in order too, whoever it is: what is left of the counters is 0 again.
+// A TN product of few elements is cut along K: part z of the grid writes a sum of its own, rows.cu adds them up in order.
 // Bytes: M K + N K + M N elements at least; each tile of a is read N / BN times, of b M / BM times.
 //
 // | version | idea | % of ceiling | GPU | date |
 // | 1 | 128 x 128 x 32, 3 stages, direct epilogue | not measured on a GPU yet | | |
 // | 2 | few rows: 16 x 32 x 128, 6 stages; 16 x 8 x 128, 12; 64 x 32 x 128, 4 | not measured on a GPU yet | | |
-// | 3 | several sums over K a launch, tiles of 16, parts added up by the last block | not measured on a GPU yet | | |
 #include "ptx.cuh"
 
 namespace {
@@ -138,12 +135,13 @@ DEV void store_pair(const Args& g, int row, int col, float x, float y) {
 }
 
 template <Layout L, int BM, int BN, int WM, int WN, int DEPTH, int STAGES>
-DEV void tensor_gemm(const Args& g, uint8_t* smem, int m0, int n0) {
+DEV void tensor_gemm(const Args& g, uint8_t* smem) {
   using S = Stage<L, BM, BN, DEPTH>;
   constexpr int THREADS = 32 * (BM / WM) * (BN / WN);
   S* stages = reinterpret_cast<S*>(smem);
   constexpr int MI = WM / 16, NI = WN / 8;
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, wm = warp / (BN / WN) * WM, wn = warp % (BN / WN) * WN;
+  int m0 = blockIdx.y * BM, n0 = blockIdx.x * BN;
   int tail = (g.k2 + DEPTH - 1) / DEPTH, steps = tail + (g.k + DEPTH - 1) / DEPTH;
   float acc[MI][NI][4] = {};
   auto fetch = [&](int t) {
@@ -199,51 +197,14 @@ DEV void tensor_gemm(const Args& g, uint8_t* smem, int m0, int n0) {
 }
 
 // Part z of a TN product: a run of K's rows, and sum z of out (parts, M, N), f32.
-DEV void take_part(Args& g, int parts, int z) {
+DEV void take_part(Args& g) {
+  int parts = int(gridDim.z), z = int(blockIdx.z);
   if (parts == 1) return;
   int rows = ((g.k + parts - 1) / parts + BK - 1) / BK * BK, first = z * rows;
   g.a = static_cast<const bf16*>(g.a) + size_t(first) * g.m;
   g.b = static_cast<const bf16*>(g.b) + size_t(first) * g.n;
   g.out = static_cast<float*>(g.out) + size_t(z) * g.m * g.n;
   g.k = min(rows, g.k - first);
-}
-
-// Sums over K, out (M, N) += alpha a (K, M) b (K, N), all of as many rows: as src/ops/gemm/sums.rs writes them. Addresses are two words, low and high.
-constexpr int SUMS = 6, SUM_THREADS = 128;
-enum SumTile { SQUARE_TILE, TALL_TILE, FLAT_TILE };
-struct SumPlan {
-  int jobs, k, parts, first[SUMS + 1] /* tile */, tile[SUMS], m[SUMS], n[SUMS], flags[SUMS];
-  float alpha[SUMS];
-  unsigned out[SUMS][2], a[SUMS][2], b[SUMS][2], partial[SUMS] /* its first element of the sums of parts */;
-};
-DEV void* address(const unsigned (&words)[2]) { return reinterpret_cast<void*>(uint64_t(words[1]) << 32 | words[0]); }
-
-// Block (tile, part) of a job that begins at `tile - t`.
-template <int BM, int BN, int WM, int WN>
-DEV void sum_tile(const SumPlan& plan, int j, int t, float* partial, unsigned* counter, uint8_t* smem) {
-  int m = plan.m[j], n = plan.n[j], across = (n + BN - 1) / BN, m0 = t / across * BM, n0 = t % across * BN, parts = plan.parts;
-  float *out = static_cast<float*>(address(plan.out[j])), *sums = parts > 1 ? partial + plan.partial[j] : out;
-  int flags = plan.flags[j] | (parts > 1 ? 0 : ACCUMULATE);
-  Args g = {sums, address(plan.a[j]), address(plan.b[j]), nullptr, nullptr, nullptr, nullptr, m, n, plan.k, 0, plan.alpha[j], 1.0f, flags};
-  take_part(g, parts, blockIdx.y);
-  tensor_gemm<Layout::TN, BM, BN, WM, WN, BK, 3>(g, smem, m0, n0);
-  if (parts == 1) return;
-  SHARED(unsigned, before, [1]);
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) before[0] = atomicAdd(counter, 1u);
-  __syncthreads();
-  if (before[0] != unsigned(parts) - 1) return;
-  __threadfence();
-  for (int i = threadIdx.x; i < BM * BN; i += SUM_THREADS) {
-    int row = m0 + i / BN, col = n0 + i % BN;
-    if (row >= m || col >= n) continue;
-    size_t at = size_t(row) * n + col;
-    float sum = 0;
-    for (int p = 0; p < parts; p++) sum += sums[size_t(p) * m * n + at];
-    out[at] += sum;
-  }
-  if (threadIdx.x == 0) *counter = 0;
 }
 
 // ---- f32 ----
@@ -392,8 +353,8 @@ EXPORT_CONSTANT(gemm_b2_f32, B2_F32)
   KERNEL(name, threads, blocks) ARGS {                                       \
     DYNAMIC_SHARED(smem);                                                    \
     Args g = PACKED;                                                         \
-    if (layout == Layout::TN) take_part(g, gridDim.z, blockIdx.z);           \
-    tensor_gemm<layout, bm, bn, wm, wn, depth, stages>(g, smem, blockIdx.y * bm, blockIdx.x * bn); \
+    if (layout == Layout::TN) take_part(g);                                  \
+    tensor_gemm<layout, bm, bn, wm, wn, depth, stages>(g, smem);             \
   }                                                                          \
   EXPORT_KERNEL(name, threads)                                               \
   TILE(name, bn, bm)                                                         \
@@ -410,21 +371,6 @@ SQUARE(64, 32, 32, 128)
 FEW_TENSOR(16, 32, 16, 8, 6, 128, 3)
 FEW_TENSOR(16, 8, 16, 8, 12, 32, 3)
 FEW_TENSOR(64, 32, 64, 8, 4, 128, 2)
-// Tiles along x, parts along y; one counter a tile, 0 before and after.
-KERNEL(gemm_sums_bf16, SUM_THREADS, 4)(const __grid_constant__ SumPlan plan, float* OPTIONAL partial, unsigned* counters) {
-  DYNAMIC_SHARED(smem);
-  int j = 0, tile = blockIdx.x;
-  while (tile >= plan.first[j + 1]) j++;
-  int t = tile - plan.first[j];
-  if (plan.tile[j] == TALL_TILE) sum_tile<128, 16, 32, 16>(plan, j, t, partial, counters + tile, smem);
-  else if (plan.tile[j] == FLAT_TILE) sum_tile<16, 128, 16, 32>(plan, j, t, partial, counters + tile, smem);
-  else sum_tile<64, 64, 32, 32>(plan, j, t, partial, counters + tile, smem);
-}
-EXPORT_KERNEL(gemm_sums_bf16, SUM_THREADS)
-SHARED_BYTES(gemm_sums_bf16, 3 * sizeof(Stage<Layout::TN, 128, 16, BK>))
-static_assert(sizeof(Stage<Layout::TN, 128, 16, BK>) >= sizeof(Stage<Layout::TN, 64, 64, BK>), "the widest of the three");
-EXPORT_CONSTANT(gemm_sums, SUMS)
-EXPORT_CONSTANT(gemm_sums_words, sizeof(SumPlan) / 4)
 #define FMA(layout, name)                                  \
   KERNEL(name, F_THREADS, 1) ARGS {                        \
     Args g = PACKED;                                       \

@@ -67,10 +67,6 @@ enum Kind {
     F32,
     /// A tensor map.
     Map,
-    /// A list of them, filled up with nothing.
-    Maps,
-    /// A struct of the file's own, of 32-bit words: a plan.
-    Plan,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -127,8 +127,6 @@ fn parameter(tokens: &[Token], structs: &[&str]) -> Result<Parameter, String> {
         (0, "unsigned long long" | "uint64_t" | "u64" | "size_t") => Kind::U64,
         (0, "float") => Kind::F32,
         (0, "TensorMap") if constant && in_grid => Kind::Map,
-        (0, "TensorMapList") if constant && in_grid => Kind::Maps,
-        (0, other) if constant && in_grid && structs.contains(&other) => Kind::Plan,
         (1, "float") => Kind::Pointer { element: Element::F32, written: !constant, optional },
         (1, "bf16" | "__nv_bfloat16") => {
             Kind::Pointer { element: Element::Bf16, written: !constant, optional }
@@ -142,9 +140,7 @@ fn parameter(tokens: &[Token], structs: &[&str]) -> Result<Parameter, String> {
         }
         _ => return Err(format!("no Rust type is known for `{}`", joined(tokens))),
     };
-    let by_value = matches!(kind, Kind::Map | Kind::Maps | Kind::Plan);
-    if (optional || in_grid)
-        && !matches!((kind, in_grid, by_value), (Kind::Pointer { .. }, false, _) | (_, true, true))
+    if (optional || in_grid) && !matches!((kind, in_grid), (Kind::Pointer { .. }, false) | (Kind::Map, true))
     {
         return Err(format!("`{}` can be neither OPTIONAL nor __grid_constant__", joined(tokens)));
     }

@@ -31,22 +31,20 @@ fn refused(text: &str) -> String {
 #[test]
 fn parameters_have_rust_types_by_their_c_types() {
     let list = "float* out, const __nv_bfloat16* a, const bf16 *b, const unsigned* ids, const int* map, void* any, const Entry* table, \
-                int n, unsigned u, unsigned long long m, u64 v, float eps, const __grid_constant__ TensorMap tiles, const __grid_constant__ TensorMapList maps, const __grid_constant__ Entry plan, float* sdrrl_optional sums, \
+                int n, unsigned u, unsigned long long m, u64 v, float eps, const __grid_constant__ TensorMap tiles, float* sdrrl_optional sums, \
                 const float* __restrict__ sdrrl_optional bias";
     let text = written(&format!("struct Entry {{ int x; }};\n{}", kernel("k", list)));
     let signature = "pub(crate) unsafe fn k(gpu: &Gpu, grid: Grid, out: &mut Tensor, a: &Tensor, b: &Tensor, ids: &Tensor, map: &Tensor, \
-                     any: &mut Tensor, table: &Tensor, n: usize, u: u32, m: u64, v: u64, eps: f32, tiles: &TileMap, maps: &[TileMap], plan: &[u32], sums: Option<&mut Tensor>, \
+                     any: &mut Tensor, table: &Tensor, n: usize, u: u32, m: u64, v: u64, eps: f32, tiles: &TileMap, sums: Option<&mut Tensor>, \
                      bias: Option<&Tensor>) -> Result<()>";
     assert!(text.contains(signature), "{text}");
     let types = "takes: &[Some(DType::F32), Some(DType::Bf16), Some(DType::Bf16), Some(DType::U32), Some(DType::U32), None, \
-                 Some(DType::U32), None, None, None, None, None, None, None, None, Some(DType::F32), Some(DType::F32)]";
+                 Some(DType::U32), None, None, None, None, None, None, Some(DType::F32), Some(DType::F32)]";
     assert!(text.contains(types), "{text}");
     for value in [
         "(\"sums\", Value::Tensor(sums.as_deref()))",
         "(\"n\", Value::Int(n))",
         "(\"tiles\", Value::Map(tiles))",
-        "(\"maps\", Value::Maps(maps))",
-        "(\"plan\", Value::Plan(plan))",
     ] {
         assert!(text.contains(value), "{value} is not in {text}");
     }

@@ -143,8 +143,6 @@ fn rust(p: &Parameter) -> (&'static str, String) {
         Kind::U64 => ("u64", format!("Value::U64({name})")),
         Kind::F32 => ("f32", format!("Value::F32({name})")),
         Kind::Map => ("&TileMap", format!("Value::Map({name})")),
-        Kind::Maps => ("&[TileMap]", format!("Value::Maps({name})")),
-        Kind::Plan => ("&[u32]", format!("Value::Plan({name})")),
     }
 }
 

@@ -2,10 +2,6 @@
 #pragma once
 #include "ptx.cuh"
 
-// Tensor maps of one launch, of which a kernel may use the first few.
-constexpr int TENSOR_MAPS = 18;
-struct TensorMapList { TensorMap of[TENSOR_MAPS]; };
-
 // ---- mbarrier ----
 DEV void mbar_init(uint64_t* bar, uint32_t count WHERE) {
   TWIN(asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(smem_u32(bar)), "r"(count) : "memory"), emu::mbar_init(bar, count PASS_WHERE));

@@ -61,10 +61,6 @@ pub enum Arg {
     U64(u64),
     /// `const __grid_constant__ TensorMap`, and what it describes.
     Map(TensorMap, TensorLabel),
-    /// `const __grid_constant__ TensorMapList`: the first of its maps, and what they describe.
-    Maps(Vec<(TensorMap, Option<TensorLabel>)>),
-    /// A struct of 32-bit words by value.
-    Plan(Vec<u32>),
 }
 
 impl Arg {
@@ -82,8 +78,6 @@ impl Arg {
             Arg::U32(x) => x.to_le_bytes().to_vec(),
             Arg::F32(x) => x.to_le_bytes().to_vec(),
             Arg::Map(m, _) => m.to_vec(),
-            Arg::Maps(maps) => maps.iter().flat_map(|(m, _)| *m).collect(),
-            Arg::Plan(words) => words.iter().flat_map(|w| w.to_le_bytes()).collect(),
         }
     }
 }
@@ -101,23 +95,13 @@ pub struct TensorLabel {
     pub rank: usize,
 }
 
-impl fmt::Display for TensorLabel {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} {} {:?}", self.name, self.dtype, &self.shape[..self.rank.min(self.shape.len())])
-    }
-}
-
 impl fmt::Display for Arg {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Arg::Null => write!(f, "null"),
-            Arg::Tensor(_, t) | Arg::Map(_, t) => write!(f, "{t}"),
-            Arg::Maps(maps) => {
-                let known: Vec<String> =
-                    maps.iter().filter_map(|(_, t)| Some(t.as_ref()?.to_string())).collect();
-                write!(f, "[{}]", known.join(", "))
+            Arg::Tensor(_, t) | Arg::Map(_, t) => {
+                write!(f, "{} {} {:?}", t.name, t.dtype, &t.shape[..t.rank.min(t.shape.len())])
             }
-            Arg::Plan(words) => write!(f, "{words:?}"),
             Arg::I32(x) => write!(f, "{x}"),
             Arg::U32(x) => write!(f, "{x}"),
             Arg::U64(x) => write!(f, "{x}"),

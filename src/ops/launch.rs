@@ -97,8 +97,7 @@ impl Grid {
 #[derive(Clone)]
 pub(crate) struct TileMap {
     map: TensorMap,
-    /// `None`: describes nothing.
-    label: Option<TensorLabel>,
+    label: TensorLabel,
 }
 
 impl TileMap {
@@ -106,11 +105,7 @@ impl TileMap {
     pub fn new(gpu: &Gpu, t: &Tensor, tile: [u32; 2]) -> Result<TileMap> {
         ensure!(t.dtype() == DType::Bf16, "{t:?} must be bf16 to be carried by TMA");
         let (rows, cols) = t.rows_cols();
-        Ok(TileMap { map: gpu.tensor_map_2d(t.address()?, rows, cols, cols, tile)?, label: Some(t.label()) })
-    }
-    /// A place in a list that no kernel looks at.
-    pub fn none() -> TileMap {
-        TileMap { map: [0; 128], label: None }
+        Ok(TileMap { map: gpu.tensor_map_2d(t.address()?, rows, cols, cols, tile)?, label: t.label() })
     }
 }
 
@@ -124,11 +119,7 @@ pub(super) enum Value<'a> {
     U32(u32),
     U64(u64),
     F32(f32),
-    /// No kernel has one alone today.
-    #[allow(dead_code)]
     Map(&'a TileMap),
-    Maps(&'a [TileMap]),
-    Plan(&'a [u32]),
 }
 
 /// One kernel of a binding.
@@ -176,11 +167,7 @@ impl Binding {
                 Value::U32(x) => Arg::U32(*x),
                 Value::U64(x) => Arg::U64(*x),
                 Value::F32(x) => Arg::F32(*x),
-                Value::Map(t) => {
-                    Arg::Map(t.map, t.label.clone().with_context(|| format!("{name} describes nothing"))?)
-                }
-                Value::Maps(maps) => Arg::Maps(maps.iter().map(|t| (t.map, t.label.clone())).collect()),
-                Value::Plan(words) => Arg::Plan(words.to_vec()),
+                Value::Map(t) => Arg::Map(t.map, t.label.clone()),
             })
         };
         let args = values.iter().map(arg).collect::<Result<Vec<Arg>>>()?;

@@ -5,11 +5,8 @@ use anyhow::Result;
 
 use super::{
     gemm::{
-        Layout, gemm,
-        gpu::{Job, Term, product, products},
-        linear_backward_input, linear_forward, linear_forward_many_rows,
+        Layout, gemm, gpu::product, linear_backward_input, linear_forward, linear_forward_many_rows,
         plan::Extras,
-        sums::{Sum, sum_together},
     },
     quantize::Matrix,
     rows::add,
@@ -135,118 +132,6 @@ pub fn lora_backward_input<'a>(
     }
     linear_backward_input(dinp, dout, weight, accumulate)?;
     gemm(dinp, du, a, Layout::NN, 1.0, true)
-}
-
-/// One of several layers of one input, forward.
-pub(crate) struct LoraLayer<'a> {
-    /// (N, out)
-    pub out: Tensor,
-    /// (N, R), saved for backward.
-    pub u: Tensor,
-    /// (out, in)
-    pub weight: Matrix<'a>,
-    /// (out)
-    pub bias: Option<&'a Tensor>,
-    /// Its factors.
-    pub low: LowRank<'a>,
-}
-
-/// [`lora_forward`] for several layers of one input; on Hopper two launches in all.
-pub(crate) fn lora_forward_many(layers: &mut [LoraLayer], inp: &Tensor) -> Result<()> {
-    const OP: &str = "lora_forward";
-    if inp.gpu().is_none() {
-        let one = |l: &mut LoraLayer| lora_forward(&mut l.out, &mut l.u, inp, l.weight, l.bias, l.low);
-        return layers.iter_mut().try_for_each(one);
-    }
-    let term = |b, tail| vec![Term { a: inp, b, tail }];
-    let job = |l| {
-        let LoraLayer { u, low, .. } = l;
-        Job { out: u, terms: term(low.a.into(), None), bias: None, accumulate: false }
-    };
-    products(OP, &mut layers.iter_mut().map(job).collect::<Vec<_>>(), Layout::NT)?;
-    let job = |l| {
-        let LoraLayer { out, u, weight, bias, low } = l;
-        let tail = Some((&*u, low.b, low.left()));
-        Job { out, terms: term(*weight, tail), bias: *bias, accumulate: false }
-    };
-    products(OP, &mut layers.iter_mut().map(job).collect::<Vec<_>>(), Layout::NT)?;
-    Ok(())
-}
-
-/// One of several layers of one input, backward.
-pub(crate) struct LoraGradient<'a> {
-    /// (R, in), +=.
-    pub da: Tensor,
-    /// (out, R), +=.
-    pub db: Tensor,
-    /// (N, R), =.
-    pub du: Tensor,
-    /// (N, out)
-    pub dout: Tensor,
-    /// (N, R), from the forward.
-    pub u: Tensor,
-    /// (out, in)
-    pub weight: Matrix<'a>,
-    /// Its factors.
-    pub low: LowRank<'a>,
-}
-
-/// du = s dout B of each layer, and dinp (N, in) = (or, with `accumulate`, +=) their sum of dout weight + du A; on Hopper two launches in all.
-pub(crate) fn lora_backward_input_many(
-    layers: &mut [LoraGradient],
-    dinp: Option<(&mut Tensor, bool)>,
-) -> Result<()> {
-    const OP: &str = "lora_backward_input";
-    let gpu = layers.iter().all(|l| l.dout.gpu().is_some() && l.low.scaled);
-    if gpu {
-        let job = |l| {
-            let LoraGradient { du, dout, low, .. } = l;
-            let terms = vec![Term { a: &*dout, b: low.b.into(), tail: None }];
-            Job { out: du, terms, bias: None, accumulate: false }
-        };
-        products(OP, &mut layers.iter_mut().map(job).collect::<Vec<_>>(), Layout::NN)?;
-    } else {
-        for l in layers.iter_mut() {
-            gemm(&mut l.du, &l.dout, l.low.b, Layout::NN, l.low.left(), false)?;
-        }
-    }
-    let Some((dinp, accumulate)) = dinp else { return Ok(()) };
-    if gpu {
-        let terms =
-            layers.iter().map(|l| Term { a: &l.dout, b: l.weight, tail: Some((&l.du, l.low.a, 1.0)) });
-        let job = Job { out: dinp, terms: terms.collect(), bias: None, accumulate };
-        products(OP, &mut [job], Layout::NN)?;
-        return Ok(());
-    }
-    for (i, l) in layers.iter().enumerate() {
-        lora_backward_input(dinp, &l.dout, l.weight, &l.du, l.low.a, accumulate || i > 0)?;
-    }
-    Ok(())
-}
-
-/// da and db of each layer, from what [`lora_backward_input_many`] left in du; one launch where `counters` (U32, zeros before and after, on a GPU) are there and
-/// products are in bf16.
-pub(crate) fn lora_backward_weights_many(
-    layers: &mut [LoraGradient],
-    inp: &Tensor,
-    counters: Option<&mut Tensor>,
-) -> Result<()> {
-    if let Some(counters) = counters {
-        let both = |l| {
-            let LoraGradient { da, db, du, dout, u, low, .. } = l;
-            let db = Sum { out: db, a: &*dout, b: &*u, alpha: low.scale };
-            [db, Sum { out: da, a: &*du, b: inp, alpha: 1.0 }]
-        };
-        let mut sums: Vec<Sum> = layers.iter_mut().flat_map(both).collect();
-        if sum_together("lora_backward", &mut sums, counters)? {
-            return Ok(());
-        }
-    }
-    for l in layers {
-        gemm(&mut l.db, &l.dout, &l.u, Layout::TN, l.low.scale, true)?;
-        lora_backward_a(&mut l.da, &l.du, inp)?;
-    }
-    Ok(())
 }
 
 /// The naive oracle, in f64.

@@ -41,11 +41,8 @@ pub(super) struct Acts {
     dup: Tensor,
     spare: Option<Tensor>,
     du: Option<Tensor>,
-    counters: Option<Tensor>,
 }
 
-/// Tiles of the gradients of a few adapters, at the most, that are added up in one launch.
-const COUNTERS: usize = 1 << 14;
 /// Bytes for one chunk of logits.
 const LOGITS_BYTES: usize = 48 << 20;
 
@@ -77,8 +74,6 @@ impl Acts {
         }
         let adapters = || lora.into_iter().flat_map(Lora::adapters).map(|(_, _, adapter)| adapter);
         let rank = adapters().map(|adapter| adapter.a.shape()[0]).max();
-        // Up to three linears read one input.
-        let du = rank.map(|r| 3 * (n * r).next_multiple_of(8));
         let dora = adapters().any(|adapter| adapter.magnitude.is_some());
         let wide = c.max(f).max(qs);
         let mut t = |name: &str, dtype: DType, dims: &[usize]| a.tensor(name, dtype, dims);
@@ -102,8 +97,8 @@ impl Acts {
             dgate: t("dgate", dtype, &[n, f]),
             dup: t("dup", dtype, &[n, f]),
             spare: dora.then(|| t("spare", dtype, &[n * wide])),
-            du: du.map(|size| t("du", dtype, &[size])),
-            counters: du.filter(|_| dtype == DType::Bf16).map(|_| t("counters", DType::U32, &[COUNTERS])),
+            // Narrower adapters use the front of it.
+            du: rank.map(|r| t("du", dtype, &[n * r])),
             tokens: t("tokens", DType::U32, &[n]),
             positions: t("positions", DType::U32, &[n]),
             targets: t("targets", DType::U32, &[n]),
@@ -140,7 +135,6 @@ impl Acts {
             dup: self.dup.rows(0..n)?,
             spare: self.spare.as_ref().map(Tensor::alias),
             du: self.du.as_ref().map(Tensor::alias),
-            counters: self.counters.as_ref().map(Tensor::alias),
         })
     }
 }

@@ -1,26 +1,27 @@
 //! A decoder layer, forward and backward: the one place that says what it computes, for training, prompts and decode steps.
 //!
 //! h = x + [norm] attention(norm x); y = h + [norm] mlp(norm h), where the norms in brackets are those of families that have them.
-//! `block_backward.rs` is its gradient.
+//! Backward makes the normed inputs and the gated product again, from the residuals and 1/rms that forward saved.
 use anyhow::Result;
 
 use super::{
+    grads::Grads,
     ids::{LinearId, NormId, PerLinear},
     linear::{self, Rows},
     lora::Adapter,
     rope_table::RopeTable,
-    saved::{Saved, Scratch},
+    saved::{BackwardScratch, Saved, Scratch},
     spec::{NormSpec, Spec},
     weights::LayerWeights,
 };
 use crate::{
     ops::{
-        attention::{AttentionShape, attention_forward},
+        attention::{AttentionShape, attention_backward, attention_forward},
         decode_attention::decode_attention_forward,
         rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_backward_into, rmsnorm_forward},
         rope::rope_both,
-        rows::scatter_rows,
-        swiglu::gated_forward,
+        rows::{copy, scatter_rows},
+        swiglu::{gated_backward, gated_forward},
     },
     tensor::Tensor,
 };
@@ -210,11 +211,6 @@ impl<'a> Block<'a> {
     ) -> Result<()> {
         let linears = &self.weights.linears;
         let adapter = |id: LinearId| adapters.and_then(|a| a[id].as_ref());
-        if let Some(adapters) =
-            adapters.filter(|a| linear::in_one(inp, outs.iter().map(|(id, _)| a[*id].as_ref())))
-        {
-            return linear::forward_in_one(outs, u, inp, linears, adapters);
-        }
         let plain = |id: LinearId| linears[id].bias.is_none() && adapter(id).is_none();
         if rows == Rows::Any && outs.iter().all(|(id, _)| plain(*id)) {
             let linears: Vec<_> = outs.iter().map(|(id, _)| &linears[*id]).collect();
@@ -225,6 +221,130 @@ impl<'a> Block<'a> {
             linear::forward(out, &mut u[*id], inp, &linears[*id], adapter(*id), rows)
         };
         outs.iter_mut().try_for_each(&mut one)
+    }
+
+    /// x.dresid, the gradient of the layer's output, becomes that of its input, where anything `below` needs it; the trained parts' gradients +=.
+    pub(super) fn backward(
+        &self,
+        s: &Saved,
+        x: &mut BackwardScratch,
+        grads: &mut Grads,
+        below: bool,
+    ) -> Result<()> {
+        self.mlp_backward(s, x, grads)?;
+        self.attention_backward(s, x, grads, below)
+    }
+
+    /// The gradient of what a half of the layer adds by `linear`, from that of the residual stream, x.dresid: that itself, or in x.norm where a norm stands between
+    /// or a DoRA adapter will overwrite it, and dresid is still needed.
+    fn addition_backward(
+        &self,
+        x: &mut BackwardScratch,
+        grads: &mut Grads,
+        id: NormId,
+        linear: LinearId,
+        inp: Option<(&Tensor, &Tensor)>,
+    ) -> Result<Tensor> {
+        let Some(inp) = inp else {
+            let adapter = grads.adapters(self.layer).and_then(|a| a[linear].as_ref());
+            if adapter.is_none_or(|a| a.magnitude.is_none()) {
+                return Ok(x.dresid.alias());
+            }
+            copy(&mut x.norm, &x.dresid)?;
+            return Ok(x.norm.alias());
+        };
+        let dgain = grads.norm(self.layer, id);
+        norm_backward((&mut x.norm, false), dgain, &x.dresid, inp, self.weights.norm(id)?, self.spec.norm)?;
+        Ok(x.norm.alias())
+    }
+
+    /// x.dresid (into the layer's output) becomes the gradient of resid_mid.
+    fn mlp_backward(&self, s: &Saved, x: &mut BackwardScratch, grads: &mut Grads) -> Result<()> {
+        let (w, l, norm) = (self.weights, self.layer, self.spec.norm);
+        let (id, linears) = (LinearId::Down, &w.linears);
+        let adapter = grads.adapters(l).and_then(|a| a[id].as_ref());
+        if adapter.is_some_and(|a| a.magnitude.is_some()) {
+            // DoRA needs it before the activation's backward gives it.
+            gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
+        }
+        let inp = s.post.as_ref().map(|p| (&p.mlp, &p.rstd_mlp));
+        let mut dout = self.addition_backward(x, grads, NormId::MlpOut, id, inp)?;
+        let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
+        let (dinp, mut trained) = (Some((&mut x.dact, false)), grads.trained(l, id));
+        let (u, linear) = (&s.u[id], &linears[id]);
+        linear::backward_input(dinp, &mut dout, &mut low, u, &x.act, linear, &mut trained)?;
+        let act = Some(&mut x.act);
+        gated_backward(&mut x.dgate, &mut x.dup, act, &x.dact, &s.gate, &s.up, self.spec.gate)?;
+        linear::backward_weights(&dout, &low, &x.act, trained)?;
+        let gain = w.norm(NormId::Mlp)?;
+        let mut rstd = s.rstd_mid.alias();
+        norm_forward(&mut x.norm, &mut rstd, &s.resid_mid, gain, norm)?;
+        for (id, dout) in [(LinearId::Gate, &mut x.dgate), (LinearId::Up, &mut x.dup)] {
+            let dinp = Some((&mut x.dnorm, id != LinearId::Gate));
+            linear::backward(dinp, dout, &mut low, &s.u[id], &x.norm, &linears[id], grads.trained(l, id))?;
+        }
+        let dgain = grads.norm(l, NormId::Mlp);
+        norm_backward((&mut x.dresid, true), dgain, &x.dnorm, (&s.resid_mid, &s.rstd_mid), gain, norm)
+    }
+
+    /// x.dresid (of resid_mid) becomes the gradient of the layer's input, where anything below needs it.
+    fn attention_backward(
+        &self,
+        s: &Saved,
+        x: &mut BackwardScratch,
+        grads: &mut Grads,
+        below: bool,
+    ) -> Result<()> {
+        let (w, l, norm) = (self.weights, self.layer, self.spec.norm);
+        let linears = &w.linears;
+        let inp = s.post.as_ref().map(|p| (&p.attention, &p.rstd_attention));
+        let mut dout = self.addition_backward(x, grads, NormId::AttentionOut, LinearId::O, inp)?;
+        let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
+        let (id, dinp) = (LinearId::O, Some((&mut x.datt, false)));
+        linear::backward(dinp, &mut dout, &mut low, &s.u[id], &s.att, &linears[id], grads.trained(l, id))?;
+        let (dq, dk, dv) = (&mut x.dq, &mut x.dk, &mut x.dv);
+        attention_backward(dq, dk, dv, &x.datt, &s.att, &s.lse, &s.q, &s.k, &s.v, &x.cu_seqlens, self.shape)?;
+        let (cos, sin, hs) = (&self.rope.cos, &self.rope.sin, self.shape.head_size);
+        rope_both(dq, dk, &x.positions, cos, sin, hs, true)?;
+        let (mut dq, mut dk) = (dq, dk);
+        if let (Some(h), Some(dk_in)) = (&s.heads, &mut x.dk_in) {
+            // The attention's gradient is used up: its memory holds that of the queries before their norm.
+            self.heads_backward(&mut x.datt, dq, (&h.q, &h.rstd_q), NormId::Query, grads)?;
+            self.heads_backward(dk_in, dk, (&h.k, &h.rstd_k), NormId::Key, grads)?;
+            (dq, dk) = (&mut x.datt, dk_in);
+        }
+        let gain = w.norm(NormId::Attention)?;
+        let mut rstd = s.rstd_in.alias();
+        norm_forward(&mut x.norm, &mut rstd, &s.resid_in, gain, norm)?;
+        for (id, dout) in [(LinearId::Q, dq), (LinearId::K, dk), (LinearId::V, dv)] {
+            let dinp = below.then_some((&mut x.dnorm, id != LinearId::Q));
+            linear::backward(dinp, dout, &mut low, &s.u[id], &x.norm, &linears[id], grads.trained(l, id))?;
+        }
+        if !below {
+            return Ok(());
+        }
+        let dgain = grads.norm(l, NormId::Attention);
+        norm_backward((&mut x.dresid, true), dgain, &x.dnorm, (&s.resid_in, &s.rstd_in), gain, norm)
+    }
+
+    /// dinp = the gradient of [`Block::norm_heads`].
+    fn heads_backward(
+        &self,
+        dinp: &mut Tensor,
+        dout: &Tensor,
+        (inp, rstd): (&Tensor, &Tensor),
+        id: NormId,
+        grads: &mut Grads,
+    ) -> Result<()> {
+        let dims = [rstd.len(), self.shape.head_size];
+        norm_backward(
+            (&mut dinp.view(&dims)?, false),
+            grads.norm(self.layer, id),
+            &dout.view(&dims)?,
+            (&inp.view(&dims)?, rstd),
+            self.weights.norm(id)?,
+            self.spec.norm,
+        )
     }
 }
 

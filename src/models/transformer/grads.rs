@@ -200,12 +200,6 @@ impl Grads {
         }
     }
 
-    /// The adapter of a linear of layer `l` and its gradients, if it has one.
-    pub(super) fn adapter_grads(&self, l: usize, id: LinearId) -> Option<(&Adapter, &AdapterGrads)> {
-        let Grads::Lora(t) = self else { return None };
-        t.lora.layers[l][id].as_ref().zip(t.grads[l][id].as_ref())
-    }
-
     /// What is trained of a linear of layer `l`.
     pub(super) fn trained(&mut self, l: usize, id: LinearId) -> Trained<'_> {
         match self {
@@ -304,8 +298,7 @@ mod tests {
         .unwrap();
         let model = Transformer::random(config, 1).unwrap();
         let config = LoraConfig { r: 2, use_dora: true, ..LoraConfig::default() };
-        let mut grads =
-            Grads::for_lora(Lora::init(&model, config, 1).unwrap(), &Device::Cpu, DType::F32).unwrap().parts;
+        let mut grads = Grads::for_lora(Lora::init(&model, config, 1).unwrap(), &Device::Cpu, DType::F32).unwrap().parts;
         let norms = |grads: &Grads| {
             let of =
                 grads.adapters(1).unwrap()[LinearId::V].as_ref().unwrap().norms.as_ref().unwrap().alias();

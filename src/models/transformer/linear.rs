@@ -5,7 +5,6 @@
 use anyhow::{Context, Result};
 
 use super::{
-    ids::{LinearId, PerLinear},
     lora::Adapter,
     weight::Weight,
     weights::{DenseLinear, Linear},
@@ -18,9 +17,8 @@ use crate::{
             linear_forward_many, linear_forward_many_rows,
         },
         lora::{
-            LoraGradient, LoraLayer, LowRank, lora_add_forward, lora_backward_a, lora_backward_b,
-            lora_backward_input, lora_backward_input_many, lora_backward_weights_many, lora_forward,
-            lora_forward_many, low_rank_product,
+            LowRank, lora_add_forward, lora_backward_a, lora_backward_b, lora_backward_input, lora_forward,
+            low_rank_product,
         },
     },
     tensor::Tensor,
@@ -94,7 +92,9 @@ pub fn add_forward(
 ) -> Result<()> {
     let (weight, bias) = (&linear.weight, linear.bias.as_ref());
     match (adapter, u) {
-        (Some(adapter), Some(u)) => lora_add_forward(out, u, inp, weight, bias, resid, adapter.low_rank()),
+        (Some(adapter), Some(u)) => {
+            lora_add_forward(out, u, inp, weight, bias, resid, adapter.low_rank())
+        }
         _ => linear_add_forward(out, inp, weight, bias, resid),
     }
 }
@@ -169,77 +169,6 @@ pub fn backward_weights(dout: &Tensor, low: &LowRankScratch, inp: &Tensor, train
 fn du_of(du: &Tensor, n: usize, adapter: &Adapter) -> Result<Tensor> {
     let r = adapter.a.shape()[0];
     du.rows(0..n * r)?.view(&[n, r])
-}
-
-/// True if these adapters' layers may be computed together: on a GPU, where launches are saved, and without magnitudes.
-pub fn in_one<'a>(inp: &Tensor, mut adapters: impl Iterator<Item = Option<&'a Adapter>>) -> bool {
-    inp.gpu().is_some() && adapters.all(|a| a.is_some_and(|a| a.magnitude.is_none()))
-}
-
-/// [`forward`] of several layers of one input; [`in_one`] holds.
-pub fn forward_in_one(
-    outs: &mut [(LinearId, &mut Tensor)],
-    u: &PerLinear<Option<Tensor>>,
-    inp: &Tensor,
-    linears: &PerLinear<Linear>,
-    adapters: &PerLinear<Option<Adapter>>,
-) -> Result<()> {
-    let layer = |(id, out): &mut (LinearId, &mut Tensor)| {
-        let (linear, adapter, u) = (&linears[*id], adapters[*id].as_ref()?, u[*id].as_ref()?);
-        let (weight, bias) = ((&linear.weight).into(), linear.bias.as_ref());
-        Some(LoraLayer { out: out.alias(), u: u.alias(), weight, bias, low: adapter.low_rank() })
-    };
-    let layers: Option<Vec<LoraLayer>> = outs.iter_mut().map(layer).collect();
-    lora_forward_many(&mut layers.context("a linear has no adapter")?, inp)
-}
-
-/// What [`backward`] of one of several layers takes: dout, the layer, its u and what is trained of it.
-pub struct Back<'a> {
-    pub dout: &'a Tensor,
-    pub u: &'a Option<Tensor>,
-    pub linear: &'a Linear,
-    pub adapter: &'a Adapter,
-    pub grads: &'a AdapterGrads,
-}
-
-/// The layers as the ops take them, their du side by side in `du`.
-fn gradients<'a>(layers: &[Back<'a>], du: Option<&Tensor>) -> Result<Vec<LoraGradient<'a>>> {
-    let (du, mut at) = (du.context("adapters without memory for their backward")?, 0);
-    let one = |back: &Back<'a>| -> Result<LoraGradient<'a>> {
-        let (n, r) = (back.dout.rows_cols().0, back.adapter.a.shape()[0]);
-        let own = du.rows(at..at + n * r)?.view(&[n, r])?;
-        // Rows of 16-byte multiples stay so.
-        at += (n * r).next_multiple_of(8);
-        Ok(LoraGradient {
-            da: back.grads.a.alias(),
-            db: back.grads.b.alias(),
-            du: own,
-            dout: back.dout.alias(),
-            u: back.u.as_ref().context("a linear has no adapter")?.alias(),
-            weight: (&back.linear.weight).into(),
-            low: back.adapter.low_rank(),
-        })
-    };
-    layers.iter().map(one).collect()
-}
-
-/// [`backward_input`] of several layers of one input; [`in_one`] holds.
-pub fn backward_input_in_one(
-    layers: &[Back],
-    dinp: Option<(&mut Tensor, bool)>,
-    du: Option<&Tensor>,
-) -> Result<()> {
-    lora_backward_input_many(&mut gradients(layers, du)?, dinp)
-}
-
-/// [`backward_weights`] of them.
-pub fn backward_weights_in_one(
-    layers: &[Back],
-    inp: &Tensor,
-    du: Option<&Tensor>,
-    counters: Option<&mut Tensor>,
-) -> Result<()> {
-    lora_backward_weights_many(&mut gradients(layers, du)?, inp, counters)
 }
 
 fn norms(adapter: &Adapter) -> Result<&Tensor> {

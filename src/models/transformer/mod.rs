@@ -1,7 +1,6 @@
 //! Decoder-only transformers: families and their configuration, weights, adapters, and the block forward and backward.
 mod acts;
 mod block;
-mod block_backward;
 pub mod config;
 pub mod decode;
 mod families;

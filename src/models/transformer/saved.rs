@@ -187,8 +187,6 @@ pub(super) struct BackwardScratch {
     pub dup: Tensor,
     /// (N * widest output), DoRA only.
     pub spare: Option<Tensor>,
-    /// With adapters: du of all linears that read one input.
+    /// (N * widest rank), with adapters.
     pub du: Option<Tensor>,
-    /// Zeros, for sums over parts of the rows, with adapters in bf16.
-    pub counters: Option<Tensor>,
 }

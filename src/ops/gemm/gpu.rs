@@ -1,9 +1,9 @@
 //! Matrix products on a GPU: checks, and the launches of gemm.cu.
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::{
     Layout,
-    plan::{self, Extras, Few, Rung, Shape, aligned, parts, pick, tma_carries},
+    plan::{self, Extras, Few, Rung, Shape, aligned, parts, tma_carries},
     wgmma,
 };
 use crate::{
@@ -91,103 +91,9 @@ fn dense_product(
     };
     let rung = plan::rung(gpu.arch(), gpu.multiprocessors(), shape, rung.or_else(Rung::forced));
     if let Some(tile) = rung.hopper_columns() {
-        let member = member(out, &[Term { a, b: b.into(), tail: x.tail }], &x)?;
-        return wgmma::products(&gpu, &[member], layout, x.alpha, tile).map(Some);
+        return wgmma::product(&gpu, out, a, b, layout, &x, tile).map(Some);
     }
     plain_product(&gpu, out, a, b, layout, &x, rung, flags).map(Some)
-}
-
-/// a b, with `tail` as more columns of K: (a2, b2, scale).
-#[derive(Clone, Copy)]
-pub(crate) struct Term<'a> {
-    pub a: &'a Tensor,
-    pub b: Matrix<'a>,
-    pub tail: Option<(&'a Tensor, &'a Tensor, f32)>,
-}
-
-/// One of several products of as many rows: out (N, M) = or, with `accumulate`, += Σ terms + bias.
-pub(crate) struct Job<'a> {
-    pub out: &'a mut Tensor,
-    pub terms: Vec<Term<'a>>,
-    pub bias: Option<&'a Tensor>,
-    pub accumulate: bool,
-}
-
-/// A product as a launch of the Hopper kernel takes it; b is no blocks.
-fn member<'a>(out: &'a Tensor, terms: &[Term<'a>], x: &Extras<'a>) -> Result<wgmma::Member<'a>> {
-    let mut all = vec![];
-    for term in terms {
-        let Matrix::Dense(b) = term.b else { bail!("gemm: {:?} is to be unpacked first", term.b) };
-        all.extend(term.tail);
-        all.push((term.a, b, 1.0));
-    }
-    Ok(wgmma::Member { out, terms: all, bias: x.bias, resid: x.resid, accumulate: x.accumulate })
-}
-
-/// Several products on a GPU, of which Hopper makes as many in one launch as it can; `None` if they are in main memory.
-pub(crate) fn products(op: &str, jobs: &mut [Job], layout: Layout) -> Result<Option<()>> {
-    let Some(gpu) = jobs.first().and_then(|job| job.out.gpu()).cloned() else { return Ok(None) };
-    if let Some(tile) = together(op, &gpu, jobs, layout)? {
-        let members = jobs.iter().map(|job| member(&*job.out, &job.terms, &job.extras()));
-        return wgmma::products(&gpu, &members.collect::<Result<Vec<_>>>()?, layout, 1.0, tile).map(Some);
-    }
-    for job in jobs {
-        let whole = job.extras();
-        for (i, term) in job.terms.iter().enumerate() {
-            let own = Extras { tail: term.tail, ..whole };
-            let x = if i == 0 { own } else { Extras { accumulate: true, bias: None, ..own } };
-            if product(op, job.out, term.a, term.b, layout, x, None)?.is_none() {
-                return Ok(None);
-            }
-        }
-    }
-    Ok(Some(()))
-}
-
-impl<'a> Job<'a> {
-    fn extras(&self) -> Extras<'a> {
-        Extras { accumulate: self.accumulate, bias: self.bias, ..Extras::default() }
-    }
-}
-
-/// Columns of the tiles, if the Hopper kernel takes all of `jobs` in one launch. Checks their shapes then.
-fn together(op: &str, gpu: &Gpu, jobs: &[Job], layout: Layout) -> Result<Option<usize>> {
-    let terms = |job: &Job| job.terms.iter().map(|t| 1 + usize::from(t.tail.is_some())).sum::<usize>();
-    let rows = jobs[0].out.rows_cols().0;
-    if gpu.arch() != 90 || Rung::forced().is_some() || !wgmma::fits(jobs.iter().map(terms)) {
-        return Ok(None);
-    }
-    let mut columns = vec![];
-    for job in jobs {
-        let (n, m) = job.out.rows_cols();
-        columns.push(m);
-        for term in &job.terms {
-            let Matrix::Dense(b) = term.b else { return Ok(None) };
-            let ([tn, tm, k], fits) = sizes(layout, term.a, b);
-            let x = Extras { tail: term.tail, ..job.extras() };
-            let rung = |tma| pick(gpu.arch(), gpu.multiprocessors(), term.a.dtype(), [n, m, k], tma);
-            let carried = tma_carries(&*job.out, term.a, b, layout, &x) && n == rows;
-            if job.out.dtype() != DType::Bf16 || rung(carried).hopper_columns().is_none() {
-                return Ok(None);
-            }
-            check(fits && (tn, tm) == (n, m), op, &[&*job.out, term.a, b])?;
-            gpu_of(op, &[&*job.out, term.a, b])?;
-            refuse_overlap(&[&*job.out], &[term.a, b])?;
-            if let Some((a2, b2, _)) = term.tail {
-                let ([n2, m2, _], fits) = sizes(layout, a2, b2);
-                check(fits && (n2, m2) == (n, m), op, &[&*job.out, term.a, b, a2, b2])?;
-                check_dtype(op, term.a.dtype(), &[a2])?;
-                gpu_of(op, &[&*job.out, a2, b2])?;
-                refuse_overlap(&[&*job.out], &[a2, b2])?;
-            }
-        }
-        if let Some(bias) = job.bias {
-            check(bias.len() == m, op, &[&*job.out, bias])?;
-            check_dtype(op, DType::F32, &[bias])?;
-            gpu_of(op, &[&*job.out, bias])?;
-        }
-    }
-    Ok(plan::pick_hopper(gpu.multiprocessors(), rows, &columns).hopper_columns())
 }
 
 /// A launch function of gemm.cu: all of its kernels have the same parameters.

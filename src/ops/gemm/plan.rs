@@ -37,7 +37,7 @@ pub enum Rung {
     Mma64,
     /// mma.sync, tiles of 128 x 128.
     Mma128,
-    /// wgmma and TMA, tiles of 128 x 64: Hopper only, for few columns or few rows.
+    /// wgmma and TMA, tiles of 128 x 64: Hopper only, for few columns.
     Wgmma64,
     /// wgmma and TMA, tiles of 128 x 128: Hopper only.
     Wgmma128,
@@ -97,7 +97,8 @@ pub(super) fn rung(arch: u32, multiprocessors: usize, p: Shape, wanted: Option<R
         Rung::Fma => p.a == DType::F32,
         Rung::FewRows => few,
         Rung::Mma64 | Rung::Mma128 => p.a == DType::Bf16,
-        Rung::Wgmma64 | Rung::Wgmma128 | Rung::Wgmma => p.a == DType::Bf16 && p.tma,
+        Rung::Wgmma64 => p.a == DType::Bf16 && p.tma && p.sizes[1] <= FEW,
+        Rung::Wgmma128 | Rung::Wgmma => p.a == DType::Bf16 && p.tma,
     };
     let best = || if few { Rung::FewRows } else { pick(arch, multiprocessors, p.a, p.sizes, p.tma) };
     wanted.filter(possible).unwrap_or_else(best)
@@ -109,35 +110,25 @@ pub fn pick(arch: u32, multiprocessors: usize, a: DType, [n, m, k]: [usize; 3], 
         return Rung::Fma;
     }
     let tiles = |cols: usize| n.div_ceil(128) * m.div_ceil(cols);
-    if arch == 90 && tma && n > FEW_ROWS && k >= 64 && (m <= FEW || m >= 128) {
-        return pick_hopper(multiprocessors, n, &[m]);
+    let hopper = arch == 90 && tma && n >= 128 && k >= 64;
+    if hopper && m <= FEW {
+        return Rung::Wgmma64;
+    }
+    if hopper && m >= 128 {
+        // A product takes as long as its waves of tiles. A tile of 128 columns brings fewer products a byte and takes longer than half of one of 256:
+        // 0.8 of its rate is assumed, not measured yet.
+        let waves = |cols: usize| tiles(cols).div_ceil(multiprocessors.max(1));
+        return if waves(256) * 8 <= waves(128) * 5 { Rung::Wgmma } else { Rung::Wgmma128 };
     }
     // Below a wave of large tiles the small ones fill the card better, and where one side is short they waste less.
     if tiles(128) >= 64 && n.min(m) > 64 { Rung::Mma128 } else { Rung::Mma64 }
-}
-
-/// Rows up to which the kernels for few rows take a bf16 product of layout NT.
-const FEW_ROWS: usize = 64;
-/// Rows up to which reading b is what takes time: tiles of 64 columns, if one wave holds them, give each multiprocessor less of it.
-const SOME_ROWS: usize = 256;
-
-/// The tiles for products of n rows and these numbers of columns in one launch.
-pub(super) fn pick_hopper(multiprocessors: usize, n: usize, columns: &[usize]) -> Rung {
-    let tiles = |cols: usize| n.div_ceil(128) * columns.iter().map(|m| m.div_ceil(cols)).sum::<usize>();
-    if columns.iter().all(|&m| m <= FEW) || (n <= SOME_ROWS && tiles(64) <= multiprocessors) {
-        return Rung::Wgmma64;
-    }
-    // A product takes as long as its waves of tiles. A tile of 128 columns brings fewer products a byte and takes longer than half of one of 256:
-    // 0.8 of its rate is assumed, not measured yet.
-    let waves = |cols: usize| tiles(cols).div_ceil(multiprocessors.max(1));
-    if waves(256) * 8 <= waves(128) * 5 { Rung::Wgmma } else { Rung::Wgmma128 }
 }
 
 /// True if out (n, m) = a b of these layout and type of a, with a low-rank tail or without, can go to the kernels for few rows. Any m, depth and type
 /// of b.
 fn takes_few_rows(layout: Layout, a: DType, n: usize, tail: bool) -> bool {
     layout == Layout::NT
-        && if a == DType::Bf16 { n <= FEW_ROWS } else { n <= kernels::gemm_few_rows_f32() && !tail }
+        && if a == DType::Bf16 { n <= 64 } else { n <= kernels::gemm_few_rows_f32() && !tail }
 }
 
 /// The kernels `gemm_few_*` of gemm.cu. A row's bits do not depend on which of them it goes through.
@@ -172,19 +163,17 @@ impl Few {
 /// Columns up to which tiles of 128 x 64 are taken, and b is made bf16 on the way: it is small.
 pub(super) const FEW: usize = 64;
 
-/// True if TMA can carry the operands: bf16, in rows of 16-byte multiples, of which an addend is one matrix at the most. A tail can always be carried, and so can
-/// b of few columns: they are padded. An f32 out, to which nothing is added, is written without TMA.
+/// True if TMA can carry the operands: bf16, in rows of 16-byte multiples, of which an addend is one matrix at the most, and none where columns are few.
+/// A tail can always be carried, and so can b of few columns: they are padded.
 pub(super) fn tma_carries(out: &Tensor, a: &Tensor, b: &Tensor, layout: Layout, x: &Extras) -> bool {
     let tiled = |t: &Tensor| t.dtype() == DType::Bf16 && aligned(t);
     let addends = usize::from(x.accumulate) + usize::from(x.resid.is_some_and(|r| r.dtype() == DType::Bf16));
     let few = out.rows_cols().1 <= FEW;
-    let floats =
-        out.dtype() == DType::F32 && out.rows_cols().1.is_multiple_of(2) && out.is_aligned(8) && addends == 0;
     layout != Layout::TN
-        && (tiled(out) || (floats && !x.accumulate))
+        && tiled(out)
         && tiled(a)
         && (few || tiled(b))
-        && addends <= 1
+        && addends <= usize::from(!few)
         && x.bias.is_none_or(|b| b.is_aligned(8))
         && x.resid.is_none_or(|r| if r.dtype() == DType::F32 { r.is_aligned(8) } else { tiled(r) })
 }
@@ -201,12 +190,7 @@ const PART: usize = 256;
 /// Parts of K that are summed at once, where few elements are sums over many rows (an adapter's gradients). By shape alone: results must not depend on the
 /// card.
 pub(super) fn parts([n, m, k]: [usize; 3]) -> usize {
-    parts_of(n.div_ceil(64) * m.div_ceil(64), k)
-}
-
-/// The same for so many tiles.
-pub(super) fn parts_of(tiles: usize, k: usize) -> usize {
-    let most = (BLOCKS / tiles.max(1)).min(k / PART);
+    let most = (BLOCKS / (n.div_ceil(64) * m.div_ceil(64)).max(1)).min(k / PART);
     // The kernel cuts at multiples of its depth.
     if most < 2 { 1 } else { k.div_ceil(k.div_ceil(most).next_multiple_of(kernels::gemm_depth())) }
 }
@@ -225,11 +209,6 @@ mod tests {
         assert_eq!(pick(80, 108, DType::Bf16, big, true), Rung::Mma128);
         assert_eq!(pick(80, 108, DType::Bf16, [64, 4096, 4096], true), Rung::Mma64);
         assert_eq!(pick(90, 132, DType::Bf16, [64, 4096, 4096], true), Rung::Mma64);
-        // Rows that are few for the card: a wave of narrow tiles.
-        for n in [65, 96, 128, 200, 256] {
-            assert_eq!(pick(90, 132, DType::Bf16, [n, 4096, 4096], true), Rung::Wgmma64, "{n}");
-        }
-        assert_eq!(pick(90, 132, DType::Bf16, [128, 11008, 4096], true), Rung::Wgmma128);
     }
 
     #[test]
@@ -330,17 +309,15 @@ mod tests {
         let with = |x: Extras| tma_carries(&out, &a, &b, Layout::NT, &x);
         let plain = Extras::default();
         assert!(with(plain) && !tma_carries(&out, &a, &b, Layout::TN, &plain));
-        assert!(tma_carries(&floats, &a, &b, Layout::NT, &plain));
-        let added = Extras { accumulate: true, ..plain };
-        assert!(!tma_carries(&floats, &a, &b, Layout::NT, &added));
+        assert!(!tma_carries(&floats, &a, &b, Layout::NT, &plain));
         assert!(!tma_carries(&out, &bf16(4, 20), &bf16(72, 20), Layout::NT, &plain));
         assert!(with(Extras { bias: Some(&bias), resid: Some(&lines), ..plain }));
         assert!(!with(Extras { bias: Some(&shifted), ..plain }));
         assert!(with(Extras { accumulate: true, resid: Some(&floats), ..plain }));
         assert!(!with(Extras { accumulate: true, resid: Some(&lines), ..plain }));
-        // b in f32 where columns are few.
+        // b in f32 where columns are few, and no addend.
         let few = |x: Extras| tma_carries(&bf16(4, 16), &a, &zeros(DType::F32, &[16, 24]), Layout::NT, &x);
-        assert!(few(plain) && few(Extras { accumulate: true, ..plain }));
+        assert!(few(plain) && !few(Extras { accumulate: true, ..plain }));
         assert!(!tma_carries(&out, &a, &zeros(DType::F32, &[72, 24]), Layout::NT, &plain));
     }
 }
