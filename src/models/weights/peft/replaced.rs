@@ -155,7 +155,7 @@ impl Reader<'_> {
         }
         let (a, b) = if embedding { (transposed(&b)?, transposed(&a)?) } else { (a, b) };
         let scale = self.config.scale(r, alpha);
-        Ok((Adapter { a, b, magnitude, scale, norms: None }, embedding))
+        Ok((Adapter { a, b, magnitude, scale, norms: None, narrow: None }, embedding))
     }
 
     fn folded(&mut self, module: &str, place: Place, parts: [&str; 2]) -> Result<()> {
