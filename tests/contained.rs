@@ -108,6 +108,7 @@ fn hostile() -> Vec<(&'static str, String)> {
         ("multiplication", "{{ 'x' * 10000000000 }}".into()),
         ("multiplied output", "{% set x = 'x' * 10000000 %}{% for i in range(1000) %}{{ x }}{% endfor %}".into()),
         ("a format's width", "{{ '%4000000000d' % 1 }}{{ '%4000000000s'|format('x') }}".into()),
+        ("a wide number", "{{ '%16777215d'|format(3) }}".into()),
         ("python's format", "{{ '{:>4000000000}'.format('x') }}".into()),
         ("tojson's indent", "{{ messages|tojson(indent=18446744073709551615) }}".into()),
         ("indentation", "{{ 'a\nb'|indent(4000000000) }}".into()),

@@ -20,7 +20,7 @@ const CLOSE: &str = "\u{f8f1}\u{f8f0}";
 /// The longest template that is read, bytes.
 const LONGEST: usize = 1 << 20;
 /// The longest text that a template may make of a conversation, bytes beyond eight times the conversation's own.
-const LONGEST_TEXT: usize = 64 << 20;
+const LONGEST_TEXT: usize = 2 << 20;
 /// The longest error with an excerpt of the template, bytes.
 const LONGEST_ERROR: usize = 1500;
 /// Steps of the machine behind the templates.
