@@ -17,6 +17,7 @@ use std::{path::Path, time::Instant};
 
 use peer::{Contestant, interleave, itself, option, peak_mib};
 use sdrrl::{
+    bench::{generate, models},
     data::random::RowRandom,
     device::DeviceChoice,
     infer::{
@@ -25,6 +26,7 @@ use sdrrl::{
     },
     models::{transformer::config::Config, transformer::weights::Transformer},
     pipeline::placement::parse_dtype,
+    tensor::DType,
 };
 use serde_json::{Value, json};
 
@@ -68,10 +70,10 @@ impl Case {
     }
     /// Bytes that a decode step of `rows` must read.
     fn step_bytes(&self, config: &Config, dtype: &str, rows: usize) -> f64 {
-        let ((layer, head), layers) = (shapes::product_parameters(config), config.num_hidden_layers as f64);
-        let cached = (self.prompt + self.new / 2) * rows * 2 * config.kv_size();
-        let element = if dtype == "bf16" { 2.0 } else { 4.0 };
-        element * (layers * layer + head + layers * cached as f64)
+        let weights = parse_dtype(dtype).expect("f32 or bf16");
+        let cached = if self.device == "cpu" { DType::F32 } else { weights };
+        let case = generate::Case { rows, prompt: self.prompt, new: self.new };
+        generate::step_bytes(config, weights, cached, case)
     }
 }
 
@@ -127,7 +129,11 @@ fn print_head(case: &Case, card: Option<&str>, rounds: usize) {
 
 fn print(case: &Case, run: &str, all: &[Contestant], results: &[Option<Value>]) {
     let (dtype, rows) = split(run);
-    let step = case.shape.as_ref().map(|s| case.step_bytes(&shapes::config(s), dtype, rows) / rows as f64);
+    let bytes = |shape: &String| {
+        let config = models::config(shape).expect("a shape of benches/shapes.json");
+        case.step_bytes(&config, dtype, rows) / rows as f64
+    };
+    let step = case.shape.as_ref().map(bytes);
     let of = |i: usize, key: &str| results[i].as_ref().and_then(|r| r[key].as_f64()).unwrap_or(f64::NAN);
     let card = results[0].as_ref().and_then(|r| r["card"].as_str());
     for (i, contestant) in all.iter().enumerate() {
@@ -154,7 +160,9 @@ fn worker(run: &str, case: &Case) {
     let dtype = parse_dtype(dtype).expect("f32 or bf16");
     let device = case.device.parse::<DeviceChoice>().and_then(|d| d.open()).expect("the device");
     let model = match &case.shape {
-        Some(shape) => shapes::random_model(shapes::config(shape), dtype, &device),
+        Some(shape) => models::config(shape)
+            .and_then(|config| models::random_decoder(config, dtype, &device))
+            .expect("memory for a shape of benches/shapes.json"),
         None => Transformer::load(Path::new(MODEL), dtype).expect("the model"),
     };
     let vocabulary = model.config.vocab_size;

@@ -15,10 +15,10 @@ use std::time::Instant;
 
 use peer::{Contestant, interleave, itself, option, peak_mib};
 use sdrrl::{
+    bench::{models, train},
     data::random::RowRandom,
     device::DeviceChoice,
     models::{
-        transformer::config::Config,
         transformer::lora::{Lora, LoraConfig},
         transformer::train_step::{PackedBatch, TrainStep, Trainable},
     },
@@ -54,29 +54,6 @@ impl Case {
         let all = ["--shape", &self.shape, "--rows", &rows, "--length", &length, "--device", &self.device];
         all.map(String::from).to_vec()
     }
-}
-
-/// Model FLOP a token and the formula: what a step must do, whatever a program does on top (such as checkpointing).
-fn model_flop(c: &Config, length: usize) -> (f64, String) {
-    let ((layer, head), layers) = (shapes::product_parameters(c), c.num_hidden_layers as f64);
-    let n = layers * layer + head;
-    let [hidden, query, kv, mlp] =
-        [c.hidden_size, c.query_size(), c.kv_size(), c.intermediate_size].map(|x| x as f64);
-    // In plus out of q, k, v, o, gate, up and down.
-    let sides = 2.0 * (hidden + query) + 2.0 * (hidden + kv) + 3.0 * (hidden + mlp);
-    let lora = layers * RANK as f64 * sides;
-    // The lowest layer's q, k and v pass nothing on.
-    let lowest = hidden * (query + 2.0 * kv);
-    let attention = length as f64 * query * layers;
-    let total = 2.0 * n + (2.0 * n - 2.0 * lowest) + 6.0 * lora + 7.0 * attention;
-    let formula = format!(
-        "model FLOP/token = 2 N forward + 2 N - 2 C (NH + 2 NKV) HS input gradients + 6 P LoRA + 2 T NH HS L attention forward + 5 T NH HS L backward \
-         = {:.3} G (N = {:.1} M of products, P = {:.2} M of adapters, T = {length})",
-        total / 1e9,
-        n / 1e6,
-        lora / 1e6
-    );
-    (total, formula)
 }
 
 /// FLOP/s of dense bf16 products that NVIDIA states for a card; unknown ones are left out rather than guessed.
@@ -117,7 +94,8 @@ fn print(case: &Case, all: &[Contestant], results: &[Option<Value>], dtypes: usi
         "{shape} of {rows} x {length} tokens on {}: {machine}; random weights and tokens, {rounds} interleaved rounds, medians",
         case.device
     );
-    let (flop, formula) = model_flop(&shapes::config(shape), length);
+    let config = models::config(shape).expect("a shape of benches/shapes.json");
+    let (flop, formula) = train::model_flop(&config, train::Case { rows, length, rank: RANK, random: true });
     let peak = card.and_then(dense_peak);
     println!("{formula}");
     if let Some(peak) = peak {
@@ -160,7 +138,8 @@ fn worker(dtype: &str, case: &Case) {
     let dtype = if dtype == "bf16" { DType::Bf16 } else { DType::F32 };
     let device = case.device.parse::<DeviceChoice>().and_then(|d| d.open()).expect("the device");
     let begun = Instant::now();
-    let mut model = shapes::random_model(shapes::config(&case.shape), dtype, &device);
+    let config = models::config(&case.shape).expect("a shape of benches/shapes.json");
+    let mut model = models::random_decoder(config, dtype, &device).expect("memory for the model");
     let load = begun.elapsed().as_secs_f64();
     let vocabulary = model.config.vocab_size;
     let lora = LoraConfig { r: RANK, alpha: 32.0, ..Default::default() };

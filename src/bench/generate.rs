@@ -25,11 +25,11 @@ pub struct Case {
     pub new: usize,
 }
 
-/// Bytes that a decode step must read: the weights of all products once, and each row's keys and values at its mean length.
-pub fn step_bytes(config: &Config, dtype: DType, case: Case) -> f64 {
+/// Bytes that a decode step must read: the weights of all products once, and each row's keys and values (of type `cached`) at its mean length.
+pub fn step_bytes(config: &Config, weights: DType, cached: DType, case: Case) -> f64 {
     let ((layer, head), layers) = (models::product_parameters(config), config.num_hidden_layers as f64);
-    let cached = (case.prompt + case.new / 2) * case.rows * 2 * config.kv_size();
-    dtype.bytes() as f64 * (layers * layer + head) + 4.0 * layers * cached as f64
+    let kept = (case.prompt + case.new / 2) * case.rows * 2 * config.kv_size();
+    weights.bytes() as f64 * (layers * layer + head) + cached.bytes() as f64 * layers * kept as f64
 }
 
 /// Prefill and decoding in `tokens/s`, summed over the batch, and decoding in `GB/s` against `ceiling`.
@@ -79,7 +79,8 @@ pub fn measure(model: &Transformer, dtype: DType, case: Case, runs: Runs, ceilin
         whole.iter().zip(first).map(|(whole, first)| (whole - 2.0 * first).max(1e-9)).collect();
     let steps = (case.new - 1) as f64;
     let rows = case.rows;
-    let bytes = step_bytes(&model.config, dtype, case) * steps / 1e9;
+    let cached = model.activation_dtype();
+    let bytes = step_bytes(&model.config, dtype, cached, case) * steps / 1e9;
     let per_token: Vec<f64> = decode.iter().map(|s| s / steps).collect();
     ensure!(quantile(&decode, 0.5) > 0.0, "too short to be timed: more --new tokens are needed");
     Ok(vec![

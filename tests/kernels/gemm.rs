@@ -103,7 +103,15 @@ fn few_rows_with_adapter(device: &Device) {
         (put(device, Bf16, &[n, k], &x), put(device, Bf16, &[m, k], &w), put(device, F32, &[m], &bias));
     let (ta, tb) = (put(device, F32, &[r, k], &low_a), put(device, F32, &[m, r], &low_b));
     let (mut y, mut u) = (out(device, Bf16, &[n, m]), out(device, Bf16, &[n, r]));
-    lora_forward(&mut y, &mut u, &tx, &tw, Some(&tbias), LowRank { a: &ta, b: &tb, scale: 0.5, scaled: false }).unwrap();
+    lora_forward(
+        &mut y,
+        &mut u,
+        &tx,
+        &tw,
+        Some(&tbias),
+        LowRank { a: &ta, b: &tb, scale: 0.5, scaled: false },
+    )
+    .unwrap();
     assert_near("u", &u, &product(Layout::NT, &wx, &wlow_a, [n, r, k]));
     let u: Vec<f64> = u.to_f32_vec().unwrap().into_iter().map(f64::from).collect();
     let tail = product(Layout::NT, &u, &wlow_b, [n, m, r]);

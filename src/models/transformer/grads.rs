@@ -298,7 +298,8 @@ mod tests {
         .unwrap();
         let model = Transformer::random(config, 1).unwrap();
         let config = LoraConfig { r: 2, use_dora: true, ..LoraConfig::default() };
-        let mut grads = Grads::for_lora(Lora::init(&model, config, 1).unwrap(), &Device::Cpu, DType::F32).unwrap().parts;
+        let mut grads =
+            Grads::for_lora(Lora::init(&model, config, 1).unwrap(), &Device::Cpu, DType::F32).unwrap().parts;
         let norms = |grads: &Grads| {
             let of =
                 grads.adapters(1).unwrap()[LinearId::V].as_ref().unwrap().norms.as_ref().unwrap().alias();

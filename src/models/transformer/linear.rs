@@ -92,9 +92,7 @@ pub fn add_forward(
 ) -> Result<()> {
     let (weight, bias) = (&linear.weight, linear.bias.as_ref());
     match (adapter, u) {
-        (Some(adapter), Some(u)) => {
-            lora_add_forward(out, u, inp, weight, bias, resid, adapter.low_rank())
-        }
+        (Some(adapter), Some(u)) => lora_add_forward(out, u, inp, weight, bias, resid, adapter.low_rank()),
         _ => linear_add_forward(out, inp, weight, bias, resid),
     }
 }

@@ -17,10 +17,7 @@ use super::{
 };
 use crate::{
     device::Device,
-    ops::{
-        cross_entropy::loss_of_known_weights,
-        embedding::scaled_embedding_backward,
-    },
+    ops::{cross_entropy::loss_of_known_weights, embedding::scaled_embedding_backward},
     tensor::{DType, Laid, Tensor},
 };
 

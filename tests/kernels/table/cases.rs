@@ -177,7 +177,15 @@ pub fn low_rank_back(w: &World, d: &[usize]) -> Result<Case> {
     let u = w.normal("u", &[n, r], 1)?;
     let (mut da, mut db, mut du) = (w.out_f32(&[r, k])?, w.out_f32(&[m, r])?, w.out(&[n, r])?);
     case(&[da.reader(), db.reader(), du.reader()], move || {
-        lora_backward(&mut da, &mut db, &mut du, &dy, &u, &x, LowRank { a: &a, b: &b, scale: 2.0, scaled: false })
+        lora_backward(
+            &mut da,
+            &mut db,
+            &mut du,
+            &dy,
+            &u,
+            &x,
+            LowRank { a: &a, b: &b, scale: 2.0, scaled: false },
+        )
     })
 }
 
