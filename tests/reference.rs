@@ -230,8 +230,8 @@ file = "xnli.es.parquet"
 columns = ["premise=sentence1", "hypothesis=sentence2"]
 ```
 
-A right answer may be a number (`1`, `1.0`, `"1"`), a letter, a label, a choice's text, or a list of one of them. Fractions, hidden labels (-1, null), several right answers, and
-what could be read in two ways are refused, with the row's place. Prompts and log-likelihoods are lm-eval's (0.4.13); with `--template plain` nothing is put around a prompt whose reply
+A right answer may be a number (`1`, `1.0`, `"1"`), a letter, a label, a choice's text, or a list of one of them; a label that fits decides. Fractions, hidden labels (-1, null),
+several right answers, and what else could be read in two ways are refused, with the row's place. Prompts and log-likelihoods are lm-eval's (0.4.13); with `--template plain` nothing is put around a prompt whose reply
 is generated.
 
 Built in are:

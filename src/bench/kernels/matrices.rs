@@ -1,7 +1,7 @@
 //! Matrix products and attention.
 use anyhow::Result;
 
-use super::{Kernel, Op, Sizes, read};
+use super::{Kernel, Op, Sizes, on, read};
 use crate::{
     bench::ceilings::random,
     device::Device,
@@ -44,7 +44,10 @@ pub(super) fn products(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
                 continue;
             }
             let make = move |device: &Device| -> Result<Op> {
+                let dtype = on(device, dtype);
                 let a = random(device, "a", dtype, &if layout == Layout::TN { [k, n] } else { [n, k] })?;
+                // A gradient's sides are both activations.
+                let weights = if layout == Layout::TN { dtype } else { weights };
                 let b = random(device, "b", weights, &if layout == Layout::NT { [m, k] } else { [k, m] })?;
                 let mut out = Tensor::zeros_on(device, "out", dtype, &[n, m])?;
                 Ok(Box::new(move |asked| {
@@ -81,6 +84,7 @@ pub(super) fn attention(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
         // Query times key, probability times value, over pairs that are not in the future.
         let flop = (documents * length * (length + 1) / 2 * heads * head * 4) as f64 / 1e9;
         let forward = move |device: &Device| -> Result<Op> {
+            let dtype = on(device, dtype);
             let cu = starts(device, documents, length)?;
             let [q, k, v] = [("q", wide), ("k", narrow), ("v", narrow)]
                 .map(|(name, c)| random(device, name, dtype, &[n, c]));
@@ -93,6 +97,7 @@ pub(super) fn attention(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
             }))
         };
         let backward = move |device: &Device| -> Result<Op> {
+            let dtype = on(device, dtype);
             let cu = starts(device, documents, length)?;
             let [q, k, v, dout] = [("q", wide), ("k", narrow), ("v", narrow), ("dout", wide)]
                 .map(|(name, c)| random(device, name, dtype, &[n, c]));
@@ -114,6 +119,7 @@ pub(super) fn attention(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
         all.push(Kernel { name: name("backward"), work: 2.5 * flop, products, make: Box::new(backward) });
     }
     let full = move |device: &Device| -> Result<Op> {
+        let dtype = on(device, dtype);
         let cu = starts(device, 8, n / 8)?;
         let [q, k, v] = ["q", "k", "v"].map(|name| random(device, name, dtype, &[n, wide]));
         let (q, k, v) = (q?, k?, v?);
@@ -129,6 +135,7 @@ pub(super) fn attention(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
     all.push(Kernel { name, work, products: Some(dtype), make: Box::new(full) });
     for (rows, length) in [(1, n), (8, n / 8), (8, n)] {
         let make = move |device: &Device| -> Result<Op> {
+            let dtype = on(device, dtype);
             let q = random(device, "q", dtype, &[rows, wide])?;
             let [k, v] = ["k", "v"].map(|name| random(device, name, dtype, &[rows * length, narrow]));
             let (k, v) = (k?, v?);

@@ -122,6 +122,11 @@ fn one(device: &Device, kernel: &Kernel, runs: Runs) -> Result<Vec<f64>> {
     Ok(seconds.into_iter().map(|s| s / repeat as f64).collect())
 }
 
+/// The type of activations: the processor computes in f32.
+fn on(device: &Device, dtype: DType) -> DType {
+    if *device == Device::Cpu { DType::F32 } else { dtype }
+}
+
 /// `t` if it is asked for.
 fn read(asked: bool, t: &Tensor) -> Result<Vec<f32>> {
     if asked { t.to_f32_vec() } else { Ok(vec![]) }

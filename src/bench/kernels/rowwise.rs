@@ -1,7 +1,7 @@
 //! Ops that pass over rows: norms, RoPE, activations, embedding.
 use anyhow::Result;
 
-use super::{Kernel, Op, Sizes, read};
+use super::{Kernel, Op, Sizes, on, read};
 use crate::{
     bench::ceilings::random,
     device::Device,
@@ -24,8 +24,10 @@ pub(super) fn rowwise(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
         let work = elements * dtype.bytes() as f64 * times / 1e9;
         all.push(Kernel { name: name.into(), work, products: None, make });
     };
-    let of = move |device: &Device, name: &str, c: usize| random(device, name, dtype, &[n, c]);
-    let zeros = move |device: &Device, name: &str, c: usize| Tensor::zeros_on(device, name, dtype, &[n, c]);
+    let of = move |device: &Device, name: &str, c: usize| random(device, name, on(device, dtype), &[n, c]);
+    let zeros = move |device: &Device, name: &str, c: usize| {
+        Tensor::zeros_on(device, name, on(device, dtype), &[n, c])
+    };
     let vector = move |device: &Device, name: &str| random(device, name, DType::F32, &[c]);
     let column = move |device: &Device, name: &str| Tensor::zeros_on(device, name, DType::F32, &[n]);
     add(
@@ -57,13 +59,18 @@ pub(super) fn rowwise(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
     add(
         "rmsnorm backward",
         false,
-        3.0,
+        4.0,
         Box::new(move |d| {
             let (mut out, mut dinp, mut rstd) =
                 (zeros(d, "out", c)?, zeros(d, "dinp", c)?, column(d, "rstd")?);
             let (inp, dout, weight) = (of(d, "inp", c)?, of(d, "dout", c)?, vector(d, "weight")?);
             rmsnorm_forward(&mut out, &mut rstd, &inp, &weight, 1e-5)?;
+            let nothing = zeros(d, "nothing", c)?;
             Ok(Box::new(move |asked| {
+                if asked {
+                    // It adds to what is there.
+                    dinp.copy_from(&nothing)?;
+                }
                 rmsnorm_backward(&mut dinp, None, &dout, &inp, &rstd, &weight)?;
                 read(asked, &dinp)
             }))
@@ -85,13 +92,17 @@ pub(super) fn rowwise(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
     add(
         "layernorm backward",
         false,
-        3.0,
+        4.0,
         Box::new(move |d| {
             let (mut out, mut mean, mut rstd) = (zeros(d, "out", c)?, column(d, "mean")?, column(d, "rstd")?);
             let (inp, dout, weight, bias) =
                 (of(d, "inp", c)?, of(d, "dout", c)?, vector(d, "weight")?, vector(d, "bias")?);
             layernorm_forward(&mut out, &mut mean, &mut rstd, &inp, &weight, &bias, 1e-5)?;
+            let nothing = zeros(d, "nothing", c)?;
             Ok(Box::new(move |asked| {
+                if asked {
+                    out.copy_from(&nothing)?;
+                }
                 layernorm_backward(&mut out, None, &dout, &inp, &mean, &rstd, &weight)?;
                 read(asked, &out)
             }))
@@ -182,7 +193,7 @@ pub(super) fn rowwise(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
         Box::new(move |d| {
             let ids: Vec<u32> = (0..n).map(|i| (i * 7919 % v) as u32).collect();
             let tokens = Tensor::from_u32("tokens", &[n], &ids)?.to_device(d)?;
-            let (mut out, weight) = (zeros(d, "out", c)?, random(d, "weight", dtype, &[v, c])?);
+            let (mut out, weight) = (zeros(d, "out", c)?, random(d, "weight", on(d, dtype), &[v, c])?);
             Ok(Box::new(move |asked| {
                 embedding_forward(&mut out, &tokens, &weight)?;
                 read(asked, &out)

@@ -74,6 +74,6 @@ mod tests {
         let told = all(&noisy, 0.0);
         assert!(told.len() == 1 && told[0].contains("gradient is 0"), "once: {told:?}");
         let told = all(&[1.0, 0.1, 1e-4, 1e-5], 1.0);
-        assert!(told.len() == 1 && told[0].contains("by heart"), "{told:?}");
+        assert!(told.len() == 1 && told[0].contains("memorised"), "{told:?}");
     }
 }

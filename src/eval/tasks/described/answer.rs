@@ -160,7 +160,7 @@ fn by_number(number: f64, choices: usize, first: u64) -> Result<usize> {
     Ok((number as u64 - first) as usize)
 }
 
-/// A text that names a choice in one way, or in several that agree.
+/// A text that names a choice: by its label, or else in one way, or in several that agree.
 fn named(given: &str, choices: &[Choice], description: &TaskDescription) -> Result<usize> {
     let as_letter = || (0..choices.len()).find(|&i| letter(i).eq_ignore_ascii_case(given));
     let as_number = || {
@@ -180,6 +180,10 @@ fn named(given: &str, choices: &[Choice], description: &TaskDescription) -> Resu
         if description.answer_is.is_none_or(|only| only == kind) {
             found.extend(read().map(|i| (word, i)));
         }
+    }
+    // A label says what it means; other readings of it are chance.
+    if let (None, Some(("label", index))) = (description.answer_is, found.first().copied()) {
+        return Ok(index);
     }
     // Where rows that are letters at other places have numbers (ARC), or choices that have no labels are named by letters.
     if found.is_empty() && description.answer_is == Some(AnswerIs::Label) {
