@@ -47,6 +47,29 @@ fn with_input(args: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// The page of that training.
+fn check_page(path: &Path) {
+    let page = fs::read_to_string(path).unwrap();
+    for part in [
+        "UTC",
+        "sdrrl 0.",
+        "logical cores",
+        "tokens/s",
+        "validation loss before",
+        "after step",
+        "Training loss",
+        "Validation loss",
+        "Gradient norm",
+        "tokens per second",
+        "MiB of the process",
+        "rows read</dt><dd>80",
+        "lora-rank = 4",
+        "sdrrl chat --model assets/quickstart/model --adapter",
+    ] {
+        assert!(page.contains(part), "{part} is not in the page");
+    }
+}
+
 #[test]
 fn own_rows_become_an_adapter_by_one_command() {
     let dir = tempfile::tempdir().unwrap();
@@ -98,25 +121,7 @@ fn own_rows_become_an_adapter_by_one_command() {
             .unwrap();
     let documents = |split: &str| pack["summary"][split]["documents"].as_u64().unwrap();
     assert!(documents("validation") >= 4 && documents("train") + documents("validation") == 80, "{pack}");
-    let page = fs::read_to_string(dir.path().join("out/training.html")).unwrap();
-    for part in [
-        "UTC",
-        "sdrrl 0.",
-        "logical cores",
-        "tokens/s",
-        "validation loss before",
-        "after step",
-        "Training loss",
-        "Validation loss",
-        "Gradient norm",
-        "tokens per second",
-        "MiB of the process",
-        "rows read</dt><dd>80",
-        "lora-rank = 4",
-        "sdrrl chat --model assets/quickstart/model --adapter",
-    ] {
-        assert!(page.contains(part), "{part} is not in the page");
-    }
+    check_page(&dir.path().join("out/training.html"));
     assert!(ok(&train).contains("train: unchanged, skipped"));
 }
 

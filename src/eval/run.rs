@@ -11,7 +11,11 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{alignment, measure, sample::read_samples, samples, tasks};
+use super::{
+    alignment, measure,
+    sample::{Sample, read_samples},
+    samples, tasks,
+};
 use crate::pipeline::{
     identity::{Identity, Inputs},
     manifest::Counts,
@@ -242,6 +246,17 @@ fn check_tasks(settings: &EvalSettings) -> Result<()> {
     Ok(())
 }
 
+/// Says where replies and references are in different forms of Unicode.
+fn warn_of_forms(task: &EvalTask, samples: &[Sample]) {
+    if !task.kind().generates() {
+        return;
+    }
+    let (mut replies, mut targets) =
+        (samples.iter().map(|s| &s.response), samples.iter().flat_map(|s| &s.targets));
+    let differ = forms::differ(("its replies", &mut replies), ("its references", &mut targets));
+    differ.iter().for_each(|warning| note!("warning: task {}: {warning}", task.name));
+}
+
 /// results.json and the sample files in lm-eval's layout, without anything that differs between two equal runs.
 fn write_results(
     job: &Job,
@@ -253,12 +268,7 @@ fn write_results(
     let (mut n_shot, mut alignment) = (Map::new(), Map::new());
     for (task, items) in settings.tasks.iter().zip(items) {
         let (samples, measures) = measure::of_folder(job.out, task, Some(items), job.placement)?;
-        if task.kind().generates() {
-            let (mut replies, mut targets) =
-                (samples.iter().map(|s| &s.response), samples.iter().flat_map(|s| &s.targets));
-            let differ = forms::differ(("its replies", &mut replies), ("its references", &mut targets));
-            differ.iter().for_each(|warning| note!("warning: task {}: {warning}", task.name));
-        }
+        warn_of_forms(task, &samples);
         let mut own = Map::new();
         own.insert("alias".into(), json!(task.name));
         let (mut own_better, mut signatures) = (Map::new(), Map::new());

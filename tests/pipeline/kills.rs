@@ -59,7 +59,11 @@ fn contents(work: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             if path.is_dir() {
                 walk(&path, root, out);
-            } else if !name.ends_with(".sdrrl") && name != "timing.jsonl" && name != "report.html" {
+            } else if !name.ends_with(".sdrrl")
+                && name != "timing.jsonl"
+                && name != "report.html"
+                && name != "training.html"
+            {
                 out.insert(path.strip_prefix(root).unwrap().into(), fs::read(&path).unwrap());
             }
         }

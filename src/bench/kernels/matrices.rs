@@ -118,6 +118,14 @@ pub(super) fn attention(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
         all.push(Kernel { name: name("forward"), work: flop, products, make: Box::new(forward) });
         all.push(Kernel { name: name("backward"), work: 2.5 * flop, products, make: Box::new(backward) });
     }
+    full_attention(all, s, dtype);
+    decode_attention(all, s, dtype);
+}
+
+/// As encoders have it.
+fn full_attention(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
+    let Sizes { n, heads, head, .. } = s;
+    let wide = heads * head;
     let full = move |device: &Device| -> Result<Op> {
         let dtype = on(device, dtype);
         let cu = starts(device, 8, n / 8)?;
@@ -133,6 +141,12 @@ pub(super) fn attention(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
     let work = (4 * n * (n / 8) * wide) as f64 / 1e9;
     let name = format!("full attention 8 x {}", n / 8);
     all.push(Kernel { name, work, products: Some(dtype), make: Box::new(full) });
+}
+
+/// One layer of one step of decoding.
+fn decode_attention(all: &mut Vec<Kernel>, s: Sizes, dtype: DType) {
+    let Sizes { n, heads, kv_heads, head, .. } = s;
+    let (wide, narrow) = (heads * head, kv_heads * head);
     for (rows, length) in [(1, n), (8, n / 8), (8, n)] {
         let make = move |device: &Device| -> Result<Op> {
             let dtype = on(device, dtype);
