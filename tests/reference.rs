@@ -208,7 +208,7 @@ fn tasks(known: &BTreeMap<String, Known>) -> String {
     out.push_str(OWN_DESCRIPTION);
     let mut defaults = Value::try_from(&*NamedDescription::open("arc").unwrap().0).unwrap();
     let all = defaults.as_table_mut().unwrap();
-    all.retain(|key, _| ["prompt", "first", "delimiter", "separator", "which-match"].contains(&&key[..]));
+    all.retain(|key, _| ["prompt", "first", "delimiter", "separator", "which-match"].contains(&key));
     all.insert("prompt".into(), "".into());
     table(&mut out, "TaskDescription", Some(&defaults), known);
     out

@@ -87,6 +87,8 @@ impl Param {
 }
 
 /// What is trained, and its gradients.
+// One exists in a step.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Grads {
     /// Adapters, by layer and linear.
     Lora(AdapterTraining),

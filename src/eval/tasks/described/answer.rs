@@ -190,10 +190,9 @@ fn named(given: &str, choices: &[Choice], description: &TaskDescription) -> Resu
         found.extend(as_letter().filter(|i| choices[*i].label.is_none()).map(|i| ("letter", i)));
     }
     // A number of another form: 1.5, 7, -1.
-    if let (true, Ok(number)) = (found.is_empty(), given.parse::<f64>()) {
-        if matches!(description.answer_is, None | Some(AnswerIs::Number)) {
-            return by_number(number, choices.len(), description.first);
-        }
+    let numbers = matches!(description.answer_is, None | Some(AnswerIs::Number));
+    if let (true, Ok(number)) = (numbers && found.is_empty(), given.parse::<f64>()) {
+        return by_number(number, choices.len(), description.first);
     }
     let Some((word, index)) = found.first().copied() else {
         let known = labels(choices, description);
