@@ -54,6 +54,8 @@ fn steps_are_measured_written_and_compared() {
     // What cannot be compared, and what would be overwritten.
     let other = [&["bench"], &tiny[..4], &["2", "--length", "32", "--runs", "1", "--compare", file]].concat();
     fails(&other, &["--compare", "\"length\":48", "\"length\":32", "the same command"]);
+    // Noticed before anything is loaded or measured.
+    fails(&["bench", "train", "--model", "nowhere", "--compare", file], &["--compare", "the same command"]);
     fails(
         &[&["bench"], &tiny[..], &["--json", file]].concat(),
         &["a.json", "exists", "choose another --json"],

@@ -1,5 +1,6 @@
 //! Two benches of the same thing: ratios of medians with intervals.
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use super::{Found, Row, quantile};
 use crate::{
@@ -27,18 +28,27 @@ pub fn speed_up(new: &Row, old: &Row) -> (f64, f64, f64) {
     (whole, quantile(&resampled, 0.025), quantile(&resampled, 0.975))
 }
 
+/// Whether `old` measured the same thing, asked before anything is measured.
+///
+/// # Errors
+/// It did not: the settings that differ.
+pub fn check(bench: &str, settings: &Value, old: &Found) -> Result<()> {
+    let differ = || {
+        format!(
+            "--compare: the other file is of `bench {}` with {}; this is `bench {bench}` with {settings}: the same command is needed",
+            old.bench, old.settings
+        )
+    };
+    ensure!(bench == old.bench && *settings == old.settings, Error::setting("compare", differ()));
+    Ok(())
+}
+
 /// A row for each that both have, and the names of those that only one has.
 ///
 /// # Errors
-/// They measured different things: the settings that differ.
+/// As [`check`].
 pub fn table(new: &Found, old: &Found) -> Result<(Table, Vec<String>)> {
-    let differ = || {
-        format!(
-            "--compare: the other file is of `bench {}` with {}; this is `bench {}` with {}: the same command is needed",
-            old.bench, old.settings, new.bench, new.settings
-        )
-    };
-    ensure!(new.bench == old.bench && new.settings == old.settings, Error::setting("compare", differ()));
+    check(&new.bench, &new.settings, old)?;
     let mut table = Table::new(&["", "before", "now", "", "faster by % (95 %)"]);
     let percent = |ratio: f64| 100.0 * (ratio - 1.0);
     let same = |a: &Row, b: &Row| a.name == b.name && a.unit == b.unit;

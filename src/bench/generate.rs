@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::{Row, Runs, models, quantile, timed};
+use super::{Row, Runs, models, timed};
 use crate::{
     data::random::RowRandom,
     infer::{
@@ -74,15 +74,18 @@ pub fn measure(model: &Transformer, dtype: DType, case: Case, runs: Runs, ceilin
         Ok(())
     })?;
     let first = &first[runs.warmup.min(first.len())..];
-    // A run is a prefill of its own, and then the prefill again with all new tokens behind it.
-    let decode: Vec<f64> =
-        whole.iter().zip(first).map(|(whole, first)| (whole - 2.0 * first).max(1e-9)).collect();
+    // A run is a prefill of its own, and then a prefill again, here the fastest of all, with all new tokens behind it.
+    let prefill = first.iter().copied().fold(f64::INFINITY, f64::min);
+    let decode: Vec<f64> = whole.iter().zip(first).map(|(whole, first)| whole - first - prefill).collect();
+    ensure!(
+        decode.iter().all(|&s| s > 0.0),
+        "decoding took no longer than a prefill: too short to be timed; more --new tokens are needed"
+    );
     let steps = (case.new - 1) as f64;
     let rows = case.rows;
     let cached = model.activation_dtype();
     let bytes = step_bytes(&model.config, dtype, cached, case) * steps / 1e9;
     let per_token: Vec<f64> = decode.iter().map(|s| s / steps).collect();
-    ensure!(quantile(&decode, 0.5) > 0.0, "too short to be timed: more --new tokens are needed");
     Ok(vec![
         Row::rate(format!("prefill, batch {rows}"), "tokens/s", (rows * case.prompt) as f64, first),
         Row::rate(format!("decode, batch {rows}"), "tokens/s", rows as f64 * steps, &decode),

@@ -192,7 +192,7 @@ struct Bench {
 fn with(
     common: &Common,
     name: &str,
-    settings: Value,
+    mut settings: Value,
     measure: impl FnOnce(&mut Bench) -> Result<Vec<Row>>,
 ) -> Result<()> {
     let old = common.compare.as_deref().map(read).transpose()?;
@@ -205,9 +205,11 @@ fn with(
     if bench.device.gpu().is_some_and(|g| g.is_emulated()) {
         note!("bench: times on the emulated device say nothing about a GPU");
     }
-    let rows = measure(&mut bench)?;
-    let mut settings = settings;
     settings["placement"] = placement.to_string().into();
+    if let Some(old) = &old {
+        compare::check(name, &settings, old)?;
+    }
+    let rows = measure(&mut bench)?;
     let peak_memory_mib = peak_mib(&bench.device);
     let Bench { ceilings, formulas, .. } = bench;
     let facts = provenance::facts(placement);
