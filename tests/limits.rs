@@ -26,7 +26,6 @@ const SOURCES: &[(&str, &[&str])] = &[
 const LONG_FILES: &[&str] = &[
     "build/nvcc.rs",
     "src/data/row_shard.rs",
-    "src/ops/gemm/dot.rs",
     "tests/cli.rs",
     "tests/evaluation.rs",
     "tests/qe.rs",

@@ -10,6 +10,7 @@ mod outer;
 pub mod plan;
 pub mod reference;
 mod rows;
+mod tile;
 mod wgmma;
 
 /// Whether products with bf16 weights run on the processor's tile unit (Intel AMX); the environment variable SDRRL_AMX=0 turns it off.

@@ -55,6 +55,10 @@ impl Kernel for OuterBlock<'_> {
                         self.tile::<S, 8>(s, strip, tile, i, start, depth);
                         self.store::<8>(tile, i, col, width, first);
                         i += 8;
+                    } else if S::LANES == 8 && left >= 6 {
+                        self.tile::<S, 6>(s, strip, tile, i, start, depth);
+                        self.store::<6>(tile, i, col, width, first);
+                        i += 6;
                     } else if left >= 4 {
                         self.tile::<S, 4>(s, strip, tile, i, start, depth);
                         self.store::<4>(tile, i, col, width, first);
