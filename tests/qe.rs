@@ -316,8 +316,10 @@ fn import_converts_shards_and_refuses_what_is_no_list_of_weights() {
     fs::copy("tests/golden/pickle/views.bin", from.join(shards[0])).unwrap();
     fs::copy(Path::new(MODEL).join("checkpoints/model.ckpt"), from.join(shards[1])).unwrap();
     fs::write(from.join("config.json"), "{}").unwrap();
-    let index = json!({"weight_map": {"a": shards[0], "b": shards[1]}});
-    fs::write(from.join("pytorch_model.bin.index.json"), index.to_string()).unwrap();
+    let index = |map: Value| {
+        fs::write(from.join("pytorch_model.bin.index.json"), json!({"weight_map": map}).to_string()).unwrap();
+    };
+    let right = json!({"f64": shards[0], "encoder.model.embeddings.LayerNorm.bias": shards[1]});
     let args = ["import", "--model", from.to_str().unwrap(), "--out", to.to_str().unwrap()];
     // What somebody else calls so stays; what a killed import left goes.
     let (foreign, left) = (dir.path().join("to.partial"), dir.path().join(".to.sdrrl-import.partial"));
@@ -325,6 +327,14 @@ fn import_converts_shards_and_refuses_what_is_no_list_of_weights() {
     fs::write(foreign.join("mine"), "1").unwrap();
     fs::create_dir(&left).unwrap();
     fs::write(left.join("model-00001-of-00002.safetensors"), "half").unwrap();
+    // A tensor that its shard does not have, and a shard that is no name.
+    index(json!({"f64": shards[0], "encoder.missing": shards[1]}));
+    refused(&args, &["encoder.missing", shards[1], "has no tensor"]);
+    index(json!({"f64": shards[1], "encoder.model.embeddings.LayerNorm.bias": shards[1]}));
+    refused(&args, &["f64", shards[1], "has no tensor"]);
+    index(json!({"f64": shards[0], "b": 3}));
+    refused(&args, &["tensor b is 3", "not a plain file name"]);
+    index(right);
     let (success, said) = run(&args);
     assert!(success, "{said}");
     assert!(foreign.join("mine").exists() && !left.exists());

@@ -17,7 +17,11 @@ use crate::pipeline::{
 };
 use crate::{
     data::tokenizer::Tokenizer,
-    models::weights::{convert::pickles_to_safetensors, resolve, safetensors::shard_names},
+    models::weights::{
+        convert::pickles_to_safetensors,
+        resolve,
+        safetensors::{Checkpoint, read_index},
+    },
     qe::cometkiwi::{Files, HPARAMS, hparams::Hparams},
     report::out::say,
 };
@@ -146,7 +150,8 @@ fn source(args: &Args) -> Result<Source> {
     let files: Vec<PathBuf> = if single.exists() {
         vec![single]
     } else if index.exists() {
-        shard_names(&index)?.into_iter().map(|name| dir.join(name)).collect()
+        Checkpoint::open_shards(&index)?;
+        read_index(&index)?.into_keys().map(|name| dir.join(name)).collect()
     } else {
         anyhow::bail!(
             "{} has neither {HPARAMS} nor pytorch_model.bin nor its index: there is nothing to convert{}",

@@ -109,7 +109,7 @@ fn weights_and_shards() -> Vec<Parser> {
             texts(&["{\"weight_map\": {\"a\": \"x-1.safetensors\", \"b\": \"x-2.safetensors\"}}"]),
             mutate::json,
             "i.json",
-            |dir, _| weights::safetensors::shard_names(&dir.join("i.json")).is_ok(),
+            |dir, _| weights::safetensors::read_index(&dir.join("i.json")).is_ok(),
         ),
         parser("pickle-archive", archives, mutate::bytes, "", pickle),
         wrapped(parser("pickle", seeds::pickles(), mutate::bytes, "", pickle), seeds::zip),

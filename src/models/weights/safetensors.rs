@@ -1,7 +1,7 @@
 //! Hugging Face checkpoints: safetensors or PyTorch's pickles, one file or shards with an index; mapped, never read whole.
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -50,20 +50,7 @@ impl Checkpoint {
             if single.exists() {
                 checkpoint.add_file(&single).or_kind(|m| Error::bad_input(single.display(), m))?;
             } else if index.exists() {
-                let names = shard_names(&index)?;
-                let missing: Vec<&String> = names.iter().filter(|name| !dir.join(name).exists()).collect();
-                ensure!(
-                    missing.is_empty(),
-                    "{} of the {} files that {} names are not there ({}): the download is incomplete",
-                    missing.len(),
-                    names.len(),
-                    index.display(),
-                    missing.iter().take(3).map(|n| n.as_str()).collect::<Vec<_>>().join(", ")
-                );
-                for name in names {
-                    let file = dir.join(name);
-                    checkpoint.add_file(&file).or_kind(|m| Error::bad_input(file.display(), m))?;
-                }
+                checkpoint.add_shards(&index)?;
             } else {
                 continue;
             }
@@ -86,6 +73,55 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Opens the shards that an index names.
+    ///
+    /// # Errors
+    /// Files or tensors that the index names and that are not there.
+    pub fn open_shards(index: &Path) -> Result<Checkpoint> {
+        let dir = index.parent().unwrap_or(Path::new(".")).into();
+        let mut checkpoint = Checkpoint { dir, files: vec![], entries: HashMap::new() };
+        checkpoint.add_shards(index)?;
+        Ok(checkpoint)
+    }
+
+    fn add_shards(&mut self, index: &Path) -> Result<()> {
+        let shards = read_index(index)?;
+        let missing: Vec<&str> =
+            shards.keys().filter(|name| !self.dir.join(name).exists()).map(String::as_str).collect();
+        ensure!(
+            missing.is_empty(),
+            "{} of the {} files that {} names are not there ({}): the download is incomplete",
+            missing.len(),
+            shards.len(),
+            index.display(),
+            missing[..missing.len().min(3)].join(", ")
+        );
+        for (name, tensors) in &shards {
+            let (path, file) = (self.dir.join(name), self.files.len());
+            self.add_file(&path).or_kind(|m| Error::bad_input(path.display(), m))?;
+            let lacks = |t: &&String| self.entries.get(canonical(t)).is_none_or(|e| e.file != file);
+            if let Some(tensor) = tensors.iter().find(lacks) {
+                let message = format!(
+                    "{} has no tensor {tensor}, which {} says is in it: the files are of two downloads, or one is incomplete",
+                    path.display(),
+                    index.display()
+                );
+                return Err(Error::bad_input(path.display(), message).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &Path, name: &str, entry: Entry) -> Result<()> {
+        let before = self.entries.insert(canonical(name).to_string(), entry);
+        ensure!(
+            before.is_none(),
+            "{}: tensor {name} is there twice, here or in another shard",
+            path.display()
+        );
+        Ok(())
+    }
+
     fn add_file(&mut self, path: &Path) -> Result<()> {
         let map = map_path(path)?;
         ensure!(
@@ -97,7 +133,7 @@ impl Checkpoint {
             for t in pickle::read(path, &map)? {
                 let pickle::PickledTensor { name, dtype, shape, strides, offset, bytes } = t;
                 let entry = Entry { file: self.files.len(), dtype, shape, offset, bytes, strides };
-                self.entries.insert(canonical(&name).to_string(), entry);
+                self.add(path, &name, entry)?;
             }
             self.files.push((path.into(), Arc::new(map)));
             return Ok(());
@@ -122,7 +158,7 @@ impl Checkpoint {
                 bytes: end - start,
                 strides: None,
             };
-            self.entries.insert(canonical(&name).to_string(), entry);
+            self.add(path, &name, entry)?;
         }
         self.files.push((path.into(), Arc::new(map)));
         Ok(())
@@ -220,21 +256,26 @@ pub(super) fn canonical(name: &str) -> &str {
     name.strip_prefix("model.").unwrap_or(name)
 }
 
-/// The names of the shards in an index file.
-pub fn shard_names(index: &Path) -> Result<Vec<String>> {
+/// The shards that an index file names, each with its tensors.
+pub fn read_index(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let text = crate::data::json::read_text(index).reading(index)?;
     let json: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
     let map =
         json["weight_map"].as_object().with_context(|| format!("{} has no `weight_map`", index.display()))?;
-    let mut names: Vec<String> = map.values().filter_map(|v| v.as_str().map(String::from)).collect();
-    names.sort();
-    names.dedup();
-    ensure!(!names.is_empty(), "{}: `weight_map` is empty", index.display());
-    if let Some(bad) = names.iter().find(|n| n.contains('/') || n.contains('\\')) {
-        return Err(anyhow!("{}: shard {bad} is not a plain file name", index.display()));
+    ensure!(!map.is_empty(), "{}: `weight_map` is empty", index.display());
+    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (tensor, shard) in map {
+        let plain = shard.as_str().filter(|n| !n.is_empty() && !n.contains(['/', '\\']));
+        let name = plain.with_context(|| {
+            format!(
+                "{}: the shard of tensor {tensor} is {shard}, which is not a plain file name",
+                index.display()
+            )
+        })?;
+        shards.entry(name.into()).or_default().push(tensor.clone());
     }
-    Ok(names)
+    Ok(shards)
 }
 
 /// The elements of a strided view, row by row. The view lies inside `bytes` (checked when the file was opened).
