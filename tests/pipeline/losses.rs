@@ -7,6 +7,7 @@ use std::{
 use anyhow::Result;
 use sdrrl::{
     data::row_shard::RowSet,
+    models::weights::{pickle, safetensors::Checkpoint},
     pipeline::{
         identity::{Identity, Inputs},
         manifest::{Counts, Manifest},
@@ -156,4 +157,58 @@ fn a_loss_before_any_stage_ends_it_and_every_manifest_adds_up() {
         let (read, written) = (counts["read"].as_u64().unwrap(), counts["written"].as_u64().unwrap());
         assert!(read > 0 && read == written + dropped, "{}: {counts}", step.name);
     }
+}
+
+/// Questions lost between the parts of one `generate`, lines of a parallel corpus, tensors of an import.
+#[test]
+fn questions_lines_and_tensors_are_counted_from_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let part = |k: usize| {
+        format!(
+            "generate --model {MODEL} --prompts {QUESTIONS} --out {} --limit 20 --max-new-tokens 8 --rows-per-shard 7 --part {k}/2",
+            at("g")
+        )
+    };
+    let (first, second) = (part(1), part(2));
+    let second: Vec<&str> = second.split(' ').collect();
+    ok(&first.split(' ').collect::<Vec<_>>());
+    // What the other part would read is made again from the file of questions.
+    let lost = dir.path().join("g/questions/rows-00001.jsonl");
+    let text = fs::read_to_string(&lost).unwrap();
+    let shorter = text.trim_end().rsplit_once('\n').unwrap().0.to_string() + "\n";
+    fs::write(&lost, shorter).unwrap();
+    fs::remove_file(lost.with_extension("idx")).unwrap();
+    ok(&second);
+    assert_eq!(fs::read_to_string(&lost).unwrap(), text);
+    assert_eq!(manifest(&dir.path().join("g"))["counts"], json!({"read": 20, "written": 20, "dropped": {}}));
+    assert_eq!(RowSet::open(&dir.path().join("g")).unwrap().len(), 20);
+
+    let pairs = "assets/quickstart/world/parallel.en-es.tsv";
+    let lines = fs::read_to_string(pairs).unwrap();
+    fs::write(at("p.tsv"), format!("{lines}{}\n\tnothing\n", lines.lines().next().unwrap())).unwrap();
+    let line = format!(
+        "parallel --out {} --file {} --limit 20 --source-language en --target-languages es",
+        at("p"),
+        at("p.tsv")
+    );
+    ok(&line.split(' ').collect::<Vec<_>>());
+    let counts = &manifest(&dir.path().join("p"))["counts"];
+    assert_eq!((&counts["read"], &counts["written"]), (&json!(lines.lines().count() + 2), &json!(20)));
+    let dropped = counts["dropped"].as_object().unwrap();
+    assert_eq!(dropped["empty or repeated"], 2, "{counts}");
+    assert_eq!(
+        dropped.values().map(|n| n.as_u64().unwrap()).sum::<u64>() as usize,
+        lines.lines().count() - 18
+    );
+
+    let model = "tests/golden/cometkiwi/model";
+    ok(&["import", "--model", model, "--out", &at("i")]);
+    let counts = &manifest(&dir.path().join("i"))["counts"];
+    let written = counts["written"].as_u64().unwrap() as usize;
+    assert_eq!(Checkpoint::open(&dir.path().join("i")).unwrap().names().len(), written);
+    let dropped: u64 = counts["dropped"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+    let pickle = Path::new(model).join("checkpoints/model.ckpt");
+    let there = pickle::read(&pickle, &fs::read(&pickle).unwrap()).unwrap().len();
+    assert_eq!((counts["read"].as_u64().unwrap() as usize, written + dropped as usize), (there, there));
 }
