@@ -3,6 +3,7 @@ use std::{collections::BTreeMap, fmt::Write, fs};
 
 use sdrrl::recipe::{
     Recipe,
+    ablate::Ablations,
     aliases::ALIASES,
     description::{BUILT_IN, NamedDescription},
     eval::EvalTask,
@@ -196,7 +197,7 @@ fn tasks(known: &BTreeMap<String, Known>) -> String {
     }
     let mut out = String::from(
         "# Tasks\n\nMade from `src/recipe/eval.rs`; a test holds it against the code. A task stands in a recipe as `[[eval.tasks]]`, or in a file of its own as `[[tasks]]` for \
-         `sdrrl eval --tasks`. `name`, `language`, `file` and one of `kind` and `description` are needed.\n",
+         `sdrrl eval --tasks`. `name`, `file`, one of `language` and `languages`, and one of `kind` and `description` are needed.\n",
     );
     table(&mut out, "EvalTask", Some(&defaults), known);
     out.push_str("\n## `scorers.METRIC`\n");
@@ -300,4 +301,30 @@ fn help_has_pages_commands_and_completions() {
         let script = ok(&["completions", shell]);
         assert!(script.contains("lora-rank") && script.contains("code-switch"), "{shell}");
     }
+}
+
+#[test]
+fn every_recipe_of_the_repository_is_read_and_the_papers_are_short() {
+    let mut read = 0;
+    for path in fs::read_dir("recipes").unwrap().map(|entry| entry.unwrap().path()) {
+        let text = fs::read_to_string(&path).unwrap();
+        if text.contains("[[arms]]") {
+            let arms = Ablations::read(&path, &[]).unwrap().resolve(&path).unwrap();
+            assert!(arms.len() > 1, "{}", path.display());
+        } else {
+            Recipe::read(&path, &[]).unwrap();
+        }
+        read += 1;
+        if path.file_stem().unwrap().to_string_lossy().starts_with("paper-") {
+            assert!(text.lines().count() < 80, "{}", path.display());
+        }
+    }
+    assert!(read >= 8, "{read}");
+    // One task for each language and direction.
+    let paper = Recipe::read("recipes/paper-llama2-7b.toml".as_ref(), &[]).unwrap();
+    let names: Vec<&str> = paper.eval.tasks.iter().map(|t| t.name.as_str()).collect();
+    assert!(
+        names.contains(&"flores-sl-en") && names.contains(&"flores-en-sl") && names.len() > 50,
+        "{names:?}"
+    );
 }

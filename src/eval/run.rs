@@ -32,7 +32,7 @@ use crate::{
     pipeline::{interrupt::interrupted, placement::Placement},
     recipe::{
         eval::{EvalSettings, EvalTask, TaskKind},
-        source,
+        source, task_languages,
     },
     report::{
         out::{note, say},
@@ -70,10 +70,13 @@ pub fn read_tasks(path: &Path) -> Result<EvalSettings> {
         eval: toml::Value,
     }
     let text = crate::data::json::read_text(path).at(path, || format!("read tasks {}", path.display()))?;
-    match toml::from_str::<Recipe>(&text) {
-        Ok(recipe) => source::parse(&toml::to_string(&recipe.eval)?, &path.display().to_string(), &[]),
-        Err(_) => source::parse(&text, &path.display().to_string(), &[]),
-    }
+    let origin = path.display().to_string();
+    let mut settings: EvalSettings = match toml::from_str::<Recipe>(&text) {
+        Ok(recipe) => source::parse(&toml::to_string(&recipe.eval)?, &origin, &[])?,
+        Err(_) => source::parse(&text, &origin, &[])?,
+    };
+    task_languages::expand(&mut settings.tasks).with_context(|| origin)?;
+    Ok(settings)
 }
 
 /// Evaluates every task that is not finished, then writes results.json.

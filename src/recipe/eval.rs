@@ -136,7 +136,12 @@ pub struct EvalTask {
     #[serde(default)]
     pub reference: Option<PathBuf>,
     /// Language of the answers (of the text; of the translations)
+    #[serde(default)]
     pub language: String,
+    /// One task for each of these languages: {language} (the code), {language3} (ISO 639-3) and {flores} (FLORES-200) are filled in wherever the task has a text or
+    /// a path [default for `language`: "{language}"]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub languages: Vec<String>,
     /// Translation and alignment: language of `file`
     #[serde(default = "english")]
     pub source_language: String,
@@ -199,6 +204,7 @@ impl EvalTask {
             file: file.into(),
             reference: None,
             language: language.into(),
+            languages: vec![],
             source_language: english(),
             limit: 0,
             max_new_tokens: max_new_tokens(),

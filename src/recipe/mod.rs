@@ -12,12 +12,13 @@ pub mod parallel;
 pub mod ranges;
 pub mod score;
 pub mod source;
+pub mod task_languages;
 pub mod train;
 pub mod translate;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -155,6 +156,8 @@ impl Recipe {
             }
         }
         let mut recipe: Recipe = source::parse(&toml::to_string(&table)?, &path.display().to_string(), &[])?;
+        task_languages::expand(&mut recipe.eval.tasks)
+            .with_context(|| format!("recipe {}", path.display()))?;
         recipe.check(path)?;
         recipe.find_near(path.parent().unwrap_or(Path::new("")));
         Ok(recipe)
