@@ -189,6 +189,11 @@ plant "DoRA: the magnitude's gradient of the scaled dout" dora.cu 'sum = fmaf(d,
   dora.cu kernels::training::dora_f32
 plant "AdamW: the last element of a block is left out" adamw.cu 'size_t last = first + BLOCK < e.n ? first + BLOCK : size_t(e.n);' \
   'size_t last = (first + BLOCK < e.n ? first + BLOCK : size_t(e.n)) - 1;' adamw.cu kernels::training::adamw
+plant "dropout: every position draws the same" dropout.cu 'uint32_t(c), rows[2 * r + 1], rows[2 * r], 0' 'uint32_t(c), 0, rows[2 * r], 0' \
+  dropout.cu kernels::table::dropout::checks::dropout
+plant "dropout: the rest is what is kept" dropout.cu 'if (rest) y = x - y;' ';' dropout.cu kernels::table::dropout::checks::dropout
+plant "dropout: the last columns are left out" dropout.cu 'if (c * DRAW + k >= size_t(cols)) break;' 'if (c * DRAW + DRAW > size_t(cols)) break;' \
+  dropout.cu kernels::table::dropout::checks::dropout
 plant "many casts: the neighbour's factor" rows.cu 'if (table[mid].first_block <= blockIdx.x) low = mid;' 'if (table[mid].first_block < blockIdx.x) low = mid;' \
   rows.cu kernels::table::casts::checks::cast_many
 plant "many casts: beyond the end" rows.cu 'if (i + k < last) e.out' 'e.out' rows.cu kernels::table::casts::checks::cast_many

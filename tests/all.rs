@@ -12,6 +12,7 @@ mod common;
 mod contained;
 mod data_formats;
 mod dora;
+mod dropout;
 mod evaluation;
 mod exports;
 mod families;

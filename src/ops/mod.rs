@@ -16,6 +16,7 @@ pub(crate) mod choose;
 pub mod cross_entropy;
 pub mod decode_attention;
 pub mod dora;
+pub mod dropout;
 pub mod embedding;
 pub(crate) mod fork_join;
 pub mod gemm;

@@ -41,6 +41,10 @@ pub enum GuardAction {
 /// The share of the steps over which a `wsd` schedule falls, where nothing is said.
 const DECAY: f64 = 0.1;
 
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
+}
+
 fn is_usual_decay(share: &f64) -> bool {
     *share == DECAY
 }
@@ -75,6 +79,10 @@ pub struct TrainSettings {
     /// Learn magnitudes and directions separately (DoRA)
     #[arg(long)]
     pub dora: bool,
+    /// Share of an adapter's inputs that training drops at random, as PEFT's lora_dropout; 0 drops nothing
+    #[arg(long, default_value_t = 0.0)]
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lora_dropout: f64,
     /// Learning rate of B relative to that of A (LoRA+); 1 is plain LoRA
     #[arg(long, default_value_t = 1.0)]
     pub lora_plus_ratio: f64,
@@ -164,6 +172,7 @@ impl Default for TrainSettings {
             lora_targets: crate::models::transformer::lora::all_linears(),
             rslora: false,
             dora: false,
+            lora_dropout: 0.0,
             lora_plus_ratio: 1.0,
             lr: None,
             schedule: ScheduleKind::Cosine,
@@ -197,11 +206,14 @@ impl TrainSettings {
     /// Settings that say nothing beside the others.
     ///
     /// # Errors
-    /// A share of decay where the schedule has none.
+    /// A share of decay where the schedule has none, dropout where there are no adapters.
     pub fn check(&self) -> Result<()> {
         let unused = !is_usual_decay(&self.decay_ratio) && self.schedule != ScheduleKind::Wsd;
         let message = "decay-ratio belongs to schedule wsd: choose it, or leave decay-ratio out";
         ensure!(!unused, Error::setting("train.decay-ratio", message));
+        let none = "lora-dropout drops inputs of adapters: it goes with method lora, or leave it out";
+        let adapters = self.method == Method::Lora || self.lora_dropout == 0.0;
+        ensure!(adapters, Error::setting("train.lora-dropout", none));
         Ok(())
     }
 }

@@ -154,6 +154,7 @@ impl Run<'_> {
         drop(data);
         ensure!(weight > 0.0, "step {}: no token of its documents has a weight", self.state.step + 1);
         step.zero_grads()?;
+        step.draw(self.settings.seed, self.state.step + 1);
         let mut loss = LossSum::default();
         for batch in &batches {
             loss.add(step.forward_backward(model, batch, (1.0 / weight) as f32)?);
@@ -183,10 +184,9 @@ impl Run<'_> {
         ];
         self.log.write(number, &values)?;
         self.log.time(number, seconds, loss.tokens)?;
-        let total = self.total;
         on_event(TrainEvent::Step {
             step: number,
-            total,
+            total: self.total,
             loss: loss.mean(),
             grad_norm,
             lr,
@@ -355,7 +355,7 @@ pub(super) fn packed(
         if source_weight != 1.0 && is_source(&document.note) {
             document.weights.iter_mut().for_each(|w| *w *= source_weight);
         }
-        batch.push(&document.tokens, &document.weights);
+        batch.push_as(d as u32, &document.tokens, &document.weights);
     }
     batch
 }

@@ -57,6 +57,7 @@ table! {
     mix,
     gemma,
     dora,
+    dropout,
     casts,
 }
 
