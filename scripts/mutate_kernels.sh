@@ -189,6 +189,12 @@ plant "DoRA: the magnitude's gradient of the scaled dout" dora.cu 'sum = fmaf(d,
   dora.cu kernels::training::dora_f32
 plant "AdamW: the last element of a block is left out" adamw.cu 'size_t last = first + BLOCK < e.n ? first + BLOCK : size_t(e.n);' \
   'size_t last = (first + BLOCK < e.n ? first + BLOCK : size_t(e.n)) - 1;' adamw.cu kernels::training::adamw
+plant "AdamW of 8 bits: a block's largest is that of its first warp" adamw8.cu 'for (int w = 0; w < WARPS; w++) x' 'for (int w = 0; w < 1; w++) x' \
+  adamw8.cu kernels::table::optimizers::checks::adamw8
+plant "AdamW of 8 bits: the second moment by the signed values" adamw8.cu 'v0 = mul_rn(maps[CODES + (old_v' 'v0 = mul_rn(maps[(old_v' \
+  adamw8.cu kernels::table::optimizers::checks::adamw8
+plant "AdamW of 8 bits: no barrier before the warps' largest are read" adamw8.cu $'= x;\n  __syncthreads();\n#pragma' $'= x;\n#pragma' \
+  adamw8.cu kernels::table::optimizers::checks::adamw8
 plant "dropout: every position draws the same" dropout.cu 'uint32_t(c), rows[2 * r + 1], rows[2 * r], 0' 'uint32_t(c), 0, rows[2 * r], 0' \
   dropout.cu kernels::table::dropout::checks::dropout
 plant "dropout: the rest is what is kept" dropout.cu 'if (rest) y = x - y;' ';' dropout.cu kernels::table::dropout::checks::dropout

@@ -35,6 +35,7 @@ mod network;
 mod nllb;
 mod not_checked;
 mod ops;
+mod optimizers;
 mod outside;
 mod pickle;
 mod pipeline;

@@ -80,6 +80,7 @@ pub fn settings() -> TrainerSettings {
         warmup_ratio: 0.1,
         decay_ratio: 0.1,
         optimizer: OptimizerSettings {
+            kind: Default::default(),
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,

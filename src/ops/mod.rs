@@ -9,6 +9,7 @@
 //! backward passes of encoders and translators, which are only run forward so far; [`gemm::linear_add_forward`] is the residual epilogue that blocks do not use yet.
 pub mod activation;
 pub mod adamw;
+pub mod adamw8;
 pub mod attention;
 pub mod beam_step;
 pub(crate) mod checks;

@@ -2,7 +2,11 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Error, models::weights::stored::Stored, train::schedule::ScheduleKind};
+use crate::{
+    error::Error,
+    models::weights::stored::Stored,
+    train::{optimizer::OptimizerKind, schedule::ScheduleKind},
+};
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -86,6 +90,10 @@ pub struct TrainSettings {
     /// Learning rate of B relative to that of A (LoRA+); 1 is plain LoRA
     #[arg(long, default_value_t = 1.0)]
     pub lora_plus_ratio: f64,
+    /// How parameters follow their gradients
+    #[arg(long, value_enum, default_value = "adamw")]
+    #[serde(skip_serializing_if = "OptimizerKind::is_usual")]
+    pub optimizer: OptimizerKind,
     /// Peak learning rate [default: 1e-4 for adapters, 2e-4 with --data; 2e-5 for all weights, 1e-3 from scratch]
     #[arg(long)]
     pub lr: Option<f64>,
@@ -174,6 +182,7 @@ impl Default for TrainSettings {
             dora: false,
             lora_dropout: 0.0,
             lora_plus_ratio: 1.0,
+            optimizer: OptimizerKind::Adamw,
             lr: None,
             schedule: ScheduleKind::Cosine,
             warmup_ratio: 0.03,

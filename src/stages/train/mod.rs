@@ -253,7 +253,7 @@ impl Stage for Train<'_> {
         let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
         let mut step = TrainStep::new(&model, trainable, room.max(longest))?;
         if !args.quiet {
-            print_memory(&model, &step);
+            print_memory(&model, &step, args.settings.optimizer);
         }
         data::warn_of_few_steps(&args.settings, shard.len());
         let settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));

@@ -61,6 +61,7 @@ pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSet
         warmup_ratio: s.warmup_ratio,
         decay_ratio: s.decay_ratio,
         optimizer: OptimizerSettings {
+            kind: s.optimizer,
             beta1: s.beta1,
             beta2: s.beta2,
             eps: s.eps,

@@ -58,6 +58,7 @@ table! {
     gemma,
     dora,
     dropout,
+    optimizers,
     casts,
 }
 
