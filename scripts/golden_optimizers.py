@@ -6,6 +6,8 @@ All on the CPU. Gradients: normal numbers whose size grows by step and falls off
 adamw8.{signed_map,unsigned_map}               bitsandbytes' create_dynamic_map
 adamw8.{big,small}.{param,grads,after}          AdamW8bit: (72, 65), 8-bit, and (7, 9), which stays f32; after: the parameter after each step
 adamw8.big.{m,v}_{codes,tops}                   its state at the end
+adafactor.{big,tall,vector}.{param,grads,after} transformers' Adafactor as its Trainer calls it, with decay
+adafactor.{big,tall}.{row,col}                  its state at the end
 bitsandbytes' quantiser for the CPU rounds small values through a table and misses the nearest code (its CUDA kernels search for it): here it is replaced by
 the nearest code itself; everything else is theirs.
 """
@@ -14,8 +16,10 @@ from pathlib import Path
 import bitsandbytes as bnb
 import bitsandbytes.backends.cpu.ops as cpu_ops
 import torch
+import transformers
 from bitsandbytes.functional import create_dynamic_map
 from safetensors.torch import save_file
+from transformers.optimization import Adafactor
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "golden" / "optimizers.safetensors"
 STEPS = 5
@@ -66,10 +70,19 @@ def adamw8(out):
     assert steps(out, "adamw8.small", (7, 9), make)["state1"].dtype == torch.float32
 
 
+def adafactor(out):
+    make = lambda p: Adafactor([p], lr=1e-2, weight_decay=0.1, scale_parameter=False, relative_step=False)
+    for name, shape in (("big", (24, 37)), ("tall", (90, 4)), ("vector", (50,))):
+        state = steps(out, f"adafactor.{name}", shape, make)
+        if len(shape) == 2:
+            out[f"adafactor.{name}.row"], out[f"adafactor.{name}.col"] = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
+
+
 def main():
     out = {}
     adamw8(out)
-    save_file({k: v.contiguous() for k, v in out.items()}, OUT, metadata={"torch": torch.__version__, "bitsandbytes": bnb.__version__})
+    adafactor(out)
+    save_file({k: v.contiguous() for k, v in out.items()}, OUT, metadata={"torch": torch.__version__, "bitsandbytes": bnb.__version__, "transformers": transformers.__version__})
 
 
 if __name__ == "__main__":

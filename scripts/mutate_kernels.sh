@@ -195,6 +195,15 @@ plant "AdamW of 8 bits: the second moment by the signed values" adamw8.cu 'v0 = 
   adamw8.cu kernels::table::optimizers::checks::adamw8
 plant "AdamW of 8 bits: no barrier before the warps' largest are read" adamw8.cu $'= x;\n  __syncthreads();\n#pragma' $'= x;\n#pragma' \
   adamw8.cu kernels::table::optimizers::checks::adamw8
+plant "Adafactor: columns of every other row" adafactor.cu 'for (int r = lane; r < rows; r += LANES) {' 'for (int r = lane; r < rows; r += 2 * LANES) {' \
+  adafactor.cu kernels::table::optimizers::checks::adafactor
+plant "Adafactor: lanes' sums are added without a barrier" adafactor.cu $'  all[threadIdx.x] = sum;\n  __syncthreads();' '  all[threadIdx.x] = sum;' \
+  adafactor.cu kernels::table::optimizers::checks::adafactor
+plant "Adafactor: a row by the sum of all rows, not their mean" adafactor.cu '*mean = float(sum / rows);' '*mean = float(sum);' \
+  adafactor.cu kernels::table::optimizers::checks::adafactor
+plant "Adafactor: updates are never scaled down" adafactor.cu 'fmaxf(1.0f, rms)' '1.0f' adafactor.cu kernels::table::optimizers::checks::adafactor
+plant "Adafactor: a vector's last block is left out" adafactor.cu $'  if (i < n) {\n    float g' $'  if (i < n / THREADS * THREADS) {\n    float g' \
+  adafactor.cu kernels::table::optimizers::checks::adafactor_vector
 plant "dropout: every position draws the same" dropout.cu 'uint32_t(c), rows[2 * r + 1], rows[2 * r], 0' 'uint32_t(c), 0, rows[2 * r], 0' \
   dropout.cu kernels::table::dropout::checks::dropout
 plant "dropout: the rest is what is kept" dropout.cu 'if (rest) y = x - y;' ';' dropout.cu kernels::table::dropout::checks::dropout

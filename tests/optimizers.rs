@@ -15,6 +15,7 @@ use sdrrl::{
         weights::safetensors::Checkpoint,
     },
     ops::{
+        adafactor::{Adafactor, AdafactorTable, Member, Squares},
         adamw::AdamW,
         adamw8::{self, AdamW8Table, Codes, Group8, dynamic_map},
     },
@@ -155,6 +156,51 @@ fn adamw_of_8_bits_agrees_with_its_f64_reference_and_does_not_depend_on_threads(
             assert!(off.count() <= 1 && far == 0, "codes of {name} in block {block}");
         }
     }
+}
+
+fn adafactor_equals_transformers(device: &Device) {
+    let golden = Golden::open();
+    for name in ["big", "tall", "vector"] {
+        let get = |part: &str| format!("adafactor.{name}.{part}");
+        let shape = golden.shape(&get("param"));
+        let on = |shape: &[usize], values: &[f32]| {
+            Tensor::from_f32("values", shape, values).unwrap().to_device(device).unwrap()
+        };
+        let mut values = golden.get(&get("param"));
+        let mut moments: Vec<Vec<f32>> = match shape[..] {
+            [rows, cols] => vec![vec![0.0; rows], vec![0.0; cols]],
+            _ => vec![vec![0.0; values.len()]],
+        };
+        let (grads, wants) = (golden.steps(&get("grads")), golden.steps(&get("after")));
+        for (step, (grad, want)) in (1..).zip(grads.iter().zip(&wants)) {
+            let squares = match &moments[..] {
+                [row, col] => Squares::Factored { row: on(&[row.len()], row), col: on(&[col.len()], col) },
+                all => Squares::Whole(on(&shape, &all[0])),
+            };
+            let (param, grad) = (on(&shape, &values), on(&shape, grad));
+            let (after, read) = (param.reader(), squares.tensors().map(Tensor::reader).collect::<Vec<_>>());
+            let member = Member { param, grad, squares, lr_factor: 1.0, weight_decay: 0.1 };
+            let h = Adafactor { lr: 1e-2, step, grad_scale: 1.0 };
+            AdafactorTable::new(vec![member]).unwrap().update(&h).unwrap();
+            values = after.to_f32_vec().unwrap();
+            moments = read.iter().map(|r| r.to_f32_vec().unwrap()).collect();
+            assert_close(&format!("{name}, step {step}"), &values, want, 1e-6);
+        }
+        if let [row, col] = &moments[..] {
+            assert_close(name, row, &golden.get(&get("row")), 1e-6);
+            assert_close(name, col, &golden.get(&get("col")), 1e-6);
+        }
+    }
+}
+
+#[test]
+fn adafactor_takes_the_steps_of_transformers() {
+    adafactor_equals_transformers(&Device::Cpu);
+}
+
+#[test]
+fn adafactor_takes_the_steps_of_transformers_on_the_emulated_gpu() {
+    adafactor_equals_transformers(&crate::kernels::emulated());
 }
 
 /// Matrices large enough for moments of 8 bits.

@@ -8,6 +8,7 @@
 //! 1, SiLU) of ops that models call. [`layernorm::layernorm_backward`], [`activation::activation_backward`] and [`attention::cross_attention_backward`] are the
 //! backward passes of encoders and translators, which are only run forward so far; [`gemm::linear_add_forward`] is the residual epilogue that blocks do not use yet.
 pub mod activation;
+pub mod adafactor;
 pub mod adamw;
 pub mod adamw8;
 pub mod attention;

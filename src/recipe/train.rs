@@ -215,7 +215,7 @@ impl TrainSettings {
     /// Settings that say nothing beside the others.
     ///
     /// # Errors
-    /// A share of decay where the schedule has none, dropout where there are no adapters.
+    /// A share of decay where the schedule has none, dropout where there are no adapters, AdamW's numbers for an optimizer that has none of them.
     pub fn check(&self) -> Result<()> {
         let unused = !is_usual_decay(&self.decay_ratio) && self.schedule != ScheduleKind::Wsd;
         let message = "decay-ratio belongs to schedule wsd: choose it, or leave decay-ratio out";
@@ -223,6 +223,18 @@ impl TrainSettings {
         let none = "lora-dropout drops inputs of adapters: it goes with method lora, or leave it out";
         let adapters = self.method == Method::Lora || self.lora_dropout == 0.0;
         ensure!(adapters, Error::setting("train.lora-dropout", none));
+        let usual = TrainSettings::default();
+        let moments = [
+            ("beta1", self.beta1, usual.beta1),
+            ("beta2", self.beta2, usual.beta2),
+            ("eps", self.eps, usual.eps),
+        ];
+        for (key, own, usual) in moments {
+            let used = own == usual || self.optimizer != OptimizerKind::Adafactor;
+            let message =
+                format!("{key} is a number of AdamW, which optimizer adafactor does not use: leave it out");
+            ensure!(used, Error::setting(format!("train.{key}"), message));
+        }
         Ok(())
     }
 }

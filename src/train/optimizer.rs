@@ -6,6 +6,7 @@ use crate::{
     device::Device,
     models::transformer::train_step::{Changes, Param, ParamKind},
     ops::{
+        adafactor::{Adafactor, AdafactorTable, Member, Squares},
         adamw::{AdamW, AdamWTable, Group},
         adamw8::{AdamW8Table, Codes, Group8},
         grad_norm::GradNorm,
@@ -26,6 +27,8 @@ pub enum OptimizerKind {
     #[serde(rename = "adamw-8bit", alias = "adamw_8bit", alias = "adamw_bnb_8bit")]
     #[value(name = "adamw-8bit", alias = "adamw_8bit", alias = "adamw_bnb_8bit")]
     Adamw8bit,
+    /// Adafactor as transformers' Trainer uses it (no relative steps, no first moment): for a matrix a number a row and a column. `lr` times a step whose root mean square is 1 at most: begin with adamw's
+    Adafactor,
 }
 
 /// Smaller tensors keep moments of 32 bits, as in bitsandbytes.
@@ -37,6 +40,7 @@ impl OptimizerKind {
         match self {
             OptimizerKind::Adamw => "adamw",
             OptimizerKind::Adamw8bit => "adamw-8bit",
+            OptimizerKind::Adafactor => "adafactor",
         }
     }
 
@@ -45,6 +49,7 @@ impl OptimizerKind {
         match self {
             OptimizerKind::Adamw => 8,
             OptimizerKind::Adamw8bit => 2,
+            OptimizerKind::Adafactor => 0,
         }
     }
 
@@ -79,6 +84,8 @@ enum Own {
     Adamw([Tensor; 2]),
     /// The same, coded.
     Adamw8bit([Codes; 2]),
+    /// The second moment.
+    Adafactor(Squares),
 }
 
 impl Own {
@@ -93,11 +100,19 @@ impl Own {
                 tops: tensor(&format!("{m}_tops"), DType::F32, &[tops]),
             }));
         }
+        if let (OptimizerKind::Adafactor, shape) = (kind, p.value().shape()) {
+            let [rows, cols] = *shape else {
+                return Own::Adafactor(Squares::Whole(tensor("square", DType::F32, shape)));
+            };
+            let (row, col) = (tensor("row", DType::F32, &[rows]), tensor("col", DType::F32, &[cols]));
+            return Own::Adafactor(Squares::Factored { row, col });
+        }
         Own::Adamw(["m", "v"].map(|m| tensor(m, DType::F32, p.value().shape())))
     }
 
     fn tensors(&self) -> Vec<Tensor> {
         match self {
+            Own::Adafactor(squares) => squares.tensors().map(Tensor::alias).collect(),
             Own::Adamw(moments) => moments.iter().map(Tensor::alias).collect(),
             Own::Adamw8bit(moments) => {
                 moments.iter().flat_map(|m| [m.codes.alias(), m.tops.alias()]).collect()
@@ -118,6 +133,7 @@ pub struct Optimizer {
     own: Vec<Own>,
     adamw: AdamWTable,
     adamw8: AdamW8Table,
+    adafactor: AdafactorTable,
     norm: GradNorm,
     changes: Vec<Changes>,
 }
@@ -129,7 +145,7 @@ impl Optimizer {
         let (own, _) = Arena::build("optimizer state", &device, |a| {
             params.iter().map(|p| Own::lay_out(p, settings.kind, a)).collect::<Vec<_>>()
         })?;
-        let (mut adamw, mut adamw8) = (vec![], vec![]);
+        let (mut adamw, mut adamw8, mut adafactor) = (vec![], vec![], vec![]);
         for (p, own) in params.iter().zip(&own) {
             let (param, grad) = (p.writable().0, p.grad.alias());
             let lr_factor = if p.kind == ParamKind::LoraB { settings.lora_plus_ratio as f32 } else { 1.0 };
@@ -146,12 +162,17 @@ impl Optimizer {
                     let (m, v) = (m.alias(), v.alias());
                     adamw8.push(Group8 { param, m, v, grad, lr_factor, weight_decay });
                 }
+                Own::Adafactor(squares) => {
+                    let squares = squares.alias();
+                    adafactor.push(Member { param, grad, squares, lr_factor, weight_decay });
+                }
             }
         }
         let (adamw, adamw8) = (AdamWTable::new(adamw)?, AdamW8Table::new(adamw8)?);
+        let adafactor = AdafactorTable::new(adafactor)?;
         let norm = GradNorm::new(params.iter().map(|p| p.grad.alias()).collect())?;
         let changes = params.iter().map(|p| p.writable().1).collect();
-        Ok(Optimizer { settings, own, adamw, adamw8, norm, changes })
+        Ok(Optimizer { settings, own, adamw, adamw8, adafactor, norm, changes })
     }
 
     /// Handles on the whole state, each tensor with a name of its own: what a checkpoint holds.
@@ -176,6 +197,7 @@ impl Optimizer {
         };
         self.adamw.update(&h)?;
         self.adamw8.update(&h)?;
+        self.adafactor.update(&Adafactor { lr: h.lr, step, grad_scale: h.grad_scale })?;
         Ok(norm)
     }
 }

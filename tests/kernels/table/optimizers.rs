@@ -1,6 +1,7 @@
 //! Optimizers other than AdamW.
 use sdrrl::{
     ops::{
+        adafactor::{self, Adafactor, AdafactorTable, Member, Squares},
         adamw::AdamW,
         adamw8::{AdamW8Table, Codes, Group8},
     },
@@ -19,6 +20,24 @@ rows! {
         rows_alone: false,
         exact: true,
         make: adamw8,
+    }
+    adafactor {
+        names: "R C",
+        measured: &[(&[4096, 11008], ONLY_F32)],
+        checked: &[&[70, 37], &[3, 300], &[1, 5], &[300, 1]],
+        dtypes: ONLY_F32,
+        work: |d, _| Work::Bytes(20.0 * (d[0] * d[1]) as f64),
+        rows_alone: false,
+        make: |w, d| adafactor(w, d, true),
+    }
+    adafactor_vector {
+        names: "N",
+        measured: &[(&[4096], ONLY_F32)],
+        checked: &[&[700], &[3]],
+        dtypes: ONLY_F32,
+        work: |d, _| Work::Bytes(20.0 * d[0] as f64),
+        rows_alone: false,
+        make: |w, d| adafactor(w, d, false),
     }
 }
 
@@ -48,4 +67,29 @@ fn adamw8(w: &World, d: &[usize]) -> Result<Case> {
             })
         })
     })
+}
+
+/// The first two steps.
+fn adafactor(w: &World, d: &[usize], factored: bool) -> Result<Case> {
+    let (param, grad) = (w.normal_f32("param", d)?, w.normal_f32("grad", d)?);
+    let squares = match factored {
+        true => Squares::Factored { row: w.out_f32(&d[..1])?, col: w.out_f32(&d[1..])? },
+        false => Squares::Whole(w.out_f32(d)?),
+    };
+    let outs: Vec<_> = [&param].into_iter().chain(squares.tensors()).map(Tensor::reader).collect();
+    let [values, grads] = wide([&param, &grad])?;
+    let (rows, cols) = if factored { (d[0], d[1]) } else { (0, d[0]) };
+    let member = Member { param, grad, squares, lr_factor: 2.0, weight_decay: 0.1 };
+    let mut table = AdafactorTable::new(vec![member])?;
+    let call =
+        move || (1..3).try_for_each(|step| table.update(&Adafactor { lr: 5e-3, step, grad_scale: 0.5 }));
+    Ok(case(&outs, call)?.against(move || {
+        let (mut param, mut row, mut col) = (values.clone(), vec![0.0; rows], vec![0.0; cols]);
+        let scaled: Vec<f64> = grads.iter().map(|g| g * 0.5).collect();
+        for step in 1..3 {
+            adafactor::reference::step(&mut param, (&mut row, &mut col), &scaled, (1e-2, 0.1, step));
+        }
+        let all = [param, row, col];
+        all.into_iter().filter(|x| !x.is_empty()).collect()
+    }))
 }
