@@ -8,9 +8,12 @@ adamw8.{big,small}.{param,grads,after}          AdamW8bit: (72, 65), 8-bit, and 
 adamw8.big.{m,v}_{codes,tops}                   its state at the end
 adafactor.{big,tall,vector}.{param,grads,after} transformers' Adafactor as its Trainer calls it, with decay
 adafactor.{big,tall}.{row,col}                  its state at the end
+muon.{wide,tall,low}.{param,grads,after}        torch.optim.Muon, adjust_lr_fn="match_rms_adamw", with its iteration in f32: its own source with one word changed
+muon.{wide,tall,low}.bf16                       the parameter at the end by torch.optim.Muon as it is, which iterates in bf16
 bitsandbytes' quantiser for the CPU rounds small values through a table and misses the nearest code (its CUDA kernels search for it): here it is replaced by
 the nearest code itself; everything else is theirs.
 """
+import inspect
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -19,6 +22,7 @@ import torch
 import transformers
 from bitsandbytes.functional import create_dynamic_map
 from safetensors.torch import save_file
+from torch.optim import _muon
 from transformers.optimization import Adafactor
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "golden" / "optimizers.safetensors"
@@ -78,10 +82,24 @@ def adafactor(out):
             out[f"adafactor.{name}.row"], out[f"adafactor.{name}.col"] = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
 
 
+def muon(out):
+    make = lambda p: torch.optim.Muon([p], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    shapes = {"wide": (24, 40), "tall": (48, 20), "low": (4, 90)}
+    for name, shape in shapes.items():
+        steps(out, f"muon.{name}", shape, make)
+        out[f"muon.{name}.bf16"] = out[f"muon.{name}.after"][-1].clone()
+    source = inspect.getsource(_muon._zeropower_via_newtonschulz)
+    assert source.count("torch.bfloat16") == 1
+    exec(source.replace("torch.bfloat16", "torch.float32"), _muon.__dict__)
+    for name, shape in shapes.items():
+        steps(out, f"muon.{name}", shape, make)
+
+
 def main():
     out = {}
     adamw8(out)
     adafactor(out)
+    muon(out)
     save_file({k: v.contiguous() for k, v in out.items()}, OUT, metadata={"torch": torch.__version__, "bitsandbytes": bnb.__version__, "transformers": transformers.__version__})
 
 

@@ -96,7 +96,7 @@ plant() {
     echo "| $name | SURVIVED |"
   else
     local report
-    report=$(grep -m1 -oE 'kernel [a-z0-9_]+, block.*|[a-z0-9 _]+: (relative error|element) .*|assertion .*' "$log" || tail -1 "$log")
+    report=$(grep -m1 -oE 'kernel [a-z0-9_]+, block.*|[a-z0-9 _]+: (relative error|element) .*|[a-z0-9_]+ \[[0-9, ]+\] (F32|Bf16): .*|assertion .*' "$log" || tail -1 "$log")
     echo "| $name | ${report:0:150} |"
     printf '%s\t%s\n' "$name" "${report:0:150}" >>"$said"
   fi
@@ -204,6 +204,8 @@ plant "Adafactor: a row by the sum of all rows, not their mean" adafactor.cu '*m
 plant "Adafactor: updates are never scaled down" adafactor.cu 'fmaxf(1.0f, rms)' '1.0f' adafactor.cu kernels::table::optimizers::checks::adafactor
 plant "Adafactor: a vector's last block is left out" adafactor.cu $'  if (i < n) {\n    float g' $'  if (i < n / THREADS * THREADS) {\n    float g' \
   adafactor.cu kernels::table::optimizers::checks::adafactor_vector
+plant "Muon: plain momentum, not Nesterov's" muon.cu 'update[i] = g + momentum * (m - g);' 'update[i] = m;' muon.cu kernels::table::optimizers::checks::muon
+plant "Muon: no decay" muon.cu 'param[i] * keep - rate' 'param[i] - rate' muon.cu kernels::table::optimizers::checks::muon
 plant "dropout: every position draws the same" dropout.cu 'uint32_t(c), rows[2 * r + 1], rows[2 * r], 0' 'uint32_t(c), 0, rows[2 * r], 0' \
   dropout.cu kernels::table::dropout::checks::dropout
 plant "dropout: the rest is what is kept" dropout.cu 'if (rest) y = x - y;' ';' dropout.cu kernels::table::dropout::checks::dropout

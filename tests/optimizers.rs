@@ -18,8 +18,9 @@ use sdrrl::{
         adafactor::{Adafactor, AdafactorTable, Member, Squares},
         adamw::AdamW,
         adamw8::{self, AdamW8Table, Codes, Group8, dynamic_map},
+        muon::{Matrix, Muon, MuonTable, Scratch},
     },
-    tensor::{DType, Tensor},
+    tensor::{Arena, DType, Tensor},
     train::{
         optimizer::{OptimizerKind, OptimizerSettings},
         trainer::{Checks, TrainEvent, TrainerSettings, train},
@@ -201,6 +202,44 @@ fn adafactor_takes_the_steps_of_transformers() {
 #[test]
 fn adafactor_takes_the_steps_of_transformers_on_the_emulated_gpu() {
     adafactor_equals_transformers(&crate::kernels::emulated());
+}
+
+fn muon_equals_pytorch(device: &Device) {
+    let golden = Golden::open();
+    for name in ["wide", "tall", "low"] {
+        let get = |part: &str| format!("muon.{name}.{part}");
+        let shape = golden.shape(&get("param"));
+        let on =
+            |values: &[f32]| Tensor::from_f32("values", &shape, values).unwrap().to_device(device).unwrap();
+        let start = golden.get(&get("param"));
+        let (mut values, mut momentum) = (start.clone(), vec![0.0; start.len()]);
+        let (grads, wants) = (golden.steps(&get("grads")), golden.steps(&get("after")));
+        for (step, (grad, want)) in (1..).zip(grads.iter().zip(&wants)) {
+            let (param, grad, moment) = (on(&values), on(grad), on(&momentum));
+            let read = [param.reader(), moment.reader()];
+            let scratch = |a: &mut Arena| Scratch::lay_out(&[[shape[0], shape[1]]], a);
+            let (scratch, _) = Arena::build("scratch", device, scratch).unwrap();
+            let matrix = Matrix { param, grad, moment, lr_factor: 1.0, weight_decay: 0.1 };
+            let h = Muon { lr: 1e-2, grad_scale: 1.0 };
+            MuonTable::new(vec![matrix], scratch).unwrap().update(&h).unwrap();
+            [values, momentum] = read.map(|r| r.to_f32_vec().unwrap());
+            assert_close(&format!("{name}, step {step}"), &values, want, 1e-5);
+        }
+        // As PyTorch has it, in bf16: what the parameter moved by is as near as that type allows.
+        let moved = |to: &[f32]| to.iter().zip(&start).map(|(a, b)| a - b).collect::<Vec<f32>>();
+        let (got, want) = (moved(&values), moved(&golden.get(&get("bf16"))));
+        assert_close(&format!("{name} in bf16"), got, &want, 2e-2);
+    }
+}
+
+#[test]
+fn muon_takes_the_steps_of_pytorch() {
+    muon_equals_pytorch(&Device::Cpu);
+}
+
+#[test]
+fn muon_takes_the_steps_of_pytorch_on_the_emulated_gpu() {
+    muon_equals_pytorch(&crate::kernels::emulated());
 }
 
 /// Matrices large enough for moments of 8 bits.

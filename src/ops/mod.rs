@@ -28,6 +28,7 @@ pub(crate) mod launch;
 pub mod layernorm;
 pub mod lora;
 pub mod mix;
+pub mod muon;
 pub(crate) mod parallel;
 pub use parallel::with_threads;
 pub mod quantize;

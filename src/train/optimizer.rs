@@ -10,6 +10,7 @@ use crate::{
         adamw::{AdamW, AdamWTable, Group},
         adamw8::{AdamW8Table, Codes, Group8},
         grad_norm::GradNorm,
+        muon::{Matrix, Muon, MuonTable, Scratch},
     },
     tensor::{Arena, DType, Tensor},
 };
@@ -23,12 +24,17 @@ pub enum OptimizerKind {
     #[serde(alias = "adamw_torch")]
     #[value(alias = "adamw_torch")]
     Adamw,
-    /// AdamW with moments of 8 bits, as bitsandbytes' AdamW8bit: 2 bytes a parameter, in tensors of at least 4096 elements; the others keep AdamW's state. `lr` means what it means for adamw
+    /// AdamW with moments of 8 bits, as bitsandbytes' AdamW8bit: 2 bytes a parameter, in tensors of at least 4096 elements; the others keep AdamW's state.
+    /// `lr` means what it means for adamw
     #[serde(rename = "adamw-8bit", alias = "adamw_8bit", alias = "adamw_bnb_8bit")]
     #[value(name = "adamw-8bit", alias = "adamw_8bit", alias = "adamw_bnb_8bit")]
     Adamw8bit,
-    /// Adafactor as transformers' Trainer uses it (no relative steps, no first moment): for a matrix a number a row and a column. `lr` times a step whose root mean square is 1 at most: begin with adamw's
+    /// Adafactor as transformers' Trainer uses it (no relative steps, no first moment): for a matrix a number a row and a column. `lr` times a step whose root
+    /// mean square is 1 at most: begin with adamw's
     Adafactor,
+    /// Muon as torch.optim.Muon with match_rms_adamw (momentum 0.95) for the matrices of layers and adapters: 4 bytes a parameter; embedding, head, norms, biases
+    /// and magnitudes by adamw. A step's root mean square is about 0.2 times `lr`, as AdamW's: begin with adamw's
+    Muon,
 }
 
 /// Smaller tensors keep moments of 32 bits, as in bitsandbytes.
@@ -41,6 +47,7 @@ impl OptimizerKind {
             OptimizerKind::Adamw => "adamw",
             OptimizerKind::Adamw8bit => "adamw-8bit",
             OptimizerKind::Adafactor => "adafactor",
+            OptimizerKind::Muon => "muon",
         }
     }
 
@@ -50,6 +57,7 @@ impl OptimizerKind {
             OptimizerKind::Adamw => 8,
             OptimizerKind::Adamw8bit => 2,
             OptimizerKind::Adafactor => 0,
+            OptimizerKind::Muon => 4,
         }
     }
 
@@ -86,6 +94,8 @@ enum Own {
     Adamw8bit([Codes; 2]),
     /// The second moment.
     Adafactor(Squares),
+    /// Momentum.
+    Muon(Tensor),
 }
 
 impl Own {
@@ -107,11 +117,16 @@ impl Own {
             let (row, col) = (tensor("row", DType::F32, &[rows]), tensor("col", DType::F32, &[cols]));
             return Own::Adafactor(Squares::Factored { row, col });
         }
+        let matrix = matches!(p.kind, ParamKind::LoraA | ParamKind::LoraB | ParamKind::Matrix);
+        if kind == OptimizerKind::Muon && matrix {
+            return Own::Muon(tensor("momentum", DType::F32, p.value().shape()));
+        }
         Own::Adamw(["m", "v"].map(|m| tensor(m, DType::F32, p.value().shape())))
     }
 
     fn tensors(&self) -> Vec<Tensor> {
         match self {
+            Own::Muon(moment) => vec![moment.alias()],
             Own::Adafactor(squares) => squares.tensors().map(Tensor::alias).collect(),
             Own::Adamw(moments) => moments.iter().map(Tensor::alias).collect(),
             Own::Adamw8bit(moments) => {
@@ -121,9 +136,18 @@ impl Own {
     }
 }
 
-/// Bytes of an optimizer's state for these parameters.
+/// The state of these parameters, and what Muon computes in.
+fn lay_out(params: &[Param], kind: OptimizerKind, a: &mut Arena) -> (Vec<Own>, Option<Scratch>) {
+    let own: Vec<Own> = params.iter().map(|p| Own::lay_out(p, kind, a)).collect();
+    let shape = |own: &Own| if let Own::Muon(t) = own { Some(t.rows_cols().into()) } else { None };
+    let shapes: Vec<[usize; 2]> = own.iter().filter_map(shape).collect();
+    let scratch = (!shapes.is_empty()).then(|| Scratch::lay_out(&shapes, a));
+    (own, scratch)
+}
+
+/// Bytes of an optimizer's state for these parameters, and of what it computes in.
 pub fn state_bytes(params: &[Param], kind: OptimizerKind) -> usize {
-    Arena::measure(|a| params.iter().for_each(|p| drop(Own::lay_out(p, kind, a))))
+    Arena::measure(|a| drop(lay_out(params, kind, a)))
 }
 
 /// The state, and what is done with it.
@@ -134,6 +158,7 @@ pub struct Optimizer {
     adamw: AdamWTable,
     adamw8: AdamW8Table,
     adafactor: AdafactorTable,
+    muon: Option<MuonTable>,
     norm: GradNorm,
     changes: Vec<Changes>,
 }
@@ -142,10 +167,9 @@ impl Optimizer {
     /// Zero state for `params`, on their device.
     pub fn new(params: &[Param], settings: OptimizerSettings) -> Result<Optimizer> {
         let device = params.first().map_or(Device::Cpu, |p| p.value().device());
-        let (own, _) = Arena::build("optimizer state", &device, |a| {
-            params.iter().map(|p| Own::lay_out(p, settings.kind, a)).collect::<Vec<_>>()
-        })?;
-        let (mut adamw, mut adamw8, mut adafactor) = (vec![], vec![], vec![]);
+        let ((own, scratch), _) =
+            Arena::build("optimizer state", &device, |a| lay_out(params, settings.kind, a))?;
+        let (mut adamw, mut adamw8, mut adafactor, mut muon) = (vec![], vec![], vec![], vec![]);
         for (p, own) in params.iter().zip(&own) {
             let (param, grad) = (p.writable().0, p.grad.alias());
             let lr_factor = if p.kind == ParamKind::LoraB { settings.lora_plus_ratio as f32 } else { 1.0 };
@@ -166,13 +190,18 @@ impl Optimizer {
                     let squares = squares.alias();
                     adafactor.push(Member { param, grad, squares, lr_factor, weight_decay });
                 }
+                Own::Muon(moment) => {
+                    let moment = moment.alias();
+                    muon.push(Matrix { param, grad, moment, lr_factor, weight_decay });
+                }
             }
         }
         let (adamw, adamw8) = (AdamWTable::new(adamw)?, AdamW8Table::new(adamw8)?);
         let adafactor = AdafactorTable::new(adafactor)?;
+        let muon = scratch.map(|scratch| MuonTable::new(muon, scratch)).transpose()?;
         let norm = GradNorm::new(params.iter().map(|p| p.grad.alias()).collect())?;
         let changes = params.iter().map(|p| p.writable().1).collect();
-        Ok(Optimizer { settings, own, adamw, adamw8, adafactor, norm, changes })
+        Ok(Optimizer { settings, own, adamw, adamw8, adafactor, muon, norm, changes })
     }
 
     /// Handles on the whole state, each tensor with a name of its own: what a checkpoint holds.
@@ -198,6 +227,9 @@ impl Optimizer {
         self.adamw.update(&h)?;
         self.adamw8.update(&h)?;
         self.adafactor.update(&Adafactor { lr: h.lr, step, grad_scale: h.grad_scale })?;
+        if let Some(muon) = &mut self.muon {
+            muon.update(&Muon { lr: h.lr, grad_scale: h.grad_scale })?;
+        }
         Ok(norm)
     }
 }

@@ -4,8 +4,9 @@ use sdrrl::{
         adafactor::{self, Adafactor, AdafactorTable, Member, Squares},
         adamw::AdamW,
         adamw8::{AdamW8Table, Codes, Group8},
+        muon::{self, Matrix, Muon, MuonTable, Scratch},
     },
-    tensor::Tensor,
+    tensor::{Arena, Tensor},
 };
 
 use super::*;
@@ -39,6 +40,15 @@ rows! {
         rows_alone: false,
         make: |w, d| adafactor(w, d, false),
     }
+    muon {
+        names: "R C",
+        measured: &[(&[4096, 11008], ONLY_F32), (&[16, 4096], ONLY_F32)],
+        checked: &[&[12, 40], &[40, 12], &[9, 9], &[1, 300]],
+        dtypes: ONLY_F32,
+        work: |d, _| flop(5.0 * 2.0 * (2 * d[0].max(d[1]) + d[0].min(d[1])) as f64, &[d[0].min(d[1]); 2]),
+        rows_alone: false,
+        make: muon,
+    }
 }
 
 /// The first three steps of two tensors: from zeros, then from what was coded.
@@ -69,27 +79,54 @@ fn adamw8(w: &World, d: &[usize]) -> Result<Case> {
     })
 }
 
-/// The first two steps.
+/// Two steps: one whose update is small beside the squares before, and a first one, which forgets them and whose update is scaled down.
 fn adafactor(w: &World, d: &[usize], factored: bool) -> Result<Case> {
+    const STEPS: [u64; 2] = [5, 1];
     let (param, grad) = (w.normal_f32("param", d)?, w.normal_f32("grad", d)?);
+    let before = |name: &str, dims: &[usize]| -> Result<Tensor> {
+        let mut t = w.normal_f32(name, dims)?;
+        t.write_f32(&t.to_f32_vec()?.iter().map(|x| 1.0 + x * x).collect::<Vec<_>>())?;
+        Ok(t)
+    };
     let squares = match factored {
-        true => Squares::Factored { row: w.out_f32(&d[..1])?, col: w.out_f32(&d[1..])? },
-        false => Squares::Whole(w.out_f32(d)?),
+        true => Squares::Factored { row: before("row", &d[..1])?, col: before("col", &d[1..])? },
+        false => Squares::Whole(before("square", d)?),
     };
     let outs: Vec<_> = [&param].into_iter().chain(squares.tensors()).map(Tensor::reader).collect();
     let [values, grads] = wide([&param, &grad])?;
-    let (rows, cols) = if factored { (d[0], d[1]) } else { (0, d[0]) };
+    let given: Vec<Vec<f64>> = squares.tensors().map(|t| wide([t]).map(|[x]| x)).collect::<Result<_>>()?;
     let member = Member { param, grad, squares, lr_factor: 2.0, weight_decay: 0.1 };
     let mut table = AdafactorTable::new(vec![member])?;
-    let call =
-        move || (1..3).try_for_each(|step| table.update(&Adafactor { lr: 5e-3, step, grad_scale: 0.5 }));
+    let call = move || {
+        STEPS.iter().try_for_each(|&step| table.update(&Adafactor { lr: 5e-3, step, grad_scale: 0.5 }))
+    };
     Ok(case(&outs, call)?.against(move || {
-        let (mut param, mut row, mut col) = (values.clone(), vec![0.0; rows], vec![0.0; cols]);
+        let (mut param, mut col) = (values.clone(), given[given.len() - 1].clone());
+        let mut row = if given.len() > 1 { given[0].clone() } else { vec![] };
         let scaled: Vec<f64> = grads.iter().map(|g| g * 0.5).collect();
-        for step in 1..3 {
+        for step in STEPS {
             adafactor::reference::step(&mut param, (&mut row, &mut col), &scaled, (1e-2, 0.1, step));
         }
-        let all = [param, row, col];
-        all.into_iter().filter(|x| !x.is_empty()).collect()
+        [param, row, col].into_iter().filter(|x| !x.is_empty()).collect()
+    }))
+}
+
+/// Two steps.
+fn muon(w: &World, d: &[usize]) -> Result<Case> {
+    let (param, grad) = (w.normal_f32("param", d)?, w.normal_f32("grad", d)?);
+    let moment = w.normal_f32("moment", d)?;
+    let (outs, [values, grads, given]) = ([param.reader(), moment.reader()], wide([&param, &grad, &moment])?);
+    let shape = [d[0], d[1]];
+    let (scratch, _) = Arena::build("scratch", &w.device, |a| Scratch::lay_out(&[[4, 4], shape], a))?;
+    let matrix = Matrix { param, grad, moment, lr_factor: 2.0, weight_decay: 0.1 };
+    let mut table = MuonTable::new(vec![matrix], scratch)?;
+    let call = move || (0..2).try_for_each(|_| table.update(&Muon { lr: 5e-2, grad_scale: 0.5 }));
+    Ok(case(&outs, call)?.against(move || {
+        let (mut param, mut moment) = (values.clone(), given.clone());
+        let scaled: Vec<f64> = grads.iter().map(|g| g * 0.5).collect();
+        for _ in 0..2 {
+            muon::reference::step(&mut param, &mut moment, &scaled, shape, (1e-1, 0.1));
+        }
+        vec![param, moment]
     }))
 }
