@@ -181,9 +181,7 @@ pub fn backward_input(
             linear_backward_input(dinp, dout, &linear.weight, accumulate)?;
             dropout.kept_backward(dinp, &du, a, None)
         }
-        (Some((a, du, true)), Some(dropout)) => {
-            dropout.kept_backward(dinp, &du, a, Some((&*dout, linear)))
-        }
+        (Some((a, du, true)), Some(dropout)) => dropout.kept_backward(dinp, &du, a, Some((&*dout, linear))),
     }
 }
 

@@ -8,8 +8,8 @@ use tracing::info_span;
 use super::{
     super::weights::check_memory,
     acts::Acts,
-    dropout::{Draws, Dropout},
     block::{Attention, Block, Next, norm_backward, norm_forward},
+    dropout::{Draws, Dropout},
     grads::Grads,
     linear::Rows,
     lora::Lora,
@@ -255,8 +255,7 @@ impl TrainStep {
         let mut x = a.forward_scratch(n)?;
         let mut s = a.layers[0].rows(spec, n)?;
         model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
-        let block =
-            |l| Block::new(spec, l, &weights.layers[l], self.ropes.tables()).with_dropout(dropout);
+        let block = |l| Block::new(spec, l, &weights.layers[l], self.ropes.tables()).with_dropout(dropout);
         norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;
         for l in 0..weights.layers.len() {
             let attention = Attention::Packed { cu_seqlens, slots: None };
