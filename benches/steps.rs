@@ -146,6 +146,7 @@ fn worker(dtype: &str, case: &Case) {
     let lora = Lora::init(&model, lora, 1).expect("adapters");
     let mut step = TrainStep::new(&model, Trainable::Lora(lora), rows * length).expect("memory for a step");
     let settings = OptimizerSettings {
+        kind: Default::default(),
         beta1: 0.9,
         beta2: 0.999,
         eps: 1e-8,

@@ -8,28 +8,13 @@
 // | version | idea | % of ceiling | GPU | date |
 // | 1 | radix selection, shared-memory bins | not measured on a GPU yet | | |
 #include "choose.cuh"
+#include "philox.cuh"
 
 namespace {
 constexpr int THREADS = 512, WARPS = THREADS / 32;
 constexpr uint32_t NOTHING = 0xffffffffu;
 // As src/ops/sampling.rs writes it: lists[seen..banned] are penalised, lists[banned..end] forbidden.
 struct Row { uint32_t id_low, id_high, step, seen, banned, end; };
-
-// 64 bits for (seed, id, step).
-DEV u64 philox(u64 seed, uint32_t c0, uint32_t c1, uint32_t c2) {
-  uint32_t c3 = 0, k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-#pragma unroll
-  for (int round = 0; round < 10; round++) {
-    uint32_t h0 = __umulhi(0xD2511F53u, c0), l0 = 0xD2511F53u * c0, h1 = __umulhi(0xCD9E8D57u, c2), l1 = 0xCD9E8D57u * c2;
-    c0 = h1 ^ c1 ^ k0;
-    c1 = l1;
-    c2 = h0 ^ c3 ^ k1;
-    c3 = l0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return u64(c1) << 32 | c0;
-}
 
 // The first of the largest.
 DEV void greedy(uint32_t* out, const float* x, int vocab, float top, ChooseScratch& s) {
@@ -98,7 +83,8 @@ KERNEL(sample_tokens, THREADS, 1)
     for (int i = threadIdx.x; i < vocab; i += THREADS) if (order_key(x[i]) > cut.key) total += weight_of(x[i]);
     total = block_sum(total, s.sums);
   }
-  u64 draw = mul_high(philox(seed, row.id_low, row.id_high, row.step), total);
+  Philox drawn = philox(seed, row.id_low, row.id_high, row.step, 0);
+  u64 draw = mul_high(u64(drawn.v[1]) << 32 | drawn.v[0], total);
   Segment own = segment(vocab);
   u64 sum = 0;
   uint32_t equal = 0;

@@ -96,7 +96,7 @@ plant() {
     echo "| $name | SURVIVED |"
   else
     local report
-    report=$(grep -m1 -oE 'kernel [a-z0-9_]+, block.*|[a-z0-9 _]+: (relative error|element) .*|assertion .*' "$log" || tail -1 "$log")
+    report=$(grep -m1 -oE 'kernel [a-z0-9_]+, block.*|[a-z0-9 _]+: (relative error|element) .*|[a-z0-9_]+ \[[0-9, ]+\] (F32|Bf16): .*|assertion .*' "$log" || tail -1 "$log")
     echo "| $name | ${report:0:150} |"
     printf '%s\t%s\n' "$name" "${report:0:150}" >>"$said"
   fi
@@ -189,6 +189,28 @@ plant "DoRA: the magnitude's gradient of the scaled dout" dora.cu 'sum = fmaf(d,
   dora.cu kernels::training::dora_f32
 plant "AdamW: the last element of a block is left out" adamw.cu 'size_t last = first + BLOCK < e.n ? first + BLOCK : size_t(e.n);' \
   'size_t last = (first + BLOCK < e.n ? first + BLOCK : size_t(e.n)) - 1;' adamw.cu kernels::training::adamw
+plant "AdamW of 8 bits: a block's largest is that of its first warp" adamw8.cu 'for (int w = 0; w < WARPS; w++) x' 'for (int w = 0; w < 1; w++) x' \
+  adamw8.cu kernels::table::optimizers::checks::adamw8
+plant "AdamW of 8 bits: the second moment by the signed values" adamw8.cu 'v0 = mul_rn(maps[CODES + (old_v' 'v0 = mul_rn(maps[(old_v' \
+  adamw8.cu kernels::table::optimizers::checks::adamw8
+plant "AdamW of 8 bits: no barrier before the warps' largest are read" adamw8.cu $'= x;\n  __syncthreads();\n#pragma' $'= x;\n#pragma' \
+  adamw8.cu kernels::table::optimizers::checks::adamw8
+plant "Adafactor: columns of every other row" adafactor.cu 'for (int r = lane; r < rows; r += LANES) {' 'for (int r = lane; r < rows; r += 2 * LANES) {' \
+  adafactor.cu kernels::table::optimizers::checks::adafactor
+plant "Adafactor: lanes' sums are added without a barrier" adafactor.cu $'  all[threadIdx.x] = sum;\n  __syncthreads();' '  all[threadIdx.x] = sum;' \
+  adafactor.cu kernels::table::optimizers::checks::adafactor
+plant "Adafactor: a row by the sum of all rows, not their mean" adafactor.cu '*mean = float(sum / rows);' '*mean = float(sum);' \
+  adafactor.cu kernels::table::optimizers::checks::adafactor
+plant "Adafactor: updates are never scaled down" adafactor.cu 'fmaxf(1.0f, rms)' '1.0f' adafactor.cu kernels::table::optimizers::checks::adafactor
+plant "Adafactor: a vector's last block is left out" adafactor.cu $'  if (i < n) {\n    float g' $'  if (i < n / THREADS * THREADS) {\n    float g' \
+  adafactor.cu kernels::table::optimizers::checks::adafactor_vector
+plant "Muon: plain momentum, not Nesterov's" muon.cu 'update[i] = g + momentum * (m - g);' 'update[i] = m;' muon.cu kernels::table::optimizers::checks::muon
+plant "Muon: no decay" muon.cu 'param[i] * keep - rate' 'param[i] - rate' muon.cu kernels::table::optimizers::checks::muon
+plant "dropout: every position draws the same" dropout.cu 'uint32_t(c), rows[2 * r + 1], rows[2 * r], 0' 'uint32_t(c), 0, rows[2 * r], 0' \
+  dropout.cu kernels::table::dropout::checks::dropout
+plant "dropout: the rest is what is kept" dropout.cu 'if (rest) y = x - y;' ';' dropout.cu kernels::table::dropout::checks::dropout
+plant "dropout: the last columns are left out" dropout.cu 'if (c * DRAW + k >= size_t(cols)) break;' 'if (c * DRAW + DRAW > size_t(cols)) break;' \
+  dropout.cu kernels::table::dropout::checks::dropout
 plant "many casts: the neighbour's factor" rows.cu 'if (table[mid].first_block <= blockIdx.x) low = mid;' 'if (table[mid].first_block < blockIdx.x) low = mid;' \
   rows.cu kernels::table::casts::checks::cast_many
 plant "many casts: beyond the end" rows.cu 'if (i + k < last) e.out' 'e.out' rows.cu kernels::table::casts::checks::cast_many

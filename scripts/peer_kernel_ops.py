@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 # Ops that PyTorch has no equivalent of: ggml's k-quants.
-WITHOUT_PEER = {"dequantize_q4_k", "dequantize_q6_k", "cast_many"}
+WITHOUT_PEER = {"dequantize_q4_k", "dequantize_q6_k", "cast_many", "dropout", "adamw8", "adafactor", "adafactor_vector", "muon"}
 
 
 class Peer:

@@ -75,6 +75,7 @@ fn every_step_has_the_bits_of_a_fresh_one(device: &Device) {
     let mut model = model(device);
     let mut trained = step(device, Some(&start(device)));
     let settings = OptimizerSettings {
+        kind: Default::default(),
         beta1: 0.9,
         beta2: 0.99,
         eps: 1e-8,

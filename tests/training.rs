@@ -80,6 +80,7 @@ pub fn settings() -> TrainerSettings {
         warmup_ratio: 0.1,
         decay_ratio: 0.1,
         optimizer: OptimizerSettings {
+            kind: Default::default(),
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
@@ -166,7 +167,8 @@ const WHOLE: usize = usize::MAX;
 
 #[test]
 fn a_resumed_run_equals_an_uninterrupted_one_bit_for_bit_with_any_thread_count() {
-    for lora in [None, Some(LoraConfig { r: 4, ..Default::default() })] {
+    let lora = LoraConfig { r: 4, ..Default::default() };
+    for lora in [None, Some(lora.clone()), Some(LoraConfig { dropout: 0.2, ..lora })] {
         let dir = tempfile::tempdir().unwrap();
         let whole = with_threads(2, || run(dir.path(), "whole", &settings(), lora.clone(), WHOLE));
         assert!(whole.outcome.finished && whole.outcome.steps == 12);

@@ -3,15 +3,12 @@
 #pragma once
 #include <cstring>
 
+#include "exact.cuh"
 #include "reduce.cuh"
 
 using u64 = unsigned long long;
 constexpr float LOG2_E = 1.44269504088896340736f;
 
-DEV float mul_rn(float a, float b) { return TWIN(__fmul_rn(a, b), a * b); }
-DEV float add_rn(float a, float b) { return TWIN(__fadd_rn(a, b), a + b); }
-DEV double mul_rn(double a, double b) { return TWIN(__dmul_rn(a, b), a * b); }
-DEV double add_rn(double a, double b) { return TWIN(__dadd_rn(a, b), a + b); }
 DEV u64 mul_high(u64 a, u64 b) { return TWIN(__umul64hi(a, b), u64((unsigned __int128)a * b >> 64)); }
 
 // 2^(t + bits), t <= 0, rounded down.

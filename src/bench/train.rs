@@ -64,6 +64,7 @@ pub fn measure(model: &mut Transformer, case: Case, runs: Runs, ceiling: &Row) -
     let lora = Lora::init(model, lora, 1)?;
     let mut step = TrainStep::new(model, Trainable::Lora(lora), tokens)?;
     let settings = OptimizerSettings {
+        kind: Default::default(),
         beta1: 0.9,
         beta2: 0.999,
         eps: 1e-8,

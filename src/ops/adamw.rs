@@ -131,12 +131,12 @@ impl AdamWTable {
     }
 }
 
-fn split(x: u64) -> [u32; 2] {
+pub(super) fn split(x: u64) -> [u32; 2] {
     [x as u32, (x >> 32) as u32]
 }
 
 /// 1 - beta^step of both moments, in f64, as PyTorch computes them.
-fn corrections(h: &AdamW) -> (f64, f64) {
+pub(super) fn corrections(h: &AdamW) -> (f64, f64) {
     let correct = |beta: f32| 1.0 - (beta as f64).powf(h.step as f64);
     (correct(h.beta1), correct(h.beta2))
 }

@@ -8,7 +8,9 @@
 //! 1, SiLU) of ops that models call. [`layernorm::layernorm_backward`], [`activation::activation_backward`] and [`attention::cross_attention_backward`] are the
 //! backward passes of encoders and translators, which are only run forward so far; [`gemm::linear_add_forward`] is the residual epilogue that blocks do not use yet.
 pub mod activation;
+pub mod adafactor;
 pub mod adamw;
+pub mod adamw8;
 pub mod attention;
 pub mod beam_step;
 pub(crate) mod checks;
@@ -16,6 +18,7 @@ pub(crate) mod choose;
 pub mod cross_entropy;
 pub mod decode_attention;
 pub mod dora;
+pub mod dropout;
 pub mod embedding;
 pub(crate) mod fork_join;
 pub mod gemm;
@@ -25,6 +28,7 @@ pub(crate) mod launch;
 pub mod layernorm;
 pub mod lora;
 pub mod mix;
+pub mod muon;
 pub(crate) mod parallel;
 pub use parallel::with_threads;
 pub mod quantize;

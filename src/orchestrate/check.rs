@@ -147,8 +147,8 @@ fn memory(r: &Recipe, placement: Placement, config: &Config) -> Result<()> {
     }
     let parameters = config.parameters() as u64;
     let needed = match r.train.method {
-        // Weights, gradients and two moments in F32.
-        Method::Full | Method::Scratch => parameters * 16,
+        // Weights and gradients in F32, and the optimizer's state.
+        Method::Full | Method::Scratch => parameters * (8 + r.train.optimizer.bytes_of_element() as u64),
         Method::Lora if placement.keeps_blocks() => 0,
         Method::Lora => parameters * placement.dtype.bytes() as u64,
     };

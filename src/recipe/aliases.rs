@@ -19,6 +19,7 @@ pub const ALIASES: &[(&str, &str)] = &[
     ("max-seq-length", "max-length"),
     ("num-epochs", "epochs"),
     ("num-train-epochs", "epochs"),
+    ("optim", "optimizer"),
     ("output-dir", "out"),
     ("save-steps", "checkpoint-every"),
     ("save-total-limit", "keep-checkpoints"),

@@ -85,6 +85,7 @@ pub const RANGES: &[Range] = &[
     from("length-penalty", -100.0, 100.0),
     from("limit", 0.0, MANY),
     positive("lora-alpha", 1e6),
+    below_one("lora-dropout"),
     positive("lora-plus-ratio", 1e6),
     from("lora-rank", 1.0, 65536.0),
     from("lr", 0.0, 100.0),

@@ -2,7 +2,11 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Error, models::weights::stored::Stored, train::schedule::ScheduleKind};
+use crate::{
+    error::Error,
+    models::weights::stored::Stored,
+    train::{optimizer::OptimizerKind, schedule::ScheduleKind},
+};
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -41,6 +45,10 @@ pub enum GuardAction {
 /// The share of the steps over which a `wsd` schedule falls, where nothing is said.
 const DECAY: f64 = 0.1;
 
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
+}
+
 fn is_usual_decay(share: &f64) -> bool {
     *share == DECAY
 }
@@ -75,9 +83,17 @@ pub struct TrainSettings {
     /// Learn magnitudes and directions separately (DoRA)
     #[arg(long)]
     pub dora: bool,
+    /// Share of an adapter's inputs that training drops at random, as PEFT's lora_dropout; 0 drops nothing
+    #[arg(long, default_value_t = 0.0)]
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lora_dropout: f64,
     /// Learning rate of B relative to that of A (LoRA+); 1 is plain LoRA
     #[arg(long, default_value_t = 1.0)]
     pub lora_plus_ratio: f64,
+    /// How parameters follow their gradients
+    #[arg(long, value_enum, default_value = "adamw")]
+    #[serde(skip_serializing_if = "OptimizerKind::is_usual")]
+    pub optimizer: OptimizerKind,
     /// Peak learning rate [default: 1e-4 for adapters, 2e-4 with --data; 2e-5 for all weights, 1e-3 from scratch]
     #[arg(long)]
     pub lr: Option<f64>,
@@ -164,7 +180,9 @@ impl Default for TrainSettings {
             lora_targets: crate::models::transformer::lora::all_linears(),
             rslora: false,
             dora: false,
+            lora_dropout: 0.0,
             lora_plus_ratio: 1.0,
+            optimizer: OptimizerKind::Adamw,
             lr: None,
             schedule: ScheduleKind::Cosine,
             warmup_ratio: 0.03,
@@ -197,11 +215,26 @@ impl TrainSettings {
     /// Settings that say nothing beside the others.
     ///
     /// # Errors
-    /// A share of decay where the schedule has none.
+    /// A share of decay where the schedule has none, dropout where there are no adapters, AdamW's numbers for an optimizer that has none of them.
     pub fn check(&self) -> Result<()> {
         let unused = !is_usual_decay(&self.decay_ratio) && self.schedule != ScheduleKind::Wsd;
         let message = "decay-ratio belongs to schedule wsd: choose it, or leave decay-ratio out";
         ensure!(!unused, Error::setting("train.decay-ratio", message));
+        let none = "lora-dropout drops inputs of adapters: it goes with method lora, or leave it out";
+        let adapters = self.method == Method::Lora || self.lora_dropout == 0.0;
+        ensure!(adapters, Error::setting("train.lora-dropout", none));
+        let usual = TrainSettings::default();
+        let moments = [
+            ("beta1", self.beta1, usual.beta1),
+            ("beta2", self.beta2, usual.beta2),
+            ("eps", self.eps, usual.eps),
+        ];
+        for (key, own, usual) in moments {
+            let used = own == usual || self.optimizer != OptimizerKind::Adafactor;
+            let message =
+                format!("{key} is a number of AdamW, which optimizer adafactor does not use: leave it out");
+            ensure!(used, Error::setting(format!("train.{key}"), message));
+        }
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Checkpoints: parameters and moments as safetensors, the rest as JSON; written beside and renamed, so that one is whole or absent.
+//! Checkpoints: parameters and the optimizer's state as safetensors, the rest as JSON; written beside and renamed, so that one is whole or absent.
 use std::path::{Path, PathBuf};
 
 use crate::data::files::FileContext;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::info_span;
 
-use super::{early_stopping::EarlyStopping, guard::GuardState, progress::Progress};
+use super::{early_stopping::EarlyStopping, guard::GuardState, optimizer::OptimizerKind, progress::Progress};
 use crate::{
     data::files::{remove_if_there, write_atomic},
     device::vectors,
@@ -43,6 +43,9 @@ pub struct State {
     /// The vector instructions that computed it ([`vectors::processor`]).
     #[serde(default)]
     pub processor: String,
+    /// Whose state the tensors hold.
+    #[serde(default, skip_serializing_if = "OptimizerKind::is_usual")]
+    pub optimizer: OptimizerKind,
     /// The settings that made it: a run with others must not go on from here.
     pub settings: Value,
 }
@@ -58,6 +61,7 @@ impl State {
             guard: GuardState::default(),
             progress: Progress::default(),
             budgets: vec![],
+            optimizer: OptimizerKind::default(),
             processor: vectors::processor(),
             settings,
         }
@@ -75,17 +79,14 @@ fn values(params: &[Param]) -> Vec<(String, Tensor)> {
 }
 
 /// Writes the checkpoint of `state.step`.
-pub fn save(out: &Path, state: &State, params: &[Param], moments: &[(Tensor, Tensor)]) -> Result<()> {
+pub fn save(out: &Path, state: &State, params: &[Param], optimizer: &[Tensor]) -> Result<()> {
     let _span = info_span!("checkpoint", step = state.step).entered();
     let dir = dir_of(out, state.step);
     let partial = out.join(PARTIAL);
     remove(&partial)?;
     std::fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
     let mut tensors = values(params);
-    for (p, (m, v)) in params.iter().zip(moments) {
-        tensors.push((format!("{}.m", p.name), m.alias()));
-        tensors.push((format!("{}.v", p.name), v.alias()));
-    }
+    tensors.extend(optimizer.iter().map(|t| (t.name().to_string(), t.alias())));
     write_safetensors(&partial.join(TENSORS), &tensors.iter().collect::<Vec<_>>(), DType::F32)?;
     write_atomic(&partial.join(STATE), format!("{:#}\n", serde_json::to_value(state)?).as_bytes())?;
     remove(&dir)?;
@@ -177,12 +178,12 @@ fn read_state(dir: &Path) -> Result<State> {
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
 }
 
-/// Loads the newest sound checkpoint into `params` and `moments`, or `None` if there is none at all. A damaged one is set aside, and it is said so.
-pub fn load_latest(out: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)]) -> Result<Option<State>> {
+/// Loads the newest sound checkpoint into `params` and the optimizer's state, or `None` if there is none at all. A damaged one is set aside, and it is said so.
+pub fn load_latest(out: &Path, params: &[Param], optimizer: &mut [Tensor]) -> Result<Option<State>> {
     let all = list(out);
     let mut damaged = vec![];
     for (_, dir) in all.iter().rev() {
-        match load(dir, params, moments) {
+        match load(dir, params, optimizer) {
             Ok(state) => {
                 for (dir, why) in damaged {
                     set_aside(dir, why)?;
@@ -202,14 +203,11 @@ pub fn load_latest(out: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)
     }
 }
 
-fn load(dir: &Path, params: &[Param], moments: &mut [(Tensor, Tensor)]) -> Result<State> {
+fn load(dir: &Path, params: &[Param], optimizer: &mut [Tensor]) -> Result<State> {
     let state = read_state(dir)?;
     let file = Tensors::open_file(&dir.join(TENSORS))?;
-    for (p, (m, v)) in params.iter().zip(moments) {
-        read_param(&file, p)?;
-        read_into(&file, &format!("{}.m", p.name), m)?;
-        read_into(&file, &format!("{}.v", p.name), v)?;
-    }
+    params.iter().try_for_each(|p| read_param(&file, p))?;
+    optimizer.iter_mut().try_for_each(|t| read_into(&file, t))?;
     Ok(state)
 }
 
@@ -231,8 +229,19 @@ fn read_param(file: &Tensors, p: &Param) -> Result<()> {
     p.copy_from(&file.tensor(&p.name, p.value().shape(), DType::F32)?)
 }
 
-fn read_into(file: &Tensors, name: &str, out: &mut Tensor) -> Result<()> {
-    let t = file.tensor(name, out.shape(), DType::F32)?;
+fn read_into(file: &Tensors, out: &mut Tensor) -> Result<()> {
+    if out.dtype() == DType::U32 {
+        let words = file.integers(out.name())?;
+        ensure!(
+            words.len() == out.len(),
+            "{} has {} words: {} were expected",
+            out.name(),
+            words.len(),
+            out.len()
+        );
+        return out.write_u32(&words);
+    }
+    let t = file.tensor(out.name(), out.shape(), DType::F32)?;
     out.copy_from(&t)
 }
 

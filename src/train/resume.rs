@@ -2,13 +2,19 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     checkpoint::State,
     run_types::{CHANGEABLE, TrainEvent, TrainerSettings},
 };
 use crate::device::vectors;
+
+/// The state before the first step.
+pub(super) fn begins(settings: &TrainerSettings) -> State {
+    let (budgets, optimizer) = (vec![(0, settings.batch_tokens)], settings.optimizer.kind);
+    State { budgets, optimizer, ..State::fresh(settings.identity.clone()) }
+}
 
 /// A checkpoint's state under what may differ from the run that wrote it; the difference is told and remembered.
 pub(super) fn goes_on(
@@ -33,13 +39,21 @@ pub(super) fn goes_on(
     State { processor: vectors::processor(), settings: settings.identity.clone(), ..state }
 }
 
-/// An error if the settings of a checkpoint are not those of the run that is to go on from it.
-pub(super) fn refuse_drift(old: &Value, new: &Value, out: &Path) -> Result<()> {
-    let (Some(a), Some(b)) = (old.as_object(), new.as_object()) else { return Ok(()) };
-    let changed: Vec<String> = b
-        .iter()
-        .filter(|(k, v)| *k != CHANGEABLE && a.get(*k) != Some(v))
-        .map(|(k, v)| format!("{k}: {} -> {v}", a.get(k).unwrap_or(&Value::Null)))
+/// An error if the optimizer or the settings of a checkpoint are not those of the run that is to go on from it.
+pub(super) fn refuse_drift(old: Option<&State>, new: &TrainerSettings, out: &Path) -> Result<()> {
+    let Some(old) = old else { return Ok(()) };
+    let (before, now) = (old.optimizer.name(), new.optimizer.kind.name());
+    ensure!(
+        before == now,
+        "{} holds a checkpoint of the optimizer {before}, whose state is of no use to {now}: use {before} again, or --restart to start over",
+        out.display()
+    );
+    let (Some(a), Some(b)) = (old.settings.as_object(), new.identity.as_object()) else { return Ok(()) };
+    let keys = b.keys().chain(a.keys().filter(|k| !b.contains_key(*k)));
+    let of = |map: &Map<String, Value>, key: &str| map.get(key).cloned().unwrap_or(Value::Null);
+    let changed: Vec<String> = keys
+        .filter(|k| *k != CHANGEABLE && a.get(*k) != b.get(*k))
+        .map(|k| format!("{k}: {} -> {}", of(a, k), of(b, k)))
         .collect();
     ensure!(
         changed.is_empty(),

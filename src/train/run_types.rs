@@ -22,7 +22,7 @@ pub struct TrainerSettings {
     pub warmup_ratio: f64,
     /// Share of the steps over which [`ScheduleKind::Wsd`](super::schedule::ScheduleKind::Wsd) falls.
     pub decay_ratio: f64,
-    /// AdamW and clipping.
+    /// The optimizer and clipping.
     pub optimizer: OptimizerSettings,
     /// Every sentence counts the same, however long; else every token does.
     pub per_sentence: bool,

@@ -78,16 +78,14 @@ pub fn train<'a>(
     let params = step.params(model);
     let untrained = "nothing is trained: no module matches the LoRA targets";
     ensure!(!params.is_empty(), Error::setting("train.lora-targets", untrained));
-    let mut optimizer = Optimizer::new(&params, settings.optimizer)?;
-    let state = match checkpoint::load_latest(out, &params, &mut optimizer.moments)? {
+    resume::refuse_drift(checkpoint::latest_state(out).as_ref(), settings, out)?;
+    let optimizer = Optimizer::new(&params, settings.optimizer)?;
+    let state = match checkpoint::load_latest(out, &params, &mut optimizer.state())? {
         Some(state) => {
-            resume::refuse_drift(&state.settings, &settings.identity, out)?;
             on_event(TrainEvent::Resumed { step: state.step });
             resume::goes_on(state, settings, on_event)
         }
-        None => {
-            State { budgets: vec![(0, settings.batch_tokens)], ..State::fresh(settings.identity.clone()) }
-        }
+        None => resume::begins(settings),
     };
     let log = Log::open(out, state.step)?;
     checks.fit(settings.batch_tokens, on_event)?;
@@ -99,7 +97,7 @@ pub fn train<'a>(
     }
     while run.state.step < total && !run.state.stopped {
         if stop() {
-            checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.moments)?;
+            checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.state())?;
             return Ok(run.outcome(false, model));
         }
         run.one_step(model, step, &mut loader, on_event)?;
@@ -108,7 +106,7 @@ pub fn train<'a>(
             run.evaluate(model, step, on_event)?;
         }
         if settings.checkpoint_every > 0 && run.state.step.is_multiple_of(settings.checkpoint_every) {
-            checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.moments)?;
+            checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.state())?;
             checkpoint::prune(out, settings.keep_checkpoints)?;
         }
     }
@@ -154,6 +152,7 @@ impl Run<'_> {
         drop(data);
         ensure!(weight > 0.0, "step {}: no token of its documents has a weight", self.state.step + 1);
         step.zero_grads()?;
+        step.draw(self.settings.seed, self.state.step + 1);
         let mut loss = LossSum::default();
         for batch in &batches {
             loss.add(step.forward_backward(model, batch, (1.0 / weight) as f32)?);
@@ -183,10 +182,9 @@ impl Run<'_> {
         ];
         self.log.write(number, &values)?;
         self.log.time(number, seconds, loss.tokens)?;
-        let total = self.total;
         on_event(TrainEvent::Step {
             step: number,
-            total,
+            total: self.total,
             loss: loss.mean(),
             grad_norm,
             lr,
@@ -355,7 +353,7 @@ pub(super) fn packed(
         if source_weight != 1.0 && is_source(&document.note) {
             document.weights.iter_mut().for_each(|w| *w *= source_weight);
         }
-        batch.push(&document.tokens, &document.weights);
+        batch.push_as(d as u32, &document.tokens, &document.weights);
     }
     batch
 }

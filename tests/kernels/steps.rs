@@ -59,6 +59,7 @@ type Named = (String, Vec<f32>);
 fn three_steps(mut model: Transformer, lora: bool, lr: f64) -> (Vec<f64>, Vec<Vec<Named>>) {
     let mut step = training(&model, lora);
     let settings = OptimizerSettings {
+        kind: Default::default(),
         beta1: 0.9,
         beta2: 0.99,
         eps: 1e-8,

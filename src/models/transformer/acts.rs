@@ -2,6 +2,7 @@
 use anyhow::Result;
 
 use super::{
+    dropout::DropoutActs,
     lora::Lora,
     saved::{BackwardScratch, Saved, Scratch},
     spec::Spec,
@@ -39,8 +40,9 @@ pub(super) struct Acts {
     dact: Tensor,
     dgate: Tensor,
     dup: Tensor,
-    spare: Option<Tensor>,
+    pub spare: Option<Tensor>,
     du: Option<Tensor>,
+    pub dropout: Option<DropoutActs>,
 }
 
 /// Bytes for one chunk of logits.
@@ -76,9 +78,11 @@ impl Acts {
         let rank = adapters().map(|adapter| adapter.a.shape()[0]).max();
         let dora = adapters().any(|adapter| adapter.magnitude.is_some());
         let wide = c.max(f).max(qs);
+        let dropout = DropoutActs::lay_out(a, n, wide, lora, dtype);
         let mut t = |name: &str, dtype: DType, dims: &[usize]| a.tensor(name, dtype, dims);
         Acts {
             layers,
+            dropout,
             resid_out: t("resid_out", dtype, &[n, c]),
             rstd_out: t("rstd_out", DType::F32, &[n]),
             hidden: t("hidden", dtype, &[n, c]),

@@ -5,6 +5,7 @@
 use anyhow::Result;
 
 use super::{
+    dropout::{Dropout, InputDropout},
     grads::Grads,
     ids::{LinearId, NormId, PerLinear},
     linear::{self, Rows},
@@ -33,6 +34,8 @@ pub(super) struct Block<'a> {
     pub weights: &'a LayerWeights,
     pub rope: &'a RopeTable,
     pub shape: AttentionShape,
+    /// On the inputs of adapters.
+    pub dropout: Option<&'a Dropout>,
 }
 
 /// A layer's slots in a cache: where keys and values (slots, NKV * HS) of these rows go.
@@ -95,7 +98,17 @@ impl<'a> Block<'a> {
         ropes: &'a [RopeTable],
     ) -> Block<'a> {
         let rope = &ropes[spec.layers[layer].rope];
-        Block { spec, layer, weights, rope, shape: spec.attention(layer) }
+        Block { spec, layer, weights, rope, shape: spec.attention(layer), dropout: None }
+    }
+
+    /// The same with dropout.
+    pub(super) fn with_dropout(self, dropout: Option<&'a Dropout>) -> Block<'a> {
+        Block { dropout, ..self }
+    }
+
+    /// Dropout on the input of the adapter of `id`.
+    fn dropout_of(&self, id: LinearId) -> Option<InputDropout<'_>> {
+        self.dropout.map(|dropout| dropout.of(self.layer, id))
     }
 
     /// The gain of the norm before attention.
@@ -145,7 +158,8 @@ impl<'a> Block<'a> {
         let plain = post.is_none() && adapter.is_none_or(|a| a.magnitude.is_none());
         if plain && inp.gpu().is_some() {
             let linear = &self.weights.linears[id];
-            linear::add_forward(&mut next.resid, &mut u[id], inp, linear, adapter, resid)?;
+            let dropout = self.dropout_of(id);
+            linear::add_forward(&mut next.resid, &mut u[id], inp, linear, adapter, dropout.as_ref(), resid)?;
             return norm_forward(&mut next.norm, &mut next.rstd, &next.resid, next.gain, norm);
         }
         match post {
@@ -218,7 +232,8 @@ impl<'a> Block<'a> {
             return linear::forward_together(&mut outs, inp, &linears);
         }
         let mut one = |(id, out): &mut (LinearId, &mut Tensor)| {
-            linear::forward(out, &mut u[*id], inp, &linears[*id], adapter(*id), rows)
+            let dropout = self.dropout_of(*id);
+            linear::forward(out, &mut u[*id], inp, &linears[*id], adapter(*id), dropout.as_ref(), rows)
         };
         outs.iter_mut().try_for_each(&mut one)
     }
@@ -272,16 +287,20 @@ impl<'a> Block<'a> {
         let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
         let (dinp, mut trained) = (Some((&mut x.dact, false)), grads.trained(l, id));
         let (u, linear) = (&s.u[id], &linears[id]);
-        linear::backward_input(dinp, &mut dout, &mut low, u, &x.act, linear, &mut trained)?;
+        let dropout = self.dropout_of(id);
+        let dropout = dropout.as_ref();
+        linear::backward_input(dinp, &mut dout, &mut low, u, &x.act, linear, &mut trained, dropout)?;
         let act = Some(&mut x.act);
         gated_backward(&mut x.dgate, &mut x.dup, act, &x.dact, &s.gate, &s.up, self.spec.gate)?;
-        linear::backward_weights(&dout, &low, &x.act, trained)?;
+        linear::backward_weights(&dout, &low, &x.act, trained, dropout)?;
         let gain = w.norm(NormId::Mlp)?;
         let mut rstd = s.rstd_mid.alias();
         norm_forward(&mut x.norm, &mut rstd, &s.resid_mid, gain, norm)?;
         for (id, dout) in [(LinearId::Gate, &mut x.dgate), (LinearId::Up, &mut x.dup)] {
             let dinp = Some((&mut x.dnorm, id != LinearId::Gate));
-            linear::backward(dinp, dout, &mut low, &s.u[id], &x.norm, &linears[id], grads.trained(l, id))?;
+            let (trained, dropout) = (grads.trained(l, id), self.dropout_of(id));
+            let (u, linear) = (&s.u[id], &linears[id]);
+            linear::backward(dinp, dout, &mut low, u, &x.norm, linear, trained, dropout.as_ref())?;
         }
         let dgain = grads.norm(l, NormId::Mlp);
         norm_backward((&mut x.dresid, true), dgain, &x.dnorm, (&s.resid_mid, &s.rstd_mid), gain, norm)
@@ -301,7 +320,9 @@ impl<'a> Block<'a> {
         let mut dout = self.addition_backward(x, grads, NormId::AttentionOut, LinearId::O, inp)?;
         let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
         let (id, dinp) = (LinearId::O, Some((&mut x.datt, false)));
-        linear::backward(dinp, &mut dout, &mut low, &s.u[id], &s.att, &linears[id], grads.trained(l, id))?;
+        let (trained, dropout) = (grads.trained(l, id), self.dropout_of(id));
+        let (u, linear) = (&s.u[id], &linears[id]);
+        linear::backward(dinp, &mut dout, &mut low, u, &s.att, linear, trained, dropout.as_ref())?;
         let (dq, dk, dv) = (&mut x.dq, &mut x.dk, &mut x.dv);
         attention_backward(dq, dk, dv, &x.datt, &s.att, &s.lse, &s.q, &s.k, &s.v, &x.cu_seqlens, self.shape)?;
         let (cos, sin, hs) = (&self.rope.cos, &self.rope.sin, self.shape.head_size);
@@ -318,7 +339,9 @@ impl<'a> Block<'a> {
         norm_forward(&mut x.norm, &mut rstd, &s.resid_in, gain, norm)?;
         for (id, dout) in [(LinearId::Q, dq), (LinearId::K, dk), (LinearId::V, dv)] {
             let dinp = below.then_some((&mut x.dnorm, id != LinearId::Q));
-            linear::backward(dinp, dout, &mut low, &s.u[id], &x.norm, &linears[id], grads.trained(l, id))?;
+            let (trained, dropout) = (grads.trained(l, id), self.dropout_of(id));
+            let (u, linear) = (&s.u[id], &linears[id]);
+            linear::backward(dinp, dout, &mut low, u, &x.norm, linear, trained, dropout.as_ref())?;
         }
         if !below {
             return Ok(());

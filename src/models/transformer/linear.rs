@@ -1,10 +1,11 @@
 //! A linear layer with its adapter, forward and backward.
 //!
 //! LoRA: y = x Wᵀ + s u Bᵀ + bias with u = x Aᵀ. DoRA: y = g ∘ (x Wᵀ + s u Bᵀ) + bias with g = magnitude / ‖W + s B A‖ by rows, the
-//! norm held constant in backward (Liu et al. 2024, section 4.3), as in PEFT.
+//! norm held constant in backward (Liu et al. 2024, section 4.3), as in PEFT. In training a part of an adapter's input may be dropped ([`super::dropout`]).
 use anyhow::{Context, Result};
 
 use super::{
+    dropout::InputDropout,
     lora::Adapter,
     weight::Weight,
     weights::{DenseLinear, Linear},
@@ -65,6 +66,7 @@ pub fn forward(
     inp: &Tensor,
     linear: &Linear,
     adapter: Option<&Adapter>,
+    dropout: Option<&InputDropout>,
     rows: Rows,
 ) -> Result<()> {
     let (Some(adapter), Some(u)) = (adapter, u) else {
@@ -74,11 +76,23 @@ pub fn forward(
             Rows::Any => linear_forward(out, inp, weight, bias),
         };
     };
-    let Some(magnitude) = &adapter.magnitude else {
-        return lora_forward(out, u, inp, &linear.weight, linear.bias.as_ref(), adapter.low_rank());
-    };
-    lora_forward(out, u, inp, &linear.weight, None, adapter.low_rank())?;
-    dora_forward(out, magnitude, norms(adapter)?, linear.bias.as_ref())
+    let (weight, bias, low) = (&linear.weight, linear.bias.as_ref(), adapter.low_rank());
+    match (&adapter.magnitude, dropout) {
+        (None, None) => lora_forward(out, u, inp, weight, bias, low),
+        (None, Some(dropout)) => {
+            linear_forward(u, &dropout.kept(inp)?, low.a, None)?;
+            low_rank_product(out, u, inp, weight, bias, None, low)
+        }
+        (Some(magnitude), None) => {
+            lora_forward(out, u, inp, weight, None, low)?;
+            dora_forward(out, magnitude, norms(adapter)?, bias)
+        }
+        (Some(magnitude), Some(dropout)) => {
+            lora_forward(out, u, &dropout.kept(inp)?, weight, None, low)?;
+            dora_forward(out, magnitude, norms(adapter)?, bias)?;
+            dropout.add_rest(out, inp, linear)
+        }
+    }
 }
 
 /// out (N, out) = linear(inp (N, in)) + resid (N, out), rounded once, for a linear without a magnitude.
@@ -88,11 +102,19 @@ pub fn add_forward(
     inp: &Tensor,
     linear: &Linear,
     adapter: Option<&Adapter>,
+    dropout: Option<&InputDropout>,
     resid: &Tensor,
 ) -> Result<()> {
     let (weight, bias) = (&linear.weight, linear.bias.as_ref());
     match (adapter, u) {
-        (Some(adapter), Some(u)) => lora_add_forward(out, u, inp, weight, bias, resid, adapter.low_rank()),
+        (Some(adapter), Some(u)) => {
+            let low = adapter.low_rank();
+            let Some(dropout) = dropout else {
+                return lora_add_forward(out, u, inp, weight, bias, resid, low);
+            };
+            linear_forward(u, &dropout.kept(inp)?, low.a, None)?;
+            low_rank_product(out, u, inp, weight, bias, Some(resid), low)
+        }
         _ => linear_add_forward(out, inp, weight, bias, resid),
     }
 }
@@ -114,20 +136,22 @@ pub fn backward(
     inp: &Tensor,
     linear: &Linear,
     mut trained: Trained,
+    dropout: Option<&InputDropout>,
 ) -> Result<()> {
-    backward_input(dinp, dout, low, u, inp, linear, &mut trained)?;
-    backward_weights(dout, low, inp, trained)
+    backward_input(dinp, dout, low, u, inp, linear, &mut trained, dropout)?;
+    backward_weights(dout, low, inp, trained, dropout)
 }
 
 /// The first part of [`backward`]: dinp, and what is trained of an output. Only DoRA needs `inp`. [`backward_weights`] follows before `low` is used again.
 pub fn backward_input(
-    dinp: Option<(&mut Tensor, bool)>,
+    mut dinp: Option<(&mut Tensor, bool)>,
     dout: &mut Tensor,
     low: &mut LowRankScratch,
     u: &Option<Tensor>,
     inp: &Tensor,
     linear: &Linear,
     trained: &mut Trained,
+    dropout: Option<&InputDropout>,
 ) -> Result<()> {
     let mut low_rank = None;
     if let (Some((adapter, grads)), Some(u), Some(du)) = (&mut trained.adapter, u, &mut *low.du) {
@@ -135,29 +159,46 @@ pub fn backward_input(
         if let (Some(magnitude), Some(dmagnitude), Some(spare)) =
             (&adapter.magnitude, &mut grads.magnitude, &mut *low.spare)
         {
+            if let (Some(dropout), Some((dinp, accumulate))) = (dropout, &mut dinp) {
+                dropout.rest_backward((dinp, *accumulate), dout, linear)?;
+                *accumulate = true;
+            }
+            let kept = dropout.map(|dropout| dropout.kept(inp)).transpose()?;
+            let (inp, weight) = (kept.as_ref().unwrap_or(inp), &linear.weight);
             let mut z = spare.rows(0..n * out)?.view(&[n, out])?;
-            low_rank_product(&mut z, u, inp, &linear.weight, None, None, adapter.low_rank())?;
+            low_rank_product(&mut z, u, inp, weight, None, None, adapter.low_rank())?;
             dora_backward(dout, dmagnitude, &z, magnitude, norms(adapter)?)?;
         }
         let mut du = du_of(du, n, adapter)?;
         lora_backward_b(&mut grads.b, &mut du, dout, u, adapter.low_rank())?;
-        low_rank = Some((adapter.low_rank().a, du));
+        low_rank = Some((adapter.low_rank().a, du, adapter.magnitude.is_some()));
     }
-    match (dinp, low_rank) {
-        (Some((dinp, accumulate)), Some((a, du))) => {
-            lora_backward_input(dinp, dout, &linear.weight, &du, a, accumulate)
+    let Some((dinp, accumulate)) = dinp else { return Ok(()) };
+    match (low_rank, dropout) {
+        (None, _) => linear_backward_input(dinp, dout, &linear.weight, accumulate),
+        (Some((a, du, _)), None) => lora_backward_input(dinp, dout, &linear.weight, &du, a, accumulate),
+        (Some((a, du, false)), Some(dropout)) => {
+            linear_backward_input(dinp, dout, &linear.weight, accumulate)?;
+            dropout.kept_backward(dinp, &du, a, None)
         }
-        (Some((dinp, accumulate)), None) => linear_backward_input(dinp, dout, &linear.weight, accumulate),
-        (None, _) => Ok(()),
+        (Some((a, du, true)), Some(dropout)) => dropout.kept_backward(dinp, &du, a, Some((&*dout, linear))),
     }
 }
 
 /// The second part: what is trained of the input.
-pub fn backward_weights(dout: &Tensor, low: &LowRankScratch, inp: &Tensor, trained: Trained) -> Result<()> {
+pub fn backward_weights(
+    dout: &Tensor,
+    low: &LowRankScratch,
+    inp: &Tensor,
+    trained: Trained,
+    dropout: Option<&InputDropout>,
+) -> Result<()> {
     if let Some(full) = trained.full {
         linear_backward_weight(&mut full.weight, full.bias.as_mut(), dout, inp)?;
     }
     if let (Some((adapter, grads)), Some(du)) = (trained.adapter, &*low.du) {
+        let kept = dropout.map(|dropout| dropout.kept(inp)).transpose()?;
+        let inp = kept.as_ref().unwrap_or(inp);
         lora_backward_a(&mut grads.a, &du_of(du, dout.rows_cols().0, adapter)?, inp)?;
     }
     Ok(())

@@ -53,6 +53,8 @@ pub struct LoraConfig {
     pub use_rslora: bool,
     /// Learn each output row's magnitude apart from its direction.
     pub use_dora: bool,
+    /// The share of an adapter's inputs that is dropped in training, from 0 to below 1.
+    pub dropout: f64,
 }
 
 /// The names of all linears of a layer.
@@ -73,6 +75,7 @@ impl Default for LoraConfig {
             alpha_pattern: vec![],
             use_rslora: false,
             use_dora: false,
+            dropout: 0.0,
         }
     }
 }
@@ -81,6 +84,13 @@ impl LoraConfig {
     /// Factor on B A for rank `r` and numerator `alpha`.
     pub fn scale(&self, r: usize, alpha: f64) -> f32 {
         (alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 }) as f32
+    }
+
+    /// Whether training can drop that share of the inputs: an error that names it if not.
+    pub fn check_dropout(&self) -> Result<()> {
+        let rate = self.dropout;
+        ensure!((0.0..1.0).contains(&rate), "lora_dropout is {rate}: from 0 to below 1 was expected");
+        Ok(())
     }
 
     /// The rules made ready. Errors name the field whose regular expression cannot be read.

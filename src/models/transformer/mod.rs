@@ -3,6 +3,7 @@ mod acts;
 mod block;
 pub mod config;
 pub mod decode;
+mod dropout;
 mod families;
 mod fields;
 pub(crate) mod gguf_fields;

@@ -9,6 +9,7 @@ use super::{
     super::weights::check_memory,
     acts::Acts,
     block::{Attention, Block, Next, norm_backward, norm_forward},
+    dropout::{Draws, Dropout},
     grads::Grads,
     linear::Rows,
     lora::Lora,
@@ -35,11 +36,19 @@ pub struct PackedBatch {
     pub targets: Vec<u32>,
     /// (N): loss weight of predicting `targets`; 0 where it does not count.
     pub weights: Vec<f32>,
+    /// (documents): a number for each that it has in any batch: what dropout draws by.
+    pub ids: Vec<u32>,
 }
 
 impl PackedBatch {
-    /// Appends a document; `weights[i]` is the weight of predicting `tokens[i]` from what stands before it.
+    /// Appends a document; `weights[i]` is the weight of predicting `tokens[i]` from what stands before it. Its number is that of the documents before it.
     pub fn push(&mut self, tokens: &[u32], weights: &[f32]) {
+        self.push_as(self.ids.len() as u32, tokens, weights);
+    }
+
+    /// The same of a document with a number of its own.
+    pub fn push_as(&mut self, id: u32, tokens: &[u32], weights: &[f32]) {
+        self.ids.push(id);
         if self.cu_seqlens.is_empty() {
             self.cu_seqlens.push(0);
         }
@@ -96,6 +105,7 @@ pub struct TrainStep {
     max_tokens: usize,
     /// Layers below this one need no gradient.
     lowest: usize,
+    draws: Draws,
     memory: Vec<(String, usize)>,
 }
 
@@ -107,6 +117,7 @@ impl TrainStep {
         let lora = if let Trainable::Lora(lora) = &trainable { Some(lora) } else { None };
         let (device, dtype) = (model.device(), model.activation_dtype());
         refuse_on_gpu(model, lora)?;
+        lora.map_or(Ok(()), |lora| lora.config.check_dropout())?;
         if device == Device::Cpu {
             let measured = Acts::bytes(spec, max_tokens, lora, dtype);
             check_memory(&format!("training with {max_tokens} tokens a batch"), measured)?;
@@ -125,7 +136,13 @@ impl TrainStep {
         memory.push(("gradients".into(), grads_bytes));
         memory.push(("activations".into(), acts_bytes));
         let ropes = RopeTables::new(spec, max_tokens, max_tokens, &device)?;
-        Ok(TrainStep { acts, grads, flat_grads, ropes, max_tokens, lowest, memory })
+        let draws = Draws::default();
+        Ok(TrainStep { acts, grads, flat_grads, ropes, max_tokens, lowest, draws, memory })
+    }
+
+    /// From here on the adapters' dropout draws for this optimizer step (from 1) of a training with `seed`; until the first call, for step 0 and seed 0.
+    pub fn draw(&mut self, seed: u64, step: u64) {
+        self.draws = Draws { seed, step };
     }
 
     /// Bytes by purpose.
@@ -148,10 +165,10 @@ impl TrainStep {
         self.grads.params(model)
     }
 
-    /// The loss of a batch; nothing else changes.
+    /// The loss of a batch, without dropout; nothing else changes.
     pub fn forward(&mut self, model: &Transformer, batch: &PackedBatch) -> Result<LossSum> {
         let n = self.load(model, batch)?;
-        self.decoder_forward(model, n, &documents(batch, &model.device())?)?;
+        self.decoder_forward(model, n, &documents(batch, &model.device())?, None)?;
         let a = &mut self.acts;
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
@@ -161,7 +178,7 @@ impl TrainStep {
         loss_sum(&losses, batch)
     }
 
-    /// The loss of a batch; gradients += d(grad_scale Σ w nll).
+    /// The loss of a batch, with the adapters' dropout; gradients += d(grad_scale Σ w nll).
     pub fn forward_backward(
         &mut self,
         model: &mut Transformer,
@@ -171,7 +188,9 @@ impl TrainStep {
         let forward = info_span!("forward", tokens = batch.tokens.len()).entered();
         let n = self.load(model, batch)?;
         let cu_seqlens = documents(batch, &model.device())?;
-        self.decoder_forward(model, n, &cu_seqlens)?;
+        let a = &self.acts;
+        let dropout = a.dropout.as_ref().map(|d| d.of(batch, a.spare.as_ref(), self.draws)).transpose()?;
+        self.decoder_forward(model, n, &cu_seqlens, dropout.as_ref())?;
         drop(forward);
         let loss = info_span!("loss").entered();
         let a = &mut self.acts;
@@ -190,7 +209,7 @@ impl TrainStep {
             grad_scale,
         )?;
         drop(loss);
-        info_span!("backward").in_scope(|| self.decoder_backward(model, n, cu_seqlens))?;
+        info_span!("backward").in_scope(|| self.decoder_backward(model, n, cu_seqlens, dropout.as_ref()))?;
         loss_sum(&self.acts.losses.rows(0..n)?, batch)
     }
 
@@ -225,12 +244,18 @@ impl TrainStep {
         Ok(n)
     }
 
-    fn decoder_forward(&mut self, model: &Transformer, n: usize, cu_seqlens: &Tensor) -> Result<()> {
+    fn decoder_forward(
+        &mut self,
+        model: &Transformer,
+        n: usize,
+        cu_seqlens: &Tensor,
+        dropout: Option<&Dropout>,
+    ) -> Result<()> {
         let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
         let mut x = a.forward_scratch(n)?;
         let mut s = a.layers[0].rows(spec, n)?;
         model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
-        let block = |l| Block::new(spec, l, &weights.layers[l], self.ropes.tables());
+        let block = |l| Block::new(spec, l, &weights.layers[l], self.ropes.tables()).with_dropout(dropout);
         norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;
         for l in 0..weights.layers.len() {
             let attention = Attention::Packed { cu_seqlens, slots: None };
@@ -252,7 +277,13 @@ impl TrainStep {
         Ok(())
     }
 
-    fn decoder_backward(&mut self, model: &Transformer, n: usize, cu_seqlens: Tensor) -> Result<()> {
+    fn decoder_backward(
+        &mut self,
+        model: &Transformer,
+        n: usize,
+        cu_seqlens: Tensor,
+        dropout: Option<&Dropout>,
+    ) -> Result<()> {
         let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
         let mut x = a.backward_scratch(n, cu_seqlens)?;
         let dgain = self.grads.full().map(|g| &mut g.norm);
@@ -260,7 +291,7 @@ impl TrainStep {
         norm_backward((&mut x.dresid, false), dgain, &x.dnorm, inp, &weights.norm, spec.norm)?;
         for l in (self.lowest..weights.layers.len()).rev() {
             let below = l > self.lowest || self.grads.full().is_some();
-            let block = Block::new(spec, l, &weights.layers[l], self.ropes.tables());
+            let block = Block::new(spec, l, &weights.layers[l], self.ropes.tables()).with_dropout(dropout);
             block.backward(&a.layers[l].rows(spec, n)?, &mut x, &mut self.grads, below)?;
         }
         if let Some(g) = self.grads.full() {

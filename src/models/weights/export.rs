@@ -127,7 +127,7 @@ fn write_sharded(dir: &Path, tensors: &[(String, Matrix)], dtype: Stored, shard_
     write_file(&dir.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())
 }
 
-/// Writes `tensors` as one safetensors file with PyTorch's metadata: to a temporary name, then renamed.
+/// Writes `tensors` as one safetensors file with PyTorch's metadata: to a temporary name, then renamed. Integers stay what they are.
 pub fn write_safetensors<T: Borrow<Tensor>>(
     path: &Path,
     tensors: &[&(String, T)],
@@ -144,9 +144,12 @@ fn write_matrices(path: &Path, tensors: &[&(String, Matrix)], dtype: Stored) -> 
     header.insert("__metadata__".to_string(), json!({"format": "pt"}));
     let mut offset = 0;
     for (name, t) in tensors {
-        let end = offset + t.shape().iter().product::<usize>() * dtype.bytes();
-        let entry =
-            json!({"dtype": dtype.safetensors_name(), "shape": t.shape(), "data_offsets": [offset, end]});
+        let (name_of, bytes) = match t.dtype() {
+            DType::U32 => ("U32", 4),
+            _ => (dtype.safetensors_name(), dtype.bytes()),
+        };
+        let end = offset + t.shape().iter().product::<usize>() * bytes;
+        let entry = json!({"dtype": name_of, "shape": t.shape(), "data_offsets": [offset, end]});
         ensure!(header.insert(name.clone(), entry).is_none(), "two tensors are called {name}");
         offset = end;
     }
@@ -175,6 +178,7 @@ fn write_matrices(path: &Path, tensors: &[&(String, Matrix)], dtype: Stored) -> 
 
 fn write_tensor(out: &mut impl Write, t: &Tensor, dtype: Stored) -> Result<()> {
     match (t.dtype(), dtype) {
+        (DType::U32, _) => out.write_all(cast_slice(&t.to_u32_vec()?))?,
         (DType::F32, Stored::F32) if t.gpu().is_none() => out.write_all(cast_slice(t.f32()?))?,
         (DType::Bf16, Stored::Bf16) if t.gpu().is_none() => out.write_all(cast_slice(t.bf16()?))?,
         (_, Stored::F32) => out.write_all(cast_slice(&t.to_f32_vec()?))?,

@@ -122,9 +122,11 @@ impl Card<'_> {
         let _ = writeln!(out, "\n## Training\n");
         let lr = self.lr;
         let steps = if o.steps == 1 { "step" } else { "steps" };
+        let usual = s.optimizer.is_usual();
+        let optimizer = if usual { String::new() } else { format!("optimizer {}, ", s.optimizer.name()) };
         let _ = writeln!(
             out,
-            "{} {steps} of up to {} documents, learning rate {lr:?}, seed {}. Loss of the last step: {:.4}.",
+            "{} {steps} of up to {} documents, {optimizer}learning rate {lr:?}, seed {}. Loss of the last step: {:.4}.",
             o.steps,
             s.batch_documents.unwrap_or(128),
             s.seed,
@@ -153,7 +155,8 @@ pub(in crate::stages) fn in_words(c: &LoraConfig) -> String {
     };
     let others = !c.rank_pattern.is_empty() || !c.alpha_pattern.is_empty();
     let others = if others { " (some modules have others: see adapter_config.json)" } else { "" };
-    format!("{kind} of rank {} with alpha {}{others} on {modules}", c.r, c.alpha)
+    let dropout = if c.dropout > 0.0 { format!(" and dropout {}", c.dropout) } else { String::new() };
+    format!("{kind} of rank {} with alpha {}{dropout}{others} on {modules}", c.r, c.alpha)
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ pub struct Args {
     /// With --data: the share of its rows, or another file, to measure the validation loss on [default: 0.05]
     #[arg(long, value_name = "SHARE|FILE", value_parser = str::parse::<Validation>, requires = "data")]
     pub validation: Option<Validation>,
-    /// Start from this PEFT adapter instead of a new one; its rank, alpha, kind and modules replace those of --lora-*
+    /// Start from this PEFT adapter instead of a new one; its rank, alpha, dropout, kind and modules replace those of --lora-*
     #[arg(long)]
     pub adapter: Option<PathBuf>,
     /// Directory for the adapter or the model, and the logs
@@ -253,7 +253,7 @@ impl Stage for Train<'_> {
         let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
         let mut step = TrainStep::new(&model, trainable, room.max(longest))?;
         if !args.quiet {
-            print_memory(&model, &step);
+            print_memory(&model, &step, args.settings.optimizer);
         }
         data::warn_of_few_steps(&args.settings, shard.len());
         let settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));
@@ -360,6 +360,7 @@ fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)> {
             "the adapter {} adapts no linear of the layers, so there is nothing to train on: merge it first",
             dir.display()
         );
+        settings::says_dropout(s, &lora, dir)?;
         model.replace(&lora)?;
         for setting in lora.untrained_settings() {
             note!("train: {setting} of {} is not used in training, and stays as it is", dir.display());
@@ -372,6 +373,7 @@ fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)> {
         target_modules: targets(&s.lora_targets).into(),
         use_rslora: s.rslora,
         use_dora: s.dora,
+        dropout: s.lora_dropout,
         ..LoraConfig::default()
     };
     let lora = Lora::init(&model, config, s.seed)?;

@@ -1,9 +1,14 @@
 //! From a recipe's settings to the trainer's.
+use std::path::Path;
+
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    models::transformer::lora::all_linears,
+    error::Error,
+    models::transformer::lora::{Lora, all_linears},
     recipe::train::{GuardAction, Method, Normalize, TrainSettings},
+    report::out::note,
     train::{
         guard::{GuardSettings, Reaction},
         optimizer::OptimizerSettings,
@@ -16,6 +21,20 @@ use crate::{
 pub(super) fn targets(named: &[String]) -> Vec<String> {
     let all = named.iter().any(|name| name.eq_ignore_ascii_case("all-linear"));
     if all { all_linears() } else { named.to_vec() }
+}
+
+/// An adapter that is trained on brings its dropout: it is said, and an error if the settings ask for another.
+pub(super) fn says_dropout(s: &TrainSettings, lora: &Lora, dir: &Path) -> Result<()> {
+    let (own, asked) = (lora.config.dropout, s.lora_dropout);
+    let message = format!(
+        "lora-dropout is {asked}, but {} was made with lora_dropout {own}, which counts: leave the setting out, or change adapter_config.json",
+        dir.display()
+    );
+    ensure!(asked == 0.0 || asked == own, Error::setting("train.lora-dropout", message));
+    if own != 0.0 {
+        note!("train: lora_dropout {own} of {} counts here, too", dir.display());
+    }
+    Ok(())
 }
 
 /// What the loop needs to know.
@@ -42,6 +61,7 @@ pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSet
         warmup_ratio: s.warmup_ratio,
         decay_ratio: s.decay_ratio,
         optimizer: OptimizerSettings {
+            kind: s.optimizer,
             beta1: s.beta1,
             beta2: s.beta2,
             eps: s.eps,

@@ -16,7 +16,10 @@ use crate::{
         out::{note, say},
         progress::duration,
     },
-    train::trainer::{CHANGEABLE, TrainOutcome},
+    train::{
+        optimizer::{OptimizerKind, state_bytes},
+        trainer::{CHANGEABLE, TrainOutcome},
+    },
 };
 
 /// Loss before and after, speed, memory, where the result is, and what to do with it.
@@ -82,11 +85,12 @@ fn quoted(word: &str) -> String {
 }
 
 /// What the training takes, by purpose.
-pub(super) fn print_memory(model: &Transformer, step: &TrainStep) {
-    let trained: usize = step.params(model).iter().map(|p| p.value().len()).sum();
-    let moments = ("moments".to_string(), trained * 8);
+pub(super) fn print_memory(model: &Transformer, step: &TrainStep, optimizer: OptimizerKind) {
+    let params = step.params(model);
+    let trained: usize = params.iter().map(|p| p.value().len()).sum();
+    let state = (format!("state of {}", optimizer.name()), state_bytes(&params, optimizer));
     say!("train: {} parameters, {trained} of them trained", model.config.parameters());
-    let all: Vec<_> = step.memory().iter().chain([&moments]).collect();
+    let all: Vec<_> = step.memory().iter().chain([&state]).collect();
     let mib = |bytes: usize| bytes as f64 / 1048576.0;
     let parts: Vec<String> = all.iter().map(|(name, bytes)| format!("{name} {:.0}", mib(*bytes))).collect();
     let total: usize = all.iter().map(|(_, b)| b).sum();

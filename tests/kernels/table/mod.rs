@@ -57,6 +57,8 @@ table! {
     mix,
     gemma,
     dora,
+    dropout,
+    optimizers,
     casts,
 }
 

@@ -23,6 +23,7 @@ const READ: &[&str] = &[
     "alpha_pattern",
     "use_rslora",
     "use_dora",
+    "lora_dropout",
     "init_lora_weights",
     "bias",
     // Read where the tensors are that they tell of.
@@ -41,7 +42,6 @@ const HARMLESS: &[&str] = &[
     "inference_mode",
     "runtime_config",
     // How it was initialised and trained. `init_lora_weights` says whether the base was changed with it.
-    "lora_dropout",
     "loftq_config",
     "eva_config",
     "corda_config",
@@ -120,6 +120,7 @@ fn parse(fields: &Map<String, Value>) -> Result<LoraConfig> {
         alpha_pattern: pattern(named("alpha_pattern"), |v| number(v, 0.0)).context("alpha_pattern")?,
         use_rslora: flag(named("use_rslora")).context("use_rslora")?,
         use_dora: flag(named("use_dora")).context("use_dora")?,
+        dropout: number(named("lora_dropout"), 0.0).context("lora_dropout")?,
     };
     config.layers_pattern.retain(|p| !p.is_empty());
     let is_text = named("target_modules").is_string();
@@ -350,6 +351,7 @@ mod tests {
             (json!({"r": 4.5}), &["r: it is"]),
             (json!({"lora_alpha": "8"}), &["lora_alpha"]),
             (json!({"use_dora": "yes"}), &["use_dora"]),
+            (json!({"lora_dropout": "0.1"}), &["lora_dropout"]),
             (json!({"use_rslora": 1}), &["use_rslora"]),
             (json!({"target_modules": null}), &["target_modules"]),
             (json!({"target_modules": []}), &["target_modules"]),
@@ -378,6 +380,7 @@ mod tests {
         }));
         let read = read.unwrap();
         assert_eq!((read.r, read.alpha, read.layers_to_transform), (4, 16.5, Some(vec![1])));
+        assert_eq!(read.dropout, 0.1);
         assert_eq!(
             with(json!({"target_modules": "All-Linear"})).unwrap().target_modules,
             Modules::Named(all_linears())

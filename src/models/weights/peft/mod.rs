@@ -58,11 +58,8 @@ impl Lora {
     /// What is left out when this adapter is trained on: fields of its configuration that concern training and have no counterpart here.
     pub fn untrained_settings(&self) -> Vec<String> {
         let Some(fields) = &self.source else { return vec![] };
-        let dropout = fields.get("lora_dropout").filter(|v| v.as_f64().is_some_and(|x| x != 0.0));
         let frozen = fields.get("init_lora_weights").filter(|v| v.as_str() == Some("mica"));
-        let listed = [("lora_dropout", dropout), ("init_lora_weights", frozen)].into_iter();
-        let mut named: Vec<String> =
-            listed.filter_map(|(name, value)| value.map(|v| format!("{name} {v}"))).collect();
+        let mut named: Vec<String> = frozen.map(|v| format!("init_lora_weights {v}")).into_iter().collect();
         if !self.replaced.is_empty() {
             named.push("what the adapter has beside the low-rank updates of the layers".into());
         }
@@ -137,7 +134,7 @@ fn config_json(c: &LoraConfig) -> Value {
         "inference_mode": true, "init_lora_weights": true, "layer_replication": null,
         "layers_pattern": unless_empty(json!(c.layers_pattern), c.layers_pattern.is_empty()),
         "layers_to_transform": c.layers_to_transform, "loftq_config": {},
-        "lora_alpha": number(c.alpha), "lora_bias": false, "lora_dropout": 0.0, "megatron_config": null,
+        "lora_alpha": number(c.alpha), "lora_bias": false, "lora_dropout": c.dropout, "megatron_config": null,
         "megatron_core": "megatron.core", "modules_to_save": null, "peft_type": "LORA", "r": c.r,
         "rank_pattern": ranks, "revision": null, "target_modules": modules(&c.target_modules), "task_type": "CAUSAL_LM",
         "trainable_token_indices": null, "use_dora": c.use_dora, "use_rslora": c.use_rslora
