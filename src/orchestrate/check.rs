@@ -61,6 +61,9 @@ pub(super) fn recipe(r: &Recipe, placement: Placement) -> Result<()> {
         wrong.take("template", templates(r, &model));
     }
     if r.examples.is_none() {
+        if r.generate.samples > 1 {
+            wrong.take("generate", generate::check_samples(&r.model, &r.generate));
+        }
         for target in &r.target_languages {
             let pair = (r.source_language.as_str(), target.as_str());
             wrong.take("translate", translate(&r.translate, pair));

@@ -72,6 +72,7 @@ pub const RANGES: &[Range] = &[
     from("checkpoint-every", 0.0, MANY),
     from("clip", 0.0, 1e9),
     from("context", 2.0, 1e9),
+    positive("copied-share", 1.0),
     from("count", 0.0, MANY),
     from("decay-ratio", 0.0, 1.0),
     positive("epochs", 1e6),

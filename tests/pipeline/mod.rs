@@ -7,6 +7,7 @@ mod outputs;
 mod own_stage;
 mod training;
 
+mod samples;
 use std::{
     fs,
     path::{Path, PathBuf},
