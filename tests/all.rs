@@ -20,6 +20,7 @@ mod generation;
 mod generation_config;
 mod gguf;
 mod journeys;
+mod keeping;
 mod kernels;
 mod layers;
 mod limits;

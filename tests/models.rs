@@ -300,6 +300,7 @@ fn a_document_does_not_see_its_neighbours() {
             cu_seqlens: vec![0, (end - start) as u32],
             targets: batch.targets[start..end].to_vec(),
             weights: batch.weights[start..end].to_vec(),
+            source: vec![],
         };
         apart += step.forward(&model, &one).unwrap().weighted_nll;
     }

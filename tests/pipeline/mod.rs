@@ -1,6 +1,7 @@
 //! The promises of the stage engine: parts and runs started at once, settings changed between kills, locks, identity, output that nobody reads.
 mod commands;
 mod foreign;
+mod guard;
 mod kills;
 mod losses;
 mod outputs;

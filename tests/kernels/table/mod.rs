@@ -58,6 +58,7 @@ table! {
     gemma,
     dora,
     casts,
+    kl_divergence,
 }
 
 /// One row of the table.
