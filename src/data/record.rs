@@ -217,6 +217,9 @@ pub struct Example {
     /// The answer's ids as the model generated them; empty where it is no model's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub output_ids: Vec<u32>,
+    /// The answer is the data set's in the place of the model's own (variant `gold`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gold: bool,
     /// Loss weight of each answer token.
     #[serde(default = "one")]
     pub weight: f32,

@@ -1,14 +1,15 @@
 //! The promises of the stage engine: parts and runs started at once, settings changed between kills, locks, identity, output that nobody reads.
 mod commands;
 mod foreign;
+mod gold;
 mod guard;
 mod kills;
 mod losses;
 mod outputs;
 mod own_stage;
+mod samples;
 mod training;
 
-mod samples;
 use std::{
     fs,
     path::{Path, PathBuf},
