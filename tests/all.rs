@@ -19,6 +19,7 @@ mod gemm;
 mod generation;
 mod generation_config;
 mod gguf;
+mod instructions;
 mod journeys;
 mod keeping;
 mod kernels;

@@ -44,7 +44,7 @@ impl Metric for Learned {
     fn about(&self) -> About {
         About {
             name: self.name,
-            key: self.name,
+            key: if self.to_reference { "reference_similarity" } else { self.name },
             label: self.label,
             heading: self.label,
             help: self.help,
