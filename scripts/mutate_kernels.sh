@@ -110,6 +110,13 @@ plant "sum: shuffles of half a warp" include/reduce.cuh 'v += __shfl_xor_sync(FU
 plant "loss: one column too many" cross_entropy.cu 'c < vocab; c += THREADS) top =' 'c <= vocab; c += THREADS) top =' cross_entropy.cu kernels::training::loss_f32
 plant "loss: gradient before the target's logit is read" cross_entropy.cu $'  __syncthreads();        // dlogits' '  // dlogits' \
   cross_entropy.cu kernels::training::loss_f32
+plant "kl: the base's maximum left out of its normaliser" kl_divergence.cu 'base_sum += expf(z[c] - base_top)' 'base_sum += expf(z[c] - top)' \
+  kl_divergence.cu kernels::table::kl_divergence::checks::linear_kl_divergence
+plant "kl: gradient before the target's logit is read" kl_divergence.cu $'  __syncthreads();        // dlogits' '  // dlogits' \
+  kl_divergence.cu kernels::table::kl_divergence::checks::linear_kl_divergence
+plant "kl: the reverse divergence's gradient" kl_divergence.cu 'soft * (p - q));' 'soft * (q - p));' kl_divergence.cu kernels::table::kl_divergence::checks::linear_kl_divergence
+plant "kl: the base's logits are not capped" kl_divergence.cu 'z[c] = soft_cap<float>(z[c], cap); }' '}' \
+  kl_divergence.cu kernels::table::kl_divergence::checks::linear_kl_divergence_capped
 plant "gemm: one cp.async group too few waited for" gemm.cu 'cp_async_wait<STAGES - 2>();' 'cp_async_wait<STAGES - 1>();' \
   gemm.cu kernels::gemm::gemm_bf16_rows_of_16_bytes
 plant "gemm: no barrier in the stage loop" gemm.cu $'    cp_async_wait<STAGES - 2>();\n    __syncthreads();' '    cp_async_wait<STAGES - 2>();' \

@@ -450,6 +450,30 @@ class Peers:
             with_gradient(torch.compile(losses, fullgraph=True, dynamic=False)), [h, w, y])})
         return peer
 
+    def linear_kl_divergence_capped(self, d, t):
+        return self.linear_kl_divergence(d, t, 30.0)
+
+    def linear_kl_divergence(self, d, t, cap=0.0):
+        n, c, v = d
+        h, b, w, y = self.normal(n, c, dtype=t).requires_grad_(), self.normal(n, c, dtype=t), self.normal(v, c, dtype=t, fan=c), self.ids(v, n)
+
+        def losses(h, b, w, y):
+            def log_probs(x):
+                z = F.linear(x, w).to(torch.promote_types(x.dtype, torch.float32))
+                return F.log_softmax(cap * torch.tanh(z / cap) if cap else z, -1)
+            log_p, log_q = log_probs(h), log_probs(b)
+            return F.nll_loss(log_p, y, reduction="none"), F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+
+        def with_gradient(f):
+            def run(h, b, w, y):
+                nll, kl = f(h, b, w, y)
+                return nll.detach(), kl.detach(), torch.autograd.grad((0.3 * nll + kl).sum(), h)[0]
+            return run
+
+        def plain(h, b, w, y):
+            return with_gradient(losses)(h.detach().requires_grad_(), b, w, y)
+        return Peer([h, b, w, y], plain, {"two linears, nll_loss, kl_div, backward": with_gradient(losses)})
+
     @staticmethod
     def bind(f, inputs):
         return lambda: f(*inputs)

@@ -40,7 +40,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ("src/ops/checks.rs", "outputs_that_share_memory_with_another_operand_are_refused"),
     ("src/ops/gemm/amx/mod.rs", "dot_task"),
     ("src/orchestrate/ablate/report.rs", "build"),
-    ("src/orchestrate/ablate/report.rs", "conclusions"),
     ("src/stages/assemble.rs", "from_row"),
     ("tests/cli.rs", "bad_input_is_named_with_what_to_do"),
     ("tests/cli.rs", "evaluation_runs_every_kind_of_task_and_compares"),

@@ -301,6 +301,7 @@ fn a_document_does_not_see_its_neighbours() {
             targets: batch.targets[start..end].to_vec(),
             weights: batch.weights[start..end].to_vec(),
             ids: vec![0],
+            source: vec![],
         };
         apart += step.forward(&model, &one).unwrap().weighted_nll;
     }

@@ -9,6 +9,7 @@ pub mod blocks;
 mod decode_attention;
 mod encoder;
 mod gemma;
+mod kl_divergence;
 mod rowwise;
 mod sampling;
 
@@ -108,7 +109,10 @@ impl Golden {
     }
     /// What Gemma adds.
     fn gemma() -> Golden {
-        Golden(std::fs::read("tests/golden/gemma_ops.safetensors").unwrap())
+        Golden::of("gemma_ops")
+    }
+    fn of(name: &str) -> Golden {
+        Golden(std::fs::read(format!("tests/golden/{name}.safetensors")).unwrap())
     }
     fn view<T>(&self, name: &str, parse: fn([u8; 4]) -> T) -> (Vec<usize>, Vec<T>) {
         let all = SafeTensors::deserialize(&self.0).unwrap();

@@ -32,7 +32,7 @@ use crate::common::{assert_close, with_threads};
 
 const VOCAB: usize = 48;
 
-fn config() -> Config {
+pub fn config() -> Config {
     serde_json::from_value(json!({
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": VOCAB, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
@@ -92,7 +92,7 @@ pub fn settings() -> TrainerSettings {
         eval_every: 3,
         patience: 0,
         min_delta: 0.0,
-        guard: GuardSettings { reaction: Reaction::Log, max_rise: 0.1 },
+        guard: GuardSettings { reaction: Reaction::Log, max_rise: 0.1, max_bits: 0.02 },
         checkpoint_every: 2,
         keep_checkpoints: 2,
         seed: 5,
@@ -151,6 +151,7 @@ fn run_checked(
         Checks {
             validation: Some(&validation),
             source: all_checks.then_some(&validation),
+            text: None,
             probe: all_checks.then_some(&mut probe),
         },
         s,
@@ -234,7 +235,7 @@ fn guard_and_probe_are_logged_and_change_no_bit_of_the_training() {
 fn a_guard_that_reweights_resumes_bit_for_bit_and_one_that_stops_stops() {
     let guarded = |reaction| TrainerSettings {
         // Any loss above this far below the first one counts as a rise.
-        guard: GuardSettings { reaction, max_rise: -100.0 },
+        guard: GuardSettings { reaction, max_rise: -100.0, max_bits: 0.02 },
         ..settings()
     };
     let dir = tempfile::tempdir().unwrap();

@@ -7,29 +7,52 @@
 //! | `loop` | words repeat in a row, or most of a long text is repetition ([`is_loop`]) |
 //! | `length-ratio` | a translation is far shorter or longer than its source ([`length_ratio`]) |
 //! | `wrong-language` | reliably another language than expected ([`contradicts`]) |
-//! | `copied` | the answer is the question; the translation is its source |
+//! | `copied` | the answer is a part of its prompt: the system prompt, an earlier turn, the question, its context; the translation is its source |
+//! | `mostly-copied` | a stated share of the answer's word 4-grams stand in its prompt ([`COPIED_SHARE`]) |
 //! | `damaged` | marks of a broken program: `<unk>`, ⁇, U+FFFD, letters in the wrong encoding ([`is_damaged`]) |
 //! | `unanswerable` | the question does not fit the model's context or its template (`--on-bad-row skip`) |
 use std::collections::HashSet;
 
 use super::{
+    conversation::Prompt,
     language_id::contradicts,
     languages::{charset, is_unspaced, same_language},
 };
 
+mod copies;
+mod counted;
 mod loops;
 
+pub use copies::COPIED_SHARE;
+use copies::Copied;
+pub use counted::Alarms;
 pub use loops::is_loop;
 
 /// Every alarm, for settings and messages.
-pub const ALARMS: [&str; 8] =
-    ["empty", "truncated", "loop", "length-ratio", "wrong-language", "copied", "damaged", UNANSWERABLE];
+pub const ALARMS: [&str; 9] = [
+    "empty",
+    "truncated",
+    "loop",
+    "length-ratio",
+    "wrong-language",
+    "copied",
+    "mostly-copied",
+    "damaged",
+    UNANSWERABLE,
+];
 
 /// The alarm of a question that the model could not be asked.
 pub const UNANSWERABLE: &str = "unanswerable";
 
-/// Alarms of a model's answer to `question`, which is in `language`; `finish` is `stop` or `length`.
-pub fn answer_alarms(question: &str, answer: &str, finish: &str, language: &str) -> Vec<String> {
+/// Alarms of a model's answer to `prompt`, whose question is in `language`; `finish` is `stop` or `length`. From `copied_share` of its 4-grams on, an
+/// answer is `mostly-copied`.
+pub fn answer_alarms(
+    prompt: &Prompt,
+    answer: &str,
+    finish: &str,
+    language: &str,
+    copied_share: f64,
+) -> Vec<String> {
     let mut alarms = vec![];
     let mut add = |name: &str, fires: bool| {
         if fires {
@@ -42,10 +65,13 @@ pub fn answer_alarms(question: &str, answer: &str, finish: &str, language: &str)
     if !empty {
         add("loop", is_loop(answer));
         add("wrong-language", contradicts(answer, language, &["en"]).is_some());
-        let words = words_of(question);
-        add("copied", words.len() >= 4 && words == words_of(answer));
+        let copied = copies::copied(prompt, answer, copied_share);
+        add("copied", copied == Copied::Whole);
+        add("mostly-copied", copied == Copied::Mostly);
     }
-    add("damaged", is_damaged(question, answer));
+    let turns: Vec<&str> = prompt.earlier.iter().map(|turn| turn.content.as_str()).collect();
+    let asked = [prompt.system.unwrap_or_default(), &turns.join("\n"), &prompt.question()].join("\n");
+    add("damaged", is_damaged(&asked, answer));
     alarms
 }
 
@@ -213,6 +239,10 @@ mod tests {
 
     use super::*;
 
+    fn answered(question: &str, answer: &str, finish: &str, language: &str) -> Vec<String> {
+        answer_alarms(&Prompt::new(None, question, ""), answer, finish, language, COPIED_SHARE)
+    }
+
     fn translated(source: &str, target: &str) -> Vec<String> {
         translation_alarms(source, target, "en", "es")
     }
@@ -220,10 +250,10 @@ mod tests {
     #[test]
     fn a_good_answer_has_no_alarm() {
         let answer = "The capital of France is Paris. It lies on the Seine.\n\n1. Paris\n2. Lyon\n3. Nice";
-        assert!(answer_alarms("What is the capital of France?", answer, "stop", "en").is_empty());
-        assert!(answer_alarms("How many?", "7", "stop", "en").is_empty());
+        assert!(answered("What is the capital of France?", answer, "stop", "en").is_empty());
+        assert!(answered("How many?", "7", "stop", "en").is_empty());
         assert!(
-            answer_alarms(
+            answered(
                 "Draw a table.",
                 "| a | b | c | d |\n| --- | --- | --- | --- |\n| 0 | 0 | 0 | 0 |",
                 "stop",
@@ -236,17 +266,17 @@ mod tests {
     #[test]
     fn each_answer_alarm_fires_on_its_own_fault() {
         let question = "What is the capital of France?";
-        assert_eq!(answer_alarms(question, " ...", "stop", "en"), ["empty"]);
-        assert_eq!(answer_alarms(question, "The capital of France", "length", "en"), ["truncated"]);
+        assert_eq!(answered(question, " ...", "stop", "en"), ["empty"]);
+        assert_eq!(answered(question, "The capital of France", "length", "en"), ["truncated"]);
         assert_eq!(
-            answer_alarms(question, "I'm sorry, I'm sorry, I'm sorry, I'm sorry, I'm sorry,", "stop", "en"),
+            answered(question, "I'm sorry, I'm sorry, I'm sorry, I'm sorry, I'm sorry,", "stop", "en"),
             ["loop"]
         );
         assert_eq!(
-            answer_alarms(question, "La capital de Francia es una ciudad que se llama París.", "stop", "en"),
+            answered(question, "La capital de Francia es una ciudad que se llama París.", "stop", "en"),
             ["wrong-language"]
         );
-        assert_eq!(answer_alarms(question, "what is the capital of france", "stop", "en"), ["copied"]);
+        assert_eq!(answered(question, "what is the capital of france", "stop", "en"), ["copied"]);
     }
 
     #[test]
@@ -333,7 +363,7 @@ mod tests {
                 "{damaged}"
             );
             assert!(!is_damaged(damaged, damaged), "the source has it");
-            assert!(answer_alarms("Hello?", damaged, "stop", "xx").contains(&"damaged".to_string()));
+            assert!(answered("Hello?", damaged, "stop", "xx").contains(&"damaged".to_string()));
         }
         for fine in [
             "São João, AÇÃO «À bientôt» Ã, Ñandú, Ångström, Âge",
@@ -353,7 +383,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_texts_are_judged(a in "\\PC{0,80}", b in "\\PC{0,80}") {
-            for alarm in translation_alarms(&a, &b, "en", "th").iter().chain(&answer_alarms(&a, &b, "stop", "ja")) {
+            for alarm in translation_alarms(&a, &b, "en", "th").iter().chain(&answered(&a, &b, "stop", "ja")) {
                 prop_assert!(ALARMS.contains(&alarm.as_str()));
             }
         }

@@ -86,6 +86,22 @@ pub struct Answer {
     /// Names of the alarms that fired (`data::alarms`); a row with any is not used.
     #[serde(default)]
     pub alarms: Vec<String>,
+    /// How this answer was chosen, where several were drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<Choice>,
+}
+
+/// How one of several samples of an answer was chosen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The sample that became the answer, from 0.
+    pub taken: usize,
+    /// Alarms of each sample, in the order in which they were drawn.
+    pub alarms: Vec<Vec<String>>,
+    /// The mean chrF (0..100) of each sample against the other ones that could be chosen; 0 where there was no other, and of samples that
+    /// could not be chosen. Empty where agreement did not decide.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agreement: Vec<f64>,
 }
 
 /// The sides of a row in another language. An untranslated side is empty.
@@ -201,6 +217,9 @@ pub struct Example {
     /// The answer's ids as the model generated them; empty where it is no model's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub output_ids: Vec<u32>,
+    /// The answer is the data set's in the place of the model's own (variant `gold`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gold: bool,
     /// Loss weight of each answer token.
     #[serde(default = "one")]
     pub weight: f32,

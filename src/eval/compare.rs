@@ -1,16 +1,19 @@
 //! Two evaluations of the same tasks, sample by sample: what changed, with paired-bootstrap intervals (Koehn 2004).
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::measure::{Measure, of_folder};
+use super::{
+    measure::{Measure, of_folder},
+    sample::Sample,
+};
 use crate::{
     metrics::{
-        bootstrap::{Paired, paired_by},
+        bootstrap::{Paired, paired_over},
         metric::Unit,
     },
     pipeline::placement::Placement,
-    recipe::eval::EvalSettings,
+    recipe::eval::{EvalSettings, EvalTask},
     report::table::{Cell, Table},
 };
 
@@ -48,25 +51,39 @@ pub fn compare(
     settings: &EvalSettings,
     placement: Placement,
 ) -> Result<Vec<Comparison>> {
+    compare_runs(&[(before, after)], settings, placement)
+}
+
+/// The same of several runs with other seeds, each before and after: values are means over the runs, intervals over rows and runs
+/// ([`paired_over`]).
+///
+/// # Errors
+/// No runs; folders that were evaluated on other rows, or not at all.
+pub fn compare_runs(
+    runs: &[(&Path, &Path)],
+    settings: &EvalSettings,
+    placement: Placement,
+) -> Result<Vec<Comparison>> {
     let mut out = vec![];
     for task in &settings.tasks {
-        let (old, old_measures) = of_folder(before, task, None, placement)?;
-        let (new, new_measures) = of_folder(after, task, None, placement)?;
-        let same = old.len() == new.len()
-            && old.iter().zip(&new).all(|(a, b)| a.targets == b.targets && a.doc_id == b.doc_id);
-        ensure!(
-            same,
-            "task {}: {} and {} were evaluated on other rows: run both again",
-            task.name,
-            before.display(),
-            after.display()
-        );
-        for (a, b) in old_measures.iter().zip(&new_measures) {
-            let mut paired =
-                paired_by(old.len(), resamples(a, settings), settings.seed, |i| (a.value(i), b.value(i)));
+        let all: Vec<Pair> = runs
+            .iter()
+            .map(|(before, after)| Pair::open(before, after, task, placement))
+            .collect::<Result<_>>()?;
+        let first = all.first().context("there is no run to compare")?;
+        let same = all.iter().all(|pair| same_rows(&pair.old, &first.old));
+        ensure!(same, "task {}: the runs were evaluated on other rows: run them again", task.name);
+        for m in 0..first.old_measures.len().min(first.new_measures.len()) {
+            let of = |pair: &Pair, rows: &[usize]| {
+                (pair.old_measures[m].value(rows), pair.new_measures[m].value(rows))
+            };
+            let (a, n) = (&first.old_measures[m], first.old.len());
+            let (samples, seed) = (resamples(a, settings), settings.seed);
+            let mut paired = paired_over(n, all.len(), samples, seed, |run, rows| of(&all[run], rows));
             if !a.has_intervals() {
                 (paired.low, paired.high, paired.p) = (f64::NAN, f64::NAN, f64::NAN);
             }
+            let mean = |of: &dyn Fn(&Pair) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
             out.push(Comparison {
                 task: task.name.clone(),
                 language: task.language.clone(),
@@ -75,13 +92,39 @@ pub fn compare(
                 unit: a.about.unit,
                 higher_is_better: a.about.higher_is_better,
                 decimals: a.about.decimals,
-                before: a.whole(),
-                after: b.whole(),
+                before: mean(&|pair| pair.old_measures[m].whole()),
+                after: mean(&|pair| pair.new_measures[m].whole()),
                 paired,
             });
         }
     }
     Ok(out)
+}
+
+/// A task's samples and measures of two evaluations.
+struct Pair {
+    old: Vec<Sample>,
+    old_measures: Vec<Measure>,
+    new_measures: Vec<Measure>,
+}
+
+impl Pair {
+    fn open(before: &Path, after: &Path, task: &EvalTask, placement: Placement) -> Result<Pair> {
+        let (old, old_measures) = of_folder(before, task, None, placement)?;
+        let (new, new_measures) = of_folder(after, task, None, placement)?;
+        ensure!(
+            same_rows(&old, &new),
+            "task {}: {} and {} were evaluated on other rows: run both again",
+            task.name,
+            before.display(),
+            after.display()
+        );
+        Ok(Pair { old, old_measures, new_measures })
+    }
+}
+
+fn same_rows(old: &[Sample], new: &[Sample]) -> bool {
+    old.len() == new.len() && old.iter().zip(new).all(|(a, b)| a.targets == b.targets && a.doc_id == b.doc_id)
 }
 
 fn resamples(measure: &Measure, settings: &EvalSettings) -> usize {

@@ -44,8 +44,8 @@ impl Models {
         let device = device.open()?;
         Ok(match metric {
             "cometkiwi" => Box::new(CometKiwi::load(&kiwi(&s)?, dtype, &device, s.batch_tokens)?),
-            "similarity" => {
-                Box::new(Similarity::load(&encoder(&s)?, &s.prefix, dtype, &device, s.batch_tokens)?)
+            "similarity" | "reference-similarity" => {
+                Box::new(Similarity::load(&encoder(metric, &s)?, &s.prefix, dtype, &device, s.batch_tokens)?)
             }
             other => bail!("there is no model for metric {other}"),
         })
@@ -57,18 +57,18 @@ impl Scorers for Models {
         let s = self.settings(metric);
         let (dir, more) = match metric {
             "cometkiwi" => {
-                ensure!(s.prefix.is_empty(), "`prefix` belongs to metric similarity");
+                ensure!(s.prefix.is_empty(), "`prefix` belongs to metric similarity or reference-similarity");
                 let files = kiwi(&s)?;
                 let beside = files.tokenizer == files.dir;
                 let more =
                     if beside { String::new() } else { format!("|encoder:{}", hash(&files.tokenizer)?) };
                 (files.dir, more)
             }
-            "similarity" => {
+            "similarity" | "reference-similarity" => {
                 ensure!(s.encoder.is_none(), "`encoder` belongs to metric cometkiwi");
                 let more =
                     if s.prefix.is_empty() { String::new() } else { format!("|prefix:{}", s.prefix.trim()) };
-                (encoder(&s)?, more)
+                (encoder(metric, &s)?, more)
             }
             other => bail!("there is no model for metric {other}"),
         };
@@ -99,12 +99,10 @@ fn kiwi(s: &ScorerModel) -> Result<Files> {
     Files::find(s.model.as_deref().unwrap_or(cometkiwi::PUBLISHED), s.encoder.as_deref())
 }
 
-fn encoder(s: &ScorerModel) -> Result<PathBuf> {
-    let model = s.model.as_ref();
-    resolve(
-        model
-            .context("needs `scorers.similarity.model`: an XLM-R sentence encoder's directory or hub name")?,
-    )
+fn encoder(metric: &str, s: &ScorerModel) -> Result<PathBuf> {
+    let missing =
+        || format!("needs `scorers.{metric}.model`: an XLM-R sentence encoder's directory or hub name");
+    resolve(s.model.as_ref().with_context(missing)?)
 }
 
 /// The content of a folder as a number. A model has gigabytes: once in the life of the program is enough.

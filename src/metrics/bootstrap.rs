@@ -16,16 +16,34 @@ pub struct Paired {
 
 /// Resamples `n` rows with replacement `samples` times; `statistic` gives (before, after) for a choice of rows.
 pub fn paired_by(n: usize, samples: usize, seed: u64, statistic: impl Fn(&[usize]) -> (f64, f64)) -> Paired {
-    let difference = |indices: &[usize]| {
-        let (before, after) = statistic(indices);
-        after - before
+    paired_over(n, 1, samples, seed, |_, indices| statistic(indices))
+}
+
+/// The same over `runs` trainings with other seeds, all tested on the same rows: every resample draws rows and, independently, runs with replacement (the
+/// crossed two-way bootstrap, Owen 2007), and its difference is the mean over the drawn runs; `statistic` gives (before, after) of a run for a choice of rows.
+/// With one run it is [`paired_by`]. Few runs say little of what another seed would change: the interval is then rather too narrow.
+pub fn paired_over(
+    n: usize,
+    runs: usize,
+    samples: usize,
+    seed: u64,
+    statistic: impl Fn(usize, &[usize]) -> (f64, f64),
+) -> Paired {
+    let mean = |runs: &[usize], indices: &[usize]| {
+        let of = |&run: &usize| {
+            let (before, after) = statistic(run, indices);
+            after - before
+        };
+        runs.iter().map(of).sum::<f64>() / runs.len().max(1) as f64
     };
-    let whole = difference(&(0..n).collect::<Vec<_>>());
+    let all: Vec<usize> = (0..runs).collect();
+    let whole = mean(&all, &(0..n).collect::<Vec<_>>());
     let mut found: Vec<f64> = (0..if n == 0 { 0 } else { samples })
         .map(|i| {
             let mut random = RowRandom::new(seed, "bootstrap", &i.to_string());
             let indices: Vec<usize> = (0..n).map(|_| random.below(n)).collect();
-            difference(&indices)
+            let drawn: Vec<usize> = (0..runs).map(|_| random.below(runs)).collect();
+            mean(&drawn, &indices)
         })
         .collect();
     if found.is_empty() {
@@ -109,6 +127,22 @@ mod tests {
             normal_interval(&rare).unwrap().0 < 0.0 && bootstrap_interval(&rare, 500, 1).unwrap().0 >= 0.0
         );
         assert_eq!((normal_interval(&[1.0]), bootstrap_interval(&[], 10, 1)), (None, None));
+    }
+
+    /// Differences of a row and of a run add up: the variance of their mean is the sum of both parts', which one run's rows do not see.
+    #[test]
+    fn runs_widen_the_interval_by_what_they_differ() {
+        let (rows, runs) = (200, 8);
+        let of_row = |i: usize| f64::from(i as u32 % 2);
+        let of_run = |r: usize| 0.2 * f64::from(r as u32 % 2);
+        let mean =
+            |x: &dyn Fn(usize) -> f64, i: &[usize]| i.iter().map(|&i| x(i)).sum::<f64>() / i.len() as f64;
+        let both = paired_over(rows, runs, 2000, 1, |r, i| (0.0, mean(&of_row, i) + of_run(r)));
+        let expected = 1.96 * (0.25 / rows as f64 + 0.01 / runs as f64).sqrt();
+        assert!((both.difference - 0.6).abs() < 1e-12);
+        assert!(((both.high - both.low) / 2.0 / expected - 1.0).abs() < 0.1, "{both:?} {expected}");
+        let alone = paired_over(rows, runs, 2000, 1, |_, i| (0.0, mean(&of_row, i)));
+        assert!(both.high - both.low > 1.2 * (alone.high - alone.low), "{both:?} {alone:?}");
     }
 
     #[test]

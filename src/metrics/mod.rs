@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod chrf;
 pub mod corpus;
 pub mod forms;
+pub mod holm;
 pub mod metric;
 pub mod mkqa;
 pub mod ngrams;

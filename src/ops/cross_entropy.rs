@@ -25,17 +25,17 @@ use crate::{
 
 /// Scratch of the loss: one chunk of rows.
 pub struct LossScratch {
-    logits: Tensor,
-    hidden: Tensor,
-    dhidden: Tensor,
+    pub(super) logits: Tensor,
+    pub(super) hidden: Tensor,
+    pub(super) dhidden: Tensor,
     /// The gradient of the logits where it has another type than they.
-    dlogits: Option<Tensor>,
+    pub(super) dlogits: Option<Tensor>,
     /// Which rows the chunk holds.
-    rows: Tensor,
+    pub(super) rows: Tensor,
 }
 
 impl LossScratch {
-    /// Room for as many rows as keep the logits (rows, vocab) below `bytes`, at least 16 and at most `max_rows`.
+    /// Room for as many rows as keep the logits (rows, vocab) below `bytes`, at least 16 and at most `max_rows`, but 2.
     /// `dtype` is that of the hidden states.
     pub fn lay_out(
         arena: &mut Arena,
@@ -45,7 +45,7 @@ impl LossScratch {
         hidden: usize,
         bytes: usize,
     ) -> LossScratch {
-        let rows = (bytes / (4 * vocab.max(1))).clamp(16, 1024).min(max_rows.max(1));
+        let rows = (bytes / (4 * vocab.max(1))).clamp(16, 1024).min(max_rows.max(2));
         LossScratch {
             logits: arena.tensor("logits", DType::F32, &[rows, vocab]),
             hidden: arena.tensor("loss_hidden", dtype, &[rows, hidden]),
@@ -278,11 +278,11 @@ fn gpu_run(
     Ok(())
 }
 
-fn gather(out: &mut [f32], inp: &[f32], rows: &[usize], c: usize) {
+pub(super) fn gather(out: &mut [f32], inp: &[f32], rows: &[usize], c: usize) {
     out.chunks_exact_mut(c).zip(rows).for_each(|(out, &i)| out.copy_from_slice(&inp[i * c..][..c]));
 }
 
-fn scatter(out: &mut [f32], inp: &[f32], rows: &[usize], c: usize) {
+pub(super) fn scatter(out: &mut [f32], inp: &[f32], rows: &[usize], c: usize) {
     inp.chunks_exact(c).zip(rows).for_each(|(inp, &i)| out[i * c..][..c].copy_from_slice(inp));
 }
 

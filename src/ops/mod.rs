@@ -24,6 +24,7 @@ pub(crate) mod fork_join;
 pub mod gemm;
 pub mod grad_norm;
 pub(crate) mod kernels;
+pub mod kl_divergence;
 pub(crate) mod launch;
 pub mod layernorm;
 pub mod lora;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     data::{
-        alarms::ALARMS,
+        alarms::{ALARMS, has_content},
         conversation::Prompt,
         dictionary::Dictionary,
         languages,
@@ -61,6 +61,9 @@ pub(super) fn recipe(r: &Recipe, placement: Placement) -> Result<()> {
         wrong.take("template", templates(r, &model));
     }
     if r.examples.is_none() {
+        if r.generate.samples > 1 {
+            wrong.take("generate", generate::check_samples(&r.model, &r.generate));
+        }
         for target in &r.target_languages {
             let pair = (r.source_language.as_str(), target.as_str());
             wrong.take("translate", translate(&r.translate, pair));
@@ -69,6 +72,7 @@ pub(super) fn recipe(r: &Recipe, placement: Placement) -> Result<()> {
             wrong.take("parallel", parallel(r, pair));
         }
         wrong.take("filter", filter(r));
+        wrong.take("variants", gold(r));
     }
     if !r.eval.tasks.is_empty() {
         wrong.take("eval", eval::run::check(&r.eval));
@@ -190,6 +194,21 @@ fn some_rows(r: &Recipe) -> Result<Vec<Row>> {
     Ok(rows.into_iter().take(TRIED).collect())
 }
 
+/// Variant `gold` needs an answer of the data set to every question.
+fn gold(r: &Recipe) -> Result<()> {
+    if !r.variants.contains(&Variant::Gold) || !r.questions.iter().all(|path| is_short(path)) {
+        return Ok(());
+    }
+    let (rows, _) = generate::read_questions(&r.questions, &r.source_language, &r.generate)?;
+    let without = rows.iter().find(|row| !has_content(&row.output));
+    without.map_or(Ok(()), |row| {
+        let place = row.place();
+        let message =
+            format!("variants: gold learns the data set's answers, and {place} has none (`output`)");
+        bail!(Error::bad_input(place, message))
+    })
+}
+
 /// Both templates render what the run will give them.
 fn templates(r: &Recipe, config: &Config) -> Result<()> {
     if let Some(examples) = &r.examples {
@@ -297,7 +316,8 @@ fn code_switch(r: &Recipe, pair: (&str, &str)) -> Result<()> {
     use PairType::{SwitchedSource, SwitchedTarget, SwitchedTargetSource, SwitchedTargetTarget};
     let switched = [SwitchedSource, SwitchedTarget, SwitchedTargetSource, SwitchedTargetTarget];
     let back = r.assemble.pairs.iter().any(|p| switched[2..].contains(p));
-    if r.variants.contains(&Variant::Sdrrl) && back && !s.both_sides {
+    let paired = r.variants.contains(&Variant::Sdrrl) || r.variants.contains(&Variant::Gold);
+    if paired && back && !s.both_sides {
         let message = "assemble.pairs has CT>T or CT>S, which need code-switch.both-sides = true";
         bail!(Error::setting("code-switch.both-sides", message));
     }

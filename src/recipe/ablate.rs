@@ -55,6 +55,13 @@ pub struct Ablations {
     /// Changes to the recipe in every arm.
     #[serde(default)]
     pub set: Vec<String>,
+    /// Optimizer steps of every arm, however many documents it trains on, unless its early stopping ends it: arms then differ in what they learn, not in how much.
+    #[serde(default)]
+    pub steps: Option<u64>,
+    /// Seeds of training (the adapters' initial values and the order of documents): every arm trains once with each, and intervals are over test rows and seeds.
+    /// Without them an arm trains once, with its recipe's seed.
+    #[serde(default)]
+    pub seeds: Vec<u64>,
     /// The arm that the others are compared with; the first where it is absent.
     #[serde(default)]
     pub reference: Option<String>,
@@ -78,6 +85,16 @@ pub struct ResolvedArm {
 }
 
 impl ResolvedArm {
+    /// The arm with each of the seeds; itself where there are none.
+    pub fn seeded(&self, seeds: &[u64]) -> Vec<(Option<u64>, Recipe)> {
+        let with = |seed: &u64| {
+            let mut recipe = self.recipe.clone();
+            recipe.train.seed = *seed;
+            (Some(*seed), recipe)
+        };
+        if seeds.is_empty() { vec![(None, self.recipe.clone())] } else { seeds.iter().map(with).collect() }
+    }
+
     /// Title or name.
     pub fn title(&self) -> &str {
         self.arm.title.as_deref().unwrap_or(&self.arm.name)
@@ -108,6 +125,8 @@ impl Ablations {
                 planned.push((arm, Some((i, *value))));
             }
         }
+        let different: HashSet<u64> = self.seeds.iter().copied().collect();
+        ensure!(different.len() == self.seeds.len(), "{at}: a seed occurs twice in `seeds`");
         ensure!(!planned.is_empty(), "{at}: no [[arms]] and no [[sweeps]]");
         let mut names = HashSet::new();
         let mut arms = vec![];
@@ -120,10 +139,14 @@ impl Ablations {
             );
             ensure!(names.insert(arm.name.clone()), "{at}: the arm {} occurs twice", arm.name);
             let mut set = vec!["variants=[\"sdrrl\"]".to_string()];
+            if let Some(steps) = self.steps {
+                // As many passes as they take.
+                set.extend([format!("train.max-steps={steps}"), "train.epochs=1000000.0".into()]);
+            }
             set.extend(self.set.iter().chain(&arm.set).cloned());
             let recipe =
                 Recipe::read(&self.recipe, &set).with_context(|| format!("{at}: arm {}", arm.name))?;
-            check(&recipe).with_context(|| format!("{at}: arm {}", arm.name))?;
+            check(&recipe, self.steps).with_context(|| format!("{at}: arm {}", arm.name))?;
             arms.push(ResolvedArm { arm, recipe, sweep });
         }
         let first = &arms[0].arm.name;
@@ -144,7 +167,13 @@ impl Ablations {
     }
 }
 
-fn check(recipe: &Recipe) -> Result<()> {
+fn check(recipe: &Recipe, steps: Option<u64>) -> Result<()> {
+    let (own, epochs) = (recipe.train.max_steps, recipe.train.epochs);
+    ensure!(
+        steps.is_none_or(|steps| steps > 0 && steps == own && epochs == 1e6),
+        "the matrix gives every arm `steps` = {}: it must be at least 1, and arms leave train.max-steps and train.epochs alone",
+        steps.unwrap_or_default()
+    );
     ensure!(recipe.examples.is_none(), "the recipe has `examples`: an ablation needs the whole method");
     ensure!(
         recipe.variants.len() == 1,
@@ -179,6 +208,14 @@ mod tests {
     }
 
     #[test]
+    fn every_arm_takes_the_same_steps() {
+        let arms = "[[arms]]\nname = \"sdrrl\"\n[[arms]]\nname = \"gold\"\nset = ['variants=[\"gold\"]']\n";
+        for arm in resolve(&format!("{HEAD}steps = 70\n{arms}")).unwrap() {
+            assert_eq!((arm.recipe.train.max_steps, arm.recipe.train.epochs), (70, 1e6));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_compared_is_refused_before_anything_runs() {
         for (rest, part) in [
             ("", "no [[arms]]"),
@@ -188,6 +225,13 @@ mod tests {
             ("[[arms]]\nname = \"a\"\nset = ['variants=[\"sft\", \"sdrrl\"]']\n", "one variant"),
             ("reference = \"x\"\n[[arms]]\nname = \"a\"\n", "`x` is no arm"),
             ("[[arms]]\nname = \"a\"\n[[arms]]\nname = \"b\"\nset = [\"eval.seed=1\"]\n", "[eval] differs"),
+            (
+                "steps = 5\n[[arms]]\nname = \"a\"\nset = [\"train.max-steps=6\"]\n",
+                "arms leave train.max-steps",
+            ),
+            ("steps = 5\n[[arms]]\nname = \"a\"\nset = [\"train.epochs=1\"]\n", "arms leave train.max-steps"),
+            ("seeds = [1, 2, 1]\n[[arms]]\nname = \"a\"\n", "occurs twice in `seeds`"),
+            ("steps = 0\n[[arms]]\nname = \"a\"\n", "at least 1"),
             ("[[sweeps]]\nname = \"t\"\nkey = \"filter.tau\"\nvalues = []\n", "`values` is empty"),
         ] {
             let error = format!("{:#}", resolve(&format!("{HEAD}{rest}")).unwrap_err());

@@ -9,6 +9,8 @@ use crate::mt::self_translate::TRANSLATION_PROMPT;
 pub enum Variant {
     /// The method: the model's own answers, their translations, code-switched questions, parallel sentences
     Sdrrl,
+    /// Ablation: the same pair types as `sdrrl` with the data set's own answers, and their translations, in place of the model's
+    Gold,
     /// Baseline: source questions with the data set's answers
     Sft,
     /// Baseline: translated questions with the data set's answers, translated
@@ -20,6 +22,7 @@ impl Variant {
     pub fn name(self) -> &'static str {
         match self {
             Variant::Sdrrl => "sdrrl",
+            Variant::Gold => "gold",
             Variant::Sft => "sft",
             Variant::TranslateThenSft => "translate-then-sft",
         }
@@ -57,6 +60,18 @@ pub enum PairType {
 }
 
 impl PairType {
+    /// Every one.
+    pub const ALL: [PairType; 8] = [
+        PairType::SourceSource,
+        PairType::TargetTarget,
+        PairType::SourceTarget,
+        PairType::TargetSource,
+        PairType::SwitchedSource,
+        PairType::SwitchedTarget,
+        PairType::SwitchedTargetTarget,
+        PairType::SwitchedTargetSource,
+    ];
+
     /// As it is written in recipes and examples.
     pub fn name(self) -> &'static str {
         match self {
@@ -79,7 +94,7 @@ pub struct AssembleSettings {
     /// Training set to make
     #[arg(long, value_enum, default_value = "sdrrl")]
     pub variant: Variant,
-    /// Pair types of variant `sdrrl`
+    /// Pair types of the variants `sdrrl` and `gold`
     #[arg(long, value_enum, value_delimiter = ',', default_value = "S>S,T>T,T>S,S>T,CS>S,CS>T")]
     pub pairs: Vec<PairType>,
     /// In cross-language pairs, ask for the answer's language ("Answer in Spanish.")
@@ -97,6 +112,15 @@ pub struct AssembleSettings {
     /// Loss weight of parallel sentences
     #[arg(long, default_value_t = 1.0)]
     pub parallel_weight: f32,
+    /// At most so many training examples of a pair type, or with answers in a language: S>S=500, es=2000. Which ones is drawn by the seed
+    #[arg(long, value_delimiter = ',', value_name = "PAIR|LANGUAGE=NUMBER")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caps: Vec<String>,
+    /// Shares of pair types, to which those with too many training examples are thinned: S>S=1, T>T=2. Types that are not named stay as they are, a share of 0
+    /// leaves a type out
+    #[arg(long, value_delimiter = ',', value_name = "PAIR=SHARE")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mix: Vec<String>,
     /// Seed of the split and of all random choices
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
@@ -130,6 +154,8 @@ impl Default for AssembleSettings {
             translation_prompts: translation_prompts(),
             use_parallel: true,
             parallel_weight: 1.0,
+            caps: vec![],
+            mix: vec![],
             seed: 42,
         }
     }

@@ -128,7 +128,7 @@ macro_rules! built_in {
     };
 }
 
-built_in! { "arc" "belebele" "exams" "flores-200" "flores-plus" "global-mmlu" "include" "mgsm" "mgsm-cot" "xcopa" "xnli" "xstorycloze" }
+built_in! { "arc" "belebele" "exams" "flores-200" "flores-plus" "global-mmlu" "include" "instructions" "instructions-across" "mgsm" "mgsm-cot" "xcopa" "xnli" "xstorycloze" }
 
 /// A description as a task has it: the name of a built-in one, the path of a file, or a table.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -12,7 +12,7 @@ pub struct FilterSettings {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tau: Option<f64>,
-    /// Alarms to ignore: empty, truncated, loop, length-ratio, wrong-language, copied, damaged
+    /// Alarms to ignore: empty, truncated, loop, length-ratio, wrong-language, copied, mostly-copied, damaged
     #[arg(long, value_delimiter = ',')]
     pub ignore_alarms: Vec<String>,
 }

@@ -1,9 +1,32 @@
 //! Settings of `generate`.
 use serde::{Deserialize, Serialize};
 
-use crate::data::tally::OnBadRow;
+use crate::data::{alarms::COPIED_SHARE, tally::OnBadRow};
 
 use crate::infer::{answerer::AnswerOptions, engine::EngineOptions};
+
+/// Which of several samples becomes the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Best {
+    /// Among the samples without an alarm, the one that the others agree with most: the highest mean chrF against them; the first of equals
+    #[default]
+    SelfConsistency,
+    /// The first without an alarm: an answer as the model draws it, asked again where a draw went wrong
+    First,
+}
+
+fn is_one(samples: &usize) -> bool {
+    *samples == 1
+}
+
+fn is_usual_share(share: &f64) -> bool {
+    *share == COPIED_SHARE
+}
+
+fn is_usual(best: &Best) -> bool {
+    *best == Best::default()
+}
 
 /// How the base model answers.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
@@ -40,19 +63,32 @@ pub struct GenerateSettings {
     /// No n-gram of this length may repeat (0: off)
     #[arg(long)]
     pub no_repeat_ngram_size: Option<usize>,
+    /// Answers drawn for each question, one of which is kept (1 unless given); more than one needs a temperature above 0
+    #[arg(long, default_value_t = 1)]
+    #[serde(skip_serializing_if = "is_one")]
+    pub samples: usize,
+    /// Which of several samples is kept (self-consistency unless given)
+    #[arg(long, value_enum, default_value = "self-consistency")]
+    #[serde(skip_serializing_if = "is_usual")]
+    pub best: Best,
+    /// An answer of at least 8 words is marked `mostly-copied` where this share of its word 4-grams (0.8 unless given) stands in its prompt: system prompt,
+    /// earlier turns, question or context
+    #[arg(long, default_value_t = COPIED_SHARE)]
+    #[serde(skip_serializing_if = "is_usual_share")]
+    pub copied_share: f64,
     /// A row that cannot be read, or is too long for the model: fail, or skip it and count it
     #[arg(long, value_enum, default_value = "fail")]
     pub on_bad_row: OnBadRow,
     /// Use at most this many questions (0: all)
     #[arg(long, default_value_t = 0)]
     pub limit: usize,
-    /// Rows generated together; greedy answers do not depend on it
+    /// Rows generated together; answers do not depend on it
     #[arg(long, default_value_t = 16)]
     pub batch_rows: usize,
-    /// Prompt tokens per call; greedy answers do not depend on it
+    /// Prompt tokens per call; answers do not depend on it
     #[arg(long, default_value_t = 2048)]
     pub batch_tokens: usize,
-    /// Seed of sampling
+    /// Seed of sampling, with the row's id and the sample's number
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
 }
@@ -89,6 +125,9 @@ impl Default for GenerateSettings {
             min_p: None,
             repetition_penalty: None,
             no_repeat_ngram_size: None,
+            samples: 1,
+            best: Best::SelfConsistency,
+            copied_share: COPIED_SHARE,
             on_bad_row: OnBadRow::Fail,
             limit: 0,
             batch_rows: 16,

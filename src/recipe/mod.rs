@@ -190,6 +190,7 @@ impl Recipe {
             &mut self.code_switch.dictionary,
             &mut self.parallel.file,
             &mut self.parallel.target_file,
+            &mut self.train.guard_file,
         ];
         files.into_iter().flatten().for_each(near);
         for task in &mut self.eval.tasks {

@@ -1,11 +1,13 @@
 //! Settings of `train`.
-use anyhow::{Result, ensure};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
     models::weights::stored::Stored,
-    train::{optimizer::OptimizerKind, schedule::ScheduleKind},
+    train::{held_out_text, optimizer::OptimizerKind, schedule::ScheduleKind},
 };
 
 /// What is trained.
@@ -42,11 +44,39 @@ pub enum GuardAction {
     Reweight,
 }
 
+/// What source-language rows (pair S>S) are learnt by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeepSource {
+    /// Their text, as every other row
+    #[default]
+    CrossEntropy,
+    /// Instead of their text the base model's distribution over each token: the forward KL divergence of the model without its adapters to the model in training
+    Kl,
+    /// Both, added
+    Both,
+}
+
+fn is_text(keep: &KeepSource) -> bool {
+    *keep == KeepSource::CrossEntropy
+}
+
+fn is_whole(weight: &f64) -> bool {
+    *weight == 1.0
+}
+
 /// The share of the steps over which a `wsd` schedule falls, where nothing is said.
 const DECAY: f64 = 0.1;
 
 fn is_zero(x: &f64) -> bool {
     *x == 0.0
+}
+
+/// Bits per byte that the guard's text may rise by: more than answers sampled at temperature 1 cost English, less than greedy ones do.
+const MAX_BITS: f64 = 0.02;
+
+fn is_usual_rise(bits: &f64) -> bool {
+    *bits == MAX_BITS
 }
 
 fn is_usual_decay(share: &f64) -> bool {
@@ -159,6 +189,23 @@ pub struct TrainSettings {
     /// The model is forgetting when the loss on held-out source rows exceeds its value before training by this many nats
     #[arg(long, default_value_t = 0.1)]
     pub guard_max_rise: f64,
+    /// Plain text of the source language that is not trained on, one a line: the guard goes by the bits per byte that the model needs for it, as the
+    /// metric bits-per-byte has it with at most 512 tokens of a line
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard_file: Option<PathBuf>,
+    /// With guard-file, the model is forgetting when its bits per byte exceed those before training by this (0.02 unless given)
+    #[arg(long, default_value_t = MAX_BITS)]
+    #[serde(skip_serializing_if = "is_usual_rise")]
+    pub guard_max_bits: f64,
+    /// What source-language rows (pair S>S) are learnt by (cross-entropy unless given)
+    #[arg(long, value_enum, default_value = "cross-entropy")]
+    #[serde(skip_serializing_if = "is_text")]
+    pub keep_source: KeepSource,
+    /// Factor of the KL divergence with keep-source kl or both (1 unless given)
+    #[arg(long, default_value_t = 1.0)]
+    #[serde(skip_serializing_if = "is_whole")]
+    pub keep_source_weight: f64,
     /// Steps between checkpoints (0: only when interrupted)
     #[arg(long, default_value_t = 50)]
     pub checkpoint_every: u64,
@@ -204,6 +251,10 @@ impl Default for TrainSettings {
             min_delta: 0.0,
             guard: GuardAction::Log,
             guard_max_rise: 0.1,
+            guard_file: None,
+            guard_max_bits: MAX_BITS,
+            keep_source: KeepSource::CrossEntropy,
+            keep_source_weight: 1.0,
             checkpoint_every: 50,
             keep_checkpoints: 2,
             seed: 42,
@@ -215,7 +266,8 @@ impl TrainSettings {
     /// Settings that say nothing beside the others.
     ///
     /// # Errors
-    /// A share of decay where the schedule has none, dropout where there are no adapters, AdamW's numbers for an optimizer that has none of them.
+    /// A share of decay where the schedule has none, dropout where there are no adapters, AdamW's numbers for an optimizer that has none of them; a file of the guard
+    /// that cannot be read or holds no text, a limit for it without the file.
     pub fn check(&self) -> Result<()> {
         let unused = !is_usual_decay(&self.decay_ratio) && self.schedule != ScheduleKind::Wsd;
         let message = "decay-ratio belongs to schedule wsd: choose it, or leave decay-ratio out";
@@ -235,6 +287,11 @@ impl TrainSettings {
                 format!("{key} is a number of AdamW, which optimizer adafactor does not use: leave it out");
             ensure!(used, Error::setting(format!("train.{key}"), message));
         }
-        Ok(())
+        let alone = "guard-max-bits belongs to guard-file: name one, or use guard-max-rise";
+        let given = self.guard_file.is_some() || is_usual_rise(&self.guard_max_bits);
+        ensure!(given, Error::setting("train.guard-max-bits", alone));
+        self.guard_file
+            .as_ref()
+            .map_or(Ok(()), |file| held_out_text::texts(file).map(drop).context("train.guard-file"))
     }
 }

@@ -1,4 +1,6 @@
 //! `sdrrl assemble`: rows and parallel pairs become training examples (SDRRL, step 6); also the paper's two baselines.
+mod thin;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -13,6 +15,8 @@ use crate::pipeline::{
     rows::{ROW_FILES, apart, open_rows},
     stage::{self, Made, Open, Stage},
 };
+use thin::Thinning;
+
 use crate::{
     data::{
         alarms::has_content,
@@ -20,6 +24,7 @@ use crate::{
         random::RowRandom,
         record::{CodeSwitched, Example, ParallelPair, Row},
     },
+    error::Error,
     mt::self_translate::translation_prompt,
     recipe::assemble::{AssembleSettings, PairType, Variant},
     report::out::say,
@@ -60,11 +65,13 @@ pub fn run(args: &Args) -> Result<()> {
         !s.translation_prompts.is_empty() && s.translation_prompts.iter().all(|p| p.contains("{text}")),
         "assemble.translation-prompts: every prompt needs {{text}}"
     );
+    let thinning = Thinning::of(s)?;
     let source = languages::code(&args.source_language)?;
     let targets: Vec<String> =
         args.target_languages.iter().map(|l| languages::code(l)).collect::<Result<_>>()?;
-    let parallel = args.parallel.as_deref().filter(|_| s.variant == Variant::Sdrrl && s.use_parallel);
-    stage::run(&mut Assemble { args, source, targets, parallel }).map(drop)
+    let whole = matches!(s.variant, Variant::Sdrrl | Variant::Gold);
+    let parallel = args.parallel.as_deref().filter(|_| whole && s.use_parallel);
+    stage::run(&mut Assemble { args, source, targets, parallel, thinning }).map(drop)
 }
 
 struct Assemble<'a> {
@@ -72,6 +79,7 @@ struct Assemble<'a> {
     source: String,
     targets: Vec<String>,
     parallel: Option<&'a Path>,
+    thinning: Thinning,
 }
 
 impl Stage for Assemble<'_> {
@@ -102,6 +110,7 @@ impl Stage for Assemble<'_> {
         let s = &self.args.settings;
         let (mut examples, mut guards) = (vec![], vec![]);
         let (mut rows, mut silent, mut untranslated) = (0, 0, 0);
+        self.check_gold()?;
         for row in open_rows(&self.args.input)?.iter() {
             let row = row?;
             let before = examples.len();
@@ -121,10 +130,11 @@ impl Stage for Assemble<'_> {
             "{}: no example is left: {}",
             self.label(),
             match s.variant {
-                Variant::Sdrrl => "lower filter.tau, or look at the verdicts' reasons",
+                Variant::Sdrrl | Variant::Gold => "lower filter.tau, or look at the verdicts' reasons",
                 _ => "the data set has no answers (`output`) of its own",
             }
         );
+        let left_out = self.thinning.thin(&mut examples)?;
         let counts = count(&examples);
         let listed: Vec<String> = counts.iter().map(|(k, n)| format!("{k} {n}")).collect();
         say!(
@@ -139,17 +149,47 @@ impl Stage for Assemble<'_> {
                 self.label()
             );
         }
+        left_out.iter().for_each(|(reason, n)| say!("{}: {n} examples left out: {reason}", self.label()));
         examples.append(&mut guards);
         open.write_rows(&examples, 10_000)?;
         let count = counts.values().sum::<usize>();
         let reason = match s.variant {
             Variant::Sdrrl => "no translation kept, or an alarm in the answer",
             Variant::Sft => "no output in the data set",
+            Variant::Gold => "no translation kept",
             Variant::TranslateThenSft => "no output in the data set, or its translation was not kept",
         };
         let rows = Counts { read: rows, written: rows - silent, ..Counts::default() };
-        Ok(Made::new(json!({"examples": count, "pairs": counts, "untranslated-turns": untranslated}))?
-            .counting(rows.dropping(reason, silent)))
+        let mut summary = json!({"examples": count, "pairs": counts, "untranslated-turns": untranslated});
+        if !left_out.is_empty() {
+            summary["left-out"] = json!(left_out);
+        }
+        Ok(Made::new(summary)?.counting(rows.dropping(reason, silent)))
+    }
+}
+
+impl Assemble<'_> {
+    /// Variant `gold` compares answers, so that every question needs one.
+    fn check_gold(&self) -> Result<()> {
+        if self.args.settings.variant != Variant::Gold {
+            return Ok(());
+        }
+        let (mut missing, mut first) = (0, None);
+        for row in open_rows(&self.args.input)?.iter() {
+            let row: Row = row?;
+            if !has_content(&row.output) {
+                missing += 1;
+                first.get_or_insert_with(|| row.place());
+            }
+        }
+        let first = first.unwrap_or_default();
+        let message = || {
+            format!(
+                "variant gold: {missing} rows have no answer (`output`) of the data set, {first} first: leave them out of the questions, or the variant"
+            )
+        };
+        ensure!(missing == 0, Error::bad_input(&first, message()));
+        Ok(())
     }
 }
 
@@ -183,6 +223,7 @@ fn guard(row: &Row, s: &AssembleSettings) -> Option<Example> {
         input: row.input.clone(),
         output: answer.text.clone(),
         output_ids: answer.ids.clone(),
+        gold: false,
         weight: 1.0,
     })
 }
@@ -197,8 +238,10 @@ struct Side<'a> {
 /// The examples of a row; how many were left out because what stands before their question is not translated.
 fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<Example>) -> Result<usize> {
     let source = Side { language: &row.language, instruction: &row.instruction, input: &row.input };
-    let own = row.answer.as_ref().map_or("", |a| a.text.as_str());
-    let own_ids = row.answer.as_ref().map_or(vec![], |a| a.ids.clone());
+    let answer = row.answer.as_ref();
+    let gold = s.variant == Variant::Gold;
+    let own = if gold { row.output.as_str() } else { answer.map_or("", |a| a.text.as_str()) };
+    let own_ids = answer.filter(|_| !gold).map_or(vec![], |a| a.ids.clone());
     let mut untranslated = 0;
     let mut push = |pair: &str, target: &str, question: &Side, language: &str, answer: &str| {
         if !has_content(question.instruction) || !has_content(answer) {
@@ -227,6 +270,7 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
             input,
             output: answer.into(),
             output_ids: if answer == own { own_ids.clone() } else { vec![] },
+            gold,
             weight: 1.0,
         });
     };
@@ -234,10 +278,9 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
         push("sft", &row.language, &source, &row.language, &row.output);
         return Ok(0);
     }
-    let answer = row.answer.as_ref();
-    let sound = answer.is_some_and(|a| a.alarms.is_empty());
-    if s.variant == Variant::Sdrrl && sound && s.pairs.contains(&PairType::SourceSource) {
-        push("S>S", &row.language, &source, &row.language, answer.map_or("", |a| &a.text));
+    let sound = gold || answer.is_some_and(|a| a.alarms.is_empty());
+    if s.variant != Variant::TranslateThenSft && sound && s.pairs.contains(&PairType::SourceSource) {
+        push("S>S", &row.language, &source, &row.language, own);
     }
     for target in targets {
         let (Some(t), Some(verdict)) = (row.translations.get(target), row.verdicts.get(target)) else {
@@ -250,7 +293,9 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
             }
             continue;
         }
-        if !verdict.keep {
+        let (keep, translation) =
+            if gold { (verdict.keep_output, &t.output) } else { (verdict.keep, &t.answer) };
+        if !keep {
             continue;
         }
         let mixed = row.code_switched.get(target);
@@ -263,8 +308,11 @@ fn from_row(row: &Row, targets: &[String], s: &AssembleSettings, out: &mut Vec<E
             let switched = mixed.and_then(|m| switched_side(*pair, m, &source, &translated));
             let Some(question) = question.or(switched.as_ref()) else { continue };
             let to_target = pair.name().ends_with(">T");
-            let (language, text) =
-                if to_target { (target.as_str(), t.answer.as_str()) } else { (row.language.as_str(), own) };
+            let (language, text) = if to_target {
+                (target.as_str(), translation.as_str())
+            } else {
+                (row.language.as_str(), own)
+            };
             push(pair.name(), target, question, language, text);
         }
     }
@@ -308,6 +356,7 @@ fn from_pair(pair: &ParallelPair, s: &AssembleSettings, out: &mut Vec<Example>) 
             input: String::new(),
             output: translation.clone(),
             output_ids: vec![],
+            gold: false,
             weight: s.parallel_weight,
         });
     }

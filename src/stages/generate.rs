@@ -1,4 +1,7 @@
 //! `sdrrl generate`: the frozen base model answers questions in the language it is strong in (SDRRL, step 1).
+mod answers;
+mod best;
+
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -16,16 +19,16 @@ use crate::pipeline::{
 };
 use crate::{
     data::{
-        alarms::{self, answer_alarms},
+        alarms::Alarms,
         conversation::Prompt,
         files::{FileContext, write_atomic},
         json::read_text,
         language_id, questions,
-        record::{Answer, Row},
+        record::Row,
         standard_input,
         tally::OnBadRow,
     },
-    infer::answerer::{AnswerOptions, Answerer},
+    infer::answerer::AnswerOptions,
     models::weights::resolve,
     recipe::generate::GenerateSettings,
     report::{
@@ -34,6 +37,9 @@ use crate::{
     },
     stages::chat::stream,
 };
+
+pub use answers::check_samples;
+use answers::{answer_rows, chunk_rows, load};
 
 /// Arguments of `generate`.
 #[derive(Clone, Debug, clap::Args)]
@@ -91,6 +97,8 @@ pub fn run(args: &Args) -> Result<()> {
 fn print_answers(args: &Args) -> Result<()> {
     out::set_mode(out::Mode::PrintOnly);
     let options = AnswerOptions::from(&args.settings);
+    let several = "--samples chooses among finished answers, and --prompt prints one as it comes: give --prompts with --out";
+    ensure!(args.settings.samples == 1, Error::setting("samples", several));
     let answerer = load(args)?;
     for (i, question) in args.prompt.iter().enumerate() {
         let question = if question == "-" {
@@ -246,68 +254,22 @@ impl Stage for Generate<'_> {
         let args = self.args;
         // Loaded only if there is anything to do.
         let mut answerer = None;
-        let chunk = args.settings.batch_rows.max(1) * 4;
+        let chunk = chunk_rows(&args.settings);
         let mut progress = Progress::new("generate", open_rows(self.questions)?.len());
-        let mut alarms = 0;
+        let mut alarms = Alarms::default();
         let summary = open.map_rows(self.questions, chunk, &mut |rows: Vec<Row>| {
             let answerer = match &mut answerer {
                 Some(answerer) => answerer,
                 none => none.insert(load(args)?),
             };
             let rows = answer_rows(answerer, rows, args)?;
-            alarms += rows.iter().filter(|r| r.answer.as_ref().is_some_and(|a| !a.alarms.is_empty())).count();
+            rows.iter().filter_map(|r| r.answer.as_ref()).for_each(|a| alarms.count(&a.alarms));
             progress.advance(rows.len());
             Ok(rows)
         })?;
         progress.finish();
-        summary.made(Self::NAME, &format!("{alarms} answers with an alarm"))
+        summary.made(Self::NAME, &alarms.to_string())
     }
-}
-
-fn load(args: &Args) -> Result<Answerer> {
-    let answerer =
-        Answerer::load(&args.model, args.adapter.as_deref(), args.placement, &args.settings.template)?;
-    answerer.check_settings(&(&args.settings).into())?;
-    Ok(answerer)
-}
-
-fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<Vec<Row>> {
-    let name = Path::new(&args.model).file_name().map(|n| n.to_string_lossy().into_owned());
-    let model = name.unwrap_or_else(|| args.model.clone());
-    let options = (&args.settings).into();
-    // A row that the model cannot take is marked, so that the others go on.
-    let mut asked = vec![];
-    for (i, row) in rows.iter_mut().enumerate() {
-        match answerer.check(&row.prompt(), &options).with_context(|| row.place()) {
-            Ok(()) => asked.push(i),
-            Err(e) if args.settings.on_bad_row == OnBadRow::Skip => {
-                note!("generate: row {} is left out: {e:#}", row.id);
-                let alarms = vec![alarms::UNANSWERABLE.into()];
-                row.answer = Some(Answer {
-                    model: model.clone(),
-                    finish: "skipped".into(),
-                    alarms,
-                    ..Default::default()
-                });
-            }
-            Err(e) => return Err(e.context("--on-bad-row skip leaves such rows out")),
-        }
-    }
-    let questions: Vec<_> = asked.iter().map(|&i| (rows[i].id.as_str(), rows[i].prompt())).collect();
-    let replies = answerer.answer(&questions, &options, &mut |_| {})?;
-    for (i, reply) in asked.into_iter().zip(replies) {
-        let row = &mut rows[i];
-        let alarms = answer_alarms(&row.instruction, &reply.text, reply.finish.name(), &row.language);
-        row.answer = Some(Answer {
-            text: reply.text,
-            model: model.clone(),
-            finish: reply.finish.name().into(),
-            tokens: reply.ids.len(),
-            ids: reply.ids,
-            alarms,
-        });
-    }
-    Ok(rows)
 }
 
 /// An error unless nothing is at `out`, or a file of answers that this command wrote: each line is a row with an answer's ids.
@@ -345,11 +307,12 @@ fn run_to_file(args: &Args, out: &Path, rows: Vec<Row>) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     let mut progress = Progress::new("generate", rows.len());
-    let mut text = String::new();
-    for chunk in rows.chunks(args.settings.batch_rows.max(1) * 4) {
+    let (mut text, mut alarms) = (String::new(), Alarms::default());
+    for chunk in rows.chunks(chunk_rows(&args.settings)) {
         let kept = || format!("interrupted; {} holds the answers so far", out.display());
         ensure!(!interrupted(), Error::interrupted(kept()));
         for row in answer_rows(&answerer, chunk.to_vec(), args)? {
+            row.answer.iter().for_each(|a| alarms.count(&a.alarms));
             text.push_str(&serde_json::to_string(&row)?);
             text.push('\n');
         }
@@ -364,7 +327,7 @@ fn run_to_file(args: &Args, out: &Path, rows: Vec<Row>) -> Result<()> {
     }
     progress.finish();
     say!(
-        "{} answers in {}",
+        "{} answers in {}; {alarms}",
         rows.len(),
         if printed { "standard output".into() } else { out.display().to_string() }
     );

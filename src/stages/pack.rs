@@ -157,6 +157,9 @@ impl Stage for Pack<'_> {
             if split == "train" {
                 let kept = pairs().filter(|(_, d)| d.is_some());
                 summary.insert("languages".into(), json!(languages(kept.map(|(e, _)| e))));
+                if pairs().any(|(e, _)| e.gold) {
+                    summary.insert("gold".into(), json!(true));
+                }
             }
             summary.insert(split.into(), json!({"documents": documents.len(), "tokens": tokens, "trained-tokens": trained, "dropped": dropped, "pairs": by_pair}));
         }

@@ -45,7 +45,7 @@ pub struct Args {
     /// Thresholds: FROM..TO in steps of 0.05, FROM..TO:STEP, or a list such as 0.7,0.8
     #[arg(long, default_value = "0.6..0.95", allow_hyphen_values = true)]
     pub taus: String,
-    /// Alarms to ignore: empty, truncated, loop, length-ratio, wrong-language, copied
+    /// Alarms to ignore: empty, truncated, loop, length-ratio, wrong-language, copied, mostly-copied, damaged
     #[arg(long, value_delimiter = ',')]
     pub ignore_alarms: Vec<String>,
     /// Write the rows as `filter` would, for each tau, into OUT/tau-TAU

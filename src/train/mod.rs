@@ -2,6 +2,7 @@
 pub mod checkpoint;
 pub mod early_stopping;
 pub mod guard;
+pub mod held_out_text;
 pub mod log;
 pub mod optimizer;
 pub mod progress;

@@ -97,6 +97,17 @@ pub enum TrainEvent {
         /// Factor on the loss weights of source rows from now on.
         weight: f32,
     },
+    /// The guard's plain text was measured.
+    GuardText {
+        /// After this step; 0 is before training.
+        step: u64,
+        /// Bits per UTF-8 byte.
+        bits: f64,
+        /// Before training.
+        before: f64,
+        /// Factor on the loss weights of source rows from now on.
+        weight: f32,
+    },
     /// Some documents are too long for a batch: no evaluation runs them.
     LeftOut {
         /// What they are for.

@@ -2,6 +2,8 @@
 //!
 //! Interrupted or killed at any moment, the same call goes on from the newest checkpoint and ends with the same bits: documents of a
 //! step are a function of (seed, step), sums have a fixed order, and the logs are cut back to the checkpoint.
+mod source;
+
 use std::{path::Path, time::Instant};
 
 use crate::error::Error;
@@ -13,7 +15,8 @@ use super::validation::{validation_loss, within};
 use super::{
     checkpoint::{self, State},
     early_stopping::Observed,
-    guard::{GuardState, is_source},
+    guard::is_source,
+    held_out_text::HeldOutText,
     log::Log,
     optimizer::{Optimizer, first_not_finite},
     resume,
@@ -41,6 +44,8 @@ pub struct Checks<'a> {
     pub validation: Option<&'a TokenShard>,
     /// Held-out rows of the source language.
     pub source: Option<&'a TokenShard>,
+    /// Held-out plain text of the source language: where there is one, the guard goes by it.
+    pub text: Option<&'a HeldOutText>,
     /// Anything else, such as generated replies.
     pub probe: Option<&'a mut Probe<'a>>,
 }
@@ -180,7 +185,8 @@ impl Run<'_> {
             ("train/learning_rate", lr),
             ("train/epoch", epoch),
         ];
-        self.log.write(number, &values)?;
+        let kept = loss.kept_mean().map(|kl| ("train/keep_source_kl", kl));
+        self.log.write(number, &values.into_iter().chain(kept).collect::<Vec<_>>())?;
         self.log.time(number, seconds, loss.tokens)?;
         on_event(TrainEvent::Step {
             step: number,
@@ -279,24 +285,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The loss of held-out source rows; true if training is to end.
-    fn source_loss(
-        &mut self,
-        model: &Transformer,
-        step: &mut TrainStep,
-        on_event: &mut dyn FnMut(TrainEvent),
-    ) -> Result<bool> {
-        let Some(source) = self.checks.source else { return Ok(false) };
-        let loss = validation_loss(model, step, source, self.settings)?;
-        let number = self.state.step;
-        self.check_finite("source-language loss", loss, number)?;
-        let stop = self.state.guard.observe(loss, &self.settings.guard);
-        let GuardState { before, weight } = self.state.guard;
-        self.log.write(number, &[("eval/source_loss", loss)])?;
-        on_event(TrainEvent::Guard { step: number, loss, before: before.unwrap_or(loss), weight });
-        Ok(stop)
-    }
-
     fn probe(
         &mut self,
         model: &Transformer,
@@ -354,6 +342,9 @@ pub(super) fn packed(
             document.weights.iter_mut().for_each(|w| *w *= source_weight);
         }
         batch.push_as(d as u32, &document.tokens, &document.weights);
+        if is_source(&document.note) {
+            batch.mark_source();
+        }
     }
     batch
 }

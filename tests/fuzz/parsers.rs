@@ -3,7 +3,9 @@ use std::path::Path;
 
 use sdrrl::{
     data::{
-        alarms, dictionary, gguf, language_id, parallel, questions,
+        alarms,
+        conversation::Prompt,
+        dictionary, gguf, language_id, parallel, questions,
         record::{Example, Row},
         row_shard::RowShard,
         sentences,
@@ -287,7 +289,7 @@ fn everything_of(text: &str) -> bool {
     let found: Vec<String> = sentences::sentences(text, "de").iter().map(|s| s.to_string()).collect();
     assert_eq!(sentences::join(&pieces, &found), text, "sentences do not join to the text");
     let _ = (words::tokens(text), words::words(text), language_id::identify(text));
-    let _ = alarms::answer_alarms(text, text, "stop", "es");
+    let _ = alarms::answer_alarms(&Prompt::new(None, text, text), text, "stop", "es", alarms::COPIED_SHARE);
     let _ = alarms::translation_alarms(text, "otra cosa", "en", "es");
     dictionary::equivalents(text).is_some()
 }

@@ -1,10 +1,13 @@
 //! The promises of the stage engine: parts and runs started at once, settings changed between kills, locks, identity, output that nobody reads.
 mod commands;
 mod foreign;
+mod gold;
+mod guard;
 mod kills;
 mod losses;
 mod outputs;
 mod own_stage;
+mod samples;
 mod training;
 
 use std::{

@@ -2,7 +2,8 @@
 use std::{fs, path::PathBuf};
 
 use crate::data::{
-    alarms::{answer_alarms, translation_alarms},
+    alarms::{COPIED_SHARE, answer_alarms, translation_alarms},
+    conversation::Prompt,
     dictionary::Dictionary,
     language_id::{Coverage, are_alike, contradicts, coverage, identify},
     languages::{LANGUAGES, is_unspaced, same_language, written},
@@ -79,11 +80,12 @@ fn every_language_of_the_table_has_a_pair_or_is_named() {
 
 #[test]
 fn a_true_pair_of_any_language_raises_no_alarm() {
+    let question = Prompt::new(None, "What does the first article say?", "");
     let alarms = |p: &Pair| {
         let found = [
             translation_alarms(&p.english, &p.text, "en", &p.code),
             translation_alarms(&p.text, &p.english, &p.code, "en"),
-            answer_alarms("What does the first article say?", &p.text, "stop", &p.code),
+            answer_alarms(&question, &p.text, "stop", &p.code, COPIED_SHARE),
         ];
         found.iter().any(|f| !f.is_empty()).then(|| format!("{}: {found:?}: {}", p.code, p.text))
     };

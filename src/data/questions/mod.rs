@@ -150,6 +150,7 @@ impl Source {
             input: row.input,
             output: row.output,
             output_ids: vec![],
+            gold: false,
             weight,
         }))
     }

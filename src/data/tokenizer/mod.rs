@@ -132,6 +132,14 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// The bytes of `text` that its first tokens `kept` stand for.
+    ///
+    /// # Errors
+    /// Ids that the tokenizer does not have.
+    pub fn common_bytes(&self, text: &str, kept: &[u32]) -> Result<usize> {
+        Ok(common_bytes(text, &self.decode(kept)?))
+    }
+
     /// The ids of text in which special tokens count as such (templates).
     pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>> {
         run(&self.full, text)
@@ -293,4 +301,18 @@ fn run(tokenizer: &Inner, text: &str) -> Result<Vec<u32>> {
 
 fn head(text: &str) -> String {
     text.chars().take(40).collect()
+}
+
+/// The bytes of `text` that `decoded`, which is made of its first tokens, has in common with it.
+fn common_bytes(text: &str, decoded: &str) -> usize {
+    let same = text.bytes().zip(decoded.bytes()).take_while(|(a, b)| a == b).count();
+    (0..=same).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0)
+}
+
+#[test]
+fn a_cut_text_counts_its_own_bytes() {
+    // What a character is cut into decodes to U+FFFD, which is not in the text.
+    assert_eq!(common_bytes("один", "од\u{fffd}"), 4);
+    assert_eq!(common_bytes("한국", "\u{fffd}"), 0);
+    assert_eq!(common_bytes("plain", "plain"), 5);
 }

@@ -31,7 +31,7 @@ pub(super) fn of_texts(answerer: &Answerer, batch: EngineOptions, items: &[Item]
         let kept = &tokens[..tokens.len().min(engine.context())];
         let bytes = match () {
             _ if kept.len() == tokens.len() => text.len(),
-            _ => common_bytes(text, &answerer.tokenizer.decode(kept)?),
+            _ => answerer.tokenizer.common_bytes(text, kept)?,
         };
         let begins = 1.min(kept.len());
         // A text of one token that nothing stands before says nothing.
@@ -53,12 +53,6 @@ pub(super) fn of_texts(answerer: &Answerer, batch: EngineOptions, items: &[Item]
     // Sums of windows have more decimals than their parts.
     samples.iter_mut().flat_map(|s| &mut s.log_likelihoods).for_each(|x| *x = rounded(*x));
     Ok(samples)
-}
-
-/// The bytes of `text` that `decoded`, which is made of its first tokens, has in common with it.
-fn common_bytes(text: &str, decoded: &str) -> usize {
-    let same = text.bytes().zip(decoded.bytes()).take_while(|(a, b)| a == b).count();
-    (0..=same).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0)
 }
 
 /// lm-eval's rolling windows: the first one behind `prefix`; each later one scores what is left, up to `context` tokens, behind as many of the
@@ -147,14 +141,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn a_cut_text_counts_its_own_bytes() {
-        // What a character is cut into decodes to U+FFFD, which is not in the text.
-        assert_eq!(common_bytes("один", "од\u{fffd}"), 4);
-        assert_eq!(common_bytes("한국", "\u{fffd}"), 0);
-        assert_eq!(common_bytes("plain", "plain"), 5);
-    }
 
     #[test]
     fn windows_are_lm_evals() {

@@ -7,6 +7,7 @@ mod choices;
 mod chrf;
 mod contains_answer;
 mod learned;
+mod length;
 mod off_target;
 mod rouge_l;
 mod ter;
@@ -32,6 +33,8 @@ static METRICS: &[&dyn Metric] = &[
     &off_target::OffTarget,
     &learned::COMETKIWI,
     &learned::SIMILARITY,
+    &learned::REFERENCE_SIMILARITY,
+    &length::LengthDistance,
     &choices::ACCURACY,
     &choices::ACCURACY_BY_LENGTH,
     &choices::ACCURACY_BY_BYTES,

@@ -2,6 +2,8 @@
 //!
 //! With adapters the base is frozen: backward computes input gradients through its weights and weight gradients for the adapters
 //! only, and nothing below the lowest adapted layer.
+mod keeping;
+
 use anyhow::{Result, bail, ensure};
 use tracing::info_span;
 
@@ -38,6 +40,8 @@ pub struct PackedBatch {
     pub weights: Vec<f32>,
     /// (documents): a number for each that it has in any batch: what dropout draws by.
     pub ids: Vec<u32>,
+    /// Rows with a weight that belong to source-language documents, rising ([`PackedBatch::mark_source`]).
+    pub source: Vec<u32>,
 }
 
 impl PackedBatch {
@@ -58,6 +62,12 @@ impl PackedBatch {
             self.weights.push(weights.get(i + 1).copied().unwrap_or(0.0));
         }
         self.cu_seqlens.push(self.tokens.len() as u32);
+    }
+
+    /// The last document is one of the source language: a step that keeps the source ([`TrainStep::keep_source`]) keeps the base model's distribution on it.
+    pub fn mark_source(&mut self) {
+        let Some(&[begin, end]) = self.cu_seqlens.last_chunk::<2>() else { return };
+        self.source.extend((begin..end).filter(|&i| self.weights[i as usize] != 0.0));
     }
 }
 
@@ -80,6 +90,8 @@ pub struct LossSum {
     pub weight: f64,
     /// Tokens that were run.
     pub tokens: usize,
+    /// Σ w_i KL_i over the rows where the base model is kept, nats, and Σ w_i of these; 0 where none is.
+    pub kept: [f64; 2],
 }
 
 impl LossSum {
@@ -88,10 +100,15 @@ impl LossSum {
         self.weighted_nll += other.weighted_nll;
         self.weight += other.weight;
         self.tokens += other.tokens;
+        (0..2).for_each(|i| self.kept[i] += other.kept[i]);
     }
     /// Mean nll per unit of weight.
     pub fn mean(&self) -> f64 {
         self.weighted_nll / self.weight
+    }
+    /// Mean divergence per unit of weight, if the base model was kept on any row.
+    pub fn kept_mean(&self) -> Option<f64> {
+        (self.kept[1] > 0.0).then(|| self.kept[0] / self.kept[1])
     }
 }
 
@@ -106,6 +123,7 @@ pub struct TrainStep {
     /// Layers below this one need no gradient.
     lowest: usize,
     draws: Draws,
+    keeping: Option<keeping::Keeping>,
     memory: Vec<(String, usize)>,
 }
 
@@ -137,7 +155,7 @@ impl TrainStep {
         memory.push(("activations".into(), acts_bytes));
         let ropes = RopeTables::new(spec, max_tokens, max_tokens, &device)?;
         let draws = Draws::default();
-        Ok(TrainStep { acts, grads, flat_grads, ropes, max_tokens, lowest, draws, memory })
+        Ok(TrainStep { acts, grads, flat_grads, ropes, max_tokens, lowest, draws, keeping: None, memory })
     }
 
     /// From here on the adapters' dropout draws for this optimizer step (from 1) of a training with `seed`; until the first call, for step 0 and seed 0.
@@ -168,7 +186,7 @@ impl TrainStep {
     /// The loss of a batch, without dropout; nothing else changes.
     pub fn forward(&mut self, model: &Transformer, batch: &PackedBatch) -> Result<LossSum> {
         let n = self.load(model, batch)?;
-        self.decoder_forward(model, n, &documents(batch, &model.device())?, None)?;
+        self.decoder_forward(model, n, &documents(batch, &model.device())?, None, false)?;
         let a = &mut self.acts;
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
@@ -188,9 +206,13 @@ impl TrainStep {
         let forward = info_span!("forward", tokens = batch.tokens.len()).entered();
         let n = self.load(model, batch)?;
         let cu_seqlens = documents(batch, &model.device())?;
+        let hard = self.kept_apart(batch)?;
+        if hard.is_some() {
+            self.decoder_forward(model, n, &cu_seqlens, None, true)?;
+        }
         let a = &self.acts;
         let dropout = a.dropout.as_ref().map(|d| d.of(batch, a.spare.as_ref(), self.draws)).transpose()?;
-        self.decoder_forward(model, n, &cu_seqlens, dropout.as_ref())?;
+        self.decoder_forward(model, n, &cu_seqlens, dropout.as_ref(), false)?;
         drop(forward);
         let loss = info_span!("loss").entered();
         let a = &mut self.acts;
@@ -205,12 +227,13 @@ impl TrainStep {
             &hidden,
             model.head(),
             &targets,
-            (&weights, &batch.weights),
+            (&weights, hard.as_deref().unwrap_or(&batch.weights)),
             grad_scale,
         )?;
+        let kept = if hard.is_some() { self.keep(model, batch, grad_scale)? } else { [0.0; 2] };
         drop(loss);
         info_span!("backward").in_scope(|| self.decoder_backward(model, n, cu_seqlens, dropout.as_ref()))?;
-        loss_sum(&self.acts.losses.rows(0..n)?, batch)
+        Ok(LossSum { kept, ..loss_sum(&self.acts.losses.rows(0..n)?, batch)? })
     }
 
     /// A copy of the final hidden states (N, C) of the last batch, after the last norm: for comparing logits.
@@ -244,14 +267,17 @@ impl TrainStep {
         Ok(n)
     }
 
+    /// The final hidden states, of the model in training or, without the adapters, of its base, which has a place of its own for them.
     fn decoder_forward(
         &mut self,
         model: &Transformer,
         n: usize,
         cu_seqlens: &Tensor,
         dropout: Option<&Dropout>,
+        base: bool,
     ) -> Result<()> {
         let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
+        let top = self.keeping.as_ref().filter(|_| base).map_or(&a.hidden, |k| &k.hidden);
         let mut x = a.forward_scratch(n)?;
         let mut s = a.layers[0].rows(spec, n)?;
         model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
@@ -267,10 +293,11 @@ impl TrainStep {
                 }
                 None => {
                     let (resid, rstd) = (a.resid_out.rows(0..n)?, a.rstd_out.rows(0..n)?);
-                    Next { resid, rstd, norm: a.hidden.rows(0..n)?, gain: &weights.norm }
+                    Next { resid, rstd, norm: top.rows(0..n)?, gain: &weights.norm }
                 }
             };
-            block(l).forward(&mut s, &mut x, attention, self.grads.adapters(l), Rows::Many, next)?;
+            let adapters = self.grads.adapters(l).filter(|_| !base);
+            block(l).forward(&mut s, &mut x, attention, adapters, Rows::Many, next)?;
             let Some(above) = above else { break };
             s = above;
         }

@@ -1,5 +1,6 @@
 //! `sdrrl ablate`: a matrix of runs over one recipe. Arms share every stage whose inputs and settings are equal, so that a matrix costs
 //! little more than its trainings, and a killed one goes on where it was.
+mod many;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -41,8 +42,8 @@ pub struct Args {
 /// An arm that has run.
 struct Ran {
     arm: ResolvedArm,
-    /// The folder of its training, for the curves.
-    train: PathBuf,
+    /// The folders of its trainings, one a seed; the first is for the curves.
+    trains: Vec<PathBuf>,
     /// What packing and training say about themselves.
     packed: Value,
     trained: Value,
@@ -52,6 +53,8 @@ struct Ran {
     to_base: Vec<Comparison>,
     /// Against the reference arm; empty for the reference itself.
     to_reference: Vec<Comparison>,
+    /// p-values of the headlines in `to_reference` among those of all arms (Holm), beside their own; filled in when all have run.
+    holm: Vec<Option<f64>>,
 }
 
 /// Runs every arm, then writes results.json and report.html. What is finished with the same inputs and settings is skipped.
@@ -73,43 +76,60 @@ pub fn run(args: &Args) -> Result<()> {
     let work = WorkDir::shared(&matrix.work);
     let folder = ResultsFolder::open(work.root(), "ablate", "ablate", SUMMARY)?;
     let count = arms.len();
-    let mut ran: Vec<(Ran, PathBuf)> = vec![];
+    let mut ran: Vec<(Ran, Vec<PathBuf>)> = vec![];
     for (i, arm) in arms.into_iter().enumerate() {
         say!("━━ arm {} of {count}: {}", i + 1, arm.title());
-        let done = run_arm(arm, &work, &ran)?;
+        let done = run_arm(arm, &matrix.seeds, &work, &ran)?;
         ran.push(done);
     }
-    let ran: Vec<Ran> = ran.into_iter().map(|(r, _)| r).collect();
+    let mut ran: Vec<Ran> = ran.into_iter().map(|(r, _)| r).collect();
+    many::correct(&mut ran);
     finish(&matrix, &work, folder, &ran)
 }
 
-fn run_arm(arm: ResolvedArm, work_dir: &WorkDir, earlier: &[(Ran, PathBuf)]) -> Result<(Ran, PathBuf)> {
+fn run_arm(
+    arm: ResolvedArm,
+    seeds: &[u64],
+    work_dir: &WorkDir,
+    earlier: &[(Ran, Vec<PathBuf>)],
+) -> Result<(Ran, Vec<PathBuf>)> {
     let name = arm.arm.name.clone();
-    let work = || -> Result<(Ran, PathBuf)> {
-        let run = Run::shared(&arm.recipe, work_dir)?;
-        let variant = *arm.recipe.variants.first().context("`variants` is empty")?;
-        let data = run.data()?;
-        let (pack, train) = run.train_variant(&data, variant)?;
-        let base = run.evaluate_base()?;
-        let eval = run.evaluate_trained(&train, Room::Eval(Some(&name)), &format!("eval {name}"))?;
-        let summary =
-            |dir: &Path| -> Result<Value> { Ok(Manifest::load(dir)?.map_or(Value::Null, |m| m.summary)) };
-        let settings = &arm.recipe.eval;
-        let to_reference = match earlier.first() {
-            Some((_, reference)) => compare::compare(reference, &eval, settings, run.placement)?,
-            None => vec![],
+    let work = || -> Result<(Ran, Vec<PathBuf>)> {
+        let (mut packs, mut trains, mut bases, mut evals) = (vec![], vec![], vec![], vec![]);
+        for (seed, recipe) in arm.seeded(seeds) {
+            let run = Run::shared(&recipe, work_dir)?;
+            let variant = *recipe.variants.first().context("`variants` is empty")?;
+            let label = seed.map_or(name.clone(), |seed| format!("{name}-seed{seed}"));
+            let data = run.data()?;
+            let (pack, train) = run.train_variant(&data, variant)?;
+            bases.push(run.evaluate_base()?);
+            evals.push(run.evaluate_trained(&train, Room::Eval(Some(&label)), &format!("eval {label}"))?);
+            packs.push(pack);
+            trains.push(train);
+        }
+        let summary = |dirs: &[PathBuf]| -> Result<Value> {
+            let first = dirs.first().context("there is no seed")?;
+            Ok(Manifest::load(first)?.map_or(Value::Null, |m| m.summary))
         };
+        let placement = placement(&arm.recipe)?;
+        let compared = |others: &[PathBuf]| -> Result<Vec<Comparison>> {
+            let runs: Vec<(&Path, &Path)> =
+                others.iter().zip(&evals).map(|(a, b)| (a.as_path(), b.as_path())).collect();
+            compare::compare_runs(&runs, &arm.recipe.eval, placement)
+        };
+        let to_reference = earlier.first().map(|(_, reference)| compared(reference)).transpose()?;
         let done = Ran {
-            same_as: earlier.iter().position(|(e, _)| e.train == train),
-            packed: summary(&pack)?,
-            trained: summary(&train)?,
-            to_base: compare::compare(&base, &eval, settings, run.placement)?,
-            to_reference,
-            train,
+            same_as: earlier.iter().position(|(e, _)| e.trains == trains),
+            packed: summary(&packs)?,
+            trained: summary(&trains)?,
+            to_base: compared(&bases)?,
+            to_reference: to_reference.unwrap_or_default(),
+            holm: vec![],
+            trains,
             arm: arm.clone(),
         };
         ensure!(!done.to_base.is_empty(), "no metric came out of its tasks");
-        Ok((done, eval))
+        Ok((done, evals.clone()))
     };
     work().with_context(|| format!("arm {name}"))
 }
@@ -123,12 +143,19 @@ fn finish(matrix: &Ablations, work: &WorkDir, folder: ResultsFolder, ran: &[Ran]
     let arms: Vec<Value> = ran
         .iter()
         .map(|r| {
+            let corrected = |(i, c): (usize, &Comparison)| {
+                let mut found = one(c, "reference");
+                if let Some(p) = r.holm.get(i).copied().flatten() {
+                    found["p-holm"] = json!(p);
+                }
+                found
+            };
             json!({"arm": r.arm.arm.name, "title": r.arm.title(), "set": r.arm.arm.set, "packed": r.packed, "trained": r.trained,
                 "against-base": r.to_base.iter().map(|c| one(c, "base")).collect::<Vec<_>>(),
-                "against-reference": r.to_reference.iter().map(|c| one(c, "reference")).collect::<Vec<_>>()})
+                "against-reference": r.to_reference.iter().enumerate().map(corrected).collect::<Vec<_>>()})
         })
         .collect();
-    let results = json!({"name": matrix.name, "recipe": matrix.recipe, "set": matrix.set, "arms": arms});
+    let results = json!({"name": matrix.name, "recipe": matrix.recipe, "set": matrix.set, "seeds": matrix.seeds, "arms": arms});
     folder.write(RESULTS, format!("{results:#}\n").as_bytes())?;
     say!();
     for (_, table) in report::tables(ran, 2) {

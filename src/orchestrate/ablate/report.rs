@@ -1,7 +1,7 @@
 //! The ablation's table, conclusions and page. Everything that it says is computed from the arms' results.
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::Ran;
+use super::{Ran, many::about_intervals};
 use crate::{
     data::languages::{name, same_language},
     eval::compare::{Comparison, delta},
@@ -15,7 +15,7 @@ use crate::{
 use crate::{pipeline::work_dir::metrics_of, stages::train::page};
 
 /// The first metric of each task, as indices of the arms' comparisons.
-fn headlines(ran: &[Ran]) -> Vec<usize> {
+pub(super) fn headlines(ran: &[Ran]) -> Vec<usize> {
     let all = ran.first().map_or(&[][..], |r| &r.to_base);
     (0..all.len()).filter(|&i| i == 0 || all[i].task != all[i - 1].task).collect()
 }
@@ -42,12 +42,13 @@ pub fn tables(ran: &[Ran], width: usize) -> Vec<(String, Table)> {
             .map(|&i| format!("{}: {}", reference.to_base[i].task, reference.to_base[i].metric))
             .collect();
         let mut header = vec!["arm", "documents"];
-        labels.iter().for_each(|l| header.extend([l.as_str(), "to base (95 %)", "to full (95 %)"]));
+        let more = ["to base (95 %)", "to full (95 %)", "p (Holm)"];
+        labels.iter().for_each(|l| header.extend([l.as_str()].into_iter().chain(more)));
         let mut table = Table::new(&header);
         let mut before = vec![Cell::Text("base model, untrained".into()), Cell::Empty];
         indices.iter().for_each(|&i| {
             let c = &reference.to_base[i];
-            before.extend([Cell::Number(c.before, c.decimals), Cell::Empty, Cell::Empty]);
+            before.extend([Cell::Number(c.before, c.decimals), Cell::Empty, Cell::Empty, Cell::Empty]);
         });
         table.push(before);
         for r in ran {
@@ -58,6 +59,7 @@ pub fn tables(ran: &[Ran], width: usize) -> Vec<(String, Table)> {
                 let c = &r.to_base[i];
                 row.extend([Cell::Number(c.after, c.decimals), delta(c)]);
                 row.push(r.to_reference.get(i).map_or(Cell::Empty, delta));
+                row.push(r.holm.get(i).copied().flatten().map_or(Cell::Empty, |p| Cell::Number(p, 3)));
             }
             table.push(row);
         }
@@ -132,13 +134,7 @@ pub fn conclusions(matrix: &Ablations, ran: &[Ran]) -> Vec<String> {
     for (s, sweep) in matrix.sweeps.iter().enumerate() {
         out.extend(of_language(ran, false).into_iter().filter_map(|i| sweep_sentence(&sweep.key, s, i, ran)));
     }
-    let comparisons = ran.iter().skip(1).filter(|r| r.same_as.is_none()).count() * headlines(ran).len();
-    out.push(format!(
-        "Intervals are over the test rows (paired bootstrap, {} resamples) for one training seed each; they leave out what another seed would \
-         change. Of {comparisons} comparisons with {full}, about {:.0} would exclude zero by chance alone.",
-        reference.arm.recipe.eval.bootstrap_samples,
-        comparisons as f64 * 0.05
-    ));
+    out.push(about_intervals(matrix, ran, reference));
     out
 }
 
@@ -202,7 +198,7 @@ pub fn build(matrix: &Ablations, ran: &[Ran]) -> Result<Report> {
         result.push(Block::Table(table));
         result.push(Block::Paragraph(format!(
             "Table {}. {heading}. Differences with 95 % intervals of the paired bootstrap over test rows: to the untrained base model, and \
-             to {}. Coloured where the interval excludes zero.",
+             to {}, with the p-value corrected for all comparisons of the matrix (Holm). Coloured where the interval excludes zero.",
             n + 1,
             reference.arm.title()
         )));
@@ -321,7 +317,10 @@ fn training(ran: &[Ran], numbered: &mut impl FnMut(String, String) -> Block) -> 
         let mut all = vec![];
         for r in ran.iter().filter(|r| r.arm.sweep.is_none() && r.same_as.is_none() && wanted(r)) {
             let points: Vec<_> =
-                page::points(&metrics_of(&r.train), tag)?.into_iter().map(|(x, y)| (x, y, (y, y))).collect();
+                page::points(&metrics_of(r.trains.first().context("there is no training")?), tag)?
+                    .into_iter()
+                    .map(|(x, y)| (x, y, (y, y)))
+                    .collect();
             if !points.is_empty() {
                 all.push(Curve { name: r.arm.title().into(), points });
             }

@@ -7,7 +7,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    data::{languages::name, record::Row, row_shard::RowSet},
+    data::{alarms::Alarms, languages::name, record::Row, row_shard::RowSet},
     pipeline::work_dir::{Room, WorkDir},
     recipe::Recipe,
     report::{
@@ -22,9 +22,9 @@ pub fn blocks(recipe: &Recipe) -> Result<Vec<Block>> {
     let set = RowSet::open(&WorkDir::new(&recipe.work).room(Room::CodeSwitch))?;
     let rows: Vec<Row> = set.iter().collect::<Result<_>>()?;
     let mut blocks = vec![];
-    let alarmed = rows.iter().filter(|r| r.answer.as_ref().is_some_and(|a| !a.alarms.is_empty())).count();
-    let mut facts =
-        vec![("questions".to_string(), format!("{} ({alarmed} answers with an alarm)", rows.len()))];
+    let mut alarms = Alarms::default();
+    rows.iter().filter_map(|r| r.answer.as_ref()).for_each(|a| alarms.count(&a.alarms));
+    let mut facts = vec![("questions".to_string(), format!("{} ({alarms})", rows.len()))];
     let (mut scores, mut retained) = (vec![], vec![]);
     for target in &recipe.target_languages {
         let kept = rows.iter().filter(|r| r.verdicts.get(target).is_some_and(|v| v.keep)).count();

@@ -86,6 +86,9 @@ impl Card<'_> {
 
     fn method(&self) -> String {
         let pairs = self.pairs();
+        if self.data.is_some_and(|d| d["gold"] == true) {
+            return "supervised fine-tuning on given answers, in the pair types of SDRRL ([arXiv 2402.12204](https://arxiv.org/abs/2402.12204))".into();
+        }
         if pairs.iter().any(|(name, _)| name.contains('>')) {
             return "self-distillation from resource-rich languages (SDRRL, [arXiv 2402.12204](https://arxiv.org/abs/2402.12204))".into();
         }

@@ -53,7 +53,7 @@ use crate::{
 pub use data::check_headers;
 use export::export;
 use screen::{Screen, Seen};
-use settings::{targets, trainer_settings};
+use settings::{guard_text, kept, targets, trainer_settings};
 pub use summary::next_commands;
 use summary::{ending, print_memory};
 
@@ -195,6 +195,7 @@ impl Stage for Train<'_> {
     fn inputs(&self) -> Result<Inputs> {
         let args = self.args;
         let inputs = Inputs::new().model("model", &self.model_path)?.file("shards", &self.shards);
+        let inputs = inputs.maybe("guard-file", args.settings.guard_file.as_deref());
         match &args.adapter {
             Some(adapter) => inputs.model("adapter", adapter),
             None => Ok(inputs),
@@ -246,12 +247,16 @@ impl Stage for Train<'_> {
         };
         let (validation, source) = (optional(TOKENS[1].1)?, optional(TOKENS[2].1)?);
         check_guard(&args.settings, source.as_ref(), &shard)?;
+        let text = guard_text(&args.settings, &self.model_path)?;
         let (model, trainable) = load(args, &self.model_path)?;
+        let mixed = kept(&args.settings, &shard, &trainable)?;
         let mut model = model.place(args.placement.device)?;
-        let longest = (0..shard.len()).map(|i| shard.document_len(i)).max().unwrap_or(0);
+        let texts = text.iter().map(|t| t.longest());
+        let longest = (0..shard.len()).map(|i| shard.document_len(i)).chain(texts).max().unwrap_or(0);
         let evaluated = validation.iter().chain(&source);
         let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
-        let mut step = TrainStep::new(&model, trainable, room.max(longest))?;
+        let step = TrainStep::new(&model, trainable, room.max(longest))?;
+        let mut step = step.keep_source(&model, mixed)?;
         if !args.quiet {
             print_memory(&model, &step, args.settings.optimizer);
         }
@@ -268,6 +273,7 @@ impl Stage for Train<'_> {
             Checks {
                 validation: validation.as_ref(),
                 source: source.as_ref(),
+                text: text.as_ref(),
                 probe: probe.is_some().then_some(&mut measure),
             },
             &settings,
@@ -325,8 +331,8 @@ fn check_guard(s: &TrainSettings, source: Option<&TokenShard>, train: &TokenShar
     let message = || format!("train.guard-max-rise is {rise}: nats, 0 or more, were expected");
     ensure!(rise >= 0.0 && rise.is_finite(), Error::setting("train.guard-max-rise", message()));
     ensure!(
-        source.is_some_and(|v| !v.is_empty()),
-        "train.guard is on, but there are no held-out source rows (source.tokens beside {}): assemble with a `validation` share above 0",
+        s.guard_file.is_some() || source.is_some_and(|v| !v.is_empty()),
+        "train.guard is on, but there are no held-out source rows (source.tokens beside {}): name a guard-file, or assemble with a `validation` share above 0",
         train.path().display()
     );
     let any = (0..train.len()).any(|i| is_source(&train.document(i).note));

@@ -70,6 +70,7 @@ impl Screen {
             TrainEvent::Step { .. }
                 | TrainEvent::Evaluation { .. }
                 | TrainEvent::Guard { .. }
+                | TrainEvent::GuardText { .. }
                 | TrainEvent::Probe { .. }
         );
         if !(self.quiet && progress) {
@@ -112,9 +113,13 @@ impl Screen {
             }
             TrainEvent::Guard { step, loss, before, weight } => {
                 self.end();
-                let more =
-                    if weight == 1.0 { String::new() } else { format!(", source rows weigh {weight}") };
+                let more = weighed(weight);
                 note!("step {step}: source-language loss {loss:.4} ({:+.4}){more}", loss - before);
+            }
+            TrainEvent::GuardText { step, bits, before, weight } => {
+                self.end();
+                let (more, rise) = (weighed(weight), bits - before);
+                note!("step {step}: source-language text {bits:.4} bits per byte ({rise:+.4}){more}");
             }
             TrainEvent::Probe { step, ref values } => {
                 self.end();
@@ -122,7 +127,7 @@ impl Screen {
                 note!("step {step}: {}", all.join(", "));
             }
             TrainEvent::StoppedByGuard { step } => {
-                note!("train: stopped by the guard after step {step}: the source-language loss rose too far")
+                note!("train: stopped by the guard after step {step}: the source language is being forgotten")
             }
             TrainEvent::LeftOut { name, documents, of, longest } => note!(
                 "train: {documents} of {of} {name} documents are longer than batch-tokens and are left out of every evaluation (the longest has {longest} tokens)"
@@ -141,4 +146,8 @@ impl Screen {
         }
         self.seen
     }
+}
+
+fn weighed(weight: f32) -> String {
+    if weight == 1.0 { String::new() } else { format!(", source rows weigh {weight}") }
 }

@@ -1,21 +1,68 @@
 //! From a recipe's settings to the trainer's.
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
+    data::{token_shard::TokenShard, tokenizer::Tokenizer},
     error::Error,
-    models::transformer::lora::{Lora, all_linears},
-    recipe::train::{GuardAction, Method, Normalize, TrainSettings},
+    models::{
+        transformer::{
+            config::Config,
+            lora::{Lora, all_linears},
+            train_step::Trainable,
+        },
+        weights::WeightSource,
+    },
+    ops::kl_divergence::Mixed,
+    recipe::train::{GuardAction, KeepSource, Method, Normalize, TrainSettings},
     report::out::note,
     train::{
-        guard::{GuardSettings, Reaction},
+        guard::{GuardSettings, Reaction, is_source},
+        held_out_text::{HeldOutText, texts},
         optimizer::OptimizerSettings,
         schedule::Schedule,
         trainer::TrainerSettings,
     },
 };
+
+/// The guard's plain text as the model takes it; before the weights are loaded.
+///
+/// # Errors
+/// A file that cannot be read or holds no text; a tokenizer or config.json that is missing or not understood.
+pub(super) fn guard_text(s: &TrainSettings, model: &Path) -> Result<Option<HeldOutText>> {
+    let Some(file) = &s.guard_file else { return Ok(None) };
+    let context = match s.method {
+        Method::Scratch => Config::from_dir(model)?,
+        _ => WeightSource::open(model)?.0,
+    };
+    let tokenizer = Tokenizer::load(model)?;
+    let text = HeldOutText::new(&texts(file)?, &tokenizer, context.max_position_embeddings, file);
+    text.context("train.guard-file").map(Some)
+}
+
+/// How source rows keep the base model, if they do.
+///
+/// # Errors
+/// No source row is trained on; an adapter that replaces modules of the base, so that the base is not there without it.
+pub(super) fn kept(s: &TrainSettings, train: &TokenShard, trainable: &Trainable) -> Result<Option<Mixed>> {
+    let hard = match s.keep_source {
+        KeepSource::CrossEntropy => return Ok(None),
+        KeepSource::Kl => 0.0,
+        KeepSource::Both => 1.0,
+    };
+    let none = || {
+        let shard = train.path().display();
+        format!("train.keep-source: {shard} holds no source row (pair S>S): add S>S to assemble.pairs")
+    };
+    let any = (0..train.len()).any(|i| is_source(&train.document(i).note));
+    ensure!(any, Error::setting("train.keep-source", none()));
+    let replaced = "train.keep-source: the adapter replaces modules of the base model, so that there is no base to keep: merge it first";
+    let is_base = matches!(trainable, Trainable::Lora(lora) if lora.replaced.is_empty());
+    ensure!(is_base, Error::setting("train.keep-source", replaced));
+    Ok(Some(Mixed { hard, soft: s.keep_source_weight as f32 }))
+}
 
 /// The modules by name; PEFT's `all-linear` is all of them.
 pub(super) fn targets(named: &[String]) -> Vec<String> {
@@ -80,6 +127,7 @@ pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSet
                 GuardAction::Reweight => Reaction::Reweight,
             },
             max_rise: s.guard_max_rise,
+            max_bits: s.guard_max_bits,
         },
         checkpoint_every: s.checkpoint_every,
         keep_checkpoints: s.keep_checkpoints,

@@ -60,6 +60,7 @@ table! {
     dropout,
     optimizers,
     casts,
+    kl_divergence,
 }
 
 /// One row of the table.
