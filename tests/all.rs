@@ -37,6 +37,7 @@ mod ops;
 mod outside;
 mod pickle;
 mod pipeline;
+mod preferences;
 mod qe;
 mod reference;
 mod rehearsal;

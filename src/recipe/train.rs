@@ -2,7 +2,12 @@
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Error, models::weights::stored::Stored, train::schedule::ScheduleKind};
+use super::objective::Objective;
+use crate::{
+    error::Error,
+    models::weights::stored::Stored,
+    train::{preference::PairLoss, schedule::ScheduleKind},
+};
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -41,6 +46,10 @@ pub enum GuardAction {
 /// The share of the steps over which a `wsd` schedule falls, where nothing is said.
 const DECAY: f64 = 0.1;
 
+fn is_sft(objective: &Objective) -> bool {
+    *objective == Objective::Sft
+}
+
 fn is_usual_decay(share: &f64) -> bool {
     *share == DECAY
 }
@@ -52,6 +61,22 @@ pub struct TrainSettings {
     /// What is trained
     #[arg(long, value_enum, default_value = "lora")]
     pub method: Method,
+    /// What is learnt from the rows
+    #[arg(long, value_enum, default_value = "sft")]
+    #[serde(skip_serializing_if = "is_sft")]
+    pub objective: Objective,
+    /// With a preference objective: how closely the model is kept to what it was [default: 0.1]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+    /// With objective dpo: how a pair's margin becomes a loss [default: sigmoid]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_type: Option<PairLoss>,
+    /// With objective dpo and loss-type sigmoid or robust: the share of pairs that may be the wrong way round [default: 0]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_smoothing: Option<f64>,
     /// Data type of a whole model's weights on disk: f32, bf16 or f16 [default: that of the base; f32 from scratch or of a quantised base]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,7 +103,8 @@ pub struct TrainSettings {
     /// Learning rate of B relative to that of A (LoRA+); 1 is plain LoRA
     #[arg(long, default_value_t = 1.0)]
     pub lora_plus_ratio: f64,
-    /// Peak learning rate [default: 1e-4 for adapters, 2e-4 with --data; 2e-5 for all weights, 1e-3 from scratch]
+    /// Peak learning rate [default: 1e-4 for adapters, 2e-4 with --data; 2e-5 for all weights, 1e-3 from scratch; with a preference objective 1e-5 for adapters,
+    /// 1e-6 for all weights]
     #[arg(long)]
     pub lr: Option<f64>,
     /// Shape of the learning rate after the warm-up
@@ -104,7 +130,7 @@ pub struct TrainSettings {
     /// Stop after this many steps (0: after the epochs)
     #[arg(long, default_value_t = 0)]
     pub max_steps: u64,
-    /// Documents per optimizer step [default: 128; with --data about 4096 tokens' worth, and fewer for a small set]
+    /// Documents, or rows of preferences, per optimizer step [default: 128; with --data about 4096 tokens' worth, and fewer for a small set]
     #[arg(long)]
     pub batch_documents: Option<usize>,
     /// Tokens per forward pass; memory grows with it, results change only by rounding
@@ -158,6 +184,10 @@ impl Default for TrainSettings {
     fn default() -> TrainSettings {
         TrainSettings {
             method: Method::Lora,
+            objective: Objective::Sft,
+            beta: None,
+            loss_type: None,
+            label_smoothing: None,
             save_dtype: None,
             lora_rank: 8,
             lora_alpha: 16.0,
@@ -197,11 +227,11 @@ impl TrainSettings {
     /// Settings that say nothing beside the others.
     ///
     /// # Errors
-    /// A share of decay where the schedule has none.
+    /// A share of decay where the schedule has none; settings of another objective.
     pub fn check(&self) -> Result<()> {
         let unused = !is_usual_decay(&self.decay_ratio) && self.schedule != ScheduleKind::Wsd;
         let message = "decay-ratio belongs to schedule wsd: choose it, or leave decay-ratio out";
         ensure!(!unused, Error::setting("train.decay-ratio", message));
-        Ok(())
+        self.check_objective()
     }
 }

@@ -3,7 +3,10 @@ use serde_json::Value;
 
 use crate::{
     models::transformer::lora::all_linears,
-    recipe::train::{GuardAction, Method, Normalize, TrainSettings},
+    recipe::{
+        objective::Objective,
+        train::{GuardAction, Method, Normalize, TrainSettings},
+    },
     train::{
         guard::{GuardSettings, Reaction},
         optimizer::OptimizerSettings,
@@ -20,8 +23,11 @@ pub(super) fn targets(named: &[String]) -> Vec<String> {
 
 /// What the loop needs to know.
 pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSettings {
+    let preference = s.objective != Objective::Sft;
     let lr = s.lr.unwrap_or(match s.method {
+        Method::Lora if preference => 1e-5,
         Method::Lora => 1e-4,
+        Method::Full if preference => 1e-6,
         Method::Full => 2e-5,
         Method::Scratch => 1e-3,
     });
@@ -49,6 +55,8 @@ pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSet
             clip: s.clip,
             lora_plus_ratio: s.lora_plus_ratio,
         },
+        // Needs the reference's log-probabilities.
+        preference: None,
         per_sentence: s.normalize == Normalize::Sentences,
         eval_every: s.eval_every,
         patience: s.patience,
