@@ -22,6 +22,10 @@ pub enum Objective {
     Sft,
     /// From pairs of a chosen and a rejected reply, against the model before training (direct preference optimization)
     Dpo,
+    /// From the same pairs, without the model before training: the chosen answers, and the odds of the replies (odds ratio preference optimization)
+    Orpo,
+    /// From single replies that are desirable or not, against the model before training (Kahneman-Tversky optimization)
+    Kto,
 }
 
 impl Objective {
@@ -30,6 +34,8 @@ impl Objective {
         match self {
             Objective::Sft => "sft",
             Objective::Dpo => "dpo",
+            Objective::Orpo => "orpo",
+            Objective::Kto => "kto",
         }
     }
 
@@ -37,13 +43,14 @@ impl Objective {
     pub fn rows(self) -> Rows {
         match self {
             Objective::Sft => Rows::Answers,
-            Objective::Dpo => Rows::Pairs,
+            Objective::Dpo | Objective::Orpo => Rows::Pairs,
+            Objective::Kto => Rows::Labels,
         }
     }
 
     /// Whether it compares with the model before training.
     pub fn has_reference(self) -> bool {
-        self == Objective::Dpo
+        matches!(self, Objective::Dpo | Objective::Kto)
     }
 
     /// For people, with its paper; nothing for answers.
@@ -52,6 +59,12 @@ impl Objective {
             Objective::Sft => "",
             Objective::Dpo => {
                 "direct preference optimization (DPO, [arXiv 2305.18290](https://arxiv.org/abs/2305.18290))"
+            }
+            Objective::Orpo => {
+                "odds ratio preference optimization (ORPO, [arXiv 2403.07691](https://arxiv.org/abs/2403.07691))"
+            }
+            Objective::Kto => {
+                "Kahneman-Tversky optimization (KTO, [arXiv 2402.01306](https://arxiv.org/abs/2402.01306))"
             }
         }
     }
@@ -71,6 +84,12 @@ impl TrainSettings {
                 beta,
                 smoothing: self.label_smoothing.unwrap_or(0.0),
             }),
+            Objective::Orpo => Some(PreferenceLoss::Orpo { beta }),
+            Objective::Kto => Some(PreferenceLoss::Kto {
+                beta,
+                desirable: self.desirable_weight.unwrap_or(1.0),
+                undesirable: self.undesirable_weight.unwrap_or(1.0),
+            }),
         }
     }
 
@@ -88,9 +107,15 @@ impl TrainSettings {
             ensure!(!is_set || of.contains(&objective), Error::setting(format!("train.{key}"), message()));
             Ok(())
         };
-        only(self.beta.is_some(), "beta", &[Objective::Dpo])?;
+        only(self.beta.is_some(), "beta", &[Objective::Dpo, Objective::Orpo, Objective::Kto])?;
         only(self.loss_type.is_some(), "loss-type", &[Objective::Dpo])?;
         only(self.label_smoothing.is_some(), "label-smoothing", &[Objective::Dpo])?;
+        only(self.desirable_weight.is_some(), "desirable-weight", &[Objective::Kto])?;
+        only(self.undesirable_weight.is_some(), "undesirable-weight", &[Objective::Kto])?;
+        let alone =
+            "batch-documents = 1 leaves objective kto no other reply to estimate its KL term on: 2 at least";
+        let is_alone = objective == Objective::Kto && self.batch_documents == Some(1);
+        ensure!(!is_alone, Error::setting("train.batch-documents", alone));
         let kind = self.loss_type.unwrap_or_default();
         let message =
             "label-smoothing belongs to loss-type sigmoid or robust: choose it, or leave label-smoothing out";
@@ -148,6 +173,12 @@ mod tests {
             (
                 TrainSettings { loss_type: Some(PairLoss::Ipo), label_smoothing: beta, ..dpo.clone() },
                 "train.label-smoothing",
+            ),
+            (TrainSettings { desirable_weight: beta, ..dpo.clone() }, "train.desirable-weight"),
+            (TrainSettings { undesirable_weight: beta, ..dpo.clone() }, "train.undesirable-weight"),
+            (
+                TrainSettings { objective: Objective::Kto, batch_documents: Some(1), ..dpo.clone() },
+                "train.batch-documents",
             ),
             (TrainSettings { method: Method::Scratch, ..dpo.clone() }, "train.method"),
             (TrainSettings { normalize: Normalize::Sentences, ..dpo.clone() }, "train.normalize"),

@@ -65,7 +65,7 @@ pub struct TrainSettings {
     #[arg(long, value_enum, default_value = "sft")]
     #[serde(skip_serializing_if = "is_sft")]
     pub objective: Objective,
-    /// With a preference objective: how closely the model is kept to what it was [default: 0.1]
+    /// With objective dpo or kto: how closely the model is kept to what it was; with orpo: the weight of the odds [default: 0.1]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta: Option<f64>,
@@ -77,6 +77,14 @@ pub struct TrainSettings {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_smoothing: Option<f64>,
+    /// With objective kto: weight of desirable replies [default: 1]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desirable_weight: Option<f64>,
+    /// With objective kto: weight of the other replies [default: 1]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undesirable_weight: Option<f64>,
     /// Data type of a whole model's weights on disk: f32, bf16 or f16 [default: that of the base; f32 from scratch or of a quantised base]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -188,6 +196,8 @@ impl Default for TrainSettings {
             beta: None,
             loss_type: None,
             label_smoothing: None,
+            desirable_weight: None,
+            undesirable_weight: None,
             save_dtype: None,
             lora_rank: 8,
             lora_alpha: 16.0,

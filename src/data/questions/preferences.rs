@@ -1,4 +1,5 @@
-//! Rows of preferences: a prompt with a chosen and a rejected reply, as TRL, UltraFeedback and their like have them.
+//! Rows of preferences: a prompt with a chosen and a rejected reply, as TRL, UltraFeedback and their like have them, or with one reply and whether it is
+//! desirable.
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,40 +26,75 @@ pub enum Rows {
     Answers,
     /// A chosen and a rejected reply to one prompt.
     Pairs,
+    /// One reply to a prompt, and whether it is desirable; of a pair, both.
+    Labels,
 }
 
 /// The last word of the note of a chosen reply's document.
 pub const CHOSEN: &str = "chosen";
 /// The same of a rejected reply.
 pub const REJECTED: &str = "rejected";
+/// The same of a desirable reply.
+pub const DESIRABLE: &str = "desirable";
+/// The same of a reply that is none.
+pub const UNDESIRABLE: &str = "undesirable";
+/// The same of a prompt with the reply to another, which stands behind each labelled reply.
+pub const MISMATCHED: &str = "mismatched";
+
+/// Whether a document of labelled replies, by its note, is a desirable one.
+pub fn is_desirable(note: &str) -> bool {
+    note.rsplit(' ').next() == Some(DESIRABLE)
+}
 
 impl Rows {
     /// What is trained on together, as people call it.
-    pub fn unit(self) -> &'static str {
+    pub fn units(self) -> &'static str {
         match self {
-            Rows::Answers => "document",
-            Rows::Pairs => "pair",
+            Rows::Answers => "documents",
+            Rows::Pairs => "pairs",
+            Rows::Labels => "replies",
         }
     }
 
-    /// Documents of a row in a token shard.
-    pub fn documents(self) -> usize {
-        if self == Rows::Answers { 1 } else { 2 }
+    /// What the documents of a unit are, each by the last word of its note.
+    fn marks(self) -> &'static [&'static [&'static str]] {
+        match self {
+            Rows::Answers => &[&[]],
+            Rows::Pairs => &[&[CHOSEN], &[REJECTED]],
+            Rows::Labels => &[&[DESIRABLE, UNDESIRABLE], &[MISMATCHED]],
+        }
     }
 
-    /// What the documents of a token shard are, by their notes.
+    /// Documents of a unit in a token shard.
+    pub fn documents(self) -> usize {
+        self.marks().len()
+    }
+
+    /// Whether the documents of a shard from `first` on are one unit of these rows.
+    fn is_unit(self, shard: &TokenShard, first: usize) -> bool {
+        let split = |i: usize| {
+            let note = (i < shard.len()).then(|| shard.note(i))?;
+            note.rsplit_once(' ').map(|(id, mark)| (id.to_string(), mark.to_string()))
+        };
+        let Some((own, _)) = split(first) else { return self == Rows::Answers };
+        self.marks().iter().enumerate().all(|(i, marks)| {
+            split(first + i)
+                .is_some_and(|(id, mark)| marks.is_empty() || (id == own && marks.contains(&mark.as_str())))
+        })
+    }
+
+    /// What the documents of a token shard are, by the notes of the first.
     fn of_notes(shard: &TokenShard) -> Rows {
-        let word = |i: usize| shard.note(i).rsplit(' ').next().map(String::from);
-        let is_pair =
-            |i: usize| word(i).as_deref() == Some(CHOSEN) && word(i + 1).as_deref() == Some(REJECTED);
-        if shard.len() >= 2 && is_pair(0) { Rows::Pairs } else { Rows::Answers }
+        let found = [Rows::Pairs, Rows::Labels].into_iter().find(|rows| rows.is_unit(shard, 0));
+        found.unwrap_or(Rows::Answers)
     }
 
     /// Rows of this kind in words, and the objectives that learn from them.
     fn in_words(self) -> (&'static str, &'static str) {
         match self {
             Rows::Answers => ("answers to learn", "sft"),
-            Rows::Pairs => ("pairs of a chosen and a rejected reply", "dpo"),
+            Rows::Pairs => ("pairs of a chosen and a rejected reply", "dpo or orpo"),
+            Rows::Labels => ("replies that are desirable or not", "kto"),
         }
     }
 }
@@ -67,43 +103,31 @@ impl TokenShard {
     /// The shard with its documents in units of `rows`.
     ///
     /// # Errors
-    /// It holds rows of another kind.
+    /// It holds rows of another kind, or documents without their partners.
     pub fn holding(self, rows: Rows) -> Result<TokenShard> {
+        let path = self.path().display().to_string();
         if self.is_empty() {
             return Ok(self);
         }
         let found = Rows::of_notes(&self);
         let ((is, objective), (wanted, _)) = (found.in_words(), rows.in_words());
-        let message = || {
-            format!(
-                "{}: it holds {is}, and {wanted} were expected: --objective {objective} takes it",
-                self.path().display()
-            )
-        };
-        ensure!(found == rows, Error::bad_input(self.path().display(), message()));
-        let halves: Vec<String> = match rows {
-            Rows::Answers => vec![],
-            Rows::Pairs => (0..self.len()).map(|i| self.note(i)).collect(),
-        };
-        let (path, half) =
-            (self.path().to_path_buf(), |note: &str, mark: &str| note.strip_suffix(mark).map(String::from));
-        let odd = halves.chunks(2).find(|pair| {
-            pair.len() < 2
-                || half(&pair[0], CHOSEN).is_none()
-                || half(&pair[0], CHOSEN) != half(&pair[1], REJECTED)
-        });
-        if let Some(pair) = odd {
-            let message =
-                format!("{}: document {} has no partner: run `pack` again", path.display(), pair[0]);
-            bail!(Error::bad_input(path.display(), message));
+        let message =
+            || format!("{path}: it holds {is}, and {wanted} were expected: --objective {objective} takes it");
+        ensure!(found == rows, Error::bad_input(&path, message()));
+        let mut firsts = (0..self.len()).step_by(rows.documents());
+        if rows != Rows::Answers
+            && let Some(first) = firsts.find(|&first| !rows.is_unit(&self, first))
+        {
+            let message = format!("{path}: document {} has no partner: run `pack` again", self.note(first));
+            bail!(Error::bad_input(&path, message));
         }
         self.grouped(rows.documents())
     }
 }
 
-/// A prompt, whose last turn is the user's, and two replies to it.
+/// A prompt, whose last turn is the user's, and what is said to it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pair {
+pub struct Judged {
     /// Its own id; may be empty.
     pub id: String,
     /// Its own language; may be empty.
@@ -112,18 +136,16 @@ pub struct Pair {
     pub prompt: Vec<Turn>,
     /// Further context of the question; may be empty.
     pub input: String,
-    /// The better reply.
-    pub chosen: String,
-    /// The worse one.
-    pub rejected: String,
+    /// The replies, each with what it is.
+    pub replies: Vec<(&'static str, String)>,
 }
 
-impl Pair {
-    /// The replies as examples to train on, the chosen one first.
-    pub fn examples(self) -> [Example; 2] {
+impl Judged {
+    /// The replies as examples to train on, in order.
+    pub fn examples(self) -> Vec<Example> {
         let mut turns = self.prompt;
         let question = turns.pop().map(|t| t.content).unwrap_or_default();
-        let of = |mark: &str, reply: String| Example {
+        let of = |(mark, reply): (&'static str, String)| Example {
             id: self.id.clone(),
             row: self.id.clone(),
             pair: mark.into(),
@@ -137,75 +159,118 @@ impl Pair {
             output_ids: vec![],
             weight: 1.0,
         };
-        [of(CHOSEN, self.chosen), of(REJECTED, self.rejected)]
+        self.replies.into_iter().map(of).collect()
     }
 }
 
-/// Reads the pairs of a file (see [`super::container`]). What is left out is counted: replies that are equal, and empty ones.
-pub fn read(path: &Path, on_bad: OnBadRow) -> Result<(Vec<Pair>, Tally)> {
+/// Reads the rows of a file (see [`super::container`]), of which [`Rows::Labels`] takes pairs too, each as two. What is left out is counted: replies that are equal,
+/// and empty ones.
+pub fn read(path: &Path, rows: Rows, on_bad: OnBadRow) -> Result<(Vec<Judged>, Tally)> {
     let stem = stem(path);
-    let (rows, tally) = read_rows(path, on_bad, &mut |object, tally, place| pair(object, tally, place))?;
-    let named = |(number, mut pair): (usize, Pair)| {
-        if pair.id.is_empty() {
-            pair.id = format!("{stem}-{number}");
+    let mut split = 0;
+    let mut one = |object: Map<String, Value>, tally: &mut Tally, place: &str| {
+        let labelled = rows == Rows::Labels && !is_pair(&object);
+        let mut judged = if labelled { label(object, tally, place)? } else { pair(object, tally, place)? };
+        if let Some(judged) = judged.as_mut().filter(|_| rows == Rows::Labels && !labelled) {
+            split += 1;
+            tally.note("pair taken as two rows, a desirable and an undesirable reply", place);
+            judged.replies[0].0 = DESIRABLE;
+            judged.replies[1].0 = UNDESIRABLE;
         }
-        pair
+        Ok(judged)
     };
-    Ok((rows.into_iter().map(named).collect(), tally))
+    let (found, mut tally) = read_rows(path, on_bad, &mut one)?;
+    tally.read += split;
+    tally.kept += split;
+    let named = |(number, mut judged): (usize, Judged)| {
+        if judged.id.is_empty() {
+            judged.id = format!("{stem}-{number}");
+        }
+        judged
+    };
+    Ok((found.into_iter().map(named).collect(), tally))
+}
+
+fn is_pair(object: &Map<String, Value>) -> bool {
+    ["chosen", "rejected"].iter().any(|key| object.get(*key).is_some_and(|v| !v.is_null()))
 }
 
 /// Columns of the prompt where it is a text.
 const PROMPT: [&str; 4] = ["prompt", "question", "instruction", "query"];
 
-/// One row; `None` where it is left out, which `tally` notes.
-pub fn pair(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> Result<Option<Pair>> {
-    shapes::refuse_parts(&object)?;
-    shapes::refuse_preferences(&object)?;
-    let mut pair = Pair::default();
-    if let Some(id) = ["id", "prompt_id"].iter().find_map(|key| object.remove(*key).filter(|v| !v.is_null()))
-    {
-        pair.id = id.as_str().map_or_else(|| id.to_string(), String::from);
-    }
-    pair.language = language_of(&mut object).unwrap_or_default();
-    let mut said = |key: &str| -> Result<Said> {
-        let value = object.remove(key).filter(|v| !v.is_null());
-        Said::of(&value.with_context(|| format!("the row has no `{key}` reply"))?, tally, place)
-            .with_context(|| format!("`{key}`"))
-    };
-    let (chosen, rejected) = (said("chosen")?, said("rejected")?);
+/// A row of a chosen and a rejected reply; `None` where it is left out, which `tally` notes.
+pub fn pair(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> Result<Option<Judged>> {
+    let mut judged = begin(&mut object)?;
+    let chosen = Said::take(&mut object, "chosen", tally, place)?;
+    let rejected = Said::take(&mut object, "rejected", tally, place)?;
     ensure!(
         chosen.before == rejected.before,
         "`chosen` and `rejected` differ before their last turn: one reply of the assistant to the same conversation was expected of each"
     );
-    let given = prompt(&mut object, chosen.before.is_empty(), tally, place)?;
-    pair.prompt = joined(given, chosen.before)?;
-    system_column(&mut object, &mut pair.prompt)?;
-    if let Some(input) =
-        ["input", "context"].iter().find_map(|k| object.remove(*k).filter(|v| !shapes::is_empty(v)))
-    {
-        pair.input = turns::text(&input).context("the prompt's `input`")?;
-    }
-    let last = pair
-        .prompt
-        .last()
-        .context("the row has no prompt: `prompt`, a text or a list of turns, was expected")?;
-    ensure!(
-        last.role == Role::User,
-        "the prompt ends with a turn of the {}: the user's was expected",
-        last.role.name()
-    );
-    ensure!(!last.content.trim().is_empty(), "the prompt is empty");
-    (pair.chosen, pair.rejected) = (chosen.reply, rejected.reply);
-    same_conversation(&mut object, &pair, tally, place)?;
-    if pair.chosen.trim().is_empty() || pair.rejected.trim().is_empty() {
+    ask(&mut judged, &mut object, chosen.before, tally, place)?;
+    same_conversation(&mut object, &judged, &chosen.reply, tally, place)?;
+    if chosen.reply.trim().is_empty() || rejected.reply.trim().is_empty() {
         tally.drop("an empty reply", place);
         return Ok(None);
     }
-    if pair.chosen.trim() == pair.rejected.trim() {
+    if chosen.reply.trim() == rejected.reply.trim() {
         tally.drop("identical chosen and rejected", place);
         return Ok(None);
     }
-    Ok(Some(pair))
+    judged.replies = vec![(CHOSEN, chosen.reply), (REJECTED, rejected.reply)];
+    Ok(Some(judged))
+}
+
+/// A row of a `completion` and a true or false `label`; `None` where it is left out, which `tally` notes.
+pub fn label(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> Result<Option<Judged>> {
+    let mut judged = begin(&mut object)?;
+    let label = object.remove("label").unwrap_or_default();
+    let is_good =
+        label.as_bool().with_context(|| format!("its `label` is {label}, true or false was expected"))?;
+    let said = Said::take(&mut object, "completion", tally, place)?;
+    ask(&mut judged, &mut object, said.before, tally, place)?;
+    same_conversation(&mut object, &judged, &said.reply, tally, place)?;
+    if said.reply.trim().is_empty() {
+        tally.drop("an empty reply", place);
+        return Ok(None);
+    }
+    judged.replies = vec![(if is_good { DESIRABLE } else { UNDESIRABLE }, said.reply)];
+    Ok(Some(judged))
+}
+
+/// What every row may have; what cannot be trained on is refused.
+fn begin(object: &mut Map<String, Value>) -> Result<Judged> {
+    shapes::refuse_parts(object)?;
+    shapes::refuse_preferences(object)?;
+    let mut judged = Judged { language: language_of(object).unwrap_or_default(), ..Judged::default() };
+    let id = ["id", "prompt_id"].iter().find_map(|key| object.remove(*key).filter(|v| !v.is_null()));
+    if let Some(id) = id {
+        judged.id = id.as_str().map_or_else(|| id.to_string(), String::from);
+    }
+    Ok(judged)
+}
+
+/// The prompt of a row, whose replies were given with the conversation `before`, if with any.
+fn ask(
+    judged: &mut Judged,
+    object: &mut Map<String, Value>,
+    before: Vec<Turn>,
+    tally: &mut Tally,
+    place: &str,
+) -> Result<()> {
+    let given = prompt(object, before.is_empty(), tally, place)?;
+    judged.prompt = joined(given, before)?;
+    system_column(object, &mut judged.prompt)?;
+    let input = ["input", "context"].iter().find_map(|k| object.remove(*k).filter(|v| !shapes::is_empty(v)));
+    if let Some(input) = input {
+        judged.input = turns::text(&input).context("the prompt's `input`")?;
+    }
+    let last = judged.prompt.last();
+    let last = last.context("the row has no prompt: `prompt`, a text or a list of turns, was expected")?;
+    let role = last.role.name();
+    ensure!(last.role == Role::User, "the prompt ends with a turn of the {role}: the user's was expected");
+    ensure!(!last.content.trim().is_empty(), "the prompt is empty");
+    Ok(())
 }
 
 /// A reply, and the conversation that it was given with.
@@ -215,6 +280,13 @@ struct Said {
 }
 
 impl Said {
+    /// The reply in column `key`.
+    fn take(object: &mut Map<String, Value>, key: &str, tally: &mut Tally, place: &str) -> Result<Said> {
+        let value = object.remove(key).filter(|v| !v.is_null());
+        let value = value.with_context(|| format!("the row has no `{key}` reply"))?;
+        Said::of(&value, tally, place).with_context(|| format!("`{key}`"))
+    }
+
     /// A text, a turn of the assistant, or a list of turns whose last is one.
     fn of(value: &Value, tally: &mut Tally, place: &str) -> Result<Said> {
         let turn = |v: &Value, tally: &mut Tally| turns::of_value(v, tally, place);
@@ -225,7 +297,7 @@ impl Said {
         };
         let last = before.pop().filter(|t| t.role == Role::Assistant);
         let last = last.context("its last turn is none of the assistant")?;
-        ensure!(last.weight == 1.0, "its reply has a weight, which replies of a pair do not have");
+        ensure!(last.weight == 1.0, "its reply has a weight, which replies that are judged do not have");
         Ok(Said { before, reply: last.content })
     }
 }
@@ -264,10 +336,11 @@ fn joined(given: Vec<Turn>, before: Vec<Turn>) -> Result<Vec<Turn>> {
     Ok(before)
 }
 
-/// A further conversation in the row must be the chosen one, or the prompt.
+/// A further conversation in the row must be the prompt, or the prompt with `reply`.
 fn same_conversation(
     object: &mut Map<String, Value>,
-    pair: &Pair,
+    judged: &Judged,
+    reply: &str,
     tally: &mut Tally,
     place: &str,
 ) -> Result<()> {
@@ -275,11 +348,10 @@ fn same_conversation(
         let Some(Value::Array(list)) = object.remove(key).filter(|v| !shapes::is_empty(v)) else { continue };
         let turns: Vec<Turn> =
             list.iter().map(|v| turns::of_value(v, tally, place)).collect::<Result<_>>()?;
-        let rest = turns
-            .strip_prefix(&pair.prompt[..])
-            .with_context(|| format!("`{key}` is another conversation"))?;
-        let chosen = rest.iter().all(|t| t.role == Role::Assistant && t.content == pair.chosen);
-        ensure!(chosen && rest.len() < 2, "`{key}` is another conversation than that of `chosen`");
+        let rest = turns.strip_prefix(&judged.prompt[..]);
+        let same = |t: &Turn| t.role == Role::Assistant && t.content == reply;
+        let is_same = rest.is_some_and(|rest| rest.len() < 2 && rest.iter().all(same));
+        ensure!(is_same, "`{key}` is another conversation than that of the prompt and the better reply");
     }
     Ok(())
 }

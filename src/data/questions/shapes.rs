@@ -30,13 +30,14 @@ pub(super) fn refuse(object: &Map<String, Value>) -> Result<()> {
     let has = |key: &str| object.get(key).is_some_and(|v| !v.is_null());
     if has("chosen") && has("rejected") {
         bail!(
-            "a preference row (`chosen`, `rejected`): `sdrrl train --objective dpo --data FILE` learns from it; to learn one reply, name it `output`"
+            "a preference row (`chosen`, `rejected`): `sdrrl train --objective dpo --data FILE` (or orpo, kto) learns from it; to learn one reply, name it `output`"
         );
     }
     let conversation = has("completion") || has("messages") || has("conversations");
     if conversation && object.get("label").is_some_and(Value::is_boolean) {
         bail!(
-            "a true/false `label` beside a conversation (KTO): preference training is not supported; leave out the rows that are not to be learnt, and the column"
+            "a preference row of KTO (a true/false `label`): `sdrrl train --objective kto --data FILE` learns from it, as `prompt`, `completion` and `label`; to learn the answers, \
+             leave out the rows that are not to be learnt, and the column"
         );
     }
     refuse_preferences(object)?;
@@ -48,7 +49,7 @@ pub(super) fn refuse_preferences(object: &Map<String, Value>) -> Result<()> {
     if let Some(key) = PREFERENCES.iter().find(|key| object.get(**key).is_some_and(|v| !is_empty(v))) {
         bail!(
             "`{key}`: preference rows of this shape are not read: call the prompt `prompt` and the replies `chosen` and `rejected` for `sdrrl train \
-             --objective dpo`, or name the reply to learn `output`, and leave the other out"
+             --objective dpo` (or orpo, kto), or name the reply to learn `output`, and leave the other out"
         );
     }
     Ok(())

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Args, Validation, encode, hold_out, languages, within_embedding};
 use crate::{
     data::{
-        questions::preferences::{self, Rows},
+        questions::preferences::{self, Judged, MISMATCHED, Rows},
         record::Example,
         tally::{OnBadRow, Tally},
         template::{ChatTemplate, TrainOn},
@@ -50,31 +50,46 @@ pub(super) fn check(rows: Rows, settings: &PackSettings) -> Result<()> {
 /// The work of the stage on rows of preferences.
 pub(super) fn pack(args: &Args, encoder: &Encoder, open: &mut Open) -> Result<Made> {
     let (examples, mut tally) = read_all(args)?;
-    let together = args.rows.documents();
     let read = tally.read;
-    let units = encoded(examples, together, encoder, &args.settings, &mut tally)?;
+    // A pair is tokenised together, a labelled reply alone.
+    let together = if args.rows == Rows::Pairs { 2 } else { 1 };
+    let mut units = encoded(examples, together, encoder, &args.settings, &mut tally)?;
     if !tally.is_whole() {
         say!("pack: {tally}");
     }
-    let written = units.len();
-    let mut counts = Counts { read, written, ..Counts::default() };
+    let mut counts = Counts { read, written: units.len(), ..Counts::default() };
     counts = tally.reasons().fold(counts, |counts, (reason, n)| counts.dropping(reason, n));
     let mut summary = serde_json::Map::new();
     summary.insert("rows".into(), tally.to_json());
     for (split, file) in &TOKENS[..2] {
-        let own: Vec<&(Example, Document)> =
-            units.iter().filter(|u| u[0].0.split == *split).flatten().collect();
+        let mut own: Vec<&mut Unit> = units.iter_mut().filter(|u| u[0].0.split == *split).collect();
+        if args.rows == Rows::Labels {
+            mismatch(&mut own, args.settings.max_length);
+        }
+        let own: Vec<&(Example, Document)> = own.into_iter().flat_map(|unit| unit.iter()).collect();
         let documents: Vec<Document> = own.iter().map(|(_, d)| d.clone()).collect();
         token_shard::write(&open.path(file), &documents)?;
-        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-        own.iter().for_each(|(e, _)| *kinds.entry(&e.pair).or_default() += 1);
+        let (n, kind) = (documents.len() / args.rows.documents(), args.rows.units());
         let tokens: usize = documents.iter().map(|d| d.tokens.len()).sum();
-        let compared: usize = documents.iter().flat_map(|d| &d.weights).filter(|w| **w != 0.0).count();
-        let (n, kind) = (documents.len() / together, args.rows.unit());
-        say!("pack: {split}: {n} {kind}s, {tokens} tokens, {compared} of them compared");
+        let judged = || own.iter().filter(|(e, _)| e.pair != MISMATCHED);
+        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+        judged().for_each(|(e, _)| *kinds.entry(&e.pair).or_default() += 1);
+        let compared = judged().flat_map(|(_, d)| &d.weights).filter(|w| **w != 0.0).count();
+        let named: Vec<String> = kinds.iter().map(|(name, n)| format!("{n} {name}")).collect();
+        say!(
+            "pack: {split}: {n} {kind} ({}), {tokens} tokens, {compared} of them compared",
+            named.join(", ")
+        );
         if *split == "train" {
-            ensure!(n > 0, "no {kind} to train on is left in {}: {tally}", args.examples.display());
-            summary.insert("languages".into(), json!(languages(own.iter().map(|(e, _)| e))));
+            let needed = if args.rows == Rows::Labels { 2 } else { 1 };
+            let few = || {
+                format!(
+                    "{}: {n} {kind} are left to train on, {needed} at least are needed: {tally}",
+                    args.examples.display()
+                )
+            };
+            ensure!(n >= needed, Error::bad_input(args.examples.display(), few()));
+            summary.insert("languages".into(), json!(languages(judged().map(|(e, _)| e))));
         }
         let about = json!({"documents": documents.len(), "tokens": tokens, "trained-tokens": compared, "pairs": kinds});
         summary.insert((*split).into(), about);
@@ -82,15 +97,35 @@ pub(super) fn pack(args: &Args, encoder: &Encoder, open: &mut Open) -> Result<Ma
     Ok(Made::new(summary)?.counting(counts))
 }
 
+/// Puts behind each reply its prompt with the reply to the one before (of the first, the last), cut to `max_length`: what KTO's KL term is estimated on, as TRL
+/// does it within a batch.
+fn mismatch(units: &mut [&mut Unit], max_length: usize) {
+    let start = |d: &Document| d.weights.iter().position(|w| *w != 0.0).unwrap_or(d.tokens.len());
+    let reply = |unit: &Unit| unit[0].1.tokens[start(&unit[0].1)..].to_vec();
+    let Some(mut before) = units.last().map(|unit| reply(unit)) else { return };
+    for unit in units {
+        let own = reply(unit);
+        let (example, document) = &unit[0];
+        let prompt = start(document);
+        let mut tokens = [&document.tokens[..prompt], &before[..]].concat();
+        tokens.truncate(max_length.max(prompt + 1));
+        let weights = (0..tokens.len()).map(|i| if i < prompt { 0.0 } else { 1.0 }).collect();
+        let note = format!("{} {MISMATCHED}", example.id);
+        let other = Example { pair: MISMATCHED.into(), ..example.clone() };
+        unit.push((other, Document { tokens, weights, note }));
+        before = own;
+    }
+}
+
 /// The examples of the file, those of a unit behind each other, some held out as the arguments say.
 fn read_all(args: &Args) -> Result<(Vec<Example>, Tally)> {
     let on_bad = args.settings.on_bad_row;
-    let (mut examples, mut tally) = read(&args.examples, on_bad)?;
+    let (mut examples, mut tally) = read(&args.examples, args.rows, on_bad)?;
     match &args.validation {
         None => {}
         Some(Validation::Share(share)) => hold_out(&mut examples, *share),
         Some(Validation::File(file)) => {
-            let (others, more) = read(file, on_bad)?;
+            let (others, more) = read(file, args.rows, on_bad)?;
             tally.add(&more);
             let held_out =
                 |e: Example| Example { id: format!("validation-{}", e.id), split: TOKENS[1].0.into(), ..e };
@@ -100,11 +135,11 @@ fn read_all(args: &Args) -> Result<(Vec<Example>, Tally)> {
     Ok((examples, tally))
 }
 
-fn read(path: &Path, on_bad: OnBadRow) -> Result<(Vec<Example>, Tally)> {
+fn read(path: &Path, rows: Rows, on_bad: OnBadRow) -> Result<(Vec<Example>, Tally)> {
     let folder = || format!("{} is a folder: a file of preference rows was expected", path.display());
     ensure!(!path.is_dir(), Error::bad_input(path.display(), folder()));
-    let (pairs, tally) = preferences::read(path, on_bad)?;
-    Ok((pairs.into_iter().flat_map(|pair| pair.examples()).collect(), tally))
+    let (judged, tally) = preferences::read(path, rows, on_bad)?;
+    Ok((judged.into_iter().flat_map(Judged::examples).collect(), tally))
 }
 
 /// Every unit with its documents, in order; a unit is left out as a whole, and counted.

@@ -131,10 +131,10 @@ impl Card<'_> {
         let steps = if o.steps == 1 { "step" } else { "steps" };
         let _ = writeln!(
             out,
-            "{} {steps} of up to {} {}s, learning rate {lr:?}, seed {}. Loss of the last step: {:.4}.",
+            "{} {steps} of up to {} {}, learning rate {lr:?}, seed {}. Loss of the last step: {:.4}.",
             o.steps,
             s.batch_documents.unwrap_or(128),
-            s.objective.rows().unit(),
+            s.objective.rows().units(),
             s.seed,
             o.train_loss
         );

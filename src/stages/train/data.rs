@@ -83,7 +83,8 @@ pub(super) fn prepare(args: &Args) -> Result<Args> {
     })?;
     let shard = TokenShard::open(&shards.join(TOKENS[0].1))?.holding(args.settings.objective.rows())?;
     let s = &mut args.settings;
-    s.batch_documents.get_or_insert_with(|| step_documents(shard.units(), shard.tokens()));
+    let least = if s.objective == Objective::Kto { 2 } else { 1 };
+    s.batch_documents.get_or_insert_with(|| step_documents(shard.units(), shard.tokens()).max(least));
     if s.lr.is_none() && s.method == Method::Lora && s.objective == Objective::Sft {
         s.lr = Some(2e-4);
     }
@@ -103,7 +104,7 @@ fn step_documents(documents: usize, tokens: usize) -> usize {
 
 /// Warns of a training that is over before it has begun.
 pub(super) fn warn_of_few_steps(settings: &TrainSettings, documents: usize) {
-    let what = settings.objective.rows().unit();
+    let what = settings.objective.rows().units();
     let of_step = settings.batch_documents.unwrap_or(STEP_DOCUMENTS).max(1);
     let per_epoch = documents.div_ceil(of_step) as f64;
     let mut steps = (settings.epochs * per_epoch).ceil().max(1.0) as u64;
@@ -115,7 +116,7 @@ pub(super) fn warn_of_few_steps(settings: &TrainSettings, documents: usize) {
     if steps < FEW_STEPS {
         let epochs = (FEW_STEPS as f64 / per_epoch).ceil();
         note!(
-            "train: WARNING: {documents} {what}s give {steps} steps in all, and with fewer than {FEW_STEPS} little is learned: --epochs {epochs}, or a smaller --batch-documents (now {of_step})"
+            "train: WARNING: {documents} {what} give {steps} steps in all, and with fewer than {FEW_STEPS} little is learned: --epochs {epochs}, or a smaller --batch-documents (now {of_step})"
         );
     }
 }

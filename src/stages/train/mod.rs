@@ -70,8 +70,8 @@ pub struct Args {
     /// Directory written by `pack`
     #[arg(long, required_unless_present = "data")]
     pub shards: Option<PathBuf>,
-    /// Your own data instead of --shards: a file of conversations or questions with answers (JSON Lines, JSON, Parquet), packed into OUT/pack; - is standard
-    /// input. Settings that are not given are chosen to suit it
+    /// Your own data instead of --shards: a file of conversations, questions with answers, or what --objective learns from (JSON Lines, JSON, Parquet), packed
+    /// into OUT/pack; - is standard input. Settings that are not given are chosen to suit it
     #[arg(long, value_name = "FILE", conflicts_with = "shards")]
     pub data: Option<PathBuf>,
     /// With --data: the share of its rows, or another file, to measure the validation loss on [default: 0.05]

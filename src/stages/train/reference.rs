@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Args;
 use crate::{
-    data::{json::read_text, token_shard::TokenShard},
+    data::{files::FileContext, token_shard::TokenShard},
     error::Error,
     models::transformer::{
         train_step::{PackedBatch, TrainStep},
@@ -70,7 +70,8 @@ pub(super) fn preference(
 
 /// The log-probabilities of the documents of each shard, in order.
 fn read(path: &Path, shards: [Option<&TokenShard>; 2]) -> Result<[Vec<f64>; 2]> {
-    let text = read_text(path)?;
+    // As long as there are replies.
+    let text = std::fs::read_to_string(path).reading(path)?;
     let mut lines = text.lines();
     let mut of = |shard: Option<&TokenShard>| -> Result<Vec<f64>> {
         let documents = shard.into_iter().flat_map(|s| (0..s.len()).map(|i| s.note(i)));
@@ -115,11 +116,9 @@ impl Stage for Reference<'_> {
         let mut progress = Progress::new("reference", total);
         let mut text = String::new();
         for shard in shards {
-            for logp in logps(self.model, self.step, shard, self.args.settings.batch_tokens, &mut progress)?
-                .iter()
-                .zip(0..)
-            {
-                let line = Line { note: shard.note(logp.1), logp: *logp.0 };
+            let all = logps(self.model, self.step, shard, self.args.settings.batch_tokens, &mut progress)?;
+            for (i, logp) in all.into_iter().enumerate() {
+                let line = Line { note: shard.note(i), logp };
                 text += &format!("{}\n", serde_json::to_string(&line)?);
             }
         }

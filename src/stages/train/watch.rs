@@ -36,7 +36,7 @@ impl Watch {
     fn apart(&mut self, step: u64, loss: f64) -> Option<String> {
         (!std::mem::replace(&mut self.collapsed, true)).then(|| {
             format!(
-                "step {step}: the loss is {loss:.1e}, and little is left to learn: every pair of the step is told apart already; look at the validation loss"
+                "step {step}: the loss is {loss:.1e}, and little is left to learn: the replies of the step are told apart already; look at the validation loss"
             )
         })
     }

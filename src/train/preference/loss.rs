@@ -75,6 +75,27 @@ pub fn dpo([chosen, rejected]: [Reply; 2], kind: PairLoss, beta: f64, smoothing:
     }
 }
 
+/// ORPO's odds of a pair: -β ln σ of the log odds ratio of the replies' mean log-probabilities a and b, ln (a's odds / b's odds) with odds e^a / (1 - e^a)
+/// (Hong et al. 2024, equations 4 and 7, per token as TRL has them); derivatives with respect to the log-probabilities, and the log odds ratio.
+pub fn orpo(replies: [Reply; 2], beta: f64) -> (f64, [f64; 2], f64) {
+    // A reply that is certain has no odds.
+    let means = replies.map(|r| (r.logp / r.tokens.max(1.0)).min(-1e-9));
+    // ln (1 - e^a), and d log odds / d a.
+    let [(a, slope_a), (b, slope_b)] = means.map(|x| ((-x.exp_m1()).ln(), -1.0 / x.exp_m1()));
+    let odds = (means[0] - means[1]) - (a - b);
+    let slope = -beta * sigmoid(-odds);
+    let per_token = replies.map(|r| slope / r.tokens.max(1.0));
+    (-beta * log_sigmoid(odds), [per_token[0] * slope_a, -per_token[1] * slope_b], odds)
+}
+
+/// KTO's loss of a reply, and its derivative with respect to its log-probability (Ethayarajh et al. 2024, equation 7): 1 - σ(β (ratio - `kl`)) of a desirable
+/// one, 1 - σ(β (`kl` - ratio)) of another.
+pub fn kto(reply: Reply, is_desirable: bool, kl: f64, beta: f64) -> (f64, f64) {
+    let sign = if is_desirable { 1.0 } else { -1.0 };
+    let value = sigmoid(sign * beta * (reply.ratio() - kl));
+    (1.0 - value, -sign * beta * value * (1.0 - value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +134,21 @@ mod tests {
                 differences(&format!("{kind:?}"), at, of(at).1, &|x| of(x).0);
             }
         }
+    }
+
+    #[test]
+    fn derivatives_of_odds_and_of_single_replies_are_those_of_the_losses() {
+        for at in [[-20.0, -30.0], [-3.0, -0.2], [-25.0, -28.0]] {
+            let of = |x: [f64; 2]| orpo([reply(x[0], 0.0, 7.0), reply(x[1], 0.0, 4.0)], 0.3);
+            differences("orpo", at, of(at).1, &|x| of(x).0);
+            for is_desirable in [true, false] {
+                let of = |x: [f64; 2]| kto(reply(x[0], x[1], 5.0), is_desirable, 1.5, 0.2);
+                let d = of(at).1;
+                differences("kto", at, [d, -d], &|x| of(x).0);
+            }
+        }
+        let (loss, d, _) = orpo([reply(0.0, 0.0, 3.0), reply(-2.0, 0.0, 3.0)], 0.3);
+        assert!(loss.is_finite() && d.iter().all(|x| x.is_finite()), "{loss} {d:?}");
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! Preference training against TRL's trainers (tests/golden/preferences.safetensors, scripts/golden_preferences.py), and by commands.
+mod commands;
+
 use std::{fs, path::Path};
 
 use sdrrl::{
@@ -23,12 +25,9 @@ use sdrrl::{
         trainer::{Checks, TrainEvent, TrainerSettings, train},
     },
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::{
-    cli::{fails, ok},
-    common::{assert_close, with_threads},
-};
+use crate::common::{assert_close, with_threads};
 
 const STEPS: u64 = 5;
 
@@ -66,6 +65,14 @@ fn pairs(golden: &Golden, dir: &Path) -> TokenShard {
     let note = |i: usize| format!("r{} {}", i / 2, if i.is_multiple_of(2) { "chosen" } else { "rejected" });
     write(&dir.join("pairs.tokens"), &golden.documents("pairs", &note)).unwrap();
     TokenShard::open(&dir.join("pairs.tokens")).unwrap().holding(Rows::Pairs).unwrap()
+}
+
+fn labels(golden: &Golden, dir: &Path) -> TokenShard {
+    let good = golden.0.integers("labels.desirable").unwrap();
+    let kind = |i: usize| if good[i / 2] == 1 { "desirable" } else { "undesirable" };
+    let note = |i: usize| format!("r{} {}", i / 2, if i.is_multiple_of(2) { kind(i) } else { "mismatched" });
+    write(&dir.join("labels.tokens"), &golden.documents("labels", &note)).unwrap();
+    TokenShard::open(&dir.join("labels.tokens")).unwrap().holding(Rows::Labels).unwrap()
 }
 
 fn model(device: &Device) -> Transformer {
@@ -123,6 +130,8 @@ fn cases() -> Vec<(&'static str, PreferenceLoss)> {
         ("hinge", dpo(PairLoss::Hinge, 0.2, 0.0)),
         ("robust", dpo(PairLoss::Robust, 0.2, 0.1)),
         ("conservative", dpo(PairLoss::Sigmoid, 0.3, 0.2)),
+        ("orpo", PreferenceLoss::Orpo { beta: 0.4 }),
+        ("kto", PreferenceLoss::Kto { beta: 0.2, desirable: 1.0, undesirable: 0.7 }),
     ]
 }
 
@@ -130,12 +139,15 @@ fn cases() -> Vec<(&'static str, PreferenceLoss)> {
 fn equals_trl(case: &str, objective: PreferenceLoss, device: &Device, batch_tokens: usize) {
     let golden = Golden::open();
     let dir = tempfile::tempdir().unwrap();
-    let shard = pairs(&golden, dir.path());
+    let (rows, shard) = match objective {
+        PreferenceLoss::Kto { .. } => ("labels", labels(&golden, dir.path())),
+        _ => ("pairs", pairs(&golden, dir.path())),
+    };
     let mut model = model(device);
     let mut step = fresh(&model, batch_tokens);
     let reference = logps(&model, &mut step, &shard);
     let narrow = |all: &[f64]| all.iter().map(|x| *x as f32).collect::<Vec<_>>();
-    assert_close("reference", narrow(&reference), &golden.reference("pairs"), 1e-5);
+    assert_close("reference", narrow(&reference), &golden.reference(rows), 1e-5);
     set_adapter(&golden, &step, &model);
     let preference = Preference { objective, train: reference, validation: vec![] };
     let units: Vec<usize> = (0..shard.units()).collect();
@@ -147,7 +159,9 @@ fn equals_trl(case: &str, objective: PreferenceLoss, device: &Device, batch_toke
         let want = golden.get(&format!("{case}.grad.base_model.model.{}", p.name));
         assert_close(&format!("{case} {}", p.name), p.grad().to_f32_vec().unwrap(), &want, 1e-4);
     }
-    for (name, value) in measured.named(false) {
+    let named = measured.named(false);
+    assert!(named.len() >= 6, "{named:?}");
+    for (name, value) in named {
         let name = format!("{case}.{}", name.strip_prefix("train/").unwrap());
         if case != "conservative" {
             assert_close(&name, [value as f32], &golden.get(&name), 1e-4);
@@ -176,82 +190,11 @@ fn losses_rewards_and_gradients_equal_trls() {
 
 #[test]
 fn losses_rewards_and_gradients_equal_trls_on_the_emulated_gpu() {
-    for (case, objective) in cases().into_iter().step_by(4) {
-        equals_trl(case, objective, &crate::kernels::emulated(), 256);
+    for (case, objective) in cases() {
+        if ["sigmoid", "orpo", "kto"].contains(&case) {
+            equals_trl(case, objective, &crate::kernels::emulated(), 256);
+        }
     }
-}
-
-const MODEL: &str = "assets/quickstart/model";
-
-/// Pairs of the quickstart's world: its own answers are better than those to another question.
-fn pair_file(path: &Path, rows: usize) {
-    let questions = fs::read_to_string("assets/quickstart/world/questions.en.jsonl").unwrap();
-    let all: Vec<Value> = questions.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let mut out = String::new();
-    for i in 0..rows {
-        let other =
-            (1..).map(|k| &all[(i + k) % all.len()]["output"]).find(|o| **o != all[i]["output"]).unwrap();
-        let messages = |reply: &Value| json!([{"role": "user", "content": all[i]["instruction"]}, {"role": "assistant", "content": reply}]);
-        // Half of them as UltraFeedback has them.
-        let (a, b) = (&all[i]["output"], other);
-        let row = if i % 2 == 0 {
-            json!({"prompt": all[i]["instruction"], "chosen": a, "rejected": b})
-        } else {
-            json!({"prompt": all[i]["instruction"], "chosen": messages(a), "rejected": messages(b)})
-        };
-        out += &format!("{row}\n");
-    }
-    let same = json!({"prompt": "Q", "chosen": "A", "rejected": "A"});
-    fs::write(path, format!("{out}{same}\n")).unwrap();
-}
-
-fn manifest(dir: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(dir.join("manifest.json")).unwrap()).unwrap()
-}
-
-#[test]
-fn pairs_become_an_adapter_by_one_command() {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
-    pair_file(&dir.path().join("pairs.jsonl"), 60);
-    let (data, out) = (at("pairs.jsonl"), at("out"));
-    let settings = ["--objective", "dpo", "--lr", "0.002", "--epochs", "2", "--eval-every", "5", "--quiet"];
-    let line = [&["train", "--model", MODEL, "--data", &data, "--out", &out], &settings[..]].concat();
-    let told = ok(&line);
-    for part in [
-        "61 rows read, 60 kept",
-        "identical chosen and rejected",
-        "validation loss 0.6931 before",
-        "reward margin of held-out rows 0.000 before",
-    ] {
-        assert!(told.contains(part), "{part} is not in {told}");
-    }
-    let out = dir.path().join("out");
-    let summary = &manifest(&out)["summary"];
-    assert!(summary["best"]["loss"].as_f64().unwrap() < 0.65, "{summary}");
-    assert!(
-        summary["rewards"]["margin"].as_f64().unwrap() > 0.1
-            && summary["rewards"]["accuracy"].as_f64().unwrap() > 0.6,
-        "{summary}"
-    );
-    let counts = &manifest(&out.join("pack"))["counts"];
-    assert_eq!((&counts["read"], &counts["written"]), (&json!(61), &json!(60)));
-    assert_eq!(manifest(&out.join("reference"))["summary"]["replies"], 120);
-    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    for tag in
-        ["train/rewards/chosen", "train/logps/rejected", "eval/rewards/margins", "eval/rewards/accuracies"]
-    {
-        assert!(metrics.contains(tag), "{tag}");
-    }
-    let page = fs::read_to_string(out.join("training.html")).unwrap();
-    assert!(page.contains("Reward margin") && page.contains("chosen reply has the higher reward"), "{page}");
-    let card = fs::read_to_string(out.join("README.md")).unwrap();
-    assert!(card.contains("direct preference optimization") && card.contains("beta 0.1"), "{card}");
-    let events = fs::read_dir(&out).unwrap().flatten().map(|e| e.path());
-    let events = events.into_iter().find(|p| p.to_string_lossy().contains("tfevents")).unwrap();
-    let events = fs::read(events).unwrap();
-    assert!(events.windows(20).any(|w| w == b"train/rewards/chosen"), "TensorBoard has the rewards");
-    assert!(ok(&line).contains("train: unchanged, skipped"));
 }
 
 /// Bits depend neither on threads nor on interruptions, with adapters and with all weights.
@@ -259,9 +202,10 @@ fn pairs_become_an_adapter_by_one_command() {
 fn a_resumed_training_equals_an_uninterrupted_one_bit_for_bit() {
     let golden = Golden::open();
     let dir = tempfile::tempdir().unwrap();
-    let shard = pairs(&golden, dir.path());
-    let (_, objective) = cases()[0];
-    for full in [false, true] {
+    let (paired, judged) = (pairs(&golden, dir.path()), labels(&golden, dir.path()));
+    for (full, case) in [(false, 0), (true, 0), (false, 5), (false, 6)] {
+        let (name, objective) = cases()[case];
+        let shard = if name == "kto" { &judged } else { &paired };
         let run = |out: &str, threads: usize, stop_after: usize| {
             let mut model = model(&Device::Cpu);
             let mut step = match full {
@@ -271,17 +215,17 @@ fn a_resumed_training_equals_an_uninterrupted_one_bit_for_bit() {
                     TrainStep::new(&model, Trainable::Full, 64).unwrap()
                 }
             };
-            let reference = logps(&model, &mut step, &shard);
+            let reference = logps(&model, &mut step, shard);
             let preference = Preference { objective, train: reference.clone(), validation: reference };
             let s = TrainerSettings { batch_documents: 2, eval_every: 2, ..settings(preference, 64) };
-            let checks = Checks { validation: Some(&shard), ..Checks::default() };
+            let checks = Checks { validation: Some(shard), ..Checks::default() };
             let done = std::cell::Cell::new(0);
-            let out = dir.path().join(format!("{out}-{full}"));
+            let out = dir.path().join(format!("{out}-{full}-{name}"));
             let outcome = with_threads(threads, || {
                 train(
                     &mut model,
                     &mut step,
-                    &shard,
+                    shard,
                     checks,
                     &s,
                     &out,
@@ -304,70 +248,6 @@ fn a_resumed_training_equals_an_uninterrupted_one_bit_for_bit() {
         let margin =
             |line: &str| serde_json::from_str::<Value>(line).unwrap()["eval/rewards/margins"].as_f64();
         let margins: Vec<f64> = whole.2.lines().filter_map(margin).collect();
-        assert!(margins[0] == 0.0 && *margins.last().unwrap() > 0.5, "{margins:?}");
+        assert!(*margins.last().unwrap() > margins[0] + 0.3, "{name}: {margins:?}");
     }
-}
-
-#[test]
-fn what_does_not_go_with_preferences_is_refused_by_name() {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
-    pair_file(&dir.path().join("pairs.jsonl"), 8);
-    fs::write(at("chat.jsonl"), "{\"instruction\": \"What is red?\", \"output\": \"A house.\"}\n".repeat(8))
-        .unwrap();
-    let train = |data: &str, more: &str, words: &[&str]| {
-        let (data, out) = (at(data), at("none"));
-        let base = ["train", "--model", MODEL, "--data", &data, "--out", &out];
-        fails(&[&base[..], &more.split_whitespace().collect::<Vec<_>>()].concat(), words);
-    };
-    train("pairs.jsonl", "", &["pairs.jsonl:1", "--objective dpo"]);
-    train("chat.jsonl", "--objective dpo", &["chat.jsonl:1", "no `chosen`"]);
-    train("pairs.jsonl", "--beta 0.2", &["beta belongs to objective dpo"]);
-    train("pairs.jsonl", "--objective dpo --method scratch", &["method does not go with objective dpo"]);
-    train("pairs.jsonl", "--objective dpo --train-on-prompt", &["train-on-prompt"]);
-    train("pairs.jsonl", "--objective dpo --label-smoothing 0.5", &["--label-smoothing is 0.5", "below 0.5"]);
-    // Shards of the one kind for the other.
-    let (data, k, l) = (at("pairs.jsonl"), at("k"), at("l"));
-    ok(&["pack", "--model", MODEL, "--examples", &data, "--rows", "pairs", "--out", &k]);
-    fails(
-        &["train", "--model", MODEL, "--shards", &k, "--out", &l],
-        &["pairs of a chosen and a rejected reply", "--objective dpo"],
-    );
-    let chat = at("chat.jsonl");
-    ok(&["pack", "--model", MODEL, "--examples", &chat, "--out", &k]);
-    fails(
-        &["train", "--model", MODEL, "--shards", &k, "--out", &l, "--objective", "dpo"],
-        &["answers to learn", "sft"],
-    );
-    // The method's stages make no pairs.
-    let set = "train.objective=dpo";
-    fails(
-        &["run", "recipes/quickstart.toml", "--set", set, "--set", &format!("work={l}")],
-        &["train.objective", "`examples`"],
-    );
-}
-
-/// A recipe with ready examples gives what the commands give by hand.
-#[test]
-fn a_recipe_of_pairs_trains_as_the_commands_do() {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
-    pair_file(&dir.path().join("pairs.jsonl"), 12);
-    let head = format!(
-        "name = \"n\"\nwork = \"{}\"\nmodel = \"{MODEL}\"\nexamples = \"{}\"\n",
-        at("w"),
-        at("pairs.jsonl")
-    );
-    fs::write(
-        at("r.toml"),
-        format!("{head}[train]\nobjective = \"dpo\"\nbeta = 0.2\nmax-steps = 2\nbatch-documents = 4\n"),
-    )
-    .unwrap();
-    ok(&["run", &at("r.toml")]);
-    let (k, l) = (at("k"), at("l"));
-    ok(&["pack", "--model", MODEL, "--examples", &at("pairs.jsonl"), "--rows", "pairs", "--out", &k]);
-    let how = ["--objective", "dpo", "--beta", "0.2", "--max-steps", "2", "--batch-documents", "4"];
-    ok(&[&["train", "--model", MODEL, "--shards", &k, "--out", &l], &how[..]].concat());
-    let adapter = |folder: &str| fs::read(dir.path().join(folder).join("adapter_model.safetensors")).unwrap();
-    assert_eq!(adapter("w/train"), adapter("l"));
 }
