@@ -41,6 +41,7 @@ mod optimizers;
 mod outside;
 mod pickle;
 mod pipeline;
+mod preferences;
 mod qe;
 mod reference;
 mod rehearsal;

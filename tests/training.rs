@@ -88,6 +88,7 @@ pub fn settings() -> TrainerSettings {
             clip: 1.0,
             lora_plus_ratio: 1.0,
         },
+        preference: None,
         per_sentence: false,
         eval_every: 3,
         patience: 0,

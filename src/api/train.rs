@@ -116,6 +116,7 @@ pub fn train(model: &str, data: TrainData, work: &Path, options: &TrainOptions) 
                 examples: rows,
                 validation: None,
                 out: packed.clone(),
+                rows: options.train.objective.rows(),
                 settings,
             })?;
             add(&mut dropped, &packed)?;

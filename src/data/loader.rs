@@ -1,5 +1,5 @@
 //! Which documents an optimizer step trains on, and how they are packed: a pure function of (seed, step), so that a run resumes
-//! anywhere.
+//! anywhere. In a shard of preferences a unit of several documents takes the place of each.
 use anyhow::{Result, ensure};
 
 use super::{random::RowRandom, token_shard::TokenShard};
@@ -24,21 +24,21 @@ impl<'a> Loader<'a> {
     ) -> Result<Loader<'a>> {
         ensure!(!shard.is_empty(), "{} holds no documents: nothing to train on", shard.path().display());
         ensure!(batch_documents > 0, "batch-documents must be at least 1");
-        let longest = (0..shard.len()).max_by_key(|&i| shard.document_len(i)).unwrap_or(0);
+        let longest = (0..shard.units()).max_by_key(|&i| shard.unit_len(i)).unwrap_or(0);
         ensure!(
-            shard.document_len(longest) <= batch_tokens,
+            shard.unit_len(longest) <= batch_tokens,
             "{}: document {} has {} tokens, more than batch-tokens = {batch_tokens}: raise it, or lower max-length when packing",
             shard.path().display(),
-            shard.document(longest).note,
-            shard.document_len(longest)
+            shard.note(shard.unit(longest).start),
+            shard.unit_len(longest)
         );
-        let order = epoch_order(shard.len(), seed, 0);
+        let order = epoch_order(shard.units(), seed, 0);
         Ok(Loader { shard, seed, batch_documents, epoch: 0, order })
     }
 
     /// Optimizer steps of an epoch.
     pub fn steps_per_epoch(&self) -> usize {
-        self.shard.len().div_ceil(self.batch_documents)
+        self.shard.units().div_ceil(self.batch_documents)
     }
 
     /// The documents of step `step` (counted from 0 over all epochs), in order.
@@ -46,7 +46,7 @@ impl<'a> Loader<'a> {
         let (epoch, within) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
         if epoch != self.epoch {
             self.epoch = epoch;
-            self.order = epoch_order(self.shard.len(), self.seed, epoch);
+            self.order = epoch_order(self.shard.units(), self.seed, epoch);
         }
         let start = within * self.batch_documents;
         self.order[start..(start + self.batch_documents).min(self.order.len())].to_vec()
@@ -62,10 +62,10 @@ fn epoch_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
 /// Whole documents, longest first, each into the first micro-batch with room (first-fit decreasing).
 pub fn pack(shard: &TokenShard, documents: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
     let mut sorted = documents.to_vec();
-    sorted.sort_by_key(|&d| std::cmp::Reverse(shard.document_len(d)));
+    sorted.sort_by_key(|&d| std::cmp::Reverse(shard.unit_len(d)));
     let mut batches: Vec<(usize, Vec<usize>)> = vec![];
     for d in sorted {
-        let n = shard.document_len(d);
+        let n = shard.unit_len(d);
         match batches.iter_mut().find(|(used, _)| used + n <= batch_tokens) {
             Some((used, batch)) => {
                 *used += n;

@@ -5,6 +5,7 @@
 use std::{
     fs::File,
     io::{BufWriter, Write},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -38,6 +39,8 @@ pub struct TokenShard {
     /// Where each document's tokens and notes begin, and where the last ends: as they were when they were checked.
     offsets: Offsets,
     tokens: usize,
+    /// Documents of a unit.
+    group: usize,
 }
 
 impl TokenShard {
@@ -48,7 +51,14 @@ impl TokenShard {
             || format!("{} is not a sound token shard: delete it and run `pack` again", path.display());
         let checked = check(&map).with_context(unsound);
         let (offsets, tokens) = checked.or_kind(|message| Error::bad_input(path.display(), message))?;
-        Ok(TokenShard { path: path.into(), map, offsets, tokens })
+        Ok(TokenShard { path: path.into(), map, offsets, tokens, group: 1 })
+    }
+
+    /// The same documents, of which `group` at a time, from the first on, belong together; an error if some are left over.
+    pub(super) fn grouped(self, group: usize) -> Result<TokenShard> {
+        let (path, documents) = (self.path.display(), self.len());
+        ensure!(documents.is_multiple_of(group), "{path}: {documents} documents are no groups of {group}");
+        Ok(TokenShard { group, ..self })
     }
 
     /// Where it is.
@@ -72,6 +82,24 @@ impl TokenShard {
         let (start, end) = self.span(i);
         end - start
     }
+    /// What is trained on together: single documents, or the documents of a preference.
+    pub fn units(&self) -> usize {
+        self.len() / self.group
+    }
+    /// The documents of unit `i`.
+    pub fn unit(&self, i: usize) -> Range<usize> {
+        i * self.group..(i + 1) * self.group
+    }
+    /// Tokens of all documents of unit `i`.
+    pub fn unit_len(&self, i: usize) -> usize {
+        self.unit(i).map(|d| self.document_len(d)).sum()
+    }
+    /// The note of document `i`.
+    pub fn note(&self, i: usize) -> String {
+        let notes = HEADER + 16 * (self.len() + 1) + 8 * self.tokens;
+        let (from, to) = (self.offsets.notes[i], self.offsets.notes[i + 1]);
+        String::from_utf8_lossy(&self.map[notes + from..notes + to]).into_owned()
+    }
     /// Document `i`.
     pub fn document(&self, i: usize) -> Document {
         let (start, end) = self.span(i);
@@ -81,12 +109,10 @@ impl TokenShard {
             [self.map[from], self.map[from + 1], self.map[from + 2], self.map[from + 3]]
         };
         let weights_at = at + 4 * self.tokens;
-        let notes = weights_at + 4 * self.tokens;
-        let (from, to) = (self.offsets.notes[i], self.offsets.notes[i + 1]);
         Document {
             tokens: (start..end).map(|t| u32::from_le_bytes(word(at, t))).collect(),
             weights: (start..end).map(|t| f32::from_le_bytes(word(weights_at, t))).collect(),
-            note: String::from_utf8_lossy(&self.map[notes + from..notes + to]).into_owned(),
+            note: self.note(i),
         }
     }
     fn span(&self, i: usize) -> (usize, usize) {

@@ -120,6 +120,7 @@ impl Mistakes {
 
 /// The model's configuration; its tensors' names and those of an adapter are checked.
 fn model(r: &Recipe) -> Result<Config> {
+    r.train.check()?;
     train::check_headers(&r.model, None, &r.train)?;
     let path = resolve(&r.model)?;
     if r.train.method == Method::Scratch {
@@ -131,7 +132,6 @@ fn model(r: &Recipe) -> Result<Config> {
 }
 
 fn check_targets(s: &TrainSettings) -> Result<()> {
-    s.check()?;
     let known = crate::models::transformer::lora::all_linears();
     let named =
         |t: &str| t.eq_ignore_ascii_case("all-linear") || known.iter().any(|k| t.ends_with(k.as_str()));

@@ -164,12 +164,13 @@ impl<'a> Run<'a> {
     fn pack_and_train(&self, examples: &Path, variant: Option<&str>) -> Result<(PathBuf, PathBuf)> {
         let r = self.recipe;
         self.go_on()?;
-        let packed = self.dir(Room::Pack(variant), &[examples], &json!([r.model, r.pack]))?;
+        let packed = self.dir(Room::Pack(variant), &[examples], &r.packing())?;
         pack::run(&pack::Args {
             model: r.model.clone(),
             examples: examples.into(),
             validation: None,
             out: packed.clone(),
+            rows: r.train.objective.rows(),
             settings: r.pack.clone(),
         })?;
         self.go_on()?;

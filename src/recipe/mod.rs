@@ -7,6 +7,7 @@ pub mod description;
 pub mod eval;
 pub mod filter;
 pub mod generate;
+pub mod objective;
 pub mod pack;
 pub mod parallel;
 pub mod ranges;
@@ -27,13 +28,14 @@ use code_switch::CodeSwitchSettings;
 use eval::EvalSettings;
 use filter::FilterSettings;
 use generate::GenerateSettings;
+use objective::Objective;
 use pack::PackSettings;
 use parallel::ParallelSettings;
 use score::ScoreSettings;
 use train::TrainSettings;
 use translate::TranslateSettings;
 
-use crate::pipeline::rows::path_for;
+use crate::{error::Error, pipeline::rows::path_for};
 
 /// A run of the method: what to teach which model, from which files, and how it is evaluated. Paths are relative to the current folder or, where nothing
 /// is there, to the recipe's.
@@ -216,6 +218,15 @@ impl Recipe {
             ensure!(self.questions.is_empty(), "recipe {path}: give `questions` or `examples`, not both");
             return Ok(());
         }
+        let objective = self.train.objective;
+        let unmade = || {
+            format!(
+                "recipe {path}: train.objective = \"{}\" learns from preferences, which the method's stages do not make: give a file of them as `examples` instead \
+                 of `questions`",
+                objective.name()
+            )
+        };
+        ensure!(objective == Objective::Sft, Error::setting("train.objective", unmade()));
         ensure!(
             !self.questions.is_empty(),
             "recipe {path}: `questions` is missing: name at least one JSONL file"

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::objective::Objective;
 use crate::{
     error::Error,
     models::weights::stored::Stored,
-    train::{held_out_text, optimizer::OptimizerKind, schedule::ScheduleKind},
+    train::{held_out_text, optimizer::OptimizerKind, preference::PairLoss, schedule::ScheduleKind},
 };
 
 /// What is trained.
@@ -79,6 +80,10 @@ fn is_usual_rise(bits: &f64) -> bool {
     *bits == MAX_BITS
 }
 
+fn is_sft(objective: &Objective) -> bool {
+    *objective == Objective::Sft
+}
+
 fn is_usual_decay(share: &f64) -> bool {
     *share == DECAY
 }
@@ -90,6 +95,30 @@ pub struct TrainSettings {
     /// What is trained
     #[arg(long, value_enum, default_value = "lora")]
     pub method: Method,
+    /// What is learnt from the rows
+    #[arg(long, value_enum, default_value = "sft")]
+    #[serde(skip_serializing_if = "is_sft")]
+    pub objective: Objective,
+    /// With objective dpo or kto: how closely the model is kept to what it was; with orpo: the weight of the odds [default: 0.1]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+    /// With objective dpo: how a pair's margin becomes a loss [default: sigmoid]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_type: Option<PairLoss>,
+    /// With objective dpo and loss-type sigmoid or robust: the share of pairs that may be the wrong way round [default: 0]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_smoothing: Option<f64>,
+    /// With objective kto: weight of desirable replies [default: 1]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desirable_weight: Option<f64>,
+    /// With objective kto: weight of the other replies [default: 1]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undesirable_weight: Option<f64>,
     /// Data type of a whole model's weights on disk: f32, bf16 or f16 [default: that of the base; f32 from scratch or of a quantised base]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,7 +153,8 @@ pub struct TrainSettings {
     #[arg(long, value_enum, default_value = "adamw")]
     #[serde(skip_serializing_if = "OptimizerKind::is_usual")]
     pub optimizer: OptimizerKind,
-    /// Peak learning rate [default: 1e-4 for adapters, 2e-4 with --data; 2e-5 for all weights, 1e-3 from scratch]
+    /// Peak learning rate [default: 1e-4 for adapters, 2e-4 with --data; 2e-5 for all weights, 1e-3 from scratch; with a preference objective 1e-5 for adapters,
+    /// 1e-6 for all weights]
     #[arg(long)]
     pub lr: Option<f64>,
     /// Shape of the learning rate after the warm-up
@@ -150,7 +180,7 @@ pub struct TrainSettings {
     /// Stop after this many steps (0: after the epochs)
     #[arg(long, default_value_t = 0)]
     pub max_steps: u64,
-    /// Documents per optimizer step [default: 128; with --data about 4096 tokens' worth, and fewer for a small set]
+    /// Documents, or rows of preferences, per optimizer step [default: 128; with --data about 4096 tokens' worth, and fewer for a small set]
     #[arg(long)]
     pub batch_documents: Option<usize>,
     /// Tokens per forward pass; memory grows with it, results change only by rounding
@@ -221,6 +251,12 @@ impl Default for TrainSettings {
     fn default() -> TrainSettings {
         TrainSettings {
             method: Method::Lora,
+            objective: Objective::Sft,
+            beta: None,
+            loss_type: None,
+            label_smoothing: None,
+            desirable_weight: None,
+            undesirable_weight: None,
             save_dtype: None,
             lora_rank: 8,
             lora_alpha: 16.0,
@@ -267,7 +303,7 @@ impl TrainSettings {
     ///
     /// # Errors
     /// A share of decay where the schedule has none, dropout where there are no adapters, AdamW's numbers for an optimizer that has none of them; a file of the guard
-    /// that cannot be read or holds no text, a limit for it without the file.
+    /// that cannot be read or holds no text, a limit for it without the file; settings of another objective.
     pub fn check(&self) -> Result<()> {
         let unused = !is_usual_decay(&self.decay_ratio) && self.schedule != ScheduleKind::Wsd;
         let message = "decay-ratio belongs to schedule wsd: choose it, or leave decay-ratio out";
@@ -290,6 +326,7 @@ impl TrainSettings {
         let alone = "guard-max-bits belongs to guard-file: name one, or use guard-max-rise";
         let given = self.guard_file.is_some() || is_usual_rise(&self.guard_max_bits);
         ensure!(given, Error::setting("train.guard-max-bits", alone));
+        self.check_objective()?;
         self.guard_file
             .as_ref()
             .map_or(Ok(()), |file| held_out_text::texts(file).map(drop).context("train.guard-file"))

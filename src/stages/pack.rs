@@ -1,4 +1,6 @@
 //! `sdrrl pack`: examples become token shards, rendered with the model's chat template.
+mod preferences;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -21,7 +23,7 @@ use crate::pipeline::{
 use crate::{
     data::{
         conversation::Prompt,
-        questions,
+        questions::{self, preferences::Rows},
         record::Example,
         row_shard::RowShard,
         tally::{OnBadRow, Tally},
@@ -50,6 +52,9 @@ pub struct Args {
     /// Directory for train.tokens and validation.tokens
     #[arg(long)]
     pub out: PathBuf,
+    /// What the rows of the file are (docs/formats.md); `train --objective` says what each is for
+    #[arg(long, value_enum, default_value = "answers")]
+    pub rows: Rows,
     /// How
     #[command(flatten)]
     pub settings: PackSettings,
@@ -79,6 +84,7 @@ impl FromStr for Validation {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
+    preferences::check(args.rows, &args.settings)?;
     stage::run(&mut Pack { args }).map(drop)
 }
 
@@ -99,7 +105,10 @@ impl Stage for Pack<'_> {
     }
 
     fn identity(&self) -> Result<Identity> {
-        let identity = Identity::of(&self.args.settings)?;
+        let mut identity = Identity::of(&self.args.settings)?;
+        if self.args.rows != Rows::Answers {
+            identity = identity.with("rows", self.args.rows)?;
+        }
         match self.args.validation {
             Some(Validation::Share(share)) => identity.with("validation", share),
             _ => Ok(identity),
@@ -121,6 +130,10 @@ impl Stage for Pack<'_> {
         let tokenizer = Tokenizer::load(&path)?;
         let embedding = embedding_rows(&path);
         let template = ChatTemplate::load(&args.settings.template, &tokenizer)?;
+        if args.rows != Rows::Answers {
+            let encoder = preferences::Encoder { tokenizer: &tokenizer, template: &template, embedding };
+            return preferences::pack(args, &encoder, open);
+        }
         let (all, mut tally) = read_all(args)?;
         let made = encoded(all, &mut tally, args.settings.on_bad_row, &|e| {
             let document = encode(e, &tokenizer, &template, &args.settings)?;

@@ -1,7 +1,12 @@
 //! What a training run is told, and what it tells.
 use serde_json::Value;
 
-use super::{guard::GuardSettings, optimizer::OptimizerSettings, schedule::Schedule};
+use super::{
+    guard::GuardSettings,
+    optimizer::OptimizerSettings,
+    preference::{Preference, Rewards},
+    schedule::Schedule,
+};
 
 /// What the loop needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +29,8 @@ pub struct TrainerSettings {
     pub decay_ratio: f64,
     /// The optimizer and clipping.
     pub optimizer: OptimizerSettings,
+    /// What is learnt from preferences; none where answers are learnt.
+    pub preference: Option<Preference>,
     /// Every sentence counts the same, however long; else every token does.
     pub per_sentence: bool,
     /// Validate every so many steps; 0 is once an epoch.
@@ -66,6 +73,8 @@ pub enum TrainEvent {
         tokens: usize,
         /// Their time.
         seconds: f64,
+        /// Of preferences: means over the step.
+        rewards: Option<Rewards>,
     },
     /// The validation loss was taken.
     Evaluation {
@@ -75,6 +84,8 @@ pub enum TrainEvent {
         loss: f64,
         /// The best so far.
         improved: bool,
+        /// Of preferences: means over all validation documents.
+        rewards: Option<Rewards>,
     },
     /// An earlier run is continued after this step.
     Resumed {

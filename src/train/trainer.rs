@@ -11,10 +11,11 @@ use anyhow::{Context, Result, bail, ensure};
 use tracing::info_span;
 
 pub use super::run_types::{CHANGEABLE, TrainEvent, TrainOutcome, TrainerSettings};
-use super::validation::{validation_loss, within};
+use super::validation::{Validated, validate, validation_loss};
 use super::{
     checkpoint::{self, State},
     early_stopping::Observed,
+    gradients::{self, StepLoss},
     guard::is_source,
     held_out_text::HeldOutText,
     log::Log,
@@ -29,7 +30,7 @@ use crate::{
         token_shard::TokenShard,
     },
     models::{
-        transformer::train_step::{LossSum, PackedBatch, TrainStep},
+        transformer::train_step::{PackedBatch, TrainStep},
         transformer::weights::Transformer,
     },
 };
@@ -122,21 +123,6 @@ pub fn train<'a>(
     Ok(run.outcome(true, model))
 }
 
-impl Checks<'_> {
-    /// Leaves out what is empty; tells how many documents are longer than a batch.
-    fn fit(&mut self, batch_tokens: usize, on_event: &mut dyn FnMut(TrainEvent)) -> Result<()> {
-        self.validation = self.validation.filter(|v| !v.is_empty());
-        self.source = self.source.filter(|v| !v.is_empty());
-        for (name, shard) in [("validation", self.validation), ("held-out source", self.source)] {
-            let Some(shard) = shard else { continue };
-            if let Some(event) = within(name, shard, batch_tokens)? {
-                on_event(event);
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Run<'_> {
     fn one_step(
         &mut self,
@@ -147,21 +133,10 @@ impl Run<'_> {
     ) -> Result<()> {
         let started = Instant::now();
         let _span = info_span!("train_step", step = self.state.step + 1).entered();
-        let data = info_span!("data").entered();
         let documents = loader.documents(self.state.step as usize);
-        let how = (self.settings.batch_tokens, self.settings.per_sentence);
-        let of = |world| step_batches(world, self.train, &documents, how, self.state.guard.weight);
-        let batches = of(self.world);
-        // Gradient accumulation and several processes equal one large batch: everything is divided by the weight of the whole step.
-        let weight = step_weight(self.world, &batches, of);
-        drop(data);
-        ensure!(weight > 0.0, "step {}: no token of its documents has a weight", self.state.step + 1);
-        step.zero_grads()?;
-        step.draw(self.settings.seed, self.state.step + 1);
-        let mut loss = LossSum::default();
-        for batch in &batches {
-            loss.add(step.forward_backward(model, batch, (1.0 / weight) as f32)?);
-        }
+        let how = (self.world, self.settings, &self.state);
+        let StepLoss { loss, values, rewards } =
+            gradients::of_step(model, step, self.train, &documents, how)?;
         let lr = self.settings.lr * self.schedule().factor(self.state.step);
         let number = self.state.step + 1;
         // Checked before the update: the parameters of the last sound step stay.
@@ -179,14 +154,13 @@ impl Run<'_> {
         self.state.progress.observe(loss.mean());
         let seconds = started.elapsed().as_secs_f64();
         let epoch = number as f64 / loader.steps_per_epoch() as f64;
-        let values = [
+        let usual = [
             ("train/loss", loss.mean()),
             ("train/grad_norm", grad_norm),
             ("train/learning_rate", lr),
             ("train/epoch", epoch),
         ];
-        let kept = loss.kept_mean().map(|kl| ("train/keep_source_kl", kl));
-        self.log.write(number, &values.into_iter().chain(kept).collect::<Vec<_>>())?;
+        self.log.write(number, &[&usual, &values[..]].concat())?;
         self.log.time(number, seconds, loss.tokens)?;
         on_event(TrainEvent::Step {
             step: number,
@@ -196,13 +170,16 @@ impl Run<'_> {
             lr,
             tokens: loss.tokens,
             seconds,
+            rewards,
         });
         Ok(())
     }
 
     fn outcome(&self, finished: bool, model: &Transformer) -> TrainOutcome {
         let State { step, train_loss, stopping, progress, budgets, .. } = &self.state;
-        let (best, vocabulary) = (stopping.best, model.config.vocab_size);
+        // A loss of preferences is none over the vocabulary: of no tokens none is uniform.
+        let vocabulary = if self.settings.preference.is_some() { 0 } else { model.config.vocab_size };
+        let best = stopping.best;
         TrainOutcome {
             steps: *step,
             train_loss: *train_loss,
@@ -241,11 +218,11 @@ impl Run<'_> {
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
         let Some(validation) = self.checks.validation else { return Ok(()) };
-        let loss = validation_loss(model, step, validation, self.settings)?;
+        let Validated { loss, values, rewards } = validate(model, step, validation, self.settings)?;
         self.check_finite("validation loss", loss, 0)?;
         self.state.progress.start = Some(loss);
-        self.log.write(0, &[("eval/loss", loss)])?;
-        on_event(TrainEvent::Evaluation { step: 0, loss, improved: false });
+        self.log.write(0, &values)?;
+        on_event(TrainEvent::Evaluation { step: 0, loss, improved: false, rewards });
         Ok(())
     }
 
@@ -259,7 +236,7 @@ impl Run<'_> {
         let too_far = self.source_loss(model, step, on_event)?;
         let number = self.state.step;
         if let Some(validation) = self.checks.validation {
-            let loss = validation_loss(model, step, validation, self.settings)?;
+            let Validated { loss, values, rewards } = validate(model, step, validation, self.settings)?;
             self.check_finite("validation loss", loss, number)?;
             // What the guard stops at is no candidate.
             let outcome = if too_far {
@@ -270,8 +247,8 @@ impl Run<'_> {
             if outcome.improved {
                 checkpoint::save_best(self.out, &step.params(model))?;
             }
-            self.log.write(number, &[("eval/loss", loss)])?;
-            on_event(TrainEvent::Evaluation { step: number, loss, improved: outcome.improved });
+            self.log.write(number, &values)?;
+            on_event(TrainEvent::Evaluation { step: number, loss, improved: outcome.improved, rewards });
             if outcome.stop && number < self.total {
                 self.state.stopped = true;
                 on_event(TrainEvent::StoppedEarly { step: number });
@@ -302,7 +279,7 @@ impl Run<'_> {
 }
 
 /// The micro-batches of a step that one process of `world` runs.
-fn step_batches(
+pub(super) fn step_batches(
     world: World,
     shard: &TokenShard,
     documents: &[usize],
@@ -316,7 +293,11 @@ fn step_batches(
 }
 
 /// The weight of a whole step: every process adds up all shares in the order of the ranks, so that all divide by the same bits.
-fn step_weight(world: World, own: &[PackedBatch], others: impl Fn(World) -> Vec<PackedBatch>) -> f64 {
+pub(super) fn step_weight(
+    world: World,
+    own: &[PackedBatch],
+    others: impl Fn(World) -> Vec<PackedBatch>,
+) -> f64 {
     let of =
         |batches: &[PackedBatch]| -> f64 { batches.iter().flat_map(|b| &b.weights).map(|&w| w as f64).sum() };
     world.ranks().map(|rank| if rank == world { of(own) } else { of(&others(rank)) }).sum()

@@ -5,7 +5,8 @@ use sdrrl::{
     data::{
         alarms,
         conversation::Prompt,
-        dictionary, gguf, language_id, parallel, questions,
+        dictionary, gguf, language_id, parallel,
+        questions::{self, preferences},
         record::{Example, Row},
         row_shard::RowShard,
         sentences,
@@ -159,6 +160,9 @@ const QUESTIONS: [&str; 3] = [
     "[{\"instruction\": \"Q, \\\"]\\\\\", \"output\": \"A\"},\n {\"question\": \"R\", \"answer\": 4.5}]",
 ];
 
+/// A pair with its conversations, and a reply with its label.
+const PREFERENCES: &str = "{\"prompt\": \"Q\", \"chosen\": [{\"role\": \"user\", \"content\": \"Q\"}, {\"role\": \"assistant\", \"content\": \"A\"}], \"rejected\": [{\"role\": \"user\", \"content\": \"Q\"}, {\"role\": \"assistant\", \"content\": \"B\"}]}\n{\"prompt\": [{\"role\": \"user\", \"content\": \"Q\"}], \"completion\": \"A\", \"label\": true, \"system\": \"S\"}";
+
 fn rows() -> Vec<Parser> {
     let read: Run = |dir, _| questions::read(&dir.join("rows"), "en", OnBadRow::Skip).is_ok();
     let wrapped = |name, wrap: fn(Vec<u8>) -> Vec<u8>| Parser {
@@ -168,6 +172,9 @@ fn rows() -> Vec<Parser> {
     let packed = |wrap: fn(Vec<u8>) -> Vec<u8>| texts(&QUESTIONS).into_iter().map(wrap).collect::<Vec<_>>();
     vec![
         parser("rows", texts(&QUESTIONS), mutate::json, "rows", read),
+        parser("preferences", texts(&[PREFERENCES]), mutate::json, "rows", |dir, _| {
+            preferences::read(&dir.join("rows"), preferences::Rows::Labels, OnBadRow::Skip).is_ok()
+        }),
         wrapped("rows-in-gzip", seeds::gzip),
         wrapped("rows-in-zstandard", seeds::zstandard),
         parser("gzip", packed(seeds::gzip), mutate::bytes, "rows", read),

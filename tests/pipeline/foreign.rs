@@ -32,6 +32,8 @@ fn prepare(at: &dyn Fn(&str) -> String) {
     let task = "[[tasks]]\nname = \"ppl\"\nkind = \"perplexity\"\nlanguage = \"es\"\n";
     write("tasks.toml", &format!("{task}file = \"{}\"\n", at("es.txt")));
     write("chat.jsonl", &"{\"instruction\": \"What is red?\", \"output\": \"A house.\"}\n".repeat(40));
+    let pair = "{\"prompt\": \"What is red?\", \"chosen\": \"A house.\", \"rejected\": \"A duck.\"}\n";
+    write("pairs.jsonl", &pair.repeat(40));
     let sets = SMALL_RUN.split_whitespace().filter(|word| *word != "--set");
     let sets: Vec<String> = sets.map(|set| format!("{set:?}")).collect();
     let matrix = "name = \"small\"\nwork = \"none\"\nrecipe = \"recipes/quickstart.toml\"\n";
@@ -57,6 +59,7 @@ fn writers(at: &dyn Fn(&str) -> String) -> Vec<String> {
         format!("train --model {MODEL} --shards {k} --max-steps 1 --out OUT"),
         format!("train --model {MODEL} --shards {k} --max-steps 1 --method full --out OUT"),
         format!("train --model {MODEL} --data {} --max-steps 1 --out OUT", at("chat.jsonl")),
+        format!("train --model {MODEL} --data {} --objective dpo --max-steps 1 --out OUT", at("pairs.jsonl")),
         format!("merge --model {MODEL} --adapter {} --out OUT", at("l")),
         format!("eval --model {MODEL} --tasks {} --out OUT", at("tasks.toml")),
         format!(

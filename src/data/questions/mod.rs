@@ -2,6 +2,7 @@
 pub mod container;
 #[cfg(feature = "parquet")]
 mod parquet_values;
+pub mod preferences;
 mod shapes;
 mod turns;
 
@@ -38,25 +39,39 @@ pub struct Source {
 /// Reads the rows of a file (see [`container`]); `language` is theirs where they do not say. A row without an id gets the file's stem and its
 /// number.
 pub fn read(path: &Path, language: &str, on_bad: OnBadRow) -> Result<(Vec<Source>, Tally)> {
-    let stem = if path == Path::new("-") { "stdin".into() } else { stem(path) };
+    let stem = stem(path);
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut one = |object, notes: &mut Tally, place: &str| parse(object, notes, place).map(Some);
+    let (rows, tally) = read_rows(path, on_bad, &mut one)?;
+    let named = |(number, mut row): (usize, Source)| {
+        if row.id.is_empty() {
+            row.id = format!("{stem}-{number}");
+        }
+        if row.language.is_empty() {
+            row.language = language.into();
+        }
+        row.origin = Origin { file: file.clone(), line: number };
+        row
+    };
+    Ok((rows.into_iter().map(named).collect(), tally))
+}
+
+/// What `parse` makes of each row of a file, with its number from 1 on; `None` is a row that it dropped in the tally that it is given.
+fn read_rows<T>(
+    path: &Path,
+    on_bad: OnBadRow,
+    parse: &mut dyn FnMut(Map<String, Value>, &mut Tally, &str) -> Result<Option<T>>,
+) -> Result<(Vec<(usize, T)>, Tally)> {
     let (mut rows, mut tally, mut number) = (vec![], Tally::default(), 0);
     container::for_each(path, &mut |place, object| {
         number += 1;
         tally.read += 1;
         let mut notes = Tally::default();
         match object.and_then(|object| parse(object, &mut notes, place)) {
-            Ok(mut row) => {
-                if row.id.is_empty() {
-                    row.id = format!("{stem}-{number}");
-                }
-                if row.language.is_empty() {
-                    row.language = language.into();
-                }
-                row.origin = Origin { file: file.clone(), line: number };
-                tally.kept += 1;
+            Ok(row) => {
+                tally.kept += usize::from(row.is_some());
                 tally.add(&notes);
-                rows.push(row);
+                rows.extend(row.map(|row| (number, row)));
             }
             Err(e) if on_bad == OnBadRow::Skip => tally.drop(&format!("{e:#}"), place),
             Err(e) => {
@@ -86,6 +101,9 @@ pub fn first_row_has(path: &Path, keys: &[&str]) -> Result<bool> {
 
 /// The file's name without its endings.
 fn stem(path: &Path) -> String {
+    if path == Path::new("-") {
+        return "stdin".into();
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let bare = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
     bare.rsplit_once('.').map_or(bare, |(stem, _)| stem).to_string()
@@ -163,11 +181,7 @@ pub fn parse(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> 
     if let Some(id) = object.remove("id").filter(|v| !v.is_null()) {
         row.id = id.as_str().map_or_else(|| id.to_string(), String::from);
     }
-    // A column of another meaning, such as the name of a programming language, is the user's.
-    if let Some(code) = object.get("language").and_then(Value::as_str).and_then(|l| languages::code(l).ok()) {
-        row.language = code;
-        object.remove("language");
-    }
+    row.language = language_of(&mut object).unwrap_or_default();
     if let Some((key, list)) = turns::conversation(&mut object, tally, place)? {
         row.turns = turns::of_list(&list, tally, place).with_context(|| key)?;
         system_column(&mut object, &mut row.turns)?;
@@ -181,6 +195,13 @@ pub fn parse(mut object: Map<String, Value>, tally: &mut Tally, place: &str) -> 
     }
     row.columns = object;
     Ok(row)
+}
+
+/// The language that a row says it is in, taken out of its columns. A column of another meaning, such as the name of a programming language, is the user's.
+fn language_of(object: &mut Map<String, Value>) -> Option<String> {
+    let code = object.get("language").and_then(Value::as_str).and_then(|l| languages::code(l).ok())?;
+    object.remove("language");
+    Some(code)
 }
 
 /// Columns of a question, of what belongs to it, and of its answer: the first that has a value.

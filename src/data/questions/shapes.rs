@@ -3,7 +3,7 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value};
 
 /// Columns that change what is learnt, and what they are.
-const REFUSED: [(&[&str], &str); 4] = [
+const REFUSED: [(&[&str], &str); 3] = [
     (&["tools", "functions"], "tool calls cannot be trained on yet"),
     (
         &["image", "images", "video", "videos", "audio", "audios"],
@@ -13,17 +13,16 @@ const REFUSED: [(&[&str], &str); 4] = [
         &["chat_template_kwargs"],
         "settings of the chat template for a row are not supported: leave the column out, or use a template file that has them",
     ),
-    (
-        &[
-            "kto_tag",
-            "non_preferred_output",
-            "preferred_output",
-            "rejected_messages",
-            "rejected_response",
-            "rejected_responses",
-        ],
-        "preference training is not supported: name the reply to learn `output`, and leave the other out",
-    ),
+];
+
+/// Columns of preferences in shapes that are not read.
+const PREFERENCES: [&str; 6] = [
+    "kto_tag",
+    "non_preferred_output",
+    "preferred_output",
+    "rejected_messages",
+    "rejected_response",
+    "rejected_responses",
 ];
 
 /// What would be learnt wrongly if it were read as something else.
@@ -31,15 +30,33 @@ pub(super) fn refuse(object: &Map<String, Value>) -> Result<()> {
     let has = |key: &str| object.get(key).is_some_and(|v| !v.is_null());
     if has("chosen") && has("rejected") {
         bail!(
-            "a preference row (`chosen`, `rejected`): preference training is not supported; name the reply to learn `output`"
+            "a preference row (`chosen`, `rejected`): `sdrrl train --objective dpo --data FILE` (or orpo, kto) learns from it; to learn one reply, name it `output`"
         );
     }
     let conversation = has("completion") || has("messages") || has("conversations");
     if conversation && object.get("label").is_some_and(Value::is_boolean) {
         bail!(
-            "a true/false `label` beside a conversation (KTO): preference training is not supported; leave out the rows that are not to be learnt, and the column"
+            "a preference row of KTO (a true/false `label`): `sdrrl train --objective kto --data FILE` learns from it, as `prompt`, `completion` and `label`; to learn the answers, \
+             leave out the rows that are not to be learnt, and the column"
         );
     }
+    refuse_preferences(object)?;
+    refuse_parts(object)
+}
+
+/// Preferences in a shape that is not read.
+pub(super) fn refuse_preferences(object: &Map<String, Value>) -> Result<()> {
+    if let Some(key) = PREFERENCES.iter().find(|key| object.get(**key).is_some_and(|v| !is_empty(v))) {
+        bail!(
+            "`{key}`: preference rows of this shape are not read: call the prompt `prompt` and the replies `chosen` and `rejected` for `sdrrl train \
+             --objective dpo` (or orpo, kto), or name the reply to learn `output`, and leave the other out"
+        );
+    }
+    Ok(())
+}
+
+/// What no training takes.
+pub(super) fn refuse_parts(object: &Map<String, Value>) -> Result<()> {
     for (keys, what) in REFUSED {
         let found = keys.iter().find(|key| object.get(**key).is_some_and(|v| !is_empty(v)));
         ensure!(found.is_none(), "`{}`: {what}", found.unwrap_or(&""));

@@ -32,7 +32,7 @@ const REFUSED: [(&[&str], &str); 7] = [
 const READ: [&str; 9] = ["role", "from", "content", "value", "text", "weight", "train", "training", "loss"];
 
 /// Where a row has its conversation.
-const PLACES: [&str; 3] = ["messages", "conversations", "conversation"];
+pub(super) const PLACES: [&str; 3] = ["messages", "conversations", "conversation"];
 
 /// The row's list of turns, taken out of its columns, with the names of these: `messages` and the like, or a `prompt` of turns and what is said to it. Another
 /// conversation beside it must be the same.
@@ -91,7 +91,7 @@ pub(super) fn of_list(list: &Value, tally: &mut Tally, place: &str) -> Result<Ve
     Ok(turns)
 }
 
-fn of_value(value: &Value, tally: &mut Tally, place: &str) -> Result<Turn> {
+pub(super) fn of_value(value: &Value, tally: &mut Tally, place: &str) -> Result<Turn> {
     let turn = value.as_object().context("it is not an object with role and content")?;
     for (keys, what) in REFUSED {
         if let Some(key) = keys.iter().find(|key| turn.get(**key).is_some_and(|v| !is_empty(v))) {

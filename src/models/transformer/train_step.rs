@@ -3,6 +3,7 @@
 //! With adapters the base is frozen: backward computes input gradients through its weights and weight gradients for the adapters
 //! only, and nothing below the lowest adapted layer.
 mod keeping;
+mod weighed;
 
 use anyhow::{Result, bail, ensure};
 use tracing::info_span;

@@ -5,7 +5,10 @@ use serde_json::Value;
 
 use crate::{
     models::transformer::lora::{LoraConfig, Modules},
-    recipe::train::{Method, TrainSettings},
+    recipe::{
+        objective::Objective,
+        train::{Method, TrainSettings},
+    },
     train::trainer::TrainOutcome,
 };
 
@@ -85,6 +88,10 @@ impl Card<'_> {
     }
 
     fn method(&self) -> String {
+        if self.settings.objective != Objective::Sft {
+            let how = self.settings.preference().map(|p| format!(", {p}")).unwrap_or_default();
+            return format!("{}{how}", self.settings.objective.in_words());
+        }
         let pairs = self.pairs();
         if self.data.is_some_and(|d| d["gold"] == true) {
             return "supervised fine-tuning on given answers, in the pair types of SDRRL ([arXiv 2402.12204](https://arxiv.org/abs/2402.12204))".into();
@@ -129,9 +136,10 @@ impl Card<'_> {
         let optimizer = if usual { String::new() } else { format!("optimizer {}, ", s.optimizer.name()) };
         let _ = writeln!(
             out,
-            "{} {steps} of up to {} documents, {optimizer}learning rate {lr:?}, seed {}. Loss of the last step: {:.4}.",
+            "{} {steps} of up to {} {}, {optimizer}learning rate {lr:?}, seed {}. Loss of the last step: {:.4}.",
             o.steps,
             s.batch_documents.unwrap_or(128),
+            s.objective.rows().units(),
             s.seed,
             o.train_loss
         );
@@ -217,6 +225,9 @@ mod tests {
         assert!(!text.contains("base_model:") && text.contains("`/models/name`"), "{text}");
         card.data = None;
         assert!(card.text().contains("| languages | not known |"));
+        let dpo = TrainSettings { objective: Objective::Dpo, ..TrainSettings::default() };
+        card.settings = &dpo;
+        assert!(card.text().contains("| method | direct preference optimization (DPO,"));
         card.adapter = None;
         assert!(card.text().contains("library_name: transformers") && card.text().contains("all weights"));
     }

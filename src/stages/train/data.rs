@@ -5,17 +5,38 @@ use anyhow::{Result, ensure};
 
 use super::Args;
 use crate::{
-    data::token_shard::TokenShard,
+    data::{questions::preferences::Rows, token_shard::TokenShard},
     error::Error,
     models::weights::{WeightSource, peft::check_adapter, resolve},
     pipeline::work_dir::{Room, TOKENS},
     recipe::{
+        objective::Objective,
         pack::PackSettings,
         train::{Method, TrainSettings},
     },
     report::out::note,
     stages::pack::{self, Validation},
 };
+
+/// What a folder of token shards holds.
+pub(super) struct Shards {
+    /// What is trained on.
+    pub train: TokenShard,
+    /// What the validation loss is measured on.
+    pub validation: Option<TokenShard>,
+    /// Held-out rows of the source language.
+    pub source: Option<TokenShard>,
+}
+
+impl Shards {
+    /// Opens the shards in `dir`, which must hold `rows`.
+    pub fn open(dir: &Path, rows: Rows) -> Result<Shards> {
+        let open = |file: &str| TokenShard::open(&dir.join(file))?.holding(rows);
+        let optional = |file: &str| dir.join(file).exists().then(|| open(file)).transpose();
+        let [train, validation, source] = TOKENS.map(|(_, file)| file);
+        Ok(Shards { train: open(train)?, validation: optional(validation)?, source: optional(source)? })
+    }
+}
 
 /// Tokens of an optimizer step, about, where nothing is said.
 const STEP_TOKENS: usize = 4096;
@@ -57,16 +78,18 @@ pub(super) fn prepare(args: &Args) -> Result<Args> {
         examples: data,
         validation: Some(args.validation.clone().unwrap_or(Validation::Share(HELD_OUT))),
         out: shards.clone(),
+        rows: args.settings.objective.rows(),
         settings: args.pack.clone(),
     })?;
-    let shard = TokenShard::open(&shards.join(TOKENS[0].1))?;
+    let shard = TokenShard::open(&shards.join(TOKENS[0].1))?.holding(args.settings.objective.rows())?;
     let s = &mut args.settings;
-    s.batch_documents.get_or_insert_with(|| step_documents(shard.len(), shard.tokens()));
-    if s.lr.is_none() && s.method == Method::Lora {
+    let least = if s.objective == Objective::Kto { 2 } else { 1 };
+    s.batch_documents.get_or_insert_with(|| step_documents(shard.units(), shard.tokens()).max(least));
+    if s.lr.is_none() && s.method == Method::Lora && s.objective == Objective::Sft {
         s.lr = Some(2e-4);
     }
-    // A batch is at least as long as the longest document.
-    let longest = (0..shard.len()).map(|i| shard.document_len(i)).max().unwrap_or(0);
+    // A batch is at least as long as the longest document, or pair.
+    let longest = (0..shard.units()).map(|i| shard.unit_len(i)).max().unwrap_or(0);
     s.batch_tokens = s.batch_tokens.max(longest);
     s.warmup_above_zero = true;
     args.shards = Some(shards);
@@ -81,6 +104,7 @@ fn step_documents(documents: usize, tokens: usize) -> usize {
 
 /// Warns of a training that is over before it has begun.
 pub(super) fn warn_of_few_steps(settings: &TrainSettings, documents: usize) {
+    let what = settings.objective.rows().units();
     let of_step = settings.batch_documents.unwrap_or(STEP_DOCUMENTS).max(1);
     let per_epoch = documents.div_ceil(of_step) as f64;
     let mut steps = (settings.epochs * per_epoch).ceil().max(1.0) as u64;
@@ -92,7 +116,7 @@ pub(super) fn warn_of_few_steps(settings: &TrainSettings, documents: usize) {
     if steps < FEW_STEPS {
         let epochs = (FEW_STEPS as f64 / per_epoch).ceil();
         note!(
-            "train: WARNING: {documents} documents give {steps} steps in all, and with fewer than {FEW_STEPS} little is learned: --epochs {epochs}, or a smaller --batch-documents (now {of_step})"
+            "train: WARNING: {documents} {what} give {steps} steps in all, and with fewer than {FEW_STEPS} little is learned: --epochs {epochs}, or a smaller --batch-documents (now {of_step})"
         );
     }
 }

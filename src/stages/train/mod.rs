@@ -4,6 +4,8 @@ mod data;
 mod export;
 pub mod page;
 mod probe;
+mod reference;
+mod rewards;
 mod screen;
 mod settings;
 mod summary;
@@ -23,7 +25,7 @@ use crate::pipeline::{
     plan::planning,
     rows::apart,
     stage::{self, Made, Open, Replace, Stage},
-    work_dir::{ADAPTER_CONFIG, METRICS, PAGE, TIMING, TOKENS},
+    work_dir::{ADAPTER_CONFIG, METRICS, PAGE, TIMING},
 };
 use crate::{
     data::token_shard::TokenShard,
@@ -52,6 +54,7 @@ use crate::{
 
 pub use data::check_headers;
 use export::export;
+use reference::{Reference, preference};
 use screen::{Screen, Seen};
 use settings::{guard_text, kept, targets, trainer_settings};
 pub use summary::next_commands;
@@ -67,8 +70,8 @@ pub struct Args {
     /// Directory written by `pack`
     #[arg(long, required_unless_present = "data")]
     pub shards: Option<PathBuf>,
-    /// Your own data instead of --shards: a file of conversations or questions with answers (JSON Lines, JSON, Parquet), packed into OUT/pack; - is standard
-    /// input. Settings that are not given are chosen to suit it
+    /// Your own data instead of --shards: a file of conversations, questions with answers, or what --objective learns from (JSON Lines, JSON, Parquet), packed
+    /// into OUT/pack; - is standard input. Settings that are not given are chosen to suit it
     #[arg(long, value_name = "FILE", conflicts_with = "shards")]
     pub data: Option<PathBuf>,
     /// With --data: the share of its rows, or another file, to measure the validation loss on [default: 0.05]
@@ -126,6 +129,9 @@ pub fn run(args: &Args) -> Result<()> {
     if args.data.is_some() {
         // Packing may take long.
         stage::check_place::<Train>(&args.out)?;
+    }
+    if args.settings.objective.has_reference() {
+        stage::check_place::<Reference>(&args.out.join(reference::FOLDER))?;
     }
     let args = &data::prepare(args)?;
     let shards = args.shards.clone().context("--shards is missing")?;
@@ -240,12 +246,8 @@ impl Stage for Train<'_> {
         if args.restart {
             checkpoint::clean(&args.out)?;
         }
-        let shard = TokenShard::open(&self.shards.join(TOKENS[0].1))?;
-        let optional = |file: &str| -> Result<Option<TokenShard>> {
-            let path = self.shards.join(file);
-            if path.exists() { TokenShard::open(&path).map(Some) } else { Ok(None) }
-        };
-        let (validation, source) = (optional(TOKENS[1].1)?, optional(TOKENS[2].1)?);
+        let data::Shards { train: shard, validation, source } =
+            data::Shards::open(&self.shards, args.settings.objective.rows())?;
         check_guard(&args.settings, source.as_ref(), &shard)?;
         let text = guard_text(&args.settings, &self.model_path)?;
         let (model, trainable) = load(args, &self.model_path)?;
@@ -260,8 +262,11 @@ impl Stage for Train<'_> {
         if !args.quiet {
             print_memory(&model, &step, args.settings.optimizer);
         }
-        data::warn_of_few_steps(&args.settings, shard.len());
-        let settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));
+        data::warn_of_few_steps(&args.settings, shard.units());
+        let mut settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));
+        let replies = [Some(&shard), validation.as_ref()];
+        settings.preference =
+            preference(args, [&self.shards, &self.model_path], (&model, &mut step), replies)?;
         let mut screen = Screen::new(&model, &step, args.quiet);
         let probe = self.probe.as_ref();
         let mut measure =
@@ -292,7 +297,7 @@ impl Stage for Train<'_> {
         export(args, &self.shards, &model, &step, &self.model_path, (settings.lr, &outcome))?;
         open.write(PAGE, page::page(args, &self.shards, &outcome)?.to_html().as_bytes())?;
         checkpoint::clean(&args.out)?;
-        let summary = summary::of(&outcome);
+        let summary = summary::of(&outcome, &args.out)?;
         Ok(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out)))
     }
 }

@@ -7,7 +7,7 @@ use std::{
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{Args, summary::next_commands};
+use super::{Args, rewards::Change, summary::next_commands};
 use crate::{
     data::{files::FileContext, json::read_text},
     pipeline::{
@@ -105,21 +105,17 @@ pub fn curves(runs: &[Named]) -> Result<Vec<Block>> {
         runs.iter().zip(&timings).map(series).collect()
     };
     let (training, validation, source) = (of("train/loss")?, of("eval/loss")?, of("eval/source_loss")?);
+    let margins = of("train/rewards/margins")?;
+    // A loss of preferences is none per token.
+    let unit = if margins.iter().any(|s| !s.points.is_empty()) { "loss" } else { "nats per token" };
     let several = if runs.len() > 1 {
         "Each variant learns from other texts: curves of different variants do not compare."
     } else {
         ""
     };
-    let plots = [
-        ("Training loss", "step", "nats per token", Scale::of_losses(&training), training, several),
-        (
-            "Validation loss",
-            "step",
-            "nats per token",
-            Scale::of_losses(&validation),
-            validation,
-            "On held-out rows.",
-        ),
+    let losses = [
+        ("Training loss", "step", unit, Scale::of_losses(&training), training, several),
+        ("Validation loss", "step", unit, Scale::of_losses(&validation), validation, "On held-out rows."),
         (
             "Source-language loss",
             "step",
@@ -128,19 +124,55 @@ pub fn curves(runs: &[Named]) -> Result<Vec<Block>> {
             source,
             "The base model's own answers to held-out source questions, the same for each variant: a rise is forgetting.",
         ),
+    ];
+    let others = [
         ("Gradient norm", "step", "norm before clipping", Scale::Zero, of("train/grad_norm")?, ""),
         ("Learning rate", "step", "learning rate", Scale::Zero, of("train/learning_rate")?, ""),
         ("Speed", "minutes of training", "tokens per second", Scale::Zero, timed(|t| &t.rate), ""),
         ("Memory", "minutes of training", "MiB of the process", Scale::Zero, timed(|t| &t.memory), ""),
     ];
-    let drawn =
-        plots.into_iter().filter(|plot| plot.4.iter().any(|s| s.points.iter().any(|p| p.1.is_finite())));
+    let plots = losses.into_iter().chain(rewards(margins, &of)?).chain(others);
+    let drawn = plots.filter(|plot| plot.4.iter().any(|s| s.points.iter().any(|p| p.1.is_finite())));
     Ok(drawn
         .map(|(title, x, y, scale, series, caption)| Block::Svg {
             svg: line_plot(title, x, y, scale, &series),
             caption: caption.into(),
         })
         .collect())
+}
+
+/// A picture: title, axes, scale, lines, caption.
+type Plot<'a> = (&'a str, &'a str, &'a str, Scale, Vec<Series>, &'a str);
+
+/// What trainings on preferences have beside the others; `of` gives the lines of a tag.
+fn rewards(margins: Vec<Series>, of: &dyn Fn(&str) -> Result<Vec<Series>>) -> Result<[Plot<'static>; 3]> {
+    let margin = "chosen less rejected";
+    Ok([
+        (
+            "Reward margin",
+            "step",
+            margin,
+            Scale::Range,
+            margins,
+            "How much more the model has come to prefer the chosen reply, in the rows of a step.",
+        ),
+        (
+            "Reward margin, validation",
+            "step",
+            margin,
+            Scale::Range,
+            of("eval/rewards/margins")?,
+            "The same of held-out rows.",
+        ),
+        (
+            "Preferred as chosen, validation",
+            "step",
+            "share of pairs",
+            Scale::Zero,
+            of("eval/rewards/accuracies")?,
+            "Held-out pairs whose chosen reply has the higher reward.",
+        ),
+    ])
 }
 
 /// Step and value of every line of a metrics file that has this value.
@@ -180,6 +212,7 @@ pub(super) fn page(args: &Args, shards: &Path, outcome: &TrainOutcome) -> Result
             format!("{:.4}, after step {}", outcome.train_loss, outcome.steps),
         )),
     }
+    losses.extend(Change::of(&args.out, outcome)?.map(|change| row("preferences", change.to_string())));
     let mut result = vec![Block::Rows(losses)];
     result.extend(outcome.warning.iter().map(|w| Block::Paragraph(format!("Warning: {w}"))));
     result.push(Block::Paragraph("What to do next:".into()));

@@ -84,11 +84,12 @@ impl Screen {
 
     fn draw(&mut self, event: &TrainEvent) {
         match *event {
-            TrainEvent::Step { step, total, loss, grad_norm, lr, tokens, seconds } => {
+            TrainEvent::Step { step, total, loss, grad_norm, lr, tokens, seconds, rewards } => {
                 let rate = tokens as f64 / seconds.max(1e-9);
                 let left = (total - step) as f64 * self.seen.seconds / self.seen.steps as f64;
                 let line = format!(
-                    "step {step}/{total}  loss {loss:.4}  norm {grad_norm:.3}  lr {lr:.2e}  {rate:.0} tok/s  {:.1} GFLOP/s  {} left",
+                    "step {step}/{total}  loss {loss:.4}{}  norm {grad_norm:.3}  lr {lr:.2e}  {rate:.0} tok/s  {:.1} GFLOP/s  {} left",
+                    rewards.map_or(String::new(), |r| format!("  {r}")),
                     rate * self.flop_per_token / 1e9,
                     duration(left)
                 );
@@ -100,10 +101,11 @@ impl Screen {
                     self.last = std::time::Instant::now();
                 }
             }
-            TrainEvent::Evaluation { step, loss, improved } => {
+            TrainEvent::Evaluation { step, loss, improved, rewards } => {
                 self.end();
                 note!(
-                    "step {step}: validation loss {loss:.4}{}",
+                    "step {step}: validation loss {loss:.4}{}{}",
+                    rewards.map_or(String::new(), |r| format!(", {r}")),
                     match (step, improved) {
                         (0, _) => ", before training",
                         (_, true) => ", the best so far",

@@ -16,7 +16,10 @@ use crate::{
         weights::WeightSource,
     },
     ops::kl_divergence::Mixed,
-    recipe::train::{GuardAction, KeepSource, Method, Normalize, TrainSettings},
+    recipe::{
+        objective::Objective,
+        train::{GuardAction, KeepSource, Method, Normalize, TrainSettings},
+    },
     report::out::note,
     train::{
         guard::{GuardSettings, Reaction, is_source},
@@ -86,8 +89,11 @@ pub(super) fn says_dropout(s: &TrainSettings, lora: &Lora, dir: &Path) -> Result
 
 /// What the loop needs to know.
 pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSettings {
+    let preference = s.objective != Objective::Sft;
     let lr = s.lr.unwrap_or(match s.method {
+        Method::Lora if preference => 1e-5,
         Method::Lora => 1e-4,
+        Method::Full if preference => 1e-6,
         Method::Full => 2e-5,
         Method::Scratch => 1e-3,
     });
@@ -116,6 +122,8 @@ pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSet
             clip: s.clip,
             lora_plus_ratio: s.lora_plus_ratio,
         },
+        // Needs the reference's log-probabilities.
+        preference: None,
         per_sentence: s.normalize == Normalize::Sentences,
         eval_every: s.eval_every,
         patience: s.patience,

@@ -4,7 +4,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Args, screen::Seen};
+use super::{Args, rewards::Change, screen::Seen};
 use crate::{
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     pipeline::{
@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// Of the manifest's summary.
+const REWARDS: &str = "rewards";
+
 /// Loss before and after, speed, memory, where the result is, and what to do with it.
 pub(super) fn print(args: &Args, seen: &Seen) -> Result<()> {
     let manifest = Manifest::load(&args.out)?.unwrap_or_default();
@@ -37,6 +40,9 @@ pub(super) fn print(args: &Args, seen: &Seen) -> Result<()> {
         }
         (Some(before), None) => say!("train: validation loss {before:.4} before, never lower after"),
         _ => {}
+    }
+    if let Ok(change) = serde_json::from_value::<Change>(summary[REWARDS].clone()) {
+        say!("train: {change}");
     }
     if seen.steps > 0 {
         let rate = seen.tokens as f64 / seen.seconds.max(1e-9);
@@ -113,7 +119,7 @@ pub(super) fn ending(outcome: &TrainOutcome, out: &Path) -> String {
 }
 
 /// What the manifest keeps of it; what is wrong with it is said.
-pub(super) fn of(outcome: &TrainOutcome) -> Value {
+pub(super) fn of(outcome: &TrainOutcome, out: &Path) -> Result<Value> {
     let best = outcome.best.map(|(loss, step)| json!({"loss": loss, "step": step}));
     let mut summary = json!({"steps": outcome.steps, "train-loss": outcome.train_loss, "best": best});
     summary["validation-loss-before"] = json!(outcome.start);
@@ -124,5 +130,8 @@ pub(super) fn of(outcome: &TrainOutcome) -> Value {
         summary["warning"] = json!(warning);
         note!("train: WARNING: {warning}");
     }
-    summary
+    if let Some(change) = Change::of(out, outcome)? {
+        summary[REWARDS] = json!(change);
+    }
+    Ok(summary)
 }

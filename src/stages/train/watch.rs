@@ -22,9 +22,23 @@ impl Watch {
     /// What is wrong with an event, if anything is seen to be.
     pub fn see(&mut self, event: &TrainEvent) -> Option<String> {
         match event {
+            TrainEvent::Step { step, loss, grad_norm, rewards: Some(_), .. }
+                if *grad_norm == 0.0 || *loss < COLLAPSED =>
+            {
+                self.apart(*step, *loss)
+            }
             TrainEvent::Step { step, loss, grad_norm, lr, .. } => self.step(*step, *loss, *grad_norm, *lr),
             _ => None,
         }
+    }
+
+    /// Of preferences that leave nothing to learn.
+    fn apart(&mut self, step: u64, loss: f64) -> Option<String> {
+        (!std::mem::replace(&mut self.collapsed, true)).then(|| {
+            format!(
+                "step {step}: the loss is {loss:.1e}, and little is left to learn: the replies of the step are told apart already; look at the validation loss"
+            )
+        })
     }
 
     fn step(&mut self, step: u64, loss: f64, norm: f64, lr: f64) -> Option<String> {

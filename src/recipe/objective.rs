@@ -1,0 +1,198 @@
+//! What `train` learns from its rows, and which of its settings say something about that.
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    Recipe,
+    train::{GuardAction, KeepSource, Method, Normalize, TrainSettings},
+};
+use crate::{
+    data::questions::preferences::Rows,
+    error::Error,
+    train::preference::{PairLoss, PreferenceLoss},
+};
+
+/// What is learnt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Objective {
+    /// The answers (supervised fine-tuning)
+    #[default]
+    Sft,
+    /// From pairs of a chosen and a rejected reply, against the model before training (direct preference optimization)
+    Dpo,
+    /// From the same pairs, without the model before training: the chosen answers, and the odds of the replies (odds ratio preference optimization)
+    Orpo,
+    /// From single replies that are desirable or not, against the model before training (Kahneman-Tversky optimization)
+    Kto,
+}
+
+impl Objective {
+    /// As settings have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Objective::Sft => "sft",
+            Objective::Dpo => "dpo",
+            Objective::Orpo => "orpo",
+            Objective::Kto => "kto",
+        }
+    }
+
+    /// The rows that it learns from.
+    pub fn rows(self) -> Rows {
+        match self {
+            Objective::Sft => Rows::Answers,
+            Objective::Dpo | Objective::Orpo => Rows::Pairs,
+            Objective::Kto => Rows::Labels,
+        }
+    }
+
+    /// Whether it compares with the model before training.
+    pub fn has_reference(self) -> bool {
+        matches!(self, Objective::Dpo | Objective::Kto)
+    }
+
+    /// For people, with its paper; nothing for answers.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Objective::Sft => "",
+            Objective::Dpo => {
+                "direct preference optimization (DPO, [arXiv 2305.18290](https://arxiv.org/abs/2305.18290))"
+            }
+            Objective::Orpo => {
+                "odds ratio preference optimization (ORPO, [arXiv 2403.07691](https://arxiv.org/abs/2403.07691))"
+            }
+            Objective::Kto => {
+                "Kahneman-Tversky optimization (KTO, [arXiv 2402.01306](https://arxiv.org/abs/2402.01306))"
+            }
+        }
+    }
+}
+
+/// TRL's, where nothing is said.
+const BETA: f64 = 0.1;
+
+impl TrainSettings {
+    /// What is learnt from preferences; none where answers are.
+    pub fn preference(&self) -> Option<PreferenceLoss> {
+        let beta = self.beta.unwrap_or(BETA);
+        match self.objective {
+            Objective::Sft => None,
+            Objective::Dpo => Some(PreferenceLoss::Dpo {
+                loss: self.loss_type.unwrap_or_default(),
+                beta,
+                smoothing: self.label_smoothing.unwrap_or(0.0),
+            }),
+            Objective::Orpo => Some(PreferenceLoss::Orpo { beta }),
+            Objective::Kto => Some(PreferenceLoss::Kto {
+                beta,
+                desirable: self.desirable_weight.unwrap_or(1.0),
+                undesirable: self.undesirable_weight.unwrap_or(1.0),
+            }),
+        }
+    }
+
+    /// Settings that say nothing with this objective.
+    ///
+    /// # Errors
+    /// Those of another objective; what preferences are not trained with.
+    pub(super) fn check_objective(&self) -> Result<()> {
+        let objective = self.objective;
+        let only = |is_set: bool, key: &str, of: &[Objective]| {
+            let names: Vec<&str> = of.iter().map(|o| o.name()).collect();
+            let message = || {
+                format!("{key} belongs to objective {}: choose it, or leave {key} out", names.join(" or "))
+            };
+            ensure!(!is_set || of.contains(&objective), Error::setting(format!("train.{key}"), message()));
+            Ok(())
+        };
+        only(self.beta.is_some(), "beta", &[Objective::Dpo, Objective::Orpo, Objective::Kto])?;
+        only(self.loss_type.is_some(), "loss-type", &[Objective::Dpo])?;
+        only(self.label_smoothing.is_some(), "label-smoothing", &[Objective::Dpo])?;
+        only(self.desirable_weight.is_some(), "desirable-weight", &[Objective::Kto])?;
+        only(self.undesirable_weight.is_some(), "undesirable-weight", &[Objective::Kto])?;
+        let alone =
+            "batch-documents = 1 leaves objective kto no other reply to estimate its KL term on: 2 at least";
+        let is_alone = objective == Objective::Kto && self.batch_documents == Some(1);
+        ensure!(!is_alone, Error::setting("train.batch-documents", alone));
+        let kind = self.loss_type.unwrap_or_default();
+        let message =
+            "label-smoothing belongs to loss-type sigmoid or robust: choose it, or leave label-smoothing out";
+        let smooth = matches!(kind, PairLoss::Sigmoid | PairLoss::Robust);
+        ensure!(smooth || self.label_smoothing.is_none(), Error::setting("train.label-smoothing", message));
+        if objective == Objective::Sft {
+            return Ok(());
+        }
+        for (key, is_apt, why) in [
+            (
+                "method",
+                self.method != Method::Scratch,
+                "a model from nothing has no replies to compare: lora or full",
+            ),
+            (
+                "normalize",
+                self.normalize == Normalize::Tokens,
+                "a loss of preferences is averaged over rows already",
+            ),
+            ("guard", self.guard == GuardAction::Log, "rows of preferences have no source rows to look at"),
+            (
+                "keep-source",
+                self.keep_source == KeepSource::CrossEntropy,
+                "rows of preferences have no source rows to keep",
+            ),
+        ] {
+            let message = || format!("{key} does not go with objective {}: {why}", objective.name());
+            ensure!(is_apt, Error::setting(format!("train.{key}"), message()));
+        }
+        Ok(())
+    }
+}
+
+impl Recipe {
+    /// What token shards depend on beside their examples.
+    pub fn packing(&self) -> Value {
+        match self.train.objective.rows() {
+            Rows::Answers => json!([self.model, self.pack]),
+            rows => json!([self.model, self.pack, rows]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_other_objectives_are_refused_by_name() {
+        let dpo = TrainSettings { objective: Objective::Dpo, ..TrainSettings::default() };
+        let beta = Some(0.3);
+        assert_eq!(
+            TrainSettings { beta, ..dpo.clone() }.preference(),
+            Some(PreferenceLoss::Dpo { loss: PairLoss::Sigmoid, beta: 0.3, smoothing: 0.0 })
+        );
+        assert!(TrainSettings { label_smoothing: beta, ..dpo.clone() }.check().is_ok());
+        for (settings, key) in [
+            (TrainSettings { beta, ..TrainSettings::default() }, "train.beta"),
+            (TrainSettings { loss_type: Some(PairLoss::Ipo), ..TrainSettings::default() }, "train.loss-type"),
+            (
+                TrainSettings { loss_type: Some(PairLoss::Ipo), label_smoothing: beta, ..dpo.clone() },
+                "train.label-smoothing",
+            ),
+            (TrainSettings { desirable_weight: beta, ..dpo.clone() }, "train.desirable-weight"),
+            (TrainSettings { undesirable_weight: beta, ..dpo.clone() }, "train.undesirable-weight"),
+            (
+                TrainSettings { objective: Objective::Kto, batch_documents: Some(1), ..dpo.clone() },
+                "train.batch-documents",
+            ),
+            (TrainSettings { method: Method::Scratch, ..dpo.clone() }, "train.method"),
+            (TrainSettings { normalize: Normalize::Sentences, ..dpo.clone() }, "train.normalize"),
+            (TrainSettings { guard: GuardAction::Stop, ..dpo.clone() }, "train.guard"),
+            (TrainSettings { keep_source: KeepSource::Kl, ..dpo.clone() }, "train.keep-source"),
+        ] {
+            let error = settings.check().unwrap_err();
+            let found = error.downcast_ref::<Error>();
+            assert!(matches!(found, Some(Error::Setting { name, .. }) if name == key), "{key}: {error:#}");
+        }
+    }
+}
