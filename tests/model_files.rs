@@ -129,8 +129,11 @@ fn partial_checkpoints_say_what_is_missing() {
     )
     .unwrap();
     let shard = |i: usize| format!("model-{i:05}-of-00003.safetensors");
-    let index = json!({"weight_map": {"a": shard(1), "b": shard(2), "c": shard(3)}});
-    std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let index = |first: &str| {
+        let index = json!({"weight_map": {first: shard(1), "b": shard(2), "c": shard(3)}});
+        std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    };
+    index("model.embed_tokens.weight");
     let error = load_error(dir.path());
     assert!(
         error.contains("2 of the 3 files") && error.contains("model-00002-of-00003.safetensors"),
@@ -141,6 +144,13 @@ fn partial_checkpoints_say_what_is_missing() {
         std::fs::write(dir.path().join(shard(i)), pointer).unwrap();
     }
     assert!(load_error(dir.path()).contains("Git LFS pointer"), "{}", load_error(dir.path()));
+    // An index and a shard of two downloads.
+    index("model.layers.9.input_layernorm.weight");
+    let error = load_error(dir.path());
+    assert!(
+        error.contains(&shard(1)) && error.contains("has no tensor model.layers.9.input_layernorm"),
+        "{error}"
+    );
 }
 
 #[test]

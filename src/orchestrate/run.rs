@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use crate::eval::{
 use crate::pipeline::{
     clock,
     interrupt::interrupted,
-    placement::{Placement, parse_dtype},
+    placement::Placement,
     plan::{self, Planned, planning},
     results::ResultsFolder,
     rows::{Part, RowArgs},
@@ -100,9 +100,7 @@ fn print_plan(steps: Vec<plan::Step>) {
 
 /// How a recipe's models are held and where they compute.
 pub(super) fn placement(recipe: &Recipe) -> Result<Placement> {
-    let dtype = parse_dtype(&recipe.dtype).map_err(|e| anyhow!("recipe: dtype: {e}"))?;
-    let base_dtype = recipe.base_dtype.parse().map_err(|e| anyhow!("recipe: base-dtype: {e}"))?;
-    Ok(Placement { dtype, base_dtype, device: recipe.device.parse().context("recipe: device")? })
+    Placement::named(recipe.dtype.as_deref(), &recipe.base_dtype, &recipe.device).context("recipe")
 }
 
 /// A recipe at work.

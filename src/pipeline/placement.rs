@@ -1,23 +1,70 @@
 //! `--dtype`, `--base-dtype` and `--device`: how a model's weights are held, and where it computes.
 use std::{fmt, str::FromStr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::{ArgMatches, Command, FromArgMatches};
 
 use crate::{device::DeviceChoice, tensor::DType};
 
-/// Options of every command that runs a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
+/// How a model's weights are held, and where it computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Data type of the weights in memory: f32 or bf16
-    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
+    /// Data type of the weights in memory.
     pub dtype: DType,
+    /// How the base model's matrices are kept.
+    pub base_dtype: BaseDtype,
+    /// Where it computes.
+    pub device: DeviceChoice,
+}
+
+/// Options of every command that runs a model.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Options {
+    /// Data type of the weights in memory: f32 or bf16; on a GPU f32 takes twice the memory, and its products leave the tensor cores out [default: bf16 with --device cuda, else
+    /// f32]
+    #[arg(long, value_parser = parse_dtype)]
+    dtype: Option<DType>,
     /// How the base model's matrices are kept in memory: dtype (as --dtype says), or stored (the quantised blocks of a .gguf file: the same results in less
     /// memory, but slower)
     #[arg(long, default_value = "dtype", value_parser = str::parse::<BaseDtype>)]
-    pub base_dtype: BaseDtype,
+    base_dtype: BaseDtype,
     /// Device to run on: cpu, cuda, cuda:N, or emulated (the CUDA kernels on the CPU, for checking them)
     #[arg(long, default_value = "cpu", value_parser = str::parse::<DeviceChoice>)]
-    pub device: DeviceChoice,
+    device: DeviceChoice,
+}
+
+impl From<Options> for Placement {
+    fn from(o: Options) -> Placement {
+        Placement {
+            dtype: o.dtype.unwrap_or_else(|| usual_dtype(o.device)),
+            base_dtype: o.base_dtype,
+            device: o.device,
+        }
+    }
+}
+
+impl clap::Args for Placement {
+    fn augment_args(command: Command) -> Command {
+        Options::augment_args(command)
+    }
+    fn augment_args_for_update(command: Command) -> Command {
+        Options::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Placement {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Placement, clap::Error> {
+        Options::from_arg_matches(matches).map(Placement::from)
+    }
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Placement::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The type of the weights where none is given: what the device is made for.
+fn usual_dtype(device: DeviceChoice) -> DType {
+    if matches!(device, DeviceChoice::Cuda(_)) { DType::Bf16 } else { DType::F32 }
 }
 
 impl Default for Placement {
@@ -51,6 +98,16 @@ impl FromStr for BaseDtype {
 }
 
 impl Placement {
+    /// As a recipe has it.
+    ///
+    /// # Errors
+    /// The key whose value is none of its own.
+    pub fn named(dtype: Option<&str>, base_dtype: &str, device: &str) -> Result<Placement> {
+        let device = device.parse().context("device")?;
+        let dtype = dtype.map(parse_dtype).transpose().map_err(|e| anyhow!("dtype: {e}"))?;
+        let base_dtype = base_dtype.parse().map_err(|e| anyhow!("base-dtype: {e}"))?;
+        Ok(Placement { dtype: dtype.unwrap_or_else(|| usual_dtype(device)), base_dtype, device })
+    }
     /// True if a GGUF file's blocks are to stay as they are.
     pub fn keeps_blocks(self) -> bool {
         self.base_dtype == BaseDtype::Stored
@@ -91,5 +148,32 @@ pub fn parse_dtype(s: &str) -> Result<DType, String> {
             "`{s}` is no type that is computed in here: bf16 takes as much memory and has the range of f32"
         )),
         other => Err(format!("`{other}` is neither f32 nor bf16")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        placement: Placement,
+    }
+
+    #[test]
+    fn a_gpu_computes_in_bf16_unless_told_otherwise() {
+        let dtype = |args: &[&str]| {
+            let line = Line::try_parse_from([&["sdrrl"], args].concat()).unwrap();
+            line.placement.dtype
+        };
+        assert_eq!(dtype(&[]), DType::F32);
+        assert_eq!(dtype(&["--device", "emulated"]), DType::F32);
+        assert_eq!(dtype(&["--device", "cuda:1"]), DType::Bf16);
+        assert_eq!(dtype(&["--device", "cuda", "--dtype", "float32"]), DType::F32);
+        assert_eq!(dtype(&["--dtype", "bf16"]), DType::Bf16);
+        assert!(Line::try_parse_from(["sdrrl", "--dtype", "fp16"]).is_err());
     }
 }

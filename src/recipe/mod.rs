@@ -48,9 +48,9 @@ pub struct Recipe {
     pub work: PathBuf,
     /// The model to train: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache.
     pub model: String,
-    /// Data type of its weights in memory: f32 or bf16.
-    #[serde(default = "f32")]
-    pub dtype: String,
+    /// Data type of its weights in memory: f32 or bf16 [default: bf16 on a GPU, else f32].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
     /// How its matrices are kept in memory: as `dtype` says, or `stored`, as the quantised blocks of a .gguf file.
     #[serde(default = "as_dtype")]
     pub base_dtype: String,
@@ -116,9 +116,6 @@ pub struct Recipe {
     pub eval: EvalSettings,
 }
 
-fn f32() -> String {
-    "f32".into()
-}
 fn as_dtype() -> String {
     "dtype".into()
 }
