@@ -651,11 +651,8 @@ fn doctor_and_help_work_everywhere() {
 }
 
 /// A matrix of three arms on a small quickstart: stages are shared, a killed one goes on, bad ones are refused at once.
-#[test]
-fn an_ablation_shares_its_stages_and_ends_with_the_same_bytes_after_a_kill() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("a.toml");
-    let text = r#"
+/// A matrix of four arms, two of which are one training.
+const MATRIX: &str = r#"
 name = "small"
 work = "WORK"
 recipe = "recipes/quickstart.toml"
@@ -670,13 +667,28 @@ name = "tau"
 key = "filter.tau"
 values = [0.8, 0.9]
 "#;
+
+#[test]
+fn an_ablation_shares_its_stages_and_ends_with_the_same_bytes_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.toml");
     let at = |name: &str| dir.path().join(name);
     let run = |name: &str| {
-        fs::write(&file, text.replace("WORK", &at(name).to_string_lossy())).unwrap();
+        fs::write(&file, MATRIX.replace("WORK", &at(name).to_string_lossy())).unwrap();
         vec!["ablate".to_string(), file.to_string_lossy().to_string()]
     };
     let args = run("whole");
+    let dry = || {
+        let args = args.iter().map(String::as_str).chain(["--dry-run"]);
+        ok(&args.collect::<Vec<_>>())
+    };
+    // Shared stages once; nothing is written.
+    let planned = dry();
+    assert!(!at("whole").exists() && planned.lines().all(|l| l.contains("will run")), "{planned}");
+    assert_eq!(planned.matches("cache/generate-").count(), 1, "{planned}");
     let out = ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let planned = dry();
+    assert!(planned.lines().count() > 10 && planned.lines().all(|l| l.contains("unchanged")), "{planned}");
     assert!(out.contains("no-parallel") && out.contains("(same training as full)"), "{out}");
     let folders = |stage: &str| {
         let all = fs::read_dir(at("whole").join("cache")).unwrap().flatten();
@@ -705,7 +717,7 @@ values = [0.8, 0.9]
     ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
     let results = |name: &str| fs::read(at(name).join("results.json")).unwrap();
     assert!(results("whole") == results("killed"));
-    fs::write(&file, text.replace("filter.tau", "filter.taw")).unwrap();
+    fs::write(&file, MATRIX.replace("filter.tau", "filter.taw")).unwrap();
     fails(&["ablate", &file.to_string_lossy()], &["tau-0.8", "taw", "did you mean `tau`?"]);
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{check, report};
+use super::{check, dry_run::print_plan, report};
 use crate::eval::{
     compare,
     run::{Job, evaluate, results_table},
@@ -15,7 +15,7 @@ use crate::pipeline::{
     clock,
     interrupt::interrupted,
     placement::Placement,
-    plan::{self, Planned, planning},
+    plan::{self, planning},
     results::ResultsFolder,
     rows::{Part, RowArgs},
     work_dir::{REPORT, RESULTS, Room, SUMMARY, WorkDir, is_adapter},
@@ -83,19 +83,6 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     work(Some(ResultsFolder::open(&recipe.work, "run", "run", SUMMARY)?))
-}
-
-/// The stages and what would become of each.
-fn print_plan(steps: Vec<plan::Step>) {
-    for step in steps {
-        let what = match step.planned {
-            Planned::Unchanged => "unchanged".into(),
-            Planned::Made => "will run".into(),
-            Planned::GoesOn => "will be resumed".into(),
-            Planned::Again(why) => format!("will run again: {}", why.join("; ")),
-        };
-        say!("{:28} {what}  ({})", step.label, step.out.display());
-    }
 }
 
 /// How a recipe's models are held and where they compute.

@@ -46,6 +46,12 @@ pub fn planning() -> bool {
     STEPS.with_borrow(Option::is_some)
 }
 
+/// Whether `path` is what a stage of the plan has yet to make.
+pub fn is_to_be_made(path: &Path) -> bool {
+    let makes = |step: &Step| step.planned != Planned::Unchanged && path.starts_with(&step.out);
+    STEPS.with_borrow(|steps| steps.iter().flatten().any(makes))
+}
+
 /// Calls `work`, in which no stage runs; the stages that it would have run, in order.
 ///
 /// # Errors

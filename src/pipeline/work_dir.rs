@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::hash::hash_path;
+use super::{hash::hash_path, plan::is_to_be_made};
 
 /// The curves of a training, in its folder.
 pub const METRICS: &str = "metrics.jsonl";
@@ -136,7 +136,12 @@ impl WorkDir {
         if !self.shared {
             return Ok(self.room(room));
         }
-        let contents: Vec<String> = inputs.iter().map(|p| hash_path(p)).collect::<Result<_>>()?;
+        // In a plan nobody knows what an input will hold: the folder that it leads to is none that is there.
+        let content = |p: &&Path| match is_to_be_made(p) {
+            true => Ok(format!("to be made: {}", p.display())),
+            false => hash_path(p),
+        };
+        let contents: Vec<String> = inputs.iter().map(content).collect::<Result<_>>()?;
         let key = json!([room.shared_name(), contents, settings]);
         let name = format!("{}-{:016x}", room.shared_name(), xxh3_64(key.to_string().as_bytes()));
         Ok(self.root.join("cache").join(name))

@@ -10,17 +10,22 @@ use serde_json::{Value, json};
 
 use super::{
     check,
+    dry_run::print_plan,
     run::{Run, placement},
 };
 use crate::eval::compare::{self, Comparison};
 use crate::pipeline::{
     manifest::Manifest,
+    plan,
     results::ResultsFolder,
     work_dir::{REPORT, RESULTS, Room, SUMMARY, WorkDir},
 };
 use crate::{
     recipe::ablate::{Ablations, ResolvedArm},
-    report::{out::say, table::use_colour},
+    report::{
+        out::{self, say},
+        table::use_colour,
+    },
 };
 
 /// Arguments of `ablate`.
@@ -37,6 +42,9 @@ pub struct Args {
     /// Only check every arm for mistakes, as `run --check` does
     #[arg(long)]
     pub check: bool,
+    /// Only print the stages of all arms, each once: which are unchanged, and which would be run and why
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// An arm that has run.
@@ -74,6 +82,16 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let work = WorkDir::shared(&matrix.work);
+    // What would stop a stage hours from now stops the matrix here.
+    let plan = || {
+        ResultsFolder::check(work.root(), "ablate", SUMMARY)?;
+        arms.iter().try_for_each(|arm| stages(arm, &matrix.seeds, &work).map(drop))
+    };
+    let steps = out::silently(|| plan::collect(plan))?;
+    if args.dry_run {
+        print_plan(steps);
+        return Ok(());
+    }
     let folder = ResultsFolder::open(work.root(), "ablate", "ablate", SUMMARY)?;
     let count = arms.len();
     let mut ran: Vec<(Ran, Vec<PathBuf>)> = vec![];
@@ -87,6 +105,34 @@ pub fn run(args: &Args) -> Result<()> {
     finish(&matrix, &work, folder, &ran)
 }
 
+/// The folders of an arm, one of each kind a seed.
+#[derive(Default)]
+struct Folders {
+    packs: Vec<PathBuf>,
+    trains: Vec<PathBuf>,
+    bases: Vec<PathBuf>,
+    evals: Vec<PathBuf>,
+}
+
+/// The stages of an arm, made or, inside of a plan, planned.
+fn stages(arm: &ResolvedArm, seeds: &[u64], work: &WorkDir) -> Result<Folders> {
+    let mut folders = Folders::default();
+    for (seed, recipe) in arm.seeded(seeds) {
+        let run = Run::shared(&recipe, work)?;
+        let variant = *recipe.variants.first().context("`variants` is empty")?;
+        let name = &arm.arm.name;
+        let label = seed.map_or(name.clone(), |seed| format!("{name}-seed{seed}"));
+        let data = run.data()?;
+        let (pack, train) = run.train_variant(&data, variant)?;
+        folders.bases.push(run.evaluate_base()?);
+        let eval = run.evaluate_trained(&train, Room::Eval(Some(&label)), &format!("eval {label}"))?;
+        folders.evals.push(eval);
+        folders.packs.push(pack);
+        folders.trains.push(train);
+    }
+    Ok(folders)
+}
+
 fn run_arm(
     arm: ResolvedArm,
     seeds: &[u64],
@@ -95,18 +141,7 @@ fn run_arm(
 ) -> Result<(Ran, Vec<PathBuf>)> {
     let name = arm.arm.name.clone();
     let work = || -> Result<(Ran, Vec<PathBuf>)> {
-        let (mut packs, mut trains, mut bases, mut evals) = (vec![], vec![], vec![], vec![]);
-        for (seed, recipe) in arm.seeded(seeds) {
-            let run = Run::shared(&recipe, work_dir)?;
-            let variant = *recipe.variants.first().context("`variants` is empty")?;
-            let label = seed.map_or(name.clone(), |seed| format!("{name}-seed{seed}"));
-            let data = run.data()?;
-            let (pack, train) = run.train_variant(&data, variant)?;
-            bases.push(run.evaluate_base()?);
-            evals.push(run.evaluate_trained(&train, Room::Eval(Some(&label)), &format!("eval {label}"))?);
-            packs.push(pack);
-            trains.push(train);
-        }
+        let Folders { packs, trains, bases, evals } = stages(&arm, seeds, work_dir)?;
         let summary = |dirs: &[PathBuf]| -> Result<Value> {
             let first = dirs.first().context("there is no seed")?;
             Ok(Manifest::load(first)?.map_or(Value::Null, |m| m.summary))
