@@ -147,28 +147,34 @@ fn mix_text(
     s: &CodeSwitchSettings,
     random: &mut RowRandom,
 ) -> (String, usize, usize, usize) {
-    let parts: Vec<(bool, Token)> = protect(text)
-        .into_iter()
-        .flat_map(|(kept, part)| {
-            if kept { vec![(false, Token { text: part, is_word: false })] } else { open(part, dictionary) }
-        })
-        .collect();
-    let words = parts.iter().filter(|p| p.0).count();
-    let known = parts.iter().filter(|p| p.0 && !dictionary.lookup(p.1.text).is_empty()).count();
+    // Of a word that may be replaced its equivalents, of anything else nothing.
+    let mut parts: Vec<(Option<&[String]>, &str)> = vec![];
+    for (kept, part) in protect(text) {
+        if kept {
+            parts.push((None, part));
+            continue;
+        }
+        let known = |word: &str| !dictionary.lookup(word).is_empty();
+        parts.extend(units(part, &known).into_iter().map(|Token { text, is_word }| {
+            let open = is_word && text.chars().any(char::is_alphabetic);
+            (open.then(|| dictionary.lookup(text)), text)
+        }));
+    }
+    let words = parts.iter().filter(|p| p.0.is_some()).count();
+    let known = parts.iter().filter(|p| p.0.is_some_and(|found| !found.is_empty())).count();
     let rate = match s.basis {
         RateBasis::Translatable => s.rate,
         RateBasis::Token => s.rate * words as f64 / known.max(1) as f64,
     };
     let mut replaced = 0;
     let mut out = String::with_capacity(text.len());
-    for (is_open, Token { text: word, .. }) in parts {
-        if !is_open {
+    for (equivalents, word) in parts {
+        let Some(equivalents) = equivalents else {
             out.push_str(word);
             continue;
-        }
+        };
         // Two draws a word, used or not: another dictionary then changes only the words that it knows.
         let (gate, which) = (random.uniform(), random.next_u64());
-        let equivalents = dictionary.lookup(word);
         if !equivalents.is_empty() && gate < rate {
             let choice = ((which as u128 * equivalents.len() as u128) >> 64) as usize;
             out.push_str(&with_case_of(word, &equivalents[choice], language));
@@ -178,15 +184,6 @@ fn mix_text(
         }
     }
     (out, words, known, replaced)
-}
-
-/// The tokens of an unprotected part; true: a word with letters, which may be replaced.
-fn open<'a>(part: &'a str, dictionary: &Dictionary) -> Vec<(bool, Token<'a>)> {
-    let known = |word: &str| !dictionary.lookup(word).is_empty();
-    units(part, &known)
-        .into_iter()
-        .map(|t| (t.is_word && t.text.chars().any(char::is_alphabetic), t))
-        .collect()
 }
 
 /// Parts of a text; true: code, formulas, placeholders ([`markup::spans`]), addresses, mail addresses, names with underscores.
@@ -203,12 +200,21 @@ fn protect(text: &str) -> Vec<(bool, &str)> {
 }
 
 fn protect_words<'a>(text: &'a str, out: &mut Vec<(bool, &'a str)>) {
+    // What may be replaced is one part, up to the next word that may not.
+    let (mut from, mut at) = (0, 0);
     for word in text.split_inclusive(char::is_whitespace) {
-        let odd = word.contains("://")
-            || word.starts_with("www.")
-            || word.contains(['@', '{', '}', '\\', '_', '<', '>', '%']);
-        out.push((odd, word));
+        let odd = word.contains(['@', '{', '}', '\\', '_', '<', '>', '%'])
+            || word.contains("://")
+            || word.starts_with("www.");
+        let end = at + word.len();
+        if odd {
+            out.extend((from < at).then(|| (false, &text[from..at])));
+            out.push((true, word));
+            from = end;
+        }
+        at = end;
     }
+    out.extend((from < at).then(|| (false, &text[from..at])));
 }
 
 #[cfg(test)]

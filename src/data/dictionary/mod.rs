@@ -6,7 +6,7 @@ use std::{collections::HashMap, path::Path};
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
-use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use super::{languages::charset::is_apostrophe, words::turkic_lowercase};
 
@@ -77,9 +77,16 @@ impl Dictionary {
         if let Some(found) = self.entries.get(word) {
             return found;
         }
-        let turkic =
-            || self.entries.get(&key_of(&turkic_lowercase(word))).filter(|_| word.contains(['I', 'İ']));
-        self.entries.get(&key_of(word)).or_else(turkic).map_or(&[], Vec::as_slice)
+        let key = key_of(word);
+        // Looked up already, and without an I that Turkic languages have two of.
+        if key == word {
+            return &[];
+        }
+        let turkic = || {
+            let has_i = word.contains(['I', 'İ']);
+            has_i.then(|| self.entries.get(&key_of(&turkic_lowercase(word)))).flatten()
+        };
+        self.entries.get(&key).or_else(turkic).map_or(&[], Vec::as_slice)
     }
 
     /// The longest phrase that `words` begins with: its number of words and its equivalents.
@@ -136,6 +143,9 @@ impl Dictionary {
 
 /// NFC, single spaces, no space at the ends.
 fn normal(text: &str) -> String {
+    if !text.contains(char::is_whitespace) && is_nfc_quick(text.chars()) == IsNormalized::Yes {
+        return text.into();
+    }
     let mut out = String::with_capacity(text.len());
     for word in text.split_whitespace() {
         if !out.is_empty() {
@@ -148,6 +158,13 @@ fn normal(text: &str) -> String {
 
 /// Lower case, NFC, one form of apostrophe, no soft hyphens.
 fn key_of(word: &str) -> String {
-    let plain = |c: char| if is_apostrophe(c) { '\'' } else { c };
-    normal(&word.to_lowercase().chars().filter(|c| *c != '\u{ad}').map(plain).collect::<String>())
+    if word.is_ascii() && !word.contains(char::is_whitespace) {
+        return word.to_ascii_lowercase();
+    }
+    let mut lower = word.to_lowercase();
+    if lower.contains(|c: char| c == '\u{ad}' || (c != '\'' && is_apostrophe(c))) {
+        let plain = |c: char| if is_apostrophe(c) { '\'' } else { c };
+        lower = lower.chars().filter(|c| *c != '\u{ad}').map(plain).collect();
+    }
+    normal(&lower)
 }
