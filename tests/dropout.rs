@@ -222,4 +222,12 @@ fn dropout_is_written_into_the_adapter_and_counts_where_it_is_trained_on() {
         let said = String::from_utf8_lossy(&out.stderr);
         assert!(!out.status.success() && said.contains(named), "{more:?}: {said}");
     }
+    // An adapter of another program that drops everything is named.
+    let config = format!("{}/adapter_config.json", work.text("a"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"lora_dropout\": 0.25", "\"lora_dropout\": 1.0")).unwrap();
+    let out = work.train(MODEL, "d", &from, &[]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    let named = format!("lora_dropout of {} is 1", work.text("a"));
+    assert!(!out.status.success() && said.contains(&named), "{said}");
 }

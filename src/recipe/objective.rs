@@ -93,6 +93,18 @@ impl TrainSettings {
         }
     }
 
+    /// What leaves objective kto nothing to learn from.
+    fn check_kto(&self) -> Result<()> {
+        let weights = [self.desirable_weight, self.undesirable_weight];
+        let nothing = "desirable-weight and undesirable-weight are 0, so that nothing is learnt: one of them has to be above 0";
+        ensure!(weights != [Some(0.0); 2], Error::setting("train.desirable-weight", nothing));
+        let alone =
+            "batch-documents = 1 leaves objective kto no other reply to estimate its KL term on: 2 at least";
+        let is_alone = self.objective == Objective::Kto && self.batch_documents == Some(1);
+        ensure!(!is_alone, Error::setting("train.batch-documents", alone));
+        Ok(())
+    }
+
     /// Settings that say nothing with this objective.
     ///
     /// # Errors
@@ -112,10 +124,7 @@ impl TrainSettings {
         only(self.label_smoothing.is_some(), "label-smoothing", &[Objective::Dpo])?;
         only(self.desirable_weight.is_some(), "desirable-weight", &[Objective::Kto])?;
         only(self.undesirable_weight.is_some(), "undesirable-weight", &[Objective::Kto])?;
-        let alone =
-            "batch-documents = 1 leaves objective kto no other reply to estimate its KL term on: 2 at least";
-        let is_alone = objective == Objective::Kto && self.batch_documents == Some(1);
-        ensure!(!is_alone, Error::setting("train.batch-documents", alone));
+        self.check_kto()?;
         let kind = self.loss_type.unwrap_or_default();
         let message =
             "label-smoothing belongs to loss-type sigmoid or robust: choose it, or leave label-smoothing out";
@@ -184,6 +193,15 @@ mod tests {
             (
                 TrainSettings { objective: Objective::Kto, batch_documents: Some(1), ..dpo.clone() },
                 "train.batch-documents",
+            ),
+            (
+                TrainSettings {
+                    objective: Objective::Kto,
+                    desirable_weight: Some(0.0),
+                    undesirable_weight: Some(0.0),
+                    ..dpo.clone()
+                },
+                "train.desirable-weight",
             ),
             (TrainSettings { method: Method::Scratch, ..dpo.clone() }, "train.method"),
             (TrainSettings { normalize: Normalize::Sentences, ..dpo.clone() }, "train.normalize"),

@@ -160,6 +160,19 @@ fn what_does_not_go_with_preferences_is_refused_by_name() {
     );
 }
 
+/// Nothing is computed for a training that cannot begin.
+#[test]
+fn pairs_longer_than_a_batch_are_found_before_their_reference_is_computed() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    pair_file(&dir.path().join("pairs.jsonl"), 8);
+    let (data, k, l) = (at("pairs.jsonl"), at("k"), at("l"));
+    ok(&["pack", "--model", MODEL, "--examples", &data, "--rows", "pairs", "--out", &k]);
+    let line = ["train", "--model", MODEL, "--shards", &k, "--out", &l, "--objective", "dpo"];
+    fails(&[&line[..], &["--batch-tokens", "16"]].concat(), &["more than batch-tokens = 16"]);
+    assert!(!Path::new(&l).join("reference").exists());
+}
+
 /// A recipe with ready examples gives what the commands give by hand.
 #[test]
 fn a_recipe_of_pairs_trains_as_the_commands_do() {

@@ -224,28 +224,28 @@ fn single(object: &mut Map<String, Value>, row: &mut Source, tally: &mut Tally, 
     ensure!(said(&question), "the question is empty");
     let question = question.unwrap_or_default();
     row.input = input.unwrap_or_default();
-    if let Some(history) = object.remove("history").filter(|v| !v.is_null()) {
-        let pairs = history.as_array().context("`history` is not a list of [question, answer]")?;
-        for pair in pairs {
-            let pair = pair.as_array().filter(|p| p.len() == 2);
-            let [q, a] = pair.map(Vec::as_slice).context("`history` is not a list of [question, answer]")?
-            else {
-                bail!("`history` is not a list of [question, answer]")
-            };
-            row.turns.push(Turn::new(Role::User, &turns::text(q).context("`history`")?));
-            row.turns.push(Turn::new(Role::Assistant, &turns::text(a).context("`history`")?));
-        }
-    }
-    // A row of this program: what stands before its question.
-    if let Some(earlier) =
-        object.get("turns").and_then(|v| serde_json::from_value::<Vec<Turn>>(v.clone()).ok())
-    {
-        object.remove("turns");
-        row.turns.splice(0..0, earlier);
-    }
+    row.turns.extend(earlier(object)?);
     row.turns.push(Turn::new(Role::User, &question));
     row.turns.extend(output.map(|o| Turn::new(Role::Assistant, &o)));
     system_column(object, &mut row.turns)
+}
+
+/// What stands before the question of a row, taken out of its columns: Alpaca's `history`, a list of [question, answer], behind the `turns` of a row of this program.
+fn earlier(object: &mut Map<String, Value>) -> Result<Vec<Turn>> {
+    let own = object.get("turns").and_then(|v| serde_json::from_value::<Vec<Turn>>(v.clone()).ok());
+    if own.is_some() {
+        object.remove("turns");
+    }
+    let mut turns = own.unwrap_or_default();
+    let Some(history) = object.remove("history").filter(|v| !v.is_null()) else { return Ok(turns) };
+    const EXPECTED: &str = "`history` is not a list of [question, answer]";
+    for pair in history.as_array().context(EXPECTED)? {
+        let Some([question, answer]) = pair.as_array().map(Vec::as_slice) else { bail!(EXPECTED) };
+        for (role, said) in [(Role::User, question), (Role::Assistant, answer)] {
+            turns.push(Turn::new(role, &turns::text(said).context("`history`")?));
+        }
+    }
+    Ok(turns)
 }
 
 /// A `system` column stands before everything.

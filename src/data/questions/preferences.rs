@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{language_of, read_rows, shapes, stem, system_column, turns};
+use super::{earlier, language_of, read_rows, shapes, stem, system_column, turns};
 use crate::{
     data::{
         conversation::{Role, Turn},
@@ -259,7 +259,13 @@ fn ask(
     tally: &mut Tally,
     place: &str,
 ) -> Result<()> {
-    let given = prompt(object, before.is_empty(), tally, place)?;
+    let mut given = prompt(object, before.is_empty(), tally, place)?;
+    let earlier = earlier(object)?;
+    ensure!(
+        earlier.is_empty() || (before.is_empty() && given.len() == 1),
+        "`history` or `turns` beside a conversation: put everything that stands before the replies into one of them"
+    );
+    given.splice(0..0, earlier);
     judged.prompt = joined(given, before)?;
     system_column(object, &mut judged.prompt)?;
     let input = ["input", "context"].iter().find_map(|k| object.remove(*k).filter(|v| !shapes::is_empty(v)));

@@ -61,10 +61,11 @@ pub(super) fn pack(args: &Args, encoder: &Encoder, open: &mut Open) -> Result<Ma
     counts = tally.reasons().fold(counts, |counts, (reason, n)| counts.dropping(reason, n));
     let mut summary = serde_json::Map::new();
     summary.insert("rows".into(), tally.to_json());
+    let mut others = vec![];
     for (split, file) in &TOKENS[..2] {
         let mut own: Vec<&mut Unit> = units.iter_mut().filter(|u| u[0].0.split == *split).collect();
         if args.rows == Rows::Labels {
-            mismatch(&mut own, args.settings.max_length);
+            others = mismatch(&mut own, &others, args.settings.max_length);
         }
         let own: Vec<&(Example, Document)> = own.into_iter().flat_map(|unit| unit.iter()).collect();
         let documents: Vec<Document> = own.iter().map(|(_, d)| d.clone()).collect();
@@ -97,24 +98,39 @@ pub(super) fn pack(args: &Args, encoder: &Encoder, open: &mut Open) -> Result<Ma
     Ok(Made::new(summary)?.counting(counts))
 }
 
-/// Puts behind each reply its prompt with the reply to the one before (of the first, the last), cut to `max_length`: what KTO's KL term is estimated on, as TRL
-/// does it within a batch.
-fn mismatch(units: &mut [&mut Unit], max_length: usize) {
-    let start = |d: &Document| d.weights.iter().position(|w| *w != 0.0).unwrap_or(d.tokens.len());
-    let reply = |unit: &Unit| unit[0].1.tokens[start(&unit[0].1)..].to_vec();
-    let Some(mut before) = units.last().map(|unit| reply(unit)) else { return };
-    for unit in units {
-        let own = reply(unit);
-        let (example, document) = &unit[0];
-        let prompt = start(document);
-        let mut tokens = [&document.tokens[..prompt], &before[..]].concat();
-        tokens.truncate(max_length.max(prompt + 1));
-        let weights = (0..tokens.len()).map(|i| if i < prompt { 0.0 } else { 1.0 }).collect();
+/// The tokens of a document up to its reply, and those of the reply.
+type Parts = (Vec<u32>, Vec<u32>);
+
+fn parts(document: &Document) -> Parts {
+    let start = document.weights.iter().position(|w| *w != 0.0).unwrap_or(document.tokens.len());
+    let (prompt, reply) = document.tokens.split_at(start);
+    (prompt.to_vec(), reply.to_vec())
+}
+
+/// Puts behind each reply its prompt with another's reply, cut to `max_length`: what KTO's KL term is estimated on, as TRL does it within a batch. It is the
+/// reply of the nearest row before (of the first ones, from the end on) whose prompt is another: the other reply of a pair is no foreign one. Where all have
+/// one prompt, one of `others` is taken, and without any the reply of the row before. The parts of the documents.
+fn mismatch(units: &mut [&mut Unit], others: &[Parts], max_length: usize) -> Vec<Parts> {
+    let own: Vec<Parts> = units.iter().map(|unit| parts(&unit[0].1)).collect();
+    let n = own.len();
+    let differ = |i: usize, j: usize| own[i].0 != own[j].0;
+    let mut from: Option<usize> = (1..n).rev().find(|&j| differ(0, j));
+    let other = others.iter().rev().find(|other| own.first().is_some_and(|(prompt, _)| other.0 != *prompt));
+    for (i, unit) in units.iter_mut().enumerate() {
+        if i > 0 && differ(i, i - 1) {
+            from = Some(i - 1);
+        }
+        let (prompt, _) = &own[i];
+        let (_, reply) = from.map(|j| &own[j]).or(other).unwrap_or(&own[(i + n - 1) % n]);
+        let mut tokens = [&prompt[..], &reply[..]].concat();
+        tokens.truncate(max_length.max(prompt.len() + 1));
+        let weights = (0..tokens.len()).map(|i| if i < prompt.len() { 0.0 } else { 1.0 }).collect();
+        let example = &unit[0].0;
         let note = format!("{} {MISMATCHED}", example.id);
         let other = Example { pair: MISMATCHED.into(), ..example.clone() };
         unit.push((other, Document { tokens, weights, note }));
-        before = own;
     }
+    own
 }
 
 /// The examples of the file, those of a unit behind each other, some held out as the arguments say.
@@ -176,5 +192,43 @@ fn encoded(
             Err(e) if settings.on_bad_row == OnBadRow::Skip => left_out(&format!("{e:#}")),
             Err(e) => return Err(e.context(format!("row {id}"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of a prompt and a reply with their mismatched documents, each as (prompt, reply).
+    fn mismatched(rows: &[(u32, u32)], others: &[Parts]) -> Vec<Vec<u32>> {
+        let unit = |&(prompt, reply): &(u32, u32)| {
+            let example = Example { id: format!("r{reply}"), pair: "desirable".into(), ..Example::default() };
+            let document = Document {
+                tokens: vec![1, prompt, reply],
+                weights: vec![0.0, 0.0, 1.0],
+                note: format!("r{reply} desirable"),
+            };
+            vec![(example, document)]
+        };
+        let mut units: Vec<Unit> = rows.iter().map(unit).collect();
+        mismatch(&mut units.iter_mut().collect::<Vec<_>>(), others, 10);
+        units.iter().for_each(|u| assert_eq!(u[1].1.weights, u[0].1.weights));
+        units.into_iter().map(|u| u[1].1.tokens[1..].to_vec()).collect()
+    }
+
+    #[test]
+    fn a_mismatched_reply_is_one_to_another_prompt() {
+        // Single replies: that of the row before, as TRL has them.
+        assert_eq!(mismatched(&[(2, 20), (3, 30), (4, 40)], &[]), [[2, 40], [3, 20], [4, 30]]);
+        // Pairs taken apart: never the other reply of the pair.
+        let pairs = [(2, 20), (2, 21), (3, 30), (3, 31), (4, 40), (4, 41)];
+        assert_eq!(mismatched(&pairs, &[]), [[2, 41], [2, 41], [3, 21], [3, 21], [4, 31], [4, 31]]);
+        // The last has the first one's prompt.
+        assert_eq!(mismatched(&[(2, 20), (3, 30), (2, 21)], &[]), [[2, 30], [3, 20], [2, 30]]);
+        // One held-out pair: a reply that is trained on, to another prompt.
+        let others = [(vec![1, 9], vec![90]), (vec![1, 2], vec![22])];
+        assert_eq!(mismatched(&pairs[..2], &others), [[2, 90], [2, 90]]);
+        // Nothing but one prompt.
+        assert_eq!(mismatched(&pairs[..2], &[]), [[2, 21], [2, 20]]);
     }
 }

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 
 use super::Args;
 use crate::{
-    data::{questions::preferences::Rows, token_shard::TokenShard},
+    data::{loader::Loader, token_shard::TokenShard},
     error::Error,
     models::weights::{WeightSource, peft::check_adapter, resolve},
     pipeline::work_dir::{Room, TOKENS},
@@ -29,12 +29,18 @@ pub(super) struct Shards {
 }
 
 impl Shards {
-    /// Opens the shards in `dir`, which must hold `rows`.
-    pub fn open(dir: &Path, rows: Rows) -> Result<Shards> {
+    /// Opens the shards in `dir`, which must hold what the objective learns from.
+    ///
+    /// # Errors
+    /// A document, or a pair, that is longer than a batch: before a model is loaded and a reference computed.
+    pub fn open(dir: &Path, s: &TrainSettings) -> Result<Shards> {
+        let rows = s.objective.rows();
         let open = |file: &str| TokenShard::open(&dir.join(file))?.holding(rows);
         let optional = |file: &str| dir.join(file).exists().then(|| open(file)).transpose();
         let [train, validation, source] = TOKENS.map(|(_, file)| file);
-        Ok(Shards { train: open(train)?, validation: optional(validation)?, source: optional(source)? })
+        let train = open(train)?;
+        Loader::new(&train, s.seed, s.batch_documents.unwrap_or(STEP_DOCUMENTS), s.batch_tokens)?;
+        Ok(Shards { train, validation: optional(validation)?, source: optional(source)? })
     }
 }
 

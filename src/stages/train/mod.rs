@@ -247,7 +247,7 @@ impl Stage for Train<'_> {
             checkpoint::clean(&args.out)?;
         }
         let data::Shards { train: shard, validation, source } =
-            data::Shards::open(&self.shards, args.settings.objective.rows())?;
+            data::Shards::open(&self.shards, &args.settings)?;
         check_guard(&args.settings, source.as_ref(), &shard)?;
         let text = guard_text(&args.settings, &self.model_path)?;
         let (model, trainable) = load(args, &self.model_path)?;

@@ -76,6 +76,8 @@ pub(super) fn targets(named: &[String]) -> Vec<String> {
 /// An adapter that is trained on brings its dropout: it is said, and an error if the settings ask for another.
 pub(super) fn says_dropout(s: &TrainSettings, lora: &Lora, dir: &Path) -> Result<()> {
     let (own, asked) = (lora.config.dropout, s.lora_dropout);
+    let range = || format!("lora_dropout of {} is {own}: from 0 to below 1 was expected", dir.display());
+    ensure!((0.0..1.0).contains(&own), Error::bad_input(dir.display(), range()));
     let message = format!(
         "lora-dropout is {asked}, but {} was made with lora_dropout {own}, which counts: leave the setting out, or change adapter_config.json",
         dir.display()

@@ -39,6 +39,12 @@ fn every_shape_of_a_pair_is_read() {
             json!({"prompt": "Q", "prompt_id": "7", "messages": [q, a], "chosen": [q, a], "rejected": [q, b], "score_chosen": 8.0}),
             "user:Q | A | B",
         ),
+        // Alpaca's, and a row of this program.
+        (
+            json!({"system": "S", "instruction": "Q", "history": [["P", "O"]], "chosen": "A", "rejected": "B"}),
+            long,
+        ),
+        (json!({"prompt": "Q", "turns": earlier[..3], "chosen": "A", "rejected": "B"}), long),
         // Orca's, and LLaMA-Factory's.
         (json!({"system": "S", "question": "Q", "chosen": "A", "rejected": "B"}), "system:S user:Q | A | B"),
         (
@@ -75,6 +81,7 @@ fn a_reply_with_a_label_is_read_and_a_pair_gives_two() {
     }
     for (value, what) in [
         (json!({"prompt": "Q", "completion": "A", "label": 1}), "true or false"),
+        (json!({"prompt": "Q", "completion": "A", "label": true, "history": "P"}), "`history` is not"),
         (json!({"prompt": "Q", "label": true}), "no `completion`"),
         (json!({"completion": "A", "label": true}), "no prompt"),
     ] {
@@ -107,6 +114,10 @@ fn what_cannot_be_compared_is_refused_by_name() {
         (json!({"prompt": "Q", "chosen": "A"}), "no `rejected`"),
         (json!({"prompt": "Q", "output": "A"}), "no `chosen`"),
         (json!({"chosen": "A", "rejected": "B"}), "no prompt"),
+        (
+            json!({"history": [["P", "O"]], "chosen": [q, a], "rejected": [q, b]}),
+            "`history` or `turns` beside a conversation",
+        ),
         (json!({"prompt": " ", "chosen": "A", "rejected": "B"}), "prompt is empty"),
         (json!({"prompt": 1e99, "chosen": "A", "rejected": "B"}), "`prompt`"),
         (json!({"prompt": "Q", "chosen": true, "rejected": "B"}), "`chosen`"),
