@@ -66,6 +66,7 @@ const MISTAKES: &[(&str, i32, &[&str])] = &[
     // Commands.
     ("train --model {m} --out {d}/x", 2, &["--shards"]),
     ("train --model {m} --data {d}/none.jsonl --out {d}/x", 1, &["none.jsonl"]),
+    ("train --model {m} --data {d}/rows.jsonl --lr -1 --out {d}/x", 1, &["lr is -1", "at least 0"]),
     ("train --model {d}/a-file --data {d}/rows.jsonl --out {d}/x", 1, &["a-file"]),
     (
         "train --model {m} --data {d}/rows.jsonl --adapter {d}/adapter --out {d}/x",
