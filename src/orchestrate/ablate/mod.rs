@@ -3,9 +3,12 @@
 mod many;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
@@ -20,7 +23,10 @@ use crate::pipeline::{
 };
 use crate::{
     recipe::ablate::{Ablations, ResolvedArm},
-    report::{out::say, table::use_colour},
+    report::{
+        out::{note, say},
+        table::use_colour,
+    },
 };
 
 /// Arguments of `ablate`.
@@ -65,10 +71,11 @@ pub fn run(args: &Args) -> Result<()> {
         arms.iter().for_each(|a| say!("{}  {}  {}", a.arm.name, a.title(), a.arm.set.join("  ")));
         return Ok(());
     }
-    for arm in &arms {
-        let checked = placement(&arm.recipe).and_then(|placement| check::recipe(&arm.recipe, placement));
-        checked.with_context(|| format!("{}: arm {}", args.file.display(), arm.arm.name))?;
-    }
+    check_arms(&arms).with_context(|| args.file.display().to_string())?;
+    let comparisons = arms[0].recipe.eval.tasks.len() * (arms.len() - 1);
+    many::too_few(comparisons, arms[0].recipe.eval.bootstrap_samples)
+        .iter()
+        .for_each(|m| note!("ablate: warning: {m}"));
     if args.check {
         say!("check: no mistakes found in {} arms", arms.len());
         return Ok(());
@@ -85,6 +92,27 @@ pub fn run(args: &Args) -> Result<()> {
     let mut ran: Vec<Ran> = ran.into_iter().map(|(r, _)| r).collect();
     many::correct(&mut ran);
     finish(&matrix, &work, folder, &ran)
+}
+
+/// What is wrong with any arm, all at once: each mistake under the first arm that has it.
+fn check_arms(arms: &[ResolvedArm]) -> Result<()> {
+    let (mut seen, mut told) = (HashSet::new(), String::new());
+    let mut wrong = vec![];
+    for arm in arms {
+        let placed = placement(&arm.recipe).map_err(|e| vec![e]);
+        let found = placed.map_or_else(|e| e, |placement| check::mistakes(&arm.recipe, placement));
+        let new: Vec<_> = found.into_iter().filter(|e| seen.insert(format!("{e:#}"))).collect();
+        if !new.is_empty() {
+            told += &format!("\narm {}:", arm.arm.name);
+            new.iter().for_each(|e| told += &format!("\n  {e:#}"));
+        }
+        wrong.extend(new.into_iter().map(|e| e.context(format!("arm {}", arm.arm.name))));
+    }
+    match wrong.len() {
+        0 => Ok(()),
+        1 => Err(wrong.remove(0)),
+        n => bail!("{n} mistakes:{told}"),
+    }
 }
 
 fn run_arm(
