@@ -39,6 +39,7 @@ mod not_checked;
 mod ops;
 mod optimizers;
 mod outside;
+mod paper;
 mod pickle;
 mod pipeline;
 mod preferences;

@@ -7,6 +7,7 @@ use sdrrl::{
         weights::Transformer,
     },
     ops::kl_divergence::{Mixed, reference},
+    recipe::train::{KeepSource, Method, TrainSettings},
     tensor::DType,
 };
 
@@ -161,4 +162,23 @@ fn packing_does_not_change_a_divergence() {
     assert_eq!(run(&mut model, &mut step, &plain).kept_mean(), None);
     assert!(TrainStep::new(&model, Trainable::Full, 64).unwrap().keep_source(&model, Some(KL)).is_err());
     assert_eq!(model.activation_dtype(), DType::F32);
+}
+
+#[test]
+fn a_source_that_cannot_be_kept_is_refused_before_anything_is_loaded() {
+    let refused = |s: TrainSettings, part: &str| {
+        let error = format!("{:#}", s.check().unwrap_err());
+        assert!(error.contains(part), "{error}");
+    };
+    let kl = TrainSettings { keep_source: KeepSource::Kl, ..TrainSettings::default() };
+    refused(TrainSettings { method: Method::Full, ..kl.clone() }, "keep-source compares with the base model");
+    refused(TrainSettings { method: Method::Scratch, ..kl.clone() }, "it goes with method lora");
+    let weighed = TrainSettings { keep_source_weight: 3.0, ..TrainSettings::default() };
+    refused(weighed, "keep-source-weight belongs to keep-source kl or both");
+    TrainSettings { keep_source_weight: 3.0, ..kl }.check().unwrap();
+    // A guard's text that every evaluation would take hours for.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("long.txt");
+    std::fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
+    refused(TrainSettings { guard_file: Some(path), ..TrainSettings::default() }, "long.txt has 100 MiB");
 }

@@ -10,7 +10,8 @@ pub struct Paired {
     pub low: f64,
     /// 97.5th percentile over the resamples.
     pub high: f64,
-    /// Two-sided p-value of no difference: (resamples whose centred difference is at least as large + 1) / (resamples + 1).
+    /// Two-sided p-value of no difference: (resamples whose centred difference is at least as large + 1) / (resamples + 1). NaN, and so are the
+    /// percentiles, where the difference of all rows or of any resample is none.
     pub p: f64,
 }
 
@@ -48,6 +49,10 @@ pub fn paired_over(
         .collect();
     if found.is_empty() {
         return Paired { difference: whole, low: whole, high: whole, p: 1.0 };
+    }
+    // No comparison with NaN is true: it would count as a difference that no resample reaches.
+    if whole.is_nan() || found.iter().any(|d| d.is_nan()) {
+        return Paired { difference: whole, low: f64::NAN, high: f64::NAN, p: f64::NAN };
     }
     found.sort_by(f64::total_cmp);
     let mean = found.iter().sum::<f64>() / found.len() as f64;
@@ -143,6 +148,16 @@ mod tests {
         assert!(((both.high - both.low) / 2.0 / expected - 1.0).abs() < 0.1, "{both:?} {expected}");
         let alone = paired_over(rows, runs, 2000, 1, |_, i| (0.0, mean(&of_row, i)));
         assert!(both.high - both.low > 1.2 * (alone.high - alone.low), "{both:?} {alone:?}");
+    }
+
+    #[test]
+    fn a_value_that_is_none_is_no_evidence() {
+        let before = vec![0.0; 50];
+        for bad in [1, 50] {
+            let after: Vec<f64> = (0..50).map(|i| if i < bad { f64::NAN } else { 1.0 }).collect();
+            let found = means(&before, &after);
+            assert!(found.p.is_nan() && found.low.is_nan() && found.high.is_nan(), "{found:?}");
+        }
     }
 
     #[test]

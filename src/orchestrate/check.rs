@@ -1,5 +1,11 @@
 //! What can be wrong with a recipe, found before its first stage runs: everything that headers, names and a few rows tell. Nothing is computed or written.
-use std::path::{Path, PathBuf};
+mod room;
+mod tasks;
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -13,9 +19,8 @@ use crate::{
         template::{ChatTemplate, TrainOn},
         tokenizer::Tokenizer,
     },
-    device::{DeviceChoice, host_memory},
+    device::DeviceChoice,
     error::Error,
-    eval,
     models::{
         m2m100::config::M2m100Config,
         transformer::config::Config,
@@ -25,13 +30,12 @@ use crate::{
     qe::{cometkiwi, similarity},
     recipe::{
         Recipe,
-        assemble::{PairType, Variant},
+        assemble::{AssembleSettings, PairType, Variant},
         score::{ScoreEngine, ScoreSettings},
         train::{Method, TrainSettings},
         translate::{TranslateEngine, TranslateSettings},
     },
-    report::out::note,
-    stages::{generate, train},
+    stages::{assemble, generate, train},
 };
 
 /// Rows that a template is tried on.
@@ -44,6 +48,19 @@ const READ: u64 = 64 << 20;
 /// # Errors
 /// [`Error::Setting`], [`Error::BadInput`], [`Error::NotFound`] ... of the only mistake; of several the first one's kind is lost, and the message has all.
 pub(super) fn recipe(r: &Recipe, placement: Placement) -> Result<()> {
+    let mut wrong = mistakes(r, placement);
+    match wrong.len() {
+        0 => Ok(()),
+        1 => Err(wrong.remove(0)),
+        n => {
+            let lines: Vec<String> = wrong.iter().map(|e| format!("\n  {e:#}")).collect();
+            bail!("{n} mistakes:{}", lines.concat())
+        }
+    }
+}
+
+/// The same as a list, each once.
+pub(super) fn mistakes(r: &Recipe, placement: Placement) -> Vec<anyhow::Error> {
     let mut wrong = Mistakes::default();
     wrong.take("source-language", languages::require(&r.source_language));
     for target in &r.target_languages {
@@ -55,30 +72,47 @@ pub(super) fn recipe(r: &Recipe, placement: Placement) -> Result<()> {
     if let DeviceChoice::Cuda(_) = placement.device {
         wrong.take("device", placement.device.open());
     }
-    let model = wrong.take("model", model(r));
-    if let Some(model) = model {
-        wrong.take("memory", memory(r, placement, &model));
-        wrong.take("template", templates(r, &model));
+    for path in &r.questions {
+        wrong.take("questions", exists("questions", path));
+    }
+    let asked = r.questions.iter().all(|path| path.exists());
+    wrong.take("train", r.train.check());
+    if let Some(model) = wrong.take("model", model(r)) {
+        wrong.take("memory", room::memory(r, placement, &model));
+        if asked {
+            wrong.take("template", templates(r, &model));
+        }
     }
     if r.examples.is_none() {
-        if r.generate.samples > 1 {
-            wrong.take("generate", generate::check_samples(&r.model, &r.generate));
-        }
-        for target in &r.target_languages {
-            let pair = (r.source_language.as_str(), target.as_str());
-            wrong.take("translate", translate(&r.translate, pair));
-            wrong.take("score", score(&r.score, pair));
-            wrong.take("code-switch", code_switch(r, pair));
-            wrong.take("parallel", parallel(r, pair));
-        }
-        wrong.take("filter", filter(r));
-        wrong.take("variants", gold(r));
+        stages(r, asked, &mut wrong);
     }
     if !r.eval.tasks.is_empty() {
-        wrong.take("eval", eval::run::check(&r.eval));
+        tasks::check(&r.eval, &mut wrong);
     }
-    wrong.take("work", disk(r));
+    wrong.take("work", room::disk(r));
     wrong.end()
+}
+
+/// The stages from generation to the training examples.
+fn stages(r: &Recipe, asked: bool, wrong: &mut Mistakes) {
+    if r.generate.samples > 1 {
+        wrong.take("generate", generate::check_samples(&r.model, &r.generate));
+    }
+    for target in &r.target_languages {
+        let pair = (r.source_language.as_str(), target.as_str());
+        wrong.take("translate", translate(&r.translate, pair));
+        wrong.take("score", score(&r.score, pair));
+        wrong.take("code-switch", code_switch(r, pair));
+        wrong.take("parallel", parallel(r, pair));
+    }
+    wrong.take("filter", filter(r));
+    for variant in &r.variants {
+        let settings = AssembleSettings { variant: *variant, ..r.assemble.clone() };
+        wrong.take("assemble", assemble::check(&settings));
+    }
+    if asked {
+        wrong.take("variants", gold(r));
+    }
 }
 
 #[derive(Default)]
@@ -99,28 +133,15 @@ impl Mistakes {
         }
     }
 
-    fn end(mut self) -> Result<()> {
-        let mut seen = vec![];
-        self.0.retain(|e| {
-            let text = format!("{e:#}");
-            let new = !seen.contains(&text);
-            seen.push(text);
-            new
-        });
-        match self.0.len() {
-            0 => Ok(()),
-            1 => Err(self.0.remove(0)),
-            n => {
-                let lines: Vec<String> = self.0.iter().map(|e| format!("\n  {e:#}")).collect();
-                bail!("{n} mistakes:{}", lines.concat())
-            }
-        }
+    fn end(mut self) -> Vec<anyhow::Error> {
+        let mut seen = HashSet::new();
+        self.0.retain(|e| seen.insert(format!("{e:#}")));
+        self.0
     }
 }
 
 /// The model's configuration; its tensors' names and those of an adapter are checked.
 fn model(r: &Recipe) -> Result<Config> {
-    r.train.check()?;
     train::check_headers(&r.model, None, &r.train)?;
     let path = resolve(&r.model)?;
     if r.train.method == Method::Scratch {
@@ -143,32 +164,6 @@ fn check_targets(s: &TrainSettings) -> Result<()> {
     Ok(())
 }
 
-/// Weights and what training keeps of each parameter, against the machine's memory. Activations come on top.
-fn memory(r: &Recipe, placement: Placement, config: &Config) -> Result<()> {
-    let Some((_, free)) = host_memory() else { return Ok(()) };
-    if placement.device != DeviceChoice::Cpu {
-        return Ok(());
-    }
-    let parameters = config.parameters() as u64;
-    let needed = match r.train.method {
-        // Weights and gradients in F32, and the optimizer's state.
-        Method::Full | Method::Scratch => parameters * (8 + r.train.optimizer.bytes_of_element() as u64),
-        Method::Lora if placement.keeps_blocks() => 0,
-        Method::Lora => parameters * placement.dtype.bytes() as u64,
-    };
-    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    let message = || {
-        format!(
-            "training by {:?} needs {:.2} GiB for {parameters} parameters alone, and {:.2} GiB are available: dtype = \"bf16\", another method, or a smaller model",
-            r.train.method,
-            gib(needed),
-            gib(free)
-        )
-    };
-    ensure!(needed <= free, Error::out_of_memory(message()));
-    Ok(())
-}
-
 fn is_short(path: &Path) -> bool {
     path.metadata().is_ok_and(|m| m.len() <= READ)
 }
@@ -186,7 +181,6 @@ fn exists(key: &str, path: &Path) -> Result<()> {
 
 /// The questions as rows where they are few, else one that is made up.
 fn some_rows(r: &Recipe) -> Result<Vec<Row>> {
-    r.questions.iter().try_for_each(|path| exists("questions", path))?;
     if r.questions.is_empty() || !r.questions.iter().all(|path| is_short(path)) {
         return Ok(vec![Row { id: "1".into(), instruction: "What is it?".into(), ..Row::default() }]);
     }
@@ -354,35 +348,6 @@ fn filter(r: &Recipe) -> Result<()> {
             r.score.engine
         );
         bail!(Error::setting("filter.tau", message.to_lowercase()));
-    }
-    Ok(())
-}
-
-/// The work folder can be made, and its disk has room for what surely comes: rows several times over, and parameters with their moments.
-fn disk(r: &Recipe) -> Result<()> {
-    let mut there: &Path = &r.work;
-    while !there.exists() {
-        there = there.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    }
-    let file = || format!("work: {} is a file: a folder was expected", there.display());
-    ensure!(there.is_dir(), Error::setting("work", file()));
-    let Ok(stat) = rustix::fs::statvfs(there) else { return Ok(()) };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let rows: u64 =
-        r.questions.iter().chain(&r.examples).filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum();
-    let needed = (64 << 20) + 8 * rows;
-    let mib = |bytes: u64| bytes >> 20;
-    let message = || {
-        format!(
-            "work: {} has {} MiB of free disk, and at least {} MiB are needed",
-            there.display(),
-            mib(free),
-            mib(needed)
-        )
-    };
-    ensure!(free >= needed, Error::cannot_write(there, message()));
-    if free < 4 * needed {
-        note!("warning: {} has {} MiB of free disk", there.display(), mib(free));
     }
     Ok(())
 }

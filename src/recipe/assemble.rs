@@ -116,7 +116,7 @@ pub struct AssembleSettings {
     #[arg(long, value_delimiter = ',', value_name = "PAIR|LANGUAGE=NUMBER")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub caps: Vec<String>,
-    /// Shares of pair types, to which those with too many training examples are thinned: S>S=1, T>T=2. Types that are not named stay as they are, a share of 0
+    /// Shares of pair types of `sdrrl` and `gold`, to which those with too many training examples are thinned: S>S=1, T>T=2. Types that are not named stay as they are, a share of 0
     /// leaves a type out
     #[arg(long, value_delimiter = ',', value_name = "PAIR=SHARE")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -303,7 +303,8 @@ impl TrainSettings {
     ///
     /// # Errors
     /// A share of decay where the schedule has none, dropout where there are no adapters, AdamW's numbers for an optimizer that has none of them; a file of the guard
-    /// that cannot be read or holds no text, a limit for it without the file; settings of another objective.
+    /// that cannot be read or holds no text, a limit for it without the file; a source that is kept where the base model is not, or whose weight says nothing; settings of
+    /// another objective.
     pub fn check(&self) -> Result<()> {
         let unused = !is_usual_decay(&self.decay_ratio) && self.schedule != ScheduleKind::Wsd;
         let message = "decay-ratio belongs to schedule wsd: choose it, or leave decay-ratio out";
@@ -326,6 +327,13 @@ impl TrainSettings {
         let alone = "guard-max-bits belongs to guard-file: name one, or use guard-max-rise";
         let given = self.guard_file.is_some() || is_usual_rise(&self.guard_max_bits);
         ensure!(given, Error::setting("train.guard-max-bits", alone));
+        let adapters = self.method == Method::Lora || self.keep_source == KeepSource::CrossEntropy;
+        let changed = "keep-source compares with the base model, which method full or scratch changes: it goes with method lora";
+        ensure!(adapters, Error::setting("train.keep-source", changed));
+        let weighs = self.keep_source != KeepSource::CrossEntropy
+            || self.keep_source_weight == usual.keep_source_weight;
+        let unused = "keep-source-weight belongs to keep-source kl or both: choose one, or leave it out";
+        ensure!(weighs, Error::setting("train.keep-source-weight", unused));
         self.check_objective()?;
         self.guard_file
             .as_ref()

@@ -53,9 +53,11 @@ pub struct Args {
     pub settings: AssembleSettings,
 }
 
-/// Runs the stage.
-pub fn run(args: &Args) -> Result<()> {
-    let s = &args.settings;
+/// What is wrong with settings, as far as they tell by themselves.
+///
+/// # Errors
+/// [`Error::Setting`]: prompts without a text, caps and shares that mean nothing; a share of held-out rows that leaves none.
+pub fn check(s: &AssembleSettings) -> Result<()> {
     ensure!(
         (0.0..1.0).contains(&s.validation),
         "assemble.validation is {}: a share below 1 was expected",
@@ -65,6 +67,13 @@ pub fn run(args: &Args) -> Result<()> {
         !s.translation_prompts.is_empty() && s.translation_prompts.iter().all(|p| p.contains("{text}")),
         "assemble.translation-prompts: every prompt needs {{text}}"
     );
+    Thinning::of(s).map(drop)
+}
+
+/// Runs the stage.
+pub fn run(args: &Args) -> Result<()> {
+    let s = &args.settings;
+    check(s)?;
     let thinning = Thinning::of(s)?;
     let source = languages::code(&args.source_language)?;
     let targets: Vec<String> =

@@ -18,12 +18,25 @@ use crate::{
 /// Tokens of a text at most, so that no batch has to be longer; what is beyond them does not count.
 pub const LONGEST: usize = 512;
 
+/// Bytes of a file of texts at most: every evaluation runs the model over all of it.
+const MOST: u64 = 16 << 20;
+
 /// The texts of a file: its lines that are not blank.
 ///
 /// # Errors
-/// A file that cannot be read or is no UTF-8, by its line; [`Error::BadInput`] where nothing is in it.
+/// A file that cannot be read or is no UTF-8, by its line; [`Error::BadInput`] where nothing is in it, or more than an evaluation should take.
 pub fn texts(path: &Path) -> Result<Vec<String>> {
     let named = |m: String| Error::bad_input(path.display(), m);
+    let bytes = path.metadata().map_or(0, |m| m.len());
+    let long = || {
+        format!(
+            "{} has {} MiB, and every evaluation runs the model over all of it: at most {} MiB were expected; some hundred lines tell enough (head -n 500)",
+            path.display(),
+            bytes >> 20,
+            MOST >> 20
+        )
+    };
+    anyhow::ensure!(bytes <= MOST, Error::bad_input(path.display(), long()));
     let mut lines = read_lines(path).or_kind(named)?;
     lines.retain(|line| !line.trim().is_empty());
     if lines.is_empty() {

@@ -37,10 +37,33 @@ pub(super) fn about_intervals(matrix: &Ablations, ran: &[Ran], reference: &Ran) 
         .collect();
     let left = if left.is_empty() { "none".into() } else { left.join("; ") };
     let (n, full) = (tested.len(), reference.arm.title());
+    let samples = reference.arm.recipe.eval.bootstrap_samples;
+    let coarse = too_few(n, samples).map_or(String::new(), |message| format!(" {message}"));
     format!(
         "Intervals are over the test rows (paired bootstrap, {} resamples) {over}. Each is for itself: of {n} comparisons with {full}, about {:.0} would exclude zero \
-         by chance alone. Corrected for their number (Holm), so that a single false one is as rare as 5 %, there remain: {left}.",
-        reference.arm.recipe.eval.bootstrap_samples,
+         by chance alone. Corrected for their number (Holm), so that a single false one is as rare as 5 %, there remain: {left}.{coarse}",
+        samples,
         n as f64 * 0.05
     )
+}
+
+/// The smallest p-value of `samples` resamples is 1 / (samples + 1): what to say where, corrected for the number of comparisons, even that is none below 5 %.
+pub(super) fn too_few(comparisons: usize, samples: usize) -> Option<String> {
+    let least = comparisons as f64 / (samples + 1) as f64;
+    (least >= 0.05).then(|| {
+        format!(
+            "With {samples} resamples no corrected p-value of {comparisons} comparisons can be below {:.2}: set eval.bootstrap-samples to {} or more.",
+            least.min(1.0),
+            comparisons * 20
+        )
+    })
+}
+
+#[test]
+fn resamples_too_few_for_the_comparisons_are_told() {
+    assert_eq!(too_few(50, 1000), None);
+    // 51 / 1001 > 0.05; with 1,020 resamples 51 / 1021 is below.
+    let told = too_few(51, 1000).unwrap();
+    assert!(told.contains("51 comparisons can be below 0.05: set eval.bootstrap-samples to 1020"), "{told}");
+    assert_eq!((too_few(51, 1020), too_few(0, 1)), (None, None));
 }

@@ -3,9 +3,12 @@
 mod many;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
@@ -23,7 +26,7 @@ use crate::pipeline::{
 use crate::{
     recipe::ablate::{Ablations, ResolvedArm},
     report::{
-        out::{self, say},
+        out::{self, note, say},
         table::use_colour,
     },
 };
@@ -73,10 +76,11 @@ pub fn run(args: &Args) -> Result<()> {
         arms.iter().for_each(|a| say!("{}  {}  {}", a.arm.name, a.title(), a.arm.set.join("  ")));
         return Ok(());
     }
-    for arm in &arms {
-        let checked = placement(&arm.recipe).and_then(|placement| check::recipe(&arm.recipe, placement));
-        checked.with_context(|| format!("{}: arm {}", args.file.display(), arm.arm.name))?;
-    }
+    check_arms(&arms).with_context(|| args.file.display().to_string())?;
+    let comparisons = arms[0].recipe.eval.tasks.len() * (arms.len() - 1);
+    many::too_few(comparisons, arms[0].recipe.eval.bootstrap_samples)
+        .iter()
+        .for_each(|m| note!("ablate: warning: {m}"));
     if args.check {
         say!("check: no mistakes found in {} arms", arms.len());
         return Ok(());
@@ -131,6 +135,27 @@ fn stages(arm: &ResolvedArm, seeds: &[u64], work: &WorkDir) -> Result<Folders> {
         folders.trains.push(train);
     }
     Ok(folders)
+}
+
+/// What is wrong with any arm, all at once: each mistake under the first arm that has it.
+fn check_arms(arms: &[ResolvedArm]) -> Result<()> {
+    let (mut seen, mut told) = (HashSet::new(), String::new());
+    let mut wrong = vec![];
+    for arm in arms {
+        let placed = placement(&arm.recipe).map_err(|e| vec![e]);
+        let found = placed.map_or_else(|e| e, |placement| check::mistakes(&arm.recipe, placement));
+        let new: Vec<_> = found.into_iter().filter(|e| seen.insert(format!("{e:#}"))).collect();
+        if !new.is_empty() {
+            told += &format!("\narm {}:", arm.arm.name);
+            new.iter().for_each(|e| told += &format!("\n  {e:#}"));
+        }
+        wrong.extend(new.into_iter().map(|e| e.context(format!("arm {}", arm.arm.name))));
+    }
+    match wrong.len() {
+        0 => Ok(()),
+        1 => Err(wrong.remove(0)),
+        n => bail!("{n} mistakes:{told}"),
+    }
 }
 
 fn run_arm(

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     data::{languages, random::RowRandom, record::Example},
     error::Error,
-    recipe::assemble::{AssembleSettings, PairType},
+    recipe::assemble::{AssembleSettings, PairType, Variant},
+    report::out::note,
 };
 
 /// What a cap or a share is about.
@@ -51,7 +52,8 @@ impl Thinning {
     /// Reads the settings.
     ///
     /// # Errors
-    /// [`Error::Setting`]: names that are neither a pair type nor a known language, numbers that mean nothing, a name that occurs twice.
+    /// [`Error::Setting`]: names that are neither a pair type nor a known language, numbers that mean nothing, a name that occurs twice, shares of pair types
+    /// that are not made.
     pub fn of(s: &AssembleSettings) -> Result<Thinning> {
         let (mut caps, mut shares, mut seen) = (vec![], vec![], BTreeSet::new());
         for text in &s.caps {
@@ -70,7 +72,7 @@ impl Thinning {
                 })?),
             };
             ensure!(
-                seen.insert(name),
+                seen.insert(format!("{about:?}")),
                 Error::setting("assemble.caps", format!("assemble.caps has {name} twice"))
             );
             caps.push((format!("beyond the cap of {name}"), about, number as usize));
@@ -81,23 +83,36 @@ impl Thinning {
             let known = format!("assemble.mix: `{name}` is no pair type");
             ensure!(is_pair(name), Error::setting("assemble.mix", known));
             ensure!(
-                seen.insert(name),
+                seen.insert(name.to_string()),
                 Error::setting("assemble.mix", format!("assemble.mix has {name} twice"))
             );
+            let made = match name {
+                "parallel" => s.use_parallel,
+                _ => s.pairs.iter().any(|pair| pair.name() == name),
+            };
+            let unmade = format!("assemble.mix: {name} is left out by assemble.pairs or use-parallel");
+            ensure!(made || share == 0.0, Error::setting("assemble.mix", unmade));
             shares.push((name.to_string(), share));
         }
         let any = shares.is_empty() || shares.iter().any(|(_, share)| *share > 0.0);
         ensure!(any, Error::setting("assemble.mix", "assemble.mix: every share is 0"));
+        // The baselines have one type of examples, which is none of these.
+        if !matches!(s.variant, Variant::Sdrrl | Variant::Gold) {
+            shares.clear();
+        }
         Ok(Thinning { caps, shares, seed: s.seed })
     }
 
     /// Leaves out training examples; the others keep their order. How many went, by reason.
     ///
     /// # Errors
-    /// A share of a pair type that has no example.
+    /// A share of a pair type that has no example; nothing that is left.
     pub fn thin(&self, examples: &mut Vec<Example>) -> Result<BTreeMap<String, usize>> {
         let mut left_out = BTreeMap::new();
         for (reason, about, most) in &self.caps {
+            if !examples.iter().any(|e| e.split == "train" && about.has(e)) {
+                note!("assemble: no training example was {reason}: there are none of it");
+            }
             self.keep(examples, &|e| about.has(e), *most, reason, &mut left_out);
         }
         let count = |pair: &str| examples.iter().filter(|e| e.split == "train" && e.pair == pair).count();
@@ -119,6 +134,10 @@ impl Thinning {
                 &mut left_out,
             );
         }
+        let none =
+            "assemble.caps and assemble.mix leave no training example: raise or leave out some of them";
+        let any = left_out.is_empty() || examples.iter().any(|e| e.split == "train");
+        ensure!(any, Error::setting("assemble.caps", none));
         Ok(left_out)
     }
 
@@ -210,6 +229,22 @@ mod tests {
     }
 
     #[test]
+    fn shares_of_pair_types_are_nothing_to_the_baselines() {
+        let settings =
+            |variant| AssembleSettings { variant, mix: vec!["S>S=1".into()], ..Default::default() };
+        let sft = |n: usize| Example {
+            id: n.to_string(),
+            pair: "sft".into(),
+            split: "train".into(),
+            ..Example::default()
+        };
+        let mut examples: Vec<Example> = (0..9).map(sft).collect();
+        let left_out = Thinning::of(&settings(Variant::Sft)).unwrap().thin(&mut examples).unwrap();
+        assert!(left_out.is_empty() && examples.len() == 9);
+        assert!(Thinning::of(&settings(Variant::Gold)).unwrap().thin(&mut examples).is_err());
+    }
+
+    #[test]
     fn what_means_nothing_is_refused_by_name() {
         for (caps, mix, part) in [
             (&["S>S"][..], &[][..], "`S>S` is no NAME=NUMBER"),
@@ -217,9 +252,12 @@ mod tests {
             (&["S>S=1.5"], &[], "a whole number"),
             (&["X>S=1"], &[], "`X>S` is neither a pair type nor a language"),
             (&["S>S=1", "S>S=2"], &[], "has S>S twice"),
+            (&["es=1", "Spanish=2"], &[], "has Spanish twice"),
+            (&[], &["CT>T=1"], "CT>T is left out by assemble.pairs"),
             (&[], &["es=1"], "`es` is no pair type"),
             (&[], &["S>S=0"], "every share is 0"),
             (&[], &["S>T=1"], "no training example of S>T"),
+            (&["en=0", "es=0"], &[], "leave no training example"),
         ] {
             let error = format!("{:#}", thinned(caps, mix).unwrap_err());
             assert!(error.contains(part), "{part} is not in: {error}");

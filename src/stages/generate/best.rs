@@ -13,8 +13,18 @@ use crate::{
     recipe::generate::{Best, GenerateSettings},
 };
 
+/// Samples at most: a row is written when all of its own are there, and each is compared with every other.
+const MOST: usize = 1000;
+
 /// Refuses several samples of a model that answers greedily: they are all the same.
 pub(super) fn check(s: &GenerateSettings, temperature: f32) -> Result<()> {
+    let many = || format!("generate.samples is {}: at most {MOST} were expected", s.samples);
+    ensure!(s.samples <= MOST, Error::setting("generate.samples", many()));
+    let one = format!(
+        "generate.samples is {}, and with generate.top-k = 1 all of them are one answer: leave top-k out",
+        s.samples
+    );
+    ensure!(s.samples <= 1 || s.top_k != Some(1), Error::setting("generate.top-k", one));
     let message = || {
         format!(
             "generate.samples is {}, and at temperature 0 all of them are one answer: set generate.temperature above 0 (1 draws as the model's own distribution has it)",
@@ -91,6 +101,18 @@ mod tests {
         }
         assert_eq!(best, 1);
         assert_eq!(taken(&texts, Best::First), (0, vec![]));
+    }
+
+    #[test]
+    fn samples_that_are_all_the_same_or_endless_are_refused() {
+        let of = |samples, top_k, temperature| {
+            let s = GenerateSettings { samples, top_k, ..GenerateSettings::default() };
+            check(&s, temperature).map_err(|e| format!("{e:#}"))
+        };
+        assert!(of(4, None, 0.0).unwrap_err().contains("at temperature 0"));
+        assert!(of(4, Some(1), 1.0).unwrap_err().contains("generate.top-k = 1"));
+        assert!(of(1001, None, 1.0).unwrap_err().contains("at most 1000"));
+        assert!(of(1000, Some(2), 1.0).is_ok() && of(1, Some(1), 1.0).is_ok());
     }
 
     #[test]

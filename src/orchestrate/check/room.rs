@@ -1,0 +1,68 @@
+//! What the machine has room for.
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    device::{DeviceChoice, host_memory},
+    error::Error,
+    models::transformer::config::Config,
+    pipeline::placement::Placement,
+    recipe::{Recipe, train::Method},
+    report::out::note,
+};
+
+/// Weights and what training keeps of each parameter, against the machine's memory. Activations come on top.
+pub(super) fn memory(r: &Recipe, placement: Placement, config: &Config) -> Result<()> {
+    let Some((_, free)) = host_memory() else { return Ok(()) };
+    if placement.device != DeviceChoice::Cpu {
+        return Ok(());
+    }
+    let parameters = config.parameters() as u64;
+    let needed = match r.train.method {
+        // Weights and gradients in F32, and the optimizer's state.
+        Method::Full | Method::Scratch => parameters * (8 + r.train.optimizer.bytes_of_element() as u64),
+        Method::Lora if placement.keeps_blocks() => 0,
+        Method::Lora => parameters * placement.dtype.bytes() as u64,
+    };
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    let message = || {
+        format!(
+            "training by {:?} needs {:.2} GiB for {parameters} parameters alone, and {:.2} GiB are available: dtype = \"bf16\", another method, or a smaller model",
+            r.train.method,
+            gib(needed),
+            gib(free)
+        )
+    };
+    ensure!(needed <= free, Error::out_of_memory(message()));
+    Ok(())
+}
+
+/// The work folder can be made, and its disk has room for what surely comes: rows several times over, and parameters with their moments.
+pub(super) fn disk(r: &Recipe) -> Result<()> {
+    let mut there: &Path = &r.work;
+    while !there.exists() {
+        there = there.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    }
+    let file = || format!("work: {} is a file: a folder was expected", there.display());
+    ensure!(there.is_dir(), Error::setting("work", file()));
+    let Ok(stat) = rustix::fs::statvfs(there) else { return Ok(()) };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let rows: u64 =
+        r.questions.iter().chain(&r.examples).filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum();
+    let needed = (64 << 20) + 8 * rows;
+    let mib = |bytes: u64| bytes >> 20;
+    let message = || {
+        format!(
+            "work: {} has {} MiB of free disk, and at least {} MiB are needed",
+            there.display(),
+            mib(free),
+            mib(needed)
+        )
+    };
+    ensure!(free >= needed, Error::cannot_write(there, message()));
+    if free < 4 * needed {
+        note!("warning: {} has {} MiB of free disk", there.display(), mib(free));
+    }
+    Ok(())
+}
