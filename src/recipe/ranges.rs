@@ -66,7 +66,7 @@ pub const RANGES: &[Range] = &[
     from("batch-documents", 1.0, MANY),
     from("batch-rows", 1.0, 1e6),
     from("batch-tokens", 1.0, 1e9),
-    positive("beta", 1e3),
+    from("beta", 1e-6, 1e3),
     below_one("beta1"),
     below_one("beta2"),
     from("bootstrap-samples", 1.0, 1e8),

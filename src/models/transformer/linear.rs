@@ -1,7 +1,7 @@
 //! A linear layer with its adapter, forward and backward.
 //!
 //! LoRA: y = x Wᵀ + s u Bᵀ + bias with u = x Aᵀ. DoRA: y = g ∘ (x Wᵀ + s u Bᵀ) + bias with g = magnitude / ‖W + s B A‖ by rows, the
-//! norm held constant in backward (Liu et al. 2024, section 4.3), as in PEFT. In training a part of an adapter's input may be dropped ([`super::dropout`]).
+//! norm held constant in backward (Liu et al. 2024, section 4.3), as in PEFT. In training a part of an adapter's input may be dropped (`dropout.rs`).
 use anyhow::{Context, Result};
 
 use super::{

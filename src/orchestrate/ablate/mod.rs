@@ -215,7 +215,7 @@ fn finish(matrix: &Ablations, work: &WorkDir, folder: ResultsFolder, ran: &[Ran]
                 "against-reference": r.to_reference.iter().enumerate().map(corrected).collect::<Vec<_>>()})
         })
         .collect();
-    let results = json!({"name": matrix.name, "recipe": matrix.recipe, "set": matrix.set, "seeds": matrix.seeds, "arms": arms});
+    let results = json!({"name": matrix.name, "recipe": matrix.recipe, "set": matrix.set, "steps": matrix.steps, "seeds": matrix.seeds, "arms": arms});
     folder.write(RESULTS, format!("{results:#}\n").as_bytes())?;
     say!();
     for (_, table) in report::tables(ran, 2) {

@@ -34,7 +34,7 @@ pub(super) fn chunk_rows(s: &GenerateSettings) -> usize {
 /// What is wrong with `samples`, as far as settings and the model's generation_config.json tell.
 ///
 /// # Errors
-/// [`Error::Setting`]: several samples of a model that answers greedily; a generation_config.json that cannot be read.
+/// [`Error::Setting`](crate::Error::Setting): several samples of a model that answers greedily; a generation_config.json that cannot be read.
 pub fn check_samples(model: &str, settings: &GenerateSettings) -> Result<()> {
     let own = GenerationConfig::from_model(&resolve(model)?)?;
     let temperature = settings.temperature.or(own.temperature).unwrap_or(0.0);
