@@ -7,7 +7,7 @@ use std::{cell::Cell, ops::Range};
 
 use super::{
     rows::Weight,
-    tile::{Element, ask, lanes, one_by_one, rest, totals, widen},
+    tile::{Element, ask, lanes, one_by_one, rest, tile, totals, widen},
 };
 use crate::ops::{
     parallel::Shared,
@@ -80,12 +80,12 @@ thread_local! {
 
 /// The sums over a part of K of some rows of `a` by some rows of `w`.
 struct Cut<'a> {
-    /// Rows of `a`, and how far apart they are.
+    /// Rows of `a`.
     left: &'a [f32],
-    left_stride: usize,
-    /// Rows of `w`, and how far apart they are.
+    /// Rows of `w`.
     right: &'a [f32],
-    right_stride: usize,
+    /// How far apart rows are, on either side.
+    stride: usize,
     depth: usize,
     /// Lane sums of earlier cuts, a register for each element; empty where there is one cut.
     partial: &'a mut [f32],
@@ -119,16 +119,16 @@ impl DotBlock<'_> {
                 unsafe {
                     let a = self.a.as_ptr().add(i * k);
                     if S::TILE_ROWS == 8 && left >= 8 {
-                        self.columns::<S, W, 8>(s, a, w, i, some.clone());
+                        self.columns::<S, W, 8, true>(s, a, w, i, some.clone());
                         i += 8;
                     } else if left >= 4 {
-                        self.columns::<S, W, 4>(s, a, w, i, some.clone());
+                        self.columns::<S, W, 4, true>(s, a, w, i, some.clone());
                         i += 4;
                     } else if left >= 2 {
-                        self.columns::<S, W, 2>(s, a, w, i, some.clone());
+                        self.columns::<S, W, 2, true>(s, a, w, i, some.clone());
                         i += 2;
                     } else {
-                        self.columns::<S, W, 1>(s, a, w, i, some.clone());
+                        self.columns::<S, W, 1, true>(s, a, w, i, some.clone());
                         i += 1;
                     }
                 }
@@ -140,20 +140,37 @@ impl DotBlock<'_> {
     /// Many rows whose sums are taken in one piece. `w` begins at row `cols.start`.
     #[inline(always)]
     fn block<S: Simd>(&self, s: S, w: &[f32]) {
+        if S::LANES == 16 {
+            return self.wide_block(s, w);
+        }
         let k = self.k;
         let left = &self.a[self.rows.start * k..self.rows.end * k];
         let depth = k / S::LANES * S::LANES;
-        let cut = Cut {
-            left,
-            left_stride: k,
-            right: w,
-            right_stride: k,
-            depth,
-            partial: &mut [],
-            first: true,
-            last: true,
-        };
+        let cut = Cut { left, right: w, stride: k, depth, partial: &mut [], first: true, last: true };
         self.tiles(s, w, cut);
+    }
+
+    /// As `block`, by tiles of four columns that are stored at once: on AVX-512, where a tile takes as long to store as a tenth of its sums, 7 % faster for K = 576.
+    #[inline(always)]
+    fn wide_block<S: Simd>(&self, s: S, w: &[f32]) {
+        let (cols, k) = (self.cols.len(), self.k);
+        assert!(w.len() >= cols * k && self.a.len() >= self.rows.end * k);
+        let mut i = self.rows.start;
+        while i < self.rows.end {
+            let left = self.rows.end - i;
+            let rows = if left >= 6 { 6 } else { [1, 2, 2, 4][left.min(4) - 1] };
+            // SAFETY: rows i..i + R of a and all rows of w exist, as asserted.
+            unsafe {
+                let a = self.a.as_ptr().add(i * k);
+                match rows {
+                    6 => self.columns::<S, f32, 6, false>(s, a, w, i, 0..cols),
+                    4 => self.columns::<S, f32, 4, false>(s, a, w, i, 0..cols),
+                    2 => self.columns::<S, f32, 2, false>(s, a, w, i, 0..cols),
+                    _ => self.columns::<S, f32, 1, false>(s, a, w, i, 0..cols),
+                }
+            }
+            i += rows;
+        }
     }
 
     /// As `block`, for long sums: they are cut, and what a cut needs of `a` and `w` is packed. The order of every sum stays what it is elsewhere.
@@ -179,9 +196,8 @@ impl DotBlock<'_> {
             }
             let cut = Cut {
                 left,
-                left_stride: STRIDE,
                 right,
-                right_stride: STRIDE,
+                stride: STRIDE,
                 depth,
                 partial: &mut partial,
                 first: first == 0,
@@ -198,9 +214,7 @@ impl DotBlock<'_> {
     fn tiles<S: Simd, W: Element>(&self, s: S, w: &[W], mut cut: Cut) {
         let (rows, cols) = (self.rows.len(), self.cols.len());
         let span = |n: usize, stride: usize| if n == 0 { 0 } else { (n - 1) * stride + cut.depth };
-        assert!(
-            cut.left.len() >= span(rows, cut.left_stride) && cut.right.len() >= span(cols, cut.right_stride)
-        );
+        assert!(cut.left.len() >= span(rows, cut.stride) && cut.right.len() >= span(cols, cut.stride));
         assert!(cut.partial.len() >= if cut.first && cut.last { 0 } else { rows * cols * S::LANES });
         assert!(w.len() >= cols * self.k && self.a.len() >= self.rows.end * self.k);
         let (tall, wide) = tile_shape::<S>();
@@ -221,16 +235,16 @@ impl DotBlock<'_> {
                 // SAFETY: rows i..i + r and columns j..j + c are in the block, whose operands are there as asserted.
                 unsafe {
                     match (S::LANES, r, c) {
-                        (16, 6, 4) => self.tile::<S, W, 6, 4>(s, w, &mut cut, i, j),
-                        (16, 6, 1) => self.tile::<S, W, 6, 1>(s, w, &mut cut, i, j),
-                        (16, 4, 4) => self.tile::<S, W, 4, 4>(s, w, &mut cut, i, j),
-                        (8, 4, 3) => self.tile::<S, W, 4, 3>(s, w, &mut cut, i, j),
-                        (8, 4, 1) => self.tile::<S, W, 4, 1>(s, w, &mut cut, i, j),
-                        (8, 2, 3) => self.tile::<S, W, 2, 3>(s, w, &mut cut, i, j),
-                        (8, 1, 3) => self.tile::<S, W, 1, 3>(s, w, &mut cut, i, j),
-                        (_, 2, 4) => self.tile::<S, W, 2, 4>(s, w, &mut cut, i, j),
-                        (_, 1, 4) => self.tile::<S, W, 1, 4>(s, w, &mut cut, i, j),
-                        _ => (i..i + r).for_each(|i| self.tile::<S, W, 1, 1>(s, w, &mut cut, i, j)),
+                        (16, 6, 4) => self.cut_tile::<S, W, 6, 4>(s, w, &mut cut, i, j),
+                        (16, 6, 1) => self.cut_tile::<S, W, 6, 1>(s, w, &mut cut, i, j),
+                        (16, 4, 4) => self.cut_tile::<S, W, 4, 4>(s, w, &mut cut, i, j),
+                        (8, 4, 3) => self.cut_tile::<S, W, 4, 3>(s, w, &mut cut, i, j),
+                        (8, 4, 1) => self.cut_tile::<S, W, 4, 1>(s, w, &mut cut, i, j),
+                        (8, 2, 3) => self.cut_tile::<S, W, 2, 3>(s, w, &mut cut, i, j),
+                        (8, 1, 3) => self.cut_tile::<S, W, 1, 3>(s, w, &mut cut, i, j),
+                        (_, 2, 4) => self.cut_tile::<S, W, 2, 4>(s, w, &mut cut, i, j),
+                        (_, 1, 4) => self.cut_tile::<S, W, 1, 4>(s, w, &mut cut, i, j),
+                        _ => (i..i + r).for_each(|i| self.cut_tile::<S, W, 1, 1>(s, w, &mut cut, i, j)),
                     }
                 }
                 j += c;
@@ -242,7 +256,7 @@ impl DotBlock<'_> {
     /// # Safety
     /// i + R <= rows and j + C <= columns of this block; the cut and `w` hold them.
     #[inline(always)]
-    unsafe fn tile<S: Simd, W: Element, const R: usize, const C: usize>(
+    unsafe fn cut_tile<S: Simd, W: Element, const R: usize, const C: usize>(
         &self,
         s: S,
         w: &[W],
@@ -263,8 +277,8 @@ impl DotBlock<'_> {
                 }
             }
             let (left, right) =
-                (cut.left.as_ptr().add(i * cut.left_stride), cut.right.as_ptr().add(j * cut.right_stride));
-            sums = lanes::<S, R, C>(s, sums, (left, cut.left_stride), (right, cut.right_stride), cut.depth);
+                (cut.left.as_ptr().add(i * cut.stride), cut.right.as_ptr().add(j * cut.stride));
+            sums = lanes::<S, f32, R, C>(s, sums, left, right, cut.stride, cut.depth);
             if !cut.last {
                 for r in 0..R {
                     for c in 0..C {
@@ -282,12 +296,12 @@ impl DotBlock<'_> {
         }
     }
 
-    /// R rows by rows `cols` of `w`, one after another.
+    /// R rows by rows `cols` of `w`; ONE: by one of them after another.
     ///
     /// # Safety
     /// `a` points at R rows, `w` holds `cols`.
     #[inline(always)]
-    unsafe fn columns<S: Simd, W: Element, const R: usize>(
+    unsafe fn columns<S: Simd, W: Element, const R: usize, const ONE: bool>(
         &self,
         s: S,
         a: *const f32,
@@ -296,20 +310,25 @@ impl DotBlock<'_> {
         cols: Range<usize>,
     ) {
         let k = self.k;
-        if cols.len() == 4 {
-            // SAFETY: rows `cols` of w exist.
-            let (sums, rest) = unsafe { one_by_one::<S, W, R, 4>(s, a, w.as_ptr().add(cols.start * k), k) };
+        let mut j = cols.start;
+        while j + 4 <= cols.end {
+            // SAFETY: rows j..j + 4 of w exist.
+            let (sums, rest) = unsafe {
+                let w = w.as_ptr().add(j * k);
+                if ONE { one_by_one::<S, W, R>(s, a, w, k) } else { tile::<S, W, R, 4>(s, a, w, k) }
+            };
             for r in 0..R {
-                self.store(i + r, self.cols.start + cols.start, &s.sum4(sums[r]), &rest[r]);
+                self.store(i + r, self.cols.start + j, &s.sum4(sums[r]), &rest[r]);
             }
-            return;
+            j += 4;
         }
-        for j in cols {
+        while j < cols.end {
             // SAFETY: row j of w exists.
-            let (sums, rest) = unsafe { one_by_one::<S, W, R, 1>(s, a, w.as_ptr().add(j * k), k) };
+            let (sums, rest) = unsafe { tile::<S, W, R, 1>(s, a, w.as_ptr().add(j * k), k) };
             for r in 0..R {
                 self.store(i + r, self.cols.start + j, &[s.sum(sums[r][0])], &rest[r]);
             }
+            j += 1;
         }
     }
 

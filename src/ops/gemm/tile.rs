@@ -56,24 +56,24 @@ impl Element for bf16 {
     }
 }
 
-/// The lane sums of R rows of `a` by C rows of `w`, which are read one after another, with memory asked for what comes a page later.
+/// As a [`tile`] of four rows of `w`, which are read one after another, with memory asked for what comes a page later.
 ///
 /// # Safety
-/// R rows of k floats at `a`, C rows of k elements at `w`.
+/// R rows of k floats at `a`, four rows of k elements at `w`.
 #[inline(always)]
-pub(super) unsafe fn one_by_one<S: Simd, W: Element, const R: usize, const C: usize>(
+pub(super) unsafe fn one_by_one<S: Simd, W: Element, const R: usize>(
     s: S,
     a: *const f32,
     w: *const W,
     k: usize,
-) -> ([[S::V; C]; R], [[f32; C]; R]) {
+) -> ([[S::V; 4]; R], [[f32; 4]; R]) {
     const AHEAD: usize = 4096;
     let line = (64 / size_of::<W>()).max(S::LANES);
     let whole = k / S::LANES * S::LANES;
-    let mut sums = [[s.splat(0.0); C]; R];
-    for c in 0..C {
+    let mut sums = [[s.splat(0.0); 4]; R];
+    for c in 0..4 {
         let mut lanes = [s.splat(0.0); R];
-        // SAFETY: every index is below R * k or C * k, by the caller's promise; what is asked for ahead is not touched.
+        // SAFETY: every index is below R * k or 4 * k, by the caller's promise; what is asked for ahead is not touched.
         unsafe {
             let w = w.add(c * k);
             let mut p = 0;
@@ -94,19 +94,36 @@ pub(super) unsafe fn one_by_one<S: Simd, W: Element, const R: usize, const C: us
         }
     }
     // SAFETY: the caller's promise.
-    (sums, unsafe { rest::<S, W, R, C>(a, w, k) })
+    (sums, unsafe { tail(a, w, k, whole) })
 }
 
-/// sums + the lane sums over the first `depth` (whole registers) of R rows of `a` by C rows of `w`, each with the distance of its rows.
+/// The lane sums of R rows of `a` by C rows of `w`, and the sums over what K leaves of a register.
 ///
 /// # Safety
-/// R rows of `depth` floats at `a`, C rows of `depth` floats at `w`.
+/// R rows of k floats at `a`, C rows of k elements at `w`.
 #[inline(always)]
-pub(super) unsafe fn lanes<S: Simd, const R: usize, const C: usize>(
+pub(super) unsafe fn tile<S: Simd, W: Element, const R: usize, const C: usize>(
+    s: S,
+    a: *const f32,
+    w: *const W,
+    k: usize,
+) -> ([[S::V; C]; R], [[f32; C]; R]) {
+    let whole = k / S::LANES * S::LANES;
+    // SAFETY: the caller's promise.
+    unsafe { (lanes(s, [[s.splat(0.0); C]; R], a, w, k, whole), tail(a, w, k, whole)) }
+}
+
+/// sums + the lane sums over the first `depth` (whole registers) of R rows of `a` by C rows of `w`, `stride` apart in both.
+///
+/// # Safety
+/// R rows of `depth` floats at `a`, C rows of `depth` elements at `w`.
+#[inline(always)]
+pub(super) unsafe fn lanes<S: Simd, W: Element, const R: usize, const C: usize>(
     s: S,
     mut sums: [[S::V; C]; R],
-    (a, a_stride): (*const f32, usize),
-    (w, w_stride): (*const f32, usize),
+    a: *const f32,
+    w: *const W,
+    stride: usize,
     depth: usize,
 ) -> [[S::V; C]; R] {
     let mut p = 0;
@@ -115,10 +132,10 @@ pub(super) unsafe fn lanes<S: Simd, const R: usize, const C: usize>(
         // SAFETY: p + LANES <= depth.
         unsafe {
             for c in 0..C {
-                right[c] = s.load(w.add(c * w_stride + p));
+                right[c] = W::load(s, w.add(c * stride + p));
             }
             for r in 0..R {
-                let left = s.load(a.add(r * a_stride + p));
+                let left = s.load(a.add(r * stride + p));
                 for c in 0..C {
                     sums[r][c] = s.fma(left, right[c], sums[r][c]);
                 }
