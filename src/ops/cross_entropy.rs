@@ -323,25 +323,8 @@ impl Kernel for SoftmaxRow<'_> {
         if let Some(cap) = self.softcap {
             soft_cap(s, self.row, cap);
         }
+        let (top, total) = s.exp_sum(self.row);
         let (body, tail) = self.row.split_at_mut(self.row.len() / S::LANES * S::LANES);
-        let mut top = s.splat(f32::NEG_INFINITY);
-        for x in body.chunks_exact(S::LANES) {
-            top = s.max(top, s.read(x));
-        }
-        let mut lanes = [f32::NEG_INFINITY; simd::MAX_LANES];
-        s.write(&mut lanes, top);
-        let top = lanes.iter().chain(tail.iter()).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-        let shift = s.splat(-top);
-        // Partial sums in f64: with 256k terms of one size an f32 sum would lose 3 digits.
-        let mut total = 0.0f64;
-        for block in body.chunks(S::LANES * 64) {
-            let mut sum = s.splat(0.0);
-            for x in block.chunks_exact(S::LANES) {
-                sum = s.add(sum, s.exp(s.add(s.read(x), shift)));
-            }
-            total += s.sum(sum) as f64;
-        }
-        total += tail.iter().map(|&x| ((x - top) as f64).exp()).sum::<f64>();
         let target =
             if self.target < body.len() { body[self.target] } else { tail[self.target - body.len()] };
         let log_sum = total.ln();

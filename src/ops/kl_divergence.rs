@@ -244,27 +244,10 @@ impl Kernel for KlRow<'_> {
     }
 }
 
-/// ln Σ exp(x), with partial sums in f64.
+/// ln Σ exp(x).
 #[inline(always)]
 fn log_normaliser<S: Simd>(s: S, row: &[f32]) -> f64 {
-    let (body, tail) = row.split_at(row.len() / S::LANES * S::LANES);
-    let mut top = s.splat(f32::NEG_INFINITY);
-    for x in body.chunks_exact(S::LANES) {
-        top = s.max(top, s.read(x));
-    }
-    let mut lanes = [f32::NEG_INFINITY; simd::MAX_LANES];
-    s.write(&mut lanes, top);
-    let top = lanes.iter().chain(tail.iter()).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    let shift = s.splat(-top);
-    let mut total = 0.0f64;
-    for block in body.chunks(S::LANES * 64) {
-        let mut sum = s.splat(0.0);
-        for x in block.chunks_exact(S::LANES) {
-            sum = s.add(sum, s.exp(s.add(s.read(x), shift)));
-        }
-        total += s.sum(sum) as f64;
-    }
-    total += tail.iter().map(|&x| ((x - top) as f64).exp()).sum::<f64>();
+    let (top, total) = s.exp_sum(row);
     top as f64 + total.ln()
 }
 

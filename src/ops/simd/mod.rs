@@ -109,6 +109,31 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.sum(self.add(self.add(sums[0], sums[1]), self.add(sums[2], sums[3])))
     }
 
+    /// The largest x of a row, and Σ exp(x - it), in an order that depends only on the length.
+    #[inline(always)]
+    fn exp_sum(self, row: &[f32]) -> (f32, f64) {
+        let (body, tail) = row.split_at(row.len() / Self::LANES * Self::LANES);
+        let mut top = self.splat(f32::NEG_INFINITY);
+        for x in body.chunks_exact(Self::LANES) {
+            top = self.max(top, self.read(x));
+        }
+        let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
+        self.write(&mut lanes, top);
+        let top = lanes.iter().chain(tail.iter()).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let shift = self.splat(-top);
+        // Partial sums in f64: with 256k terms of one size an f32 sum would lose 3 digits.
+        let mut total = 0.0f64;
+        for block in body.chunks(Self::LANES * 64) {
+            let mut sum = self.splat(0.0);
+            for x in block.chunks_exact(Self::LANES) {
+                sum = self.add(sum, self.exp(self.add(self.read(x), shift)));
+            }
+            total += self.sum(sum) as f64;
+        }
+        total += tail.iter().map(|&x| ((x - top) as f64).exp()).sum::<f64>();
+        (top, total)
+    }
+
     /// exp(x), relative error below 2e-7 where the result is normal; 0 below -87.7, at most 2^127.5; NaN stays NaN.
     /// Cody and Waite's reduction x = n ln2 + r, then 1 + r + r^2 q(r) with q fitted over |r| <= ln2 / 2 (error 1.1e-8).
     #[inline(always)]
