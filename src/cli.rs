@@ -133,6 +133,8 @@ subcommands! {
     Import: stages::import, Mode::Work;
     /// Merge an adapter into its model
     Merge: stages::merge, Mode::Work;
+    /// Export the log of a training to MLflow or Weights & Biases, as offline folders
+    Export: stages::export, Mode::Work;
     /// Show rows, or token shards with their loss mask
     Inspect: stages::inspect, Mode::PrintOnly;
     /// Evaluate a model, or compare two

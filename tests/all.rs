@@ -55,6 +55,7 @@ mod stored_types;
 mod templates;
 mod tokenizer;
 mod trace;
+mod tracking;
 mod training;
 mod training_ops;
 mod validation;

@@ -146,7 +146,7 @@ impl Manifest {
     }
 
     /// What was begun in `dir` and has not ended.
-    pub(super) fn pending(dir: &Path) -> Option<Manifest> {
+    pub fn pending(dir: &Path) -> Option<Manifest> {
         serde_json::from_slice(&fs::read(dir.join(PENDING)).ok()?).ok()
     }
 

@@ -6,6 +6,7 @@ pub mod chat;
 pub mod code_switch;
 pub mod doctor;
 pub mod eval;
+pub mod export;
 pub mod filter;
 pub mod generate;
 pub mod help;

@@ -1,8 +1,5 @@
 //! The page of a training: the curves that every page with a training has, and training.html in its own folder.
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::Value;
@@ -10,11 +7,7 @@ use serde_json::Value;
 use super::{Args, rewards::Change, summary::next_commands};
 use crate::{
     data::{files::FileContext, json::read_text},
-    pipeline::{
-        manifest::Manifest,
-        provenance,
-        work_dir::{METRICS, TIMING},
-    },
+    pipeline::{manifest::Manifest, provenance, work_dir::METRICS},
     recipe::source,
     report::{
         environment::peak_memory,
@@ -22,7 +15,7 @@ use crate::{
         plots::{Scale, Series, line_plot},
         progress::duration,
     },
-    train::trainer::TrainOutcome,
+    train::{log::times, trainer::TrainOutcome},
 };
 
 /// A training: its name and its folder.
@@ -46,26 +39,17 @@ pub struct Timing {
 impl Timing {
     /// Of the training in `dir`; nothing where it has no clock.
     pub fn read(dir: &Path) -> Timing {
-        // A step that was done again after a kill stands there twice.
-        let mut steps = BTreeMap::new();
-        for line in std::fs::read_to_string(dir.join(TIMING)).unwrap_or_default().lines() {
-            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
-            let values = (line["seconds"].as_f64(), line["tokens"].as_f64());
-            if let (Some(step), (Some(seconds), Some(tokens))) = (line["step"].as_u64(), values) {
-                steps.insert(step, (seconds, tokens, line["memory"].as_f64()));
-            }
-        }
-        let steps: Vec<_> = steps.into_values().collect();
+        let steps: Vec<_> = times(dir).into_values().collect();
         let mut timing = Timing { steps: steps.len(), ..Timing::default() };
         // Single steps are as uneven as their documents.
         for few in steps.chunks(steps.len().div_ceil(60).max(1)) {
-            let seconds: f64 = few.iter().map(|s| s.0).sum();
-            let tokens: f64 = few.iter().map(|s| s.1).sum();
+            let seconds: f64 = few.iter().map(|s| s.seconds).sum();
+            let tokens: f64 = few.iter().map(|s| s.tokens).sum();
             timing.tokens += tokens;
             timing.seconds += seconds;
             let minutes = timing.seconds / 60.0;
             timing.rate.push((minutes, tokens / seconds.max(1e-9)));
-            let memory = few.iter().filter_map(|s| s.2).fold(f64::NAN, f64::max);
+            let memory = few.iter().filter_map(|s| s.memory).fold(f64::NAN, f64::max);
             timing.memory.push((minutes, memory / 1048576.0));
         }
         timing
