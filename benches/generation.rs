@@ -1,4 +1,4 @@
-//! Greedy generation against transformers and llama.cpp: `cargo bench --bench generation -- --python PYTHON [--rounds 3]`.
+//! Greedy generation against transformers and llama.cpp: `cargo bench --bench generation -- --python PYTHON [--rounds 3]`, with the options of `sdrrl bench generate`.
 //!
 //! SmolLM2-135M-Instruct (scripts/get_assets.sh), prompts of 64 tokens, 64 new tokens, batches of 1 and 8, weights as f32 and bf16. Each
 //! round runs everyone once in a process of its own: a warm-up, then the median of 3. Decode: new tokens behind the first, summed over
@@ -10,12 +10,15 @@
 //!
 //! Tokens beyond the vocabulary, fewer tokens than asked for, or equal prompts of one batch that go on differently end a run without a figure.
 mod card;
+mod options;
 mod peer;
 mod shapes;
 
 use std::{path::Path, time::Instant};
 
-use peer::{Contestant, interleave, itself, option, peak_mib};
+use clap::Parser;
+use options::{PRINTED, Peers, given};
+use peer::{Contestant, interleave, itself, peak_mib};
 use sdrrl::{
     bench::{generate, models},
     data::random::RowRandom,
@@ -26,81 +29,93 @@ use sdrrl::{
     },
     models::{transformer::config::Config, transformer::weights::Transformer},
     pipeline::placement::parse_dtype,
+    stages::bench,
     tensor::DType,
 };
 use serde_json::{Value, json};
 
 const MODEL: &str = "assets/downloads/SmolLM2-135M-Instruct.Q4_1.gguf";
 
+/// What is compared.
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    peers: Peers,
+    /// Types of the weights [default: f32,bf16; with --shape bf16]
+    #[arg(long, value_delimiter = ',')]
+    dtypes: Vec<String>,
+    #[command(flatten)]
+    of: bench::Generate,
+}
+
 /// What is run: of a shape with random weights, or of the downloaded model.
 struct Case {
     shape: Option<String>,
-    device: String,
+    device: DeviceChoice,
     prompt: usize,
     new: usize,
+    dtypes: Vec<String>,
+    batches: Vec<usize>,
 }
 
 impl Case {
-    fn from_options() -> Case {
-        let shape = option("--shape");
-        let number = |name: &str| {
-            let or = if shape.is_some() { 128 } else { 64 };
-            option(name).map_or(or, |x| x.parse().expect("a whole number"))
-        };
-        let device = option("--device").unwrap_or_else(|| "cpu".into());
-        Case { prompt: number("--prompt"), new: number("--new"), device, shape }
+    fn new(of: &bench::Generate, shaped: bool, dtypes: Vec<String>) -> Case {
+        let usual: &[&str] = if shaped { &["bf16"] } else { &["f32", "bf16"] };
+        let dtypes = if dtypes.is_empty() { usual.iter().map(|d| d.to_string()).collect() } else { dtypes };
+        Case {
+            shape: shaped.then(|| of.shape.clone()),
+            device: of.common.placement.device,
+            prompt: of.prompt,
+            new: of.new,
+            dtypes,
+            batches: of.batches.clone(),
+        }
     }
     /// `dtype:rows` of everything that is run.
     fn all(&self) -> Vec<String> {
-        if self.shape.is_none() {
-            return ["f32:1", "bf16:1", "f32:8", "bf16:8"].map(String::from).to_vec();
-        }
-        let dtypes = option("--dtypes").unwrap_or_else(|| "bf16".into());
-        let batches = option("--batches").unwrap_or_else(|| "1,8,64".into());
-        batches.split(',').flat_map(|b| dtypes.split(',').map(move |d| format!("{d}:{b}"))).collect()
+        self.batches.iter().flat_map(|b| self.dtypes.iter().map(move |d| format!("{d}:{b}"))).collect()
     }
     fn peers(&self) -> &[&str] {
         if self.shape.is_some() { &["transformers-random"] } else { &["transformers", "llama.cpp"] }
     }
     fn arguments(&self) -> Vec<String> {
-        let Some(shape) = &self.shape else { return vec![] };
-        let (prompt, new) = (self.prompt.to_string(), self.new.to_string());
-        let all = ["--shape", shape, "--device", &self.device, "--prompt", &prompt, "--new", &new];
-        all.map(String::from).to_vec()
+        let (prompt, new, device) = (self.prompt.to_string(), self.new.to_string(), self.device.to_string());
+        let shape = self.shape.iter().flat_map(|shape| ["--shape", shape]);
+        let all = shape.chain(["--device", &device, "--prompt", &prompt, "--new", &new]);
+        all.map(String::from).collect()
     }
     /// Bytes that a decode step of `rows` must read.
     fn step_bytes(&self, config: &Config, dtype: &str, rows: usize) -> f64 {
         let weights = parse_dtype(dtype).expect("f32 or bf16");
-        let cached = if self.device == "cpu" { DType::F32 } else { weights };
+        let cached = if self.device == DeviceChoice::Cpu { DType::F32 } else { weights };
         let case = generate::Case { rows, prompt: self.prompt, new: self.new };
         generate::step_bytes(config, weights, cached, case)
     }
 }
 
 fn main() {
-    peer::only(&[
-        "--python",
-        "--rounds",
-        "--shape",
-        "--device",
-        "--dtypes",
-        "--batches",
-        "--prompt",
-        "--new",
+    let (Options { peers, dtypes, of }, matches) = options::options::<Options>(&[
+        ("model", "without a --shape it is the downloaded model, which all peers read"),
+        ("warmup", "one short run warms up, here and there"),
+        ("runs", "a run is the median of three, here and there; --rounds repeats it"),
+        ("json", PRINTED),
+        ("compare", PRINTED),
+        ("dtype", "--dtypes names all that are compared"),
+        ("base_dtype", "peers compute in the types of --dtypes"),
     ]);
-    let case = Case::from_options();
-    if let Some(run) = option("--worker") {
-        return worker(&run, &case);
+    let case = Case::new(&of, given(&matches, "shape"), dtypes);
+    if let Some(run) = &peers.worker {
+        return worker(run, &case);
     }
     if case.shape.is_none() && !Path::new(MODEL).exists() {
         return println!("{MODEL} is missing: run scripts/get_assets.sh");
     }
-    let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(3);
+    let rounds = peers.rounds(3);
     let mut headed = false;
     for run in case.all() {
         let own = [itself(&["--worker", &run]), case.arguments()].concat();
         let mut all = vec![Contestant { name: format!("sdrrl {run}"), command: own }];
-        if let Some(python) = option("--python") {
+        if let Some(python) = &peers.python {
             all.extend(case.peers().iter().map(|peer| {
                 let program =
                     [python.as_str(), "scripts/peer_generation.py", peer, &run].map(String::from).to_vec();
@@ -158,7 +173,7 @@ fn split(run: &str) -> (&str, usize) {
 fn worker(run: &str, case: &Case) {
     let (dtype, rows) = split(run);
     let dtype = parse_dtype(dtype).expect("f32 or bf16");
-    let device = case.device.parse::<DeviceChoice>().and_then(|d| d.open()).expect("the device");
+    let device = case.device.open().expect("the device");
     let model = match &case.shape {
         Some(shape) => models::config(shape)
             .and_then(|config| models::random_decoder(config, dtype, &device))

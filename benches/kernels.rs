@@ -9,48 +9,59 @@
 //! `cargo bench --bench kernels -- --smoke [--device D] [--json FILE]`: the same rows with tiny shapes, on the emulated device unless said otherwise: checks, no times.
 use std::process::ExitCode;
 
+use clap::Parser;
 use gpu::How;
+use options::{given, options};
+use sdrrl::{device::DeviceChoice, stages::bench};
 
 mod card;
 #[path = "kernels/cpu_gemm.rs"]
 mod cpu_gemm;
 #[path = "kernels/gpu.rs"]
 mod gpu;
+mod options;
 #[path = "../tests/kernels/table/mod.rs"]
 mod table;
 
+/// What is run.
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    of: bench::Kernels,
+    /// Tiny shapes, checks and no times, on the emulated device unless said otherwise
+    #[arg(long)]
+    smoke: bool,
+    /// A row twice, the second time inside a profiler's range
+    #[arg(long)]
+    once: bool,
+    /// Cargo's
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
 fn main() -> ExitCode {
-    let (mut device, mut json, mut how, mut filters) = (None, None, How::default(), vec![]);
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--device" => device = args.next(),
-            "--json" => json = args.next(),
-            "--smoke" => how.smoke = true,
-            "--list" => {
-                gpu::list();
-                return ExitCode::SUCCESS;
-            }
-            "--once" => how.once = true,
-            // cargo's own.
-            "--bench" => {}
-            _ if arg.starts_with('-') => {
-                eprintln!(
-                    "there is no option {arg}; use --device cuda[:N], --json FILE, --smoke, --once, --list, and parts of rows' names"
-                );
-                return ExitCode::from(2);
-            }
-            _ => filters.push(arg),
-        }
-    }
-    if how.smoke {
-        device = device.or(Some("emulated".into()));
-    }
-    let Some(device) = device.filter(|d| d != "cpu") else {
-        cpu_gemm::run(&filters);
+    let (Options { of, smoke, once, .. }, matches) = options::<Options>(&[
+        ("warmup", "each row chooses its own runs"),
+        ("runs", "each row chooses its own runs"),
+        ("compare", "results of two runs are lines of JSON: scripts/gpu_report.py joins them"),
+        ("dtype", "the rows name their types"),
+        ("base_dtype", "the rows name their formats"),
+    ]);
+    if of.list {
+        gpu::list();
         return ExitCode::SUCCESS;
-    };
-    match gpu::run(&device, how, json.as_deref(), &filters) {
+    }
+    let asked = of.common.placement.device;
+    let device = if smoke && !given(&matches, "device") { DeviceChoice::Emulated } else { asked };
+    if device == DeviceChoice::Cpu {
+        if once || of.common.json.is_some() {
+            eprintln!("--once and --json are for the table of GPU rows: give --device cuda or --smoke");
+            return ExitCode::from(2);
+        }
+        cpu_gemm::run(&of.filters);
+        return ExitCode::SUCCESS;
+    }
+    match gpu::run(device, How { smoke, once }, of.common.json.as_deref(), &of.filters) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(wrong) => {
             eprintln!("{wrong} rows failed");

@@ -4,11 +4,14 @@
 //! it the 40 lines in tests/golden, and article 1 of the Declaration of Human Rights where there are none). PYTHON needs pysbd and jieba, the peers
 //! for sentences and for Chinese words. SDRRL is an older program: code-switching by both is timed on the same rows, interleaved. Each round runs
 //! everyone once in a process of its own, on one thread.
+mod options;
 mod peer;
 
 use std::{fs, path::Path, process::Command, time::Instant};
 
-use peer::{Contestant, interleave, itself, option, peak_mib};
+use clap::Parser;
+use options::{OF_MODELS, Peers};
+use peer::{Contestant, interleave, itself, peak_mib};
 use sdrrl::{
     data::{
         language_id, sentences,
@@ -16,6 +19,7 @@ use sdrrl::{
         words::{tokens, words},
     },
     metrics::rouge::Rouge,
+    stages::bench::Common,
 };
 use serde_json::json;
 
@@ -34,15 +38,33 @@ const PARAGRAPH: usize = 5;
 /// Rows that are code-switched: enough that starting a program is nothing beside it.
 const ROWS: usize = 30_000;
 
+/// What is compared.
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    peers: Peers,
+    /// An older `sdrrl`, whose code-switching is timed beside
+    #[arg(long)]
+    older: Option<String>,
+    /// Folder with test.LL
+    #[arg(long, default_value = "tests/golden/metrics/flores")]
+    data: String,
+    /// Of a worker
+    #[arg(long, hide = true, default_value = "")]
+    language: String,
+    #[arg(long, hide = true, default_value = env!("CARGO_BIN_EXE_sdrrl"))]
+    program: String,
+    #[command(flatten)]
+    _common: Common,
+}
+
 fn main() {
-    peer::only(&["--python", "--older", "--rounds", "--data", "--language", "--program"]);
-    let data = option("--data").unwrap_or_else(|| "tests/golden/metrics/flores".into());
-    if let Some(case) = option("--worker") {
-        let language = option("--language").unwrap_or_default();
-        let program = option("--program").unwrap_or_else(|| env!("CARGO_BIN_EXE_sdrrl").to_string());
-        return worker(&case, &language, &data, &program);
+    let (options, _) = options::options::<Options>(OF_MODELS);
+    let Options { peers, data, language, program, .. } = &options;
+    if let Some(case) = &peers.worker {
+        return worker(case, language, data, program);
     }
-    let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(5);
+    let rounds = peers.rounds(5);
     println!("{data}: one thread, {rounds} interleaved rounds, medians");
     println!("{:<28} {:>14} {:>14} {:>8}", "a second", "sdrrl", "peer", "ratio");
     for (case, peer) in CASES {
@@ -55,9 +77,9 @@ fn main() {
             }
             let mut all = vec![Contestant {
                 name: format!("sdrrl {case} {language}"),
-                command: itself(&["--worker", case, "--data", &data, "--language", language]),
+                command: itself(&["--worker", case, "--data", data, "--language", language]),
             }];
-            all.extend(peer_of(case, peer, language, &data));
+            all.extend(peer_of(case, peer, language, &options));
             let results = interleave(&all, rounds);
             let of = |i: usize| {
                 let found = results.get(i).and_then(|r| r.as_ref()).and_then(|r| r["rate"].as_f64());
@@ -70,18 +92,21 @@ fn main() {
     }
 }
 
-fn peer_of(case: &str, peer: &str, language: &str, data: &str) -> Option<Contestant> {
+fn peer_of(case: &str, peer: &str, language: &str, options: &Options) -> Option<Contestant> {
+    let Options { peers, older, data, .. } = options;
     let command = match peer {
         "older" => {
-            let older = option("--older")?;
-            itself(&["--worker", case, "--data", data, "--language", language, "--program", &older])
+            let older = older.as_ref()?;
+            itself(&["--worker", case, "--data", data, "--language", language, "--program", older])
         }
         "jieba" if language != "zh" => return None,
         "pysbd" if ["cs", "th"].contains(&language) => return None,
         "" => return None,
         _ => {
-            let python = option("--python")?;
-            [&python, "scripts/peer_languages.py", case, language, data].map(|s| s.to_string()).to_vec()
+            let python = peers.python.as_ref()?;
+            [python.as_str(), "scripts/peer_languages.py", case, language, data]
+                .map(|s| s.to_string())
+                .to_vec()
         }
     };
     Some(Contestant { name: format!("{peer} {case} {language}"), command })

@@ -3,11 +3,14 @@
 //! DIR holds test.es and two translations of it, test.google.es and test.bergamot-tiny.es (FLORES devtest, 1,012 lines; without it the
 //! 40 lines in tests/golden). Each round runs everyone once in a process of its own: time from lines in memory to the score, the best of
 //! several runs; sacrebleu is made to forget the lines it has tokenized before each. PYTHON needs sacrebleu.
+mod options;
 mod peer;
 
 use std::{path::Path, time::Instant};
 
-use peer::{Contestant, interleave, itself, option, peak_mib};
+use clap::Parser;
+use options::{OF_MODELS, Peers};
+use peer::{Contestant, interleave, itself, peak_mib};
 use sdrrl::{
     data::text_file::read_lines,
     metrics::{
@@ -15,19 +18,31 @@ use sdrrl::{
         significance::{paired_bootstrap, paired_randomisation},
         tokenize::{BleuTokenizer, TercomOptions},
     },
+    stages::bench::Common,
 };
 use serde_json::json;
 
 const EXCERPT: &str = "tests/golden/metrics/flores";
 const CASES: [&str; 4] = ["bleu_chrf", "ter", "paired_bs", "paired_ar"];
 
+/// What is compared.
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    peers: Peers,
+    /// Folder with test.es and two translations of it
+    #[arg(long, default_value = EXCERPT)]
+    data: String,
+    #[command(flatten)]
+    _common: Common,
+}
+
 fn main() {
-    peer::only(&["--python", "--rounds", "--data"]);
-    let data = option("--data").unwrap_or_else(|| EXCERPT.into());
-    if let Some(case) = option("--worker") {
-        return worker(&case, &data);
+    let (Options { peers, data, .. }, _) = options::options::<Options>(OF_MODELS);
+    if let Some(case) = &peers.worker {
+        return worker(case, &data);
     }
-    let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(5);
+    let rounds = peers.rounds(5);
     println!("{data}: {} threads, {rounds} interleaved rounds, medians", rayon::current_num_threads());
     println!(
         "{:<24} {:>12} {:>12} {:>8} {:>9} {:>9}",
@@ -38,7 +53,7 @@ fn main() {
             name: format!("sdrrl {case}"),
             command: itself(&["--worker", case, "--data", &data]),
         }];
-        all.extend(option("--python").map(|python| Contestant {
+        all.extend(peers.python.as_ref().map(|python| Contestant {
             name: format!("sacrebleu {case}"),
             command: [python.as_str(), "scripts/peer_metrics.py", case, &data].map(String::from).to_vec(),
         }));

@@ -6,11 +6,14 @@
 //! is part of the time. Each round runs everyone once in a process of its own, after a warm-up of 4 rows. lm-eval runs with batches of 1, 8, 16
 //! and 64 (where its `auto` ends, without the search); the ratio is to its fastest. The choices must be the same on every row in f32. PYTHON
 //! needs torch, transformers, gguf and lm_eval.
+mod options;
 mod peer;
 
 use std::{fs, path::Path, time::Instant};
 
-use peer::{Contestant, interleave, itself, option, peak_mib};
+use clap::Parser;
+use options::{OF_MODELS, Peers};
+use peer::{Contestant, interleave, itself, peak_mib};
 use sdrrl::{
     device::DeviceChoice,
     eval::{
@@ -21,26 +24,42 @@ use sdrrl::{
     infer::engine::EngineOptions,
     pipeline::placement::{Placement, parse_dtype},
     recipe::eval::EvalTask,
+    stages::bench::Common,
 };
 use serde_json::json;
 
 const MODEL: &str = "assets/downloads/SmolLM2-135M-Instruct.Q4_1.gguf";
 const ROWS: &str = "assets/downloads/eval/es.test.jsonl";
 
+/// What is compared.
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    peers: Peers,
+    /// Questions
+    #[arg(long, default_value = "64")]
+    rows: String,
+    /// Batches of the peer
+    #[arg(long, value_delimiter = ',', default_value = "1,8,16,64")]
+    batches: Vec<String>,
+    /// Of a worker: where its choices go
+    #[arg(long, hide = true)]
+    out: Option<String>,
+    #[command(flatten)]
+    _common: Common,
+}
+
 fn main() {
-    peer::only(&["--python", "--rounds", "--rows", "--batches", "--out"]);
-    let count = option("--rows").unwrap_or("64".into());
-    if let (Some(case), Some(out)) = (option("--worker"), option("--out")) {
-        return worker(&case, &count, &out);
+    let (Options { peers, rows: count, batches, out, .. }, _) = options::options::<Options>(OF_MODELS);
+    if let (Some(case), Some(out)) = (&peers.worker, &out) {
+        return worker(case, &count, out);
     }
     for file in [MODEL, ROWS] {
         if !Path::new(file).exists() {
             return println!("{file} is missing: run scripts/get_assets.sh");
         }
     }
-    let batches = option("--batches").unwrap_or("1,8,16,64".into());
-    let batches: Vec<&str> = batches.split(',').collect();
-    let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(3);
+    let rounds = peers.rounds(3);
     let dir = tempfile::tempdir().expect("a folder");
     let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     println!("{} threads, {count} rows, {rounds} interleaved rounds, medians", rayon::current_num_threads());
@@ -51,11 +70,11 @@ fn main() {
         fs::write(&asked, questions(&items(form, &count))).expect("the questions");
         let own = itself(&["--worker", case, "--rows", &count, "--out", &at("ours")]);
         let mut all = vec![Contestant { name: format!("sdrrl {case}"), command: own }];
-        if let Some(python) = option("--python") {
-            all.extend(batches.iter().map(|&batch| {
+        if let Some(python) = &peers.python {
+            all.extend(batches.iter().map(|batch| {
                 Contestant {
                     name: format!("lm-eval {case} batch {batch}"),
-                    command: [&python, "scripts/peer_lm_eval.py", dtype, batch, &asked, &at(batch)]
+                    command: [python.as_str(), "scripts/peer_lm_eval.py", dtype, batch, &asked, &at(batch)]
                         .map(String::from)
                         .to_vec(),
                 }
@@ -69,7 +88,7 @@ fn main() {
         let best = (1..all.len()).map(|i| of(i, "rows")).fold(f64::NAN, f64::max);
         if all.len() > 1 {
             println!("{:<28} {:>10.2}", "ratio to its fastest", of(0, "rows") / best);
-            compare(&at("ours"), &at(batches[0]), dtype == "f32");
+            compare(&at("ours"), &at(&batches[0]), dtype == "f32");
         }
     }
 }

@@ -58,22 +58,6 @@ pub fn peak_mib() -> f64 {
     kib.unwrap_or(f64::NAN) / 1024.0
 }
 
-/// Ends the program unless every option is one of `known`: a misspelt one would measure something else.
-pub fn only(known: &[&str]) {
-    // The last two are cargo's and this program's own.
-    let allowed = |a: &String| known.contains(&a.as_str()) || ["--bench", "--worker"].contains(&a.as_str());
-    if let Some(wrong) = std::env::args().skip(1).find(|a| a.starts_with("--") && !allowed(a)) {
-        eprintln!("there is no option {wrong}; there are {}", known.join(", "));
-        std::process::exit(2);
-    }
-}
-
-/// The value behind `--name`.
-pub fn option(name: &str) -> Option<String> {
-    let args: Vec<String> = std::env::args().collect();
-    args.iter().position(|a| a == name).and_then(|i| args.get(i + 1).cloned())
-}
-
 /// This program, run as a worker.
 pub fn itself(arguments: &[&str]) -> Vec<String> {
     let own = std::env::current_exe().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();

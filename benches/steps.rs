@@ -1,19 +1,21 @@
-//! Training steps against PyTorch + peft: `cargo bench --bench steps -- --python PYTHON [--rounds 5]`.
+//! Training steps against PyTorch + peft: `cargo bench --bench steps -- --python PYTHON [--rounds 5]`, with the options of `sdrrl bench train`.
 //!
-//! LoRA rank 16 on all seven linears, ROWS documents of LENGTH tokens, every token trained, AdamW, random weights and tokens. Each round
-//! runs everyone once in a process of its own: a warm-up step, then the median of 4. Without --python only this program runs. PYTHON needs
-//! torch, transformers and peft. `--shape smollm2-135m | llama-1b | llama2-7b`, `--rows 4`, `--length 256`, `--dtypes f32,bf16`,
-//! `--device cpu | cuda | emulated`; on a GPU the default is 8 rows of 2048 tokens in bf16, for which LLaMA-2-7B needs about 65 GB here. A peer that runs
+//! LoRA on all seven linears, ROWS documents of LENGTH tokens, every token trained, AdamW, random weights and tokens. Each round
+//! runs everyone once in a process of its own: a warm-up step, then the median of the others. Without --python only this program runs. PYTHON needs
+//! torch, transformers and peft. `--dtypes f32,bf16`; on a GPU the default is bf16, for which 8 rows of 2048 tokens of LLaMA-2-7B need about 65 GB here. A peer that runs
 //! out of the GPU's memory repeats with gradient checkpointing, and its name says so.
 //!
 //! A first loss that is not finite and near ln V, or a loss that does not fall on the batch that is repeated, ends a run without a figure.
 mod card;
+mod options;
 mod peer;
 mod shapes;
 
 use std::time::Instant;
 
-use peer::{Contestant, interleave, itself, option, peak_mib};
+use clap::Parser;
+use options::{PRINTED, Peers};
+use peer::{Contestant, interleave, itself, peak_mib};
 use sdrrl::{
     bench::{models, train},
     data::random::RowRandom,
@@ -22,38 +24,62 @@ use sdrrl::{
         transformer::lora::{Lora, LoraConfig},
         transformer::train_step::{PackedBatch, TrainStep, Trainable},
     },
+    stages::bench,
     tensor::DType,
     train::optimizer::{Optimizer, OptimizerSettings},
 };
 use serde_json::{Value, json};
 
-const RANK: usize = 16;
+/// What is compared.
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    peers: Peers,
+    /// Types of the weights [default: f32,bf16; on a GPU bf16]
+    #[arg(long, value_delimiter = ',')]
+    dtypes: Vec<String>,
+    #[command(flatten)]
+    of: bench::Train,
+}
 
 /// What is run, as both sides take it on the command line.
 struct Case {
     shape: String,
     rows: usize,
     length: usize,
-    device: String,
+    rank: usize,
+    device: DeviceChoice,
 }
 
 impl Case {
-    fn from_options() -> Case {
-        let number = |name: &str, or: usize| option(name).map_or(or, |x| x.parse().expect("a whole number"));
-        let device = option("--device").unwrap_or_else(|| "cpu".into());
-        let (rows, length) = if device.starts_with("cuda") { (8, 2048) } else { (4, 256) };
-        Case {
-            shape: option("--shape").unwrap_or_else(|| "smollm2-135m".into()),
-            rows: number("--rows", rows),
-            length: number("--length", length),
-            device,
-        }
+    fn new(of: &bench::Train) -> Case {
+        let device = of.common.placement.device;
+        let (rows, length) = if on_gpu(device) { (8, 2048) } else { (4, 256) };
+        let (rows, length) = (of.rows.unwrap_or(rows), of.length.unwrap_or(length));
+        Case { shape: of.shape.clone(), rows, length, rank: of.lora_rank, device }
     }
     fn arguments(&self) -> Vec<String> {
-        let (rows, length) = (self.rows.to_string(), self.length.to_string());
-        let all = ["--shape", &self.shape, "--rows", &rows, "--length", &length, "--device", &self.device];
+        let numbers = [self.rows, self.length, self.rank].map(|x| x.to_string());
+        let [rows, length, rank] = numbers.each_ref().map(String::as_str);
+        let device = self.device.to_string();
+        let all = [
+            "--shape",
+            &self.shape,
+            "--rows",
+            rows,
+            "--length",
+            length,
+            "--lora-rank",
+            rank,
+            "--device",
+            &device,
+        ];
         all.map(String::from).to_vec()
     }
+}
+
+fn on_gpu(device: DeviceChoice) -> bool {
+    matches!(device, DeviceChoice::Cuda(_))
 }
 
 /// FLOP/s of dense bf16 products that NVIDIA states for a card; unknown ones are left out rather than guessed.
@@ -62,21 +88,29 @@ fn dense_peak(card: &str) -> Option<f64> {
 }
 
 fn main() {
-    peer::only(&["--python", "--rounds", "--shape", "--rows", "--length", "--dtypes", "--device"]);
-    let case = Case::from_options();
-    if let Some(dtype) = option("--worker") {
-        return worker(&dtype, &case);
+    let (Options { peers, dtypes, of }, _) = options::options::<Options>(&[
+        ("model", "peers run random weights of a --shape"),
+        ("warmup", "one step warms up, here and there"),
+        ("runs", "a run is four steps, here and there; --rounds repeats it"),
+        ("json", PRINTED),
+        ("compare", PRINTED),
+        ("dtype", "--dtypes names all that are compared"),
+        ("base_dtype", "no quantised base is compared"),
+    ]);
+    let case = Case::new(&of);
+    if let Some(dtype) = &peers.worker {
+        return worker(dtype, &case);
     }
-    let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(5);
-    let dtypes = if case.device.starts_with("cuda") { "bf16" } else { "f32,bf16" };
-    let dtypes = option("--dtypes").unwrap_or_else(|| dtypes.into());
-    let dtypes: Vec<&str> = dtypes.split(',').collect();
+    let rounds = peers.rounds(5);
+    let usual: &[&str] = if on_gpu(case.device) { &["bf16"] } else { &["f32", "bf16"] };
+    let dtypes: Vec<&str> =
+        if dtypes.is_empty() { usual.to_vec() } else { dtypes.iter().map(String::as_str).collect() };
     let own = |d: &&str| Contestant {
         name: format!("sdrrl {d}"),
         command: [itself(&["--worker", d]), case.arguments()].concat(),
     };
     let mut all: Vec<Contestant> = dtypes.iter().map(own).collect();
-    if let Some(python) = option("--python") {
+    if let Some(python) = &peers.python {
         all.extend(dtypes.iter().map(|d| {
             let program = [python.as_str(), "scripts/peer_training.py", d].map(String::from).to_vec();
             Contestant { name: format!("torch + peft {d}"), command: [program, case.arguments()].concat() }
@@ -95,7 +129,8 @@ fn print(case: &Case, all: &[Contestant], results: &[Option<Value>], dtypes: usi
         case.device
     );
     let config = models::config(shape).expect("a shape of benches/shapes.json");
-    let (flop, formula) = train::model_flop(&config, train::Case { rows, length, rank: RANK, random: true });
+    let (flop, formula) =
+        train::model_flop(&config, train::Case { rows, length, rank: case.rank, random: true });
     let peak = card.and_then(dense_peak);
     println!("{formula}");
     if let Some(peak) = peak {
@@ -136,13 +171,13 @@ fn print(case: &Case, all: &[Contestant], results: &[Option<Value>], dtypes: usi
 fn worker(dtype: &str, case: &Case) {
     let (rows, length) = (case.rows, case.length);
     let dtype = if dtype == "bf16" { DType::Bf16 } else { DType::F32 };
-    let device = case.device.parse::<DeviceChoice>().and_then(|d| d.open()).expect("the device");
+    let device = case.device.open().expect("the device");
     let begun = Instant::now();
     let config = models::config(&case.shape).expect("a shape of benches/shapes.json");
     let mut model = models::random_decoder(config, dtype, &device).expect("memory for the model");
     let load = begun.elapsed().as_secs_f64();
     let vocabulary = model.config.vocab_size;
-    let lora = LoraConfig { r: RANK, alpha: 32.0, ..Default::default() };
+    let lora = LoraConfig { r: case.rank, alpha: 2.0 * case.rank as f64, ..Default::default() };
     let lora = Lora::init(&model, lora, 1).expect("adapters");
     let mut step = TrainStep::new(&model, Trainable::Lora(lora), rows * length).expect("memory for a step");
     let settings = OptimizerSettings {

@@ -2,38 +2,70 @@
 //!
 //! A model of NLLB-200-600M's shape with random f32 weights (made once in DIR by scripts/peer_translation.py; 5 GB), 64 sentences of 10 to
 //! 50 tokens, 31 new tokens each, greedy and 4 beams. Each round runs everyone once in a process of its own, after a warm-up.
+mod options;
 mod peer;
 
 use std::{path::Path, process::Command, time::Instant};
 
-use peer::{Contestant, interleave, itself, option, peak_mib};
+use clap::Parser;
+use options::{PRINTED, Peers};
+use peer::{Contestant, interleave, itself, peak_mib};
 use sdrrl::{
     models::m2m100::{BeamParams, GenerateOptions, M2m100, TranslationRequest, generate},
+    stages::bench,
     tensor::DType,
 };
 use serde_json::{Value, json};
 
+/// What is compared.
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    peers: Peers,
+    /// Folder of the model, which is made there if it is not there
+    #[arg(long)]
+    work: Option<String>,
+    /// Shape of the model that is made: 600M, tiny or ending
+    #[arg(long, default_value = "600M")]
+    size: String,
+    /// Threads of both sides
+    #[arg(long, default_value = "2")]
+    threads: String,
+    #[command(flatten)]
+    of: bench::Translate,
+}
+
 fn main() {
-    peer::only(&["--python", "--rounds", "--work", "--size", "--threads"]);
-    if let Some(beams) = option("--worker") {
-        return worker(&option("--work").expect("--work DIR"), beams.parse().expect("a number of beams"));
+    let (Options { peers, work, size, threads, of }, _) = options::options::<Options>(&[
+        ("model", "both sides read the model in --work"),
+        ("shape", "--size names the shapes that scripts/peer_translation.py makes"),
+        ("sentences", "they lie in --work"),
+        ("new", "it lies in --work"),
+        ("warmup", "one short run warms up, here and there"),
+        ("runs", "--rounds repeats everything"),
+        ("json", PRINTED),
+        ("compare", PRINTED),
+        ("dtype", "both sides compute in f32"),
+        ("base_dtype", "a translator has no blocks"),
+        ("device", "this runs on the processor"),
+    ]);
+    if let (Some(beams), Some(work)) = (&peers.worker, &work) {
+        return worker(work, beams.parse().expect("a number of beams"));
     }
-    let (Some(python), Some(work)) = (option("--python"), option("--work")) else {
+    let (Some(python), Some(work)) = (&peers.python, work) else {
         return println!("give --python PYTHON (with torch, transformers, ctranslate2) and --work DIR");
     };
-    let size = option("--size").unwrap_or("600M".into());
-    let threads = option("--threads").unwrap_or("2".into());
-    let rounds = option("--rounds").and_then(|r| r.parse().ok()).unwrap_or(3);
+    let rounds = peers.rounds(3);
     if !Path::new(&work).join("sentences.json").exists() {
-        let made = Command::new(&python).args(["scripts/peer_translation.py", "make", &work, &size]).status();
+        let made = Command::new(python).args(["scripts/peer_translation.py", "make", &work, &size]).status();
         assert!(made.is_ok_and(|s| s.success()), "the model could not be made");
     }
     println!("NLLB {size}, f32, 64 sentences, {threads} threads, {rounds} interleaved rounds, medians");
     println!("{:<24} {:>12} {:>10} {:>10} {:>8}", "", "sentences/s", "tokens", "peak MiB", "ratio");
-    for beams in ["1", "4"] {
-        let own = itself(&["--worker", beams, "--work", &work]);
+    for beams in of.beams.iter().map(usize::to_string) {
+        let own = itself(&["--worker", &beams, "--work", &work]);
         let env = ["env".to_string(), format!("RAYON_NUM_THREADS={threads}")];
-        let peer = [python.as_str(), "scripts/peer_translation.py", "run", &work, beams, &threads];
+        let peer = [python.as_str(), "scripts/peer_translation.py", "run", &work, &beams, &threads];
         let all = [
             Contestant { name: format!("sdrrl, {beams} beams"), command: [&env[..], &own].concat() },
             Contestant {

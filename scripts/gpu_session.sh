@@ -205,7 +205,7 @@ steps() {
     return $status
 }
 generation() {
-    local begun=$SECONDS status=0 more=() shape shapes=(llama2-7b llama-1b)
+    local begun=$SECONDS status=0 more=(--batches 1,8,64 --prompt 128 --new 128) shape shapes=(llama2-7b llama-1b)
     [ -n "$small" ] && shapes=(tiny) more=(--batches 1 --prompt 8 --new 4)
     has_python 'torch, transformers' && more+=(--python "$python")
     for shape in "${shapes[@]}"; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The peer of benches/scoring.rs: python scripts/peer_scoring.py f32|bf16 large|tiny PAIRS. Prints one JSON line.
+"""The peer of benches/scoring.rs: python scripts/peer_scoring.py f32|bf16 xlm-r-large|tiny PAIRS. Prints one JSON line.
 
 pip install torch transformers. An XLM-R encoder with random weights over the same lengths, in batches of 16 sorted by length and padded, as
 unbabel-comet's predict makes them; all hidden states, first token of each."""
@@ -13,7 +13,7 @@ import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 DTYPE = {"f32": torch.float32, "bf16": torch.bfloat16}[sys.argv[1]]
-SHAPES = {"large": (1024, 4096, 24, 16, 250002), "tiny": (64, 256, 3, 4, 1000)}
+SHAPES = {"xlm-r-large": (1024, 4096, 24, 16, 250002), "tiny": (64, 256, 3, 4, 1000)}
 BATCH = 16
 
 

@@ -28,7 +28,7 @@ def steps(args, shape, checkpointing):
         model = LlamaForCausalLM._from_config(LlamaConfig(**shape), dtype=dtype, attn_implementation="sdpa")
         tokens = torch.randint(0, model.config.vocab_size, (args.rows, args.length))
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM"),
+    model = get_peft_model(model, LoraConfig(r=args.lora_rank, lora_alpha=2 * args.lora_rank, target_modules=targets, task_type="CAUSAL_LM"),
                            autocast_adapter_dtype=False)
     model.train()
     if checkpointing:
@@ -56,6 +56,7 @@ def main():
     parser.add_argument("--shape", default="smollm2-135m")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--lora-rank", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpointing", action="store_true", help="from the start")
     args = parser.parse_args()

@@ -3,6 +3,9 @@ use std::fs;
 
 use serde_json::Value;
 
+#[path = "../benches/options.rs"]
+mod options;
+
 use crate::{
     cli::{failed_with, fails, ok},
     common::program,
@@ -114,4 +117,40 @@ fn what_is_unknown_or_impossible_is_refused() {
         failed_with(2, &program().args(args).output().unwrap(), &args, &[part]);
     }
     fails(&["bench", "train", "--model", "no-such-model", "--rows", "1"], &["no-such-model"]);
+}
+
+/// A program as those in benches/ are.
+#[derive(clap::Parser)]
+struct Program {
+    #[command(flatten)]
+    peers: options::Peers,
+    #[command(flatten)]
+    of: sdrrl::stages::bench::Score,
+}
+
+#[test]
+fn the_bench_programs_take_the_options_of_the_command_or_refuse_them_by_name() {
+    use clap::CommandFactory;
+    let refused = [("model", "it is the peer's"), ("base_dtype", "there are no blocks")];
+    let read = |line: &str| {
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        options::read::<Program>(Program::command().no_binary_name(true), arguments, &refused)
+    };
+    let (found, matches) =
+        read("--bench --python p --rounds 4 --shape tiny --pairs 3 --device cpu").ok().unwrap();
+    assert_eq!((found.peers.rounds(9), found.of.pairs, found.of.shape.as_str()), (4, 3, "tiny"));
+    assert!(options::given(&matches, "device") && !options::given(&matches, "dtype"));
+    let usual = read("").ok().unwrap().0;
+    assert_eq!((usual.peers.rounds(9), usual.of.pairs), (9, 32));
+    for (line, why) in [
+        ("--model x", "--model is not for this program: it is the peer's"),
+        ("--base-dtype dtype", "--base-dtype is not for this program: there are no blocks"),
+        ("--pair 3", "--pair"),
+        ("--rounds 0", "--rounds"),
+        ("--dtype f64", "f64"),
+        ("tiny", "tiny"),
+    ] {
+        let error = read(line).err().unwrap().to_string();
+        assert!(error.contains(why), "{line}: {error}");
+    }
 }

@@ -1,5 +1,5 @@
 //! Checks and times the table's rows on one GPU.
-use std::{fs::File, io::Write};
+use std::{fs::File, io::Write, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use sdrrl::{
@@ -45,12 +45,14 @@ struct Bench {
 }
 
 /// Runs the rows whose names contain one of `filters` (all, if there are none); the number of rows that failed.
-pub fn run(device: &str, how: How, json: Option<&str>, filters: &[String]) -> Result<usize> {
-    let device = device.parse::<DeviceChoice>()?.open()?;
+pub fn run(device: DeviceChoice, how: How, json: Option<&Path>, filters: &[String]) -> Result<usize> {
+    let device = device.open()?;
     let gpu = device.gpu().context("--device takes cuda or cuda:N here")?.clone();
     ensure!(how != How::default() || !gpu.is_emulated(), "the emulated device has no speed: use --smoke");
     let timed = how == How::default();
-    let json = json.map(|path| File::create(path).with_context(|| format!("create {path}"))).transpose()?;
+    let json = json
+        .map(|path| File::create(path).with_context(|| format!("create {}", path.display())))
+        .transpose()?;
     let words = FLUSH / 4;
     let big = || Tensor::zeros_on(&device, "flush", DType::F32, &[words]);
     let mut bench = Bench {
