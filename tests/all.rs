@@ -29,6 +29,7 @@ mod limits;
 mod lm_eval;
 mod lm_eval_tasks;
 mod m2m100;
+mod memory_plan;
 mod metrics;
 mod mistakes;
 mod model_files;

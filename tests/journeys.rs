@@ -295,7 +295,19 @@ fn a_mistake_in_the_last_stage_is_found_before_the_first() {
     // Several at once, each in a line.
     let more = ["--set", "target-languages=[\"xx\"]", "--set", "model=no/such", "--check"];
     fails(&[&args[..], &more].concat(), &["mistakes:", "no-such.jsonl", "`xx`", "no/such"]);
-    assert!(ok(&["run", recipe, "--set", &set, "--check"]).contains("no mistakes found"));
+    let told = ok(&["run", recipe, "--set", &set, "--check"]);
+    assert!(told.contains("no mistakes found") && told.contains("\ntime: "), "{told}");
+    for (stage, is) in
+        [("generate", "questions of about"), ("filter", "short: text only"), ("train", "steps of")]
+    {
+        let line = told.lines().find(|l| l.starts_with(stage)).unwrap_or_else(|| panic!("{stage}: {told}"));
+        assert!(line.contains(is), "{line}");
+    }
+    // What another program takes is not made up.
+    let other = ["--set", "translate.engine=\"command\"", "--set", "translate.command=\"cat\"", "--check"];
+    let told = ok(&[&["run", recipe, "--set", &set][..], &other].concat());
+    assert!(told.contains("not known: another program translates"), "{told}");
+    assert!(told.contains("and what translate will take, which is not known"), "{told}");
     assert!(!work.exists());
 }
 

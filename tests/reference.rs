@@ -172,7 +172,7 @@ fn recipes(known: &BTreeMap<String, Known>) -> String {
         defaults.as_table_mut().unwrap().remove(given);
     }
     let mut out = String::from(
-        "# Recipes\n\nMade from `src/recipe/`; a test holds it against the code. `sdrrl run recipes/NAME.toml` runs a recipe, `--check` only looks for mistakes, `--dry-run` \
+        "# Recipes\n\nMade from `src/recipe/`; a test holds it against the code. `sdrrl run recipes/NAME.toml` runs a recipe, `--check` only looks for mistakes and says about how long it will take, `--dry-run` \
          prints what would be made, `--set section.key=value` changes a key. Keys without a default may be left out, but for `name`, `work`, `model` and the questions (or \
          examples) with `target-languages`. Each section's keys are options of the command of that name, too: `lr` in `[train]` is `sdrrl train --lr`.\n\n## At the top\n",
     );

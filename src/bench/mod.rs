@@ -2,6 +2,7 @@
 //!
 //! Rules (after NVIDIA's SOL-ExecBench, as far as they fit whole steps): warm-up runs that are not counted, then timed runs with a wait for the device behind
 //! each; medians with the quartiles; results are checked before and after they are timed; the inputs are printed; ceilings are measured in the same run.
+pub mod calibrate;
 pub mod ceilings;
 pub mod compare;
 pub mod generate;

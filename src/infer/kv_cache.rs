@@ -23,12 +23,26 @@ impl KvCache {
         device: &Device,
         dtype: DType,
     ) -> Result<KvCache> {
-        let (layers, _) = Arena::build("key/value cache", device, |a| {
-            let mut one = |name: &str| a.tensor(name, dtype, &[slots, kv_size]);
-            (0..layers).map(|_| (one("k_cache"), one("v_cache"))).collect::<Vec<_>>()
-        })
-        .with_context(|| format!("a cache of {slots} tokens"))?;
+        let lay_out = |a: &mut Arena| KvCache::lay_out(a, layers, kv_size, slots, dtype);
+        let (layers, _) = Arena::build("key/value cache", device, lay_out)
+            .with_context(|| format!("a cache of {slots} tokens"))?;
         Ok(KvCache { layers, free: Slots::new(slots) })
+    }
+
+    /// What [`KvCache::new`] allocates, bytes.
+    pub fn bytes(layers: usize, kv_size: usize, slots: usize, dtype: DType) -> usize {
+        Arena::measure(|a| drop(KvCache::lay_out(a, layers, kv_size, slots, dtype)))
+    }
+
+    fn lay_out(
+        a: &mut Arena,
+        layers: usize,
+        kv_size: usize,
+        slots: usize,
+        dtype: DType,
+    ) -> Vec<(Tensor, Tensor)> {
+        let mut one = |name: &str| a.tensor(name, dtype, &[slots, kv_size]);
+        (0..layers).map(|_| (one("k_cache"), one("v_cache"))).collect()
     }
 
     /// The first slot of a fresh range of `length`, or `None` while no gap is large enough.

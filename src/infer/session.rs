@@ -11,7 +11,7 @@ use super::{
 use crate::{
     data::random::row_id,
     error::Error,
-    models::{transformer::decode::Decoder, transformer::weights::Transformer},
+    models::transformer::{decode::Decoder, spec::Spec, weights::Transformer},
     ops::{
         rows::gather_rows,
         sampling::{Sampler, SamplingRow},
@@ -32,6 +32,16 @@ pub struct Room {
     pub prompt_tokens: usize,
     /// Tokens in the lists of what is penalised or banned; grows where it does not suffice.
     pub listed: usize,
+}
+
+impl Room {
+    /// What a session of a model with this room allocates, bytes by purpose, activations of type `acts`.
+    pub fn bytes(&self, spec: &Spec, acts: DType) -> [(&'static str, usize); 2] {
+        let logits = self.rows * (spec.vocab_size * 4 + spec.hidden_size * acts.bytes());
+        let scratch = Decoder::bytes(spec, self.prompt_tokens, acts) + logits;
+        let cache = KvCache::bytes(spec.layers.len(), spec.kv_size(), self.slots, acts);
+        [("key/value cache", cache), ("scratch", scratch)]
+    }
 }
 
 /// What became of a request.

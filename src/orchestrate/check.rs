@@ -2,6 +2,8 @@
 mod room;
 mod tasks;
 
+pub(super) use room::training as training_memory;
+
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
@@ -78,7 +80,7 @@ pub(super) fn mistakes(r: &Recipe, placement: Placement) -> Vec<anyhow::Error> {
     let asked = r.questions.iter().all(|path| path.exists());
     wrong.take("train", r.train.check());
     if let Some(model) = wrong.take("model", model(r)) {
-        wrong.take("memory", room::memory(r, placement, &model));
+        wrong.take("memory", room::memory(r, placement));
         if asked {
             wrong.take("template", templates(r, &model));
         }
@@ -164,7 +166,7 @@ fn check_targets(s: &TrainSettings) -> Result<()> {
     Ok(())
 }
 
-fn is_short(path: &Path) -> bool {
+pub(super) fn is_short(path: &Path) -> bool {
     path.metadata().is_ok_and(|m| m.len() <= READ)
 }
 

@@ -2,5 +2,6 @@
 pub mod ablate;
 pub mod check;
 mod dry_run;
+mod expect;
 pub mod report;
 pub mod run;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{check, dry_run::print_plan, report};
+use super::{check, dry_run::print_plan, expect::Expectation, report};
 use crate::eval::{
     compare,
     run::{Job, evaluate, results_table},
@@ -46,7 +46,8 @@ pub struct Args {
     /// Discard training checkpoints of an earlier run with other settings
     #[arg(long)]
     pub restart: bool,
-    /// Only check for mistakes (settings, languages, files, models, templates, tasks, disk, memory), as every run does before its first stage
+    /// Only check for mistakes (settings, languages, files, models, templates, tasks, disk, memory), as every run does before its first stage, and print about how long each stage
+    /// will take and its memory
     #[arg(long)]
     pub check: bool,
     /// Only print the stages: which are unchanged, and which would be run and why
@@ -64,10 +65,6 @@ pub fn run(args: &Args) -> Result<()> {
         work: WorkDir::new(&recipe.work),
     };
     check::recipe(&recipe, run.placement).with_context(|| format!("recipe {}", args.recipe.display()))?;
-    if args.check {
-        say!("check: no mistakes found; start it with `sdrrl run {}`", args.recipe.display());
-        return Ok(());
-    }
     let work = |folder: Option<ResultsFolder>| match recipe.examples {
         Some(_) => run.ready_examples(folder),
         None => run.method(folder),
@@ -82,6 +79,14 @@ pub fn run(args: &Args) -> Result<()> {
         print_plan(steps);
         return Ok(());
     }
+    let mut expected = Expectation::default();
+    expected.add(&recipe, run.placement, &steps, &recipe.work)?;
+    if args.check {
+        expected.print();
+        say!("check: no mistakes found; start it with `sdrrl run {}`", args.recipe.display());
+        return Ok(());
+    }
+    say!("{}", expected.total());
     work(Some(ResultsFolder::open(&recipe.work, "run", "run", SUMMARY)?))
 }
 

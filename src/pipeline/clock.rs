@@ -83,6 +83,13 @@ pub fn read(work: &Path) -> Vec<StageTime> {
     all
 }
 
+/// The seconds of the longest run of the stage in `work`'s folder `stage`: one that did all of it, not a part after a kill.
+pub fn longest(work: &Path, stage: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(work.join(TIMING)).ok()?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["stage"] == stage).filter_map(|line| line["seconds"].as_f64()).reduce(f64::max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +109,6 @@ mod tests {
         file.unwrap().write_all(b"{\"stage\": 3}\n{\"step\": 1, \"seconds\": 2.0}\nhalf a li").unwrap();
         let all: Vec<(String, f64)> = read(dir.path()).into_iter().map(|t| (t.stage, t.seconds)).collect();
         assert_eq!(all, [("eval-base/qa".into(), 2.0), ("pack".into(), 0.25)]);
+        assert_eq!((longest(dir.path(), "eval-base/qa"), longest(dir.path(), "x")), (Some(1.5), None));
     }
 }

@@ -96,3 +96,25 @@ pub fn duration(seconds: f64) -> String {
         _ => format!("{}h{:02}m", s / 3600, s / 60 % 60),
     }
 }
+/// `about 3 to 6 min`.
+pub fn span([low, high]: [f64; 2]) -> String {
+    let (unit, name) = match high {
+        x if x < 1.0 => return "under 1 s".into(),
+        x if x < 100.0 => (1.0, "s"),
+        x if x < 6000.0 => (60.0, "min"),
+        _ => (3600.0, "h"),
+    };
+    let (low, high) = ((low / unit).floor(), (high / unit).ceil());
+    if low < 1.0 { format!("up to {high:.0} {name}") } else { format!("about {low:.0} to {high:.0} {name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_read_as_people_say_them() {
+        let all = [[0.1, 0.9], [0.2, 4.1], [2.5, 61.0], [100.0, 340.0], [5000.0, 9000.0]].map(span);
+        assert_eq!(all, ["under 1 s", "up to 5 s", "about 2 to 61 s", "about 1 to 6 min", "about 1 to 3 h"]);
+    }
+}

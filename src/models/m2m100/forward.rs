@@ -5,7 +5,7 @@
 //! are one op: each query reads a range of slots.
 use anyhow::{Context, Result, ensure};
 
-use super::{AttentionWeights, FeedForward, Layer, M2m100, Norm};
+use super::{AttentionWeights, FeedForward, Layer, M2m100, M2m100Config, Norm};
 use crate::{
     models::transformer::weights::DenseLinear as Linear,
     ops::{
@@ -76,6 +76,55 @@ struct Buffers {
     act: Tensor,
 }
 
+/// Rows of the scratch for [source tokens, hypotheses, positions].
+fn rows(sizes: [usize; 3]) -> usize {
+    sizes.into_iter().max().unwrap_or(0)
+}
+
+/// What a [`Runner`] for [source tokens, hypotheses, positions] takes, bytes.
+pub fn runner_bytes(config: &M2m100Config, sizes: [usize; 3], acts: DType) -> usize {
+    Arena::measure(|arena| drop(lay_out(arena, config, sizes, acts)))
+}
+
+fn lay_out(
+    arena: &mut Arena,
+    config: &M2m100Config,
+    sizes: [usize; 3],
+    acts: DType,
+) -> (Buffers, Vec<KeyValues>, Vec<KeyValues>) {
+    let ([tokens, regions, positions], c, n) = (sizes, config.d_model, rows(sizes));
+    let f = config.encoder_ffn_dim.max(config.decoder_ffn_dim);
+    let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
+    let mut pairs = |name: &str, slots: usize| -> Vec<KeyValues> {
+        let one = |kind: &str| format!("{name}_{kind}");
+        (0..config.decoder_layers)
+            .map(|_| (t(&one("keys"), acts, &[slots, c]), t(&one("values"), acts, &[slots, c])))
+            .collect()
+    };
+    let (cache, cross) = (pairs("cache", regions.max(1) * positions), pairs("cross", tokens.max(1)));
+    let a = Buffers {
+        tokens: t("tokens", DType::U32, &[n]),
+        positions: t("positions", DType::U32, &[n]),
+        starts: t("starts", DType::U32, &[n]),
+        lengths: t("lengths", DType::U32, &[n]),
+        source_starts: t("source_starts", DType::U32, &[n]),
+        source_lengths: t("source_lengths", DType::U32, &[n]),
+        slots: t("slots", DType::U32, &[n]),
+        resid: t("resid", acts, &[n, c]),
+        norm: t("norm", acts, &[n, c]),
+        mean: t("mean", DType::F32, &[n]),
+        rstd: t("rstd", DType::F32, &[n]),
+        q: t("q", acts, &[n, c]),
+        k: t("k", acts, &[n, c]),
+        v: t("v", acts, &[n, c]),
+        att: t("att", acts, &[n, c]),
+        projected: t("projected", acts, &[n, c]),
+        hidden: t("hidden", acts, &[n * f]),
+        act: t("act", acts, &[n * f]),
+    };
+    (a, cache, cross)
+}
+
 impl<'m> Runner<'m> {
     /// With slots for `tokens` source tokens, for decoder steps over up to `regions` hypotheses of up to `positions` tokens.
     pub fn new(model: &'m M2m100, tokens: usize, regions: usize, positions: usize) -> Result<Runner<'m>> {
@@ -85,44 +134,21 @@ impl<'m> Runner<'m> {
             "{positions} positions; the model has {}",
             config.max_position_embeddings
         );
-        let (c, n) = (config.d_model, tokens.max(regions).max(positions));
-        let f = config.encoder_ffn_dim.max(config.decoder_ffn_dim);
         let (device, acts) = (model.device(), model.activation_dtype());
-        let ((a, cache, cross), _) = Arena::build("translation scratch and caches", &device, |arena| {
-            let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
-            let mut pairs = |name: &str, slots: usize| -> Vec<KeyValues> {
-                let one = |kind: &str| format!("{name}_{kind}");
-                (0..config.decoder_layers)
-                    .map(|_| (t(&one("keys"), acts, &[slots, c]), t(&one("values"), acts, &[slots, c])))
-                    .collect()
-            };
-            let (cache, cross) = (pairs("cache", regions.max(1) * positions), pairs("cross", tokens.max(1)));
-            let a = Buffers {
-                tokens: t("tokens", DType::U32, &[n]),
-                positions: t("positions", DType::U32, &[n]),
-                starts: t("starts", DType::U32, &[n]),
-                lengths: t("lengths", DType::U32, &[n]),
-                source_starts: t("source_starts", DType::U32, &[n]),
-                source_lengths: t("source_lengths", DType::U32, &[n]),
-                slots: t("slots", DType::U32, &[n]),
-                resid: t("resid", acts, &[n, c]),
-                norm: t("norm", acts, &[n, c]),
-                mean: t("mean", DType::F32, &[n]),
-                rstd: t("rstd", DType::F32, &[n]),
-                q: t("q", acts, &[n, c]),
-                k: t("k", acts, &[n, c]),
-                v: t("v", acts, &[n, c]),
-                att: t("att", acts, &[n, c]),
-                projected: t("projected", acts, &[n, c]),
-                hidden: t("hidden", acts, &[n * f]),
-                act: t("act", acts, &[n * f]),
-            };
-            (a, cache, cross)
+        let lay_out = |arena: &mut Arena| lay_out(arena, config, [tokens, regions, positions], acts);
+        let ((a, cache, cross), _) = Arena::build("translation scratch and caches", &device, lay_out)
+            .with_context(|| {
+                format!("room for {tokens} source tokens and {regions} hypotheses of {positions}")
+            })?;
+        Ok(Runner {
+            model,
+            rows: rows([tokens, regions, positions]),
+            positions,
+            a,
+            cache,
+            cross,
+            slots: tokens,
         })
-        .with_context(|| {
-            format!("room for {tokens} source tokens and {regions} hypotheses of {positions}")
-        })?;
-        Ok(Runner { model, rows: n, positions, a, cache, cross, slots: tokens })
     }
 
     /// Encodes `sentences`; the decoder's keys and values of each go to the slots from its number in `starts` on, in the place of what was

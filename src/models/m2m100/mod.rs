@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 pub use self::{
     config::{BeamParams, BeamStopping, M2m100Config},
-    forward::{Runner, StepRow},
+    forward::{Runner, StepRow, runner_bytes},
     generate::{GenerateOptions, Translated, TranslationRequest, generate},
 };
 use super::{

@@ -9,6 +9,7 @@ use super::{
     linear::Rows,
     rope_table::RopeTables,
     saved::{Saved, Scratch},
+    spec::Spec,
     weights::Transformer,
 };
 use crate::tensor::{Arena, DType, Tensor};
@@ -34,6 +35,24 @@ struct Buffers {
     act: Tensor,
 }
 
+impl Buffers {
+    fn lay_out(arena: &mut Arena, spec: &Spec, n: usize, acts: DType) -> Buffers {
+        let saved = Saved::lay_out(arena, spec, n, acts, &|_| None);
+        let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
+        Buffers {
+            tokens: t("tokens", DType::U32, &[n]),
+            positions: t("positions", DType::U32, &[n]),
+            starts: t("starts", DType::U32, &[n]),
+            lengths: t("lengths", DType::U32, &[n]),
+            slots: t("slots", DType::U32, &[n]),
+            saved,
+            norm: t("norm", acts, &[n, spec.hidden_size]),
+            projected: t("projected", acts, &[n, spec.hidden_size]),
+            act: t("act", acts, &[n, spec.intermediate_size]),
+        }
+    }
+}
+
 /// What runs: documents packed back to back, or one token a row over its slots.
 enum Mode {
     Prompts { cu_seqlens: Tensor },
@@ -45,23 +64,14 @@ impl Decoder {
     pub fn new(model: &Transformer, max_tokens: usize, max_positions: usize) -> Result<Decoder> {
         let (spec, n) = (&model.spec, max_tokens);
         let (device, acts) = (model.device(), model.activation_dtype());
-        let (a, _) = Arena::build("inference scratch", &device, |arena| {
-            let saved = Saved::lay_out(arena, spec, n, acts, &|_| None);
-            let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
-            Buffers {
-                tokens: t("tokens", DType::U32, &[n]),
-                positions: t("positions", DType::U32, &[n]),
-                starts: t("starts", DType::U32, &[n]),
-                lengths: t("lengths", DType::U32, &[n]),
-                slots: t("slots", DType::U32, &[n]),
-                saved,
-                norm: t("norm", acts, &[n, spec.hidden_size]),
-                projected: t("projected", acts, &[n, spec.hidden_size]),
-                act: t("act", acts, &[n, spec.intermediate_size]),
-            }
-        })?;
+        let (a, _) = Arena::build("inference scratch", &device, |a| Buffers::lay_out(a, spec, n, acts))?;
         let ropes = RopeTables::new(spec, max_positions, max_tokens, &device)?;
         Ok(Decoder { ropes, max_tokens, a })
+    }
+
+    /// What [`Decoder::new`] lays out, but the rotary tables, bytes; activations of type `acts`.
+    pub fn bytes(spec: &Spec, max_tokens: usize, acts: DType) -> usize {
+        Arena::measure(|a| drop(Buffers::lay_out(a, spec, max_tokens, acts)))
     }
 
     /// Runs whole texts and hands out the hidden states (N, C) of all their tokens, packed: index 0 are the embeddings, index l the residual

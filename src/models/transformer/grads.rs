@@ -7,6 +7,7 @@ use super::{
     ids::{LinearId, NormId, PerLinear},
     linear::{AdapterGrads, Trained, refresh_norms},
     lora::{Adapter, Lora},
+    spec::Spec,
     tree::{Leaf, LeafPart, Place, Tree},
     weights::Transformer,
 };
@@ -125,14 +126,7 @@ impl Grads {
     /// Also makes room for DoRA's norms and, for activations in bf16, for copies of the adapters, which are part of the bytes.
     pub(super) fn for_lora(mut lora: Lora, device: &Device, acts: DType) -> Result<Laid<Grads>> {
         let (narrow, narrow_bytes) = narrow_copies(&mut lora, device, acts)?;
-        let (norms, norms_bytes) = Arena::build("norms", device, |arena| {
-            let mut one = |adapter: &Adapter| {
-                let m = adapter.magnitude.as_ref()?;
-                Some(arena.tensor(&format!("{}.norms", m.name()), DType::F32, m.shape()))
-            };
-            let layers = lora.layers.iter();
-            layers.map(|l| PerLinear::from_fn(|id| l[id].as_ref().and_then(&mut one))).collect::<Vec<_>>()
-        })?;
+        let (norms, norms_bytes) = Arena::build("norms", device, |arena| norms_of(&lora, arena))?;
         for (layer, norms) in lora.layers.iter_mut().zip(&norms) {
             for (id, norms) in norms.iter() {
                 if let (Some(adapter), Some(norms)) = (&mut layer[id], norms) {
@@ -140,15 +134,8 @@ impl Grads {
                 }
             }
         }
-        let Laid { parts: grads, flat, bytes } = Arena::lay("gradients", device, |arena| {
-            let mut one = |adapter: &Adapter| AdapterGrads {
-                a: gradient_of(&adapter.a, arena),
-                b: gradient_of(&adapter.b, arena),
-                magnitude: adapter.magnitude.as_ref().map(|m| gradient_of(m, arena)),
-            };
-            let layers = lora.layers.iter();
-            layers.map(|l| PerLinear::from_fn(|id| l[id].as_ref().map(&mut one))).collect::<Vec<_>>()
-        })?;
+        let Laid { parts: grads, flat, bytes } =
+            Arena::lay("gradients", device, |arena| gradients_of(&lora, arena))?;
         let training = AdapterTraining { lora, grads, changes: Changes::default(), narrow, made_of: None };
         Ok(Laid { parts: Grads::Lora(training), flat, bytes: bytes + norms_bytes + narrow_bytes })
     }
@@ -164,6 +151,33 @@ impl Grads {
             Ok(LeafPart::of(leaf, grad))
         })?;
         Ok(Laid { parts: Grads::Full(tree), flat, bytes })
+    }
+
+    /// What would be trained, adapters of these shapes or every weight, as shapes without memory, and the bytes that [`Grads::for_lora`] (with activations of type
+    /// `acts`, `on_gpu` or not) or [`Grads::for_all`] would take.
+    pub(super) fn measure(spec: &Spec, lora: Option<Lora>, on_gpu: bool, acts: DType) -> (Vec<Param>, usize) {
+        let Some(lora) = lora else {
+            let mut params = vec![];
+            let bytes = Arena::measure(|arena| {
+                for leaf in spec.leaves() {
+                    let mut value = None;
+                    Arena::measure(|own| value = Some(own.tensor(&leaf.name, DType::F32, &leaf.dims)));
+                    let Some(value) = value else { continue };
+                    let grad = gradient_of(&value, arena);
+                    params.push(param(&value, &grad, ParamKind::of(leaf.place), &Changes::default()));
+                }
+            });
+            return (params, bytes);
+        };
+        let mut bytes = Arena::measure(|arena| drop(norms_of(&lora, arena)));
+        if takes_copies(on_gpu, acts) {
+            bytes += Arena::measure(|arena| drop(copies_of(&lora, arena)));
+        }
+        let mut grads = vec![];
+        bytes += Arena::measure(|arena| grads = gradients_of(&lora, arena));
+        let shapes =
+            AdapterTraining { lora, grads, changes: Changes::default(), narrow: None, made_of: None };
+        (shapes.params(), bytes)
     }
 
     /// The lowest layer with anything to train.
@@ -242,15 +256,42 @@ impl Grads {
     }
 }
 
+/// Room for DoRA's norms.
+fn norms_of(lora: &Lora, arena: &mut Arena) -> Vec<PerLinear<Option<Tensor>>> {
+    let mut one = |adapter: &Adapter| {
+        let m = adapter.magnitude.as_ref()?;
+        Some(arena.tensor(&format!("{}.norms", m.name()), DType::F32, m.shape()))
+    };
+    lora.layers.iter().map(|l| PerLinear::from_fn(|id| l[id].as_ref().and_then(&mut one))).collect()
+}
+
+/// Room for the adapters' gradients.
+fn gradients_of(lora: &Lora, arena: &mut Arena) -> Vec<PerLinear<Option<AdapterGrads>>> {
+    let mut one = |adapter: &Adapter| AdapterGrads {
+        a: gradient_of(&adapter.a, arena),
+        b: gradient_of(&adapter.b, arena),
+        magnitude: adapter.magnitude.as_ref().map(|m| gradient_of(m, arena)),
+    };
+    lora.layers.iter().map(|l| PerLinear::from_fn(|id| l[id].as_ref().map(&mut one))).collect()
+}
+
+/// Room for the adapters' copies in bf16.
+fn copies_of(lora: &Lora, arena: &mut Arena) -> Vec<[Tensor; 2]> {
+    let mut copy = |t: &Tensor| arena.tensor(t.name(), DType::Bf16, t.shape());
+    lora.adapters().map(|(_, _, adapter)| [copy(&adapter.a), copy(&adapter.b)]).collect()
+}
+
+/// Whether products of `acts` take such copies.
+fn takes_copies(on_gpu: bool, acts: DType) -> bool {
+    on_gpu && acts == DType::Bf16
+}
+
 /// Gives every adapter its copies, A and s B in bf16, if products of `acts` on `device` take them; the casts that fill them, and their bytes.
 fn narrow_copies(lora: &mut Lora, device: &Device, acts: DType) -> Result<(Option<CastTable>, usize)> {
-    if *device == Device::Cpu || acts != DType::Bf16 {
+    if !takes_copies(*device != Device::Cpu, acts) {
         return Ok((None, 0));
     }
-    let (copies, bytes) = Arena::build("adapters in bf16", device, |arena| {
-        let mut copy = |t: &Tensor| arena.tensor(t.name(), DType::Bf16, t.shape());
-        lora.adapters().map(|(_, _, adapter)| [copy(&adapter.a), copy(&adapter.b)]).collect::<Vec<_>>()
-    })?;
+    let (copies, bytes) = Arena::build("adapters in bf16", device, |arena| copies_of(lora, arena))?;
     let (mut casts, mut copies) = (vec![], copies.into_iter());
     for layer in &mut lora.layers {
         for id in LinearId::ALL {

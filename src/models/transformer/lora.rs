@@ -94,8 +94,25 @@ impl Lora {
 
     /// Zeroed adapters in one allocation. Errors unless the configuration fits the model and adapts something.
     pub fn lay_out(model: &Transformer, config: LoraConfig) -> Result<Lora> {
+        let ranks = Lora::ranks(&model.spec, &config)?;
+        let (layers, _) = Arena::build("adapters", &Default::default(), |arena| {
+            Lora::place(&model.spec, &config, &ranks, arena)
+        })?;
+        Ok(Lora { config, layers, source: None, replaced: vec![], kept: vec![] })
+    }
+
+    /// Shapes alone, without memory: for measuring what training would take.
+    pub(super) fn shapes(spec: &Spec, config: LoraConfig) -> Result<Lora> {
+        let ranks = Lora::ranks(spec, &config)?;
+        let mut layers = vec![];
+        Arena::measure(|arena| layers = Lora::place(spec, &config, &ranks, arena));
+        Ok(Lora { config, layers, source: None, replaced: vec![], kept: vec![] })
+    }
+
+    /// R and alpha of each linear that is adapted.
+    fn ranks(spec: &Spec, config: &LoraConfig) -> Result<Vec<PerLinear<Option<(usize, f64)>>>> {
         let selection = config.selection()?;
-        let layers = 0..model.spec.layers.len();
+        let layers = 0..spec.layers.len();
         let one = |l: usize, id: LinearId| -> Result<Option<(usize, f64)>> {
             let module = Spec::linear_path(l, id);
             if selection.has(&module)? { selection.rank_alpha(&module).map(Some) } else { Ok(None) }
@@ -105,27 +122,31 @@ impl Lora {
             ranks.iter().any(|layer| layer.iter().any(|(_, rank)| rank.is_some())),
             "target_modules, exclude_modules and layers_to_transform leave no linear of this model to be adapted"
         );
-        let (layers, _) = Arena::build("adapters", &Default::default(), |arena| {
-            let mut one = |l: usize, id: LinearId, (r, alpha): (usize, f64)| {
-                let (out, inp) = model.spec.linear_dims(id);
-                let name = |part: &str| format!("{}.{part}", Spec::linear_path(l, id));
-                Adapter {
-                    a: arena.tensor(&name("lora_A"), DType::F32, &[r, inp]),
-                    b: arena.tensor(&name("lora_B"), DType::F32, &[out, r]),
-                    magnitude: config
-                        .use_dora
-                        .then(|| arena.tensor(&name("lora_magnitude_vector"), DType::F32, &[out])),
-                    scale: config.scale(r, alpha),
-                    norms: None,
-                    narrow: None,
-                }
-            };
-            let layers = ranks.iter().enumerate();
-            layers
-                .map(|(l, layer)| PerLinear::from_fn(|id| layer[id].map(|rank| one(l, id, rank))))
-                .collect::<Vec<_>>()
-        })?;
-        Ok(Lora { config, layers, source: None, replaced: vec![], kept: vec![] })
+        Ok(ranks)
+    }
+
+    fn place(
+        spec: &Spec,
+        config: &LoraConfig,
+        ranks: &[PerLinear<Option<(usize, f64)>>],
+        arena: &mut Arena,
+    ) -> Vec<PerLinear<Option<Adapter>>> {
+        let mut one = |l: usize, id: LinearId, (r, alpha): (usize, f64)| {
+            let (out, inp) = spec.linear_dims(id);
+            let name = |part: &str| format!("{}.{part}", Spec::linear_path(l, id));
+            Adapter {
+                a: arena.tensor(&name("lora_A"), DType::F32, &[r, inp]),
+                b: arena.tensor(&name("lora_B"), DType::F32, &[out, r]),
+                magnitude: config
+                    .use_dora
+                    .then(|| arena.tensor(&name("lora_magnitude_vector"), DType::F32, &[out])),
+                scale: config.scale(r, alpha),
+                norms: None,
+                narrow: None,
+            }
+        };
+        let layers = ranks.iter().enumerate();
+        layers.map(|(l, layer)| PerLinear::from_fn(|id| layer[id].map(|rank| one(l, id, rank)))).collect()
     }
 
     /// A copy on `device`.

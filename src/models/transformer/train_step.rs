@@ -3,6 +3,7 @@
 //! With adapters the base is frozen: backward computes input gradients through its weights and weight gradients for the adapters
 //! only, and nothing below the lowest adapted layer.
 mod keeping;
+pub mod outline;
 mod weighed;
 
 use anyhow::{Result, bail, ensure};

@@ -87,6 +87,18 @@ impl Checkpoint {
         Ok(Weight::Blocks(blocks))
     }
 
+    /// What [`Checkpoint::weight`] takes in memory, bytes.
+    pub fn bytes_kept(&self, leaf: &Leaf, compute: ComputeType) -> Result<usize> {
+        match PackedType::from_number(self.entry(leaf)?.ggml_type) {
+            Some(_) => Ok(leaf.dims.iter().product::<usize>() * compute.dtype().bytes()),
+            None => {
+                let BlockFormat { kind, shape: [rows, cols], .. } = self.format(leaf, compute.dtype())?;
+                let row = kind.row_bytes(cols).with_context(|| format!("{}: no whole blocks", leaf.name))?;
+                Ok(rows * row)
+            }
+        }
+    }
+
     fn entry(&self, leaf: &Leaf) -> Result<&GgufTensor> {
         let (path, name) = (self.file.path.display(), leaf.place.gguf());
         let index = *self.by_name.get(&name).with_context(|| format!("{path} has no tensor {name}"))?;
@@ -141,7 +153,8 @@ impl Checkpoint {
     }
 
     /// A tensor of any rank as blocks in the mapped file; nothing is read yet.
-    fn blocks(&self, leaf: &Leaf, compute: DType) -> Result<Blocks> {
+    /// How the blocks of a tensor lie in the file.
+    fn format(&self, leaf: &Leaf, compute: DType) -> Result<BlockFormat> {
         let (path, entry, dims) = (self.file.path.display(), self.entry(leaf)?, &leaf.dims);
         let kind =
             GgmlType::readable(entry.ggml_type).with_context(|| format!("{path}: tensor {}", entry.name))?;
@@ -157,6 +170,13 @@ impl Checkpoint {
         if format.order != RowOrder::Straight && rows.is_empty() {
             format.shape = [cols, 1];
         }
+        Ok(format)
+    }
+
+    fn blocks(&self, leaf: &Leaf, compute: DType) -> Result<Blocks> {
+        let (path, entry) = (self.file.path.display(), self.entry(leaf)?);
+        let format = self.format(leaf, compute)?;
+        let kind = format.kind;
         let map = &self.file.maps[entry.part];
         let blocks = Blocks::mapped(&leaf.name, map.clone(), entry.offset, format)
             .with_context(|| format!("{path}: tensor {}", entry.name))?;

@@ -86,6 +86,21 @@ impl WeightSource {
         }
     }
 
+    /// Bytes in memory of a decoder loaded with [`WeightSource::weight`]: matrices as `compute`, or the blocks of a .gguf file as they are; the others F32.
+    ///
+    /// # Errors
+    /// A tensor that is not there or of another shape.
+    pub fn bytes_loaded(&self, spec: &Spec, compute: ComputeType, keep_blocks: bool) -> Result<usize> {
+        let one = |leaf: &Leaf| match self {
+            WeightSource::Gguf(c) if keep_blocks && leaf.place.is_matrix() => c.bytes_kept(leaf, compute),
+            _ => {
+                let dtype = if leaf.place.is_matrix() { compute.dtype() } else { DType::F32 };
+                Ok(leaf.dims.iter().product::<usize>() * dtype.bytes())
+            }
+        };
+        spec.leaves().iter().map(one).sum()
+    }
+
     /// Refuses a checkpoint with a tensor that the decoder has no place for, which would be left out, and one that lacks tensors.
     pub fn check_leaves(&self, spec: &Spec) -> Result<()> {
         let leaves = spec.leaves();

@@ -3,7 +3,7 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
-use super::{Layer, Norm, XlmRoberta};
+use super::{Layer, Norm, XlmRoberta, XlmRobertaConfig};
 use crate::{
     models::transformer::weights::DenseLinear as Linear,
     ops::{
@@ -54,6 +54,30 @@ struct Buffers {
     act: Tensor,
 }
 
+impl Buffers {
+    fn lay_out(arena: &mut Arena, config: &XlmRobertaConfig, n: usize, acts: DType) -> Buffers {
+        let (c, nh) = (config.hidden_size, config.num_attention_heads);
+        let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
+        Buffers {
+            tokens: t("tokens", DType::U32, &[n]),
+            positions: t("positions", DType::U32, &[n]),
+            cu_seqlens: t("cu_seqlens", DType::U32, &[n + 1]),
+            counting: t("counting", DType::U32, &[n + 1]),
+            hidden: t("hidden", acts, &[n, c]),
+            sum: t("sum", acts, &[n, c]),
+            mean: t("mean", DType::F32, &[n]),
+            rstd: t("rstd", DType::F32, &[n]),
+            q: t("q", acts, &[n, c]),
+            k: t("k", acts, &[n, c]),
+            v: t("v", acts, &[n, c]),
+            att: t("att", acts, &[n, c]),
+            lse: t("lse", DType::F32, &[nh * n]),
+            inner: t("inner", acts, &[n, config.intermediate_size]),
+            act: t("act", acts, &[n, config.intermediate_size]),
+        }
+    }
+}
+
 /// The states that a layer gave, as the callback of [`Encoder::forward`] sees them.
 pub struct States<'a> {
     /// 0 for the embeddings, then the layers from 1 on.
@@ -68,32 +92,19 @@ impl Encoder {
     /// Scratch for calls of up to `max_tokens` tokens.
     pub fn new(model: &XlmRoberta, max_tokens: usize, last: LastLayer) -> Result<Encoder> {
         let config = &model.config;
-        let (n, c, nh) = (max_tokens, config.hidden_size, config.num_attention_heads);
+        let (c, nh) = (config.hidden_size, config.num_attention_heads);
         let acts = model.positions.dtype();
-        let (a, _) = Arena::build("encoder scratch", &model.device(), |arena| {
-            let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
-            Buffers {
-                tokens: t("tokens", DType::U32, &[n]),
-                positions: t("positions", DType::U32, &[n]),
-                cu_seqlens: t("cu_seqlens", DType::U32, &[n + 1]),
-                counting: t("counting", DType::U32, &[n + 1]),
-                hidden: t("hidden", acts, &[n, c]),
-                sum: t("sum", acts, &[n, c]),
-                mean: t("mean", DType::F32, &[n]),
-                rstd: t("rstd", DType::F32, &[n]),
-                q: t("q", acts, &[n, c]),
-                k: t("k", acts, &[n, c]),
-                v: t("v", acts, &[n, c]),
-                att: t("att", acts, &[n, c]),
-                lse: t("lse", DType::F32, &[nh * n]),
-                inner: t("inner", acts, &[n, config.intermediate_size]),
-                act: t("act", acts, &[n, config.intermediate_size]),
-            }
-        })?;
+        let lay_out = |arena: &mut Arena| Buffers::lay_out(arena, config, max_tokens, acts);
+        let (a, _) = Arena::build("encoder scratch", &model.device(), lay_out)?;
         let head_size = c / nh;
         let scale = 1.0 / (head_size as f32).sqrt();
         let shape = AttentionShape { heads: nh, kv_heads: nh, head_size, scale, window: None, softcap: None };
         Ok(Encoder { shape, max_tokens, last, a })
+    }
+
+    /// What [`Encoder::new`] allocates, bytes; activations of type `acts`.
+    pub fn bytes(config: &XlmRobertaConfig, max_tokens: usize, acts: DType) -> usize {
+        Arena::measure(|arena| drop(Buffers::lay_out(arena, config, max_tokens, acts)))
     }
 
     /// Runs `sentences` (token ids, none empty) and calls `each` with the states of the embeddings and of every layer in turn.

@@ -14,12 +14,13 @@ use serde_json::{Value, json};
 use super::{
     check,
     dry_run::print_plan,
+    expect::Expectation,
     run::{Run, placement},
 };
 use crate::eval::compare::{self, Comparison};
 use crate::pipeline::{
     manifest::Manifest,
-    plan,
+    plan::{self, Step},
     results::ResultsFolder,
     work_dir::{REPORT, RESULTS, Room, SUMMARY, WorkDir},
 };
@@ -42,7 +43,7 @@ pub struct Args {
     /// Print the arms and exit
     #[arg(long)]
     pub list: bool,
-    /// Only check every arm for mistakes, as `run --check` does
+    /// Only check every arm for mistakes, and print about how long each stage will take and its memory, as `run --check` does
     #[arg(long)]
     pub check: bool,
     /// Only print the stages of all arms, each once: which are unchanged, and which would be run and why
@@ -81,21 +82,25 @@ pub fn run(args: &Args) -> Result<()> {
     many::too_few(comparisons, arms[0].recipe.eval.bootstrap_samples)
         .iter()
         .for_each(|m| note!("ablate: warning: {m}"));
+    let work = WorkDir::shared(&matrix.work);
+    // What would stop a stage hours from now stops the matrix here.
+    out::silently(|| ResultsFolder::check(work.root(), "ablate", SUMMARY))?;
+    let planned = |arm| out::silently(|| plan::collect(|| stages(arm, &matrix.seeds, &work).map(drop)));
+    let steps: Vec<Vec<Step>> = arms.iter().map(planned).collect::<Result<_>>()?;
+    if args.dry_run {
+        print_plan(steps.concat());
+        return Ok(());
+    }
+    let mut expected = Expectation::default();
+    for (arm, steps) in arms.iter().zip(&steps) {
+        expected.add(&arm.recipe, placement(&arm.recipe)?, steps, work.root())?;
+    }
     if args.check {
+        expected.print();
         say!("check: no mistakes found in {} arms", arms.len());
         return Ok(());
     }
-    let work = WorkDir::shared(&matrix.work);
-    // What would stop a stage hours from now stops the matrix here.
-    let plan = || {
-        ResultsFolder::check(work.root(), "ablate", SUMMARY)?;
-        arms.iter().try_for_each(|arm| stages(arm, &matrix.seeds, &work).map(drop))
-    };
-    let steps = out::silently(|| plan::collect(plan))?;
-    if args.dry_run {
-        print_plan(steps);
-        return Ok(());
-    }
+    say!("{}", expected.total());
     let folder = ResultsFolder::open(work.root(), "ablate", "ablate", SUMMARY)?;
     let count = arms.len();
     let mut ran: Vec<(Ran, Vec<PathBuf>)> = vec![];

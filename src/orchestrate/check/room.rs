@@ -6,31 +6,48 @@ use anyhow::{Result, ensure};
 use crate::{
     device::{DeviceChoice, host_memory},
     error::Error,
-    models::transformer::config::Config,
+    models::{
+        transformer::config::Config,
+        weights::{WeightSource, resolve},
+    },
     pipeline::placement::Placement,
     recipe::{Recipe, train::Method},
     report::out::note,
+    stages::train,
 };
 
-/// Weights and what training keeps of each parameter, against the machine's memory. Activations come on top.
-pub(super) fn memory(r: &Recipe, placement: Placement, config: &Config) -> Result<()> {
+/// What training takes by purpose, in batches of up to `max_tokens` tokens.
+pub(in crate::orchestrate) fn training(
+    r: &Recipe,
+    placement: Placement,
+    max_tokens: usize,
+) -> Result<Vec<(String, usize)>> {
+    let path = resolve(&r.model)?;
+    let (config, source) = match r.train.method {
+        Method::Scratch => (Config::from_dir(&path)?, None),
+        _ => WeightSource::open(&path).map(|(config, source)| (config, Some(source)))?,
+    };
+    train::memory(&config.spec()?, source.as_ref(), &r.train, placement, max_tokens)
+}
+
+/// What training takes, against the machine's memory.
+pub(super) fn memory(r: &Recipe, placement: Placement) -> Result<()> {
     let Some((_, free)) = host_memory() else { return Ok(()) };
     if placement.device != DeviceChoice::Cpu {
         return Ok(());
     }
-    let parameters = config.parameters() as u64;
-    let needed = match r.train.method {
-        // Weights and gradients in F32, and the optimizer's state.
-        Method::Full | Method::Scratch => parameters * (8 + r.train.optimizer.bytes_of_element() as u64),
-        Method::Lora if placement.keeps_blocks() => 0,
-        Method::Lora => parameters * placement.dtype.bytes() as u64,
-    };
+    let parts = training(r, placement, r.train.batch_tokens)?;
+    let needed: u64 = parts.iter().map(|(_, bytes)| *bytes as u64).sum();
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     let message = || {
+        let parts: Vec<String> =
+            parts.iter().map(|(name, bytes)| format!("{name} {:.2}", gib(*bytes as u64))).collect();
         format!(
-            "training by {:?} needs {:.2} GiB for {parameters} parameters alone, and {:.2} GiB are available: dtype = \"bf16\", another method, or a smaller model",
+            "training by {:?} in batches of {} tokens needs {:.2} GiB ({}), and {:.2} GiB are available: a lower train.batch-tokens, dtype = \"bf16\", another method, or a smaller model",
             r.train.method,
+            r.train.batch_tokens,
             gib(needed),
+            parts.join(", "),
             gib(free)
         )
     };

@@ -1,4 +1,5 @@
 //! `sdrrl train`: LoRA, full fine-tuning or training from scratch on packed token shards (SDRRL, steps 7 and 8).
+mod amount;
 pub(super) mod card;
 mod data;
 mod export;
@@ -31,7 +32,7 @@ use crate::{
     data::token_shard::TokenShard,
     models::{
         transformer::config::Config,
-        transformer::lora::{Lora, LoraConfig},
+        transformer::lora::Lora,
         transformer::train_step::{TrainStep, Trainable},
         transformer::weights::Transformer,
         weights::resolve,
@@ -52,11 +53,13 @@ use crate::{
     },
 };
 
+pub use amount::Amount;
 pub use data::check_headers;
 use export::export;
 use reference::{Reference, preference};
 use screen::{Screen, Seen};
-use settings::{guard_text, kept, targets, trainer_settings};
+pub use settings::memory;
+use settings::{guard_text, kept, lora_config, trainer_settings};
 pub use summary::next_commands;
 use summary::{ending, print_memory};
 
@@ -261,6 +264,7 @@ impl Stage for Train<'_> {
         let mut step = step.keep_source(&model, mixed)?;
         if !args.quiet {
             print_memory(&model, &step, args.settings.optimizer);
+            amount::print_time(args, &model.config, &shard)?;
         }
         data::warn_of_few_steps(&args.settings, shard.units());
         let mut settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));
@@ -378,15 +382,6 @@ fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)> {
         }
         return Ok((model, Trainable::Lora(lora)));
     }
-    let config = LoraConfig {
-        r: s.lora_rank,
-        alpha: s.lora_alpha,
-        target_modules: targets(&s.lora_targets).into(),
-        use_rslora: s.rslora,
-        use_dora: s.dora,
-        dropout: s.lora_dropout,
-        ..LoraConfig::default()
-    };
-    let lora = Lora::init(&model, config, s.seed)?;
+    let lora = Lora::init(&model, lora_config(s), s.seed)?;
     Ok((model, Trainable::Lora(lora)))
 }

@@ -6,25 +6,29 @@ use serde_json::Value;
 
 use crate::{
     data::{token_shard::TokenShard, tokenizer::Tokenizer},
+    device::DeviceChoice,
     error::Error,
     models::{
         transformer::{
             config::Config,
-            lora::{Lora, all_linears},
-            train_step::Trainable,
+            lora::{Lora, LoraConfig, all_linears},
+            spec::Spec,
+            train_step::{Param, Trainable, outline::Outline},
         },
         weights::WeightSource,
     },
     ops::kl_divergence::Mixed,
+    pipeline::placement::Placement,
     recipe::{
         objective::Objective,
         train::{GuardAction, KeepSource, Method, Normalize, TrainSettings},
     },
     report::out::note,
+    tensor::DType,
     train::{
         guard::{GuardSettings, Reaction, is_source},
         held_out_text::{HeldOutText, texts},
-        optimizer::OptimizerSettings,
+        optimizer::{OptimizerKind, OptimizerSettings, state_bytes},
         schedule::Schedule,
         trainer::TrainerSettings,
     },
@@ -67,8 +71,53 @@ pub(super) fn kept(s: &TrainSettings, train: &TokenShard, trainable: &Trainable)
     Ok(Some(Mixed { hard, soft: s.keep_source_weight as f32 }))
 }
 
+/// What training would take in memory, by purpose, as it says itself before its first step: of the model that lies in `source` (none from scratch), in batches of up to
+/// `max_tokens` tokens.
+///
+/// # Errors
+/// Adapter settings that adapt nothing; a tensor that is missing.
+pub fn memory(
+    spec: &Spec,
+    source: Option<&WeightSource>,
+    s: &TrainSettings,
+    placement: Placement,
+    max_tokens: usize,
+) -> Result<Vec<(String, usize)>> {
+    let on_gpu = placement.device != DeviceChoice::Cpu;
+    let lora = (s.method == Method::Lora).then(|| lora_config(s));
+    let source = source.filter(|_| lora.is_some());
+    let of_base = |source: &WeightSource| {
+        source.bytes_loaded(spec, placement.dtype.try_into()?, placement.keeps_blocks())
+    };
+    let weights = source.map_or(Ok(spec.parameters() * DType::F32.bytes()), of_base)?;
+    let acts = if on_gpu && lora.is_some() { placement.dtype } else { DType::F32 };
+    let keeps_source = s.keep_source != KeepSource::CrossEntropy;
+    let outline = Outline { spec, weights, lora, max_tokens, acts, on_gpu, keeps_source };
+    let (mut memory, params) = outline.measure()?;
+    memory.push(state_of(&params, s.optimizer));
+    Ok(memory)
+}
+
+/// The optimizer's part of the memory.
+pub(super) fn state_of(params: &[Param], optimizer: OptimizerKind) -> (String, usize) {
+    (format!("state of {}", optimizer.name()), state_bytes(params, optimizer))
+}
+
+/// New adapters as the settings have them.
+pub(super) fn lora_config(s: &TrainSettings) -> LoraConfig {
+    LoraConfig {
+        r: s.lora_rank,
+        alpha: s.lora_alpha,
+        target_modules: targets(&s.lora_targets).into(),
+        use_rslora: s.rslora,
+        use_dora: s.dora,
+        dropout: s.lora_dropout,
+        ..LoraConfig::default()
+    }
+}
+
 /// The modules by name; PEFT's `all-linear` is all of them.
-pub(super) fn targets(named: &[String]) -> Vec<String> {
+fn targets(named: &[String]) -> Vec<String> {
     let all = named.iter().any(|name| name.eq_ignore_ascii_case("all-linear"));
     if all { all_linears() } else { named.to_vec() }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Args, rewards::Change, screen::Seen};
+use super::{Args, rewards::Change, screen::Seen, settings::state_of};
 use crate::{
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     pipeline::{
@@ -17,7 +17,7 @@ use crate::{
         progress::duration,
     },
     train::{
-        optimizer::{OptimizerKind, state_bytes},
+        optimizer::OptimizerKind,
         trainer::{CHANGEABLE, TrainOutcome},
     },
 };
@@ -94,7 +94,7 @@ fn quoted(word: &str) -> String {
 pub(super) fn print_memory(model: &Transformer, step: &TrainStep, optimizer: OptimizerKind) {
     let params = step.params(model);
     let trained: usize = params.iter().map(|p| p.value().len()).sum();
-    let state = (format!("state of {}", optimizer.name()), state_bytes(&params, optimizer));
+    let state = state_of(&params, optimizer);
     say!("train: {} parameters, {trained} of them trained", model.config.parameters());
     let all: Vec<_> = step.memory().iter().chain([&state]).collect();
     let mib = |bytes: usize| bytes as f64 / 1048576.0;

@@ -20,6 +20,11 @@ pub(super) struct Keeping {
     mixed: Mixed,
 }
 
+/// What keeping takes for batches of up to `n` tokens, and what for.
+pub(super) fn kept_bytes(n: usize, c: usize, acts: DType) -> (String, usize) {
+    ("base model's states".into(), n * (c * acts.bytes() + 8))
+}
+
 impl TrainStep {
     /// With `mixed`, on source rows ([`PackedBatch::source`]) of [`TrainStep::forward_backward`] the loss becomes `hard` nll + `soft` KL(base || model in training); the base is the
     /// model without the adapters. [`TrainStep::forward`] stays as it is.
@@ -37,8 +42,7 @@ impl TrainStep {
             divergences: Tensor::zeros_on(&device, "divergences", DType::F32, &[n])?,
             mixed,
         };
-        let bytes = n * (states[1] * model.activation_dtype().bytes() + 8);
-        self.memory.push(("base model's states".into(), bytes));
+        self.memory.push(kept_bytes(n, states[1], model.activation_dtype()));
         self.keeping = Some(keeping);
         Ok(self)
     }

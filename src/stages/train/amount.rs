@@ -1,0 +1,71 @@
+//! How much a training has to do, and about how long that takes here.
+use anyhow::Result;
+
+use super::Args;
+use crate::{
+    bench::calibrate,
+    data::token_shard::TokenShard,
+    models::transformer::config::Config,
+    recipe::{
+        objective::Objective,
+        train::{KeepSource, Method, TrainSettings},
+    },
+    report::{
+        out::{note, say},
+        progress::span,
+    },
+};
+
+/// Optimizer steps at most, and the tokens of all of them, those of dearer methods counted as the LoRA tokens that take as long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Amount {
+    /// Steps.
+    pub steps: f64,
+    /// Tokens.
+    pub tokens: f64,
+}
+
+impl Amount {
+    /// Of so many documents (or units of preferences) of so many tokens each.
+    pub fn of(s: &TrainSettings, documents: f64, tokens: f64) -> Amount {
+        let step = (s.batch_documents.unwrap_or(128) as f64).min(documents);
+        let all = (s.epochs * (documents / step).ceil()).ceil().max(1.0);
+        let steps = if s.max_steps > 0 { all.min(s.max_steps as f64) } else { all };
+        // Gradients of all weights are half as much again; so is the reference's pass of preferences; keeping the source adds a pass for its rows.
+        let method = if s.method == Method::Lora { 1.0 } else { 1.5 };
+        let objective = if s.objective == Objective::Sft { 1.0 } else { 1.5 };
+        let keeping = if s.keep_source == KeepSource::CrossEntropy { 1.0 } else { 1.3 };
+        Amount {
+            steps,
+            tokens: steps * (documents / (documents / step).ceil()) * tokens * method * objective * keeping,
+        }
+    }
+
+    /// Seconds, at least and at most: evaluations come on top of steps.
+    pub fn seconds(&self, rates: &calibrate::Rates) -> [f64; 2] {
+        [self.tokens * rates.train, 1.2 * self.tokens * rates.train]
+    }
+}
+
+/// FLOP of a training that is over before its time is worth measuring.
+const LITTLE: f64 = 1e12;
+
+/// Says about how long the training will take, if it is more than seconds.
+pub(super) fn print_time(args: &Args, config: &Config, shard: &TokenShard) -> Result<()> {
+    let each = shard.tokens() as f64 / shard.units().max(1) as f64;
+    let amount = Amount::of(&args.settings, shard.units() as f64, each);
+    if 6.0 * config.parameters() as f64 * amount.tokens < LITTLE {
+        return Ok(());
+    }
+    let length = shard.tokens() / shard.len().max(1);
+    match calibrate::decoder(config, args.placement, length, args.settings.lora_rank.max(1), 1) {
+        Ok(rates) => {
+            let [low, high] = amount.seconds(&rates);
+            let time = span([low * calibrate::OFF[0], high * calibrate::OFF[1]]);
+            let early = if args.settings.patience > 0 { ", less if it stops early" } else { "" };
+            say!("train: {time} for {:.0} steps{early} (from one layer's speed, measured now)", amount.steps);
+        }
+        Err(e) => note!("train: how long it will take is not known: {e:#}"),
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! The memory that a plan names before anything is there is what is allocated: of training steps in every setting, of sessions, and by command, of the stage `train`.
+use std::fs;
+
+use sdrrl::{
+    bench::models::{config, random_decoder},
+    device::{Device, DeviceChoice},
+    infer::session::{Room, Session},
+    models::{
+        transformer::{
+            lora::{Lora, LoraConfig},
+            train_step::{TrainStep, Trainable, outline::Outline},
+            weight::ComputeType,
+            weights::Transformer,
+        },
+        weights::WeightSource,
+    },
+    ops::kl_divergence::Mixed,
+    tensor::DType,
+    train::optimizer::{OptimizerKind, state_bytes},
+};
+
+use crate::cli::ok;
+
+const OPTIMIZERS: [OptimizerKind; 4] =
+    [OptimizerKind::Adamw, OptimizerKind::Adamw8bit, OptimizerKind::Adafactor, OptimizerKind::Muon];
+
+/// What a step has allocated and what its outline says, with the optimizers' states.
+fn compare(model: &Transformer, lora: Option<LoraConfig>, n: usize, keeps_source: bool, what: &str) {
+    let on_gpu = model.device() != Device::Cpu;
+    let acts = model.compute.activations(&model.device());
+    let outline = Outline {
+        spec: &model.spec,
+        weights: model.bytes(),
+        lora: lora.clone(),
+        max_tokens: n,
+        acts,
+        on_gpu,
+        keeps_source,
+    };
+    let (planned, shapes) = outline.measure().unwrap();
+    let trainable =
+        lora.map_or(Trainable::Full, |config| Trainable::Lora(Lora::init(model, config, 1).unwrap()));
+    let step = TrainStep::new(model, trainable, n).unwrap();
+    let step = step.keep_source(model, keeps_source.then_some(Mixed { hard: 0.0, soft: 1.0 })).unwrap();
+    assert_eq!(planned, step.memory(), "{what}");
+    assert!(planned.iter().all(|(_, bytes)| *bytes > 0), "{what}: {planned:?}");
+    let params = step.params(model);
+    for kind in OPTIMIZERS {
+        assert_eq!(state_bytes(&shapes, kind), state_bytes(&params, kind), "{what}, {}", kind.name());
+    }
+    assert_eq!(shapes.len(), params.len(), "{what}");
+    assert!(shapes.iter().zip(&params).all(|(a, b)| a.name == b.name && a.kind == b.kind), "{what}");
+}
+
+fn settings() -> Vec<(&'static str, LoraConfig)> {
+    let usual = LoraConfig::default;
+    vec![
+        ("usual", usual()),
+        ("rank 3", LoraConfig { r: 3, ..usual() }),
+        (
+            "two modules",
+            LoraConfig { target_modules: vec!["q_proj".into(), "down_proj".into()].into(), ..usual() },
+        ),
+        ("upper layer", LoraConfig { layers_to_transform: Some(vec![1]), ..usual() }),
+        ("ranks by pattern", LoraConfig { rank_pattern: vec![("v_proj".into(), 5)], ..usual() }),
+        ("DoRA", LoraConfig { use_dora: true, ..usual() }),
+        ("dropout", LoraConfig { dropout: 0.1, ..usual() }),
+        ("DoRA with dropout", LoraConfig { use_dora: true, dropout: 0.1, ..usual() }),
+    ]
+}
+
+#[test]
+fn a_step_takes_what_its_outline_says() {
+    for (dtype, device) in
+        [(DType::F32, "cpu"), (DType::Bf16, "cpu"), (DType::F32, "emulated"), (DType::Bf16, "emulated")]
+    {
+        let device = device.parse::<DeviceChoice>().unwrap().open().unwrap();
+        let model = random_decoder(config("tiny").unwrap(), dtype, &device).unwrap();
+        for (name, lora) in settings() {
+            // DoRA's row norms begin on the processor.
+            let on_gpu = device != Device::Cpu;
+            if on_gpu && lora.use_dora {
+                continue;
+            }
+            let what = format!("{name}, {dtype:?}, on a GPU {on_gpu}");
+            for n in [1, 96, 2048] {
+                compare(&model, Some(lora.clone()), n, false, &what);
+            }
+            compare(&model, Some(lora), 64, true, &format!("{what}, kept"));
+        }
+    }
+    let mut model = random_decoder(config("tiny").unwrap(), DType::Bf16, &Device::Cpu).unwrap();
+    model.make_trainable().unwrap();
+    compare(&model, None, 64, false, "full");
+}
+
+#[test]
+fn weights_take_what_their_file_says() {
+    let model = std::path::Path::new("tests/golden/gguf/chat.gguf");
+    for path in [model, "assets/quickstart/model".as_ref()] {
+        let (config, source) = WeightSource::open(path).unwrap();
+        for (compute, blocks) in [
+            (ComputeType::F32, false),
+            (ComputeType::Bf16, false),
+            (ComputeType::F32, true),
+            (ComputeType::Bf16, true),
+        ] {
+            let planned = source.bytes_loaded(&config.spec().unwrap(), compute, blocks).unwrap();
+            let loaded = Transformer::load_as(path, compute, blocks).unwrap();
+            assert_eq!(planned, loaded.bytes(), "{path:?} {compute} {blocks}");
+        }
+    }
+}
+
+#[test]
+fn a_session_takes_what_its_room_says() {
+    for room in [
+        Room { rows: 3, slots: 96, longest: 32, prompt_tokens: 40, listed: 0 },
+        Room { rows: 1, slots: 7, longest: 7, prompt_tokens: 300, listed: 0 },
+    ] {
+        let device = "emulated".parse::<DeviceChoice>().unwrap().open().unwrap();
+        let model = random_decoder(config("tiny").unwrap(), DType::F32, &device).unwrap();
+        let gpu = device.gpu().unwrap();
+        let before = gpu.peak_bytes();
+        let session = Session::new(&model, room, None).unwrap();
+        let taken = gpu.peak_bytes() - before;
+        let planned: usize = room.bytes(&model.spec, DType::F32).iter().map(|(_, b)| b).sum();
+        // Rotary tables and the sampler's lists come on top; the emulator aligns no tensors.
+        let rest = taken as f64 - planned as f64;
+        assert!((-2e3..3e5).contains(&rest), "{room:?}: {taken} taken, {planned} planned");
+        drop(session);
+    }
+}
+
+#[test]
+fn the_plan_of_a_recipe_is_what_training_says_before_its_first_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let examples: String = (0..64)
+        .map(|i| format!("{{\"instruction\": \"What is {i}?\", \"output\": \"House {i} is red.\"}}\n"))
+        .collect();
+    fs::write(dir.path().join("e.jsonl"), examples).unwrap();
+    for (i, train) in [
+        "batch-tokens = 256",
+        "lora-rank = 3\ndora = true\nbatch-tokens = 100",
+        "optimizer = \"adafactor\"\nlora-dropout = 0.1\nbatch-tokens = 512",
+        "method = \"full\"\noptimizer = \"muon\"\nbatch-tokens = 300",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let work = dir.path().join(format!("w{i}"));
+        let recipe = dir.path().join("r.toml");
+        let text = format!(
+            "name = \"r\"\nwork = {work:?}\nmodel = \"assets/quickstart/model\"\nexamples = \"e.jsonl\"\n[train]\nmax-steps = 1\n{train}\n"
+        );
+        fs::write(&recipe, text).unwrap();
+        let run = ["run", recipe.to_str().unwrap()];
+        let planned = ok(&[&run[..], &["--check"]].concat());
+        let said = ok(&run);
+        let parts = planned.lines().find_map(|l| l.split_once(" MiB, by train: ")).unwrap().1;
+        let told = said.lines().find_map(|l| l.split_once("memory in MiB: ")).unwrap().1;
+        assert_eq!(Some(parts.trim()), told.split(", in all").next(), "{train}");
+    }
+}
