@@ -297,9 +297,11 @@ fn a_mistake_in_the_last_stage_is_found_before_the_first() {
     fails(&[&args[..], &more].concat(), &["mistakes:", "no-such.jsonl", "`xx`", "no/such"]);
     let told = ok(&["run", recipe, "--set", &set, "--check"]);
     assert!(told.contains("no mistakes found") && told.contains("\ntime: "), "{told}");
-    for (stage, is) in
-        [("generate", "questions of about"), ("filter", "short: text only"), ("train", "steps of")]
-    {
+    for (stage, is) in [
+        ("generate", "questions of about"),
+        ("filter", "short: text only"),
+        ("train", "steps, fewer if it stops early"),
+    ] {
         let line = told.lines().find(|l| l.starts_with(stage)).unwrap_or_else(|| panic!("{stage}: {told}"));
         assert!(line.contains(is), "{line}");
     }

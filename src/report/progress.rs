@@ -96,16 +96,22 @@ pub fn duration(seconds: f64) -> String {
         _ => format!("{}h{:02}m", s / 3600, s / 60 % 60),
     }
 }
-/// `about 3 to 6 min`.
+
+/// `about 3 to 6 min`, `about 20 s to 2 min`: a range of seconds, widened to whole numbers.
 pub fn span([low, high]: [f64; 2]) -> String {
-    let (unit, name) = match high {
-        x if x < 1.0 => return "under 1 s".into(),
+    let unit = |x: f64| match x {
         x if x < 100.0 => (1.0, "s"),
         x if x < 6000.0 => (60.0, "min"),
         _ => (3600.0, "h"),
     };
-    let (low, high) = ((low / unit).floor(), (high / unit).ceil());
-    if low < 1.0 { format!("up to {high:.0} {name}") } else { format!("about {low:.0} to {high:.0} {name}") }
+    let ((small, low_unit), (large, high_unit)) = (unit(low), unit(high));
+    let (least, most) = ((low / small).floor(), (high / large).ceil());
+    match (low_unit == high_unit, least < 1.0) {
+        _ if high < 1.0 => "under 1 s".into(),
+        (_, true) => format!("up to {most:.0} {high_unit}"),
+        (true, _) => format!("about {least:.0} to {most:.0} {high_unit}"),
+        (false, _) => format!("about {least:.0} {low_unit} to {most:.0} {high_unit}"),
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +120,8 @@ mod tests {
 
     #[test]
     fn ranges_read_as_people_say_them() {
-        let all = [[0.1, 0.9], [0.2, 4.1], [2.5, 61.0], [100.0, 340.0], [5000.0, 9000.0]].map(span);
-        assert_eq!(all, ["under 1 s", "up to 5 s", "about 2 to 61 s", "about 1 to 6 min", "about 1 to 3 h"]);
+        let all = [[0.1, 0.9], [0.2, 4.1], [2.5, 61.0], [20.0, 150.0], [100.0, 340.0]].map(span);
+        let said = ["under 1 s", "up to 5 s", "about 2 to 61 s", "about 20 s to 3 min", "about 1 to 6 min"];
+        assert_eq!(all, said);
     }
 }

@@ -118,7 +118,7 @@ impl<'a> Facts<'a> {
         }
         let given = GenerationConfig::from_model(&resolve(&self.recipe.model)?)?;
         self.limit = g.max_new_tokens.or(given.max_new_tokens).unwrap_or(256);
-        let most = self.limit as f64;
+        let most = self.limit.max(1) as f64;
         // Half to twice as long as the data set's own, where it has any.
         let usual = mean(&answers, most / 3.0);
         self.answer = [(usual / 2.0).clamp(1.0, most), (usual * 2.0).min(most)];

@@ -7,7 +7,7 @@ mod stages;
 
 use std::{
     collections::{BTreeMap, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Result;
@@ -79,7 +79,7 @@ impl Expected {
 #[derive(Default)]
 pub(super) struct Expectation {
     rows: Vec<(String, Expected)>,
-    seen: HashSet<std::path::PathBuf>,
+    seen: HashSet<PathBuf>,
     rates: BTreeMap<String, Result<calibrate::Rates, String>>,
 }
 
@@ -162,8 +162,7 @@ impl Expectation {
     }
 }
 
-/// The seconds of the longest earlier run of a stage in `work`, scaled to no other rows, and what it was of; `None` where there was none or its settings would make
-/// another job of it.
+/// The seconds of the longest earlier run of a stage in `work`, and of how many rows it was; `None` where there was none, or one of other settings, which is other work.
 fn earlier(step: &Step, work: &Path) -> Option<(f64, String)> {
     let Planned::Again(why) = &step.planned else { return None };
     // Other settings are other work; other inputs are about as much.
@@ -192,6 +191,23 @@ fn in_words(time: &Time) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_earlier_run_counts_unless_its_settings_were_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("train");
+        std::fs::create_dir(&out).unwrap();
+        let manifest =
+            Manifest { counts: Some(crate::pipeline::manifest::Counts::all(7)), ..Manifest::default() };
+        std::fs::write(out.join("manifest.json"), serde_json::to_string(&manifest).unwrap()).unwrap();
+        let times = "{\"stage\": \"train\", \"seconds\": 9.5}\n{\"stage\": \"train\", \"seconds\": 2.0}\n";
+        std::fs::write(dir.path().join("timing.jsonl"), times).unwrap();
+        let of = |planned| earlier(&Step { label: "train".into(), out: out.clone(), planned }, dir.path());
+        let again = |why: &str| Planned::Again(vec!["the token shards changed".into(), why.into()]);
+        assert_eq!(of(again("the model changed")), Some((9.5, "7 rows".into())));
+        assert_eq!(of(again("settings.epochs: 3 -> 30")), None);
+        assert_eq!(of(Planned::Made), None);
+    }
 
     #[test]
     fn what_is_not_known_is_no_part_of_the_sum_and_is_said() {

@@ -105,7 +105,7 @@ fn session(
 
 fn generate(f: &Facts) -> Expected {
     let (g, Some(rows)) = (&f.recipe.generate, f.rows) else { return not_counted("questions") };
-    let together = g.batch_rows.clamp(1, rows);
+    let together = g.batch_rows.clamp(1, rows.max(1));
     let (prompts, limit) = ((rows as f64 * f.prompt) as usize, f.limit);
     let work = format!("{rows} questions of about {:.0} tokens, answers of up to {limit}", f.prompt);
     let all = (rows * g.samples) as f64;
@@ -285,7 +285,7 @@ fn reply(task: &EvalTask, items: &[Item], tokens: &dyn Fn(&str) -> f64) -> [f64;
     if !items.iter().any(|i| matches!(i.ask, Ask::Reply | Ask::Letter(_))) {
         return [0.0; 2];
     }
-    let most = task.max_new_tokens as f64;
+    let most = task.max_new_tokens.max(1) as f64;
     let targets: Vec<f64> =
         items.iter().filter_map(|i| i.sample.targets.first()).map(|t| tokens(t)).collect();
     let usual =

@@ -28,7 +28,8 @@ pub struct Amount {
 impl Amount {
     /// Of so many documents (or units of preferences) of so many tokens each.
     pub fn of(s: &TrainSettings, documents: f64, tokens: f64) -> Amount {
-        let step = (s.batch_documents.unwrap_or(128) as f64).min(documents);
+        let documents = documents.max(1.0);
+        let step = (s.batch_documents.unwrap_or(128) as f64).clamp(1.0, documents);
         let all = (s.epochs * (documents / step).ceil()).ceil().max(1.0);
         let steps = if s.max_steps > 0 { all.min(s.max_steps as f64) } else { all };
         // Gradients of all weights are half as much again; so is the reference's pass of preferences; keeping the source adds a pass for its rows.

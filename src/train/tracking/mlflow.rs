@@ -2,12 +2,14 @@
 //!
 //! Since 3.7 MLflow reads such folders only with MLFLOW_ALLOW_FILE_STORE=true; `mlflow migrate-filestore` makes a database of them.
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Tracked, flatten, folder};
 use crate::{
@@ -42,7 +44,7 @@ pub fn write(t: &Tracked, root: &Path, experiment: &str) -> Result<PathBuf> {
             put(&named("params", &name)?, &text)?;
         }
         for (name, lines) in metrics(t) {
-            put(&named("metrics", &name)?, &lines)?;
+            put(&named("metrics", name)?, &lines)?;
         }
         for (name, text) in [
             ("mlflow.runName", t.name.as_str()),
@@ -80,8 +82,8 @@ pub fn write(t: &Tracked, root: &Path, experiment: &str) -> Result<PathBuf> {
 }
 
 /// A line `milliseconds value step` for each value of each tag; what is about the whole stands at the last step.
-fn metrics(t: &Tracked) -> std::collections::BTreeMap<&str, String> {
-    let mut all = std::collections::BTreeMap::<&str, String>::new();
+fn metrics(t: &Tracked) -> BTreeMap<&str, String> {
+    let mut all = BTreeMap::<&str, String>::new();
     let mut line = |name, time, value: f64, step| {
         *all.entry(name).or_default() += &format!("{} {} {step}\n", millis(time), json!(value));
     };
@@ -102,8 +104,7 @@ fn experiment_id(root: &Path, name: &str, created: f64) -> Result<String> {
         }
     }
     // As MLflow's own: 18 digits.
-    let number =
-        xxhash_rust::xxh3::xxh3_64(name.as_bytes()) % 900_000_000_000_000_000 + 100_000_000_000_000_000;
+    let number = xxh3_64(name.as_bytes()) % 900_000_000_000_000_000 + 100_000_000_000_000_000;
     let id = number.to_string();
     let dir = root.join(&id);
     let meta = [
@@ -115,7 +116,7 @@ fn experiment_id(root: &Path, name: &str, created: f64) -> Result<String> {
         ("name", json!(name)),
     ];
     let taken = || format!("{} is another experiment: choose another --project", dir.display());
-    anyhow::ensure!(!dir.exists(), Error::exists(&dir, taken()));
+    ensure!(!dir.exists(), Error::exists(&dir, taken()));
     fs::create_dir_all(&dir).map_err(|e| write_error(&dir, e))?;
     write_atomic(&dir.join("meta.yaml"), yaml(&meta).as_bytes())?;
     Ok(id)
@@ -153,7 +154,7 @@ fn file_name(name: &str) -> Result<String> {
 fn put(path: &Path, text: &str) -> Result<()> {
     let twice =
         || format!("{} would be written twice: two names are the same file to MLflow", path.display());
-    anyhow::ensure!(!path.exists(), Error::exists(path, twice()));
+    ensure!(!path.exists(), Error::exists(path, twice()));
     let dir = path.parent().unwrap_or(path);
     fs::create_dir_all(dir).map_err(|e| write_error(dir, e))?;
     fs::write(path, text).map_err(|e| write_error(path, e))
