@@ -25,6 +25,7 @@ use crate::{
     recipe::{
         Recipe,
         assemble::{AssembleSettings, Variant},
+        generate::GenerateEngine,
         pack::PackSettings,
         train::Method,
         translate::TranslateEngine,
@@ -240,7 +241,7 @@ impl<'a> Run<'a> {
         let settings = json!([r.model, r.generate, self.placement.to_string()]);
         let out = self.dir(Room::Generate, &[&question_dir], &settings)?;
         let args = generate::Args {
-            model: r.model.clone(),
+            model: (r.generate.engine == GenerateEngine::Local).then(|| r.model.clone()),
             adapter: None,
             prompts: r.questions.clone(),
             prompt: vec![],

@@ -17,7 +17,20 @@ use crate::data::gguf;
 use crate::data::line_process::output_of;
 
 /// Settings that decide how fast a result comes, not which.
-const SPEED: [&str; 5] = ["batch-rows", "batch-tokens", "timeout", "checkpoint-every", "keep-checkpoints"];
+const SPEED: [&str; 11] = [
+    "batch-rows",
+    "batch-tokens",
+    "timeout",
+    "checkpoint-every",
+    "keep-checkpoints",
+    // Of a remote engine: a server may move, and be asked at another pace.
+    "endpoint",
+    "api-key-env",
+    "concurrency",
+    "requests-per-minute",
+    "retries",
+    "request-timeout",
+];
 
 /// The resolved settings that decide a stage's bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,9 +40,13 @@ impl Identity {
     /// The settings, without those that only decide the speed.
     pub fn of(settings: &impl Serialize) -> Result<Identity> {
         let mut value = serde_json::to_value(settings).context("settings of a stage")?;
-        if let Some(map) = value.as_object_mut() {
-            map.retain(|key, _| !SPEED.contains(&key.as_str()));
-        }
+        let keep = |value: &mut Value| {
+            if let Some(map) = value.as_object_mut() {
+                map.retain(|key, _| !SPEED.contains(&key.as_str()));
+            }
+        };
+        keep(&mut value);
+        value.get_mut("remote").into_iter().for_each(keep);
         Ok(Identity(value))
     }
 
@@ -195,14 +212,15 @@ mod tests {
     fn the_kind_of_device_and_the_type_count_and_nothing_that_only_decides_speed() {
         let of = |dtype, device: &str, batch: usize| {
             let device: DeviceChoice = device.parse().unwrap();
-            let settings = json!({"batch-tokens": batch, "batch-rows": batch, "timeout": batch, "tau": 1});
+            let remote = json!({"endpoint": batch, "retries": batch});
+            let settings = json!({"batch-tokens": batch, "batch-rows": batch, "timeout": batch, "tau": 1, "remote": remote});
             Identity::of(&settings)
                 .unwrap()
                 .placed(Placement { dtype, device, base_dtype: Default::default() })
                 .unwrap()
         };
         let base = of(DType::F32, "cpu", 1);
-        assert_eq!(base.0, json!({"tau": 1, "placement": "f32"}));
+        assert_eq!(base.0, json!({"tau": 1, "remote": {}, "placement": "f32"}));
         assert_eq!(base, of(DType::F32, "cpu", 2));
         let all = [base, of(DType::Bf16, "cpu", 1), of(DType::F32, "cuda", 1), of(DType::F32, "emulated", 1)];
         for (i, a) in all.iter().enumerate() {
