@@ -13,6 +13,7 @@ use crate::eval::{
 };
 use crate::pipeline::{
     clock,
+    identity::without_place,
     interrupt::interrupted,
     placement::Placement,
     plan::{self, planning},
@@ -117,7 +118,10 @@ impl<'a> Run<'a> {
     /// The folder of a stage.
     fn dir(&self, room: Room, inputs: &[&Path], settings: &impl Serialize) -> Result<PathBuf> {
         let languages = (&self.recipe.source_language, &self.recipe.target_languages);
-        self.work.of(room, inputs, &json!([languages, settings]))
+        let mut settings = json!([languages, settings]);
+        // A server that has moved is the same.
+        without_place(&mut settings);
+        self.work.of(room, inputs, &settings)
     }
 
     fn rows(&self, input: &Path, out: &Path) -> RowArgs {
