@@ -114,7 +114,7 @@ fn nothing_is_connected_to_but_the_endpoint() {
             .env("LD_PRELOAD", &library)
             .env("CONNECTIONS", &log)
             .env("http_proxy", "http://127.0.0.1:9")
-            .env("ALL_PROXY", "socks5://127.0.0.1:9");
+            .env("ALL_PROXY", "http://127.0.0.1:9");
         let out = command.output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         let mut lines: Vec<String> =
