@@ -158,8 +158,7 @@ impl Command {
     /// A command without `--model`, or one whose model is no name of the hub.
     pub fn at_revision(mut self, revision: &str) -> Result<Command> {
         let model = match &mut self {
-            Command::Generate(generate::Args { model, .. })
-            | Command::Chat(chat::Args { model, .. })
+            Command::Chat(chat::Args { model, .. })
             | Command::Serve(serve::Args { model, .. })
             | Command::Pack(pack::Args { model, .. })
             | Command::Train(train::Args { model, .. })
@@ -167,7 +166,8 @@ impl Command {
             | Command::Merge(merge::Args { model, .. })
             | Command::Eval(eval::Args { model, .. })
             | Command::Align(align::Args { model, .. }) => Some(model),
-            Command::Translate(translate::Args { model, .. })
+            Command::Generate(generate::Args { model, .. })
+            | Command::Translate(translate::Args { model, .. })
             | Command::Inspect(inspect::Args { model, .. }) => model.as_mut(),
             _ => None,
         };

@@ -28,7 +28,7 @@
 //! `examples/` has three complete programs. Nothing is printed unless [`report::out::set_mode`] turns it on.
 //!
 //! The modules below are the internals, for programs that build on single parts. They are layered: each may use only those after it in this list
-//! (`tests/layers.rs` enforces it): `cli`, `orchestrate` `api`, `stages`, `eval` `bench`, `recipe`, `infer` `train` `mt` `qe`, `models`, `ops` `pipeline`,
+//! (`tests/layers.rs` enforces it): `cli`, `orchestrate` `api`, `stages`, `eval` `bench`, `remote`, `recipe`, `infer` `train` `mt` `qe`, `models`, `ops` `pipeline`,
 //! `tensor`, `metrics` `device`, `data` `report`, `error`.
 mod api;
 pub mod bench;
@@ -46,6 +46,7 @@ pub mod orchestrate;
 pub mod pipeline;
 pub mod qe;
 pub mod recipe;
+pub mod remote;
 pub mod report;
 pub mod stages;
 pub mod tensor;

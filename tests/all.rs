@@ -47,6 +47,7 @@ mod preferences;
 mod qe;
 mod reference;
 mod rehearsal;
+mod remote;
 mod row_shard;
 mod scores;
 mod scoring;

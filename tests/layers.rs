@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["orchestrate", "api"],
     &["stages"],
     &["eval", "bench"],
+    &["remote"],
     &["recipe"],
     &["infer", "train", "mt", "qe"],
     &["models"],

@@ -1,7 +1,10 @@
-//! The program opens no network connection: it is not linked against what opens one, and no crate in it is for networks.
-use std::{fs, path::PathBuf};
+//! The program opens no connection but to an endpoint that a person names: one module has the client, and what it opens is seen from outside.
+use std::{fs, path::PathBuf, process::Command};
 
-use crate::common::program;
+use crate::{
+    common::{program, source::rust_files},
+    remote::{TestServer, Work, answers},
+};
 
 /// The names that an ELF program takes from its libraries (its dynamic symbol table's undefined entries).
 fn imported(elf: &[u8]) -> Option<Vec<String>> {
@@ -32,36 +35,132 @@ fn imported(elf: &[u8]) -> Option<Vec<String>> {
     Some(found)
 }
 
-/// What opens a connection to somewhere, or asks the network for an address.
-const OUTGOING: [&str; 7] =
-    ["connect", "sendto", "gethostbyname", "gethostbyname_r", "gethostbyaddr", "getnameinfo", "res_query"];
+/// What sends to somewhere without a connection, or asks the network for an address in another way than by the system's resolver.
+const OUTGOING: [&str; 6] =
+    ["sendto", "gethostbyname", "gethostbyname_r", "gethostbyaddr", "getnameinfo", "res_query"];
 
 #[test]
 #[cfg(target_os = "linux")]
-fn the_program_is_not_linked_against_what_opens_a_connection() {
+fn the_program_is_linked_against_no_other_way_out() {
     let path = PathBuf::from(program().get_program());
     let names = imported(&fs::read(&path).unwrap()).expect("an ELF program with a dynamic symbol table");
     // The table was read: it has what every program takes.
     assert!(names.len() > 50 && names.iter().any(|n| n == "malloc" || n == "mmap"), "{names:?}");
     let outgoing: Vec<_> = names.iter().filter(|n| OUTGOING.contains(&n.as_str())).collect();
-    assert!(outgoing.is_empty(), "{} can open connections: {outgoing:?}", path.display());
+    assert!(outgoing.is_empty(), "{} can send to others: {outgoing:?}", path.display());
 }
 
-/// Crates that speak to a network, by their names in Cargo.lock. (`rustix` and `libc` could: the first has no network feature on, the second is used for one
-/// signal.)
 #[test]
-fn no_dependency_is_for_networks() {
-    const NETWORKS: [&str; 30] = [
+fn one_module_has_the_client() {
+    let mut client = 0;
+    for path in rust_files("src") {
+        let text = fs::read_to_string(&path).unwrap();
+        let inside = path.starts_with("src/remote");
+        client += usize::from(inside && text.contains("ureq"));
+        for word in ["ureq", "TcpStream::connect", "UdpSocket", "UnixStream", "ToSocketAddrs"] {
+            assert!(inside && word == "ureq" || !text.contains(word), "{} has {word}", path.display());
+        }
+    }
+    assert!(client > 0);
+}
+
+/// A library that is loaded before libc, and notes every address that the program connects to and every name that it looks up.
+const RECORDER: &str = r#"
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dlfcn.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+static void note(const char *what, const char *where, int port) {
+    FILE *out = fopen(getenv("CONNECTIONS"), "a");
+    if (out) { fprintf(out, "%s %s:%d\n", what, where, port); fclose(out); }
+}
+int connect(int fd, const struct sockaddr *to, socklen_t n) {
+    char text[INET6_ADDRSTRLEN] = "a socket of this machine";
+    const struct sockaddr_in *in = (const void *)to;
+    if (to->sa_family == AF_INET) inet_ntop(AF_INET, &in->sin_addr, text, sizeof text);
+    if (to->sa_family == AF_INET6) inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)to)->sin6_addr, text, sizeof text);
+    note("connect", text, ntohs(in->sin_port));
+    int (*real)(int, const struct sockaddr *, socklen_t) = dlsym(RTLD_NEXT, "connect");
+    return real(fd, to, n);
+}
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+    note("look up", node ? node : "", 0);
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = dlsym(RTLD_NEXT, "getaddrinfo");
+    return real(node, service, hints, found);
+}
+"#;
+
+/// Local work opens nothing; a remote engine opens its endpoint, by its address or its name, whatever proxies the environment has.
+#[test]
+#[cfg(target_os = "linux")]
+fn nothing_is_connected_to_but_the_endpoint() {
+    let work = Work::new(3);
+    fs::write(work.at("recorder.c"), RECORDER).unwrap();
+    let library = work.at("recorder.so");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(work.at("recorder.c"))
+        .arg("-ldl")
+        .status();
+    assert!(built.unwrap().success(), "the recorder compiles");
+    let connections = |command: &mut Command| {
+        let log = work.at("connections");
+        let _ = fs::remove_file(&log);
+        command
+            .env("LD_PRELOAD", &library)
+            .env("CONNECTIONS", &log)
+            .env("http_proxy", "http://127.0.0.1:9")
+            .env("ALL_PROXY", "http://127.0.0.1:9");
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let mut lines: Vec<String> =
+            fs::read_to_string(log).unwrap_or_default().lines().map(String::from).collect();
+        lines.sort();
+        lines.dedup();
+        lines
+    };
+    let sets = [
+        "generate.limit=24",
+        "generate.max-new-tokens=8",
+        "train.max-steps=1",
+        "variants=[\"sft\"]",
+        "eval.bootstrap-samples=10",
+    ];
+    let mut run = program();
+    run.args(["run", "recipes/quickstart.toml", "--set"]).arg(format!("work={}", work.at("run").display()));
+    for set in sets {
+        run.args(["--set", set]);
+    }
+    assert_eq!(connections(&mut run), Vec::<String>::new());
+    let server = TestServer::start(answers);
+    assert_eq!(connections(&mut work.command(&server.url(), &[])), [format!("connect {}", server.address())]);
+    fs::remove_dir_all(work.at("out")).unwrap();
+    let port = server.address().split(':').next_back().unwrap();
+    let lines = connections(&mut work.command(&format!("http://localhost:{port}/v1"), &[]));
+    // ::1 may be tried first.
+    let own = |line: &String| {
+        line == "look up localhost:0" || line.starts_with("connect ") && line.ends_with(&format!(":{port}"))
+    };
+    assert!(lines.iter().all(own) && lines.iter().any(|l| l.starts_with("look up")), "{lines:?}");
+}
+
+/// Crates that speak to a network, by their names in Cargo.lock, but for the one client and what it is made of. (`rustix` and `libc` could: the first has no
+/// network feature on, the second is used for one signal.)
+#[test]
+fn no_other_dependency_is_for_networks() {
+    const NETWORKS: [&str; 27] = [
         "reqwest",
         "hyper",
-        "ureq",
         "curl",
         "curl-sys",
         "isahc",
         "attohttpc",
         "minreq",
         "surf",
-        "http",
         "h2",
         "h3",
         "quinn",
@@ -73,7 +172,6 @@ fn no_dependency_is_for_networks() {
         "openssl",
         "openssl-sys",
         "native-tls",
-        "rustls",
         "hf-hub",
         "trust-dns-resolver",
         "hickory-resolver",
@@ -86,7 +184,7 @@ fn no_dependency_is_for_networks() {
     let lock = fs::read_to_string("Cargo.lock").unwrap();
     let names: Vec<&str> =
         lock.lines().filter_map(|l| l.strip_prefix("name = \"")).map(|l| l.trim_end_matches('"')).collect();
-    assert!(names.len() > 50 && names.contains(&"sdrrl"), "{names:?}");
+    assert!(names.len() > 50 && names.contains(&"sdrrl") && names.contains(&"ureq"), "{names:?}");
     let found: Vec<_> = names.iter().filter(|n| NETWORKS.contains(n)).collect();
     assert!(found.is_empty(), "{found:?}");
     let manifest: toml::Table = fs::read_to_string("Cargo.toml").unwrap().parse().unwrap();

@@ -15,14 +15,14 @@ use crate::{cli::ok, common::program};
 
 const MODEL: &str = "assets/quickstart/model";
 
-struct Server {
+pub struct Server {
     child: Child,
-    address: String,
+    pub address: String,
     out: BufReader<ChildStdout>,
 }
 
 impl Server {
-    fn start(more: &[&str]) -> Server {
+    pub fn start(more: &[&str]) -> Server {
         let mut child = program()
             .args(["serve", "--model", MODEL, "--port", "0"])
             .args(more)

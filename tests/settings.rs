@@ -151,7 +151,7 @@ fn required_arguments(command: &Command) -> Vec<String> {
     }
     // Of these one of two is needed.
     match command.get_name() {
-        "generate" => words.extend(["--prompt", "x"].map(String::from)),
+        "generate" => words.extend(["--model", "x", "--prompt", "x"].map(String::from)),
         "train" => words.extend(["--data", "x"].map(String::from)),
         _ => {}
     }

@@ -32,7 +32,8 @@ impl Default for ScoreOptions {
     }
 }
 
-/// A scorer of translations: CometKiwi, a sentence encoder, a dictionary, another program, or a file of scores.
+/// A scorer of translations: CometKiwi, a sentence encoder, a dictionary, another program, a file of scores, or a model behind an endpoint as a judge (NaN where
+/// its answer holds no number).
 ///
 /// ```
 /// use sdrrl::{ScoreOptions, ScoreSettings, TranslationScorer};

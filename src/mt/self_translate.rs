@@ -11,14 +11,22 @@ pub type AskModel<'a> = Box<dyn FnMut(&[String]) -> Result<Vec<String>> + 'a>;
 pub struct SelfTranslator<'a> {
     ask: AskModel<'a>,
     model: String,
+    prompt: String,
     source: String,
     target: String,
 }
 
 impl<'a> SelfTranslator<'a> {
-    /// From `source` to `target` (language codes) by asking `ask`; `model` names who answers.
-    pub fn new(ask: AskModel<'a>, model: &str, source: &str, target: &str) -> SelfTranslator<'a> {
-        SelfTranslator { ask, model: model.into(), source: source.into(), target: target.into() }
+    /// From `source` to `target` (language codes) by asking `ask` by `prompt`; `model` names who answers.
+    pub fn new(
+        ask: AskModel<'a>,
+        model: &str,
+        prompt: &str,
+        source: &str,
+        target: &str,
+    ) -> SelfTranslator<'a> {
+        let [model, prompt, source, target] = [model, prompt, source, target].map(String::from);
+        SelfTranslator { ask, model, prompt, source, target }
     }
 }
 
@@ -40,7 +48,7 @@ impl Translator for SelfTranslator<'_> {
     fn translate(&mut self, sentences: &[String]) -> Result<Vec<String>> {
         let prompts: Vec<String> = sentences
             .iter()
-            .map(|s| translation_prompt(TRANSLATION_PROMPT, &self.source, &self.target, s))
+            .map(|s| translation_prompt(&self.prompt, &self.source, &self.target, s))
             .collect();
         let answers = (self.ask)(&prompts)?;
         Ok(sentences.iter().zip(answers).map(|(s, a)| first_line(s, &a)).collect())
@@ -48,7 +56,7 @@ impl Translator for SelfTranslator<'_> {
 }
 
 /// The first line of the reply, without quotes that the source does not have.
-fn first_line(source: &str, reply: &str) -> String {
+pub fn first_line(source: &str, reply: &str) -> String {
     let line = reply.trim().lines().next().unwrap_or_default().trim();
     let quoted = |s: &str, q: char| s.len() > 1 && s.starts_with(q) && s.ends_with(q);
     match line.strip_prefix('"').and_then(|l| l.strip_suffix('"')) {
@@ -68,7 +76,7 @@ mod tests {
             asked = prompts.to_vec();
             Ok(vec!["\"Hola.\"\nThis means hello.".into(), "".into()])
         });
-        let mut t = SelfTranslator::new(ask, "m", "en", "es");
+        let mut t = SelfTranslator::new(ask, "m", TRANSLATION_PROMPT, "en", "es");
         assert_eq!(t.translate(&["Hello.".into(), "x".into()]).unwrap(), ["Hola.", ""]);
         drop(t);
         assert_eq!(asked[0], "Translate from English to Spanish: Hello.");

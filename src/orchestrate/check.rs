@@ -33,11 +33,13 @@ use crate::{
     recipe::{
         Recipe,
         assemble::{AssembleSettings, PairType, Variant},
+        generate::GenerateEngine,
         score::{ScoreEngine, ScoreSettings},
         train::{Method, TrainSettings},
         translate::{TranslateEngine, TranslateSettings},
     },
-    stages::{assemble, generate, train},
+    report::out::note,
+    stages::{assemble, generate, score, train, translate},
 };
 
 /// Rows that a template is tried on.
@@ -50,6 +52,14 @@ const READ: u64 = 64 << 20;
 /// # Errors
 /// [`Error::Setting`], [`Error::BadInput`], [`Error::NotFound`] ... of the only mistake; of several the first one's kind is lost, and the message has all.
 pub(super) fn recipe(r: &Recipe, placement: Placement) -> Result<()> {
+    let asks = [
+        r.generate.engine == GenerateEngine::Openai,
+        r.translate.engine == TranslateEngine::Openai,
+        r.score.engine == ScoreEngine::Openai,
+    ];
+    if !r.remote.is_unset() && asks == [false; 3] {
+        note!("warning: [remote] is set, and no stage has engine = \"openai\"");
+    }
     let mut wrong = mistakes(r, placement);
     match wrong.len() {
         0 => Ok(()),
@@ -97,13 +107,16 @@ pub(super) fn mistakes(r: &Recipe, placement: Placement) -> Vec<anyhow::Error> {
 
 /// The stages from generation to the training examples.
 fn stages(r: &Recipe, asked: bool, wrong: &mut Mistakes) {
-    if r.generate.samples > 1 {
+    wrong.take("generate", generate::check(&r.generate));
+    if r.generate.samples > 1 && r.generate.engine == GenerateEngine::Local {
         wrong.take("generate", generate::check_samples(&r.model, &r.generate));
     }
+    wrong.take("translate", translate::check(&r.translate));
+    wrong.take("score", score::check(&r.score));
     for target in &r.target_languages {
         let pair = (r.source_language.as_str(), target.as_str());
-        wrong.take("translate", translate(&r.translate, pair));
-        wrong.take("score", score(&r.score, pair));
+        wrong.take("translate", translation(&r.translate, pair));
+        wrong.take("score", scoring(&r.score, pair));
         wrong.take("code-switch", code_switch(r, pair));
         wrong.take("parallel", parallel(r, pair));
     }
@@ -273,7 +286,7 @@ fn program(command: &Option<String>, key: &str) -> Result<()> {
     Ok(())
 }
 
-fn translate(s: &TranslateSettings, pair: (&str, &str)) -> Result<()> {
+fn translation(s: &TranslateSettings, pair: (&str, &str)) -> Result<()> {
     match s.engine {
         TranslateEngine::Dictionary => dictionary(&s.file, "translate.file", s.format, pair),
         TranslateEngine::File => {
@@ -286,11 +299,11 @@ fn translate(s: &TranslateSettings, pair: (&str, &str)) -> Result<()> {
                 s.translator.as_deref().ok_or_else(|| Error::setting("translate.translator", unset))?;
             M2m100Config::from_dir(&resolve(name)?).context("translate.translator").map(drop)
         }
-        TranslateEngine::Itself => Ok(()),
+        TranslateEngine::Itself | TranslateEngine::Openai => Ok(()),
     }
 }
 
-fn score(s: &ScoreSettings, pair: (&str, &str)) -> Result<()> {
+fn scoring(s: &ScoreSettings, pair: (&str, &str)) -> Result<()> {
     match s.engine {
         ScoreEngine::Builtin => dictionary(&s.file, "score.file", s.format, pair),
         ScoreEngine::File => exists("score.file", &path_for(&s.file, "score.file", pair.0, pair.1)?),
@@ -304,6 +317,7 @@ fn score(s: &ScoreSettings, pair: (&str, &str)) -> Result<()> {
             let name = s.model.as_deref().ok_or_else(|| Error::setting("score.model", unset))?;
             similarity::SimilarityText::load(&resolve(name)?, &s.prefix).context("score.model").map(drop)
         }
+        ScoreEngine::Openai => Ok(()),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::eval::{
 };
 use crate::pipeline::{
     clock,
+    identity::without_place,
     interrupt::interrupted,
     placement::Placement,
     plan::{self, planning},
@@ -25,6 +26,7 @@ use crate::{
     recipe::{
         Recipe,
         assemble::{AssembleSettings, Variant},
+        generate::GenerateEngine,
         pack::PackSettings,
         train::Method,
         translate::TranslateEngine,
@@ -121,7 +123,10 @@ impl<'a> Run<'a> {
     /// The folder of a stage.
     fn dir(&self, room: Room, inputs: &[&Path], settings: &impl Serialize) -> Result<PathBuf> {
         let languages = (&self.recipe.source_language, &self.recipe.target_languages);
-        self.work.of(room, inputs, &json!([languages, settings]))
+        let mut settings = json!([languages, settings]);
+        // A server that has moved is the same.
+        without_place(&mut settings);
+        self.work.of(room, inputs, &settings)
     }
 
     fn rows(&self, input: &Path, out: &Path) -> RowArgs {
@@ -245,7 +250,7 @@ impl<'a> Run<'a> {
         let settings = json!([r.model, r.generate, self.placement.to_string()]);
         let out = self.dir(Room::Generate, &[&question_dir], &settings)?;
         let args = generate::Args {
-            model: r.model.clone(),
+            model: (r.generate.engine == GenerateEngine::Local).then(|| r.model.clone()),
             adapter: None,
             prompts: r.questions.clone(),
             prompt: vec![],

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::work_dir::{CARD, PAGE, TIMING};
+use super::work_dir::{CARD, PAGE, REMOTE, TIMING};
 use crate::data::{
     files::{MANIFEST, PENDING, write_atomic},
     standard_input,
@@ -141,7 +141,8 @@ pub(super) fn content_files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
 pub(super) fn is_content(name: &str) -> bool {
     let about = [".partial", ".idx"].iter().any(|end| name.ends_with(end));
     // Files that hold the time differ between two equal runs.
-    let time = name.ends_with(TIMING) || name == PAGE || name.contains("events.out.tfevents");
+    let time =
+        name.ends_with(TIMING) || name == PAGE || name == REMOTE || name.contains("events.out.tfevents");
     // A card is what people read and may write on.
     !(about || time || name == CARD)
 }

@@ -17,7 +17,20 @@ use crate::data::gguf;
 use crate::data::line_process::output_of;
 
 /// Settings that decide how fast a result comes, not which.
-const SPEED: [&str; 5] = ["batch-rows", "batch-tokens", "timeout", "checkpoint-every", "keep-checkpoints"];
+const SPEED: [&str; 11] = [
+    "batch-rows",
+    "batch-tokens",
+    "timeout",
+    "checkpoint-every",
+    "keep-checkpoints",
+    // Of a remote engine: a server may move, and be asked at another pace.
+    "endpoint",
+    "api-key-env",
+    "concurrency",
+    "requests-per-minute",
+    "retries",
+    "request-timeout",
+];
 
 /// The resolved settings that decide a stage's bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,9 +40,8 @@ impl Identity {
     /// The settings, without those that only decide the speed.
     pub fn of(settings: &impl Serialize) -> Result<Identity> {
         let mut value = serde_json::to_value(settings).context("settings of a stage")?;
-        if let Some(map) = value.as_object_mut() {
-            map.retain(|key, _| !SPEED.contains(&key.as_str()));
-        }
+        without_speed(&mut value);
+        without_place(&mut value);
         Ok(Identity(value))
     }
 
@@ -50,6 +62,21 @@ impl Identity {
     /// With how a model's weights are held and the kind of device that computes.
     pub fn placed(self, placement: Placement) -> Result<Identity> {
         self.with("placement", placement.to_string())
+    }
+}
+
+fn without_speed(value: &mut Value) {
+    if let Some(map) = value.as_object_mut() {
+        map.retain(|key, _| !SPEED.contains(&key.as_str()));
+    }
+}
+
+/// Takes out of settings, or a list of them, where a remote engine is and how fast it is asked.
+pub fn without_place(settings: &mut Value) {
+    match settings {
+        Value::Array(all) => all.iter_mut().for_each(without_place),
+        Value::Object(map) => map.get_mut("remote").into_iter().for_each(without_speed),
+        _ => {}
     }
 }
 
@@ -195,15 +222,19 @@ mod tests {
     fn the_kind_of_device_and_the_type_count_and_nothing_that_only_decides_speed() {
         let of = |dtype, device: &str, batch: usize| {
             let device: DeviceChoice = device.parse().unwrap();
-            let settings = json!({"batch-tokens": batch, "batch-rows": batch, "timeout": batch, "tau": 1});
+            let remote = json!({"endpoint": batch, "retries": batch});
+            let settings = json!({"batch-tokens": batch, "batch-rows": batch, "timeout": batch, "tau": 1, "remote": remote});
             Identity::of(&settings)
                 .unwrap()
                 .placed(Placement { dtype, device, base_dtype: Default::default() })
                 .unwrap()
         };
         let base = of(DType::F32, "cpu", 1);
-        assert_eq!(base.0, json!({"tau": 1, "placement": "f32"}));
+        assert_eq!(base.0, json!({"tau": 1, "remote": {}, "placement": "f32"}));
         assert_eq!(base, of(DType::F32, "cpu", 2));
+        let mut list = json!(["m", [{"limit": 1, "batch-rows": 2, "remote": {"endpoint": "x", "stop": []}}]]);
+        without_place(&mut list);
+        assert_eq!(list, json!(["m", [{"limit": 1, "batch-rows": 2, "remote": {"stop": []}}]]));
         let all = [base, of(DType::Bf16, "cpu", 1), of(DType::F32, "cuda", 1), of(DType::F32, "emulated", 1)];
         for (i, a) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|b| a != b), "{a:?}");

@@ -1,7 +1,7 @@
 //! The chunks of a shard in a pipeline of three threads: one reads and prepares, the caller's computes, one finishes and appends.
 //!
-//! Chunks stay in order, so that the file has the same bytes as without the pipeline; the queues between the threads hold one chunk each,
-//! so that memory stays bounded. Whichever part fails, all rows before the failing chunk are written first.
+//! Chunks stay in order, so that the file has the same bytes as without the pipeline; the queues between the threads are bounded, and so is
+//! memory. Whichever part fails, all rows before the failing chunk are written first.
 use std::{
     ops::Range,
     panic::resume_unwind,
@@ -28,6 +28,8 @@ pub struct Parts<'a, I, P, C, O> {
     pub compute: &'a mut dyn FnMut(P) -> Result<C>,
     /// On a third thread: as many rows as came in, in their order.
     pub finish: &'a (dyn Fn(C) -> Result<Vec<O>> + Sync),
+    /// Chunks that may be prepared before they are computed: 1, unless preparing a chunk only begins its work elsewhere.
+    pub ahead: usize,
 }
 
 /// Rows of the shard, and what a part made of them.
@@ -47,7 +49,7 @@ pub fn map_chunks<I: DeserializeOwned, P: Send, C: Send, O: Serialize>(
         format!("{stage}: rows {}..{} of {}", rows.start, rows.end, shard.path().display())
     };
     thread::scope(|scope| {
-        let (to_compute, prepared) = sync_channel(1);
+        let (to_compute, prepared) = sync_channel(parts.ahead);
         let (to_write, computed) = sync_channel::<(Range<usize>, C)>(1);
         let reading = scope.spawn(move || read(shard, first, chunk, prepare, &to_compute));
         let writing = scope.spawn(move || -> Result<ShardWriter> {
@@ -130,6 +132,11 @@ impl<'a, T> Shared<'a, T> {
         Shared { make: Box::new(make), made: Mutex::new(None) }
     }
 
+    /// It, if anybody asked.
+    pub fn made(&self) -> Option<Arc<T>> {
+        self.made.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
     /// It, or why it could not be made.
     pub fn get(&self) -> Result<Arc<T>> {
         // A panic while making it leaves nothing behind.
@@ -197,6 +204,7 @@ mod tests {
                     }
                     Ok(rows.iter().map(|i| json!({"j": i})).collect())
                 },
+                ahead: 1,
             },
         )
         .unwrap();
@@ -229,6 +237,7 @@ mod tests {
                                 if failing == "count" && numbers(&rows)[0] == 4 { 1 } else { rows.len() };
                             Ok(may_fail("finish", rows)?.into_iter().take(keep).collect::<Vec<_>>())
                         },
+                        ahead: 1,
                     },
                 )
             };
@@ -258,6 +267,7 @@ mod tests {
                 finish: &|rows: Vec<Value>| {
                     if numbers(&rows) == [2] { panic!("in a part") } else { Ok(rows) }
                 },
+                ahead: 1,
             },
         );
     }

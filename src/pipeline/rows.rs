@@ -8,7 +8,7 @@ use std::{
 use crate::error::Error;
 use anyhow::{Result, anyhow, ensure};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use super::apart::apart;
 use super::{
@@ -16,6 +16,7 @@ use super::{
     manifest::{Counts, Manifest},
     overlap::{Parts, map_chunks},
     stage::{Made, Open, Stage},
+    work_dir::REMOTE,
 };
 use crate::{
     data::{
@@ -28,6 +29,8 @@ use crate::{
 
 /// What a row stage makes in its folder.
 pub const ROW_FILES: &[&str] = &["rows-*"];
+/// The same where an engine may be remote.
+pub const REMOTE_ROW_FILES: &[&str] = &["rows-*", REMOTE];
 
 /// A share of the shards, for job arrays: `3/8` works on the third, eleventh, ... shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +139,8 @@ impl RowArgs {
 pub trait RowStage {
     /// In manifests and messages.
     const NAME: &'static str;
+    /// What it makes in its folder.
+    const FILES: &'static [&'static str] = ROW_FILES;
 
     /// Where it reads and writes.
     fn rows(&self) -> &RowArgs;
@@ -154,7 +159,7 @@ pub trait RowStage {
 
 impl<S: RowStage> Stage for S {
     const NAME: &'static str = S::NAME;
-    const FILES: &'static [&'static str] = ROW_FILES;
+    const FILES: &'static [&'static str] = S::FILES;
 
     fn out(&self) -> &Path {
         &self.rows().out
@@ -265,6 +270,14 @@ impl RowsSummary {
         let made = Made::new(json!({ "rows": self.all, "shards": self.shards }))?;
         Ok(Made { unfinished: !self.complete, ..made.counting(Counts::all(self.all)).saying(line) })
     }
+
+    /// The same of a remote engine: what it took, in words and for the manifest's summary.
+    pub fn made_remotely(&self, stage: &str, (took, summary): (String, Value), detail: &str) -> Result<Made> {
+        let detail = [took.as_str(), detail].into_iter().filter(|part| !part.is_empty());
+        let mut made = self.made(stage, &detail.collect::<Vec<_>>().join("; "))?;
+        made.summary["remote"] = summary;
+        Ok(made)
+    }
 }
 
 impl Open {
@@ -278,7 +291,7 @@ impl Open {
         chunk: usize,
         f: &mut dyn FnMut(Vec<I>) -> Result<Vec<O>>,
     ) -> Result<RowsSummary> {
-        self.map_parts(input, chunk, &mut Parts { prepare: &Ok, compute: f, finish: &Ok })
+        self.map_parts(input, chunk, &mut Parts { prepare: &Ok, compute: f, finish: &Ok, ahead: 1 })
     }
 
     /// Removes the rows of this share of the work: what made them cannot be trusted.

@@ -28,6 +28,8 @@ pub const REPORT: &str = "report.html";
 pub const PAGE: &str = "training.html";
 /// What a run or an ablation writes itself.
 pub const SUMMARY: &[&str] = &[RESULTS, REPORT, TIMING];
+/// Who answered in the folder of a remote engine, and what it took; no part of a result's content.
+pub const REMOTE: &str = "remote.jsonl";
 /// The replies of a task, in its folder.
 pub const SAMPLES: &str = "samples.jsonl";
 /// What each row of a task contributes to each metric, beside its replies: kept so that it is computed once.

@@ -3,7 +3,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{alarms::COPIED_SHARE, tally::OnBadRow};
 
+use super::remote::RemoteSettings;
 use crate::infer::{answerer::AnswerOptions, engine::EngineOptions};
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum GenerateEngine {
+    /// A model in this program
+    #[default]
+    Local,
+    /// A model behind an OpenAI-compatible endpoint (--endpoint), with the chat template that the server has
+    Openai,
+}
 
 /// Which of several samples becomes the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -24,6 +36,10 @@ fn is_usual_share(share: &f64) -> bool {
     *share == COPIED_SHARE
 }
 
+fn is_local(engine: &GenerateEngine) -> bool {
+    *engine == GenerateEngine::Local
+}
+
 fn is_usual(best: &Best) -> bool {
     *best == Best::default()
 }
@@ -32,6 +48,10 @@ fn is_usual(best: &Best) -> bool {
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct GenerateSettings {
+    /// Who answers (a model in this program unless given)
+    #[arg(long, value_enum, default_value = "local")]
+    #[serde(skip_serializing_if = "is_local")]
+    pub engine: GenerateEngine,
     /// Chat template: auto (the model's own), auto:NAME (a named template of the model), alpaca, alpaca-llamafactory, llama2, chatml, seallm-v2,
     /// plain, or a .jinja file. A BOS token is added only if the template writes one, or if +bos is appended to the name
     #[arg(long, default_value = "auto")]
@@ -91,6 +111,10 @@ pub struct GenerateSettings {
     /// Seed of sampling, with the row's id and the sample's number
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
+    /// Of engine `openai`
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "RemoteSettings::is_unset")]
+    pub remote: RemoteSettings,
 }
 
 impl From<&GenerateSettings> for AnswerOptions {
@@ -115,6 +139,7 @@ impl From<&GenerateSettings> for AnswerOptions {
 impl Default for GenerateSettings {
     fn default() -> GenerateSettings {
         GenerateSettings {
+            engine: GenerateEngine::Local,
             template: "auto".into(),
             system: None,
             max_new_tokens: None,
@@ -133,6 +158,7 @@ impl Default for GenerateSettings {
             batch_rows: 16,
             batch_tokens: 2048,
             seed: 42,
+            remote: RemoteSettings::default(),
         }
     }
 }

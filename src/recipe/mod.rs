@@ -11,6 +11,7 @@ pub mod objective;
 pub mod pack;
 pub mod parallel;
 pub mod ranges;
+pub mod remote;
 pub mod score;
 pub mod source;
 pub mod task_languages;
@@ -31,6 +32,7 @@ use generate::GenerateSettings;
 use objective::Objective;
 use pack::PackSettings;
 use parallel::ParallelSettings;
+use remote::RemoteSettings;
 use score::ScoreSettings;
 use train::TrainSettings;
 use translate::TranslateSettings;
@@ -84,6 +86,10 @@ pub struct Recipe {
     /// Rows per shard.
     #[serde(default = "rows_per_shard")]
     pub rows_per_shard: usize,
+    /// The endpoint of every stage whose `engine` is `openai` and that has no such table of its own (`[generate.remote]`, `[translate.remote]`,
+    /// `[score.remote]`).
+    #[serde(default)]
+    pub remote: RemoteSettings,
     /// Settings of the stage.
     #[serde(default)]
     pub generate: GenerateSettings,
@@ -151,6 +157,16 @@ impl Recipe {
                 let entry = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
                 if let Value::Table(t) = entry {
                     t.entry(key).or_insert_with(|| value.clone());
+                }
+            }
+        }
+        // Only where it is used: it is no part of what another engine makes.
+        if let Some(remote) = table.get("remote").cloned() {
+            for section in ["generate", "translate", "score"] {
+                if let Some(Value::Table(t)) = table.get_mut(section)
+                    && t.get("engine").and_then(Value::as_str) == Some("openai")
+                {
+                    t.entry("remote").or_insert_with(|| remote.clone());
                 }
             }
         }

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::remote::RemoteSettings;
 use crate::data::{dictionary::DictionaryFormat, line_process::Protocol};
 
 /// The scoring engines.
@@ -19,7 +20,29 @@ pub enum ScoreEngine {
     Cometkiwi,
     /// Cosine of an XLM-R sentence encoder's embeddings (multilingual E5 and the like): sees gross errors only
     Similarity,
+    /// A model behind an OpenAI-compatible endpoint (--endpoint) as a judge: it is asked for a number
+    Openai,
 }
+
+/// What a judge is asked unless a recipe says otherwise: a whole number for adequacy and fluency together, without a reference, as in GEMBA's direct
+/// assessment (Kocmi and Federmann 2023, arXiv 2302.14520).
+pub const JUDGE_PROMPT: &str = "How good is this translation from {source} into {target}? Give one number from 0 to {out-of}: 0 if nothing of the meaning \
+     is kept, {out-of} if all of it is and the {target} is flawless. Reply with the number alone.\n\n{source}:\n{text}\n\n{target}:\n{translation}";
+
+fn is_usual(prompt: &str) -> bool {
+    prompt == JUDGE_PROMPT
+}
+
+fn is_percent(out_of: &f64) -> bool {
+    *out_of == 100.0
+}
+
+fn is_short(tokens: &usize) -> bool {
+    *tokens == JUDGE_TOKENS
+}
+
+/// Tokens that a judge may take.
+const JUDGE_TOKENS: usize = 256;
 
 /// How sentence scores become the score of a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -76,6 +99,24 @@ pub struct ScoreSettings {
     /// For `cometkiwi` and `similarity`: tokens per encoder call; results do not depend on it
     #[arg(long, default_value_t = 2048)]
     pub batch_tokens: usize,
+    /// What the judge is asked for each pair; {source} and {target} are the languages' names, {text} and {translation} the pair, {out-of} the best score
+    /// (engine `openai`)
+    #[arg(long, default_value = JUDGE_PROMPT, hide_default_value = true)]
+    #[serde(skip_serializing_if = "is_usual")]
+    pub prompt: String,
+    /// The best score that the judge can give, which becomes 1 (100 unless given). Its answer must hold one number from 0 to this, but for `/100` or `out of
+    /// 100`; a side with another answer gets no score, and is counted (engine `openai`)
+    #[arg(long, default_value_t = 100.0)]
+    #[serde(skip_serializing_if = "is_percent")]
+    pub out_of: f64,
+    /// Most new tokens of the judge (256 unless given); an answer that does not end within them counts as none (engine `openai`)
+    #[arg(long, default_value_t = JUDGE_TOKENS)]
+    #[serde(skip_serializing_if = "is_short")]
+    pub max_new_tokens: usize,
+    /// Of engine `openai`
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "RemoteSettings::is_unset")]
+    pub remote: RemoteSettings,
 }
 
 impl Default for ScoreSettings {
@@ -94,6 +135,10 @@ impl Default for ScoreSettings {
             encoder: None,
             prefix: String::new(),
             batch_tokens: 2048,
+            prompt: JUDGE_PROMPT.into(),
+            out_of: 100.0,
+            max_new_tokens: JUDGE_TOKENS,
+            remote: RemoteSettings::default(),
         }
     }
 }

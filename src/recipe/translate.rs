@@ -3,9 +3,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::remote::RemoteSettings;
 use crate::{
     data::{dictionary::DictionaryFormat, line_process::Protocol},
     models::m2m100::BeamStopping,
+    mt::self_translate::TRANSLATION_PROMPT,
 };
 
 /// The translation engines.
@@ -24,6 +26,12 @@ pub enum TranslateEngine {
     #[value(name = "self")]
     #[serde(rename = "self")]
     Itself,
+    /// A model behind an OpenAI-compatible endpoint (--endpoint), asked as engine `self` asks
+    Openai,
+}
+
+fn is_usual(prompt: &str) -> bool {
+    prompt == TRANSLATION_PROMPT
 }
 
 /// How rows are translated. In paths and commands `{source}` and `{target}` stand for the languages' codes, `{source3}` and `{target3}` for
@@ -85,12 +93,20 @@ pub struct TranslateSettings {
     /// Source tokens encoded together (engine `nllb`)
     #[arg(long, default_value_t = 2048)]
     pub batch_tokens: usize,
-    /// Most new tokens per sentence (engine `self`)
+    /// What is asked for each sentence; {source} and {target} are the languages' names, {text} is the sentence (engines `self` and `openai`)
+    #[arg(long, default_value = TRANSLATION_PROMPT)]
+    #[serde(skip_serializing_if = "is_usual")]
+    pub prompt: String,
+    /// Most new tokens per sentence (engines `self` and `openai`)
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,
     /// Chat template (engine `self`)
     #[arg(long, default_value = "auto")]
     pub template: String,
+    /// Of engine `openai`
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "RemoteSettings::is_unset")]
+    pub remote: RemoteSettings,
 }
 
 impl Default for TranslateSettings {
@@ -113,8 +129,10 @@ impl Default for TranslateSettings {
             max_length: None,
             batch_rows: 96,
             batch_tokens: 2048,
+            prompt: TRANSLATION_PROMPT.into(),
             max_new_tokens: 256,
             template: "auto".into(),
+            remote: RemoteSettings::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `sdrrl generate`: the frozen base model answers questions in the language it is strong in (SDRRL, step 1).
 mod answers;
+mod asked;
 mod best;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use crate::pipeline::{
     interrupt::interrupted,
     manifest::{Counts, Manifest},
     placement::Placement,
-    rows::{Part, ROW_FILES, apart, open_rows},
+    rows::{Part, REMOTE_ROW_FILES, ROW_FILES, apart, open_rows},
     stage::{self, Made, Open, Others, Stage},
     work_dir::Room,
 };
@@ -30,7 +31,7 @@ use crate::{
     },
     infer::answerer::AnswerOptions,
     models::weights::resolve,
-    recipe::generate::GenerateSettings,
+    recipe::generate::{GenerateEngine, GenerateSettings},
     report::{
         out::{self, note, say},
         progress::Progress,
@@ -39,14 +40,15 @@ use crate::{
 };
 
 pub use answers::check_samples;
-use answers::{answer_rows, chunk_rows, load};
+use answers::{Answers, answer_rows, chunk_rows, load};
+pub use asked::check;
 
 /// Arguments of `generate`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Model: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache
-    #[arg(long)]
-    pub model: String,
+    /// Model: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache (engine `local`)
+    #[arg(long, required_unless_present = "endpoint")]
+    pub model: Option<String>,
     /// Adapter directory (PEFT), merged on load
     #[arg(long)]
     pub adapter: Option<PathBuf>,
@@ -78,6 +80,7 @@ pub struct Args {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
+    asked::check_args(args)?;
     let Some(out) = &args.out else { return print_answers(args) };
     if out == Path::new("-") {
         out::reserve_for_data();
@@ -99,13 +102,12 @@ fn print_answers(args: &Args) -> Result<()> {
     let options = AnswerOptions::from(&args.settings);
     let several = "--samples chooses among finished answers, and --prompt prints one as it comes: give --prompts with --out";
     ensure!(args.settings.samples == 1, Error::setting("samples", several));
+    if args.settings.engine == GenerateEngine::Openai {
+        return asked::print_answers(args);
+    }
     let answerer = load(args)?;
     for (i, question) in args.prompt.iter().enumerate() {
-        let question = if question == "-" {
-            read_text(&standard_input::resolve(Path::new("-"))?)?
-        } else {
-            question.clone()
-        };
+        let question = whole_question(question)?;
         let prompt = Prompt::new(None, question.trim(), "");
         let context = answerer.model.config.max_position_embeddings;
         let mut print = |piece: &str| out::text(format_args!("{piece}"));
@@ -113,6 +115,14 @@ fn print_answers(args: &Args) -> Result<()> {
         ensure!(!interrupted(), Error::interrupted("interrupted"));
     }
     Ok(())
+}
+
+/// A question of the command line, or standard input's.
+fn whole_question(question: &str) -> Result<String> {
+    match question {
+        "-" => Ok(read_text(&standard_input::resolve(Path::new("-"))?)?),
+        question => Ok(question.to_string()),
+    }
 }
 
 /// Reads question files; ids must be unique. Prints and counts what was left out of them.
@@ -222,7 +232,7 @@ struct Generate<'a> {
 
 impl Stage for Generate<'_> {
     const NAME: &'static str = "generate";
-    const FILES: &'static [&'static str] = ROW_FILES;
+    const FILES: &'static [&'static str] = REMOTE_ROW_FILES;
 
     fn out(&self) -> &Path {
         self.out
@@ -237,13 +247,18 @@ impl Stage for Generate<'_> {
     }
 
     fn identity(&self) -> Result<Identity> {
-        Identity::of(&self.args.settings)?.placed(self.args.placement)
+        asked::check_args(self.args)?;
+        let identity = Identity::of(&self.args.settings)?;
+        match self.args.settings.engine {
+            GenerateEngine::Local => identity.placed(self.args.placement),
+            GenerateEngine::Openai => Ok(identity),
+        }
     }
 
     fn inputs(&self) -> Result<Inputs> {
         let inputs = Inputs::new().file("rows", self.questions);
-        let inputs =
-            inputs.model("model", &resolve(&self.args.model)?)?.template(&self.args.settings.template);
+        let Some(model) = &self.args.model else { return Ok(inputs) };
+        let inputs = inputs.model("model", &resolve(model)?)?.template(&self.args.settings.template);
         match &self.args.adapter {
             Some(adapter) => inputs.model("adapter", adapter),
             None => Ok(inputs),
@@ -252,6 +267,9 @@ impl Stage for Generate<'_> {
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {
         let args = self.args;
+        if args.settings.engine == GenerateEngine::Openai {
+            return asked::run(args, self.questions, open);
+        }
         // Loaded only if there is anything to do.
         let mut answerer = None;
         let chunk = chunk_rows(&args.settings);
@@ -302,16 +320,16 @@ fn run_to_file(args: &Args, out: &Path, rows: Vec<Row>) -> Result<()> {
     if !printed {
         check_replaced(out)?;
     }
-    let answerer = load(args)?;
+    let answers = Answers::open(args)?;
     if let Some(dir) = out.parent().filter(|d| !d.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     }
     let mut progress = Progress::new("generate", rows.len());
     let (mut text, mut alarms) = (String::new(), Alarms::default());
-    for chunk in rows.chunks(chunk_rows(&args.settings)) {
+    for chunk in rows.chunks(answers.chunk(args)) {
         let kept = || format!("interrupted; {} holds the answers so far", out.display());
         ensure!(!interrupted(), Error::interrupted(kept()));
-        for row in answer_rows(&answerer, chunk.to_vec(), args)? {
+        for row in answers.of(chunk.to_vec(), args)? {
             row.answer.iter().for_each(|a| alarms.count(&a.alarms));
             text.push_str(&serde_json::to_string(&row)?);
             text.push('\n');
@@ -326,10 +344,7 @@ fn run_to_file(args: &Args, out: &Path, rows: Vec<Row>) -> Result<()> {
         write_atomic(out, text.as_bytes())?;
     }
     progress.finish();
-    say!(
-        "{} answers in {}; {alarms}",
-        rows.len(),
-        if printed { "standard output".into() } else { out.display().to_string() }
-    );
+    let place = if printed { "standard output".into() } else { out.display().to_string() };
+    say!("{} answers in {place}; {alarms}{}", rows.len(), answers.took()?);
     Ok(())
 }

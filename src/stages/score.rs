@@ -1,4 +1,6 @@
 //! `sdrrl score`: a quality score for each translated sentence, without a reference (SDRRL, step 3).
+mod judged;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::error::Error;
@@ -10,7 +12,7 @@ use crate::pipeline::{
     identity::{Identity, Inputs},
     overlap::{Parts, Shared},
     placement::Placement,
-    rows::{RowArgs, RowStage, dictionary_files, open_rows, path_for, with_languages},
+    rows::{REMOTE_ROW_FILES, RowArgs, RowStage, dictionary_files, open_rows, path_for, with_languages},
     stage::{self, Made, Open},
 };
 use crate::{
@@ -31,8 +33,11 @@ use crate::{
         similarity::{Similarity, SimilarityText},
     },
     recipe::score::{Aggregate, ScoreEngine, ScoreSettings},
+    remote::{Remote, judge::Judge},
     report::progress::Progress,
 };
+
+pub use judged::check;
 
 /// Arguments of `score`.
 #[derive(Clone, Debug, clap::Args)]
@@ -69,6 +74,7 @@ impl Score<'_> {
 
 impl RowStage for Score<'_> {
     const NAME: &'static str = "score";
+    const FILES: &'static [&'static str] = REMOTE_ROW_FILES;
 
     fn rows(&self) -> &RowArgs {
         &self.args.rows
@@ -77,6 +83,7 @@ impl RowStage for Score<'_> {
     fn identity(&self) -> Result<Identity> {
         let identity = self.args.rows.identity(&self.args.settings)?;
         let s = &self.args.settings;
+        check(s)?;
         let identity = identity.version_of(s.version_command.as_deref(), &s.command_env)?;
         self.args.placement.stored_if(false, "a scorer")?;
         if self.is_model() { identity.placed(self.args.placement) } else { Ok(identity) }
@@ -104,6 +111,7 @@ impl RowStage for Score<'_> {
                 inputs = inputs.file("model", &files.dir).tokenizer("encoder", &files.tokenizer)?;
             }
             ScoreEngine::Similarity => inputs = inputs.model("model", &similarity_model(s)?)?,
+            ScoreEngine::Openai => {}
         }
         Ok(inputs)
     }
@@ -111,6 +119,9 @@ impl RowStage for Score<'_> {
     fn run(&mut self, open: &mut Open) -> Result<Made> {
         let (args, s, one) = (self.args, &self.args.settings, self.is_model());
         let (source, targets) = args.rows.languages()?;
+        if s.engine == ScoreEngine::Openai {
+            return judged::run(args, &source, &targets, open);
+        }
         let chunk = if one { 4 * CHUNK } else { CHUNK };
         let encoder = Shared::new(|| encoder(s));
         let mut scorers: Vec<Box<dyn Scorer>> = vec![];
@@ -141,6 +152,7 @@ impl RowStage for Score<'_> {
                 }
                 Ok(rows)
             },
+            ahead: 1,
         };
         let mapped = open.map_parts(&args.rows.input, chunk, &mut parts);
         progress.finish();
@@ -194,7 +206,7 @@ fn similarity_model(s: &ScoreSettings) -> Result<PathBuf> {
 /// The scorer of translations from `source` into `target`, loaded.
 ///
 /// # Errors
-/// What the engine needs and has not; a model, dictionary or file that is missing, damaged or of another kind; a device that is not there.
+/// What the engine needs and has not; an endpoint that does not answer; a model, dictionary or file that is missing, damaged or of another kind; a device that is not there.
 pub fn open_scorer(
     s: &ScoreSettings,
     placement: Placement,
@@ -222,6 +234,10 @@ fn scorer(
             return Ok(Box::new(Similarity::with_text(&dir, text.clone(), dtype, &device, s.batch_tokens)?));
         }
         None => {}
+    }
+    if s.engine == ScoreEngine::Openai {
+        let remote = Arc::new(Remote::connect(&s.remote, None)?);
+        return Ok(Box::new(Judge::new(remote, s, source, target)));
     }
     if s.engine == ScoreEngine::Command {
         let command = s.command.as_ref();
@@ -307,6 +323,8 @@ fn insert(rows: &mut [Row], scored: Scored, target: &str, aggregate: Aggregate) 
         found[row].sentences.entry(side.into()).or_default().push((value * 1e6).round() / 1e6);
     }
     for (row, mut scores) in rows.iter_mut().zip(found) {
+        // A judge's answer may hold no number: half a score is none.
+        scores.sentences.retain(|_, values| values.iter().all(|value| !value.is_nan()));
         for (side, values) in &scores.sentences {
             let value = match aggregate {
                 Aggregate::Mean => values.iter().sum::<f64>() / values.len() as f64,

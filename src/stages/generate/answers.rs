@@ -3,7 +3,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Args, best};
+use super::{Args, asked, best};
 use crate::{
     data::{
         alarms::{self, answer_alarms},
@@ -13,13 +13,59 @@ use crate::{
     },
     infer::{answerer::Answerer, generation_config::GenerationConfig},
     models::weights::resolve,
-    recipe::generate::GenerateSettings,
+    recipe::generate::{GenerateEngine, GenerateSettings},
+    remote::Remote,
     report::out::note,
 };
 
+/// Who answers the questions of a file.
+pub(super) enum Answers {
+    Local(Box<Answerer>),
+    Remote(Remote),
+}
+
+impl Answers {
+    pub fn open(args: &Args) -> Result<Answers> {
+        Ok(match args.settings.engine {
+            GenerateEngine::Local => Answers::Local(Box::new(load(args)?)),
+            GenerateEngine::Openai => Answers::Remote(Remote::connect(&args.settings.remote, None)?),
+        })
+    }
+
+    /// Rows that are asked between two writes.
+    pub fn chunk(&self, args: &Args) -> usize {
+        match self {
+            Answers::Local(_) => chunk_rows(&args.settings),
+            Answers::Remote(_) => 2 * Remote::ahead(&args.settings.remote),
+        }
+    }
+
+    pub fn of(&self, rows: Vec<Row>, args: &Args) -> Result<Vec<Row>> {
+        match self {
+            Answers::Local(answerer) => answer_rows(answerer, rows, args),
+            Answers::Remote(remote) => {
+                let asked: Vec<_> = rows.into_iter().map(|row| asked::ask(remote, row, args)).collect();
+                asked.into_iter().map(|asked| asked::answered(asked, args)).collect()
+            }
+        }
+    }
+
+    /// What it took, where somebody counts that.
+    pub fn took(&self) -> Result<String> {
+        match self {
+            Answers::Local(_) => Ok(String::new()),
+            Answers::Remote(remote) => Ok(format!("; {}", remote.total()?.0)),
+        }
+    }
+}
+
+fn model_of(args: &Args) -> Result<&str> {
+    args.model.as_deref().context("engine `local` needs --model")
+}
+
 pub(super) fn load(args: &Args) -> Result<Answerer> {
     let answerer =
-        Answerer::load(&args.model, args.adapter.as_deref(), args.placement, &args.settings.template)?;
+        Answerer::load(model_of(args)?, args.adapter.as_deref(), args.placement, &args.settings.template)?;
     let options = (&args.settings).into();
     answerer.check_settings(&options)?;
     best::check(&args.settings, answerer.sampling(&options).temperature)?;
@@ -42,8 +88,9 @@ pub fn check_samples(model: &str, settings: &GenerateSettings) -> Result<()> {
 }
 
 pub(super) fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) -> Result<Vec<Row>> {
-    let name = Path::new(&args.model).file_name().map(|n| n.to_string_lossy().into_owned());
-    let model = name.unwrap_or_else(|| args.model.clone());
+    let path = model_of(args)?;
+    let name = Path::new(path).file_name().map(|n| n.to_string_lossy().into_owned());
+    let model = name.unwrap_or_else(|| path.to_string());
     let options = (&args.settings).into();
     // A row that the model cannot take is marked, so that the others go on.
     let mut asked = vec![];
@@ -51,16 +98,9 @@ pub(super) fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) 
         match answerer.check(&row.prompt(), &options).with_context(|| row.place()) {
             Ok(()) => asked.push(i),
             Err(e) if args.settings.on_bad_row == OnBadRow::Skip => {
-                note!("generate: row {} is left out: {e:#}", row.id);
-                let alarms = vec![alarms::UNANSWERABLE.into()];
-                row.answer = Some(Answer {
-                    model: model.clone(),
-                    finish: "skipped".into(),
-                    alarms,
-                    ..Default::default()
-                });
+                leave_out(row, &model, &e);
             }
-            Err(e) => return Err(e.context("--on-bad-row skip leaves such rows out")),
+            Err(e) => return Err(e.context(SKIP)),
         }
     }
     let samples = args.settings.samples.max(1);
@@ -72,23 +112,36 @@ pub(super) fn answer_rows(answerer: &Answerer, mut rows: Vec<Row>, args: &Args) 
         ids.iter().enumerate().map(|(k, id)| (id.as_str(), rows[asked[k / samples]].prompt())).collect();
     let mut replies = answerer.answer(&questions, &options, &mut |_| {})?.into_iter();
     for i in asked {
-        let row = &mut rows[i];
-        let prompt = Prompt { system: args.settings.system.as_deref(), ..row.prompt() };
-        let drawn = replies.by_ref().take(samples).map(|reply| {
-            let (finish, share) = (reply.finish.name(), args.settings.copied_share);
-            let alarms = answer_alarms(&prompt, &reply.text, finish, &row.language, share);
-            Answer {
-                text: reply.text,
-                model: model.clone(),
-                finish: finish.into(),
-                tokens: reply.ids.len(),
-                ids: reply.ids,
-                alarms,
-                choice: None,
-            }
+        let drawn = replies.by_ref().take(samples).map(|reply| Answer {
+            text: reply.text,
+            model: model.clone(),
+            finish: reply.finish.name().into(),
+            tokens: reply.ids.len(),
+            ids: reply.ids,
+            ..Answer::default()
         });
-        let drawn = drawn.collect();
-        row.answer = best::of(drawn, args.settings.best);
+        choose(&mut rows[i], drawn.collect(), &args.settings);
     }
     Ok(rows)
+}
+
+/// What to do about a row that cannot be asked.
+pub(super) const SKIP: &str = "--on-bad-row skip leaves such rows out";
+
+/// Marks a row that `model` cannot be asked, so that the others go on.
+pub(super) fn leave_out(row: &mut Row, model: &str, why: &anyhow::Error) {
+    note!("generate: row {} is left out: {why:#}", row.id);
+    let alarms = vec![alarms::UNANSWERABLE.into()];
+    row.answer = Some(Answer { model: model.into(), finish: "skipped".into(), alarms, ..Answer::default() });
+}
+
+/// Gives each sample its alarms, and the row the best of them.
+pub(super) fn choose(row: &mut Row, mut drawn: Vec<Answer>, s: &GenerateSettings) {
+    let prompt = Prompt { system: s.system.as_deref(), ..row.prompt() };
+    for answer in &mut drawn {
+        // Whatever a server calls another end (`content_filter`), the answer is not whole.
+        let finish = if answer.finish == "stop" { "stop" } else { "length" };
+        answer.alarms = answer_alarms(&prompt, &answer.text, finish, &row.language, s.copied_share);
+    }
+    row.answer = best::of(drawn, s.best);
 }

@@ -1,4 +1,5 @@
 //! `sdrrl translate`: questions and answers into each target language (SDRRL, step 2).
+mod asked;
 mod texts;
 
 use std::{path::Path, rc::Rc, time::Duration};
@@ -11,7 +12,10 @@ use crate::pipeline::{
     identity::{Identity, Inputs},
     overlap::{Parts, Shared},
     placement::Placement,
-    rows::{RowArgs, RowStage, dictionary_files, named_file, open_rows, path_for, with_languages},
+    rows::{
+        REMOTE_ROW_FILES, RowArgs, RowStage, dictionary_files, named_file, open_rows, path_for,
+        with_languages,
+    },
     stage::{self, Made, Open},
 };
 use crate::{
@@ -38,6 +42,7 @@ use crate::{
     report::progress::Progress,
 };
 
+pub use asked::check;
 use texts::{from_file, insert};
 pub use texts::{sides, translated_sides};
 
@@ -80,6 +85,7 @@ struct Translate<'a> {
 
 impl RowStage for Translate<'_> {
     const NAME: &'static str = "translate";
+    const FILES: &'static [&'static str] = REMOTE_ROW_FILES;
 
     fn rows(&self) -> &RowArgs {
         &self.args.rows
@@ -91,6 +97,7 @@ impl RowStage for Translate<'_> {
         // The other engines compute nothing on a device.
         let computes = matches!(self.args.settings.engine, TranslateEngine::Nllb | TranslateEngine::Itself);
         let s = &self.args.settings;
+        check(s)?;
         let identity = identity.version_of(s.version_command.as_deref(), &s.command_env)?;
         if computes { identity.placed(self.args.placement) } else { Ok(identity) }
     }
@@ -103,6 +110,9 @@ impl RowStage for Translate<'_> {
     fn run(&mut self, open: &mut Open) -> Result<Made> {
         let args = self.args;
         let (source, targets) = args.rows.languages()?;
+        if args.settings.engine == TranslateEngine::Openai {
+            return asked::run(args, &source, &targets, open);
+        }
         // Whatever an engine needs is loaded once, and only if there is something to translate.
         let text = Shared::new(|| NllbText::load(&resolve(translator(&args.settings)?)?));
         let mut loaded: Option<Loaded> = None;
@@ -126,6 +136,7 @@ impl RowStage for Translate<'_> {
                 }
                 Ok(rows)
             },
+            ahead: 1,
         };
         let mapped = open.map_parts(&args.rows.input, CHUNK, &mut parts);
         progress.finish();
@@ -162,6 +173,7 @@ fn inputs(args: &Args, source: &str, targets: &[String]) -> Result<Inputs> {
             let model = args.model.as_ref().context("engine `self` needs --model")?;
             inputs = inputs.model("model", &resolve(model)?)?.template(&s.template);
         }
+        TranslateEngine::Openai => {}
         TranslateEngine::Nllb => inputs = inputs.model("translator", &resolve(translator(s)?)?)?,
         TranslateEngine::Command => {
             for (target, command) in targets.iter().zip(s.command.iter().cycle()) {
@@ -335,5 +347,5 @@ fn itself<'a>(answerer: &'a Answerer, args: &Args, source: &str, target: &str) -
         Ok(answerer.answer(&questions, &options, &mut |_| {})?.into_iter().map(|a| a.text).collect())
     };
     let model = args.model.as_deref().unwrap_or_default();
-    SelfTranslator::new(Box::new(ask), model, source, target)
+    SelfTranslator::new(Box::new(ask), model, &args.settings.prompt, source, target)
 }
