@@ -16,6 +16,7 @@
 use std::{borrow::Cow, collections::HashSet, sync::LazyLock};
 
 use anyhow::{Result, ensure};
+use rayon::prelude::*;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use super::Scorer;
@@ -71,7 +72,8 @@ struct Target {
 impl Target {
     fn new(translation: &str) -> Target {
         let text = nfc(translation.to_lowercase());
-        let (mut words, mut bare, mut starts) = (String::new(), String::new(), vec![]);
+        let room = || String::with_capacity(text.len() + text.len() / 2);
+        let (mut words, mut bare, mut starts) = (room(), room(), vec![]);
         for word in words::words(&text) {
             starts.push((bare.len(), words.len()));
             words.extend(["\n", word, "\n"]);
@@ -109,11 +111,14 @@ impl Target {
             return false;
         }
         let start: String = ['\n'].into_iter().chain(bare.chars().take(COMMON_LETTERS)).collect();
+        if is_name || !self.bare.contains(&start) {
+            return self.bare.contains(&start);
+        }
         let itself = format!("\n{lower}\n");
         let is_like = |&(bare, word): &(usize, usize)| {
-            self.bare[bare..].starts_with(&start) && (is_name || !self.words[word..].starts_with(&itself))
+            self.bare[bare..].starts_with(&start) && !self.words[word..].starts_with(&itself)
         };
-        self.bare.contains(&start) && self.starts.iter().any(is_like)
+        self.starts.iter().any(is_like)
     }
 }
 
@@ -143,9 +148,10 @@ impl BuiltinScorer {
         }
         let (common, source_only, target_only) = numbers::compare(source, translation);
         let coverage = (matched + common as f64 + 1.0) / (known + common as f64 + 1.0);
-        let source_words: HashSet<&str> = from.iter().copied().collect();
+        let mut sorted = from;
+        sorted.sort_unstable();
         let to = words::words(translation);
-        let copied = to.iter().filter(|w| self.is_copied(w, &source_words)).count();
+        let copied = to.iter().filter(|w| self.is_copied(w, &sorted)).count();
         let untranslated = copied as f64 / to.len().max(1) as f64;
         coverage
             * (1.0 - untranslated)
@@ -180,12 +186,12 @@ impl BuiltinScorer {
         }
     }
 
-    /// A word of the translation that is a word of the source: untranslated, unless it is a name or the dictionary says so.
-    fn is_copied(&self, word: &str, source: &HashSet<&str>) -> bool {
+    /// A word of the translation that is a word of the source (sorted): untranslated, unless it is a name or the dictionary says so.
+    fn is_copied(&self, word: &str, source: &[&str]) -> bool {
         let name = word.chars().next().is_some_and(char::is_uppercase);
         let letters = || word.chars().filter(|c| c.is_alphabetic()).count();
         let itself = || self.dictionary.lookup(word).iter().any(|e| e.to_lowercase() == word.to_lowercase());
-        !name && source.contains(word) && letters() >= 2 && !itself()
+        !name && source.binary_search(&word).is_ok() && letters() >= 2 && !itself()
     }
 }
 
@@ -199,7 +205,7 @@ impl Scorer for BuiltinScorer {
         let words: Vec<String> = sources.flat_map(|(s, _)| words::words(s)).map(str::to_lowercase).collect();
         self.knows_source |= words.iter().any(|w| !self.dictionary.lookup(w).is_empty());
         self.unknown.extend(words);
-        Ok(pairs.iter().map(|(s, t)| self.pair(s, t)).collect())
+        Ok(pairs.par_iter().map(|(s, t)| self.pair(s, t)).collect())
     }
 
     fn finish(&mut self) -> Result<()> {
