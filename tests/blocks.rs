@@ -17,7 +17,7 @@ use sdrrl::{
         },
         weights::WeightSource,
     },
-    ops::quantize::GgmlType,
+    ops::quantize::{Activations, GgmlType},
     tensor::{DType, Tensor},
 };
 
@@ -66,8 +66,8 @@ fn matrices_stay_in_the_file_with_the_values_of_the_dequantised_ones() {
             kinds.push(kind);
             for compute in [ComputeType::F32, ComputeType::Bf16] {
                 let leaf = leaf(&config, &name, &dims);
-                let kept = source.weight(&leaf, compute, true).unwrap();
-                let dense = source.weight(&leaf, compute, false).unwrap();
+                let kept = source.weight(&leaf, compute, Some(Activations::F32)).unwrap();
+                let dense = source.weight(&leaf, compute, None).unwrap();
                 assert!(!dense.is_blocks());
                 assert_eq!(kept.dtype(), compute.dtype());
                 assert_eq!(kept.to_f32_vec().unwrap(), dense.to_f32_vec().unwrap(), "{name} {compute}");
@@ -121,7 +121,7 @@ fn a_type_that_cannot_be_read_is_named_with_the_tensor_and_those_that_can() {
         let (config, source) = WeightSource::open(&path).unwrap();
         for keep in [false, true] {
             let leaf = leaf(&config, "model.layers.0.self_attn.o_proj.weight", &[32, 256]);
-            let weight = source.weight(&leaf, ComputeType::F32, keep);
+            let weight = source.weight(&leaf, ComputeType::F32, keep.then_some(Activations::F32));
             let error = format!("{:#}", weight.unwrap_err());
             for part in ["changed.gguf", "blk.0.attn_output.weight", name, "Q4_K", "IQ4_XS"] {
                 assert!(error.contains(part), "{part} is not in: {error}");
@@ -134,7 +134,7 @@ fn a_type_that_cannot_be_read_is_named_with_the_tensor_and_those_that_can() {
 fn copies_on_a_device_share_one_scratch_of_the_largest() {
     let (config, source) = WeightSource::open(Path::new(FILES[0])).unwrap();
     let weight = |name: &str, dims: &[usize]| {
-        source.weight(&leaf(&config, name, dims), ComputeType::Bf16, true).unwrap()
+        source.weight(&leaf(&config, name, dims), ComputeType::Bf16, Some(Activations::F32)).unwrap()
     };
     let all = [
         weight("model.layers.0.self_attn.q_proj.weight", &[256, 32]),
@@ -209,8 +209,12 @@ fn lora_step(model: &mut Transformer) -> Vec<u32> {
 /// Inference and a training step over blocks against the same over the dequantised model.
 fn kept_equals_dequantised(compute: ComputeType, device: DeviceChoice) {
     for path in FILES {
-        let load =
-            |keep| Transformer::load_as(Path::new(path), compute, keep).unwrap().place(device).unwrap();
+        let load = |keep: bool| {
+            Transformer::load_as(Path::new(path), compute, keep.then_some(Activations::F32))
+                .unwrap()
+                .place(device)
+                .unwrap()
+        };
         let (mut kept, mut dense) = (load(true), load(false));
         assert!(kept.weights.embed_tokens.is_blocks() && !dense.weights.embed_tokens.is_blocks());
         assert_eq!(kept.activation_dtype(), compute.activations(&kept.device()));
@@ -244,9 +248,9 @@ fn kept_blocks_cost_the_files_bytes() {
                 t.dims.iter().product::<usize>() / values * size
             })
             .sum();
-        let kept = Transformer::load_as(Path::new(path), ComputeType::Bf16, true).unwrap();
+        let kept = Transformer::load_as(Path::new(path), ComputeType::Bf16, Some(Activations::F32)).unwrap();
         assert_eq!(kept.bytes(), stored, "{path}");
-        let dense = Transformer::load_as(Path::new(path), ComputeType::Bf16, false).unwrap();
+        let dense = Transformer::load_as(Path::new(path), ComputeType::Bf16, None).unwrap();
         assert!(dense.bytes() > stored, "{path}: {} and {stored}", dense.bytes());
         let device = Device::emulated();
         let there = kept.to_device(&device).unwrap();
@@ -263,7 +267,9 @@ fn kept_blocks_cost_the_files_bytes() {
 fn merging_and_writing_unpack_to_the_runs_type() {
     let dir = tempfile::tempdir().unwrap();
     for compute in [ComputeType::F32, ComputeType::Bf16] {
-        let load = |keep| Transformer::load_as(Path::new(FILES[0]), compute, keep).unwrap();
+        let load = |keep: bool| {
+            Transformer::load_as(Path::new(FILES[0]), compute, keep.then_some(Activations::F32)).unwrap()
+        };
         for use_dora in [false, true] {
             let (mut kept, mut dense) = (load(true), load(false));
             let config = LoraConfig {
@@ -291,7 +297,8 @@ fn merging_and_writing_unpack_to_the_runs_type() {
 
 #[test]
 fn training_all_weights_needs_tensors() {
-    let mut model = Transformer::load_as(Path::new(FILES[0]), ComputeType::F32, true).unwrap();
+    let mut model =
+        Transformer::load_as(Path::new(FILES[0]), ComputeType::F32, Some(Activations::F32)).unwrap();
     let error = format!("{:#}", TrainStep::new(&model, Trainable::Full, 8).err().unwrap());
     assert!(error.contains("training all weights") && error.contains("embed_tokens.weight Q8_0"), "{error}");
     model.make_trainable().unwrap();

@@ -168,8 +168,7 @@ fn what_no_kernel_serves_is_refused_before_weights_load() {
     let config = config.replace("\"head_dim\": 16", "\"head_dim\": 320");
     std::fs::write(dir.path().join("config.json"), config).unwrap();
     let load = |device: &str| {
-        let placement =
-            Placement { dtype: DType::F32, base_dtype: Default::default(), device: device.parse().unwrap() };
+        let placement = Placement { device: device.parse().unwrap(), ..Placement::default() };
         format!("{:#}", Transformer::load_for(dir.path(), placement).unwrap_err())
     };
     assert!(load("emulated").contains("heads of 320 elements"), "{}", load("emulated"));

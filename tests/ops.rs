@@ -9,6 +9,7 @@ pub mod blocks;
 mod decode_attention;
 mod encoder;
 mod gemma;
+mod int8;
 mod kl_divergence;
 mod rowwise;
 mod sampling;

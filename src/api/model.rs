@@ -6,6 +6,7 @@ use crate::{
     device::DeviceChoice,
     error::Result,
     infer::answerer::{AnswerOptions, Answerer, Reply},
+    ops::quantize::Activations,
     pipeline::placement::{BaseDtype, Placement},
     tensor::DType,
 };
@@ -19,6 +20,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Keep a `.gguf` file's matrices quantised and unpack them in each product: bit-identical results in less memory, but slower.
     pub keep_blocks: bool,
+    /// What products over such matrices read of their input.
+    pub activations: Activations,
     /// Folder of a PEFT adapter to merge on load.
     pub adapter: Option<PathBuf>,
     /// How conversations are rendered: `auto` (the model's own template), `chatml`, `alpaca` ..., or a `.jinja` file.
@@ -34,6 +37,7 @@ impl Default for LoadOptions {
             dtype: DType::F32,
             device: DeviceChoice::Cpu,
             keep_blocks: false,
+            activations: Activations::F32,
             adapter: None,
             template: "auto".into(),
             system: None,
@@ -44,7 +48,7 @@ impl Default for LoadOptions {
 impl LoadOptions {
     pub(super) fn placement(&self) -> Placement {
         let base_dtype = if self.keep_blocks { BaseDtype::Stored } else { BaseDtype::Dtype };
-        Placement { dtype: self.dtype, base_dtype, device: self.device }
+        Placement { dtype: self.dtype, base_dtype, activations: self.activations, device: self.device }
     }
 }
 

@@ -27,7 +27,7 @@ pub fn tokens(text: &str) -> Vec<Token<'_>> {
 pub fn units<'a>(text: &'a str, known: &dyn Fn(&str) -> bool) -> Vec<Token<'a>> {
     let inside = |c: char| is_word(c) || is_apostrophe(c) || matches!(c, '-' | '·' | '׳' | '״' | TSHEG);
     let ends = |c: char| is_apostrophe(c) || matches!(c, '-' | '·' | '׳' | '״' | TSHEG);
-    let mut out = vec![];
+    let mut out = Vec::with_capacity(text.len() / 3);
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let starts_word = first.is_alphanumeric();
@@ -80,7 +80,9 @@ fn segments<'a>(run: &'a str, known: &dyn Fn(&str) -> bool, out: &mut Vec<Token<
 
 /// The words alone.
 pub fn words(text: &str) -> Vec<&str> {
-    tokens(text).into_iter().filter(|t| t.is_word).map(|t| t.text).collect()
+    let mut all = tokens(text);
+    all.retain(|t| t.is_word);
+    all.into_iter().map(|t| t.text).collect()
 }
 
 /// The words that a phrase beginning at the first token could have: up to the first separator that is not one space.

@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     data::languages,
-    device::DeviceChoice,
     metrics::{
         bootstrap::paired_by,
         metric::{About, MetricOptions, OpenMetric, Scorers, standard_error, value_of},
@@ -21,7 +20,6 @@ use crate::{
     },
     pipeline::{placement::Placement, work_dir::SCORES},
     recipe::eval::{EvalTask, TaskKind},
-    tensor::DType,
 };
 
 /// One metric of one task, with the numbers of its rows.
@@ -116,7 +114,7 @@ pub fn check(task: &EvalTask) -> Result<Vec<String>> {
         return Ok(vec![]);
     }
     // Nothing is computed here.
-    let anywhere = Placement { dtype: DType::F32, base_dtype: Default::default(), device: DeviceChoice::Cpu };
+    let anywhere = Placement::default();
     let opened = open(task, "", Some(Rc::new(Models::new(task, anywhere))))?;
     let mut warnings: Vec<String> = opened.iter().filter_map(|(_, metric)| metric.warning()).collect();
     // Where `none` is named, `metric` takes it that the lines are tokenised already. Replies never are.

@@ -94,7 +94,8 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// How a recipe's models are held and where they compute.
 pub(super) fn placement(recipe: &Recipe) -> Result<Placement> {
-    Placement::named(recipe.dtype.as_deref(), &recipe.base_dtype, &recipe.device).context("recipe")
+    let r = recipe;
+    Placement::named(r.dtype.as_deref(), &r.base_dtype, &r.activations, &r.device).context("recipe")
 }
 
 /// A recipe at work.
@@ -170,7 +171,8 @@ impl<'a> Run<'a> {
         })?;
         self.go_on()?;
         let probed = (r.eval.while_training > 0).then_some(&r.eval);
-        let settings = json!([r.model, r.train, self.placement.to_string(), probed]);
+        let placement = self.placement.in_f32();
+        let settings = json!([r.model, r.train, placement.to_string(), probed]);
         let trained = self.dir(Room::Train(variant), &[&packed], &settings)?;
         train::run(&train::Args {
             adapter: None,
@@ -179,7 +181,7 @@ impl<'a> Run<'a> {
             data: None,
             validation: None,
             out: trained.clone(),
-            placement: self.placement,
+            placement,
             restart: self.restart,
             resume: false,
             quiet: false,

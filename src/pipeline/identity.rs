@@ -226,7 +226,7 @@ mod tests {
             let settings = json!({"batch-tokens": batch, "batch-rows": batch, "timeout": batch, "tau": 1, "remote": remote});
             Identity::of(&settings)
                 .unwrap()
-                .placed(Placement { dtype, device, base_dtype: Default::default() })
+                .placed(Placement { dtype, device, ..Placement::default() })
                 .unwrap()
         };
         let base = of(DType::F32, "cpu", 1);

@@ -1,10 +1,10 @@
-//! `--dtype`, `--base-dtype` and `--device`: how a model's weights are held, and where it computes.
+//! `--dtype`, `--base-dtype`, `--activations` and `--device`: how a model's weights are held, and where it computes.
 use std::{fmt, str::FromStr};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{ArgMatches, Command, FromArgMatches};
 
-use crate::{device::DeviceChoice, tensor::DType};
+use crate::{device::DeviceChoice, error::Error, ops::quantize::Activations, tensor::DType};
 
 /// How a model's weights are held, and where it computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Placement {
     pub dtype: DType,
     /// How the base model's matrices are kept.
     pub base_dtype: BaseDtype,
+    /// What products over a GGUF file's blocks read of their input.
+    pub activations: Activations,
     /// Where it computes.
     pub device: DeviceChoice,
 }
@@ -28,6 +30,9 @@ struct Options {
     /// memory, but slower)
     #[arg(long, default_value = "dtype", value_parser = str::parse::<BaseDtype>)]
     base_dtype: BaseDtype,
+    /// What products over the blocks of --base-dtype stored read of their input: f32, or int8 (quantised by groups of 32 or 256 values: faster on the CPU, slightly other results)
+    #[arg(long, default_value = "f32", value_parser = parse_activations)]
+    activations: Activations,
     /// Device to run on: cpu, cuda, cuda:N, or emulated (the CUDA kernels on the CPU, for checking them)
     #[arg(long, default_value = "cpu", value_parser = str::parse::<DeviceChoice>)]
     device: DeviceChoice,
@@ -38,6 +43,7 @@ impl From<Options> for Placement {
         Placement {
             dtype: o.dtype.unwrap_or_else(|| usual_dtype(o.device)),
             base_dtype: o.base_dtype,
+            activations: o.activations,
             device: o.device,
         }
     }
@@ -70,11 +76,17 @@ fn usual_dtype(device: DeviceChoice) -> DType {
 impl Default for Placement {
     /// F32 on the CPU.
     fn default() -> Placement {
-        Placement { dtype: DType::F32, base_dtype: BaseDtype::Dtype, device: DeviceChoice::Cpu }
+        Placement {
+            dtype: DType::F32,
+            base_dtype: BaseDtype::Dtype,
+            activations: Activations::F32,
+            device: DeviceChoice::Cpu,
+        }
     }
 }
 
-/// How the matrices of a base model are kept. Results do not depend on it: products over blocks have the bits of products over what they unpack to.
+/// How the matrices of a base model are kept. Results do not depend on it, with activations in f32: products over blocks then have the bits of products
+/// over what they unpack to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BaseDtype {
     /// As `dtype` says.
@@ -102,11 +114,20 @@ impl Placement {
     ///
     /// # Errors
     /// The key whose value is none of its own.
-    pub fn named(dtype: Option<&str>, base_dtype: &str, device: &str) -> Result<Placement> {
+    pub fn named(
+        dtype: Option<&str>,
+        base_dtype: &str,
+        activations: &str,
+        device: &str,
+    ) -> Result<Placement> {
         let device = device.parse().context("device")?;
         let dtype = dtype.map(parse_dtype).transpose().map_err(|e| anyhow!("dtype: {e}"))?;
         let base_dtype = base_dtype.parse().map_err(|e| anyhow!("base-dtype: {e}"))?;
-        Ok(Placement { dtype: dtype.unwrap_or_else(|| usual_dtype(device)), base_dtype, device })
+        let activations = parse_activations(activations).map_err(|e| anyhow!("activations: {e}"))?;
+        let dtype = dtype.unwrap_or_else(|| usual_dtype(device));
+        let placement = Placement { dtype, base_dtype, activations, device };
+        placement.check_activations()?;
+        Ok(placement)
     }
     /// True if a GGUF file's blocks are to stay as they are.
     pub fn keeps_blocks(self) -> bool {
@@ -114,7 +135,27 @@ impl Placement {
     }
     /// For a model that is no base model: a translator, a scorer.
     pub fn of_other_models(self) -> Placement {
-        Placement { base_dtype: BaseDtype::Dtype, ..self }
+        Placement { base_dtype: BaseDtype::Dtype, ..self.in_f32() }
+    }
+    /// For what keeps its activations in f32 whatever the rest does: training.
+    pub fn in_f32(self) -> Placement {
+        Placement { activations: Activations::F32, ..self }
+    }
+    /// What products over a GGUF file's blocks read, if those are to stay as they are.
+    pub fn blocks(self) -> Option<Activations> {
+        self.keeps_blocks().then_some(self.activations)
+    }
+    /// Refuses activations in int8 where no product reads such.
+    pub fn check_activations(self) -> Result<()> {
+        let fits = self.keeps_blocks() && self.device == DeviceChoice::Cpu;
+        ensure!(
+            fits || self.activations == Activations::F32,
+            Error::setting(
+                "activations",
+                "activations in int8 are read by products over the blocks of a .gguf file on the CPU: they go with --base-dtype stored (recipes: base-dtype) and --device cpu"
+            )
+        );
+        Ok(())
     }
     /// Errors if blocks are to be kept, unless `read`: `what` reads none.
     pub fn stored_if(self, read: bool, what: &str) -> Result<()> {
@@ -122,20 +163,32 @@ impl Placement {
             read || !self.keeps_blocks(),
             "--base-dtype stored keeps the blocks of a .gguf file; {what} reads none: leave it out"
         );
-        Ok(())
+        self.check_activations()
     }
 }
 
 impl fmt::Display for Placement {
     /// As manifests keep it: another type or another kind of device gives another result, another device of the kind or another way to keep the
-    /// same weights does not.
+    /// same weights does not; activations in int8 do.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}", self.dtype.suffix())?;
+        if self.activations == Activations::Int8 {
+            write!(f, ", int8 activations")?;
+        }
         match self.device {
             DeviceChoice::Cpu => Ok(()),
             DeviceChoice::Cuda(_) => write!(f, ", cuda"),
             DeviceChoice::Emulated => write!(f, ", emulated"),
         }
+    }
+}
+
+/// `f32` or `int8`.
+fn parse_activations(s: &str) -> Result<Activations, String> {
+    match s {
+        "f32" | "fp32" | "float32" => Ok(Activations::F32),
+        "int8" | "i8" => Ok(Activations::Int8),
+        other => Err(format!("`{other}` is neither f32 nor int8")),
     }
 }
 

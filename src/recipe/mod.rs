@@ -56,6 +56,9 @@ pub struct Recipe {
     /// How its matrices are kept in memory: as `dtype` says, or `stored`, as the quantised blocks of a .gguf file.
     #[serde(default = "as_dtype")]
     pub base_dtype: String,
+    /// What products over such blocks read of their input: f32, or int8 (on the CPU; training reads f32 in any case).
+    #[serde(default = "as_f32")]
+    pub activations: String,
     /// Device to run on: cpu, cuda, cuda:N or emulated.
     #[serde(default = "cpu")]
     pub device: String,
@@ -122,6 +125,9 @@ pub struct Recipe {
     pub eval: EvalSettings,
 }
 
+fn as_f32() -> String {
+    "f32".into()
+}
 fn as_dtype() -> String {
     "dtype".into()
 }

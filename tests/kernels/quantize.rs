@@ -2,7 +2,9 @@
 use sdrrl::{
     ops::{
         embedding::embedding_forward,
-        quantize::{BlockFormat, Blocks, GgmlType, RowOrder, Scratch, dequantize, quantize, reference},
+        quantize::{
+            Activations, BlockFormat, Blocks, GgmlType, RowOrder, Scratch, dequantize, quantize, reference,
+        },
     },
     tensor::DType::{self, Bf16, F32, U32},
 };
@@ -78,12 +80,12 @@ cases! {
             (GgmlType::Q6K, F32, [19, 256], 18),
             (GgmlType::Iq4Nl, F32, [7, 64], 3),
         ] {
-            equals_dense(device, BlockFormat { kind, shape, order: RowOrder::Straight, compute }, n);
+            equals_dense(device, BlockFormat { kind, shape, order: RowOrder::Straight, compute, activations: Activations::F32 }, n);
         }
     }
     embedding_of_a_token_that_is_not_there(device) {
         for compute in [F32, Bf16] {
-            let format = BlockFormat { kind: GgmlType::Q5_1, shape: [3, 96], order: RowOrder::Straight, compute };
+            let format = BlockFormat { kind: GgmlType::Q5_1, shape: [3, 96], order: RowOrder::Straight, compute, activations: Activations::F32 };
             let blocks = Blocks::from_bytes("w", &random_blocks(format.kind, 3 * 96), format).unwrap();
             let blocks = blocks.to_device(device, &Scratch::new(device, compute, 3 * 96).unwrap()).unwrap();
             let mut rows = out(device, compute, &[3, 96]);

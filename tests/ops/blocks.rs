@@ -12,7 +12,7 @@ use sdrrl::{
             linear_forward_many_rows,
         },
         lora::{LowRank, lora_backward_input, lora_forward},
-        quantize::{BlockFormat, Blocks, GgmlType, Matrix, RowOrder, Scratch},
+        quantize::{Activations, BlockFormat, Blocks, GgmlType, Matrix, RowOrder, Scratch},
     },
     tensor::{Arena, DType, Tensor},
 };
@@ -20,7 +20,7 @@ use sdrrl::{
 use crate::common::{random_blocks, uniform, with_threads};
 
 fn format(kind: GgmlType, shape: [usize; 2], compute: DType) -> BlockFormat {
-    BlockFormat { kind, shape, order: RowOrder::Straight, compute }
+    BlockFormat { kind, shape, order: RowOrder::Straight, compute, activations: Activations::F32 }
 }
 
 fn random(format: BlockFormat) -> Blocks {

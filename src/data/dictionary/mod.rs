@@ -32,7 +32,8 @@ pub enum DictionaryFormat {
 pub struct Dictionary {
     /// By key: lower case, NFC, single spaces.
     entries: HashMap<String, Vec<String>>,
-    max_words: usize,
+    /// Words of the longest phrase that begins with a word, by [`first_key`].
+    longest: HashMap<String, usize>,
 }
 
 impl Dictionary {
@@ -65,7 +66,9 @@ impl Dictionary {
         if key.is_empty() || equivalent.is_empty() {
             return;
         }
-        self.max_words = self.max_words.max(key.split(' ').count());
+        let words = key.split(' ').count();
+        let longest = self.longest.entry(first_key(&key)).or_default();
+        *longest = words.max(*longest);
         let known = self.entries.entry(key).or_default();
         if !known.contains(&equivalent) {
             known.push(equivalent);
@@ -91,7 +94,8 @@ impl Dictionary {
 
     /// The longest phrase that `words` begins with: its number of words and its equivalents.
     pub fn longest_match(&self, words: &[&str]) -> Option<(usize, &[String])> {
-        (1..=self.max_words.min(words.len())).rev().find_map(|n| {
+        let longest = *self.longest.get(&first_key(words.first()?))?;
+        (1..=longest.min(words.len())).rev().find_map(|n| {
             let found = if n == 1 { self.lookup(words[0]) } else { self.lookup(&words[..n].join(" ")) };
             (!found.is_empty()).then_some((n, found))
         })
@@ -99,7 +103,7 @@ impl Dictionary {
 
     /// Words of the longest phrase.
     pub fn max_words(&self) -> usize {
-        self.max_words
+        self.longest.values().copied().max().unwrap_or_default()
     }
 
     /// Number of words and phrases.
@@ -167,4 +171,15 @@ fn key_of(word: &str) -> String {
         lower = lower.chars().filter(|c| *c != '\u{ad}').map(plain).collect();
     }
     normal(&lower)
+}
+
+/// The key of the first word of a text, with all that an I becomes as one letter.
+fn first_key(text: &str) -> String {
+    let first = text.split(' ').next().unwrap_or_default();
+    let key = key_of(first);
+    if key.is_ascii() {
+        key
+    } else {
+        key.chars().filter(|c| *c != '\u{307}').map(|c| if c == 'ı' { 'i' } else { c }).collect()
+    }
 }

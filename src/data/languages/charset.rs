@@ -6,9 +6,14 @@ use regex_syntax::{
     hir::{Class, HirKind},
 };
 
-/// A set of characters as sorted ranges.
+/// A set of characters.
 #[derive(Debug, Default)]
-pub struct CharSet(Vec<(char, char)>);
+pub struct CharSet {
+    /// Sorted.
+    ranges: Vec<(char, char)>,
+    /// A bit for each character of ASCII, which most are.
+    ascii: u128,
+}
 
 impl CharSet {
     /// The set of a character class in the syntax of the crate `regex`, such as `[\p{M}\p{Nd}]`. A class that it does not know is empty.
@@ -16,7 +21,10 @@ impl CharSet {
         let Ok(parsed) = Parser::new().parse(class) else { return CharSet::default() };
         match parsed.kind() {
             HirKind::Class(Class::Unicode(set)) => {
-                CharSet(set.ranges().iter().map(|r| (r.start(), r.end())).collect())
+                let ranges: Vec<_> = set.ranges().iter().map(|r| (r.start(), r.end())).collect();
+                let of = |c: u8| ranges.iter().any(|(first, last)| (*first..=*last).contains(&char::from(c)));
+                let ascii = (0..128).filter(|c| of(*c)).fold(0, |bits, c| bits | 1 << c);
+                CharSet { ranges, ascii }
             }
             _ => CharSet::default(),
         }
@@ -24,12 +32,12 @@ impl CharSet {
 
     /// Whether `c` is in the set.
     pub fn contains(&self, c: char) -> bool {
-        self.range_of(c).is_some()
+        if c.is_ascii() { self.ascii >> c as u32 & 1 == 1 } else { self.range_of(c).is_some() }
     }
 
     fn range_of(&self, c: char) -> Option<(char, char)> {
-        let at = self.0.partition_point(|(_, last)| *last < c);
-        self.0.get(at).copied().filter(|(first, _)| *first <= c)
+        let at = self.ranges.partition_point(|(_, last)| *last < c);
+        self.ranges.get(at).copied().filter(|(first, _)| *first <= c)
     }
 }
 
@@ -78,6 +86,10 @@ pub fn is_apostrophe(c: char) -> bool {
 pub fn digit(c: char) -> Option<u32> {
     if c.is_ascii() {
         return c.to_digit(10);
+    }
+    // Arabic's are the first behind those of ASCII.
+    if c < '\u{660}' {
+        return None;
     }
     DIGITS.range_of(c).map(|(first, _)| (c as u32 - first as u32) % 10)
 }
@@ -145,8 +157,9 @@ mod tests {
         for (digits, zero) in [("0٠۰०০០၀๐༠０", 0), ("9٩۹९৯៩၉๙༩９", 9)] {
             assert!(digits.chars().all(|c| digit(c) == Some(zero)), "{digits}");
         }
+        assert!(DIGITS.ranges.iter().all(|(first, _)| first.is_ascii() || *first >= '\u{660}'));
         assert_eq!((digit('一'), digit('²'), digit('a')), (None, None, None));
-        assert!(SCRIPTS.iter().all(|(_, set)| !set.0.is_empty()));
+        assert!(SCRIPTS.iter().all(|(_, set)| !set.ranges.is_empty()));
         assert!(script("Cyrl").is_some_and(|s| s.contains('ж') && !s.contains('a')));
         assert_eq!("ＡＢ１．".chars().map(half_width).collect::<String>(), "AB1.");
     }

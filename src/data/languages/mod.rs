@@ -5,6 +5,8 @@
 pub mod charset;
 mod table;
 
+use std::{collections::HashMap, sync::LazyLock};
+
 use anyhow::{Context, Result, bail};
 
 pub use table::LANGUAGES;
@@ -99,23 +101,40 @@ fn tag(name: &str) -> Option<(String, Option<String>, Option<String>)> {
     Some((language, script, region))
 }
 
-/// The rows that `name` (lower case, without subtags) may mean.
-fn rows(name: &str) -> Vec<&'static Language> {
-    let by = |f: &dyn Fn(&Language) -> bool| LANGUAGES.iter().filter(|l| f(l)).collect::<Vec<_>>();
-    let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, code)| *code);
-    let tests: [&dyn Fn(&Language) -> bool; 5] = [
-        &|l| l.code == name || alias == Some(l.code),
-        &|l| l.code1 == name && !name.is_empty(),
-        &|l| l.code3 == name,
-        &|l| l.nllb.eq_ignore_ascii_case(name),
-        &|l| l.name.to_lowercase() == name,
+/// The rows that a name (lower case, without subtags) may mean: by our code or an alias, else by ISO 639-1, else by 639-3, NLLB's code, the English name.
+static BY_NAME: LazyLock<HashMap<String, Vec<&'static Language>>> = LazyLock::new(|| {
+    let kinds: [&dyn Fn(&Language) -> Vec<String>; 5] = [
+        &|l| {
+            let aliases = ALIASES.iter().filter(|(alias, code)| *code == l.code && *alias != l.code);
+            [l.code].into_iter().chain(aliases.map(|(alias, _)| *alias)).map(String::from).collect()
+        },
+        &|l| vec![l.code1.into()],
+        &|l| vec![l.code3.into()],
+        &|l| vec![l.nllb.to_ascii_lowercase()],
+        &|l| vec![l.name.to_lowercase()],
     ];
-    let found = tests.into_iter().map(by).find(|found| !found.is_empty()).unwrap_or_default();
-    // A language of the table under its own code comes before its other scripts.
-    match found.iter().find(|l| !l.code.contains('_')) {
-        Some(own) => vec![*own],
-        None => found,
+    let mut all = HashMap::new();
+    for names in kinds {
+        let mut found: HashMap<String, Vec<&Language>> = HashMap::new();
+        for (name, l) in LANGUAGES.iter().flat_map(|l| names(l).into_iter().map(move |name| (name, l))) {
+            found.entry(name).or_default().push(l);
+        }
+        for (name, rows) in found {
+            // A language of the table under its own code comes before its other scripts.
+            let own = rows.iter().find(|l| !l.code.contains('_')).map(|l| vec![*l]);
+            all.entry(name).or_insert(own.unwrap_or(rows));
+        }
     }
+    all.remove("");
+    all
+});
+
+/// The code of the first row of each language, by its code in NLLB's.
+static OWN: LazyLock<HashMap<&str, &str>> =
+    LazyLock::new(|| LANGUAGES.iter().rev().map(|l| (&l.nllb[..3], l.code)).collect());
+
+fn rows(name: &str) -> &'static [&'static Language] {
+    BY_NAME.get(name).map_or(&[], Vec::as_slice)
 }
 
 fn meaning(name: &str) -> Meaning {
@@ -125,7 +144,7 @@ fn meaning(name: &str) -> Meaning {
         return Meaning::Several(choices.to_vec());
     }
     let found = rows(&lower);
-    match found[..] {
+    match found {
         [] => {}
         [language] => return Meaning::One(Written { language, script: None }),
         _ => return Meaning::Several(found.iter().map(|l| l.code).collect()),
@@ -136,7 +155,7 @@ fn meaning(name: &str) -> Meaning {
         let of_region = SCRIPT_OF_REGION.iter().find(|r| r.0 == l.code && Some(r.1) == region.as_deref());
         of_region.map(|r| r.2.to_string())
     };
-    let [first, ..] = bases[..] else {
+    let [first, ..] = bases else {
         let known = script.as_deref().and_then(charset::script_code).is_some();
         return if known && language.len() == 3 {
             Meaning::Foreign(format!("{language}_{}", script.unwrap_or_default()))
@@ -145,7 +164,7 @@ fn meaning(name: &str) -> Meaning {
         };
     };
     let Some(script) = script.or_else(|| usual(first)) else {
-        return match bases[..] {
+        return match bases {
             [language] => Meaning::One(Written { language, script: None }),
             _ => Meaning::Several(bases.iter().map(|l| l.code).collect()),
         };
@@ -227,8 +246,7 @@ pub fn name(code: &str) -> &str {
 /// The code of the language itself, whatever script it is in: `zh` for `zho_Hant`, `sr` for `srp_Latn`. What is not in the table stays as it is.
 pub fn without_script(name: &str) -> &str {
     let Some(written) = written(name) else { return name };
-    let base = &written.language.nllb[..3];
-    LANGUAGES.iter().find(|l| &l.nllb[..3] == base).map_or(name, |l| l.code)
+    OWN.get(&written.language.nllb[..3]).copied().unwrap_or(name)
 }
 
 /// Whether two names mean one language, in whatever script (`no` and `nob_Latn` do).

@@ -21,7 +21,7 @@ use crate::{
         cross_entropy::Head,
         embedding::{embedding_scale, scaled_embedding_forward},
         gemm::{Layout, gemm, linear_forward_many_rows},
-        quantize::{Matrix, Scratch},
+        quantize::{Activations, Matrix, Scratch},
     },
     pipeline::placement::Placement,
     tensor::{DType, Tensor},
@@ -64,15 +64,15 @@ impl Transformer {
     /// Loads a Hugging Face directory or a `.gguf` file; matrices as `dtype`, in place in the mapped file where possible. A tensor that the
     /// model has no place for is an error.
     pub fn load(path: &Path, dtype: DType) -> Result<Transformer> {
-        Transformer::load_as(path, dtype.try_into()?, false)
+        Transformer::load_as(path, dtype.try_into()?, None)
     }
 
-    /// The same for a run that computes in `compute`. With `keep_blocks` the matrices of a `.gguf` file stay as they lie in the mapped file and are unpacked by
-    /// the products that read them: the same bits with less memory, and slower.
-    pub fn load_as(path: &Path, compute: ComputeType, keep_blocks: bool) -> Result<Transformer> {
+    /// The same for a run that computes in `compute`. With `blocks` the matrices of a `.gguf` file stay as they lie in the mapped file and are unpacked by
+    /// the products that read them: with activations in f32 the same bits in less memory, and slower.
+    pub fn load_as(path: &Path, compute: ComputeType, blocks: Option<Activations>) -> Result<Transformer> {
         let (config, source) = WeightSource::open(path)?;
         let spec = config.spec()?;
-        let in_place = keep_blocks && matches!(source, WeightSource::Gguf(_));
+        let in_place = blocks.is_some() && matches!(source, WeightSource::Gguf(_));
         if !in_place {
             let bytes = spec.parameters() * compute.dtype().bytes();
             check_memory(&format!("model {}", path.display()), bytes)?;
@@ -81,7 +81,7 @@ impl Transformer {
         source.check_leaves(&spec).with_context(context)?;
         let load = &mut |leaf: &Leaf| -> Result<LeafPart<Weight, Tensor>> {
             Ok(match leaf.place.is_matrix() {
-                true => LeafPart::Matrix(source.weight(leaf, compute, keep_blocks)?),
+                true => LeafPart::Matrix(source.weight(leaf, compute, blocks)?),
                 false => LeafPart::Vector(source.leaf(leaf, DType::F32)?),
             })
         };
@@ -158,6 +158,7 @@ impl Transformer {
     /// Loads a model as a run places it, into main memory: what no kernel of its device serves is refused before anything is read, and so are blocks
     /// to be kept where there are none.
     pub fn load_for(path: &Path, placement: Placement) -> Result<Transformer> {
+        placement.check_activations()?;
         if placement.keeps_blocks() {
             let (_, source) = WeightSource::open(path)?;
             let blocks = matches!(source, WeightSource::Gguf(_));
@@ -170,7 +171,7 @@ impl Transformer {
             ensure!(blocks, Error::setting("base-dtype", none()));
         }
         Transformer::check_for(path, placement.device)?;
-        Transformer::load_as(path, placement.dtype.try_into()?, placement.keeps_blocks())
+        Transformer::load_as(path, placement.dtype.try_into()?, placement.blocks())
     }
 
     /// Refuses a model that `device` has no kernels for; reads its configuration alone.

@@ -14,7 +14,7 @@ use crate::{
         tree::{Leaf, Place},
         weight::{ComputeType, Weight},
     },
-    ops::quantize::{BlockFormat, Blocks, GgmlType, PackedType, RowOrder},
+    ops::quantize::{Activations, BlockFormat, Blocks, GgmlType, PackedType, RowOrder, int8},
     tensor::{DType, Tensor},
 };
 
@@ -49,7 +49,7 @@ impl Checkpoint {
         let entry = self.entry(leaf)?;
         let mut t = match PackedType::from_number(entry.ggml_type) {
             Some(kind) => self.unpacked(entry, leaf, kind, dtype)?,
-            None => self.blocks(leaf, dtype)?.to_dense(dtype)?.into_shape(&leaf.dims)?,
+            None => self.blocks(leaf, dtype, Activations::F32)?.to_dense(dtype)?.into_shape(&leaf.dims)?,
         };
         check_finite(&t).with_context(|| self.file.path.display().to_string())?;
         let offset = self.family.gain_offset;
@@ -64,11 +64,13 @@ impl Checkpoint {
     }
 
     /// See [`super::WeightSource::weight`].
-    pub fn weight(&self, leaf: &Leaf, compute: ComputeType) -> Result<Weight> {
-        if PackedType::from_number(self.entry(leaf)?.ggml_type).is_some() {
+    pub fn weight(&self, leaf: &Leaf, compute: ComputeType, activations: Activations) -> Result<Weight> {
+        if let Some(kind) = PackedType::from_number(self.entry(leaf)?.ggml_type) {
+            let only = || format!("tensor {} is {}: {}", leaf.name, kind.name(), int8::only());
+            ensure!(activations == Activations::F32, only());
             return self.leaf(leaf, compute.dtype()).map(Weight::Dense);
         }
-        let blocks = self.blocks(leaf, compute.dtype())?;
+        let blocks = self.blocks(leaf, compute.dtype(), activations)?;
         let format = blocks.format();
         let as_it_is = match format.kind {
             GgmlType::F32 => compute == ComputeType::F32,
@@ -152,8 +154,7 @@ impl Checkpoint {
         Ok(t)
     }
 
-    /// A tensor of any rank as blocks in the mapped file; nothing is read yet.
-    /// How the blocks of a tensor lie in the file.
+    /// How the blocks of a tensor lie in the file, read with activations in f32.
     fn format(&self, leaf: &Leaf, compute: DType) -> Result<BlockFormat> {
         let (path, entry, dims) = (self.file.path.display(), self.entry(leaf)?, &leaf.dims);
         let kind =
@@ -165,6 +166,7 @@ impl Checkpoint {
             shape: [rows.iter().product(), cols],
             order: self.order(leaf.place),
             compute,
+            activations: Activations::F32,
         };
         // A bias has a row for each row of its matrix.
         if format.order != RowOrder::Straight && rows.is_empty() {
@@ -173,9 +175,10 @@ impl Checkpoint {
         Ok(format)
     }
 
-    fn blocks(&self, leaf: &Leaf, compute: DType) -> Result<Blocks> {
+    /// A tensor of any rank as blocks in the mapped file; nothing is read yet.
+    fn blocks(&self, leaf: &Leaf, compute: DType, activations: Activations) -> Result<Blocks> {
         let (path, entry) = (self.file.path.display(), self.entry(leaf)?);
-        let format = self.format(leaf, compute)?;
+        let format = BlockFormat { activations, ..self.format(leaf, compute)? };
         let kind = format.kind;
         let map = &self.file.maps[entry.part];
         let blocks = Blocks::mapped(&leaf.name, map.clone(), entry.offset, format)

@@ -26,6 +26,7 @@ use crate::{
         tree::Leaf,
         weight::{ComputeType, Weight},
     },
+    ops::quantize::Activations,
     report::out::note,
     tensor::{DType, Tensor},
 };
@@ -77,11 +78,11 @@ impl WeightSource {
         }
     }
 
-    /// The matrix of `leaf` for a run that computes in `compute`; with `keep_blocks`, a GGUF file's stays as it lies in the mapped file, whatever its
-    /// type: no copy, nothing unpacked.
-    pub fn weight(&self, leaf: &Leaf, compute: ComputeType, keep_blocks: bool) -> Result<Weight> {
+    /// The matrix of `leaf` for a run that computes in `compute`; with `blocks`, a GGUF file's stays as it lies in the mapped file, whatever its
+    /// type (no copy, nothing unpacked), and its products read such activations.
+    pub fn weight(&self, leaf: &Leaf, compute: ComputeType, blocks: Option<Activations>) -> Result<Weight> {
         match self {
-            WeightSource::Gguf(c) if keep_blocks => c.weight(leaf, compute),
+            WeightSource::Gguf(c) if blocks.is_some() => c.weight(leaf, compute, blocks.unwrap_or_default()),
             _ => self.leaf(leaf, compute.dtype()).map(Weight::Dense),
         }
     }

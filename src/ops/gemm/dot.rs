@@ -23,6 +23,18 @@ pub(super) struct Epilogue<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
+impl Epilogue<'_> {
+    /// Stores a product of column `col`.
+    #[inline(always)]
+    pub(super) fn store(&self, out: &mut f32, product: f32, col: usize) {
+        let mut x = self.alpha * product;
+        if let Some(bias) = self.bias {
+            x += bias[col];
+        }
+        *out = if self.accumulate { *out + x } else { x };
+    }
+}
+
 /// Rows `rows` of `a` times the rows of `w`, which are `cols` of the whole weight. `w` is F32 or Bf16.
 pub(super) struct DotBlock<'a> {
     pub out: Shared<'a>,
@@ -337,11 +349,7 @@ impl DotBlock<'_> {
         // SAFETY: each task has its own rows and columns of out.
         let out = unsafe { self.out.part(i * self.m + j, lanes.len()) };
         for c in 0..lanes.len() {
-            let mut x = self.epilogue.alpha * (lanes[c] + rest[c]);
-            if let Some(bias) = self.epilogue.bias {
-                x += bias[j + c];
-            }
-            out[c] = if self.epilogue.accumulate { out[c] + x } else { x };
+            self.epilogue.store(&mut out[c], lanes[c] + rest[c], j + c);
         }
     }
 }

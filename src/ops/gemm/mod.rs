@@ -6,6 +6,7 @@
 mod amx;
 mod dot;
 pub mod gpu;
+mod int8;
 mod outer;
 pub mod plan;
 pub mod reference;
@@ -29,7 +30,7 @@ use crate::{
     ops::{
         checks::check,
         parallel::{Shared, for_each_in_runs, for_each_task},
-        quantize::Matrix,
+        quantize::{Activations, Matrix},
         rows::{add, sum_rows},
         simd,
     },
@@ -83,10 +84,16 @@ fn gemm_matrix(
         return Ok(());
     }
     match layout {
-        Layout::NT if (1..STRIP).contains(&a.rows_cols().1) && b.dtype() == DType::F32 => match b {
-            Matrix::Dense(b) => short_product(out, a, b, alpha, accumulate),
-            Matrix::Blocks(b) => short_product(out, a, &b.to_dense(DType::F32)?, alpha, accumulate),
-        },
+        Layout::NT
+            if (1..STRIP).contains(&a.rows_cols().1)
+                && b.dtype() == DType::F32
+                && b.activations() == Activations::F32 =>
+        {
+            match b {
+                Matrix::Dense(b) => short_product(out, a, b, alpha, accumulate),
+                Matrix::Blocks(b) => short_product(out, a, &b.to_dense(DType::F32)?, alpha, accumulate),
+            }
+        }
         Layout::NT => dot_product(&mut [out], a, &[b], Epilogue { alpha, accumulate, bias: None }, false),
         Layout::NN | Layout::TN => outer_product(out, a, b, layout == Layout::TN, alpha, accumulate),
     }
@@ -213,6 +220,13 @@ fn dot_product(
     refuse_overlap(&outs.iter().map(|out| &**out).collect::<Vec<_>>(), &[])?;
     if n == 0 {
         return Ok(());
+    }
+    let in_integers = weights.iter().filter(|w| w.activations() == Activations::Int8).count();
+    if in_integers == weights.len() {
+        return int8::product(outs, a, weights, epilogue);
+    } else if in_integers > 0 {
+        let each = outs.iter_mut().zip(weights);
+        return each.into_iter().try_for_each(|(out, w)| dot_product(&mut [out], a, &[*w], epilogue, many));
     }
     let cols = if k > DEEP && n > FEW_ROWS {
         DEEP_COLS

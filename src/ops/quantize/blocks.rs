@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{GgmlType, dequantize};
+use super::{Activations, GgmlType, dequantize, int8};
 use crate::{
     data::map::Map,
     device::Device,
@@ -50,6 +50,8 @@ pub struct BlockFormat {
     pub order: RowOrder,
     /// What products read: F32 or Bf16, the run's type.
     pub compute: DType,
+    /// What they read of their input.
+    pub activations: Activations,
 }
 
 /// A matrix (rows, columns) as ggml's blocks. Columns are whole blocks.
@@ -232,6 +234,12 @@ impl BlockFormat {
             format!("rows of {name} are not whole blocks of {values}: {cols} columns of {}", self.kind.name())
         })?;
         ensure!(self.compute != DType::U32, "tensor {name}: no product reads integers");
+        ensure!(
+            self.activations == Activations::F32 || int8::group_of(self.kind).is_some(),
+            "tensor {name} is {}: {}",
+            self.kind.name(),
+            int8::only()
+        );
         if let RowOrder::Interleaved(head_size) = self.order {
             let whole = head_size > 0 && head_size.is_multiple_of(2) && rows.is_multiple_of(head_size);
             ensure!(whole, "tensor {name}: {rows} rows are not whole heads of {head_size}");
@@ -253,7 +261,13 @@ impl HostBlocks<'_> {
     pub(crate) fn compute(&self) -> DType {
         self.format.compute
     }
-    fn row(&self, row: usize) -> &[u8] {
+    /// The type of the blocks.
+    pub(super) fn kind(&self) -> GgmlType {
+        self.format.kind
+    }
+    /// The blocks of row `row`.
+    #[inline]
+    pub(super) fn row(&self, row: usize) -> &[u8] {
         &self.bytes[self.format.order.stored(row) * self.row_bytes..][..self.row_bytes]
     }
     fn row_f32(&self, row: usize, out: &mut [f32]) {

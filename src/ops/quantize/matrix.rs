@@ -3,7 +3,7 @@ use std::fmt;
 
 use anyhow::{Result, ensure};
 
-use super::{Blocks, launch_dequantize};
+use super::{Activations, Blocks, launch_dequantize};
 use crate::{
     device::Device,
     ops::{
@@ -67,6 +67,13 @@ impl Matrix<'_> {
         match self {
             Matrix::Dense(t) => t.dtype(),
             Matrix::Blocks(b) => b.format.compute,
+        }
+    }
+    /// What products read of their input.
+    pub fn activations(&self) -> Activations {
+        match self {
+            Matrix::Dense(_) => Activations::F32,
+            Matrix::Blocks(b) => b.format.activations,
         }
     }
     /// Where it is.

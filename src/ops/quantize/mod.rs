@@ -17,6 +17,7 @@ use super::{
 
 mod blocks;
 mod formats;
+pub(crate) mod int8;
 mod matrix;
 mod packed;
 pub mod reference;
@@ -25,6 +26,7 @@ mod unpack;
 pub(crate) use blocks::HostBlocks;
 pub use blocks::{BlockFormat, Blocks, RowOrder, Scratch};
 pub use formats::GgmlType;
+pub use int8::Activations;
 pub use matrix::Matrix;
 pub(crate) use matrix::gather_on_gpu;
 pub use packed::PackedType;

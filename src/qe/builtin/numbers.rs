@@ -25,6 +25,9 @@ pub(super) fn compare(source: &str, translation: &str) -> (usize, usize, usize) 
 
 /// The numbers in digits of any script: 1,000 and 1.000 and 1 000 are a thousand, 3.5 and 3,5 three and a half, 78万 is 780,000.
 fn numbers(text: &str) -> Vec<f64> {
+    if !text.chars().any(|c| digit(c).is_some()) {
+        return vec![];
+    }
     let chars: Vec<(Option<u32>, char)> = text.chars().map(|c| (digit(c), c)).collect();
     let digits_from = |i: usize| chars[i..].iter().take_while(|x| x.0.is_some()).count();
     let mut out = vec![];

@@ -1,0 +1,118 @@
+//! Products of blocks with activations of 8 bits (`--activations int8`), in integers.
+//!
+//! The activations of a row are quantised by groups of as many values as the weight's blocks have: q = round(x / d) with d = max |x| / 127, as GGUF's
+//! engines do. A dot product is then, block by block, d times an integer sum, exact, and the few roundings of f32 that join the blocks:
+//!
+//! - 256 values (the K formats): weight i = d scale[i / 16] code[i] + m offset[i / 16]; dot = Σ d d_a Σ scale code q + m d_a Σ offset (Σ q);
+//! - 32 values: weight i = d code[i] + m; dot = Σ d d_a Σ code q + m d_a Σ q.
+//!
+//! Against the product with the activations as they are, the error of one of K terms is at most |w| d_a / 2, that is |w| max |x| / 254 with the largest
+//! activation of the group; the errors are independent, so that a dot product's is about sqrt(K / 12) of that. Every level of vectors adds up in one order (eight lanes), and no result depends on the
+//! number of rows.
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
+
+use std::ops::Range;
+
+pub(crate) use activations::IntRows;
+
+use serde::{Deserialize, Serialize};
+
+use super::{GgmlType, HostBlocks};
+use crate::ops::simd::Level;
+
+/// What products over blocks read of their input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activations {
+    /// The values: the bits of products over what the blocks unpack to.
+    #[default]
+    F32,
+    /// Integers of 8 bits, on the CPU: faster for few rows, and not the same numbers.
+    Int8,
+}
+
+/// Values that share one scale in the activations of a product with `kind`; `None`: there is no such product.
+pub(crate) fn group_of(kind: GgmlType) -> Option<usize> {
+    match kind {
+        GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 => Some(32),
+        GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K => Some(256),
+        _ => None,
+    }
+}
+
+/// What to say of a format that has none.
+pub(crate) fn only() -> &'static str {
+    "products with activations in int8 read Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K; leave --activations out"
+}
+
+/// out (rows, cols) = the rows `rows` of `a` times the rows `cols` of `w`, a matrix of a kind that has a group.
+pub(crate) fn dots(out: &mut [f32], a: &IntRows, rows: Range<usize>, w: &HostBlocks, cols: Range<usize>) {
+    dots_at(Level::best(), out, a, rows, w, cols);
+}
+
+fn dots_at(
+    level: Level,
+    out: &mut [f32],
+    a: &IntRows,
+    rows: Range<usize>,
+    w: &HostBlocks,
+    cols: Range<usize>,
+) {
+    let (values, size) = w.kind().block();
+    // What the kernels below take for granted when they read without asking.
+    assert!(group_of(w.kind()) == Some(a.group()) && w.row(0).len() == a.len() / values * size);
+    assert!(out.len() == rows.len() * cols.len() && rows.end <= a.rows());
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Avx2 => avx2::dots(out, a, rows, w, cols),
+        Level::Portable => portable::dots(out, a, rows, w, cols),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::random::RowRandom,
+        ops::quantize::{BlockFormat, Blocks, RowOrder},
+        tensor::DType,
+    };
+
+    #[test]
+    fn all_levels_give_the_same_bits() {
+        for kind in GgmlType::ALL.iter().copied().filter(|kind| group_of(*kind).is_some()) {
+            let (group, size) = kind.block();
+            let k = if group == 32 { 32 * 7 } else { 256 * 2 };
+            let mut random = RowRandom::new(1, "levels", kind.name());
+            let mut bytes: Vec<u8> = (0..5 * k / group * size).map(|_| random.below(256) as u8).collect();
+            for block in bytes.chunks_exact_mut(size) {
+                // Scales that are no infinity and no NaN, wherever they are.
+                let floats: &[usize] = if kind == GgmlType::Q6K { &[209] } else { &[1, 3] };
+                floats.iter().for_each(|at| block[*at] &= 0xbb);
+            }
+            let format = BlockFormat {
+                kind,
+                shape: [5, k],
+                order: RowOrder::Straight,
+                compute: DType::F32,
+                activations: Activations::Int8,
+            };
+            let blocks = Blocks::from_bytes("w", &bytes, format).unwrap();
+            let a: Vec<f32> = (0..6 * k).map(|_| random.uniform() as f32 - 0.5).collect();
+            let a = IntRows::new(&a, k, group);
+            let found = |level| {
+                let mut out = vec![0.0; 5 * 3];
+                dots_at(level, &mut out, &a, 1..6, &blocks.host().unwrap(), 1..4);
+                out
+            };
+            let first = found(Level::Portable);
+            assert!(first.iter().all(|x| x.is_finite()), "{kind:?}");
+            for level in Level::available() {
+                assert_eq!(found(level), first, "{kind:?} {level:?}");
+            }
+        }
+    }
+}
