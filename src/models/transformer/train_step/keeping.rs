@@ -77,6 +77,7 @@ impl TrainStep {
             &k.weights.rows(0..n)?,
             &batch.source,
             Mixed { hard: hard * grad_scale, soft: soft * grad_scale },
+            None,
         )?;
         let found = divergences.to_f32_vec()?;
         let sums = batch.source.iter().map(|&i| (found[i as usize] as f64, batch.weights[i as usize] as f64));
