@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::tensorboard::EventWriter;
+use super::{on_policy::Answered, tensorboard::EventWriter};
 use crate::{
     data::files::{write_atomic, write_error},
     report::environment::resident_memory,
@@ -59,10 +59,16 @@ impl Log {
         self.metrics.write_all(text.as_bytes()).map_err(|e| write_error(&self.path, e))
     }
 
-    /// Speed and memory, for people.
-    pub fn time(&mut self, step: u64, seconds: f64, tokens: usize) -> Result<()> {
+    /// Speed and memory, for people; of answers that were drawn for the step their share of the time.
+    pub fn time(&mut self, step: u64, seconds: f64, tokens: usize, answered: Option<Answered>) -> Result<()> {
         let memory = resident_memory();
-        let line = json!({"step": step, "seconds": seconds, "tokens": tokens, "memory": memory});
+        let mut line = json!({"step": step, "seconds": seconds, "tokens": tokens, "memory": memory});
+        if let Some(a) = answered {
+            line["answer-tokens"] = json!(a.tokens);
+            line["answer-seconds"] = json!(a.seconds);
+            let rate = a.tokens as f64 / a.seconds.max(1e-9);
+            self.events.scalar("perf/answer_tokens_per_second", step, rate as f32)?;
+        }
         self.events.scalar("perf/tokens_per_second", step, (tokens as f64 / seconds.max(1e-9)) as f32)?;
         if let Some(bytes) = memory {
             self.events.scalar("perf/memory_mib", step, (bytes as f64 / 1048576.0) as f32)?;

@@ -16,10 +16,7 @@ use crate::{
         weights::WeightSource,
     },
     ops::kl_divergence::Mixed,
-    recipe::{
-        objective::Objective,
-        train::{GuardAction, KeepSource, Method, Normalize, TrainSettings},
-    },
+    recipe::train::{GuardAction, KeepSource, Method, Normalize, TrainSettings},
     report::out::note,
     train::{
         guard::{GuardSettings, Reaction, is_source},
@@ -91,7 +88,7 @@ pub(super) fn says_dropout(s: &TrainSettings, lora: &Lora, dir: &Path) -> Result
 
 /// What the loop needs to know.
 pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSettings {
-    let preference = s.objective != Objective::Sft;
+    let preference = s.preference().is_some();
     let lr = s.lr.unwrap_or(match s.method {
         Method::Lora if preference => 1e-5,
         Method::Lora => 1e-4,
