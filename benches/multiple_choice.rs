@@ -138,11 +138,7 @@ fn questions(items: &[Item]) -> String {
 
 fn worker(case: &str, count: &str, out: &str) {
     let (dtype, form) = case.split_once(':').expect("DTYPE:FORM");
-    let placement = Placement {
-        dtype: parse_dtype(dtype).expect("f32 or bf16"),
-        base_dtype: Default::default(),
-        device: DeviceChoice::Cpu,
-    };
+    let placement = Placement { dtype: parse_dtype(dtype).expect("f32 or bf16"), ..Placement::default() };
     let answerer = Answerer::load(MODEL, None, placement, "plain").expect("the model");
     let (task, items) = (task(form, count), items(form, count));
     let run = |items: &[Item]| {

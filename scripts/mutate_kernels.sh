@@ -114,9 +114,14 @@ plant "kl: the base's maximum left out of its normaliser" kl_divergence.cu 'base
   kl_divergence.cu kernels::table::kl_divergence::checks::linear_kl_divergence
 plant "kl: gradient before the target's logit is read" kl_divergence.cu $'  __syncthreads();        // dlogits' '  // dlogits' \
   kl_divergence.cu kernels::table::kl_divergence::checks::linear_kl_divergence
-plant "kl: the reverse divergence's gradient" kl_divergence.cu 'soft * (p - q));' 'soft * (q - p));' kl_divergence.cu kernels::table::kl_divergence::checks::linear_kl_divergence
+plant "kl: the reverse divergence's gradient" kl_divergence.cu 'soft * (p - kept - out * p));' 'soft * (kept + out * p - p));' kl_divergence.cu kernels::table::kl_divergence::checks::linear_kl_divergence
 plant "kl: the base's logits are not capped" kl_divergence.cu 'z[c] = soft_cap<float>(z[c], cap); }' '}' \
   kl_divergence.cu kernels::table::kl_divergence::checks::linear_kl_divergence_capped
+clipped=kernels::table::kl_divergence::checks::linear_kl_divergence_clipped
+plant "kl: a column above the clip keeps its gradient" kl_divergence.cu 'float kept = clipped && term > clip ? 0.0f : q;' 'float kept = q;' kl_divergence.cu $clipped
+plant "kl: the share above the clip is left out of the gradient" kl_divergence.cu '(p - kept - out * p)' '(p - kept)' kl_divergence.cu $clipped
+plant "kl: the share above the clip is each thread's own" kl_divergence.cu $'    out = block_sum(out, scratch);\n' '' kl_divergence.cu $clipped
+plant "kl: the clipped divergence is the whole one" kl_divergence.cu 'fminf(term, clip)' 'term' kl_divergence.cu $clipped
 plant "gemm: one cp.async group too few waited for" gemm.cu 'cp_async_wait<STAGES - 2>();' 'cp_async_wait<STAGES - 1>();' \
   gemm.cu kernels::gemm::gemm_bf16_rows_of_16_bytes
 plant "gemm: no barrier in the stage loop" gemm.cu $'    cp_async_wait<STAGES - 2>();\n    __syncthreads();' '    cp_async_wait<STAGES - 2>();' \

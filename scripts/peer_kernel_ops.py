@@ -453,7 +453,10 @@ class Peers:
     def linear_kl_divergence_capped(self, d, t):
         return self.linear_kl_divergence(d, t, 30.0)
 
-    def linear_kl_divergence(self, d, t, cap=0.0):
+    def linear_kl_divergence_clipped(self, d, t):
+        return self.linear_kl_divergence(d, t, clip=0.01)
+
+    def linear_kl_divergence(self, d, t, cap=0.0, clip=float("inf")):
         n, c, v = d
         h, b, w, y = self.normal(n, c, dtype=t).requires_grad_(), self.normal(n, c, dtype=t), self.normal(v, c, dtype=t, fan=c), self.ids(v, n)
 
@@ -462,7 +465,7 @@ class Peers:
                 z = F.linear(x, w).to(torch.promote_types(x.dtype, torch.float32))
                 return F.log_softmax(cap * torch.tanh(z / cap) if cap else z, -1)
             log_p, log_q = log_probs(h), log_probs(b)
-            return F.nll_loss(log_p, y, reduction="none"), F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+            return F.nll_loss(log_p, y, reduction="none"), F.kl_div(log_p, log_q, reduction="none", log_target=True).clamp(max=clip).sum(-1)
 
         def with_gradient(f):
             def run(h, b, w, y):

@@ -37,6 +37,7 @@ mod models;
 mod network;
 mod nllb;
 mod not_checked;
+mod on_policy;
 mod ops;
 mod optimizers;
 mod outside;

@@ -14,7 +14,7 @@ use sdrrl::{
         },
         weights::WeightSource,
     },
-    ops::kl_divergence::Mixed,
+    ops::{kl_divergence::Mixed, quantize::Activations},
     tensor::DType,
     train::optimizer::{OptimizerKind, state_bytes},
 };
@@ -24,8 +24,16 @@ use crate::cli::ok;
 const OPTIMIZERS: [OptimizerKind; 4] =
     [OptimizerKind::Adamw, OptimizerKind::Adamw8bit, OptimizerKind::Adafactor, OptimizerKind::Muon];
 
+/// What the base model's states are for.
+#[derive(Clone, Copy, PartialEq)]
+enum Base {
+    Keeps,
+    Distils,
+}
+
 /// What a step has allocated and what its outline says, with the optimizers' states.
-fn compare(model: &Transformer, lora: Option<LoraConfig>, n: usize, keeps_source: bool, what: &str) {
+/// With `base` what keeps source rows or learns from the model's own answers comes on top.
+fn compare(model: &Transformer, lora: Option<LoraConfig>, n: usize, base: Option<Base>, what: &str) {
     let on_gpu = model.device() != Device::Cpu;
     let acts = model.compute.activations(&model.device());
     let outline = Outline {
@@ -35,13 +43,18 @@ fn compare(model: &Transformer, lora: Option<LoraConfig>, n: usize, keeps_source
         max_tokens: n,
         acts,
         on_gpu,
-        keeps_source,
+        keeps_source: base == Some(Base::Keeps),
+        distils: base == Some(Base::Distils),
     };
     let (planned, shapes) = outline.measure().unwrap();
     let trainable =
         lora.map_or(Trainable::Full, |config| Trainable::Lora(Lora::init(model, config, 1).unwrap()));
     let step = TrainStep::new(model, trainable, n).unwrap();
-    let step = step.keep_source(model, keeps_source.then_some(Mixed { hard: 0.0, soft: 1.0 })).unwrap();
+    let step = match base {
+        Some(Base::Keeps) => step.keep_source(model, Some(Mixed { hard: 0.0, soft: 1.0 })).unwrap(),
+        Some(Base::Distils) => step.distilling(model, None).unwrap(),
+        None => step,
+    };
     assert_eq!(planned, step.memory(), "{what}");
     assert!(planned.iter().all(|(_, bytes)| *bytes > 0), "{what}: {planned:?}");
     let params = step.params(model);
@@ -84,14 +97,16 @@ fn a_step_takes_what_its_outline_says() {
             }
             let what = format!("{name}, {dtype:?}, on a GPU {on_gpu}");
             for n in [1, 96, 2048] {
-                compare(&model, Some(lora.clone()), n, false, &what);
+                compare(&model, Some(lora.clone()), n, None, &what);
             }
-            compare(&model, Some(lora), 64, true, &format!("{what}, kept"));
+            for base in [Base::Keeps, Base::Distils] {
+                compare(&model, Some(lora.clone()), 64, Some(base), &format!("{what}, base"));
+            }
         }
     }
     let mut model = random_decoder(config("tiny").unwrap(), DType::Bf16, &Device::Cpu).unwrap();
     model.make_trainable().unwrap();
-    compare(&model, None, 64, false, "full");
+    compare(&model, None, 64, None, "full");
 }
 
 #[test]
@@ -106,7 +121,7 @@ fn weights_take_what_their_file_says() {
             (ComputeType::Bf16, true),
         ] {
             let planned = source.bytes_loaded(&config.spec().unwrap(), compute, blocks).unwrap();
-            let loaded = Transformer::load_as(path, compute, blocks).unwrap();
+            let loaded = Transformer::load_as(path, compute, blocks.then_some(Activations::F32)).unwrap();
             assert_eq!(planned, loaded.bytes(), "{path:?} {compute} {blocks}");
         }
     }

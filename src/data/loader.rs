@@ -61,17 +61,25 @@ fn epoch_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
 
 /// Whole documents, longest first, each into the first micro-batch with room (first-fit decreasing).
 pub fn pack(shard: &TokenShard, documents: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
-    let mut sorted = documents.to_vec();
-    sorted.sort_by_key(|&d| std::cmp::Reverse(shard.unit_len(d)));
+    let lengths: Vec<usize> = documents.iter().map(|&d| shard.unit_len(d)).collect();
+    let mut batches = first_fit(&lengths, batch_tokens);
+    batches.iter_mut().flatten().for_each(|i| *i = documents[*i]);
+    batches
+}
+
+/// The same of anything that has these lengths: its places in the list.
+pub fn first_fit(lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
+    let mut sorted: Vec<usize> = (0..lengths.len()).collect();
+    sorted.sort_by_key(|&i| std::cmp::Reverse(lengths[i]));
     let mut batches: Vec<(usize, Vec<usize>)> = vec![];
-    for d in sorted {
-        let n = shard.unit_len(d);
+    for i in sorted {
+        let n = lengths[i];
         match batches.iter_mut().find(|(used, _)| used + n <= batch_tokens) {
             Some((used, batch)) => {
                 *used += n;
-                batch.push(d);
+                batch.push(i);
             }
-            None => batches.push((n, vec![d])),
+            None => batches.push((n, vec![i])),
         }
     }
     batches.into_iter().map(|(_, batch)| batch).collect()

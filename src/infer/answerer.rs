@@ -13,7 +13,7 @@ use super::{
 use crate::{
     data::{conversation::Prompt, template::ChatTemplate, tokenizer::Tokenizer},
     models::{
-        transformer::{lora::Lora, weights::Transformer},
+        transformer::{config::Config, lora::Lora, weights::Transformer},
         weights::{WeightSource, resolve},
     },
     pipeline::placement::Placement,
@@ -118,8 +118,7 @@ impl Answerer {
     pub fn sampling(&self, s: &AnswerOptions) -> SamplingParams {
         let g = &self.generation;
         let default = SamplingParams::default();
-        let mut eos = self.tokenizer.eos().to_vec();
-        eos.extend(self.model.config.eos().into_iter().filter(|id| !self.tokenizer.eos().contains(id)));
+        let eos = end_tokens(&self.tokenizer, &self.model.config);
         SamplingParams {
             max_new_tokens: s.max_new_tokens.or(g.max_new_tokens).unwrap_or(default.max_new_tokens),
             max_length: g.max_length.filter(|_| s.max_new_tokens.or(g.max_new_tokens).is_none()),
@@ -203,6 +202,13 @@ impl Answerer {
             })
             .collect()
     }
+}
+
+/// The tokens that end an answer, the tokenizer's first.
+pub fn end_tokens(tokenizer: &Tokenizer, config: &Config) -> Vec<u32> {
+    let mut eos = tokenizer.eos().to_vec();
+    eos.extend(config.eos().into_iter().filter(|id| !tokenizer.eos().contains(id)));
+    eos
 }
 
 /// True if the last of `ids` completes one of `texts`, as transformers looks for stop strings: in prompt and reply, special tokens included.

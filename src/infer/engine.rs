@@ -8,7 +8,7 @@ use super::{
     sampler::SamplingParams,
     session::{Room, Session, Told, check_prompt, reserved},
 };
-use crate::models::transformer::weights::Transformer;
+use crate::models::transformer::{decode::Adapted, weights::Transformer};
 
 /// How much runs at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,16 +65,18 @@ pub type StopTest<'a> = dyn Fn(&[u32]) -> bool + 'a;
 /// Runs one model.
 pub struct Engine<'m> {
     pub(super) model: &'m Transformer,
+    adapted: Adapted<'m>,
     pub(super) options: EngineOptions,
     stop: Option<&'m StopTest<'m>>,
 }
 
 impl<'m> Engine<'m> {
-    /// An engine over `model`.
-    pub fn new(model: &'m Transformer, options: EngineOptions) -> Result<Engine<'m>> {
+    /// An engine over `model`. Adapters beside it count in [`Engine::generate`].
+    pub fn new(model: impl Into<Adapted<'m>>, options: EngineOptions) -> Result<Engine<'m>> {
+        let adapted = model.into();
         let sizes = options.batch_rows.min(options.batch_tokens);
         ensure!(sizes > 0, Error::setting("batch-rows, batch-tokens", "batch sizes must be at least 1"));
-        Ok(Engine { model, options, stop: None })
+        Ok(Engine { model: adapted.model, adapted, options, stop: None })
     }
 
     /// Replies end where `stop` says so, too.
@@ -100,7 +102,7 @@ impl<'m> Engine<'m> {
             return Ok(vec![]);
         }
         let stop = self.stop.map(|stop| Box::new(move |seen: &[u32]| stop(seen)) as Box<StopTest>);
-        let mut session = Session::new(self.model, self.room(requests, params), stop)?;
+        let mut session = Session::new(self.adapted, self.room(requests, params), stop)?;
         // The longest begin, so that no long row is left to run alone at the end.
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.sort_by_key(|&i| Reverse(requests[i].tokens.len()));

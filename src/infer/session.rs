@@ -11,7 +11,11 @@ use super::{
 use crate::{
     data::random::row_id,
     error::Error,
-    models::transformer::{decode::Decoder, spec::Spec, weights::Transformer},
+    models::transformer::{
+        decode::{Adapted, Decoder},
+        spec::Spec,
+        weights::Transformer,
+    },
     ops::{
         rows::gather_rows,
         sampling::{Sampler, SamplingRow},
@@ -97,6 +101,7 @@ impl Row {
 
 /// One model at work on requests.
 pub struct Session<'m> {
+    adapted: Adapted<'m>,
     model: &'m Transformer,
     room: Room,
     stop: Option<Box<StopTest<'m>>>,
@@ -116,19 +121,25 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// Too little memory.
-    pub fn new(model: &'m Transformer, room: Room, stop: Option<Box<StopTest<'m>>>) -> Result<Session<'m>> {
-        let config = &model.config;
+    pub fn new(
+        model: impl Into<Adapted<'m>>,
+        room: Room,
+        stop: Option<Box<StopTest<'m>>>,
+    ) -> Result<Session<'m>> {
+        let adapted = model.into();
+        let (model, config) = (adapted.model, &adapted.model.config);
         let (device, acts) = (model.device(), model.activation_dtype());
         let (layers, width) = (config.num_hidden_layers, config.kv_size());
         let logits = Tensor::zeros_on(&device, "logits", DType::F32, &[room.rows, config.vocab_size])?;
         let last = Tensor::zeros_on(&device, "last_hidden", acts, &[room.rows, config.hidden_size])?;
         Ok(Session {
             cache: KvCache::new(layers, width, room.slots, &device, acts)?,
-            decoder: Decoder::new(model, room.prompt_tokens, room.longest)?,
+            decoder: Decoder::new(adapted, room.prompt_tokens, room.longest)?,
             logits,
             last,
             sampler: Sampler::new(&device, room.rows, room.listed)?,
             listed: room.listed,
+            adapted,
             model,
             room,
             stop,
@@ -224,12 +235,12 @@ impl<'m> Session<'m> {
             let turn = std::mem::take(&mut self.active);
             let step: Vec<_> =
                 turn.iter().map(|r| (r.seen[r.seen.len() - 1], r.start, r.seen.len() - 1)).collect();
-            let hidden = self.decoder.step(self.model, &step, &mut self.cache.layers)?;
+            let hidden = self.decoder.step(self.adapted, &step, &mut self.cache.layers)?;
             return Ok((turn, hidden));
         }
         let prompts: Vec<&[u32]> = joining.iter().map(|r| r.seen.as_slice()).collect();
         let slots: Vec<usize> = joining.iter().map(|r| r.start).collect();
-        let hidden = self.decoder.prompts(self.model, &prompts, Some(&mut self.cache.layers), &slots)?;
+        let hidden = self.decoder.prompts(self.adapted, &prompts, Some(&mut self.cache.layers), &slots)?;
         let mut last = self.last.rows(0..prompts.len())?;
         gather_last(&mut last, &hidden, &prompts)?;
         Ok((joining, last))

@@ -34,9 +34,18 @@ pub struct Mixed {
     pub soft: f32,
 }
 
+/// A divergence is a sum over the vocabulary: each of its terms counts up to a limit, so that a few words of style do not outweigh all others ("point-wise
+/// clipping" of Zhao et al. 2026, arXiv 2601.18734). A term above it has no gradient of its own.
+pub struct Clip<'a> {
+    /// The limit of q_v (ln q_v - ln p_v), nats.
+    pub most: f32,
+    /// (N): Σ_v min(q_v (ln q_v - ln p_v), most). Equal to the divergence, bit for bit, where no term is above the limit.
+    pub clipped: &'a mut Tensor,
+}
+
 /// Of each row i of `rows` (different, rising): losses\[i\] = nll of its target, divergences\[i\] = KL(q || p) where q comes of `base` and p of `hidden`, both (N, C),
-/// through one head; and dhidden\[i\] = d(weight_i (hard nll_i + soft KL_i)) / d hidden_i. losses, divergences, targets U32 and token_weights are (N). Other rows
-/// of all outputs stay as they are. On a GPU a target that is not below V gives NaN.
+/// through one head; and dhidden\[i\] = d(weight_i (hard nll_i + soft KL_i)) / d hidden_i, with `clip` of the clipped divergence. losses, divergences, targets U32 and
+/// token_weights are (N). Other rows of all outputs stay as they are. On a GPU a target that is not below V gives NaN.
 ///
 /// # Errors
 /// Shapes that do not fit, memory that overlaps, rows and targets that are not there.
@@ -51,6 +60,7 @@ pub fn linear_kl_divergence<'a>(
     token_weights: &Tensor,
     rows: &[u32],
     mixed: Mixed,
+    mut clip: Option<Clip>,
 ) -> Result<()> {
     let Head { weight, softcap } = head.into();
     let (n, c) = hidden.rows_cols();
@@ -66,6 +76,12 @@ pub fn linear_kl_divergence<'a>(
     weight.check(fits && scratch_fits && cap_fits && known, OP, &operands)?;
     refuse_overlap(&[losses, divergences], &[hidden, base, targets, token_weights])?;
     weight.refuse_overlap(&[losses, divergences])?;
+    if let Some(Clip { most, clipped }) = &clip {
+        check(clipped.len() == n && *most > 0.0, OP, &[clipped, hidden])?;
+        gpu_of(OP, &[hidden, clipped])?;
+        refuse_overlap(&[clipped, losses, divergences], &[hidden, base, targets, token_weights])?;
+        weight.refuse_overlap(&[clipped])?;
+    }
     if let Some(dhidden) = &dhidden {
         check(dhidden.shape() == hidden.shape(), OP, &[dhidden, hidden])?;
         refuse_overlap(&[dhidden, losses, divergences], &[hidden, base, token_weights])?;
@@ -76,17 +92,19 @@ pub fn linear_kl_divergence<'a>(
         let done = weight.dense(OP, hidden, |weight| {
             gpu_of(OP, &[hidden, weight])?;
             let inputs = [hidden, base, weight, targets, token_weights];
-            gpu_run(&gpu, losses, divergences, dhidden.as_deref_mut(), scratch, inputs, rows, mixed, softcap)
+            let d = dhidden.as_deref_mut();
+            gpu_run(&gpu, losses, divergences, &mut clip, d, scratch, inputs, rows, mixed, softcap)
         })?;
         return done.with_context(|| format!("{OP}: {weight:?} is not on the GPU"));
     }
     let inputs = [hidden, base, targets, token_weights];
-    cpu_run(losses, divergences, dhidden, scratch, inputs, weight, rows, mixed, softcap)
+    cpu_run(losses, divergences, clip, dhidden, scratch, inputs, weight, rows, mixed, softcap)
 }
 
 fn cpu_run(
     losses: &mut Tensor,
     divergences: &mut Tensor,
+    mut clip: Option<Clip>,
     mut dhidden: Option<&mut Tensor>,
     scratch: &mut LossScratch,
     [hidden, base, targets_t, token_weights]: [&Tensor; 4],
@@ -113,10 +131,14 @@ fn cpu_run(
         let row = |i: usize| {
             (targets[i] as usize, wanted.then_some([mixed.hard * weights[i], mixed.soft * weights[i]]))
         };
-        let found = softmax_rows(own.f32_mut()?, other.f32_mut()?, vocab, &at, &row, softcap);
-        for (&i, [nll, divergence]) in at.iter().zip(found) {
+        let limits = (softcap, clip.as_ref().map(|clip| clip.most));
+        let found = softmax_rows(own.f32_mut()?, other.f32_mut()?, vocab, &at, &row, limits);
+        for (&i, [nll, divergence, clipped]) in at.iter().zip(found) {
             losses.f32_mut()?[i] = nll;
             divergences.f32_mut()?[i] = divergence;
+            if let Some(clip) = &mut clip {
+                clip.clipped.f32_mut()?[i] = clipped;
+            }
         }
         if let Some(dhidden) = &mut dhidden {
             let mut dcompact = scratch.dhidden.rows(0..k)?;
@@ -131,6 +153,7 @@ fn gpu_run(
     gpu: &Gpu,
     losses: &mut Tensor,
     divergences: &mut Tensor,
+    clip: &mut Option<Clip>,
     mut dhidden: Option<&mut Tensor>,
     scratch: &mut LossScratch,
     [hidden, base, weight, targets, token_weights]: [&Tensor; 5],
@@ -155,9 +178,11 @@ fn gpu_run(
         let written = dhidden.is_some().then_some(&mut dlogits);
         let (vocab, cap, g) = (weight.shape()[0], softcap.unwrap_or(0.0), Grid::new(k));
         let (l, d, w) = (&mut *losses, &mut *divergences, token_weights);
+        let most = clip.as_ref().map_or(0.0, |clip| clip.most);
+        let (e, z) = (clip.as_mut().map(|clip| &mut *clip.clipped), &mut other);
         use kernels::softmax_kl as kl;
         // SAFETY: shapes and rows were checked, targets by the kernel, which reads a logit before it writes the same place of dlogits.
-        unsafe { kl(gpu, g, l, d, written, &mut own, &mut other, &map, targets, w, vocab, hard, soft, cap)? };
+        unsafe { kl(gpu, g, l, d, e, written, &mut own, z, &map, targets, w, vocab, hard, soft, cap, most)? };
         if let Some(dhidden) = &mut dhidden {
             let mut dcompact = scratch.dhidden.rows(0..k)?;
             linear_backward_input(&mut dcompact, &dlogits, weight, false)?;
@@ -167,26 +192,26 @@ fn gpu_run(
     Ok(())
 }
 
-/// (nll, divergence) of each row of logits against the same row of `base`, both capped where there is a cap; where `of` a row's index has factors beside the
-/// target, the logits become their gradient.
+/// (nll, divergence, clipped divergence) of each row of logits against the same row of `base`, both capped where there is a cap; where `of` a row's index has
+/// factors beside the target, the logits become their gradient.
 fn softmax_rows(
     logits: &mut [f32],
     base: &mut [f32],
     vocab: usize,
     rows: &[usize],
     of: &(dyn Fn(usize) -> (usize, Option<[f32; 2]>) + Sync),
-    softcap: Option<f32>,
-) -> Vec<[f32; 2]> {
-    let mut found = vec![0.0; 2 * rows.len()];
+    (softcap, clip): (Option<f32>, Option<f32>),
+) -> Vec<[f32; 3]> {
+    let mut found = vec![0.0; 3 * rows.len()];
     let (logits, base, out) = (Shared::new(logits), Shared::new(base), Shared::new(&mut found));
     for_each_task(rows.len(), rows.len() * vocab * 32, |r| {
         // SAFETY: row r belongs to task r alone.
         let (row, base, out) =
-            unsafe { (logits.part(r * vocab, vocab), base.part(r * vocab, vocab), out.part(2 * r, 2)) };
+            unsafe { (logits.part(r * vocab, vocab), base.part(r * vocab, vocab), out.part(3 * r, 3)) };
         let (target, factors) = of(rows[r]);
-        out.copy_from_slice(&simd::run(KlRow { row, base, target, factors, softcap }));
+        out.copy_from_slice(&simd::run(KlRow { row, base, target, factors, softcap, clip }));
     });
-    found.chunks_exact(2).map(|x| [x[0], x[1]]).collect()
+    found.chunks_exact(3).map(|x| [x[0], x[1], x[2]]).collect()
 }
 
 struct KlRow<'a> {
@@ -196,52 +221,106 @@ struct KlRow<'a> {
     /// Of nll and divergence in the gradient.
     factors: Option<[f32; 2]>,
     softcap: Option<f32>,
+    clip: Option<f32>,
 }
 
 impl Kernel for KlRow<'_> {
-    type Output = [f32; 2];
+    type Output = [f32; 3];
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> [f32; 2] {
+    fn run<S: Simd>(self, s: S) -> [f32; 3] {
         if let Some(cap) = self.softcap {
             soft_cap(s, self.row, cap);
             soft_cap(s, self.base, cap);
         }
         let (log_p, log_q) = (log_normaliser(s, self.row), log_normaliser(s, self.base));
         let target = self.row[self.target];
-        let (shift_p, shift_q) = (s.splat(-log_p as f32), s.splat(-log_q as f32));
+        let shifts = [s.splat(-log_p as f32), s.splat(-log_q as f32)];
         let [hard, soft] = self.factors.unwrap_or([0.0; 2]);
-        let (both, of_base) = (s.splat(hard + soft), s.splat(soft));
+        let clipped = self.clip.map_or(0.0, |most| clipped_share(s, self.row, self.base, shifts, most));
+        let (of_own, of_base) = (s.splat(hard + soft * (1.0 - clipped)), s.splat(soft));
+        let left = s.splat(1.0 - clipped);
         let inverse = self.softcap.map(|cap| 1.0 / cap);
-        let mut divergence = 0.0f64;
+        let mut divergence = [0.0f64; 2];
         let blocks = self.row.chunks_mut(S::LANES * 64).zip(self.base.chunks(S::LANES * 64));
         for (row, base) in blocks {
-            let mut sum = s.splat(0.0);
+            let mut sums = [s.splat(0.0); 2];
             for (x, z) in row.chunks_mut(S::LANES).zip(base.chunks(S::LANES)) {
                 let (y, lanes) = (s.read_some(x), x.len());
-                let (log_p, log_q) = (s.add(y, shift_p), s.add(s.read_some(z), shift_q));
-                let (p, q) = (s.exp(log_p), s.exp(log_q));
-                // At least 0, and an error of a normaliser cancels over the row.
-                let mut term = s.sub(s.sub(p, q), s.mul(q, s.sub(log_p, log_q)));
-                if lanes < S::LANES {
-                    let mut some = [0.0; simd::MAX_LANES];
-                    s.write(&mut some, term);
-                    some[lanes..].fill(0.0);
-                    term = s.read(&some);
+                let Column { p, q, term } = column(s, y, s.read_some(z), shifts);
+                let (limited, kept) = match self.clip {
+                    Some(most) => (s.min(term, s.splat(most)), unclipped(s, term, q, most)),
+                    None => (term, q),
+                };
+                // Terms are at least 0, and an error of a normaliser cancels over the row; of the clipped ones it stands in what is left of q.
+                let rest = s.sub(p, q);
+                for (sum, term) in sums.iter_mut().zip([s.add(rest, term), s.add(s.mul(left, rest), limited)])
+                {
+                    *sum = s.add(*sum, first(s, term, lanes));
                 }
-                sum = s.add(sum, term);
                 if self.factors.is_some() {
-                    let d = s.sub(s.mul(both, p), s.mul(of_base, q));
+                    let d = s.sub(s.mul(of_own, p), s.mul(of_base, kept));
                     s.write_some(x, inverse.map_or(d, |inverse| s.mul(d, soft_cap_slope(s, y, inverse))));
                 }
             }
-            divergence += s.sum(sum) as f64;
+            (0..2).for_each(|i| divergence[i] += s.sum(sums[i]) as f64);
         }
         if self.factors.is_some() {
             let slope = inverse.map_or(1.0, |inverse| 1.0 - (target * inverse) * (target * inverse));
             self.row[self.target] -= hard * slope;
         }
-        [(log_p - target as f64) as f32, divergence as f32]
+        [(log_p - target as f64) as f32, divergence[0] as f32, divergence[1] as f32]
     }
+}
+
+/// Of some columns of the vocabulary: p, q and q (ln q - ln p).
+struct Column<V> {
+    p: V,
+    q: V,
+    term: V,
+}
+
+#[inline(always)]
+fn column<S: Simd>(s: S, y: S::V, z: S::V, [shift_p, shift_q]: [S::V; 2]) -> Column<S::V> {
+    let (log_p, log_q) = (s.add(y, shift_p), s.add(z, shift_q));
+    let (p, q) = (s.exp(log_p), s.exp(log_q));
+    Column { p, q, term: s.mul(q, s.sub(log_q, log_p)) }
+}
+
+/// The first lanes, 0 in the others.
+#[inline(always)]
+fn first<S: Simd>(s: S, v: S::V, lanes: usize) -> S::V {
+    if lanes == S::LANES {
+        return v;
+    }
+    let mut some = [0.0; simd::MAX_LANES];
+    s.write(&mut some, v);
+    some[lanes..].fill(0.0);
+    s.read(&some)
+}
+
+/// q where its term is not above the limit, 0 elsewhere.
+#[inline(always)]
+fn unclipped<S: Simd>(s: S, term: S::V, q: S::V, most: f32) -> S::V {
+    let (mut terms, mut kept) = ([0.0; simd::MAX_LANES], [0.0; simd::MAX_LANES]);
+    s.write(&mut terms, term);
+    s.write(&mut kept, q);
+    kept.iter_mut().zip(&terms).for_each(|(q, term)| *q = if *term > most { 0.0 } else { *q });
+    s.read(&kept)
+}
+
+/// Σ q over the columns whose term is above the limit.
+#[inline(always)]
+fn clipped_share<S: Simd>(s: S, row: &[f32], base: &[f32], shifts: [S::V; 2], most: f32) -> f32 {
+    let mut total = 0.0f64;
+    for (row, base) in row.chunks(S::LANES * 64).zip(base.chunks(S::LANES * 64)) {
+        let mut sum = s.splat(0.0);
+        for (x, z) in row.chunks(S::LANES).zip(base.chunks(S::LANES)) {
+            let Column { q, term, .. } = column(s, s.read_some(x), s.read_some(z), shifts);
+            sum = s.add(sum, first(s, s.sub(q, unclipped(s, term, q, most)), x.len()));
+        }
+        total += s.sum(sum) as f64;
+    }
+    total as f32
 }
 
 /// ln Σ exp(x).
@@ -253,7 +332,7 @@ fn log_normaliser<S: Simd>(s: S, row: &[f32]) -> f64 {
 
 /// The naive losses, summed in f64.
 pub mod reference {
-    /// (nll (N), divergence (N), dhidden (N, C)) of `rows`, 0 elsewhere: dhidden of Σ weight_i (hard nll_i + soft KL_i).
+    /// (nll (N), divergence (N), clipped divergence (N), dhidden (N, C)) of `rows`, 0 elsewhere: dhidden of Σ weight_i (hard nll_i + soft clipped KL_i).
     pub fn forward_backward(
         [hidden, base, weight]: [&[f32]; 3],
         targets: &[u32],
@@ -262,8 +341,10 @@ pub mod reference {
         [n, c, v]: [usize; 3],
         [hard, soft]: [f64; 2],
         softcap: Option<f64>,
-    ) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        clip: Option<f64>,
+    ) -> (Vec<f64>, Vec<f64>, Vec<f64>, Vec<f64>) {
         let (mut losses, mut divergences, mut dhidden) = (vec![0.0; n], vec![0.0; n], vec![0.0; n * c]);
+        let (mut clipped, most) = (vec![0.0; n], clip.unwrap_or(f64::INFINITY));
         for i in rows.iter().map(|&i| i as usize) {
             let cap = |x: f64| softcap.map_or(x, |cap| cap * (x / cap).tanh());
             let logits = |states: &[f32]| -> Vec<f64> {
@@ -280,15 +361,21 @@ pub mod reference {
             let (log_p, log_q) = (normalised(&own), normalised(&logits(base)));
             let target = targets[i] as usize;
             losses[i] = -log_p[target];
-            divergences[i] = log_p.iter().zip(&log_q).map(|(p, q)| q.exp() * (q - p)).sum();
+            let terms: Vec<f64> = log_p.iter().zip(&log_q).map(|(p, q)| q.exp() * (q - p)).collect();
+            divergences[i] = terms.iter().sum();
+            clipped[i] = terms.iter().map(|t| t.min(most)).sum();
+            // d term_v / d logit_j = q_v (p_j - [j = v]) of those that are not clipped.
+            let kept: Vec<f64> =
+                terms.iter().zip(&log_q).map(|(t, q)| if *t > most { 0.0 } else { q.exp() }).collect();
+            let all: f64 = kept.iter().sum();
             for j in 0..v {
                 let hot = if j == target { 1.0 } else { 0.0 };
                 let slope = softcap.map_or(1.0, |cap| 1.0 - (own[j] / cap).powi(2));
-                let mixed = hard * (log_p[j].exp() - hot) + soft * (log_p[j].exp() - log_q[j].exp());
+                let mixed = hard * (log_p[j].exp() - hot) + soft * (log_p[j].exp() * all - kept[j]);
                 let d = token_weights[i] as f64 * mixed * slope;
                 (0..c).for_each(|k| dhidden[i * c + k] += d * weight[j * c + k] as f64);
             }
         }
-        (losses, divergences, dhidden)
+        (losses, divergences, clipped, dhidden)
     }
 }

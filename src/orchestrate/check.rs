@@ -89,8 +89,10 @@ pub(super) fn mistakes(r: &Recipe, placement: Placement) -> Vec<anyhow::Error> {
     }
     let asked = r.questions.iter().all(|path| path.exists());
     wrong.take("train", r.train.check());
+    wrong.take("pack", r.pack.check(r.train.objective.rows()));
     if let Some(model) = wrong.take("model", model(r)) {
         wrong.take("memory", room::memory(r, placement));
+        wrong.take("train", room::answers(r, &model));
         if asked {
             wrong.take("template", templates(r, &model));
         }

@@ -20,11 +20,11 @@ pub mod translate;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use assemble::{AssembleSettings, Variant};
+use assemble::{AssembleSettings, PairType, Variant};
 use code_switch::CodeSwitchSettings;
 use eval::EvalSettings;
 use filter::FilterSettings;
@@ -245,13 +245,37 @@ impl Recipe {
                 objective.name()
             )
         };
-        ensure!(objective == Objective::Sft, Error::setting("train.objective", unmade()));
+        let made = matches!(objective, Objective::Sft | Objective::OnPolicy);
+        ensure!(made, Error::setting("train.objective", unmade()));
         ensure!(
             !self.questions.is_empty(),
             "recipe {path}: `questions` is missing: name at least one JSONL file"
         );
         ensure!(!self.target_languages.is_empty(), "recipe {path}: `target-languages` is missing");
         ensure!(!self.variants.is_empty(), "recipe {path}: `variants` is empty");
+        if objective == Objective::OnPolicy { self.check_on_policy() } else { Ok(()) }
+    }
+
+    /// The model's questions, and what its teacher is shown, have to be made.
+    fn check_on_policy(&self) -> Result<()> {
+        let other = self.variants.iter().find(|v| !matches!(v, Variant::Sdrrl | Variant::Gold));
+        if let Some(variant) = other {
+            let message = format!(
+                "train.objective = \"on-policy\" learns from questions in the target languages with an answer in the source language, which variant {} does not make: \
+                 variants = [\"sdrrl\"]",
+                variant.name()
+            );
+            bail!(Error::setting("variants", message));
+        }
+        let needed = [PairType::SourceSource, PairType::TargetTarget];
+        let missing = needed.into_iter().find(|pair| !self.assemble.pairs.contains(pair));
+        let message = || {
+            let name = missing.map_or("", |pair| pair.name());
+            format!(
+                "assemble.pairs has no {name}, which train.objective = \"on-policy\" needs: S>S is what the teacher is shown, T>T what is asked"
+            )
+        };
+        ensure!(missing.is_none(), Error::setting("assemble.pairs", message()));
         Ok(())
     }
 }

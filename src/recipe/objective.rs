@@ -15,10 +15,12 @@ use crate::{
 
 /// What is learnt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Objective {
-    /// The answers (supervised fine-tuning)
+    /// The answers (supervised fine-tuning; of a model's own, distillation by the sequence, so that `sequence` is another name of it)
     #[default]
+    #[value(alias = "sequence")]
+    #[serde(alias = "sequence")]
     Sft,
     /// From pairs of a chosen and a rejected reply, against the model before training (direct preference optimization)
     Dpo,
@@ -26,6 +28,20 @@ pub enum Objective {
     Orpo,
     /// From single replies that are desirable or not, against the model before training (Kahneman-Tversky optimization)
     Kto,
+    /// The model's own answers in the target language: at each token what the model without its adapters would say next, shown the question and its own answer in the
+    /// source language (cross-lingual on-policy self-distillation)
+    OnPolicy,
+}
+
+/// How an on-policy objective draws and weighs answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rollouts {
+    /// Tokens of an answer at most.
+    pub max_new_tokens: usize,
+    /// Of the draws.
+    pub temperature: f32,
+    /// What a token of the vocabulary counts in a divergence at most.
+    pub clip: Option<f32>,
 }
 
 impl Objective {
@@ -36,6 +52,7 @@ impl Objective {
             Objective::Dpo => "dpo",
             Objective::Orpo => "orpo",
             Objective::Kto => "kto",
+            Objective::OnPolicy => "on-policy",
         }
     }
 
@@ -45,6 +62,7 @@ impl Objective {
             Objective::Sft => Rows::Answers,
             Objective::Dpo | Objective::Orpo => Rows::Pairs,
             Objective::Kto => Rows::Labels,
+            Objective::OnPolicy => Rows::Questions,
         }
     }
 
@@ -66,19 +84,26 @@ impl Objective {
             Objective::Kto => {
                 "Kahneman-Tversky optimization (KTO, [arXiv 2402.01306](https://arxiv.org/abs/2402.01306))"
             }
+            Objective::OnPolicy => {
+                "cross-lingual on-policy self-distillation (COPSD, [arXiv 2605.09548](https://arxiv.org/abs/2605.09548))"
+            }
         }
     }
 }
 
 /// TRL's, where nothing is said.
 const BETA: f64 = 0.1;
+/// Tokens of an answer, where nothing is said: as `generate` has it.
+const NEW_TOKENS: usize = 256;
+/// The draws are the model's own distribution.
+const TEMPERATURE: f32 = 1.0;
 
 impl TrainSettings {
     /// What is learnt from preferences; none where answers are.
     pub fn preference(&self) -> Option<PreferenceLoss> {
         let beta = self.beta.unwrap_or(BETA);
         match self.objective {
-            Objective::Sft => None,
+            Objective::Sft | Objective::OnPolicy => None,
             Objective::Dpo => Some(PreferenceLoss::Dpo {
                 loss: self.loss_type.unwrap_or_default(),
                 beta,
@@ -91,6 +116,17 @@ impl TrainSettings {
                 undesirable: self.undesirable_weight.unwrap_or(1.0),
             }),
         }
+    }
+
+    /// How answers are drawn; none where the rows have them.
+    pub fn rollouts(&self) -> Option<Rollouts> {
+        // A term above a limit is not learnt at all: of short answers, what the teacher knows best.
+        let clip = self.kl_clip.unwrap_or(0.0) as f32;
+        (self.objective == Objective::OnPolicy).then_some(Rollouts {
+            max_new_tokens: self.max_new_tokens.unwrap_or(NEW_TOKENS),
+            temperature: self.temperature.unwrap_or(TEMPERATURE),
+            clip: (clip > 0.0).then_some(clip),
+        })
     }
 
     /// What leaves objective kto nothing to learn from.
@@ -124,15 +160,47 @@ impl TrainSettings {
         only(self.label_smoothing.is_some(), "label-smoothing", &[Objective::Dpo])?;
         only(self.desirable_weight.is_some(), "desirable-weight", &[Objective::Kto])?;
         only(self.undesirable_weight.is_some(), "undesirable-weight", &[Objective::Kto])?;
+        only(self.max_new_tokens.is_some(), "max-new-tokens", &[Objective::OnPolicy])?;
+        only(self.temperature.is_some(), "temperature", &[Objective::OnPolicy])?;
+        only(self.kl_clip.is_some(), "kl-clip", &[Objective::OnPolicy])?;
         self.check_kto()?;
         let kind = self.loss_type.unwrap_or_default();
         let message =
             "label-smoothing belongs to loss-type sigmoid or robust: choose it, or leave label-smoothing out";
         let smooth = matches!(kind, PairLoss::Sigmoid | PairLoss::Robust);
         ensure!(smooth || self.label_smoothing.is_none(), Error::setting("train.label-smoothing", message));
-        if objective == Objective::Sft {
-            return Ok(());
+        match objective {
+            Objective::Sft => Ok(()),
+            Objective::OnPolicy => self.check_on_policy(),
+            _ => self.check_preference(),
         }
+    }
+
+    /// What questions without answers are not trained with.
+    fn check_on_policy(&self) -> Result<()> {
+        for (key, is_apt, why) in [
+            (
+                "method",
+                self.method == Method::Lora,
+                "the teacher is the model without its adapters, which full and scratch have none of: lora",
+            ),
+            (
+                "temperature",
+                self.temperature != Some(0.0),
+                "the most likely answers alone are not drawn from the model: above 0",
+            ),
+            ("guard", self.guard != GuardAction::Reweight, "no source rows are trained on: log or stop"),
+            ("keep-source", self.keep_source == KeepSource::CrossEntropy, "no source rows are trained on"),
+        ] {
+            let message = || format!("{key} does not go with objective {}: {why}", self.objective.name());
+            ensure!(is_apt, Error::setting(format!("train.{key}"), message()));
+        }
+        Ok(())
+    }
+
+    /// What preferences are not trained with.
+    fn check_preference(&self) -> Result<()> {
+        let objective = self.objective;
         for (key, is_apt, why) in [
             (
                 "method",

@@ -1,7 +1,22 @@
 //! Settings of `pack`.
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::data::{tally::OnBadRow, template::TrainOn};
+use crate::{
+    data::{questions::preferences::Rows, tally::OnBadRow, template::TrainOn},
+    error::Error,
+};
+
+/// The teacher's prompt of an on-policy objective that is a conversation: the source question, its answer, then the student's question.
+pub const TURNS: &str = "turns";
+
+/// What a teacher is asked where nothing is said, in the order of COPSD's (Liu et al. 2026): question, its translation, an answer to that, and how to use it.
+const TEACHER_PROMPT: &str = "{question}\n\nThe same question in {source}:\n{source-question}\n\nA good answer in {source}:\n{source-answer}\n\n\
+    Understand this answer, and do not merely translate it. Now answer the first question in {target}, in your own words.";
+
+fn is_usual(prompt: &str) -> bool {
+    prompt == TEACHER_PROMPT
+}
 
 /// How examples become tokens.
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
@@ -29,6 +44,11 @@ pub struct PackSettings {
     /// Train on the prompts too (for training from scratch)
     #[arg(long)]
     pub train_on_prompt: bool,
+    /// With rows of questions: what a teacher is asked, a text with {question}, {source-question}, {source-answer}, {source} and {target} (languages; docs/method.md
+    /// has the one that stands where nothing is said); or `turns`, the source question and its answer as earlier turns of the conversation
+    #[arg(long, default_value = TEACHER_PROMPT, hide_default_value = true)]
+    #[serde(skip_serializing_if = "is_usual")]
+    pub teacher_prompt: String,
 }
 
 impl Default for PackSettings {
@@ -41,6 +61,42 @@ impl Default for PackSettings {
             train_on: TrainOn::All,
             on_bad_row: OnBadRow::Fail,
             train_on_prompt: false,
+            teacher_prompt: TEACHER_PROMPT.into(),
         }
+    }
+}
+
+impl PackSettings {
+    /// Settings that say nothing about these rows.
+    ///
+    /// # Errors
+    /// Learning prompts of preferences and questions, cutting questions; a teacher's prompt for other rows, or without question and answer.
+    pub fn check(&self, rows: Rows) -> Result<()> {
+        let message = "train-on-prompt is for answers to learn: of preferences the replies alone are compared, and questions are asked";
+        ensure!(
+            rows == Rows::Answers || !self.train_on_prompt,
+            Error::setting("pack.train-on-prompt", message)
+        );
+        let key = "pack.teacher-prompt";
+        if rows != Rows::Questions {
+            let message =
+                "teacher-prompt belongs to objective on-policy, and to rows of questions: leave it out";
+            ensure!(is_usual(&self.teacher_prompt), Error::setting(key, message));
+            return Ok(());
+        }
+        let cut = "truncate cuts answers, and questions cannot be asked by halves: leave it out";
+        ensure!(!self.truncate, Error::setting("pack.truncate", cut));
+        let needed = ["{question}", "{source-answer}"];
+        let missing = needed
+            .into_iter()
+            .find(|name| self.teacher_prompt != TURNS && !self.teacher_prompt.contains(name));
+        if let Some(name) = missing {
+            let message = format!(
+                "teacher-prompt: {name} does not stand in it; without it a teacher knows nothing of its own ({{source-question}}, {{source}} and {{target}} may stand in it, \
+                 too; `{TURNS}` makes a conversation)"
+            );
+            bail!(Error::setting(key, message));
+        }
+        Ok(())
     }
 }

@@ -87,6 +87,7 @@ pub const RANGES: &[Range] = &[
     from("guard-max-rise", 0.0, 1e3),
     from("keep-checkpoints", 1.0, 1e6),
     positive("keep-source-weight", 1e3),
+    from("kl-clip", 0.0, 1e3),
     Range::new("label-smoothing", 0.0, false, 0.5, true),
     from("layer", 0.0, 1e6),
     from("length-penalty", -100.0, 100.0),

@@ -119,6 +119,18 @@ pub struct TrainSettings {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undesirable_weight: Option<f64>,
+    /// With objective on-policy: tokens of an answer at most [default: 256]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// With objective on-policy: of the draws of answers; 1 is the model's own distribution [default: 1]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    /// With objective on-policy: what one word of the vocabulary counts at most in the divergence at a token, nats (COPSD: 0.05); 0 is without limit [default: 0]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_clip: Option<f64>,
     /// Data type of a whole model's weights on disk: f32, bf16 or f16 [default: that of the base; f32 from scratch or of a quantised base]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -257,6 +269,9 @@ impl Default for TrainSettings {
             label_smoothing: None,
             desirable_weight: None,
             undesirable_weight: None,
+            max_new_tokens: None,
+            temperature: None,
+            kl_clip: None,
             save_dtype: None,
             lora_rank: 8,
             lora_alpha: 16.0,

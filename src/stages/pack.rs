@@ -1,5 +1,6 @@
 //! `sdrrl pack`: examples become token shards, rendered with the model's chat template.
 mod preferences;
+mod prompts;
 
 use std::{
     collections::BTreeMap,
@@ -84,7 +85,7 @@ impl FromStr for Validation {
 
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
-    preferences::check(args.rows, &args.settings)?;
+    args.settings.check(args.rows)?;
     stage::run(&mut Pack { args }).map(drop)
 }
 
@@ -130,9 +131,11 @@ impl Stage for Pack<'_> {
         let tokenizer = Tokenizer::load(&path)?;
         let embedding = embedding_rows(&path);
         let template = ChatTemplate::load(&args.settings.template, &tokenizer)?;
-        if args.rows != Rows::Answers {
-            let encoder = preferences::Encoder { tokenizer: &tokenizer, template: &template, embedding };
-            return preferences::pack(args, &encoder, open);
+        let encoder = preferences::Encoder { tokenizer: &tokenizer, template: &template, embedding };
+        match args.rows {
+            Rows::Answers => {}
+            Rows::Questions => return prompts::pack(args, &encoder, open),
+            Rows::Pairs | Rows::Labels => return preferences::pack(args, &encoder, open),
         }
         let (all, mut tally) = read_all(args)?;
         let made = encoded(all, &mut tally, args.settings.on_bad_row, &|e| {
@@ -141,9 +144,6 @@ impl Stage for Pack<'_> {
         })?;
         if !tally.is_whole() {
             say!("pack: {tally}");
-        }
-        if let Some((e, _)) = made.iter().find(|(e, _)| TOKENS.iter().all(|(split, _)| *split != e.split)) {
-            bail!("example {}: its split `{}` is none of train, validation, source", e.id, e.split);
         }
         let mut counts = Counts { read: tally.read, ..Counts::default() };
         counts = tally.reasons().fold(counts, |counts, (reason, n)| counts.dropping(reason, n));
@@ -188,6 +188,9 @@ impl Stage for Pack<'_> {
 /// All examples, some of them held out as the arguments say, and what was left out.
 fn read_all(args: &Args) -> Result<(Vec<Example>, Tally)> {
     let (mut examples, mut tally) = read_examples(&args.examples, args.settings.on_bad_row)?;
+    if let Some(e) = examples.iter().find(|e| TOKENS.iter().all(|(split, _)| *split != e.split)) {
+        bail!("example {}: its split `{}` is none of train, validation, source", e.id, e.split);
+    }
     let Some(validation) = &args.validation else { return Ok((examples, tally)) };
     let other =
         || format!("the examples in {} are split already: leave --validation out", args.examples.display());

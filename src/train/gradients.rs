@@ -1,9 +1,10 @@
-//! The gradients of an optimizer step: of answers to learn, or of preferences.
+//! The gradients of an optimizer step: of answers to learn, of preferences, or of the model's own answers.
 use anyhow::{Result, ensure};
 use tracing::info_span;
 
 use super::{
     checkpoint::State,
+    on_policy::{Answered, OnPolicy},
     preference::Rewards,
     run_types::TrainerSettings,
     trainer::{step_batches, step_weight},
@@ -22,6 +23,7 @@ pub(super) struct StepLoss {
     pub loss: LossSum,
     pub values: Vec<(&'static str, f64)>,
     pub rewards: Option<Rewards>,
+    pub answered: Option<Answered>,
 }
 
 /// Sets the gradients to those of a step's documents (units of a shard of preferences), divided by the weight of the whole step.
@@ -31,15 +33,30 @@ pub(super) fn of_step(
     shard: &TokenShard,
     documents: &[usize],
     (world, settings, state): (World, &TrainerSettings, &State),
+    on_policy: Option<&OnPolicy>,
 ) -> Result<StepLoss> {
     step.draw(settings.seed, state.step + 1);
+    if let Some(on_policy) = on_policy {
+        // The weight of a step is known when all its answers are: one process draws them.
+        let units = (documents, state.step + 1);
+        let measured = on_policy.step(model, step, shard, units, settings)?;
+        return Ok(StepLoss {
+            loss: whole(measured.loss(), measured.tokens()),
+            values: measured.named(false),
+            rewards: None,
+            answered: measured.answered(),
+        });
+    }
     if let Some(preference) = &settings.preference {
         step.zero_grads()?;
         let units = (documents, &world.share(documents)[..]);
         let measured = preference.step(model, step, shard, units, settings.batch_tokens)?;
-        let loss =
-            LossSum { weighted_nll: measured.loss, weight: 1.0, tokens: measured.tokens, kept: [0.0; 2] };
-        return Ok(StepLoss { loss, values: measured.named(false), rewards: measured.rewards() });
+        return Ok(StepLoss {
+            loss: whole(measured.loss, measured.tokens),
+            values: measured.named(false),
+            rewards: measured.rewards(),
+            answered: None,
+        });
     }
     let data = info_span!("data").entered();
     let how = (settings.batch_tokens, settings.per_sentence);
@@ -55,5 +72,10 @@ pub(super) fn of_step(
         loss.add(step.forward_backward(model, batch, (1.0 / weight) as f32)?);
     }
     let kept = loss.kept_mean().map(|kl| ("train/keep_source_kl", kl));
-    Ok(StepLoss { loss, values: kept.into_iter().collect(), rewards: None })
+    Ok(StepLoss { loss, values: kept.into_iter().collect(), rewards: None, answered: None })
+}
+
+/// A mean over the whole step.
+fn whole(loss: f64, tokens: usize) -> LossSum {
+    LossSum { weighted_nll: loss, weight: 1.0, tokens, kept: [0.0; 2] }
 }

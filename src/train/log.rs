@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::tensorboard::{EventWriter, now};
+use super::{
+    on_policy::Answered,
+    tensorboard::{EventWriter, now},
+};
 use crate::{
     data::files::{write_atomic, write_error},
     pipeline::work_dir::{METRICS, TIMING},
@@ -94,11 +97,17 @@ impl Log {
         self.metrics.write_all(text.as_bytes()).map_err(|e| write_error(&self.path, e))
     }
 
-    /// Speed and memory, for people.
-    pub fn time(&mut self, step: u64, seconds: f64, tokens: usize) -> Result<()> {
+    /// Speed and memory, for people; of answers that were drawn for the step their share of the time.
+    pub fn time(&mut self, step: u64, seconds: f64, tokens: usize, answered: Option<Answered>) -> Result<()> {
         let memory = resident_memory();
-        let line =
+        let mut line =
             json!({"step": step, "seconds": seconds, "tokens": tokens, "memory": memory, "ended": now()});
+        if let Some(a) = answered {
+            line["answer-tokens"] = json!(a.tokens);
+            line["answer-seconds"] = json!(a.seconds);
+            let rate = a.tokens as f64 / a.seconds.max(1e-9);
+            self.events.scalar("perf/answer_tokens_per_second", step, rate as f32)?;
+        }
         let (tokens, memory) = (tokens as f64, memory.map(|bytes| bytes as f64));
         let time = StepTime { seconds, tokens, memory, ended: None };
         for (tag, x) in time.values() {

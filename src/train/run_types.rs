@@ -3,6 +3,7 @@ use serde_json::Value;
 
 use super::{
     guard::GuardSettings,
+    on_policy::Answered,
     optimizer::OptimizerSettings,
     preference::{Preference, Rewards},
     schedule::Schedule,
@@ -75,6 +76,8 @@ pub enum TrainEvent {
         seconds: f64,
         /// Of preferences: means over the step.
         rewards: Option<Rewards>,
+        /// Of an on-policy objective: the step's answers.
+        answered: Option<Answered>,
     },
     /// The validation loss was taken.
     Evaluation {

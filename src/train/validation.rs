@@ -2,6 +2,7 @@
 use anyhow::{Result, ensure};
 
 use super::{
+    on_policy::OnPolicy,
     preference::Rewards,
     run_types::TrainEvent,
     trainer::{Checks, TrainerSettings, packed},
@@ -65,7 +66,13 @@ pub(super) fn validate(
     step: &mut TrainStep,
     shard: &TokenShard,
     settings: &TrainerSettings,
+    on_policy: Option<&OnPolicy>,
 ) -> Result<Validated> {
+    if let Some(on_policy) = on_policy {
+        let measured = on_policy.evaluate(model, step, shard, settings)?;
+        let values = [vec![("eval/loss", measured.loss())], measured.named(true)].concat();
+        return Ok(Validated { loss: measured.loss(), values, rewards: None });
+    }
     let Some(preference) = &settings.preference else {
         let loss = validation_loss(model, step, shard, settings)?;
         return Ok(Validated { loss, values: vec![("eval/loss", loss)], rewards: None });

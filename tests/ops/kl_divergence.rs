@@ -2,7 +2,7 @@
 use sdrrl::{
     ops::{
         cross_entropy::{Head, LossScratch},
-        kl_divergence::{Mixed, linear_kl_divergence, reference},
+        kl_divergence::{Clip, Mixed, linear_kl_divergence, reference},
     },
     tensor::{Arena, DType},
 };
@@ -20,6 +20,7 @@ struct Case {
     weights: Tensor,
     cap: Option<f32>,
     mixed: Mixed,
+    clip: Option<f32>,
 }
 
 impl Case {
@@ -33,24 +34,27 @@ impl Case {
             weights: Tensor::from_f32("weights", &[n], &values("weights", n)).unwrap(),
             cap,
             mixed: Mixed { hard: 0.5, soft: 0.75 },
+            clip: None,
         }
     }
 
-    /// (losses, divergences, dhidden) of `rows`, the others poisoned; `at_once` limits the scratch.
-    fn run(&self, rows: &[u32], at_once: usize) -> [Tensor; 3] {
+    /// (losses, divergences, dhidden, clipped divergences) of `rows`, the others poisoned; `at_once` limits the scratch.
+    fn run(&self, rows: &[u32], at_once: usize) -> [Tensor; 4] {
         self.tried(rows, at_once).unwrap()
     }
 
-    fn tried(&self, rows: &[u32], at_once: usize) -> anyhow::Result<[Tensor; 3]> {
+    fn tried(&self, rows: &[u32], at_once: usize) -> anyhow::Result<[Tensor; 4]> {
         let ((n, c), v) = (self.hidden.rows_cols(), self.head.shape()[0]);
         let lay_out = |a: &mut Arena| LossScratch::lay_out(a, DType::F32, at_once, v, c, 1 << 20);
         let (mut scratch, _) = Arena::build("scratch", &Default::default(), lay_out).unwrap();
-        let mut out = [poisoned("losses", &[n]), poisoned("divergences", &[n]), poisoned("dhidden", &[n, c])];
-        let [losses, divergences, dhidden] = &mut out;
+        let one = |name: &str| poisoned(name, &[n]);
+        let mut out = [one("losses"), one("divergences"), poisoned("dhidden", &[n, c]), one("clipped")];
+        let [losses, divergences, dhidden, clipped] = &mut out;
+        let clip = self.clip.map(|most| Clip { most, clipped });
         let head = Head { weight: (&self.head).into(), softcap: self.cap };
         let (states, all) = ((&self.hidden, &self.base), &mut scratch);
-        let (t, w) = (&self.targets, &self.weights);
-        linear_kl_divergence(losses, divergences, Some(dhidden), all, states, head, t, w, rows, self.mixed)?;
+        let (t, w, d) = (&self.targets, &self.weights, Some(dhidden));
+        linear_kl_divergence(losses, divergences, d, all, states, head, t, w, rows, self.mixed, clip)?;
         Ok(out)
     }
 }
@@ -62,7 +66,7 @@ fn all(n: usize) -> Vec<u32> {
 #[test]
 fn losses_and_gradients_are_pytorchs() {
     let golden = Golden::of("kl");
-    for name in ["near", "far", "capped"] {
+    for name in ["near", "far", "capped", "clipped", "clipped_capped"] {
         let t = |part: &str| golden.tensor(&format!("{name}.{part}"));
         let mixed = t("mixed").to_f32_vec().unwrap();
         let case = Case {
@@ -73,8 +77,12 @@ fn losses_and_gradients_are_pytorchs() {
             weights: t("weights"),
             cap: (mixed[2] > 0.0).then_some(mixed[2]),
             mixed: Mixed { hard: mixed[0], soft: mixed[1] },
+            clip: (mixed[3] > 0.0).then_some(mixed[3]),
         };
-        let [losses, divergences, dhidden] = case.run(&all(case.weights.len()), 64);
+        let [losses, divergences, dhidden, clipped] = case.run(&all(case.weights.len()), 64);
+        if case.clip.is_some() {
+            close(&format!("{name} clipped"), &clipped, &wide(&t("clipped64")), PARITY);
+        }
         close(&format!("{name} nll"), &losses, &wide(&t("nll")), PARITY);
         close(&format!("{name} kl"), &divergences, &wide(&t("kl64")), PARITY);
         // In f32 PyTorch is off itself.
@@ -89,14 +97,20 @@ fn losses_and_gradients_are_pytorchs() {
 
 #[test]
 fn they_agree_with_the_naive_sum_over_awkward_shapes() {
-    for (n, c, v, cap) in
-        [(1, 3, 5, None), (50, 33, 101, None), (13, 64, 257, None), (21, 33, 1000, Some(2.0))]
-    {
-        let case = Case::of("naive", n, c, v, cap);
+    for (n, c, v, cap, clip) in [
+        (1, 3, 5, None, None),
+        (50, 33, 101, None, None),
+        (13, 64, 257, None, None),
+        (21, 33, 1000, Some(2.0), None),
+        (1, 3, 5, None, Some(0.02)),
+        (50, 33, 101, None, Some(0.003)),
+        (21, 33, 1000, Some(2.0), Some(0.001)),
+    ] {
+        let case = Case { clip, ..Case::of("naive", n, c, v, cap) };
         let (h, b) = (case.hidden.to_f32_vec().unwrap(), case.base.to_f32_vec().unwrap());
         let (w, weights) = (case.head.to_f32_vec().unwrap(), case.weights.to_f32_vec().unwrap());
         let targets = case.targets.to_u32_vec().unwrap();
-        let (nll, kl, dhidden) = reference::forward_backward(
+        let (nll, kl, most, dhidden) = reference::forward_backward(
             [&h, &b, &w],
             &targets,
             &weights,
@@ -104,8 +118,16 @@ fn they_agree_with_the_naive_sum_over_awkward_shapes() {
             [n, c, v],
             [0.5, 0.75],
             cap.map(f64::from),
+            clip.map(f64::from),
         );
-        let [losses, divergences, got] = case.run(&all(n), n);
+        let [losses, divergences, got, clipped] = case.run(&all(n), n);
+        if clip.is_some() {
+            close("clipped", &clipped, &most, F32);
+            assert!(
+                n == 1 || kl.iter().zip(&most).any(|(all, most)| *most < 0.9 * all),
+                "nothing is clipped"
+            );
+        }
         close("nll", &losses, &nll, F32);
         close("kl", &divergences, &kl, F32);
         close("dhidden", &got, &dhidden, F32);
@@ -116,17 +138,17 @@ fn they_agree_with_the_naive_sum_over_awkward_shapes() {
 #[test]
 fn a_row_depends_on_nothing_but_itself() {
     let (n, c, v) = (41, 48, 3001);
-    let case = Case::of("alone", n, c, v, None);
+    let case = Case { clip: Some(1e-3), ..Case::of("alone", n, c, v, None) };
     let whole = case.run(&all(n), n);
     for threads in [1, 3] {
         let got = with_threads(threads, || case.run(&all(n), 5));
-        (0..3).for_each(|i| {
+        (0..4).for_each(|i| {
             same_bits("chunks of 2", got[i].to_f32_vec().unwrap(), whole[i].to_f32_vec().unwrap())
         });
     }
     let some: Vec<u32> = vec![0, 3, 4, 17, 40];
     let got = case.run(&some, n);
-    for (part, width) in [(0, 1), (1, 1), (2, c)] {
+    for (part, width) in [(0, 1), (1, 1), (2, c), (3, 1)] {
         let (got, whole) = (got[part].to_f32_vec().unwrap(), whole[part].to_f32_vec().unwrap());
         for i in 0..n {
             let at = i * width..(i + 1) * width;
@@ -144,11 +166,26 @@ fn equal_models_do_not_diverge_and_bad_operands_are_refused() {
     let mut case = Case::of("equal", 7, 24, 301, None);
     case.base = case.hidden.to_device(&Device::Cpu).unwrap();
     case.mixed = Mixed { hard: 0.0, soft: 1.0 };
-    let [_, divergences, dhidden] = case.run(&all(7), 7);
+    let [_, divergences, dhidden, _] = case.run(&all(7), 7);
     assert!(
         divergences.to_f32_vec().unwrap().iter().chain(&dhidden.to_f32_vec().unwrap()).all(|x| *x == 0.0)
     );
+    case.clip = Some(0.0);
+    assert!(case.tried(&[1], 7).is_err(), "a limit of 0 is none");
+    case.clip = None;
     for rows in [vec![0, 7], vec![3, 3], vec![4, 1]] {
         assert!(case.tried(&rows, 7).is_err(), "{rows:?}");
+    }
+}
+
+/// A limit that no term reaches changes no bit.
+#[test]
+fn a_clip_beyond_every_term_is_none() {
+    let (n, c, v) = (9, 24, 301);
+    let case = Case::of("beyond", n, c, v, None);
+    let [_, kl, dhidden, _] = case.run(&all(n), n);
+    let [_, same, also, clipped] = Case { clip: Some(1e3), ..case }.run(&all(n), n);
+    for (a, b) in [(&same, &kl), (&clipped, &kl), (&also, &dhidden)] {
+        same_bits("clip", a.to_f32_vec().unwrap(), b.to_f32_vec().unwrap());
     }
 }

@@ -28,6 +28,8 @@ pub enum Rows {
     Pairs,
     /// One reply to a prompt, and whether it is desirable; of a pair, both.
     Labels,
+    /// Questions that the model answers while it is trained, each with what its teacher is shown; made of a folder of `assemble`.
+    Questions,
 }
 
 /// The last word of the note of a chosen reply's document.
@@ -41,6 +43,11 @@ pub const UNDESIRABLE: &str = "undesirable";
 /// The same of a prompt with the reply to another, which stands behind each labelled reply.
 pub const MISMATCHED: &str = "mismatched";
 
+/// The same of the prompt that a model in training answers.
+pub const STUDENT: &str = "student";
+/// The same of the prompt behind which its teacher reads the answer.
+pub const TEACHER: &str = "teacher";
+
 /// Whether a document of labelled replies, by its note, is a desirable one.
 pub fn is_desirable(note: &str) -> bool {
     note.rsplit(' ').next() == Some(DESIRABLE)
@@ -53,6 +60,7 @@ impl Rows {
             Rows::Answers => "documents",
             Rows::Pairs => "pairs",
             Rows::Labels => "replies",
+            Rows::Questions => "questions",
         }
     }
 
@@ -62,6 +70,7 @@ impl Rows {
             Rows::Answers => &[&[]],
             Rows::Pairs => &[&[CHOSEN], &[REJECTED]],
             Rows::Labels => &[&[DESIRABLE, UNDESIRABLE], &[MISMATCHED]],
+            Rows::Questions => &[&[STUDENT], &[TEACHER]],
         }
     }
 
@@ -85,7 +94,8 @@ impl Rows {
 
     /// What the documents of a token shard are, by the notes of the first.
     fn of_notes(shard: &TokenShard) -> Rows {
-        let found = [Rows::Pairs, Rows::Labels].into_iter().find(|rows| rows.is_unit(shard, 0));
+        let found =
+            [Rows::Pairs, Rows::Labels, Rows::Questions].into_iter().find(|rows| rows.is_unit(shard, 0));
         found.unwrap_or(Rows::Answers)
     }
 
@@ -95,6 +105,7 @@ impl Rows {
             Rows::Answers => ("answers to learn", "sft"),
             Rows::Pairs => ("pairs of a chosen and a rejected reply", "dpo or orpo"),
             Rows::Labels => ("replies that are desirable or not", "kto"),
+            Rows::Questions => ("questions without answers", "on-policy"),
         }
     }
 }

@@ -6,13 +6,30 @@ use anyhow::{Result, ensure};
 
 use super::{
     block::{Attention, Block, Next, Slots, norm_forward},
+    ids::{LinearId, PerLinear},
     linear::Rows,
+    lora::Lora,
     rope_table::RopeTables,
     saved::{Saved, Scratch},
     spec::Spec,
     weights::Transformer,
 };
 use crate::tensor::{Arena, DType, Tensor};
+
+/// A model, or one in training with its adapters beside it (`TrainStep::current_adapter`).
+#[derive(Clone, Copy)]
+pub struct Adapted<'m> {
+    /// The weights.
+    pub model: &'m Transformer,
+    /// On the model's device.
+    pub adapters: Option<&'m Lora>,
+}
+
+impl<'m> From<&'m Transformer> for Adapted<'m> {
+    fn from(model: &'m Transformer) -> Adapted<'m> {
+        Adapted { model, adapters: None }
+    }
+}
 
 /// Scratch of the inference forward, for up to `max_tokens` tokens at once.
 pub struct Decoder {
@@ -30,14 +47,20 @@ struct Buffers {
     slots: Tensor,
     /// Every layer's in turn.
     saved: Saved,
+    /// (N * R) of the widest adapter of each linear.
+    u: PerLinear<Option<Tensor>>,
     norm: Tensor,
     projected: Tensor,
     act: Tensor,
 }
 
 impl Buffers {
-    fn lay_out(arena: &mut Arena, spec: &Spec, n: usize, acts: DType) -> Buffers {
+    fn lay_out(arena: &mut Arena, spec: &Spec, adapters: Option<&Lora>, n: usize, acts: DType) -> Buffers {
         let saved = Saved::lay_out(arena, spec, n, acts, &|_| None);
+        let u = PerLinear::from_fn(|id| {
+            let width = widest(adapters, id);
+            (width > 0).then(|| arena.tensor("u", acts, &[n * width]))
+        });
         let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
         Buffers {
             tokens: t("tokens", DType::U32, &[n]),
@@ -46,6 +69,7 @@ impl Buffers {
             lengths: t("lengths", DType::U32, &[n]),
             slots: t("slots", DType::U32, &[n]),
             saved,
+            u,
             norm: t("norm", acts, &[n, spec.hidden_size]),
             projected: t("projected", acts, &[n, spec.hidden_size]),
             act: t("act", acts, &[n, spec.intermediate_size]),
@@ -61,42 +85,50 @@ enum Mode {
 
 impl Decoder {
     /// Scratch for calls of up to `max_tokens` tokens, over positions below `max_positions`.
-    pub fn new(model: &Transformer, max_tokens: usize, max_positions: usize) -> Result<Decoder> {
+    pub fn new<'m>(
+        model: impl Into<Adapted<'m>>,
+        max_tokens: usize,
+        max_positions: usize,
+    ) -> Result<Decoder> {
+        let Adapted { model, adapters } = model.into();
         let (spec, n) = (&model.spec, max_tokens);
         let (device, acts) = (model.device(), model.activation_dtype());
-        let (a, _) = Arena::build("inference scratch", &device, |a| Buffers::lay_out(a, spec, n, acts))?;
+        let lay_out = |arena: &mut Arena| Buffers::lay_out(arena, spec, adapters, n, acts);
+        let (a, _) = Arena::build("inference scratch", &device, lay_out)?;
         let ropes = RopeTables::new(spec, max_positions, max_tokens, &device)?;
         Ok(Decoder { ropes, max_tokens, a })
     }
 
-    /// What [`Decoder::new`] lays out, but the rotary tables, bytes; activations of type `acts`.
+    /// What [`Decoder::new`] lays out without adapters, but the rotary tables, bytes; activations of type `acts`.
     pub fn bytes(spec: &Spec, max_tokens: usize, acts: DType) -> usize {
-        Arena::measure(|a| drop(Buffers::lay_out(a, spec, max_tokens, acts)))
+        Arena::measure(|a| drop(Buffers::lay_out(a, spec, None, max_tokens, acts)))
     }
 
     /// Runs whole texts and hands out the hidden states (N, C) of all their tokens, packed: index 0 are the embeddings, index l the residual
     /// stream behind layer l, the last one behind the final norm (transformers' `output_hidden_states`).
-    pub fn hidden_states(
+    pub fn hidden_states<'m>(
         &mut self,
-        model: &Transformer,
+        model: impl Into<Adapted<'m>>,
         texts: &[&[u32]],
         on_layer: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<()> {
-        let (n, cu_seqlens) = self.load_prompts(model, texts)?;
+        let model = model.into();
+        let (n, cu_seqlens) = self.load_prompts(model.model, texts)?;
         self.forward(model, n, None, Mode::Prompts { cu_seqlens }, on_layer)?;
         Ok(())
     }
 
     /// Runs whole prompts; row r's keys and values go to `cache` from slot `slots[r]` on (no cache: nowhere).
     /// Returns the final normed hidden states (N, C) of all their tokens.
-    pub fn prompts(
+    pub fn prompts<'m>(
         &mut self,
-        model: &Transformer,
+        model: impl Into<Adapted<'m>>,
         prompts: &[&[u32]],
         cache: Option<&mut [(Tensor, Tensor)]>,
         slots: &[usize],
     ) -> Result<Tensor> {
-        let (n, cu_seqlens) = self.load_prompts(model, prompts)?;
+        let model = model.into();
+        let (n, cu_seqlens) = self.load_prompts(model.model, prompts)?;
         let own =
             prompts.iter().zip(slots).flat_map(|(p, &first)| (first..first + p.len()).map(|s| s as u32));
         let own: Vec<u32> = own.collect();
@@ -124,9 +156,9 @@ impl Decoder {
 
     /// One token for each row: `rows[r]` = (token, first slot, tokens already in the cache). Rows may be successive tokens of one sequence: each
     /// layer stores all keys and values before its attention. Returns hidden states (rows, C).
-    pub fn step(
+    pub fn step<'m>(
         &mut self,
-        model: &Transformer,
+        model: impl Into<Adapted<'m>>,
         rows: &[(u32, usize, usize)],
         cache: &mut [(Tensor, Tensor)],
     ) -> Result<Tensor> {
@@ -140,12 +172,12 @@ impl Decoder {
         fill(&self.a.starts, |&(_, start, _)| start as u32)?;
         fill(&self.a.lengths, |&(_, _, length)| length as u32 + 1)?;
         fill(&self.a.slots, |&(_, start, length)| (start + length) as u32)?;
-        self.forward(model, n, Some(cache), Mode::Step, &mut |_, _| Ok(()))
+        self.forward(model.into(), n, Some(cache), Mode::Step, &mut |_, _| Ok(()))
     }
 
     fn forward(
         &mut self,
-        model: &Transformer,
+        Adapted { model, adapters }: Adapted,
         n: usize,
         mut cache: Option<&mut [(Tensor, Tensor)]>,
         mode: Mode,
@@ -179,7 +211,17 @@ impl Decoder {
             let gain = if l + 1 < layers { block(l + 1).input_gain()? } else { &weights.norm };
             let (resid, rstd) = (s.resid_in.alias(), s.rstd_in.alias());
             let next = Next { resid, rstd, norm: x.norm.alias(), gain };
-            block(l).forward(&mut s, &mut x, attention, None, Rows::Any, next)?;
+            let adapters = adapters.map(|lora| &lora.layers[l]);
+            if let Some(adapters) = adapters {
+                s.u = PerLinear::try_from_fn(|id| {
+                    let Some((adapter, u)) = adapters[id].as_ref().zip(a.u[id].as_ref()) else {
+                        return Ok(None);
+                    };
+                    let r = adapter.a.shape()[0];
+                    u.rows(0..n * r)?.view(&[n, r]).map(Some)
+                })?;
+            }
+            block(l).forward(&mut s, &mut x, attention, adapters, Rows::Any, next)?;
             on_layer(l + 1, if l + 1 == layers { &x.norm } else { &s.resid_in })?;
         }
         Ok(x.norm)
@@ -189,4 +231,10 @@ impl Decoder {
     pub fn logits(&self, model: &Transformer, logits: &mut Tensor, hidden: &Tensor) -> Result<()> {
         model.logits(logits, hidden, Rows::Any)
     }
+}
+
+/// The rank of the widest adapter of a linear.
+fn widest(adapters: Option<&Lora>, id: LinearId) -> usize {
+    let layers = adapters.into_iter().flat_map(|lora| &lora.layers);
+    layers.filter_map(|layer| layer[id].as_ref()).map(|adapter| adapter.a.shape()[0]).max().unwrap_or(0)
 }

@@ -2,11 +2,13 @@
 //!
 //! With adapters the base is frozen: backward computes input gradients through its weights and weight gradients for the adapters
 //! only, and nothing below the lowest adapted layer.
+mod distilling;
 mod keeping;
 pub mod outline;
 mod weighed;
 
 use anyhow::{Result, bail, ensure};
+use outline::states_of;
 use tracing::info_span;
 
 use super::{
@@ -28,6 +30,7 @@ use crate::{
 
 pub(crate) use super::grads::Changes;
 pub use super::grads::{Param, ParamKind};
+pub use distilling::{Distilled, DistilledSum};
 
 /// Documents back to back.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -125,7 +128,10 @@ pub struct TrainStep {
     /// Layers below this one need no gradient.
     lowest: usize,
     draws: Draws,
+    /// (N, C): the final hidden states of the model without its adapters, where they are learnt from.
+    base: Option<Tensor>,
     keeping: Option<keeping::Keeping>,
+    distilling: Option<distilling::Distilling>,
     memory: Vec<(String, usize)>,
 }
 
@@ -156,8 +162,31 @@ impl TrainStep {
         memory.push(("gradients".into(), grads_bytes));
         memory.push(("activations".into(), acts_bytes));
         let ropes = RopeTables::new(spec, max_tokens, max_tokens, &device)?;
-        let draws = Draws::default();
-        Ok(TrainStep { acts, grads, flat_grads, ropes, max_tokens, lowest, draws, keeping: None, memory })
+        Ok(TrainStep {
+            acts,
+            grads,
+            flat_grads,
+            ropes,
+            max_tokens,
+            lowest,
+            draws: Draws::default(),
+            base: None,
+            keeping: None,
+            distilling: None,
+            memory,
+        })
+    }
+
+    /// Room for the states of the model without its adapters.
+    ///
+    /// # Errors
+    /// All weights are trained: no base is left; too little memory.
+    fn with_base(mut self, model: &Transformer) -> Result<TrainStep> {
+        ensure!(self.adapter().is_some(), "only training of adapters leaves a base model to learn from");
+        let (acts, states) = (model.activation_dtype(), [self.max_tokens, model.spec.hidden_size]);
+        self.base = Some(Tensor::zeros_on(&model.device(), "base_hidden", acts, &states)?);
+        self.memory.push(states_of("base model", self.max_tokens, &model.spec, acts));
+        Ok(self)
     }
 
     /// From here on the adapters' dropout draws for this optimizer step (from 1) of a training with `seed`; until the first call, for step 0 and seed 0.
@@ -173,6 +202,15 @@ impl TrainStep {
     /// The adapters, if it is them that are trained.
     pub fn adapter(&self) -> Option<&Lora> {
         if let Grads::Lora(t) = &self.grads { Some(&t.lora) } else { None }
+    }
+
+    /// The adapters with what is computed from their parameters, as they are now: for a pass through the model outside of a training step.
+    ///
+    /// # Errors
+    /// A failing device.
+    pub fn current_adapter(&mut self, model: &Transformer) -> Result<Option<&Lora>> {
+        self.grads.refresh(model)?;
+        Ok(self.adapter())
     }
 
     /// Sets every gradient to 0.
@@ -279,7 +317,7 @@ impl TrainStep {
         base: bool,
     ) -> Result<()> {
         let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
-        let top = self.keeping.as_ref().filter(|_| base).map_or(&a.hidden, |k| &k.hidden);
+        let top = self.base.as_ref().filter(|_| base).unwrap_or(&a.hidden);
         let mut x = a.forward_scratch(n)?;
         let mut s = a.layers[0].rows(spec, n)?;
         model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;

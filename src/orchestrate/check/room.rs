@@ -55,6 +55,19 @@ pub(super) fn memory(r: &Recipe, placement: Placement) -> Result<()> {
     Ok(())
 }
 
+/// Answers that are drawn while training leave room for their questions.
+pub(super) fn answers(r: &Recipe, config: &Config) -> Result<()> {
+    let Some(rollouts) = r.train.rollouts() else { return Ok(()) };
+    let (n, context, batch) = (rollouts.max_new_tokens, config.max_position_embeddings, r.train.batch_tokens);
+    let message = || {
+        format!(
+            "train.max-new-tokens is {n}, which leaves no room for a question: the model takes {context} tokens, and batch-tokens are {batch}"
+        )
+    };
+    ensure!(n < context.min(batch), Error::setting("train.max-new-tokens", message()));
+    Ok(())
+}
+
 /// The work folder can be made, and its disk has room for what surely comes: rows several times over, and parameters with their moments.
 pub(super) fn disk(r: &Recipe) -> Result<()> {
     let mut there: &Path = &r.work;

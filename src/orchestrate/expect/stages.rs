@@ -23,6 +23,7 @@ use crate::{
     recipe::{
         assemble::Variant,
         eval::{EvalSettings, EvalTask},
+        generate::GenerateEngine,
         score::ScoreEngine,
         translate::TranslateEngine,
     },
@@ -74,6 +75,11 @@ fn not_counted(what: &str) -> Expected {
     Expected::of(Time::NotKnown(format!("{what} are not counted before, the files are too long")), "")
 }
 
+/// Work of a model behind an endpoint.
+fn elsewhere(does: &str, work: String) -> Expected {
+    Expected::of(Time::NotKnown(format!("a model behind an endpoint {does}")), work)
+}
+
 /// Seconds to read `prompt` tokens and write [at least, at most] `reply` tokens in each of `rows` rows, `together` of them at a time.
 fn replies(r: &Rates, rows: f64, prompt: f64, reply: [f64; 2], together: usize) -> [f64; 2] {
     let steps = |reply: f64| (rows / together as f64).max(1.0) * reply;
@@ -108,6 +114,9 @@ fn generate(f: &Facts) -> Expected {
     let together = g.batch_rows.clamp(1, rows.max(1));
     let (prompts, limit) = ((rows as f64 * f.prompt) as usize, f.limit);
     let work = format!("{rows} questions of about {:.0} tokens, answers of up to {limit}", f.prompt);
+    if g.engine == GenerateEngine::Openai {
+        return elsewhere("answers", work);
+    }
     let all = (rows * g.samples) as f64;
     timed(f, work, |r| replies(r, all, f.prompt, f.answer, together)).taking(session(
         f,
@@ -128,6 +137,7 @@ fn translate(f: &Facts) -> Result<Expected> {
     Ok(match s.engine {
         TranslateEngine::Dictionary | TranslateEngine::File => Expected::of(Time::Short, work),
         TranslateEngine::Command => Expected::of(Time::NotKnown("another program translates".into()), work),
+        TranslateEngine::Openai => elsewhere("translates", work),
         TranslateEngine::Itself => {
             timed(f, work, |r| replies(r, texts, f.prompt, f.answer, f.recipe.generate.batch_rows))
         }
@@ -161,6 +171,7 @@ fn score(f: &Facts) -> Result<Expected> {
         ScoreEngine::Command => {
             return Ok(Expected::of(Time::NotKnown("another program scores".into()), work));
         }
+        ScoreEngine::Openai => return Ok(elsewhere("judges", work)),
         ScoreEngine::Cometkiwi => {
             let name = s.model.as_deref().unwrap_or(cometkiwi::PUBLISHED);
             XlmRobertaConfig::from_value(cometkiwi::Files::find(name, s.encoder.as_deref())?.encoder)?
@@ -206,6 +217,10 @@ fn training(f: &Facts, before: &Before) -> Result<Expected> {
     let each = (tokens[0] + tokens[1]) / 2.0;
     let work = format!("{steps} steps{early}, documents of about {each:.0} tokens, batches of {room}");
     let memory = training_memory(r, f.placement, room)?;
+    if s.rollouts().is_some() {
+        let drawn = "the model answers questions between its steps; an earlier run tells".into();
+        return Ok(Expected::of(Time::NotKnown(drawn), work).taking(memory));
+    }
     Ok(timed(f, work, |rates| [amounts[0].seconds(rates)[0], amounts[1].seconds(rates)[1]]).taking(memory))
 }
 

@@ -36,17 +36,6 @@ pub(super) struct Encoder<'a> {
 /// What is compared or judged together: an example and its document each.
 type Unit = Vec<(Example, Document)>;
 
-/// Settings that say nothing about preferences.
-///
-/// # Errors
-/// Learning prompts.
-pub(super) fn check(rows: Rows, settings: &PackSettings) -> Result<()> {
-    let message = "train-on-prompt is for answers to learn: of preferences the replies alone are compared";
-    let apt = rows == Rows::Answers || !settings.train_on_prompt;
-    ensure!(apt, Error::setting("pack.train-on-prompt", message));
-    Ok(())
-}
-
 /// The work of the stage on rows of preferences.
 pub(super) fn pack(args: &Args, encoder: &Encoder, open: &mut Open) -> Result<Made> {
     let (examples, mut tally) = read_all(args)?;

@@ -55,7 +55,8 @@ const LITTLE: f64 = 1e12;
 pub(super) fn print_time(args: &Args, config: &Config, shard: &TokenShard) -> Result<()> {
     let each = shard.tokens() as f64 / shard.units().max(1) as f64;
     let amount = Amount::of(&args.settings, shard.units() as f64, each);
-    if 6.0 * config.parameters() as f64 * amount.tokens < LITTLE {
+    // Nobody knows how long the answers that are drawn between steps will be.
+    if args.settings.rollouts().is_some() || 6.0 * config.parameters() as f64 * amount.tokens < LITTLE {
         return Ok(());
     }
     let length = shard.tokens() / shard.len().max(1);

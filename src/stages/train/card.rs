@@ -89,7 +89,12 @@ impl Card<'_> {
 
     fn method(&self) -> String {
         if self.settings.objective != Objective::Sft {
-            let how = self.settings.preference().map(|p| format!(", {p}")).unwrap_or_default();
+            let how = self.settings.preference().map(|p| format!(", {p}"));
+            let drawn = self.settings.rollouts().map(|r| {
+                let clip = r.clip.map_or("none".into(), |clip| format!("{clip}"));
+                format!(", temperature {}, up to {} tokens, clip {clip}", r.temperature, r.max_new_tokens)
+            });
+            let how = how.or(drawn).unwrap_or_default();
             return format!("{}{how}", self.settings.objective.in_words());
         }
         let pairs = self.pairs();

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 
 use super::Args;
 use crate::{
-    data::{loader::Loader, token_shard::TokenShard},
+    data::{loader::Loader, questions::preferences::Rows, token_shard::TokenShard},
     error::Error,
     models::weights::{WeightSource, peft::check_adapter, resolve},
     pipeline::work_dir::{Room, TOKENS},
@@ -35,12 +35,14 @@ impl Shards {
     /// A document, or a pair, that is longer than a batch: before a model is loaded and a reference computed.
     pub fn open(dir: &Path, s: &TrainSettings) -> Result<Shards> {
         let rows = s.objective.rows();
-        let open = |file: &str| TokenShard::open(&dir.join(file))?.holding(rows);
-        let optional = |file: &str| dir.join(file).exists().then(|| open(file)).transpose();
+        let open = |file: &str, rows: Rows| TokenShard::open(&dir.join(file))?.holding(rows);
+        let optional = |file: &str, rows| dir.join(file).exists().then(|| open(file, rows)).transpose();
         let [train, validation, source] = TOKENS.map(|(_, file)| file);
-        let train = open(train)?;
+        let train = open(train, rows)?;
         Loader::new(&train, s.seed, s.batch_documents.unwrap_or(STEP_DOCUMENTS), s.batch_tokens)?;
-        Ok(Shards { train, validation: optional(validation)?, source: optional(source)? })
+        // What a guard looks at are answers, whatever is trained.
+        let source = optional(source, Rows::Answers)?;
+        Ok(Shards { train, validation: optional(validation, rows)?, source })
     }
 }
 

@@ -1,8 +1,10 @@
 //! `sdrrl train`: LoRA, full fine-tuning or training from scratch on packed token shards (SDRRL, steps 7 and 8).
 mod amount;
+mod answers;
 pub(super) mod card;
 mod data;
 mod export;
+mod load;
 pub mod page;
 mod probe;
 mod reference;
@@ -30,21 +32,13 @@ use crate::pipeline::{
 };
 use crate::{
     data::token_shard::TokenShard,
-    models::{
-        transformer::config::Config,
-        transformer::lora::Lora,
-        transformer::train_step::{TrainStep, Trainable},
-        transformer::weights::Transformer,
-        weights::resolve,
-    },
+    models::{transformer::train_step::TrainStep, transformer::weights::Transformer, weights::resolve},
     recipe::{
         eval::EvalSettings,
         pack::PackSettings,
-        train::{GuardAction, Method, TrainSettings},
+        train::{GuardAction, TrainSettings},
     },
-    report::out::note,
     stages::pack::Validation,
-    tensor::DType,
     train::{
         checkpoint,
         guard::is_source,
@@ -54,12 +48,14 @@ use crate::{
 };
 
 pub use amount::Amount;
+use answers::Sampled;
 pub use data::check_headers;
 use export::export;
+use load::{load, step_of};
 use reference::{Reference, preference};
 use screen::{Screen, Seen};
 pub use settings::memory;
-use settings::{guard_text, kept, lora_config, trainer_settings};
+use settings::{guard_text, kept, trainer_settings};
 pub use summary::next_commands;
 use summary::{ending, print_memory};
 
@@ -255,23 +251,23 @@ impl Stage for Train<'_> {
         let text = guard_text(&args.settings, &self.model_path)?;
         let (model, trainable) = load(args, &self.model_path)?;
         let mixed = kept(&args.settings, &shard, &trainable)?;
+        let held = [Some(&shard), validation.as_ref()];
+        let sampled = Sampled::new(&args.settings, &self.model_path, (&model, &trainable), held)?;
         let mut model = model.place(args.placement.device)?;
         let texts = text.iter().map(|t| t.longest());
         let longest = (0..shard.len()).map(|i| shard.document_len(i)).chain(texts).max().unwrap_or(0);
         let evaluated = validation.iter().chain(&source);
         let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
-        let step = TrainStep::new(&model, trainable, room.max(longest))?;
-        let mut step = step.keep_source(&model, mixed)?;
+        let mut step = step_of(&args.settings, &model, trainable, mixed, room.max(longest))?;
         if !args.quiet {
             print_memory(&model, &step, args.settings.optimizer);
             amount::print_time(args, &model.config, &shard)?;
         }
         data::warn_of_few_steps(&args.settings, shard.units());
         let mut settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));
-        let replies = [Some(&shard), validation.as_ref()];
-        settings.preference =
-            preference(args, [&self.shards, &self.model_path], (&model, &mut step), replies)?;
+        settings.preference = preference(args, [&self.shards, &self.model_path], (&model, &mut step), held)?;
         let mut screen = Screen::new(&model, &step, args.quiet);
+        let on_policy = sampled.as_ref().map(|s| s.on_policy(&model, validation.as_ref())).transpose()?;
         let probe = self.probe.as_ref();
         let mut measure =
             |model: &Transformer, step: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(model, step));
@@ -284,6 +280,7 @@ impl Stage for Train<'_> {
                 source: source.as_ref(),
                 text: text.as_ref(),
                 probe: probe.is_some().then_some(&mut measure),
+                on_policy,
             },
             &settings,
             &args.out,
@@ -351,39 +348,4 @@ fn check_guard(s: &TrainSettings, source: Option<&TokenShard>, train: &TokenShar
         train.path().display()
     );
     Ok(())
-}
-
-fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)> {
-    let s = &args.settings;
-    let other = "--adapter starts LoRA training; it does not go with another --method";
-    ensure!(args.adapter.is_none() || s.method == Method::Lora, Error::setting("train.method", other));
-    args.placement.stored_if(s.method == Method::Lora, "training of all weights")?;
-    let only = "training reads activations in f32: leave --activations out";
-    ensure!(args.placement == args.placement.in_f32(), Error::setting("activations", only));
-    if s.method == Method::Scratch {
-        let config = Config::from_dir(path)?;
-        return Ok((Transformer::random(config, s.seed)?, Trainable::Full));
-    }
-    let dtype = if s.method == Method::Full { DType::F32 } else { args.placement.dtype };
-    let mut model = Transformer::load_for(path, Placement { dtype, ..args.placement })?;
-    if s.method == Method::Full {
-        model.make_trainable()?;
-        return Ok((model, Trainable::Full));
-    }
-    if let Some(dir) = &args.adapter {
-        let lora = Lora::load(dir, &model)?;
-        ensure!(
-            lora.parameters() > 0,
-            "the adapter {} adapts no linear of the layers, so there is nothing to train on: merge it first",
-            dir.display()
-        );
-        settings::says_dropout(s, &lora, dir)?;
-        model.replace(&lora)?;
-        for setting in lora.untrained_settings() {
-            note!("train: {setting} of {} is not used in training, and stays as it is", dir.display());
-        }
-        return Ok((model, Trainable::Lora(lora)));
-    }
-    let lora = Lora::init(&model, lora_config(s), s.seed)?;
-    Ok((model, Trainable::Lora(lora)))
 }

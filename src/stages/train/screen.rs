@@ -84,12 +84,13 @@ impl Screen {
 
     fn draw(&mut self, event: &TrainEvent) {
         match *event {
-            TrainEvent::Step { step, total, loss, grad_norm, lr, tokens, seconds, rewards } => {
+            TrainEvent::Step { step, total, loss, grad_norm, lr, tokens, seconds, rewards, answered } => {
                 let rate = tokens as f64 / seconds.max(1e-9);
                 let left = (total - step) as f64 * self.seen.seconds / self.seen.steps as f64;
                 let line = format!(
-                    "step {step}/{total}  loss {loss:.4}{}  norm {grad_norm:.3}  lr {lr:.2e}  {rate:.0} tok/s  {:.1} GFLOP/s  {} left",
+                    "step {step}/{total}  loss {loss:.4}{}{}  norm {grad_norm:.3}  lr {lr:.2e}  {rate:.0} tok/s  {:.1} GFLOP/s  {} left",
                     rewards.map_or(String::new(), |r| format!("  {r}")),
+                    answered.map_or(String::new(), |a| format!("  {a}")),
                     rate * self.flop_per_token / 1e9,
                     duration(left)
                 );

@@ -19,10 +19,7 @@ use crate::{
     },
     ops::kl_divergence::Mixed,
     pipeline::placement::Placement,
-    recipe::{
-        objective::Objective,
-        train::{GuardAction, KeepSource, Method, Normalize, TrainSettings},
-    },
+    recipe::train::{GuardAction, KeepSource, Method, Normalize, TrainSettings},
     report::out::note,
     tensor::DType,
     train::{
@@ -92,7 +89,8 @@ pub fn memory(
     let weights = source.map_or(Ok(spec.parameters() * DType::F32.bytes()), of_base)?;
     let acts = if on_gpu && lora.is_some() { placement.dtype } else { DType::F32 };
     let keeps_source = s.keep_source != KeepSource::CrossEntropy;
-    let outline = Outline { spec, weights, lora, max_tokens, acts, on_gpu, keeps_source };
+    let distils = s.rollouts().is_some();
+    let outline = Outline { spec, weights, lora, max_tokens, acts, on_gpu, keeps_source, distils };
     let (mut memory, params) = outline.measure()?;
     memory.push(state_of(&params, s.optimizer));
     Ok(memory)
@@ -140,7 +138,7 @@ pub(super) fn says_dropout(s: &TrainSettings, lora: &Lora, dir: &Path) -> Result
 
 /// What the loop needs to know.
 pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSettings {
-    let preference = s.objective != Objective::Sft;
+    let preference = s.preference().is_some();
     let lr = s.lr.unwrap_or(match s.method {
         Method::Lora if preference => 1e-5,
         Method::Lora => 1e-4,

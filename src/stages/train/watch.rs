@@ -27,6 +27,12 @@ impl Watch {
             {
                 self.apart(*step, *loss)
             }
+            // A teacher that says what the model says anyway.
+            TrainEvent::Step { step, loss, grad_norm, answered: Some(_), .. }
+                if *grad_norm == 0.0 || *loss < COLLAPSED =>
+            {
+                self.agreed(*step, *loss)
+            }
             TrainEvent::Step { step, loss, grad_norm, lr, .. } => self.step(*step, *loss, *grad_norm, *lr),
             _ => None,
         }
@@ -37,6 +43,14 @@ impl Watch {
         (!std::mem::replace(&mut self.collapsed, true)).then(|| {
             format!(
                 "step {step}: the loss is {loss:.1e}, and little is left to learn: the replies of the step are told apart already; look at the validation loss"
+            )
+        })
+    }
+
+    fn agreed(&mut self, step: u64, loss: f64) -> Option<String> {
+        (!std::mem::replace(&mut self.collapsed, true)).then(|| {
+            format!(
+                "step {step}: the divergence is {loss:.1e}, and little is left to learn: the teacher says what the model says without what it is shown"
             )
         })
     }

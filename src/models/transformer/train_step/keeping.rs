@@ -1,6 +1,6 @@
 //! Keeping the source language: on rows of source documents the base model's distribution, from a forward pass without the adapters, is learnt beside the
 //! text or instead of it.
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::{PackedBatch, TrainStep};
 use crate::{
@@ -11,18 +11,11 @@ use crate::{
 
 /// What keeping needs for batches of up to N tokens.
 pub(super) struct Keeping {
-    /// (N, C): the base model's final hidden states.
-    pub hidden: Tensor,
     /// (N): loss weights of the source rows, 0 elsewhere.
     weights: Tensor,
     /// (N)
     divergences: Tensor,
     mixed: Mixed,
-}
-
-/// What keeping takes for batches of up to `n` tokens, and what for.
-pub(super) fn kept_bytes(n: usize, c: usize, acts: DType) -> (String, usize) {
-    ("base model's states".into(), n * (c * acts.bytes() + 8))
 }
 
 impl TrainStep {
@@ -31,20 +24,16 @@ impl TrainStep {
     ///
     /// # Errors
     /// All weights are trained: no base is left; too little memory.
-    pub fn keep_source(mut self, model: &Transformer, mixed: Option<Mixed>) -> Result<TrainStep> {
+    pub fn keep_source(self, model: &Transformer, mixed: Option<Mixed>) -> Result<TrainStep> {
         let Some(mixed) = mixed else { return Ok(self) };
-        ensure!(self.adapter().is_some(), "only training of adapters leaves a base model to keep");
-        let (n, device) = (self.max_tokens, model.device());
-        let states = [n, model.spec.hidden_size];
-        let keeping = Keeping {
-            hidden: Tensor::zeros_on(&device, "base_hidden", model.activation_dtype(), &states)?,
+        let mut step = self.with_base(model)?;
+        let (n, device) = (step.max_tokens, model.device());
+        step.keeping = Some(Keeping {
             weights: Tensor::zeros_on(&device, "kept_weights", DType::F32, &[n])?,
             divergences: Tensor::zeros_on(&device, "divergences", DType::F32, &[n])?,
             mixed,
-        };
-        self.memory.push(kept_bytes(n, states[1], model.activation_dtype()));
-        self.keeping = Some(keeping);
-        Ok(self)
+        });
+        Ok(step)
     }
 
     /// Where source rows are to be kept and there are any: the loss weights of the others, which the cross-entropy is told.
@@ -66,7 +55,7 @@ impl TrainStep {
         batch: &PackedBatch,
         grad_scale: f32,
     ) -> Result<[f64; 2]> {
-        let k = self.keeping.as_ref().context("nothing is kept")?;
+        let (k, base) = self.keeping.as_ref().zip(self.base.as_ref()).context("nothing is kept")?;
         let (a, n) = (&mut self.acts, batch.weights.len());
         let mut divergences = k.divergences.rows(0..n)?;
         let Mixed { hard, soft } = k.mixed;
@@ -75,12 +64,13 @@ impl TrainStep {
             &mut divergences,
             Some(&mut a.dnorm.rows(0..n)?),
             &mut a.loss,
-            (&a.hidden.rows(0..n)?, &k.hidden.rows(0..n)?),
+            (&a.hidden.rows(0..n)?, &base.rows(0..n)?),
             model.head(),
             &a.targets.rows(0..n)?,
             &k.weights.rows(0..n)?,
             &batch.source,
             Mixed { hard: hard * grad_scale, soft: soft * grad_scale },
+            None,
         )?;
         let found = divergences.to_f32_vec()?;
         let sums = batch.source.iter().map(|&i| (found[i as usize] as f64, batch.weights[i as usize] as f64));

@@ -1,7 +1,7 @@
 //! What a training step would take, before anything of it is there: its own layouts, measured.
 use anyhow::Result;
 
-use super::{super::lora::LoraConfig, Acts, Grads, Lora, Param, keeping::kept_bytes};
+use super::{super::lora::LoraConfig, Acts, Grads, Lora, Param};
 use crate::{models::transformer::spec::Spec, tensor::DType};
 
 /// A training step that is not made.
@@ -21,6 +21,13 @@ pub struct Outline<'a> {
     pub on_gpu: bool,
     /// Whether source rows keep the base model's distribution.
     pub keeps_source: bool,
+    /// Whether it learns from the model without its adapters, which is shown more.
+    pub distils: bool,
+}
+
+/// The final states of up to `n` tokens that a pass of another model keeps for the loss.
+pub(super) fn states_of(whose: &str, n: usize, spec: &Spec, acts: DType) -> (String, usize) {
+    (format!("{whose}'s states"), n * spec.hidden_size * acts.bytes())
 }
 
 impl Outline<'_> {
@@ -36,9 +43,9 @@ impl Outline<'_> {
         let (params, gradients) = Grads::measure(self.spec, lora, self.on_gpu, self.acts);
         memory.push(("gradients".into(), gradients));
         memory.push(("activations".into(), acts));
-        if self.keeps_source {
-            memory.push(kept_bytes(self.max_tokens, self.spec.hidden_size, self.acts));
-        }
+        let kept = [("base model", self.keeps_source || self.distils), ("teacher", self.distils)];
+        let kept = kept.into_iter().filter(|(_, is_kept)| *is_kept);
+        memory.extend(kept.map(|(whose, _)| states_of(whose, self.max_tokens, self.spec, self.acts)));
         Ok((memory, params))
     }
 }
