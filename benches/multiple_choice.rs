@@ -15,7 +15,6 @@ use clap::Parser;
 use options::{OF_MODELS, Peers};
 use peer::{Contestant, interleave, itself, peak_mib};
 use sdrrl::{
-    device::DeviceChoice,
     eval::{
         sample::Sample,
         tasks::{self, Ask, Item},

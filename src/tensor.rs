@@ -45,7 +45,7 @@ mod operand;
 mod refused;
 mod view;
 pub use arena::{Arena, Laid};
-pub use dtype::DType;
+pub use dtype::{Activations, DType};
 use host::HostBytes;
 pub use operand::refuse_overlap;
 pub use view::{Reader, View};

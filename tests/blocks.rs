@@ -17,8 +17,8 @@ use sdrrl::{
         },
         weights::WeightSource,
     },
-    ops::quantize::{Activations, GgmlType},
-    tensor::{DType, Tensor},
+    ops::quantize::GgmlType,
+    tensor::{Activations, DType, Tensor},
 };
 
 use crate::common::uniform;

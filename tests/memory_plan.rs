@@ -14,8 +14,8 @@ use sdrrl::{
         },
         weights::WeightSource,
     },
-    ops::{kl_divergence::Mixed, quantize::Activations},
-    tensor::DType,
+    ops::kl_divergence::Mixed,
+    tensor::{Activations, DType},
     train::optimizer::{OptimizerKind, state_bytes},
 };
 

@@ -6,9 +6,8 @@ use crate::{
     device::DeviceChoice,
     error::Result,
     infer::answerer::{AnswerOptions, Answerer, Reply},
-    ops::quantize::Activations,
     pipeline::placement::{BaseDtype, Placement},
-    tensor::DType,
+    tensor::{Activations, DType},
 };
 
 /// How a model is loaded.

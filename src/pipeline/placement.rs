@@ -4,7 +4,11 @@ use std::{fmt, str::FromStr};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{ArgMatches, Command, FromArgMatches};
 
-use crate::{device::DeviceChoice, error::Error, ops::quantize::Activations, tensor::DType};
+use crate::{
+    device::DeviceChoice,
+    error::Error,
+    tensor::{Activations, DType},
+};
 
 /// How a model's weights are held, and where it computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! Element types.
+//! Element types, and what products read.
+use serde::{Deserialize, Serialize};
 
 /// Element types that tensors hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -24,4 +25,15 @@ impl DType {
             DType::U32 => "u32",
         }
     }
+}
+
+/// What products over blocks read of their input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activations {
+    /// The values: the bits of products over what the blocks unpack to.
+    #[default]
+    F32,
+    /// Integers of 8 bits, on the CPU: faster for few rows, and not the same numbers.
+    Int8,
 }

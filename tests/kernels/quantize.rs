@@ -2,11 +2,12 @@
 use sdrrl::{
     ops::{
         embedding::embedding_forward,
-        quantize::{
-            Activations, BlockFormat, Blocks, GgmlType, RowOrder, Scratch, dequantize, quantize, reference,
-        },
+        quantize::{BlockFormat, Blocks, GgmlType, RowOrder, Scratch, dequantize, quantize, reference},
     },
-    tensor::DType::{self, Bf16, F32, U32},
+    tensor::{
+        Activations,
+        DType::{self, Bf16, F32, U32},
+    },
 };
 
 use super::*;

@@ -12,9 +12,9 @@ use sdrrl::{
             linear_forward_many_rows,
         },
         lora::{LowRank, lora_backward_input, lora_forward},
-        quantize::{Activations, BlockFormat, Blocks, GgmlType, Matrix, RowOrder, Scratch},
+        quantize::{BlockFormat, Blocks, GgmlType, Matrix, RowOrder, Scratch},
     },
-    tensor::{Arena, DType, Tensor},
+    tensor::{Activations, Arena, DType, Tensor},
 };
 
 use crate::common::{random_blocks, uniform, with_threads};

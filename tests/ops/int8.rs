@@ -2,9 +2,9 @@
 use sdrrl::{
     ops::{
         gemm::{Layout, gemm, linear_forward, linear_forward_many},
-        quantize::{Activations, BlockFormat, Blocks, GgmlType, RowOrder},
+        quantize::{BlockFormat, Blocks, GgmlType, RowOrder},
     },
-    tensor::{DType, Tensor},
+    tensor::{Activations, DType, Tensor},
 };
 
 use crate::common::{random_blocks, uniform, with_threads};

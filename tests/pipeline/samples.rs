@@ -71,7 +71,7 @@ fn samples_that_are_all_the_same_are_refused_before_any_work() {
     fails(&generate(&out, &["--samples", "3"]), &["generate.samples is 3", "generate.temperature above 0"]);
     let asked = ["generate", "--model", MODEL, "--prompt", "What?", "--samples", "3", "--temperature", "1"];
     fails(&asked, &["--samples chooses among finished answers"]);
-    let work = format!("work={out}");
+    let work = format!("work={}", dir.path().join("run").display());
     let questions = format!("questions=[\"{QUESTIONS}\"]");
     let sets = [work.as_str(), "generate.samples=3", questions.as_str()];
     let mut run = vec!["run", "recipes/quickstart.toml", "--check"];

@@ -21,10 +21,10 @@ use crate::{
         cross_entropy::Head,
         embedding::{embedding_scale, scaled_embedding_forward},
         gemm::{Layout, gemm, linear_forward_many_rows},
-        quantize::{Activations, Matrix, Scratch},
+        quantize::{Matrix, Scratch},
     },
     pipeline::placement::Placement,
-    tensor::{DType, Tensor},
+    tensor::{Activations, DType, Tensor},
 };
 
 /// A linear layer: y = x weightᵀ + bias.

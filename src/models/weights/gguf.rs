@@ -14,8 +14,8 @@ use crate::{
         tree::{Leaf, Place},
         weight::{ComputeType, Weight},
     },
-    ops::quantize::{Activations, BlockFormat, Blocks, GgmlType, PackedType, RowOrder, int8},
-    tensor::{DType, Tensor},
+    ops::quantize::{BlockFormat, Blocks, GgmlType, PackedType, RowOrder, int8},
+    tensor::{Activations, DType, Tensor},
 };
 
 /// An open file and where each tensor is.

@@ -26,9 +26,8 @@ use crate::{
         tree::Leaf,
         weight::{ComputeType, Weight},
     },
-    ops::quantize::Activations,
     report::out::note,
-    tensor::{DType, Tensor},
+    tensor::{Activations, DType, Tensor},
 };
 
 /// Where a decoder's tensors are read from.

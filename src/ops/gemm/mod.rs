@@ -30,11 +30,11 @@ use crate::{
     ops::{
         checks::check,
         parallel::{Shared, for_each_in_runs, for_each_task},
-        quantize::{Activations, Matrix},
+        quantize::Matrix,
         rows::{add, sum_rows},
         simd,
     },
-    tensor::{DType, Tensor, refuse_overlap},
+    tensor::{Activations, DType, Tensor, refuse_overlap},
 };
 use dot::{DEEP, DEEP_COLS, DotBlock, Epilogue, FEW_ROWS};
 use gpu::product;

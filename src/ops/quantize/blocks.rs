@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail, ensure};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{Activations, GgmlType, dequantize, int8};
+use super::{GgmlType, dequantize, int8};
 use crate::{
     data::map::Map,
     device::Device,
-    tensor::{DType, Tensor},
+    tensor::{Activations, DType, Tensor},
 };
 
 /// Where the rows of a matrix stand among those of the file.

@@ -3,14 +3,14 @@ use std::fmt;
 
 use anyhow::{Result, ensure};
 
-use super::{Activations, Blocks, launch_dequantize};
+use super::{Blocks, launch_dequantize};
 use crate::{
     device::Device,
     ops::{
         checks::check,
         launch::{check_dtype, gpu_of},
     },
-    tensor::{DType, Tensor, refuse_overlap},
+    tensor::{Activations, DType, Tensor, refuse_overlap},
 };
 
 /// A matrix of weights that an op reads. Results over blocks have the bits of the same op over the tensor that they unpack to, in their compute type.

@@ -26,7 +26,6 @@ mod unpack;
 pub(crate) use blocks::HostBlocks;
 pub use blocks::{BlockFormat, Blocks, RowOrder, Scratch};
 pub use formats::GgmlType;
-pub use int8::Activations;
 pub use matrix::Matrix;
 pub(crate) use matrix::gather_on_gpu;
 pub use packed::PackedType;

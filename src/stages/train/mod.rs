@@ -242,9 +242,7 @@ impl Stage for Train<'_> {
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {
         let args = self.args;
-        if args.restart {
-            checkpoint::clean(&args.out)?;
-        }
+        args.restart.then(|| checkpoint::clean(&args.out)).transpose()?;
         let data::Shards { train: shard, validation, source } =
             data::Shards::open(&self.shards, &args.settings)?;
         check_guard(&args.settings, source.as_ref(), &shard)?;

@@ -18,21 +18,8 @@ use std::ops::Range;
 
 pub(crate) use activations::IntRows;
 
-use serde::{Deserialize, Serialize};
-
 use super::{GgmlType, HostBlocks};
 use crate::ops::simd::Level;
-
-/// What products over blocks read of their input.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Activations {
-    /// The values: the bits of products over what the blocks unpack to.
-    #[default]
-    F32,
-    /// Integers of 8 bits, on the CPU: faster for few rows, and not the same numbers.
-    Int8,
-}
 
 /// Values that share one scale in the activations of a product with `kind`; `None`: there is no such product.
 pub(crate) fn group_of(kind: GgmlType) -> Option<usize> {
@@ -78,7 +65,7 @@ mod tests {
     use crate::{
         data::random::RowRandom,
         ops::quantize::{BlockFormat, Blocks, RowOrder},
-        tensor::DType,
+        tensor::{Activations, DType},
     };
 
     #[test]

@@ -27,7 +27,7 @@ impl<T: Of256> Format for T {
         let mut lanes = [zero(); R];
         let mut out = [0f32; R];
         for block in 0..row.len() / T::SIZE {
-            // SAFETY: see above.
+            // SAFETY: as `mod.rs` says.
             unsafe {
                 let w = T::unpack(row.as_ptr().add(block * T::SIZE));
                 for (r, lanes) in lanes.iter_mut().enumerate() {
@@ -58,10 +58,16 @@ pub(super) struct Q4K;
 pub(super) struct Q5K;
 pub(super) struct Q6K;
 
+/// Where the two bytes of number `i` of i16 are, for a shuffle of bytes.
+#[inline(always)]
+fn bytes_of(i: i16) -> i16 {
+    (2 * i) | ((2 * i + 1) << 8)
+}
+
 /// The scales of the eight runs, and their minima for the sixteen sums, out of 12 bytes of 6 bits each.
 #[inline(always)]
 unsafe fn six_bits(at: *const u8) -> ([__m256i; 8], __m256i) {
-    // SAFETY: see above.
+    // SAFETY: as `mod.rs` says.
     unsafe {
         let word = |i: usize| at.cast::<u32>().add(i).read_unaligned();
         let (a, b, c) = (word(0), word(1), word(2));
@@ -71,7 +77,7 @@ unsafe fn six_bits(at: *const u8) -> ([__m256i; 8], __m256i) {
         let wide = _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(_mm_cvtsi64_si128(scales as i64)));
         let mut each = [wide; 8];
         for (j, each) in (0i16..).zip(&mut each) {
-            *each = _mm256_shuffle_epi8(wide, _mm256_set1_epi16(2 * j | (2 * j + 1) << 8));
+            *each = _mm256_shuffle_epi8(wide, _mm256_set1_epi16(bytes_of(j)));
         }
         let minima = _mm_cvtsi64_si128(minima as i64);
         (each, _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(minima, minima)))
@@ -82,7 +88,7 @@ impl Of256 for Q4K {
     const SIZE: usize = 144;
     #[inline(always)]
     unsafe fn unpack(block: *const u8) -> Super {
-        // SAFETY: see above.
+        // SAFETY: as `mod.rs` says.
         unsafe {
             let (scales, offsets) = six_bits(block.add(4));
             let mut codes = [_mm256_setzero_si256(); 8];
@@ -100,7 +106,7 @@ impl Of256 for Q5K {
     const SIZE: usize = 176;
     #[inline(always)]
     unsafe fn unpack(block: *const u8) -> Super {
-        // SAFETY: see above.
+        // SAFETY: as `mod.rs` says.
         unsafe {
             let (scales, offsets) = six_bits(block.add(4));
             let mut high = load(block.add(16).cast());
@@ -122,7 +128,7 @@ impl Of256 for Q6K {
     const SIZE: usize = 210;
     #[inline(always)]
     unsafe fn unpack(block: *const u8) -> Super {
-        // SAFETY: see above.
+        // SAFETY: as `mod.rs` says.
         unsafe {
             let (four, two) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
             let mut codes = [_mm256_setzero_si256(); 8];
@@ -147,7 +153,7 @@ impl Of256 for Q6K {
                 [_mm256_permute4x64_epi64::<0x44>(offsets), _mm256_permute4x64_epi64::<0xEE>(offsets)];
             let mut scales = [offsets; 8];
             for (j, scale) in (0i16..).zip(&mut scales) {
-                let (x, y) = (j % 4 * 4 | (j % 4 * 4 + 1) << 8, (j % 4 * 4 + 2) | (j % 4 * 4 + 3) << 8);
+                let (x, y) = (bytes_of(j % 4 * 2), bytes_of(j % 4 * 2 + 1));
                 let lanes = _mm256_set_m128i(_mm_set1_epi16(y), _mm_set1_epi16(x));
                 *scale = _mm256_shuffle_epi8(halves[usize::from(j >= 4)], lanes);
             }

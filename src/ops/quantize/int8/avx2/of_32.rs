@@ -25,7 +25,7 @@ impl<T: Of32> Format for By32<T> {
         let mut out = [0f32; R];
         let blocks = row.len() / T::SIZE;
         for block in (0..blocks).step_by(4) {
-            // SAFETY: see above.
+            // SAFETY: as `mod.rs` says.
             unsafe {
                 let mut codes = [_mm256_setzero_si256(); 4];
                 let (mut d, mut m) = (0u64, 0u64);
@@ -44,14 +44,7 @@ impl<T: Of32> Format for By32<T> {
                 };
                 for r in 0..R {
                     let row = first + r;
-                    let da = _mm_loadu_ps(a.scales(row).as_ptr().add(block));
-                    let scales = _mm256_set_m128(_mm_mul_ps(d, da), _mm_mul_ps(d, da));
-                    let scales = [
-                        _mm256_permute_ps::<0x00>(scales),
-                        _mm256_permute_ps::<0x55>(scales),
-                        _mm256_permute_ps::<0xAA>(scales),
-                        _mm256_permute_ps::<0xFF>(scales),
-                    ];
+                    let scales = four(_mm_mul_ps(d, _mm_loadu_ps(a.scales(row).as_ptr().add(block))));
                     for i in 0..4 {
                         let x = load(a.codes(row).as_ptr().add((block + i) * 32).cast());
                         // |code| and the activation with the code's sign: the products of signed codes as those of unsigned ones.
@@ -76,17 +69,32 @@ impl<T: Of32> Format for By32<T> {
         }
         for r in 0..R {
             let [a, b, c, d] = offsets[r];
-            // SAFETY: see above.
+            // SAFETY: as `mod.rs` says.
             out[r] = sum(unsafe { _mm256_add_ps(lanes[r][0], lanes[r][1]) }) + ((a + c) + (b + d));
         }
         out
     }
 }
 
+/// Each of four numbers in all lanes.
+#[inline(always)]
+unsafe fn four(x: __m128) -> [__m256; 4] {
+    // SAFETY: as `mod.rs` says.
+    unsafe {
+        let x = _mm256_set_m128(x, x);
+        [
+            _mm256_permute_ps::<0x00>(x),
+            _mm256_permute_ps::<0x55>(x),
+            _mm256_permute_ps::<0xAA>(x),
+            _mm256_permute_ps::<0xFF>(x),
+        ]
+    }
+}
+
 /// The 32 codes of 16 bytes: the low halves first.
 #[inline(always)]
 unsafe fn nibbles(at: *const u8) -> __m256i {
-    // SAFETY: see above.
+    // SAFETY: as `mod.rs` says.
     unsafe {
         let x = _mm_loadu_si128(at.cast());
         _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(x), x), _mm256_set1_epi8(15))
@@ -96,7 +104,7 @@ unsafe fn nibbles(at: *const u8) -> __m256i {
 /// 16 where a bit of the four bytes is set.
 #[inline(always)]
 unsafe fn fifths(at: *const u8) -> __m256i {
-    // SAFETY: see above.
+    // SAFETY: as `mod.rs` says.
     unsafe {
         let bytes = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
         let of_eight =
@@ -116,7 +124,7 @@ macro_rules! of_32 {
             const OFFSET: Option<f32> = $offset;
             #[inline(always)]
             unsafe fn codes($at: *const u8) -> __m256i {
-                // SAFETY: see above.
+                // SAFETY: as `mod.rs` says.
                 unsafe { $codes }
             }
         }
