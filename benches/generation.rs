@@ -1,7 +1,7 @@
 //! Greedy generation against transformers and llama.cpp: `cargo bench --bench generation -- --python PYTHON [--rounds 3]`, with the options of `sdrrl bench generate`.
 //!
-//! SmolLM2-135M-Instruct (scripts/get_assets.sh), prompts of 64 tokens, 64 new tokens, batches of 1 and 8, weights as f32 and bf16. Each
-//! round runs everyone once in a process of its own: a warm-up, then the median of 3. Decode: new tokens behind the first, summed over
+//! SmolLM2-135M-Instruct (scripts/get_assets.sh), or another `--model FILE.gguf`, prompts of 64 tokens, 64 new tokens, batches of 1 and 8, weights as f32 and bf16.
+//! `--dtypes stored` compares the file's own blocks, here with `--activations int8`, in llama.cpp as it takes them. Each round runs everyone once in a process of its own: a warm-up, then the median of 3. Decode: new tokens behind the first, summed over
 //! the batch. PYTHON needs torch, transformers and gguf, and llama-cpp-python for llama.cpp.
 //!
 //! `--shape llama-1b | llama2-7b` (benches/shapes.json) with `--device cpu | cuda | emulated`: random weights, against transformers with weights alike on
@@ -16,7 +16,7 @@ mod shapes;
 
 use std::{path::Path, time::Instant};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use options::{PRINTED, Peers, given};
 use peer::{Contestant, interleave, itself, peak_mib};
 use sdrrl::{
@@ -30,18 +30,21 @@ use sdrrl::{
     models::{transformer::config::Config, transformer::weights::Transformer},
     pipeline::placement::parse_dtype,
     stages::bench,
-    tensor::DType,
+    tensor::{Activations, DType},
 };
 use serde_json::{Value, json};
 
 const MODEL: &str = "assets/downloads/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// The file's own blocks, with activations in int8.
+const STORED: &str = "stored";
 
 /// What is compared.
 #[derive(Parser)]
 struct Options {
     #[command(flatten)]
     peers: Peers,
-    /// Types of the weights [default: f32,bf16; with --shape bf16]
+    /// Types of the weights: f32, bf16, or stored for a file's own blocks [default: f32,bf16; with --shape bf16]
     #[arg(long, value_delimiter = ',')]
     dtypes: Vec<String>,
     #[command(flatten)]
@@ -51,6 +54,8 @@ struct Options {
 /// What is run: of a shape with random weights, or of the downloaded model.
 struct Case {
     shape: Option<String>,
+    /// The file, without a shape.
+    model: String,
     device: DeviceChoice,
     prompt: usize,
     new: usize,
@@ -64,6 +69,7 @@ impl Case {
         let dtypes = if dtypes.is_empty() { usual.iter().map(|d| d.to_string()).collect() } else { dtypes };
         Case {
             shape: shaped.then(|| of.shape.clone()),
+            model: of.model.clone().unwrap_or_else(|| MODEL.into()),
             device: of.common.placement.device,
             prompt: of.prompt,
             new: of.new,
@@ -75,13 +81,17 @@ impl Case {
     fn all(&self) -> Vec<String> {
         self.batches.iter().flat_map(|b| self.dtypes.iter().map(move |d| format!("{d}:{b}"))).collect()
     }
-    fn peers(&self) -> &[&str] {
-        if self.shape.is_some() { &["transformers-random"] } else { &["transformers", "llama.cpp"] }
+    fn peers(&self, run: &str) -> &[&str] {
+        match (&self.shape, split(run).0) {
+            (Some(_), _) => &["transformers-random"],
+            (None, STORED) => &["llama.cpp"],
+            (None, _) => &["transformers", "llama.cpp"],
+        }
     }
     fn arguments(&self) -> Vec<String> {
         let (prompt, new, device) = (self.prompt.to_string(), self.new.to_string(), self.device.to_string());
-        let shape = self.shape.iter().flat_map(|shape| ["--shape", shape]);
-        let all = shape.chain(["--device", &device, "--prompt", &prompt, "--new", &new]);
+        let what = self.shape.as_ref().map_or(["--model", &self.model], |shape| ["--shape", shape]);
+        let all = what.into_iter().chain(["--device", &device, "--prompt", &prompt, "--new", &new]);
         all.map(String::from).collect()
     }
     /// Bytes that a decode step of `rows` must read.
@@ -95,20 +105,24 @@ impl Case {
 
 fn main() {
     let (Options { peers, dtypes, of }, matches) = options::options::<Options>(&[
-        ("model", "without a --shape it is the downloaded model, which all peers read"),
         ("warmup", "one short run warms up, here and there"),
         ("runs", "a run is the median of three, here and there; --rounds repeats it"),
         ("json", PRINTED),
         ("compare", PRINTED),
         ("dtype", "--dtypes names all that are compared"),
-        ("base_dtype", "peers compute in the types of --dtypes"),
+        ("base_dtype", "--dtypes stored compares a file's own blocks"),
+        ("activations", "--dtypes stored compares activations in int8, as llama.cpp has them"),
     ]);
     let case = Case::new(&of, given(&matches, "shape"), dtypes);
+    if case.shape.is_some() && case.dtypes.iter().any(|d| d == STORED) {
+        let message = "--dtypes stored compares a file's own blocks: leave --shape out\n";
+        Options::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
     if let Some(run) = &peers.worker {
         return worker(run, &case);
     }
-    if case.shape.is_none() && !Path::new(MODEL).exists() {
-        return println!("{MODEL} is missing: run scripts/get_assets.sh");
+    if case.shape.is_none() && !Path::new(&case.model).exists() {
+        return println!("{} is missing: run scripts/get_assets.sh", case.model);
     }
     let rounds = peers.rounds(3);
     let mut headed = false;
@@ -116,7 +130,7 @@ fn main() {
         let own = [itself(&["--worker", &run]), case.arguments()].concat();
         let mut all = vec![Contestant { name: format!("sdrrl {run}"), command: own }];
         if let Some(python) = &peers.python {
-            all.extend(case.peers().iter().map(|peer| {
+            all.extend(case.peers(&run).iter().map(|peer| {
                 let program =
                     [python.as_str(), "scripts/peer_generation.py", peer, &run].map(String::from).to_vec();
                 Contestant { name: format!("{peer} {run}"), command: [program, case.arguments()].concat() }
@@ -132,7 +146,7 @@ fn main() {
 }
 
 fn print_head(case: &Case, card: Option<&str>, rounds: usize) {
-    let model = case.shape.as_ref().map_or("SmolLM2-135M-Instruct".into(), |s| {
+    let model = case.shape.as_ref().map_or(case.model.clone(), |s| {
         format!("{s} of random weights, {} tokens behind random prompts of {}, greedy", case.new, case.prompt)
     });
     println!("{model} on {}: {}; {rounds} interleaved rounds, medians", case.device, card::machine(card));
@@ -172,13 +186,17 @@ fn split(run: &str) -> (&str, usize) {
 
 fn worker(run: &str, case: &Case) {
     let (dtype, rows) = split(run);
-    let dtype = parse_dtype(dtype).expect("f32 or bf16");
+    let (dtype, blocks) = match dtype {
+        STORED => (DType::F32, Some(Activations::Int8)),
+        dense => (parse_dtype(dense).expect("f32, bf16 or stored"), None),
+    };
+    let compute = dtype.try_into().expect("a type of weights");
     let device = case.device.open().expect("the device");
     let model = match &case.shape {
         Some(shape) => models::config(shape)
             .and_then(|config| models::random_decoder(config, dtype, &device))
             .expect("memory for a shape of benches/shapes.json"),
-        None => Transformer::load(Path::new(MODEL), dtype).expect("the model"),
+        None => Transformer::load_as(Path::new(&case.model), compute, blocks).expect("the model"),
     };
     let vocabulary = model.config.vocab_size;
     let batch_tokens = if device.gpu().is_some() { 8192 } else { EngineOptions::default().batch_tokens };

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         ("compare", "results of two runs are lines of JSON: scripts/gpu_report.py joins them"),
         ("dtype", "the rows name their types"),
         ("base_dtype", "the rows name their formats"),
+        ("activations", "the rows name their formats"),
     ]);
     if of.list {
         gpu::list();

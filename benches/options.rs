@@ -43,6 +43,7 @@ pub const OF_MODELS: &[Refused] = &[
     ("compare", PRINTED),
     ("dtype", "the program chooses the types that it compares"),
     ("base_dtype", "no quantised base is compared"),
+    ("activations", "no quantised base is compared"),
     ("device", "this runs on the processor"),
 ];
 

@@ -41,6 +41,7 @@ fn main() {
         ("compare", PRINTED),
         ("dtype", "f32 and bf16 are compared"),
         ("base_dtype", "an encoder has no blocks"),
+        ("activations", "an encoder has no blocks"),
         ("device", "this runs on the processor"),
     ]);
     let (shape, pairs, budget) = (&of.shape, of.pairs.to_string(), of.batch_tokens.to_string());

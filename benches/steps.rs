@@ -96,6 +96,7 @@ fn main() {
         ("compare", PRINTED),
         ("dtype", "--dtypes names all that are compared"),
         ("base_dtype", "no quantised base is compared"),
+        ("activations", "no quantised base is compared"),
     ]);
     let case = Case::new(&of);
     if let Some(dtype) = &peers.worker {

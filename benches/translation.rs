@@ -47,6 +47,7 @@ fn main() {
         ("compare", PRINTED),
         ("dtype", "both sides compute in f32"),
         ("base_dtype", "a translator has no blocks"),
+        ("activations", "a translator has no blocks"),
         ("device", "this runs on the processor"),
     ]);
     if let (Some(beams), Some(work)) = (&peers.worker, &work) {

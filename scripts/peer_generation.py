@@ -52,30 +52,32 @@ def with_random_weights(dtype, rows, args):
     return generator(model, ids)
 
 
-def with_transformers(dtype, rows, _):
+def with_transformers(dtype, rows, args):
     import torch
     from transformers import AutoModelForCausalLM
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    model = AutoModelForCausalLM.from_pretrained(DIR, gguf_file=FILE, dtype=dtype, attn_implementation="sdpa").eval()
-    return generator(model, torch.tensor(prompts(rows)))
+    model = AutoModelForCausalLM.from_pretrained(args.model.parent, gguf_file=args.model.name, dtype=dtype, attn_implementation="sdpa").eval()
+    return generator(model, torch.tensor(prompts(rows, args.prompt)))
 
 
-def with_llama_cpp(dtype, rows, _):
+def with_llama_cpp(dtype, rows, args):
     import ctypes
 
     import llama_cpp as C
-    kind = {"f32": C.LLAMA_FTYPE_ALL_F32, "bf16": C.LLAMA_FTYPE_MOSTLY_BF16}[dtype]
-    path = DIR / f"SmolLM2-135M-Instruct.{dtype}.gguf"
+    path = args.model
+    if dtype != "stored":
+        path = path.with_suffix(f".{dtype}.gguf")
     if not path.exists():
         params = C.llama_model_quantize_default_params()
-        params.ftype, params.allow_requantize, params.nthread = kind, True, 2
-        C.llama_model_quantize(str(DIR / FILE).encode(), str(path).encode(), ctypes.byref(params))
+        params.ftype = {"f32": C.LLAMA_FTYPE_ALL_F32, "bf16": C.LLAMA_FTYPE_MOSTLY_BF16}[dtype]
+        params.allow_requantize, params.nthread = True, 2
+        C.llama_model_quantize(str(args.model).encode(), str(path).encode(), ctypes.byref(params))
     C.llama_backend_init()
     quiet = C.llama_log_callback(lambda *a: None)
     C.llama_log_set(quiet, None)
     model = C.llama_model_load_from_file(str(path).encode(), C.llama_model_default_params())
     params = C.llama_context_default_params()
-    params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max, params.n_threads, params.n_threads_batch = 256 * rows, 512, 512, rows, 2, 2
+    params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max, params.n_threads, params.n_threads_batch = (args.prompt + args.new + 8) * rows, 512, 512, rows, 2, 2
     context = C.llama_init_from_model(model, params)
     vocabulary = C.llama_vocab_n_tokens(C.llama_model_get_vocab(model))
     import numpy as np
@@ -89,14 +91,15 @@ def with_llama_cpp(dtype, rows, _):
         wanted = [i for i, e in enumerate(entries) if e[3]]
         return [int(np.ctypeslib.as_array(C.llama_get_logits_ith(context, i), (vocabulary,)).argmax()) for i in wanted]
 
-    ids = prompts(rows)
+    ids, last = prompts(rows, args.prompt), args.prompt - 1
+    asked = [(t, p, r, p == last) for r, prompt in enumerate(ids) for p, t in enumerate(prompt)]
 
     def run(n):
         C.llama_memory_clear(C.llama_get_memory(context), True)
         start = time.perf_counter()
-        tokens = decode([(t, p, r, p == 63) for r, prompt in enumerate(ids) for p, t in enumerate(prompt)])
+        tokens = [t for i in range(0, len(asked), 512) for t in decode(asked[i:i + 512])]
         for step in range(n - 1):
-            tokens = decode([(t, 64 + step, r, True) for r, t in enumerate(tokens)])
+            tokens = decode([(t, args.prompt + step, r, True) for r, t in enumerate(tokens)])
         return time.perf_counter() - start
     run.kept = quiet  # llama.cpp calls it as long as it runs
     return run
@@ -106,8 +109,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ways = {"transformers": with_transformers, "llama.cpp": with_llama_cpp, "transformers-random": with_random_weights}
     parser.add_argument("peer", choices=list(ways))
-    parser.add_argument("run", help="DTYPE:ROWS")
+    parser.add_argument("run", help="DTYPE:ROWS; llama.cpp also takes stored:ROWS, the file as it is")
     parser.add_argument("--shape")
+    parser.add_argument("--model", type=Path, default=DIR / FILE)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--new", type=int, default=64)

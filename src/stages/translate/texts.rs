@@ -1,5 +1,6 @@
 //! The texts of a row on their way to a translation and back.
 use anyhow::Result;
+use rayon::prelude::*;
 
 use super::TranslatedBy;
 use crate::{
@@ -60,13 +61,17 @@ pub(super) fn insert(rows: &mut [Row], made: TranslatedBy, source: &str, target:
             from_sentences(rows, &translated, &scores, &engine, source)?
         }
     };
-    for (row, mut t) in rows.iter_mut().zip(translations) {
+    let looked_at = |(row, mut t): (&Row, Translation)| {
         for ((side, text), other) in sides(row).iter().zip([&t.instruction, &t.input, &t.answer, &t.output]) {
             let alarms = translation_alarms(text, other, source, target);
             if !alarms.is_empty() {
                 t.alarms.insert(side.to_string(), alarms);
             }
         }
+        t
+    };
+    let translations: Vec<Translation> = rows.par_iter().zip(translations).map(looked_at).collect();
+    for (row, t) in rows.iter_mut().zip(translations) {
         row.translations.insert(target.to_string(), t);
     }
     Ok(())
