@@ -47,7 +47,7 @@ pub use asked::check;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Model: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache (engine `local`)
-    #[arg(long, required_unless_present = "endpoint")]
+    #[arg(long, required_unless_present_any = ["endpoint", "remote_model", "engine"])]
     pub model: Option<String>,
     /// Adapter directory (PEFT), merged on load
     #[arg(long)]
