@@ -327,9 +327,18 @@ fn run_to_file(args: &Args, out: &Path, rows: Vec<Row>) -> Result<()> {
     let mut progress = Progress::new("generate", rows.len());
     let (mut text, mut alarms) = (String::new(), Alarms::default());
     for chunk in rows.chunks(answers.chunk(args)) {
-        let kept = || format!("interrupted; {} holds the answers so far", out.display());
+        let kept = || {
+            format!(
+                "interrupted; {} holds the answers so far, and the same command begins anew (--out FOLDER goes on)",
+                out.display()
+            )
+        };
         ensure!(!interrupted(), Error::interrupted(kept()));
-        for row in answers.of(chunk.to_vec(), args)? {
+        let answered = answers.of(chunk.to_vec(), args);
+        // Rows in folders are resumed, and say so; a file is begun anew.
+        let answered =
+            if interrupted() { answered.map_err(|_| Error::interrupted(kept()))? } else { answered? };
+        for row in answered {
             row.answer.iter().for_each(|a| alarms.count(&a.alarms));
             text.push_str(&serde_json::to_string(&row)?);
             text.push('\n');
