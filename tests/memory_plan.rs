@@ -19,7 +19,7 @@ use sdrrl::{
     train::optimizer::{OptimizerKind, state_bytes},
 };
 
-use crate::cli::ok;
+use crate::cli::{fails, ok};
 
 const OPTIMIZERS: [OptimizerKind; 4] =
     [OptimizerKind::Adamw, OptimizerKind::Adamw8bit, OptimizerKind::Adafactor, OptimizerKind::Muon];
@@ -176,4 +176,61 @@ fn the_plan_of_a_recipe_is_what_training_says_before_its_first_step() {
         let told = said.lines().find_map(|l| l.split_once("memory in MiB: ")).unwrap().1;
         assert_eq!(Some(parts.trim()), told.split(", in all").next(), "{train}");
     }
+}
+
+/// The label of an evaluation in a matrix has the arm before the task; and only the examples of the method have parallel sentences: of the rows that
+/// this world's second baseline makes, a run has 12 steps in an epoch.
+#[test]
+fn every_evaluation_of_a_matrix_is_expected_and_every_training_has_the_steps_of_its_own_rows() {
+    let set = "set=[\"train.epochs=1\"]";
+    let planned = ok(&["ablate", "recipes/ablations.toml", "--set", set, "--check"]);
+    let lines: Vec<&str> = planned.lines().collect();
+    let evals: Vec<&&str> = lines.iter().filter(|l| l.starts_with("eval")).collect();
+    assert!(evals.len() > 30 && evals.iter().all(|l| l.contains("180 rows, ")), "{planned}");
+    let at = lines.iter().position(|l| l.starts_with("assemble translate-then-sft")).unwrap();
+    let (before, _) = lines[at + 2].split_once(" steps").unwrap();
+    let words: Vec<&str> = before.split_whitespace().rev().take(3).collect();
+    let [most, "to", least] = words[..] else { panic!("{before}") };
+    assert!((least.parse::<u32>().unwrap()..=most.parse().unwrap()).contains(&12), "{before}");
+}
+
+/// A training that is refused leaves the shards of the finished one in its folder as they are.
+#[test]
+fn a_finished_training_keeps_its_shards_from_other_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    for (name, word) in [("a.jsonl", "red"), ("b.jsonl", "blue")] {
+        let rows: String = (0..24)
+            .map(|i| format!("{{\"instruction\": \"What is {i}?\", \"output\": \"House {i} is {word}.\"}}\n"))
+            .collect();
+        fs::write(dir.path().join(name), rows).unwrap();
+    }
+    let (a, b, out) = (at("a.jsonl"), at("b.jsonl"), at("out"));
+    let train = |data: &str, more: &[&str]| -> Vec<String> {
+        let args = [
+            "train",
+            "--model",
+            "assets/quickstart/model",
+            "--max-steps",
+            "1",
+            "--out",
+            &out,
+            "--data",
+            data,
+        ];
+        args.iter().chain(more).map(|s| s.to_string()).collect()
+    };
+    let run = |args: Vec<String>| ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    run(train(&a, &[]));
+    let shards = || fs::read(dir.path().join("out/pack/train.tokens")).unwrap();
+    let first = shards();
+    let refused = train(&b, &[]);
+    fails(
+        &refused.iter().map(String::as_str).collect::<Vec<_>>(),
+        &["holds a finished train of other data", "--restart"],
+    );
+    assert_eq!(shards(), first);
+    assert!(run(train(&a, &[])).contains("unchanged"));
+    run(train(&b, &["--restart"]));
+    assert_ne!(shards(), first);
 }

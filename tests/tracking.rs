@@ -66,7 +66,7 @@ fn files(dir: &Path) -> BTreeMap<String, String> {
 #[test]
 fn the_log_of_weights_and_biases_is_byte_for_byte_its_own_writers() {
     let dir = tempfile::tempdir().unwrap();
-    let run = wandb::write(&training(900), dir.path(), "proof").unwrap();
+    let run = wandb::write(&training(900), dir.path(), "proof").unwrap().path;
     assert_eq!(run.file_name().unwrap(), "offline-run-20231114_221320-67000000");
     let log = fs::read(run.join("run-67000000.wandb")).unwrap();
     let golden = &golden()["wandb"];
@@ -83,7 +83,7 @@ fn mlflows_files_are_its_own_writers() {
     let dir = tempfile::tempdir().unwrap();
     let mut t = training(200);
     t.config.shift_remove("text");
-    let run = mlflow::write(&t, dir.path(), "proof").unwrap();
+    let run = mlflow::write(&t, dir.path(), "proof").unwrap().path;
     let (golden, of) = (&golden()["mlflow"], |kind: &str| files(&run.join(kind)));
     assert_eq!(json!(of("params")), golden["params"]);
     let mut tags = of("tags");
@@ -122,7 +122,7 @@ fn an_experiment_of_that_name_is_used_and_another_one_is_left_alone() {
     }
     let before = files(dir.path());
     let of = |name: &str| {
-        let run = mlflow::write(&training(1), dir.path(), name).unwrap();
+        let run = mlflow::write(&training(1), dir.path(), name).unwrap().path;
         run.parent().unwrap().file_name().unwrap().to_str().unwrap().to_string()
     };
     assert_eq!((of("it's"), of("plain name")), ("7".to_string(), "8".to_string()));
@@ -134,7 +134,7 @@ fn an_experiment_of_that_name_is_used_and_another_one_is_left_alone() {
 
 /// The experiment of another training under the same name.
 fn of_again(root: &Path, name: &str, id: u128) -> String {
-    let run = mlflow::write(&Tracked { id, ..training(1) }, root, name).unwrap();
+    let run = mlflow::write(&Tracked { id, ..training(1) }, root, name).unwrap().path;
     run.parent().unwrap().file_name().unwrap().to_str().unwrap().to_string()
 }
 
@@ -143,7 +143,7 @@ fn names_that_cannot_be_files_are_refused_and_nothing_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let mut t = training(1);
     t.points[1].values.insert("eval/chrF++".into(), 1.0);
-    let run = mlflow::write(&t, dir.path(), "p").unwrap();
+    let run = mlflow::write(&t, dir.path(), "p").unwrap().path;
     assert!(run.join("metrics/eval/chrF__").exists());
     for (name, why) in [
         ("eval/../../x", "cannot be the name of a file"),
@@ -246,4 +246,15 @@ fn a_run_brings_all_its_trainings_and_their_results() {
     };
     assert_eq!(of("results/qa-es/chrF__/before"), ["1000500 1.5 2\n"; 2]);
     assert_eq!(of("results/qa-es/chrF__/after"), ["1000500 2.5 2\n"]);
+    // A training that came later, and another tracker: what is there keeps nothing from being exported.
+    at_work(&dir.path().join("run/train-gold"));
+    let again = ok(&["export", &at("run"), "--mlflow", &at("m"), "--wandb", &at("w")]);
+    assert!(again.contains("export: run train-gold (not finished, 2 steps) is the run"), "{again}");
+    assert!(!again.contains("train-sft (not finished, 2 steps) is the run"), "{again}");
+    assert_eq!(fs::read_dir(dir.path().join("w")).unwrap().count(), 3);
+    let later = files(&dir.path().join("m"));
+    // A matrix has its trainings elsewhere.
+    fs::write(dir.path().join("run/results.json"), json!({"name": "a", "arms": []}).to_string()).unwrap();
+    fails(&["export", &at("run"), "--mlflow", &at("n")], &["of a matrix", "`cache`"]);
+    assert!(later.len() > found.len() && found.iter().all(|(path, text)| later[path] == *text));
 }

@@ -134,7 +134,7 @@ impl Client {
             true => {
                 Failure::broken(format!("the reply is cut off after {} bytes: JSON was expected", text.len()))
             }
-            false => Failure::new(Then::End, self.no_json(&response, &text)),
+            false => Failure::new(Then::End, self.no_json(&response, &text, &e)),
         })?;
         // Written with escapes it may have passed above.
         match self.key.is_in(&value.to_string()) {
@@ -143,11 +143,11 @@ impl Client {
         }
     }
 
-    fn no_json(&self, response: &Response<Body>, text: &[u8]) -> String {
+    fn no_json(&self, response: &Response<Body>, text: &[u8], why: &serde_json::Error) -> String {
         let kind = self.key.cleaned(header_of(response, "content-type"));
         let begin = self.key.cleaned(&String::from_utf8_lossy(&text[..text.len().min(200)]));
         format!(
-            "the reply is no JSON but {kind:?}, {begin:?}: is there an OpenAI-compatible API at {}?",
+            "the reply is no JSON ({why}) but {kind:?}, {begin:?}: is there an OpenAI-compatible API at {}?",
             self.endpoint.base
         )
     }

@@ -75,9 +75,17 @@ struct Shared {
     record: Record,
     /// What is not yet in the record.
     usage: Mutex<Usage>,
-    /// Answers by what they are, with the request that they belong to.
-    seen: Mutex<HashMap<u64, u64>>,
+    seen: Mutex<Seen>,
     ended: AtomicBool,
+}
+
+/// Answers that came, so that one which belongs to another request is noticed.
+#[derive(Default)]
+struct Seen {
+    /// By id: the request, and what stands in the answer.
+    first: HashMap<u64, (u64, u64)>,
+    /// Two answers had the same id and were different ones: ids say nothing there (Ollama draws them from a thousand, others have a fixed one).
+    ids_repeat: bool,
 }
 
 struct Job {
@@ -231,8 +239,11 @@ impl Shared {
         self.record.answered(&answer.model).map_err(end)?;
         if let Some(id) = &answer.id {
             let request = xxh3_64(job.body.as_bytes());
-            let same = xxh3_64(format!("{id} {}", answer.text).as_bytes());
-            if *lock(&self.seen).entry(same).or_insert(request) != request {
+            let whole = xxh3_64(format!("{} {}", answer.created, answer.text).as_bytes());
+            let mut seen = lock(&self.seen);
+            let first = *seen.first.entry(xxh3_64(id.as_bytes())).or_insert((request, whole));
+            seen.ids_repeat |= first.1 != whole;
+            if first.0 != request && !seen.ids_repeat {
                 let id = self.client.key.cleaned(id);
                 let message = format!(
                     "the reply is the one that another request had (id {id}): does a cache stand between?"

@@ -44,8 +44,9 @@ impl Usage {
     pub fn add(&mut self, other: Usage) {
         self.answers += other.answers;
         self.sent_again += other.sent_again;
-        self.prompt_tokens += other.prompt_tokens;
-        self.completion_tokens += other.completion_tokens;
+        // A server may count whatever it likes.
+        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);
     }
 }
 

@@ -41,8 +41,10 @@ pub struct Answer {
     pub tokens: usize,
     /// Tokens of the prompt, likewise.
     pub prompt_tokens: usize,
-    /// The server's name for it, if it gives names, and its time: two requests do not have the same.
+    /// The server's name for it, if it gives names.
     pub(super) id: Option<String>,
+    /// Its time, as the server wrote it.
+    pub(super) created: String,
 }
 
 /// The body of a request.
@@ -101,13 +103,23 @@ pub(super) fn answer(client: &Client, reply: &Value) -> Result<Answer, Failure> 
             ));
         }
     };
-    let count = |key: &str| reply["usage"][key].as_u64().unwrap_or(0) as usize;
+    // A server that does not part a reasoning model's thoughts from its answers; the template may have begun them.
+    if text.starts_with("<think>") || text.contains("</think>") {
+        let message = "the answer holds the model's thoughts (<think>): give the server its parser of reasoning, or turn thoughts off, as by extra-body {\"chat_template_kwargs\": {\"enable_thinking\": false}}";
+        return Err(Failure::new(Then::LeaveOut, message));
+    }
+    // Some servers count in floating point.
+    let count = |key: &str| {
+        let n = &reply["usage"][key];
+        n.as_u64().map_or_else(|| n.as_f64().unwrap_or(0.0) as usize, |n| n as usize)
+    };
     Ok(Answer {
         text,
         finish: choice["finish_reason"].as_str().unwrap_or_default().to_string(),
         model: reply["model"].as_str().unwrap_or(&client.model).to_string(),
         tokens: count("completion_tokens"),
         prompt_tokens: count("prompt_tokens"),
-        id: reply["id"].as_str().filter(|id| !id.is_empty()).map(|id| format!("{id} {}", reply["created"])),
+        id: reply["id"].as_str().filter(|id| !id.is_empty()).map(String::from),
+        created: reply["created"].to_string(),
     })
 }

@@ -6,13 +6,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     data::{files::FileContext, json::read_text},
     error::Error,
     pipeline::work_dir::{METRICS, RESULTS, Room},
     report::out::{note, say},
-    train::tracking::{Tracked, mlflow, wandb},
+    train::tracking::{Tracked, Written, mlflow, wandb},
 };
 
 /// Arguments of `export`.
@@ -36,6 +37,7 @@ pub fn run(args: &Args) -> Result<()> {
     let plain = !args.project.is_empty() && !args.project.contains(|c: char| c == '/' || c.is_control());
     let message = || format!("--project is {:?}: a name without `/` was expected", args.project);
     ensure!(plain, Error::setting("project", message()));
+    let mut new = 0;
     for t in trainings(&args.folder)? {
         let what = if t.finished { "finished" } else { "not finished" };
         let steps = t.points.last().map_or(0, |p| p.step);
@@ -46,14 +48,16 @@ pub fn run(args: &Args) -> Result<()> {
             note!("export: {}: the last line of {METRICS} is being written, and is left out", t.name);
         }
         if let Some(root) = &args.mlflow {
-            let path = mlflow::write(&t, root, &args.project)?;
-            say!("export: {} ({what}, {steps} steps) is the run {}", t.name, path.display());
+            let what = format!("{} ({what}, {steps} steps) is the run", t.name);
+            new += told(&what, &mlflow::write(&t, root, &args.project)?);
         }
         if let Some(root) = &args.wandb {
-            let path = wandb::write(&t, root, &args.project)?;
-            say!("export: {} ({what}, {steps} steps) is {}", t.name, path.display());
+            let what = format!("{} ({what}, {steps} steps) is", t.name);
+            new += told(&what, &wandb::write(&t, root, &args.project)?);
         }
     }
+    let none = || format!("nothing of {} is exported: all of it is there already", args.folder.display());
+    ensure!(new > 0, Error::exists(&args.folder, none()));
     if let Some(root) = &args.mlflow {
         say!("next:  MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri {}", root.display());
     }
@@ -61,6 +65,16 @@ pub fn run(args: &Args) -> Result<()> {
         say!("next:  wandb sync {}/offline-run-*", root.display());
     }
     Ok(())
+}
+
+/// Says what became of a training; 1 where it is new. What an earlier call has exported keeps nothing else from being exported.
+fn told(what: &str, written: &Written) -> usize {
+    let path = written.path.display();
+    match written.new {
+        true => say!("export: {what} {path}"),
+        false => note!("export: {path} is there already: remove it to export this training again"),
+    }
+    written.new.into()
 }
 
 /// The training in a folder, or those of the run in it with their results.
@@ -120,6 +134,15 @@ fn results(path: &Path) -> Result<BTreeMap<String, Vec<Figure>>> {
         return Ok(BTreeMap::new());
     }
     let text = read_text(path).reading(path)?;
+    // An arm's folders are shared with others and have no names of their own.
+    let matrix = || {
+        format!(
+            "{} is of a matrix: its trainings are in the folder `cache` beside it, export that",
+            path.display()
+        )
+    };
+    let arms = serde_json::from_str::<Value>(&text).is_ok_and(|all| all.get("arms").is_some());
+    ensure!(!arms, Error::bad_input(path.display().to_string(), matrix()));
     let found: Results =
         serde_json::from_str(&text).with_context(|| format!("{}: no results of a run", path.display()))?;
     Ok(found.variants)

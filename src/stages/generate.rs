@@ -47,7 +47,7 @@ pub use asked::check;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Model: a Hugging Face directory, a .gguf file, or a name in the local Hugging Face cache (engine `local`)
-    #[arg(long, required_unless_present = "endpoint")]
+    #[arg(long, required_unless_present_any = ["endpoint", "remote_model", "engine"])]
     pub model: Option<String>,
     /// Adapter directory (PEFT), merged on load
     #[arg(long)]
@@ -327,9 +327,18 @@ fn run_to_file(args: &Args, out: &Path, rows: Vec<Row>) -> Result<()> {
     let mut progress = Progress::new("generate", rows.len());
     let (mut text, mut alarms) = (String::new(), Alarms::default());
     for chunk in rows.chunks(answers.chunk(args)) {
-        let kept = || format!("interrupted; {} holds the answers so far", out.display());
+        let kept = || {
+            format!(
+                "interrupted; {} holds the answers so far, and the same command begins anew (--out FOLDER goes on)",
+                out.display()
+            )
+        };
         ensure!(!interrupted(), Error::interrupted(kept()));
-        for row in answers.of(chunk.to_vec(), args)? {
+        let answered = answers.of(chunk.to_vec(), args);
+        // Rows in folders are resumed, and say so; a file is begun anew.
+        let answered =
+            if interrupted() { answered.map_err(|_| Error::interrupted(kept()))? } else { answered? };
+        for row in answered {
             row.answer.iter().for_each(|a| alarms.count(&a.alarms));
             text.push_str(&serde_json::to_string(&row)?);
             text.push('\n');

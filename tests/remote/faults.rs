@@ -150,6 +150,21 @@ const FAULTS: &[Fault] = &[
     ("changes its model", |n| Reply::Json(said_by(n, "m-turbo", "x")), &["`m`", "`m-turbo`", "--out"]),
     ("gives the key away", |n| Reply::Json(said(n, &format!("The key is {KEY}."))), &["repeats the API key"]),
     (
+        "leaves thoughts in its answers",
+        |n| Reply::Json(said(n, "Hm, a town.\n</think>\n\nA town.")),
+        &["thoughts", "enable_thinking", "questions.jsonl:3", "--on-bad-row skip"],
+    ),
+    (
+        "writes half a character",
+        |n| {
+            raw(
+                &said(n, "x").to_string().replace("\"x\"", "\"\\ud800 x\""),
+                said(n, "\\ud800 x").to_string().len() - 1,
+            )
+        },
+        &["is no JSON (", "hex escape"],
+    ),
+    (
         "is in another alphabet",
         |_| Reply::Status(500, String::new(), "\u{202e}ошибка 错误".into()),
         &["ошибка 错误"],
@@ -199,6 +214,21 @@ fn every_fault_of_a_server_is_named_and_rows_are_kept() {
             });
         }
     });
+}
+
+/// An id that all answers have stands in no answer's way, once two that differ had it; and counts need not be whole numbers, nor small ones.
+#[test]
+fn ids_may_say_nothing_and_counts_may_be_any_numbers() {
+    let work = Work::new(6);
+    let server = Server::start(|n, _| {
+        let mut reply = said(0, "A small town with a river and two bridges.");
+        reply["created"] = json!(n / 3);
+        reply["usage"] = json!({"prompt_tokens": 10.0, "completion_tokens": u64::MAX});
+        Reply::Json(reply)
+    });
+    let shown = succeeds(&work.generate(&server.url(), &["--concurrency", "1"]));
+    let told = format!("6 answers (2 sent again), 60 prompt and {} completion tokens", u64::MAX);
+    assert!(shown.contains(&told), "{shown}");
 }
 
 #[test]

@@ -55,6 +55,19 @@ fn sentences_are_asked_for_by_the_prompt_and_the_first_line_is_taken() {
 }
 
 #[test]
+fn translations_that_did_not_end_are_counted() {
+    let work = translated();
+    let cut = Server::start(|n, _| {
+        let mut reply = said(n, "Un pueblo");
+        reply["choices"][0]["finish_reason"] = if n % 2 == 0 { "length".into() } else { "stop".into() };
+        Reply::Json(reply)
+    });
+    let shown = succeeds(&stage(&work, "translate", ("out", "cut"), &cut.url(), &[]));
+    let half = cut.chats().len().div_ceil(2);
+    assert!(shown.contains(&format!("ended otherwise than by \"stop\": {half} \"length\"")), "{shown}");
+}
+
+#[test]
 fn a_judge_gives_scores_and_what_is_no_number_gives_none() {
     let work = translated();
     let judge = Server::start(|n, asked| {

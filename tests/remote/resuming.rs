@@ -8,6 +8,7 @@ use super::{
     server::{Server, answers},
     succeeds,
 };
+use crate::{cli::text, common::program};
 
 const ROWS: usize = 60;
 const MORE: [&str; 4] = ["--concurrency", "4", "--rows-per-shard", "20"];
@@ -55,6 +56,33 @@ fn a_run_that_is_stopped_goes_on_at_the_row_where_it_was() {
         let chats = server.chats().len();
         assert!((ROWS..=ROWS + 3 * (2 * 4 + 4 + 3)).contains(&chats), "{chats}");
     }
+}
+
+/// A file has the answers so far, and nobody is told that it is gone on with.
+#[test]
+fn a_file_is_not_said_to_be_resumed() {
+    let (work, server) = (Work::new(12), slow());
+    let url = server.url();
+    let engine =
+        ["generate", "--engine", "openai", "--remote-model", "m", "--concurrency", "1", "--endpoint", &url];
+    let mut command = program();
+    command
+        .args(engine)
+        .arg("--prompts")
+        .arg(work.at("questions.jsonl"))
+        .arg("--out")
+        .arg(work.at("answers.jsonl"));
+    let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    while server.chats().len() < 6 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let out = child.wait_with_output().unwrap();
+    let told = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(130), "{told}");
+    assert!(told.contains("begins anew") && !told.contains("resume"), "{told}");
+    let kept = fs::read_to_string(work.at("answers.jsonl")).unwrap();
+    assert_eq!(kept.lines().count(), 4, "{kept}");
 }
 
 #[test]

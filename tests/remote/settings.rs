@@ -55,6 +55,9 @@ fn engines_prompts_and_names_that_do_not_go_together_are_named() {
     let (work, url) = (Work::new(2), server.url());
     let local = ["generate", "--model", "assets/quickstart/model", "--endpoint", &url, "--prompt", "x"];
     failed(&program().args(local).output().unwrap(), &local, &["engine `openai`"]);
+    // No endpoint is not no model.
+    let nowhere = ["generate", "--engine", "openai", "--remote-model", "m", "--prompt", "x"];
+    failed(&program().args(nowhere).output().unwrap(), &nowhere, &["endpoint is not set"]);
     let judge = [
         "score",
         "--engine",

@@ -38,13 +38,13 @@ pub(super) fn memory(r: &Recipe, placement: Placement) -> Result<()> {
     }
     let parts = training(r, placement, r.train.batch_tokens)?;
     let needed: u64 = parts.iter().map(|(_, bytes)| *bytes as u64).sum();
+    let method = format!("{:?}", r.train.method).to_lowercase();
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     let message = || {
         let parts: Vec<String> =
             parts.iter().map(|(name, bytes)| format!("{name} {:.2}", gib(*bytes as u64))).collect();
         format!(
-            "training by {:?} in batches of {} tokens needs {:.2} GiB ({}), and {:.2} GiB are available: a lower train.batch-tokens, dtype = \"bf16\", another method, or a smaller model",
-            r.train.method,
+            "training by {method} in batches of {} tokens needs {:.2} GiB ({}), and {:.2} GiB are available: a lower train.batch-tokens, dtype = \"bf16\", another method, or a smaller model",
             r.train.batch_tokens,
             gib(needed),
             parts.join(", "),

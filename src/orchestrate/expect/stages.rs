@@ -237,13 +237,11 @@ fn examples(f: &Facts, variant: Option<Variant>) -> Result<Option<([f64; 2], [f6
     let Some(rows) = f.rows else { return Ok(None) };
     let languages = r.target_languages.len() as f64;
     let pairs = r.assemble.pairs.len() as f64 * languages;
-    let of_row = match variant {
-        Some(Variant::Sdrrl | Variant::Gold) => [KEPT * pairs, pairs],
-        _ => [KEPT, 1.0 + languages],
-    };
+    let whole = matches!(variant, Some(Variant::Sdrrl | Variant::Gold));
+    let of_row = if whole { [KEPT * pairs, pairs] } else { [KEPT, 1.0 + languages] };
     let all = of_row.map(|n| n * rows as f64 * (1.0 - r.assemble.validation));
     let mut parallel = 0.0;
-    if r.assemble.use_parallel && r.parallel.file.is_some() {
+    if whole && r.assemble.use_parallel && r.parallel.file.is_some() {
         for target in &r.target_languages {
             let path = path_for(&r.parallel.file, "parallel.file", &r.source_language, target)?;
             let lines = read_lines(&path).map_or(0, |lines| lines.len());
@@ -258,8 +256,12 @@ fn examples(f: &Facts, variant: Option<Variant>) -> Result<Option<([f64; 2], [f6
 /// A task of an evaluation.
 fn task(f: &Facts, name: &str) -> Result<Expected> {
     let settings = &f.recipe.eval;
-    let task = settings.tasks.iter().find(|t| t.name == name);
-    let Some(task) = task else { return Ok(Expected::of(Time::Short, "")) };
+    // In a matrix the arm stands before it.
+    let ends = |t: &&EvalTask| {
+        name.strip_suffix(t.name.as_str()).is_some_and(|arm| arm.is_empty() || arm.ends_with(' '))
+    };
+    let task = settings.tasks.iter().filter(ends).max_by_key(|t| t.name.len());
+    let task = task.with_context(|| format!("{name} is no task of the recipe"))?;
     let one = EvalSettings { tasks: vec![task.clone()], ..settings.clone() };
     let items = eval::run::check(&one)?.into_iter().next().context("the task has no rows")?;
     let rows = items.len();

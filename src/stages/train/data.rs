@@ -1,20 +1,24 @@
 //! `train --data`: a file of conversations becomes token shards in OUT/pack, by the stage `pack` itself; settings that were left open are chosen to fit it.
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::Args;
 use crate::{
     data::{loader::Loader, questions::preferences::Rows, token_shard::TokenShard},
     error::Error,
     models::weights::{WeightSource, peft::check_adapter, resolve},
-    pipeline::work_dir::{Room, TOKENS},
+    pipeline::{
+        manifest::Manifest,
+        plan::{Planned, collect, planning},
+        work_dir::{Room, TOKENS},
+    },
     recipe::{
         objective::Objective,
         pack::PackSettings,
         train::{Method, TrainSettings},
     },
-    report::out::note,
+    report::out::{self, note},
     stages::pack::{self, Validation},
 };
 
@@ -81,14 +85,16 @@ pub(super) fn prepare(args: &Args) -> Result<Args> {
     };
     check_headers(&args.model, args.adapter.as_deref(), &args.settings)?;
     let shards = args.out.join(Room::Pack(None).name());
-    pack::run(&pack::Args {
+    let packing = pack::Args {
         model: args.model.clone(),
         examples: data,
         validation: Some(args.validation.clone().unwrap_or(Validation::Share(HELD_OUT))),
         out: shards.clone(),
         rows: args.settings.objective.rows(),
         settings: args.pack.clone(),
-    })?;
+    };
+    keep_finished(&args, &packing)?;
+    pack::run(&packing)?;
     let shard = TokenShard::open(&shards.join(TOKENS[0].1))?.holding(args.settings.objective.rows())?;
     let s = &mut args.settings;
     let least = if s.objective == Objective::Kto { 2 } else { 1 };
@@ -102,6 +108,24 @@ pub(super) fn prepare(args: &Args) -> Result<Args> {
     s.warmup_above_zero = true;
     args.shards = Some(shards);
     Ok(args)
+}
+
+/// A finished training keeps the shards that it learnt from: other data is refused before they are made again.
+fn keep_finished(args: &Args, packing: &pack::Args) -> Result<()> {
+    let finished = Manifest::load(&args.out)?.is_some_and(|m| m.stage == Room::Train(None).name());
+    if !finished || args.restart || args.replace || planning() {
+        return Ok(());
+    }
+    let planned = out::silently(|| collect(|| pack::run(packing)))?;
+    let Some(Planned::Again(why)) = planned.into_iter().next().map(|step| step.planned) else {
+        return Ok(());
+    };
+    let message = format!(
+        "{} holds a finished train of other data ({}): choose another --out, or --restart to train again and replace it",
+        args.out.display(),
+        why.join("; ")
+    );
+    bail!(Error::exists(&args.out, message))
 }
 
 /// Documents of a step, so that it has about as many tokens whatever their lengths, and a small set more than a few steps.

@@ -1,4 +1,6 @@
 //! Engine `openai`: a model behind an endpoint translates, sentence by sentence, as engine `self` does.
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
 
 use super::{Args, Translate, TranslatedBy, insert, sides};
@@ -45,6 +47,8 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
     let (s, record) = (&args.settings, open.path(REMOTE));
     let remote = Shared::new(|| Remote::connect(&s.remote, Some(&record)));
     let mut progress = Progress::new("translate", open_rows(&args.rows.input)?.len());
+    // Answers that did not end by themselves, by how they ended.
+    let mut ends = BTreeMap::<String, usize>::new();
     let mut parts = Parts {
         prepare: &|rows: Vec<Row>| {
             let remote = remote.get()?;
@@ -57,9 +61,15 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
         },
         compute: &mut |(rows, sentences, asked): Asked| {
             let engine = remote.get()?.name();
+            let mut wait = |ticket: &Ticket| {
+                let answer = ticket.wait().map_err(|e| e.error)?;
+                if answer.finish != "stop" {
+                    *ends.entry(answer.finish).or_default() += 1;
+                }
+                Ok(answer.text)
+            };
             let read = |tickets: &Vec<Ticket>| {
-                let answers = tickets.iter().map(|ticket| Ok(ticket.wait().map_err(|e| e.error)?.text));
-                let answers = answers.collect::<Result<Vec<String>>>()?;
+                let answers = tickets.iter().map(&mut wait).collect::<Result<Vec<String>>>()?;
                 let translated = sentences.iter().zip(&answers).map(|(s, a)| first_line(s, a)).collect();
                 Ok(TranslatedBy::Sentences { translated, scores: vec![], engine: engine.clone() })
             };
@@ -80,8 +90,13 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
     // What was used is written down whatever became of it.
     let used = remote.made().map(|remote| remote.total());
     let summary = mapped?;
+    let ends: Vec<String> = ends.iter().map(|(finish, n)| format!("{n} {finish:?}")).collect();
+    let detail = match ends.is_empty() {
+        true => String::new(),
+        false => format!("answers that ended otherwise than by \"stop\": {}", ends.join(", ")),
+    };
     match used {
-        Some(used) => summary.made_remotely(Translate::NAME, used?, ""),
+        Some(used) => summary.made_remotely(Translate::NAME, used?, &detail),
         None => summary.made(Translate::NAME, ""),
     }
 }

@@ -1,17 +1,13 @@
 //! MLflow's file store: `ROOT/EXPERIMENT/RUN` with meta.yaml, params, metrics, tags, artifacts (mlflow/store/tracking/file_store.py).
 //!
 //! Since 3.7 MLflow reads such folders only with MLFLOW_ALLOW_FILE_STORE=true; `mlflow migrate-filestore` makes a database of them.
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Tracked, flatten, folder};
+use super::{Tracked, Written, flatten, folder};
 use crate::{
     data::files::{FileContext, write_atomic, write_error},
     error::Error,
@@ -26,14 +22,14 @@ const LOCAL: u8 = 4;
 /// Adds the training to the store `root`, in its experiment `experiment`; both are made where they are not there. The run's folder.
 ///
 /// # Errors
-/// The run is there already; names that cannot be files; a file cannot be written.
-pub fn write(t: &Tracked, root: &Path, experiment: &str) -> Result<PathBuf> {
+/// Names that cannot be files; a file cannot be written.
+pub fn write(t: &Tracked, root: &Path, experiment: &str) -> Result<Written> {
     fs::create_dir_all(root).map_err(|e| write_error(root, e))?;
     let root = &root.canonicalize().reading(root)?;
     let id = experiment_id(root, experiment, t.started)?;
     let run = format!("{:032x}", t.id);
     let path = root.join(&id).join(&run);
-    folder(&path, |dir| {
+    folder(path.clone(), |dir| {
         let named = |kind: &str, name: &str| Ok::<_, anyhow::Error>(dir.join(kind).join(file_name(name)?));
         let mut all: Vec<(String, String)> = vec![];
         flatten("", &Value::Object(t.config.clone()), ".", &mut |name, value| {
@@ -77,8 +73,7 @@ pub fn write(t: &Tracked, root: &Path, experiment: &str) -> Result<PathBuf> {
             ("user_id", json!("")),
         ];
         put(&dir.join("meta.yaml"), &yaml(&meta))
-    })?;
-    Ok(path)
+    })
 }
 
 /// A line `milliseconds value step` for each value of each tag; what is about the whole stands at the last step.

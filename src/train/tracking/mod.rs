@@ -8,7 +8,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -155,23 +155,28 @@ fn flatten(name: &str, value: &Value, gap: &str, f: &mut dyn FnMut(String, &Valu
     }
 }
 
+/// A folder with a training, for a tracker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The folder.
+    pub path: PathBuf,
+    /// Whether it was made now; one that was there already is as it was.
+    pub new: bool,
+}
+
 /// Makes a folder that appears whole or not at all; one that is there is never touched.
-fn folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let there = || {
-        format!(
-            "{} is there already: remove it to export this training again, or choose another folder",
-            path.display()
-        )
-    };
-    ensure!(!path.exists(), Error::exists(path, there()));
-    let partial = partial_of(path);
+fn folder(path: PathBuf, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Written> {
+    if path.exists() {
+        return Ok(Written { path, new: false });
+    }
+    let partial = partial_of(&path);
     let made = std::fs::create_dir_all(&partial).map_err(|e| write_error(&partial, e));
     let filled = made.and_then(|()| fill(&partial));
-    let renamed = filled.and_then(|()| std::fs::rename(&partial, path).map_err(|e| write_error(path, e)));
+    let renamed = filled.and_then(|()| std::fs::rename(&partial, &path).map_err(|e| write_error(&path, e)));
     if renamed.is_err() {
         let _ = std::fs::remove_dir_all(&partial);
     }
     renamed.with_context(|| format!("export to {}", path.display()))?;
-    sync_folder(path);
-    Ok(())
+    sync_folder(&path);
+    Ok(Written { path, new: true })
 }

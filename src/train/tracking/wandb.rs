@@ -2,17 +2,14 @@
 //!
 //! The log is LevelDB's (its doc/log_format.md) with a header of its own and zlib's CRC-32 over type and data: blocks of 32 KiB, in them records of
 //! checksum (4 bytes), length (2), type (1) and data; a longer one is cut into a first, middle and last part.
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::Result;
 use chrono::DateTime;
 use flate2::Crc;
 use serde_json::{Map, Value, json};
 
-use super::{super::protobuf::Message, Point, Tracked, folder};
+use super::{super::protobuf::Message, Point, Tracked, Written, folder};
 use crate::data::files::write_error;
 
 const BLOCK: usize = 32768;
@@ -28,20 +25,19 @@ const LAST: u8 = 4;
 /// Writes the training into a new folder in `root`, as a run of `project`; the folder.
 ///
 /// # Errors
-/// The run is there already; a file cannot be written.
-pub fn write(t: &Tracked, root: &Path, project: &str) -> Result<PathBuf> {
+/// A file cannot be written.
+pub fn write(t: &Tracked, root: &Path, project: &str) -> Result<Written> {
     let id = id(t.id);
     let time = DateTime::from_timestamp(t.started as i64, 0).unwrap_or_default().format("%Y%m%d_%H%M%S");
     let path = root.join(format!("offline-run-{time}-{id}"));
     fs::create_dir_all(root).map_err(|e| write_error(root, e))?;
-    folder(&path, |dir| {
+    folder(path, |dir| {
         for name in ["files", "logs"] {
             fs::create_dir(dir.join(name)).map_err(|e| write_error(dir, e))?;
         }
         let file = dir.join(format!("run-{id}.wandb"));
         fs::write(&file, log(records(t, &id, project))).map_err(|e| write_error(&file, e))
-    })?;
-    Ok(path)
+    })
 }
 
 /// Eight of the letters and digits that W&B makes ids of.
