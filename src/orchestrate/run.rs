@@ -258,7 +258,10 @@ impl<'a> Run<'a> {
             prompt: vec![],
             out: Some(out.clone()),
             source_language: r.source_language.clone(),
-            placement: self.placement,
+            placement: match r.generate.engine {
+                GenerateEngine::Local => self.placement,
+                GenerateEngine::Openai => self.placement.of_other_models(),
+            },
             part: Part::default(),
             rows_per_shard: r.rows_per_shard,
             settings: r.generate.clone(),
