@@ -1,7 +1,10 @@
 //! `--base-dtype stored`: commands over a GGUF file's own blocks write the bytes that they write over the dequantised model.
 use std::{fs, path::Path};
 
-use crate::cli::{fails, ok};
+use crate::{
+    cli::{fails, ok},
+    common::program,
+};
 
 /// A Llama in blocks of ten types with a tokenizer (scripts/golden_gguf.py).
 const MODEL: &str = "tests/golden/gguf/chat.gguf";
@@ -141,4 +144,70 @@ fn where_there_are_no_blocks_to_keep_it_is_refused_by_name() {
         &[&["score", "--engine", "builtin", "--file", &q], &from[..]].concat(),
         &["--base-dtype stored", "a scorer"],
     );
+}
+
+/// The model with the matrices that have no product in integers called types of the same or a smaller size that have one.
+fn in_integers(work: &Work) -> String {
+    let mut bytes = fs::read(MODEL).unwrap();
+    for (name, old, new) in [("blk.1.attn_v.weight", 1u32, 8u32), ("blk.1.ffn_gate.weight", 20, 2)] {
+        let at = bytes.windows(name.len()).position(|w| w == name.as_bytes()).unwrap() + name.len() + 4 + 16;
+        assert_eq!(bytes[at..at + 4], old.to_le_bytes(), "{name}");
+        bytes[at..at + 4].copy_from_slice(&new.to_le_bytes());
+    }
+    let path = work.at("integers.gguf");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn activations_in_integers_are_read_or_refused_or_it_is_said_where_not() {
+    let work = Work::new();
+    let (q, e, out) = (work.at("q.jsonl"), work.at("e.jsonl"), work.at("out"));
+    let refuse = |line: &str, more: &[&str], parts: &[&str]| {
+        let line: Vec<&str> = line.split(' ').chain(more.iter().copied()).collect();
+        fails(&[&line[..], &["--base-dtype", "stored", "--activations", "int8"]].concat(), parts);
+        assert!(!Path::new(&out).exists(), "{line:?}: nothing is begun");
+    };
+    let own = &["--model", MODEL, "--out", &out];
+    let remote = "generate --engine openai --endpoint http://127.0.0.1:9/v1 --remote-model m --prompts";
+    refuse(remote, &[&q, "--out", &out], &["--base-dtype stored", "a model behind an endpoint"]);
+    refuse(&format!("train --data {e}"), own, &["training reads activations in f32"]);
+    let pairs = format!("--source {0} --target {0}", work.at("text.txt"));
+    let align = format!("align {pairs} --source-language en --target-language es --after {MODEL}");
+    refuse(&align, own, &["the model after training is read in f32"]);
+    let short = format!("generate --prompts {q} --limit 2 --max-new-tokens 3");
+    refuse(&short, own, &["blk.1.attn_v.weight is F16", "leave --activations out"]);
+    // What a recipe asks for of a model that does not have it is found before its first stage.
+    let check = |model: &str, keys: &[&str], parts: &[&str]| {
+        let mut args: Vec<String> = ["run", "recipes/quickstart.toml", "--check"].map(String::from).into();
+        for key in keys.iter().map(|k| k.to_string()).chain([format!("model={model}"), format!("work={out}")])
+        {
+            args.extend(["--set".into(), key]);
+        }
+        fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), parts);
+    };
+    let stored = "base-dtype=stored";
+    check("assets/quickstart/model", &[stored], &["base-dtype", ".gguf file, which this is not"]);
+    check(MODEL, &[stored, "activations=int8"], &["blk.1.attn_v.weight is F16"]);
+    check(MODEL, &[stored, "train.method=full"], &["training of all weights"]);
+}
+
+#[test]
+fn matrices_that_an_adapter_was_merged_into_are_said_to_be_read_in_f32() {
+    let work = Work::new();
+    let model = in_integers(&work);
+    work.run(&format!("pack --model {model} --examples @e.jsonl --out @k"), &[]);
+    let modules = "--lora-targets q_proj,v_proj --max-steps 1";
+    work.run(&format!("train --model {model} --shards @k --out @adapter {modules}"), &[]);
+    let told = |more: &[&str]| {
+        let line = format!(
+            "generate --model {model} --prompt hi --max-new-tokens 3 --base-dtype stored --activations int8"
+        );
+        let out = program().args(line.split(' ')).args(more).output().unwrap();
+        assert!(out.status.success());
+        String::from_utf8(out.stderr).unwrap()
+    };
+    let warning = "4 of 15 matrices have the adapter in them";
+    assert!(told(&["--adapter", &work.at("adapter")]).contains(warning));
+    assert!(!told(&[]).contains("warning"));
 }

@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     models::{
         m2m100::config::M2m100Config,
-        transformer::config::Config,
+        transformer::{config::Config, weights::Transformer},
         weights::{WeightSource, resolve},
     },
     pipeline::{placement::Placement, rows::path_for},
@@ -91,6 +91,7 @@ pub(super) fn mistakes(r: &Recipe, placement: Placement) -> Vec<anyhow::Error> {
     wrong.take("train", r.train.check());
     wrong.take("pack", r.pack.check(r.train.objective.rows()));
     if let Some(model) = wrong.take("model", model(r)) {
+        wrong.take("base-dtype", blocks(r, placement));
         wrong.take("memory", room::memory(r, placement));
         wrong.take("train", room::answers(r, &model));
         if asked {
@@ -167,6 +168,12 @@ fn model(r: &Recipe) -> Result<Config> {
     let (config, _) = WeightSource::open(&path)?;
     check_targets(&r.train)?;
     Ok(config)
+}
+
+/// The model has what `base-dtype` and `activations` ask for.
+fn blocks(r: &Recipe, placement: Placement) -> Result<()> {
+    placement.stored_if(r.train.method == Method::Lora, "training of all weights")?;
+    Transformer::check_blocks(&resolve(&r.model)?, placement)
 }
 
 fn check_targets(s: &TrainSettings) -> Result<()> {

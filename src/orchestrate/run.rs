@@ -258,7 +258,7 @@ impl<'a> Run<'a> {
             prompt: vec![],
             out: Some(out.clone()),
             source_language: r.source_language.clone(),
-            placement: self.placement,
+            placement: self.placement_where(r.generate.engine == GenerateEngine::Local),
             part: Part::default(),
             rows_per_shard: r.rows_per_shard,
             settings: r.generate.clone(),
@@ -271,7 +271,7 @@ impl<'a> Run<'a> {
         translate::run(&translate::Args {
             rows: self.rows(&out, &translated),
             model: Some(r.model.clone()),
-            placement: self.translators_placement(),
+            placement: self.placement_where(r.translate.engine == TranslateEngine::Itself),
             settings: r.translate.clone(),
         })?;
         self.go_on()?;
@@ -303,11 +303,9 @@ impl<'a> Run<'a> {
         Ok(Data { rows, parallel: Some(parallel) })
     }
 
-    fn translators_placement(&self) -> Placement {
-        match self.recipe.translate.engine {
-            TranslateEngine::Itself => self.placement,
-            _ => self.placement.of_other_models(),
-        }
+    /// Of a stage that runs the recipe's own model, or another.
+    fn placement_where(&self, own: bool) -> Placement {
+        if own { self.placement } else { self.placement.of_other_models() }
     }
 
     /// Makes a variant's examples and trains on them: the folders of the token shards and of the result.

@@ -1,7 +1,7 @@
 //! `sdrrl align`: how near translations are to each other inside the model, layer by layer, before training against after.
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::pipeline::{
@@ -16,6 +16,7 @@ use crate::{
         languages::{name, require},
         tokenizer::Tokenizer,
     },
+    error::Error,
     eval::alignment::{
         AlignmentOptions, AlignmentReport, layer_curves, measure_alignment, planes, read_pairs, table, values,
     },
@@ -28,6 +29,7 @@ use crate::{
         progress::Progress,
         table::{Table, use_colour},
     },
+    tensor::Activations,
 };
 
 /// Arguments of `align`.
@@ -93,6 +95,12 @@ impl Stage for Align<'_> {
 
     fn identity(&self) -> Result<Identity> {
         let args = self.args;
+        let whole = args.after.as_deref().is_some_and(|dir| !is_adapter(dir));
+        let both = "the model after training is read in f32, and beside one in int8 would differ for that: leave --activations out, or give an adapter";
+        ensure!(
+            !whole || args.placement.activations == Activations::F32,
+            Error::setting("activations", both)
+        );
         let languages = [&args.source_language, &args.target_language];
         let settings = json!({"languages": languages, "limit": args.limit, "pooling": args.pooling,
             "layer": args.layer, "projection": args.projection});

@@ -193,3 +193,23 @@ fn questions_without_a_source_answer_are_counted() {
         &["r0/T>T/es", "are more than the 256 of the model: lower max-new-tokens"],
     );
 }
+
+/// An answer without words shows nothing, and of two answers none is the right one.
+#[test]
+fn a_teacher_is_shown_one_answer_with_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let example = |id: &str, pair: &str, language: &str, output: &str| {
+        json!({"id": id, "row": "r0", "pair": pair, "split": "train", "question_language": language, "answer_language": language,
+            "instruction": "Who?", "output": output})
+    };
+    let asked = example("t", "T>T", "es", "x");
+    let (examples, out) = (at("e.jsonl"), at("k"));
+    let line = ["pack", "--model", MODEL, "--rows", "questions", "--examples", &examples, "--out", &out];
+    let blank = example("a", "S>S", "en", " ");
+    fs::write(&examples, format!("{blank}\n{asked}\n")).unwrap();
+    fails(&line, &["no question is left to train on", "1 with no answer in the source language"]);
+    let (ana, eva) = (example("a", "S>S", "en", "Ana"), example("b", "S>S", "en", "Eva"));
+    fs::write(&examples, format!("{ana}\n{eva}\n{asked}\n")).unwrap();
+    fails(&line, &["e.jsonl", "examples a and b of row r0 differ", "leave one out"]);
+}

@@ -16,6 +16,7 @@ use crate::{
     data::random::RowRandom,
     device::Device,
     ops::{dora::dora_norms, lora::LowRank, parallel::map_chunks, rows::cast},
+    report::out::note,
     tensor::{Arena, DType, Tensor},
 };
 
@@ -223,6 +224,7 @@ impl Transformer {
     /// Merges an adapter into the weights: W + scale B A (DoRA: rows rescaled to the magnitude) in F32, cast once to W's type; a matrix in blocks becomes a
     /// tensor of the run's type, since blocks could not hold the sum.
     pub fn apply_adapter(&mut self, lora: &Lora) -> Result<()> {
+        let in_integers = self.in_integers();
         self.replace(lora)?;
         ensure!(
             lora.layers.len() == self.weights.layers.len(),
@@ -235,6 +237,12 @@ impl Transformer {
             let merged =
                 merge(&linear.weight, adapter).with_context(|| format!("merge {}", linear.weight.name()))?;
             linear.weight = merged.into();
+        }
+        let merged = in_integers - self.in_integers();
+        if merged > 0 {
+            note!(
+                "warning: {merged} of {in_integers} matrices have the adapter in them and are no blocks any more: their products read f32, not int8"
+            );
         }
         Ok(())
     }

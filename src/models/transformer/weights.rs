@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Kind};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::{
     super::weights::{WeightSource, check_memory},
@@ -158,20 +158,37 @@ impl Transformer {
     /// Loads a model as a run places it, into main memory: what no kernel of its device serves is refused before anything is read, and so are blocks
     /// to be kept where there are none.
     pub fn load_for(path: &Path, placement: Placement) -> Result<Transformer> {
-        placement.check_activations()?;
-        if placement.keeps_blocks() {
-            let (_, source) = WeightSource::open(path)?;
-            let blocks = matches!(source, WeightSource::Gguf(_));
-            let none = || {
-                format!(
-                    "model {}: --base-dtype stored keeps the blocks of a .gguf file, which this is not",
-                    path.display()
-                )
-            };
-            ensure!(blocks, Error::setting("base-dtype", none()));
-        }
+        Transformer::check_blocks(path, placement)?;
         Transformer::check_for(path, placement.device)?;
         Transformer::load_as(path, placement.dtype.try_into()?, placement.blocks())
+    }
+
+    /// Refuses, by the header alone, blocks to be kept where there are none, and activations in int8 where a matrix has no product with such.
+    pub fn check_blocks(path: &Path, placement: Placement) -> Result<()> {
+        placement.check_activations()?;
+        if !placement.keeps_blocks() {
+            return Ok(());
+        }
+        let (config, source) = WeightSource::open(path)?;
+        let WeightSource::Gguf(source) = source else {
+            let none = "--base-dtype stored keeps the blocks of a .gguf file, which this is not";
+            bail!(Error::setting("base-dtype", format!("model {}: {none}", path.display())));
+        };
+        if placement.activations == Activations::Int8 {
+            let leaves = config.spec()?.leaves();
+            leaves
+                .iter()
+                .filter(|leaf| leaf.place.is_matrix())
+                .try_for_each(|leaf| source.check_int8(leaf))?;
+        }
+        Ok(())
+    }
+
+    /// Matrices whose products read activations in int8.
+    pub(super) fn in_integers(&self) -> usize {
+        let int8 =
+            |w: &&Weight| matches!(w, Weight::Blocks(b) if b.format().activations == Activations::Int8);
+        self.matrices().into_iter().filter(int8).count()
     }
 
     /// Refuses a model that `device` has no kernels for; reads its configuration alone.

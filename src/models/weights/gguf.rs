@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
+use crate::error::Error;
+
 use super::finite::{check_blocks, check_finite};
 use crate::{
     data::gguf::{Gguf, GgufTensor},
@@ -65,9 +67,10 @@ impl Checkpoint {
 
     /// See [`super::WeightSource::weight`].
     pub fn weight(&self, leaf: &Leaf, compute: ComputeType, activations: Activations) -> Result<Weight> {
-        if let Some(kind) = PackedType::from_number(self.entry(leaf)?.ggml_type) {
-            let only = || format!("tensor {} is {}: {}", leaf.name, kind.name(), int8::only());
-            ensure!(activations == Activations::F32, only());
+        if activations == Activations::Int8 {
+            self.check_int8(leaf)?;
+        }
+        if PackedType::from_number(self.entry(leaf)?.ggml_type).is_some() {
             return self.leaf(leaf, compute.dtype()).map(Weight::Dense);
         }
         let blocks = self.blocks(leaf, compute.dtype(), activations)?;
@@ -87,6 +90,21 @@ impl Checkpoint {
             }
         }
         Ok(Weight::Blocks(blocks))
+    }
+
+    /// Refuses a matrix that has no product with activations in int8.
+    pub fn check_int8(&self, leaf: &Leaf) -> Result<()> {
+        let entry = self.entry(leaf)?;
+        let kind = match PackedType::from_number(entry.ggml_type) {
+            Some(kind) => kind.name(),
+            None => match GgmlType::readable(entry.ggml_type)? {
+                kind if int8::group_of(kind).is_some() => return Ok(()),
+                kind => kind.name(),
+            },
+        };
+        let message =
+            format!("{}: tensor {} is {kind}: {}", self.file.path.display(), entry.name, int8::only());
+        Err(Error::setting("activations", message).into())
     }
 
     /// What [`Checkpoint::weight`] takes in memory, bytes.

@@ -59,6 +59,7 @@ pub(super) fn check_args(args: &Args) -> Result<()> {
     ensure!(local || (args.model.is_none() && args.adapter.is_none()), Error::setting("model", both));
     let none = "engine `local` needs --model: endpoint goes with --engine openai";
     ensure!(!local || args.model.is_some(), Error::setting("model", none));
+    args.placement.stored_if(local, "a model behind an endpoint")?;
     check(&args.settings)
 }
 

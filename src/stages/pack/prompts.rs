@@ -2,7 +2,7 @@
 //! the same question in the source language and the answer to it (pair S>S of the same row).
 use std::collections::HashMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -51,8 +51,7 @@ impl Part {
     fn of(split: &str, examples: &[Example], encoder: &Encoder, s: &PackSettings) -> Result<Part> {
         let own = || examples.iter().filter(|e| e.split == split);
         let of_pair = |pair: PairType| own().filter(move |e| e.pair == pair.name());
-        let sources: HashMap<&str, &Example> =
-            of_pair(PairType::SourceSource).map(|e| (e.row.as_str(), e)).collect();
+        let sources = sources(of_pair(PairType::SourceSource))?;
         let questions: Vec<&Example> = of_pair(PairType::TargetTarget).collect();
         let mut part = Part { others: own().count() - questions.len(), ..Part::default() };
         let shown = |e: &&&Example| sources.contains_key(e.row.as_str());
@@ -79,6 +78,19 @@ impl Part {
     }
 }
 
+/// Of each row what a teacher is shown; an answer without words shows nothing.
+fn sources<'a>(shown: impl Iterator<Item = &'a Example>) -> Result<HashMap<&'a str, &'a Example>> {
+    let mut sources: HashMap<&str, &Example> = HashMap::new();
+    for e in shown.filter(|e| !e.output.trim().is_empty()) {
+        let said = |e: &Example| (e.turns.clone(), e.instruction.clone(), e.input.clone(), e.output.clone());
+        if let Some(other) = sources.insert(&e.row, e).filter(|other| said(other) != said(e)) {
+            let both = format!("examples {} and {} of row {}", other.id, e.id, e.row);
+            bail!("{both} differ, and a teacher is shown one S>S of a row: leave one out");
+        }
+    }
+    Ok(sources)
+}
+
 /// The work of the stage.
 pub(super) fn pack(args: &Args, encoder: &Encoder, open: &mut Open) -> Result<Made> {
     let (examples, tally) = read_all(args)?;
@@ -89,7 +101,7 @@ pub(super) fn pack(args: &Args, encoder: &Encoder, open: &mut Open) -> Result<Ma
     let mut counts = Counts { read: tally.read, ..Counts::default() };
     let mut summary = serde_json::Map::new();
     for (split, path) in &TOKENS[..2] {
-        let part = Part::of(split, &examples, encoder, &args.settings)?;
+        let part = Part::of(split, &examples, encoder, &args.settings).with_context(|| at.to_string())?;
         let (kept, Part { without, long, others, .. }) = (part.kept.len(), &part);
         let left_out = format!("{without} with {NO_SOURCE}, {long} too long, {others} other rows");
         if *split == TOKENS[0].0 {

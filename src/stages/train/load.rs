@@ -22,6 +22,14 @@ use crate::{
     tensor::DType,
 };
 
+/// Refuses what training reads of no base model.
+pub(super) fn check_placement(args: &Args) -> Result<()> {
+    args.placement.stored_if(args.settings.method == Method::Lora, "training of all weights")?;
+    let only = "training reads activations in f32: leave --activations out";
+    ensure!(args.placement == args.placement.in_f32(), Error::setting("activations", only));
+    Ok(())
+}
+
 /// The model at `path`, on the CPU, and its trainable parts.
 ///
 /// # Errors
@@ -30,9 +38,6 @@ pub(super) fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)>
     let s = &args.settings;
     let other = "--adapter starts LoRA training; it does not go with another --method";
     ensure!(args.adapter.is_none() || s.method == Method::Lora, Error::setting("train.method", other));
-    args.placement.stored_if(s.method == Method::Lora, "training of all weights")?;
-    let only = "training reads activations in f32: leave --activations out";
-    ensure!(args.placement == args.placement.in_f32(), Error::setting("activations", only));
     if s.method == Method::Scratch {
         let config = Config::from_dir(path)?;
         return Ok((Transformer::random(config, s.seed)?, Trainable::Full));

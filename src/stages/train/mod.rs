@@ -123,6 +123,7 @@ pub struct Args {
 /// Runs the stage.
 pub fn run(args: &Args) -> Result<()> {
     args.settings.check()?;
+    load::check_placement(args)?;
     let model_path = resolve(&args.model)?;
     must_go_on(args)?;
     if args.data.is_some() {

@@ -19,6 +19,8 @@ pub(crate) struct IntRows {
 
 /// Values that a kernel takes at a time from rows in groups of 32.
 const STEP: usize = 128;
+/// A group whose largest value is smaller is zero: its scale would be subnormal.
+const SMALLEST: f32 = 127.0 * f32::MIN_POSITIVE;
 
 impl IntRows {
     /// The rows of `a` (N, K), `group` (32 or 256) values of K to a scale. A row with a value that is not finite gives NaN.
@@ -93,6 +95,7 @@ impl Kernel for Quantise<'_> {
                     top = if x.abs() > top { x.abs() } else { top };
                     not_finite += x * 0.0;
                 }
+                let top = if top < SMALLEST { 0.0 } else { top };
                 let to_code = if top > 0.0 { 127.0 / top } else { 0.0 };
                 for (q, x) in q.iter_mut().zip(x) {
                     *q = (x * to_code).round_ties_even() as i8;

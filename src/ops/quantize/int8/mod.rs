@@ -88,7 +88,11 @@ mod tests {
                 activations: Activations::Int8,
             };
             let blocks = Blocks::from_bytes("w", &bytes, format).unwrap();
-            let a: Vec<f32> = (0..6 * k).map(|_| random.uniform() as f32 - 0.5).collect();
+            let mut a: Vec<f32> = (0..6 * k).map(|_| random.uniform() as f32 - 0.5).collect();
+            // Rows of nothing but subnormal numbers, with one giant, of zeros: as any other row.
+            a[k..2 * k].iter_mut().for_each(|x| *x *= 1e-38);
+            a[2 * k + 3] = 1e30;
+            a[3 * k..4 * k].fill(0.0);
             let a = IntRows::new(&a, k, group);
             let found = |level| {
                 let mut out = vec![0.0; 5 * 3];
