@@ -30,7 +30,7 @@ use crate::{
         tally::OnBadRow,
     },
     infer::answerer::AnswerOptions,
-    models::weights::resolve,
+    models::{transformer::weights::Transformer, weights::resolve},
     recipe::generate::{GenerateEngine, GenerateSettings},
     report::{
         out::{self, note, say},
@@ -91,6 +91,9 @@ pub fn run(args: &Args) -> Result<()> {
         return run_to_file(args, out, rows);
     }
     stage::check_place::<Generate>(out)?;
+    if let Some(model) = &args.model {
+        Transformer::check_blocks(&resolve(model)?, args.placement)?;
+    }
     let questions = out.join(Room::Questions.name());
     write_question_shards(&questions, &rows, counts, args.rows_per_shard)?;
     run_shards(args, &questions, out)
