@@ -462,7 +462,7 @@ fn a_runs_report_shows_the_alignment_before_and_after() {
         "Alignment of hidden states",
         "Sentences at layer 2, before training",
         "after sdrrl training",
-        "t-SNE 2",
+        &PICTURE.1.replace('1', "2"),
         "mean cosine of translations",
     ] {
         assert!(page.contains(part), "{part}");
