@@ -61,8 +61,9 @@ h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-b
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; margin: .6rem 0; font-size: .93rem; background: var(--card); overflow-wrap: break-word }
 th, td { text-align: left; padding: .38rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top }
-th { color: var(--soft); font-weight: 600; white-space: nowrap }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom }
+.number { text-align: right; font-variant-numeric: tabular-nums }
+td.number { white-space: nowrap }
 .good { color: var(--good); font-weight: 600 }
 .bad { color: var(--bad); font-weight: 600 }
 p { max-width: 48rem }
@@ -82,7 +83,6 @@ dt { color: var(--soft) }
 dd { margin: 0; overflow-wrap: anywhere }
 @media (max-width: 40rem) {
   main { padding: 1.2rem .8rem 3rem }
-  th { white-space: normal }
   th, td { padding: .3rem .45rem }
   table { font-size: .84rem }
   td.words { min-width: 6.5rem }
