@@ -211,3 +211,20 @@ fn matrices_that_an_adapter_was_merged_into_are_said_to_be_read_in_f32() {
     assert!(told(&["--adapter", &work.at("adapter")]).contains(warning));
     assert!(!told(&[]).contains("warning"));
 }
+
+#[test]
+fn how_long_products_over_blocks_take_is_not_guessed_from_dense_ones() {
+    let work = Work::new();
+    let check = |more: &[&str]| {
+        let (model, place) = (format!("model={MODEL}"), format!("work={}", work.at("run")));
+        let line = ["run", "recipes/quickstart.toml", "--check", "--set", &model, "--set", &place];
+        ok(&[&line[..], more].concat())
+    };
+    let blocks = check(&["--set", "base-dtype=stored"]);
+    assert!(
+        blocks
+            .contains("not known: the model could not be measured: products over a file's quantised blocks")
+    );
+    assert!(blocks.contains("and what generate, train, eval-base qa-en"), "{blocks}");
+    assert!(!check(&[]).contains("not known"));
+}

@@ -37,7 +37,7 @@ pub struct Rates {
 /// together.
 ///
 /// # Errors
-/// The emulated device, whose times mean nothing; too little memory; shapes that no bench runs.
+/// The emulated device, whose times mean nothing; blocks of a file, which a shape has not; too little memory; shapes that no bench runs.
 pub fn decoder(
     config: &Config,
     placement: Placement,
@@ -47,6 +47,7 @@ pub fn decoder(
 ) -> Result<Rates> {
     let device = placement.device.open()?;
     ensure!(device.gpu().is_none_or(|g| !g.is_emulated()), "times on the emulated device say nothing");
+    ensure!(!placement.keeps_blocks(), "products over a file's quantised blocks have speeds of their own");
     let runs = Runs { warmup: 1, runs: 5 };
     let small = layer(config, MOST[device.gpu().is_some() as usize]);
     check_memory("measuring a layer", small.parameters() * 4)?;
