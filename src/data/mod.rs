@@ -14,6 +14,7 @@ pub mod loader;
 pub mod map;
 pub mod markup;
 pub mod parallel;
+pub mod placeholders;
 pub mod questions;
 pub mod random;
 pub mod record;

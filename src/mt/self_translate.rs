@@ -2,7 +2,7 @@
 use anyhow::Result;
 
 use super::Translator;
-use crate::data::languages;
+use crate::data::{languages, placeholders::filled};
 
 /// Asks questions, gets answers: `infer`'s part, handed in.
 pub type AskModel<'a> = Box<dyn FnMut(&[String]) -> Result<Vec<String>> + 'a>;
@@ -35,9 +35,12 @@ pub const TRANSLATION_PROMPT: &str = "Translate from {source} to {target}: {text
 
 /// `prompt` with the names of the languages `from` and `to`, and the text.
 pub fn translation_prompt(prompt: &str, from: &str, to: &str, text: &str) -> String {
-    // The text last: it may hold braces of its own.
-    let named = prompt.replace("{source}", languages::name(from)).replace("{target}", languages::name(to));
-    named.replacen("{text}", text, 1)
+    filled(prompt, &|name| match name {
+        "source" => Some(languages::name(from).to_string()),
+        "target" => Some(languages::name(to).to_string()),
+        "text" => Some(text.to_string()),
+        _ => None,
+    })
 }
 
 impl Translator for SelfTranslator<'_> {

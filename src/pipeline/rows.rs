@@ -271,8 +271,9 @@ impl RowsSummary {
         Ok(Made { unfinished: !self.complete, ..made.counting(Counts::all(self.all)).saying(line) })
     }
 
-    /// The same of a remote engine: what it took, in words and for the manifest's summary.
-    pub fn made_remotely(&self, stage: &str, (took, summary): (String, Value), detail: &str) -> Result<Made> {
+    /// The same of a remote engine: what it took, in words and for the manifest's summary; `None` where nothing was left to ask.
+    pub fn made_remotely(&self, stage: &str, took: Option<(String, Value)>, detail: &str) -> Result<Made> {
+        let Some((took, summary)) = took else { return self.made(stage, detail) };
         let detail = [took.as_str(), detail].into_iter().filter(|part| !part.is_empty());
         let mut made = self.made(stage, &detail.collect::<Vec<_>>().join("; "))?;
         made.summary["remote"] = summary;

@@ -12,6 +12,7 @@ use crate::{
     data::{
         conversation::{Role, Turn},
         languages,
+        placeholders::filled,
     },
     error::Error,
     qe::Scorer,
@@ -53,13 +54,13 @@ struct Tally {
 impl Judge {
     /// A judge of translations from `source` into `target` (language codes).
     pub fn new(remote: Arc<Remote>, s: &ScoreSettings, source: &str, target: &str) -> Judge {
-        let out_of = s.out_of.to_string();
-        let named = [
-            ("{source}", languages::name(source)),
-            ("{target}", languages::name(target)),
-            ("{out-of}", &out_of),
-        ];
-        let prompt = named.iter().fold(s.prompt.clone(), |prompt, (key, value)| prompt.replace(key, value));
+        let value = |name: &str| match name {
+            "source" => Some(languages::name(source).to_string()),
+            "target" => Some(languages::name(target).to_string()),
+            "out-of" => Some(s.out_of.to_string()),
+            _ => None,
+        };
+        let prompt = filled(&s.prompt, &value);
         let sampling = Sampling::greedy(s.max_new_tokens);
         Judge { remote, prompt, out_of: s.out_of, sampling, tally: Mutex::default() }
     }
@@ -71,7 +72,12 @@ impl Judge {
     /// The judgements to come of (source, translation) pairs; `place` names them in messages.
     pub fn ask(&self, place: &dyn Fn(usize) -> String, pairs: &[(String, String)]) -> Vec<Ticket> {
         let one = |(i, (text, translation)): (usize, &(String, String))| {
-            let prompt = filled(&self.prompt, text, translation);
+            let value = |name: &str| match name {
+                "text" => Some(text.clone()),
+                "translation" => Some(translation.clone()),
+                _ => None,
+            };
+            let prompt = filled(&self.prompt, &value);
             self.remote.ask(place(i), &[Turn::new(Role::User, &prompt)], &self.sampling)
         };
         pairs.iter().enumerate().map(one).collect()
@@ -144,12 +150,6 @@ impl Scorer for Judge {
     }
 }
 
-/// The prompt with the two texts, each of which may hold the other's mark.
-fn filled(prompt: &str, text: &str, translation: &str) -> String {
-    let parts = prompt.split("{text}").map(|part| part.replace("{translation}", translation));
-    parts.collect::<Vec<_>>().join(text)
-}
-
 /// The one number of an answer, from 0 to `out_of`.
 fn number(answer: &str, out_of: f64) -> Option<f64> {
     static NUMBERS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[-+]?[0-9][0-9.,]*").ok());
@@ -203,12 +203,6 @@ mod tests {
             assert_eq!(number(answer, 100.0), score, "{answer:?}");
         }
         assert_eq!((number("4/5", 5.0), number("4", 5.0), number("40", 5.0)), (Some(4.0), Some(4.0), None));
-    }
-
-    #[test]
-    fn texts_may_hold_each_others_marks() {
-        let prompt = "{text} = {translation}";
-        assert_eq!(filled(prompt, "a {translation} b", "c {text} $1"), "a {translation} b = c {text} $1");
     }
 
     proptest! {

@@ -146,11 +146,8 @@ impl RowStage for Score<'_> {
                 progress.advance(rows.len());
                 Ok((rows, scored))
             },
-            finish: &|(mut rows, scored): (Vec<Row>, Vec<Scored>)| {
-                for (target, scored) in targets.iter().zip(scored) {
-                    insert(&mut rows, scored, target, s.aggregate);
-                }
-                Ok(rows)
+            finish: &|(rows, scored): (Vec<Row>, Vec<Scored>)| {
+                Ok(with_scores(rows, scored, &targets, s.aggregate))
             },
             ahead: 1,
         };
@@ -311,6 +308,19 @@ impl Pairs {
         ensure!(values.len() == n, "{engine} gave {} scores for {n} pairs", values.len());
         Ok(Scored { values, owners: self.owners, engine })
     }
+}
+
+/// The rows with their scores in all target languages.
+fn with_scores(
+    mut rows: Vec<Row>,
+    scored: Vec<Scored>,
+    targets: &[String],
+    aggregate: Aggregate,
+) -> Vec<Row> {
+    for (target, scored) in targets.iter().zip(scored) {
+        insert(&mut rows, scored, target, aggregate);
+    }
+    rows
 }
 
 /// Gives each row its scores.

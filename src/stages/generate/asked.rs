@@ -91,10 +91,7 @@ pub(super) fn run(args: &Args, questions: &Path, open: &mut Open) -> Result<Made
     // What was used is written down whatever became of it.
     let used = remote.made().map(|remote| remote.total());
     let summary = mapped?;
-    match used {
-        Some(used) => summary.made_remotely(Generate::NAME, used?, &alarms.to_string()),
-        None => summary.made(Generate::NAME, &alarms.to_string()),
-    }
+    summary.made_remotely(Generate::NAME, used.transpose()?, &alarms.to_string())
 }
 
 /// Sends a row's question, once for each sample.

@@ -11,6 +11,7 @@ use crate::{
     data::{
         conversation::{Prompt, Role, Turn},
         languages as names,
+        placeholders::filled,
         questions::preferences::{STUDENT, TEACHER},
         record::Example,
         token_shard::{self, Document},
@@ -187,27 +188,6 @@ fn shown(asked: &Example, source: &Example, prompt: &str) -> Result<(Vec<Turn>, 
         })
     });
     Ok((turns, Some(text)))
-}
-
-/// A text with values in the places of {names}; what is in the values is text.
-fn filled(prompt: &str, value: &dyn Fn(&str) -> Option<String>) -> String {
-    let (mut out, mut rest) = (String::new(), prompt);
-    while let Some(at) = rest.find('{') {
-        let (before, behind) = rest.split_at(at);
-        out += before;
-        let found = behind.find('}').and_then(|end| Some((value(&behind[1..end])?, end)));
-        rest = match found {
-            Some((value, end)) => {
-                out += &value;
-                &behind[end + 1..]
-            }
-            None => {
-                out.push('{');
-                &behind[1..]
-            }
-        };
-    }
-    out + rest
 }
 
 #[cfg(test)]

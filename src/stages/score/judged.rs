@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 
-use super::{Args, Pairs, Score, Scored, insert};
+use super::{Args, Pairs, Score, Scored, with_scores};
 use crate::{
     data::record::Row,
     pipeline::{
@@ -66,11 +66,8 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
             progress.advance(rows.len());
             Ok((rows, scored))
         },
-        finish: &|(mut rows, scored): (Vec<Row>, Vec<Scored>)| {
-            for (target, scored) in targets.iter().zip(scored) {
-                insert(&mut rows, scored, target, s.aggregate);
-            }
-            Ok(rows)
+        finish: &|(rows, scored): (Vec<Row>, Vec<Scored>)| {
+            Ok(with_scores(rows, scored, targets, s.aggregate))
         },
         ahead: Remote::ahead(&s.remote),
     };
@@ -86,9 +83,9 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
         return Err(e.context("no score of this run is kept"));
     }
     let summary = mapped?;
-    let Some(used) = used else { return summary.made(Score::NAME, "") };
-    let reports: Vec<String> = judges.get()?.iter().map(Judge::report).filter(|r| !r.is_empty()).collect();
-    summary.made_remotely(Score::NAME, used?, &reports.join("; "))
+    let judges = judges.made();
+    let reports = judges.iter().flat_map(|all| all.iter()).map(Judge::report).filter(|r| !r.is_empty());
+    summary.made_remotely(Score::NAME, used.transpose()?, &reports.collect::<Vec<_>>().join("; "))
 }
 
 /// Whether an earlier run, or another part, has left rows.

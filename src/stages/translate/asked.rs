@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 
-use super::{Args, Translate, TranslatedBy, insert, sides};
+use super::{Args, Translate, TranslatedBy, sides, with_translations};
 use crate::{
     data::{
         conversation::{Role, Turn},
@@ -77,12 +77,7 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
             progress.advance(rows.len());
             Ok((rows, made))
         },
-        finish: &|(mut rows, made): (Vec<Row>, Vec<TranslatedBy>)| {
-            for (target, made) in targets.iter().zip(made) {
-                insert(&mut rows, made, source, target)?;
-            }
-            Ok(rows)
-        },
+        finish: &|(rows, made): (Vec<Row>, Vec<TranslatedBy>)| with_translations(rows, made, source, targets),
         ahead: Remote::ahead(&s.remote),
     };
     let mapped = open.map_parts(&args.rows.input, 1, &mut parts);
@@ -95,10 +90,7 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
         true => String::new(),
         false => format!("answers that ended otherwise than by \"stop\": {}", ends.join(", ")),
     };
-    match used {
-        Some(used) => summary.made_remotely(Translate::NAME, used?, &detail),
-        None => summary.made(Translate::NAME, ""),
-    }
+    summary.made_remotely(Translate::NAME, used.transpose()?, &detail)
 }
 
 /// The translations of sentences to come.

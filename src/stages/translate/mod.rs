@@ -43,7 +43,7 @@ use crate::{
 };
 
 pub use asked::check;
-use texts::{from_file, insert};
+use texts::{from_file, with_translations};
 pub use texts::{sides, translated_sides};
 
 /// Arguments of `translate`.
@@ -130,11 +130,8 @@ impl RowStage for Translate<'_> {
                 progress.advance(prepared.rows.len());
                 Ok((prepared.rows, made))
             },
-            finish: &|(mut rows, made): (Vec<Row>, Vec<TranslatedBy>)| {
-                for (target, made) in targets.iter().zip(made) {
-                    insert(&mut rows, made, &source, target)?;
-                }
-                Ok(rows)
+            finish: &|(rows, made): (Vec<Row>, Vec<TranslatedBy>)| {
+                with_translations(rows, made, &source, &targets)
             },
             ahead: 1,
         };

@@ -53,8 +53,21 @@ pub(super) fn from_sentences(
     Ok(out.chunks_exact(4).map(one).collect())
 }
 
+/// The rows with their translations into all target languages.
+pub(super) fn with_translations(
+    mut rows: Vec<Row>,
+    made: Vec<TranslatedBy>,
+    source: &str,
+    targets: &[String],
+) -> Result<Vec<Row>> {
+    for (target, made) in targets.iter().zip(made) {
+        insert(&mut rows, made, source, target)?;
+    }
+    Ok(rows)
+}
+
 /// Gives each row its translation, with the alarms that it raises.
-pub(super) fn insert(rows: &mut [Row], made: TranslatedBy, source: &str, target: &str) -> Result<()> {
+fn insert(rows: &mut [Row], made: TranslatedBy, source: &str, target: &str) -> Result<()> {
     let translations = match made {
         TranslatedBy::Rows(translations) => translations,
         TranslatedBy::Sentences { translated, scores, engine } => {
