@@ -88,8 +88,14 @@ pub fn has_tile_unit() -> bool {
     false
 }
 
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+/// No tile unit is used here.
+pub fn has_int8_tiles() -> bool {
+    false
+}
+
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub use tiles::has_tile_unit;
+pub use tiles::{has_int8_tiles, has_tile_unit};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiles {
@@ -106,6 +112,16 @@ mod tiles {
                 && is_x86_feature_detected!("avx512bf16");
             let wanted = std::env::var_os("SDRRL_AMX").is_none_or(|v| v != "0");
             wanted && vectors && has_tiles() && permitted()
+        })
+    }
+
+    /// True if it multiplies numbers of 8 bits, too (and AVX-512 does).
+    pub fn has_int8_tiles() -> bool {
+        static AVAILABLE: OnceLock<bool> = OnceLock::new();
+        *AVAILABLE.get_or_init(|| {
+            // CPUID 7.0 EDX: bit 25 AMX-INT8.
+            let vectors = is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl");
+            has_tile_unit() && vectors && __cpuid_count(7, 0).edx >> 25 & 1 == 1
         })
     }
 

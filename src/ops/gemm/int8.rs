@@ -10,7 +10,7 @@ use crate::{
         parallel::{Shared, for_each_in_runs},
         quantize::{
             HostBlocks, Matrix,
-            int8::{IntRows, dots, group_of},
+            int8::{IntRows, dots, group_of, pays_on_tiles},
         },
     },
     tensor::Tensor,
@@ -33,15 +33,19 @@ pub(super) fn product(
     let mut rows: [Option<IntRows>; 2] = [None, None];
     let mut parts: Vec<(Shared, HostBlocks, usize, usize)> = vec![];
     let mut tasks = vec![];
-    let cols = (WEIGHT_BLOCK / k.max(1)).max(4);
     for (which, (out, w)) in outs.iter_mut().zip(weights).enumerate() {
         let Matrix::Blocks(w) = w else { bail!("{w:?} is no blocks") };
         let group = group_of(w.format().kind).with_context(|| format!("{w:?} has no product in integers"))?;
         let slot = usize::from(group == 256);
         rows[slot].get_or_insert_with(|| IntRows::new(a, k, group));
         let m = w.shape()[0];
+        // What is unpacked for the tile unit serves many rows.
+        let (block, cols) = match pays_on_tiles(w.format().kind, n) {
+            true => (4 * ROW_BLOCK, 64),
+            false => (ROW_BLOCK, (WEIGHT_BLOCK / k.max(1)).max(4)),
+        };
         for j in (0..m).step_by(cols) {
-            let ranges = (0..n).step_by(ROW_BLOCK).map(|i| i..(i + ROW_BLOCK).min(n));
+            let ranges = (0..n).step_by(block).map(|i| i..(i + block).min(n));
             tasks.extend(ranges.map(|i| (which, i, j..(j + cols).min(m))));
         }
         parts.push((Shared::new(out.f32_mut()?), w.host()?, m, slot));

@@ -3,7 +3,7 @@
 //! (on a GPU: below 128 of them; from there on Hopper's wgmma may add up in another order).
 #![allow(unsafe_code)]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod amx;
+pub(super) mod amx;
 mod dot;
 pub mod gpu;
 mod int8;

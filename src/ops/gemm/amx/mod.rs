@@ -17,13 +17,12 @@ use std::{arch::asm, arch::x86_64::*, cell::Cell, ops::Range};
 use super::{dot::Epilogue, rows::Weight};
 pub(super) use crate::device::vectors::has_tile_unit as available;
 use crate::ops::parallel::{Shared, for_each_task};
+pub(in crate::ops) use pack::transpose;
 use pack::{
     interleave_panel, load_tile, mask, pack_pairs, pack_panel, pack_rows, split_interleave, split_panel,
-    transpose,
 };
-use tiles::{
-    Config, activations_first, split_activations, split_weights_first, weights_first, weights_in_place,
-};
+pub(in crate::ops) use tiles::Config;
+use tiles::{activations_first, split_activations, split_weights_first, weights_first, weights_in_place};
 
 /// Contraction length of a tile product.
 const STEP: usize = 32;
@@ -54,7 +53,7 @@ pub(super) struct Part<'a> {
 /// Bytes of packed activations or weights, aligned to a cache line.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-struct Line([f32; 16]);
+pub(in crate::ops) struct Line(pub [f32; 16]);
 
 thread_local! {
     static ACTIVATIONS: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };

@@ -239,7 +239,7 @@ pub(super) fn load_tile(lines: &[Line]) -> [__m512i; 16] {
 /// The transpose of 16 x 16 numbers of 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
+pub(in crate::ops) fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
     let zero = _mm512_setzero_si512();
     let (mut t, mut u) = ([zero; 16], [zero; 16]);
     for i in (0..16).step_by(2) {

@@ -1,25 +1,24 @@
 //! The tile unit: its configuration, and the loop over the contraction.
 use std::arch::asm;
 
-/// Tiles 0 to 3 hold sums, 4 to 6 the pieces of the activations, 7 a weight.
+/// Rows and bytes in a row of each tile.
 #[repr(C, align(64))]
-pub(super) struct Config([u8; 64]);
+pub(in crate::ops) struct Config([u8; 64]);
 
 impl Config {
-    /// `sums` and `pieces`: (rows, bytes in a row). Weights are whole tiles.
-    pub fn new(sums: (usize, usize), pieces: (usize, usize)) -> Config {
+    /// Of the eight tiles.
+    pub fn of(tiles: [(usize, usize); 8]) -> Config {
         let mut config = Config([0; 64]);
         config.0[0] = 1;
-        for tile in 0..8 {
-            let (rows, bytes) = match tile {
-                0..4 => sums,
-                4..7 => pieces,
-                _ => (16, 64),
-            };
+        for (tile, (rows, bytes)) in tiles.into_iter().enumerate() {
             config.0[16 + 2 * tile] = bytes as u8;
             config.0[48 + tile] = rows as u8;
         }
         config
+    }
+    /// Tiles 0 to 3 hold sums, 4 to 6 the pieces of the activations, 7 a weight (a whole tile).
+    pub fn new(sums: (usize, usize), pieces: (usize, usize)) -> Config {
+        Config::of([sums, sums, sums, sums, pieces, pieces, pieces, (16, 64)])
     }
     /// # Safety
     /// The tile unit is available.

@@ -52,6 +52,10 @@ impl IntRows {
     pub(crate) fn group(&self) -> usize {
         self.group
     }
+    /// Bytes from one row's codes to the next row's.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
     /// The integers of a row, and zeros behind them.
     #[inline(always)]
     pub(super) fn codes(&self, row: usize) -> &[i8] {

@@ -1,4 +1,4 @@
-//! The arithmetic of the products in plain Rust, lane by lane as the registers of `avx2.rs` have it: the same bits.
+//! The arithmetic of the products in plain Rust, in the order that `mod.rs` states.
 use std::ops::Range;
 
 use half::f16;
@@ -24,18 +24,17 @@ fn half_at(b: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
 }
 
-/// The lanes of a register added up as `avx2.rs` does.
-fn sum(x: [f32; 8]) -> f32 {
-    ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]))
+fn sum([a, b, c, d]: [f32; 4]) -> f32 {
+    (a + c) + (b + d)
 }
 
-/// 256 values of a K format: d scale[i / 16] code[i] + m offset[i / 16].
+/// 256 values of a K format: d scale[i / 16] code[i] + m offset[i / 16]; without m, d scale[i / 16] (code[i] - 32).
 struct Super {
     codes: [u8; 256],
     scales: [i16; 16],
     offsets: [i16; 16],
     d: f32,
-    m: f32,
+    m: Option<f32>,
 }
 
 impl Super {
@@ -48,7 +47,7 @@ impl Super {
             _ => {
                 let scales = std::array::from_fn(|i| i16::from(b[192 + i] as i8));
                 let d = half_at(b, 208);
-                Super { codes: std::array::from_fn(|i| six(b, i)), scales, offsets: scales, d, m: -32.0 * d }
+                Super { codes: std::array::from_fn(|i| six(b, i)), scales, offsets: scales, d, m: None }
             }
         }
     }
@@ -65,7 +64,7 @@ impl Super {
             scales: std::array::from_fn(|i| i16::from(of(i / 2).0)),
             offsets: std::array::from_fn(|i| i16::from(of(i / 2).1)),
             d: half_at(b, 0),
-            m: -half_at(b, 2),
+            m: Some(-half_at(b, 2)),
         }
     }
 }
@@ -83,22 +82,21 @@ fn six(b: &[u8], i: usize) -> u8 {
 }
 
 fn by_256<'a>(kind: GgmlType, blocks: impl Iterator<Item = &'a [u8]>, a: &IntRows, row: usize) -> f32 {
-    let mut lanes = [0f32; 8];
+    let (mut lanes, mut offsets) = ([0f32; 4], [0f32; 4]);
     for (block, b) in blocks.enumerate() {
         let w = Super::of(kind, b);
         let (q, da) = (&a.codes(row)[256 * block..], a.scales(row)[block]);
-        let sums = &a.sixteens(row)[16 * block..];
-        for (lane, out) in lanes.iter_mut().enumerate() {
-            let mut products = 0;
-            for i in (0..8).flat_map(|run| (0..4).map(move |i| 32 * run + 4 * lane + i)) {
-                products += i32::from(w.scales[i / 16]) * i32::from(w.codes[i]) * i32::from(q[i]);
-            }
-            let offset = |i: usize| i32::from(w.offsets[i]) * i32::from(sums[i]);
-            *out = (products as f32).mul_add(w.d * da, *out);
-            *out = ((offset(2 * lane) + offset(2 * lane + 1)) as f32).mul_add(w.m * da, *out);
+        let (sums, at) = (&a.sixteens(row)[16 * block..], block % 4);
+        let mut products: i32 =
+            (0..256).map(|i| i32::from(w.scales[i / 16]) * i32::from(w.codes[i]) * i32::from(q[i])).sum();
+        let offset: i32 = (0..16).map(|i| i32::from(w.offsets[i]) * i32::from(sums[i])).sum();
+        match w.m {
+            Some(m) => offsets[at] = (offset as f32).mul_add(m * da, offsets[at]),
+            None => products -= 32 * offset,
         }
+        lanes[at] = (products as f32).mul_add(w.d * da, lanes[at]);
     }
-    sum(lanes)
+    sum(lanes) + sum(offsets)
 }
 
 /// 32 codes, their scale and what is added to each value.
@@ -116,16 +114,13 @@ fn thirty_two(kind: GgmlType, b: &[u8]) -> ([i16; 32], f32, f32) {
 }
 
 fn by_32<'a>(kind: GgmlType, blocks: impl Iterator<Item = &'a [u8]>, a: &IntRows, row: usize) -> f32 {
-    let (mut lanes, mut offsets) = ([[0f32; 8]; 2], [0f32; 8]);
+    let (mut lanes, mut offsets) = ([0f32; 4], [0f32; 4]);
     for (block, b) in blocks.enumerate() {
         let (codes, d, m) = thirty_two(kind, b);
-        let (q, scale) = (&a.codes(row)[32 * block..], d * a.scales(row)[block]);
-        for (lane, out) in lanes[block % 2].iter_mut().enumerate() {
-            let products: i32 = (4 * lane..4 * lane + 4).map(|i| i32::from(codes[i]) * i32::from(q[i])).sum();
-            *out = (products as f32).mul_add(scale, *out);
-        }
-        let at = block % 4;
+        let (q, at) = (&a.codes(row)[32 * block..], block % 4);
+        let products: i32 = (0..32).map(|i| i32::from(codes[i]) * i32::from(q[i])).sum();
+        lanes[at] = (products as f32).mul_add(d * a.scales(row)[block], lanes[at]);
         offsets[at] = m.mul_add(a.sums(row)[block], offsets[at]);
     }
-    sum(std::array::from_fn(|i| lanes[0][i] + lanes[1][i])) + sum(offsets)
+    sum(lanes) + sum(offsets)
 }

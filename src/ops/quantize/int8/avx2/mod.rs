@@ -5,9 +5,10 @@ use std::{arch::x86_64::*, ops::Range};
 
 mod of_256;
 mod of_32;
+mod wide;
 
-use of_32::{By32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
-use of_256::{Q4K, Q5K, Q6K};
+pub(super) use of_32::{By32, Of32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+pub(super) use of_256::{Of256, Q4K, Q5K, Q6K};
 
 use super::IntRows;
 use crate::ops::quantize::{GgmlType, HostBlocks};
@@ -30,7 +31,8 @@ pub(super) fn dots(out: &mut [f32], a: &IntRows, rows: Range<usize>, w: &HostBlo
 }
 
 fn choose<F: Format>(out: &mut [f32], a: &IntRows, rows: Range<usize>, w: &HostBlocks, cols: Range<usize>) {
-    if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl") {
+    let (vnni, bw) = (is_x86_feature_detected!("avx512vnni"), is_x86_feature_detected!("avx512bw"));
+    if vnni && bw && is_x86_feature_detected!("avx512vl") {
         // SAFETY: the features were found, and AVX2 (with FMA and F16C) is what the level was chosen for.
         unsafe { with_vnni::<F>(out, a, rows, w, cols) }
     } else {
@@ -63,7 +65,7 @@ unsafe fn with_avx2<F: Format>(
 
 /// # Safety
 /// The processor has AVX2, FMA, F16C, AVX-512VL and AVX-512 VNNI.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn with_vnni<F: Format>(
     out: &mut [f32],
     a: &IntRows,
@@ -108,9 +110,9 @@ unsafe fn all<F: Format, const VNNI: bool>(
 // inside of a row of blocks or of activations, whose lengths the caller of `dots` checked (activations have zeros up to a multiple of 128).
 
 #[inline(always)]
-fn zero() -> __m256 {
+fn zero() -> __m256i {
     // SAFETY: see above.
-    unsafe { _mm256_setzero_ps() }
+    unsafe { _mm256_setzero_si256() }
 }
 
 #[inline(always)]
@@ -119,25 +121,32 @@ unsafe fn load(at: *const __m256i) -> __m256i {
     unsafe { _mm256_loadu_si256(at) }
 }
 
-/// lanes + scale products
+/// The sums over the lanes of four registers.
 #[inline(always)]
-unsafe fn fma(products: __m256i, scale: f32, lanes: __m256) -> __m256 {
+unsafe fn totals([a, b, c, d]: [__m256i; 4]) -> __m128i {
     // SAFETY: see above.
-    unsafe { _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_set1_ps(scale), lanes) }
+    unsafe { halves(_mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d))) }
 }
 
+/// One half of a register and the other.
 #[inline(always)]
-fn sum(lanes: __m256) -> f32 {
+unsafe fn halves(x: __m256i) -> __m128i {
+    // SAFETY: see above.
+    unsafe { _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x)) }
+}
+
+/// (x0 + x2) + (x1 + x3)
+#[inline(always)]
+unsafe fn sum(x: __m128) -> f32 {
     // SAFETY: see above.
     unsafe {
-        let x = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
         let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
         _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps::<1>(x, x)))
     }
 }
 
 #[inline(always)]
-unsafe fn half_at(at: *const u8) -> f32 {
+pub(super) unsafe fn half_at(at: *const u8) -> f32 {
     // SAFETY: see above.
     unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(at.cast::<u16>().read_unaligned())))) }
 }

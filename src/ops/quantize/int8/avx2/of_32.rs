@@ -1,14 +1,14 @@
 //! Blocks of 32 values.
 use std::arch::x86_64::*;
 
-use super::{Format, load, sum, zero};
+use super::{Format, load, sum, totals};
 use crate::ops::quantize::int8::IntRows;
 
 /// Blocks of 32 values: d code + m.
-pub(super) struct By32<T>(T);
+pub(in super::super) struct By32<T>(T);
 
 /// A format in blocks of 32.
-trait Of32 {
+pub(in super::super) trait Of32 {
     const SIZE: usize;
     /// m = this times d, or what stands behind d.
     const OFFSET: Option<f32>;
@@ -20,9 +20,9 @@ trait Of32 {
 impl<T: Of32> Format for By32<T> {
     #[inline(always)]
     unsafe fn dot<const R: usize, const VNNI: bool>(row: &[u8], a: &IntRows, first: usize) -> [f32; R] {
-        let mut lanes = [[zero(); 2]; R];
-        let mut offsets = [[0f32; 4]; R];
         let mut out = [0f32; R];
+        // SAFETY: as `mod.rs` says.
+        let (mut lanes, mut offsets) = unsafe { ([_mm_setzero_ps(); R], [_mm_setzero_ps(); R]) };
         let blocks = row.len() / T::SIZE;
         for block in (0..blocks).step_by(4) {
             // SAFETY: as `mod.rs` says.
@@ -44,7 +44,7 @@ impl<T: Of32> Format for By32<T> {
                 };
                 for r in 0..R {
                     let row = first + r;
-                    let scales = four(_mm_mul_ps(d, _mm_loadu_ps(a.scales(row).as_ptr().add(block))));
+                    let mut products = [_mm256_setzero_si256(); 4];
                     for i in 0..4 {
                         let x = load(a.codes(row).as_ptr().add((block + i) * 32).cast());
                         // |code| and the activation with the code's sign: the products of signed codes as those of unsigned ones.
@@ -52,42 +52,25 @@ impl<T: Of32> Format for By32<T> {
                             true => (_mm256_abs_epi8(codes[i]), _mm256_sign_epi8(x, codes[i])),
                             false => (codes[i], x),
                         };
-                        let products = match VNNI {
-                            true => _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, x),
+                        products[i] = match VNNI {
+                            true => _mm256_dpbusd_epi32(products[i], codes, x),
                             false => _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)),
                         };
-                        let products = _mm256_cvtepi32_ps(products);
-                        lanes[r][i % 2] = _mm256_fmadd_ps(products, scales[i], lanes[r][i % 2]);
                     }
+                    let scales = _mm_mul_ps(d, _mm_loadu_ps(a.scales(row).as_ptr().add(block)));
+                    lanes[r] = _mm_fmadd_ps(_mm_cvtepi32_ps(totals(products)), scales, lanes[r]);
                     if !T::SIGNED {
-                        let sums = _mm_loadu_ps(a.sums(row).as_ptr().add(block));
-                        let at = offsets[r].as_mut_ptr();
-                        _mm_storeu_ps(at, _mm_fmadd_ps(m, sums, _mm_loadu_ps(at)));
+                        offsets[r] =
+                            _mm_fmadd_ps(m, _mm_loadu_ps(a.sums(row).as_ptr().add(block)), offsets[r]);
                     }
                 }
             }
         }
         for r in 0..R {
-            let [a, b, c, d] = offsets[r];
             // SAFETY: as `mod.rs` says.
-            out[r] = sum(unsafe { _mm256_add_ps(lanes[r][0], lanes[r][1]) }) + ((a + c) + (b + d));
+            out[r] = unsafe { sum(lanes[r]) + sum(offsets[r]) };
         }
         out
-    }
-}
-
-/// Each of four numbers in all lanes.
-#[inline(always)]
-unsafe fn four(x: __m128) -> [__m256; 4] {
-    // SAFETY: as `mod.rs` says.
-    unsafe {
-        let x = _mm256_set_m128(x, x);
-        [
-            _mm256_permute_ps::<0x00>(x),
-            _mm256_permute_ps::<0x55>(x),
-            _mm256_permute_ps::<0xAA>(x),
-            _mm256_permute_ps::<0xFF>(x),
-        ]
     }
 }
 
@@ -118,7 +101,7 @@ unsafe fn fifths(at: *const u8) -> __m256i {
 macro_rules! of_32 {
     ($($name:ident, $size:literal, $offset:expr, $at:ident => $codes:expr;)*) => {$(
         #[allow(non_camel_case_types)]
-        pub(super) struct $name;
+        pub(in super::super) struct $name;
         impl Of32 for $name {
             const SIZE: usize = $size;
             const OFFSET: Option<f32> = $offset;
