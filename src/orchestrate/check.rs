@@ -81,7 +81,7 @@ pub(super) fn mistakes(r: &Recipe, placement: Placement) -> Vec<anyhow::Error> {
         let message = || format!("target-languages: {target} is the source language");
         wrong.take("", if same { Err(Error::setting("target-languages", message()).into()) } else { Ok(()) });
     }
-    if let DeviceChoice::Cuda(_) = placement.device {
+    if let DeviceChoice::Cuda(_) | DeviceChoice::Several(..) = placement.device {
         wrong.take("device", placement.device.open());
     }
     for path in &r.questions {

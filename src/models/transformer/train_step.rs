@@ -3,6 +3,7 @@
 //! With adapters the base is frozen: backward computes input gradients through its weights and weight gradients for the adapters
 //! only, and nothing below the lowest adapted layer.
 mod distilling;
+mod flat;
 mod keeping;
 pub mod outline;
 mod weighed;
@@ -211,11 +212,6 @@ impl TrainStep {
     pub fn current_adapter(&mut self, model: &Transformer) -> Result<Option<&Lora>> {
         self.grads.refresh(model)?;
         Ok(self.adapter())
-    }
-
-    /// Sets every gradient to 0.
-    pub fn zero_grads(&mut self) -> Result<()> {
-        self.flat_grads.iter_mut().try_for_each(Tensor::fill_zero)
     }
 
     /// Every trained tensor, in a fixed order.

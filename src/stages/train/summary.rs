@@ -18,7 +18,7 @@ use crate::{
     },
     train::{
         optimizer::OptimizerKind,
-        trainer::{CHANGEABLE, TrainOutcome},
+        trainer::{CHANGEABLE, RANKS, TrainOutcome},
     },
 };
 
@@ -125,6 +125,9 @@ pub(super) fn of(outcome: &TrainOutcome, out: &Path) -> Result<Value> {
     summary["validation-loss-before"] = json!(outcome.start);
     if outcome.budgets.len() > 1 {
         summary[CHANGEABLE] = json!(outcome.budgets);
+    }
+    if !outcome.ranks.is_empty() {
+        summary[RANKS] = json!(outcome.ranks);
     }
     if let Some(warning) = &outcome.warning {
         summary["warning"] = json!(warning);
