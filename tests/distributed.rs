@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -78,7 +80,10 @@ impl Work {
         let rank = |(rank, own): (usize, &&[&str])| {
             let rank = rank.to_string();
             let mut command = program();
-            command.args(common).args(["--batch-tokens", "40", "--epochs", "1", "--out", &out]).args(*own);
+            command.args(common).args(["--batch-tokens", "40", "--out", &out]).args(*own);
+            if !own.contains(&"--epochs") {
+                command.args(["--epochs", "1"]);
+            }
             if !own.contains(&"--device") {
                 command.args(["--device", "emulated"]);
             }
@@ -166,6 +171,18 @@ fn numbers(metrics: &str) -> Vec<(String, f64)> {
     lines.flat_map(of).collect()
 }
 
+/// What NCCL summed: in each of two steps every gradient of the adapter, once, in f32, and nothing else.
+fn counted(log: &str, ranks: usize, adapter: &[u8]) {
+    let adapter = safetensors::SafeTensors::deserialize(adapter).unwrap();
+    let bytes: usize = adapter.tensors().iter().map(|(_, t)| 4 * t.shape().iter().product::<usize>()).sum();
+    let text = fs::read_to_string(log).unwrap();
+    assert_eq!(text.lines().count(), ranks);
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["all_reduce"], serde_json::json!([2 * adapter.len(), 2 * bytes]), "{line}");
+    }
+}
+
 fn close(a: &str, b: &str) {
     let (a, b) = (numbers(a), numbers(b));
     assert!(a.len() > 10 && a.len() == b.len());
@@ -193,7 +210,10 @@ fn any_number_of_ranks_trains_the_same_bits_in_fixed_order_and_nearly_the_same_o
     // In the last step of one document, three of four ranks have none.
     for ranks in [2, 4] {
         let out = format!("sum-{ranks}");
-        close(&alone.1, &work.trained(&out, ranks, &[], &[]).1);
+        let log = work.path(&format!("nccl-{ranks}"));
+        let done = work.trained(&out, ranks, &[], &[("SDRRL_REHEARSAL_NCCL_LOG", &log)]);
+        close(&alone.1, &done.1);
+        counted(&log, ranks, &done.0);
         assert_eq!(manifest(&out)["settings"]["ranks"], ranks);
     }
     close(&alone.1, &one.1);
@@ -229,6 +249,28 @@ fn a_rank_that_dies_hangs_or_calls_something_else_ends_all_and_training_goes_on_
         // By one rank alone, from where they were.
         assert!(whole == work.trained(fault, 1, &fixed, &[]), "{fault}");
     }
+}
+
+#[test]
+fn a_signal_to_any_rank_ends_all_after_a_checkpoint_that_others_resume() {
+    let work = Work::new();
+    let args = ["--reduce", "fixed", "--epochs", "2"];
+    let whole = work.trained("whole", 1, &args, &[]);
+    // Its second step takes two seconds more.
+    let ranks = work.start("stopped", &[&args, &args], &[("SDRRL_REHEARSAL_NCCL", "late:1:50")]);
+    let metrics = work.dir.path().join("stopped/metrics.jsonl");
+    let until = Instant::now() + Duration::from_secs(120);
+    while !fs::read_to_string(&metrics).is_ok_and(|text| text.contains("train/loss"))
+        && Instant::now() < until
+    {
+        sleep(Duration::from_millis(20));
+    }
+    let second = rustix::process::Pid::from_raw(ranks[1].id() as i32).unwrap();
+    rustix::process::kill_process(second, rustix::process::Signal::TERM).unwrap();
+    let ends: Vec<Output> = ranks.into_iter().map(|c| c.wait_with_output().unwrap()).collect();
+    assert!(ends.iter().all(|end| end.status.code() == Some(130)), "{ends:?}");
+    assert!(text(&ends[0].stderr).contains("a checkpoint is in") && ends[1].stderr.is_empty(), "{ends:?}");
+    assert!(whole == work.trained("stopped", 1, &args, &[]));
 }
 
 #[test]

@@ -229,6 +229,8 @@ mod tests {
         assert_eq!(dtype(&[]), DType::F32);
         assert_eq!(dtype(&["--device", "emulated"]), DType::F32);
         assert_eq!(dtype(&["--device", "cuda:1"]), DType::Bf16);
+        assert_eq!(dtype(&["--device", "cuda:0-3"]), DType::Bf16);
+        assert!(Line::try_parse_from(["sdrrl", "--device", "cuda:3-0"]).is_err());
         assert_eq!(dtype(&["--device", "cuda", "--dtype", "float32"]), DType::F32);
         assert_eq!(dtype(&["--dtype", "bf16"]), DType::Bf16);
         assert!(Line::try_parse_from(["sdrrl", "--dtype", "fp16"]).is_err());

@@ -22,7 +22,7 @@ use std::{
 };
 
 use crate::error::Error;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::pipeline::{
@@ -64,7 +64,7 @@ use screen::{Screen, Seen};
 pub use settings::memory;
 use settings::{guard_text, kept, trainer_settings};
 pub use summary::next_commands;
-use summary::{ending, print_memory};
+use summary::{ending, interruption, print_memory};
 
 /// Arguments of `train`.
 #[derive(Clone, Debug, clap::Args)]
@@ -331,13 +331,7 @@ impl Train<'_> {
         )?;
         team.disconnect();
         self.seen = screen.end();
-        if !outcome.finished {
-            bail!(Error::interrupted(format!(
-                "interrupted after step {}; a checkpoint is in {}: run the same command again to resume",
-                outcome.steps,
-                args.out.display()
-            )));
-        }
+        ensure!(outcome.finished, interruption(&outcome, &args.out));
         let Some(open) = open else { return Ok(None) };
         export(args, &self.shards, &model, &step, &self.model_path, (settings.lr, &outcome))?;
         open.write(PAGE, page::page(args, &self.shards, &outcome)?.to_html().as_bytes())?;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Args, rewards::Change, screen::Seen, settings::state_of};
 use crate::{
+    error::Error,
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     pipeline::{
         manifest::Manifest,
@@ -101,6 +102,15 @@ pub(super) fn print_memory(model: &Transformer, step: &TrainStep, optimizer: Opt
     let parts: Vec<String> = all.iter().map(|(name, bytes)| format!("{name} {:.0}", mib(*bytes))).collect();
     let total: usize = all.iter().map(|(_, b)| b).sum();
     say!("train: memory in MiB: {}, in all {:.0}", parts.join(", "), mib(total));
+}
+
+/// Of a training that was asked to stop.
+pub(super) fn interruption(outcome: &TrainOutcome, out: &Path) -> Error {
+    Error::interrupted(format!(
+        "interrupted after step {}; a checkpoint is in {}: run the same command again to resume",
+        outcome.steps,
+        out.display()
+    ))
 }
 
 /// The stage's own line.
