@@ -37,6 +37,11 @@ impl Work {
         };
         fs::write(dir.path().join("rows.jsonl"), rows.iter().enumerate().map(row).collect::<String>())
             .unwrap();
+        fs::write(
+            dir.path().join("held-out.jsonl"),
+            rows[1..3].iter().enumerate().map(row).collect::<String>(),
+        )
+        .unwrap();
         let work = Work { dir };
         work.pack("shards", "40");
         work
@@ -54,7 +59,7 @@ impl Work {
             "--examples",
             &self.path("rows.jsonl"),
             "--validation",
-            &self.path("rows.jsonl"),
+            &self.path("held-out.jsonl"),
             "--max-length",
             max_length,
         ];
@@ -207,15 +212,12 @@ fn any_number_of_ranks_trains_the_same_bits_in_fixed_order_and_nearly_the_same_o
         assert_eq!(manifest("fixed-1"), manifest(&out));
     }
     let alone = work.trained("sum-1", 1, &[], &[]);
-    // In the last step of one document, three of four ranks have none.
-    for ranks in [2, 4] {
-        let out = format!("sum-{ranks}");
-        let log = work.path(&format!("nccl-{ranks}"));
-        let done = work.trained(&out, ranks, &[], &[("SDRRL_REHEARSAL_NCCL_LOG", &log)]);
-        close(&alone.1, &done.1);
-        counted(&log, ranks, &done.0);
-        assert_eq!(manifest(&out)["settings"]["ranks"], ranks);
-    }
+    // In the last step of one document, two of three ranks have none.
+    let (ranks, log) = (3, work.path("nccl"));
+    let done = work.trained("sum", ranks, &[], &[("SDRRL_REHEARSAL_NCCL_LOG", &log)]);
+    close(&alone.1, &done.1);
+    counted(&log, ranks, &done.0);
+    assert_eq!(manifest("sum")["settings"]["ranks"], ranks);
     close(&alone.1, &one.1);
     // Nothing is left to do, on all of them.
     assert!(text(&work.run("fixed-2", &[&fixed, &fixed], &[])[0].stdout).contains("unchanged"));
