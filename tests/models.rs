@@ -60,7 +60,19 @@ fn weight_sum(batch: &PackedBatch) -> f32 {
 }
 
 /// The families beside Llama and Mistral.
-pub const FAMILIES: [&str; 5] = ["qwen2", "qwen3", "gemma", "gemma2", "gemma3"];
+pub const FAMILIES: [&str; 11] = [
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "granite",
+    "olmo2",
+    "smollm3",
+    "hunyuan",
+    "mistral-nemo",
+];
 
 fn load_on(name: &str, device: &Device) -> Transformer {
     let model = Transformer::load(&folder(name), DType::F32).unwrap();
@@ -164,10 +176,10 @@ fn lora_step(golden: &Golden, model: &Transformer, variant: &str) -> TrainStep {
     step
 }
 
-/// DoRA on the GPU's kernels: PEFT's loss and gradients.
+/// DoRA on the GPU's kernels: PEFT's loss and gradients; Phi 3's matrices are several linears' each.
 #[test]
 fn dora_gradients_equal_peft_on_the_emulated_gpu() {
-    for name in ["llama-tied", "llama-bias"] {
+    for name in ["llama-tied", "llama-bias", "phi3"] {
         let golden = Golden::open(name);
         let model = Transformer::load(&folder(name), DType::F32).unwrap();
         let mut model = model.to_device(&crate::kernels::emulated()).unwrap();
@@ -214,8 +226,11 @@ fn every_familys_adapter_gradients_equal_peft_on_the_emulated_gpu() {
 
 #[test]
 fn adapter_gradients_equal_peft() {
-    for name in ["llama-tied", "mistral-window", "llama-bias"] {
-        for variant in ["plain", "rslora", "dora"] {
+    let all = ["plain", "rslora", "dora"];
+    for (name, variants) in
+        [("llama-tied", &all[..]), ("mistral-window", &all), ("llama-bias", &all), ("phi3", &["dora"])]
+    {
+        for &variant in variants {
             let golden = Golden::open(name);
             let mut model = Transformer::load(&folder(name), DType::F32).unwrap();
             let mut step = lora_step(&golden, &model, variant);
@@ -323,7 +338,9 @@ fn gradients_do_not_depend_on_the_thread_count() {
 #[test]
 fn merged_weights_answer_as_the_adapter_does() {
     let families = FAMILIES.iter().map(|name| (*name, "plain"));
-    for (name, variant) in [("llama-bias", "plain"), ("llama-bias", "dora")].into_iter().chain(families) {
+    for (name, variant) in
+        [("llama-bias", "plain"), ("llama-bias", "dora"), ("phi3", "dora")].into_iter().chain(families)
+    {
         let golden = Golden::open(name);
         let mut model = Transformer::load(&folder(name), DType::F32).unwrap();
         let mut step = lora_step(&golden, &model, variant);
