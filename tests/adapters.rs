@@ -31,7 +31,7 @@ fn cases() -> Vec<(PathBuf, String)> {
         })
         .collect();
     cases.sort();
-    assert_eq!(cases.len(), 40);
+    assert_eq!(cases.len(), 43);
     cases
 }
 

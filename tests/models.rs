@@ -227,9 +227,13 @@ fn every_familys_adapter_gradients_equal_peft_on_the_emulated_gpu() {
 #[test]
 fn adapter_gradients_equal_peft() {
     let all = ["plain", "rslora", "dora"];
-    for (name, variants) in
-        [("llama-tied", &all[..]), ("mistral-window", &all), ("llama-bias", &all), ("phi3", &["dora"])]
-    {
+    // Phi 3's gradients of A are sums of three, of which PyTorch's own in f32 are 3e-5 off those in f64.
+    for (name, variants, tolerance) in [
+        ("llama-tied", &all[..], 5e-5),
+        ("mistral-window", &all, 5e-5),
+        ("llama-bias", &all, 5e-5),
+        ("phi3", &["dora"], 1e-4),
+    ] {
         for &variant in variants {
             let golden = Golden::open(name);
             let mut model = Transformer::load(&folder(name), DType::F32).unwrap();
@@ -244,7 +248,7 @@ fn adapter_gradients_equal_peft() {
                     &format!("{name} {variant} {}", p.name),
                     p.grad().to_f32_vec().unwrap(),
                     &want,
-                    5e-5,
+                    tolerance,
                 );
             }
         }

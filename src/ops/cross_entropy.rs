@@ -178,8 +178,7 @@ fn run(
 ) -> Result<()> {
     const OP: &str = "linear_cross_entropy";
     let Head { weight, softcap, .. } = head;
-    let (n, c) = hidden.rows_cols();
-    let (vocab, wc) = weight.rows_cols();
+    let ((n, c), (vocab, wc)) = (hidden.rows_cols(), weight.rows_cols());
     let chunk = scratch.logits.shape()[0];
     let fits = wc == c && losses.len() == n && targets.len() == n && token_weights.len() == n;
     let scratch_fits = scratch.logits.shape() == [chunk, vocab] && scratch.hidden.shape() == [chunk, c];
