@@ -69,6 +69,10 @@ CASES = {
     "embedding-tied": ("llama-tied", dict(target_modules=["embed_tokens"], r=2), {}),
     "head-dora": ("qwen2", dict(target_modules=["lm_head", "q_proj"], use_dora=True, r=2), {}),
     "head-tied": ("llama-tied", dict(target_modules=r".*\.1\..*q_proj|lm_head", rank_pattern={"lm_head": 3}, r=1), {}),
+    # One A for the linears of a matrix.
+    "fused": ("phi3", dict(target_modules=["qkv_proj", "o_proj"], rank_pattern={r"1\.self_attn\.qkv_proj": 2}, layers_to_transform=[0, 1]), {}),
+    "fused-all-dora": ("phi3", dict(target_modules="all-linear", use_dora=True, use_rslora=True, r=2), {"target_modules": "all-linear"}),
+    "fused-saved": ("phi3", dict(target_modules=["qkv_proj"], modules_to_save=["1.mlp.gate_up_proj"], r=1), {}),
 }
 
 

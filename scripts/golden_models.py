@@ -12,6 +12,7 @@ Each folder: config.json, model.safetensors (Hugging Face's format) and golden.s
 Some have model.gguf too: the same weights under llama.cpp's names, laid out as its converter does.
 """
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -21,8 +22,9 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (CONFIG_MAPPING, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig, GemmaForCausalLM,
-                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM)
+                          GraniteConfig, GraniteForCausalLM, HunYuanDenseV1Config, HunYuanDenseV1ForCausalLM, LlamaConfig, LlamaForCausalLM,
+                          MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "golden" / "models"
 VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
@@ -31,6 +33,8 @@ SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_lay
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 LONG = SMALL | dict(max_position_embeddings=128)
+TINY = LONG | dict(vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1,
+                   pad_token_id=0, tie_word_embeddings=False)
 GEMMA = LONG | dict(bos_token_id=2, eos_token_id=1, pad_token_id=0)
 MODELS = {
     "llama-tied": (LlamaForCausalLM, LlamaConfig(**SMALL, tie_word_embeddings=True), True),
@@ -58,9 +62,25 @@ MODELS = {
                                                    sliding_window_pattern=3, rope_parameters={
                                                        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
                                                        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}), True),
+    # A window that the last document leaves, and more tokens than the original length; the greedy ids cross it.
+    "phi3": (Phi3ForCausalLM, Phi3Config(**TINY | dict(vocab_size=96), original_max_position_embeddings=10, sliding_window=12, rope_parameters={
+        "rope_theta": 1e4, "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.5, 2.0, 4.0, 8.0]}), False),
+    "granite": (GraniteForCausalLM, GraniteConfig(**TINY, embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.3,
+                                                  logits_scaling=0.7), False),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**TINY), False),
+    # The fourth layer knows no positions.
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**TINY | dict(num_hidden_layers=4, tie_word_embeddings=True)), False),
+    "hunyuan": (HunYuanDenseV1ForCausalLM, HunYuanDenseV1Config(**TINY, head_dim=16, rope_parameters={
+        "rope_theta": 1e4, "rope_type": "dynamic", "factor": 1.0, "alpha": 50.0}), False),
+    # Heads of another size than C / NH.
+    "mistral-nemo": (MistralForCausalLM, MistralConfig(**TINY, head_dim=16, sliding_window=None), False),
 }
 # Beside those of before: adapters (without rsLoRA and DoRA), greedy ids.
-NEW = ("qwen2", "qwen3", "gemma", "gemma2", "gemma3")
+NEW = ("qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2", "smollm3", "hunyuan", "mistral-nemo")
+# llama.cpp's names, where they are others.
+ARCHITECTURES = {"mistral-nemo": "llama", "hunyuan": "hunyuan-dense"}
+PERMUTED = ("llama", "granite", "smollm3")
+WITH_HEAD_SIZE = ("llama", "qwen3", "gemma", "gemma2", "gemma3", "hunyuan-dense")
 LENGTHS = [9, 1, 14]
 
 
@@ -139,7 +159,8 @@ def permuted(w, heads):
 
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
-         "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "pre_feedforward_layernorm": "ffn_norm",
+         "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "self_attn.query_layernorm": "attn_q_norm",
+         "self_attn.key_layernorm": "attn_k_norm", "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up", "pre_feedforward_layernorm": "ffn_norm",
          "post_feedforward_layernorm": "post_ffw_norm"}
 
 
@@ -162,7 +183,7 @@ def llama3_factors(rope, size):
 
 
 def write_gguf(path, model, architecture):
-    """As llama.cpp's convert_hf_to_gguf.py does it: Llama's q and k are permuted, Gemma's gains stored as 1 + w."""
+    """As llama.cpp's convert_hf_to_gguf.py does it: q and k of some are permuted, Gemma's gains stored as 1 + w."""
     import gguf
     c, gemma = model.config, architecture.startswith("gemma")
     w = gguf.GGUFWriter(path, architecture)
@@ -176,11 +197,29 @@ def write_gguf(path, model, architecture):
     w.add_vocab_size(c.vocab_size)
     w.add_bos_token_id(c.bos_token_id)
     w.add_eos_token_id(c.eos_token_id)
-    if architecture != "qwen2":
+    if architecture in WITH_HEAD_SIZE:
         w.add_key_length(c.head_dim)
         w.add_value_length(c.head_dim)
     rope = c.rope_parameters.get("full_attention", c.rope_parameters)
-    w.add_rope_freq_base(rope["rope_theta"])
+    alpha = rope.get("alpha")
+    w.add_rope_freq_base(rope["rope_theta"] * (alpha ** (c.head_dim / (c.head_dim - 2)) if alpha else 1))
+    if alpha:
+        w.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+        w.add_rope_scaling_factor(1)
+    if architecture == "granite":
+        w.add_attention_scale(c.attention_multiplier)
+        w.add_embedding_scale(c.embedding_multiplier)
+        w.add_residual_scale(c.residual_multiplier)
+        w.add_logit_scale(c.logits_scaling)
+    if architecture == "phi3":
+        import numpy as np
+        original = rope["original_max_position_embeddings"]
+        w.add_rope_dimension_count(c.hidden_size // c.num_attention_heads)
+        w.add_sliding_window(c.sliding_window)
+        w.add_rope_scaling_orig_ctx_len(original)
+        w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(c.max_position_embeddings / original) / math.log(original)))
+        for kind in ("long", "short"):
+            w.add_tensor(f"rope_factors_{kind}.weight", np.array(rope[f"{kind}_factor"], dtype=np.float32))
     if rope["rope_type"] == "linear":
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         w.add_rope_scaling_factor(rope["factor"])
@@ -205,9 +244,9 @@ def write_gguf(path, model, architecture):
             continue
         _, _, layer, rest = name.split(".", 3)
         module, kind = rest.rsplit(".", 1)
-        if architecture == "llama" and module.endswith(("q_proj", "k_proj")):
+        if architecture in PERMUTED and module.endswith(("q_proj", "k_proj")):
             data = permuted(data, c.num_attention_heads if module.endswith("q_proj") else c.num_key_value_heads)
-        ours = NAMES.get(module) or ("post_attention_norm" if architecture in ("gemma2", "gemma3") else "ffn_norm")
+        ours = NAMES.get(module) or ("post_attention_norm" if architecture in ("gemma2", "gemma3", "olmo2") else "ffn_norm")
         w.add_tensor(f"blk.{layer}.{ours}.{kind}", data.copy())
     w.write_header_to_file()
     w.write_kv_data_to_file()
@@ -217,7 +256,7 @@ def write_gguf(path, model, architecture):
 
 def defaults():
     """What the configuration classes have where a config.json is silent."""
-    kinds = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"]
+    kinds = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "olmo2", "smollm3", "hunyuan_v1_dense"]
     out = {kind: CONFIG_MAPPING[kind]().to_dict() for kind in kinds}
     (OUT / "defaults.json").write_text(json.dumps(out, indent=1) + "\n")
 
@@ -234,7 +273,7 @@ def main():
             for p in base.parameters():
                 if p.ndim == 1:
                     p.add_(torch.rand_like(p) * 0.4 - 0.2)
-            if name.startswith("gemma"):
+            if name.startswith(("gemma", "granite")):
                 # Else the scaled embedding outweighs the layers, and each token is followed by itself.
                 base.model.embed_tokens.weight.mul_(0.15)
         base.save_pretrained(folder)
@@ -255,13 +294,13 @@ def main():
         if train or name in NEW:
             variants = {"plain": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
             if name in NEW:
-                variants = {"plain": {}}
+                variants = {k: v for k, v in variants.items() if k == "plain" or (k == "dora" and name == "phi3")}
             for variant, options in variants.items():
                 golden |= {f"lora.{variant}.{k}": v for k, v in lora(model_of, tokens, weights, **options).items()}
         if name in NEW:
             golden["greedy"] = greedy(model_of(), tokens)
         if name in NEW or name in ("llama-bias", "llama-rope-llama3"):
-            write_gguf(folder / "model.gguf", model_of(), name.split("-")[0])
+            write_gguf(folder / "model.gguf", model_of(), ARCHITECTURES.get(name, name.split("-")[0]))
         golden = {k: (v.reshape(1) if v.ndim == 0 else v).contiguous() for k, v in golden.items()}
         save_file(golden, folder / "golden.safetensors", metadata=VERSIONS)
         for extra in ("generation_config.json",):

@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-target/rehearsal}
+scripts/rehearsal_nccl.sh "$folder"
 emulator=kernels/emulator
 header="" cxx=${CXX:-c++}
 # The places where build/nvcc.rs looks for nvcc.

@@ -28,13 +28,14 @@
 //! `examples/` has three complete programs. Nothing is printed unless [`report::out::set_mode`] turns it on.
 //!
 //! The modules below are the internals, for programs that build on single parts. They are layered: each may use only those after it in this list
-//! (`tests/layers.rs` enforces it): `cli`, `orchestrate` `api`, `stages`, `eval` `bench`, `remote`, `recipe`, `infer` `train` `mt` `qe`, `models`, `ops` `pipeline`,
+//! (`tests/layers.rs` enforces it): `cli`, `orchestrate` `api`, `stages`, `eval` `bench`, `remote`, `recipe`, `infer` `train` `mt` `qe`, `models`, `distributed`, `ops` `pipeline`,
 //! `tensor`, `metrics` `device`, `data` `report`, `error`.
 mod api;
 pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod distributed;
 pub mod error;
 pub mod eval;
 pub mod infer;

@@ -31,7 +31,7 @@ fn cases() -> Vec<(PathBuf, String)> {
         })
         .collect();
     cases.sort();
-    assert_eq!(cases.len(), 40);
+    assert_eq!(cases.len(), 43);
     cases
 }
 
@@ -255,6 +255,9 @@ fn every_tensor_is_used_and_every_targeted_module_has_its_own() {
     }
     // A DoRA adapter read as a plain one would be another.
     refused(changed("dora.qwen2", json!({"use_dora": false})).path(), "qwen2", &["lora_magnitude_vector"]);
+    // Phi 3 has no q_proj of its own, nor Llama a qkv_proj.
+    refused(changed(plain, json!({})).path(), "phi3", &["q_proj", "of no module"]);
+    refused(changed("fused.phi3", json!({})).path(), "llama-tied", &["o_proj", "[4, 32]"]);
     let named = changed("bias-without.llama-tied", json!({}));
     // Biases that the file has not are the base's own, as PEFT has it.
     Lora::load(named.path(), &base("llama-bias")).unwrap();

@@ -86,6 +86,21 @@ fn matrices_stay_in_the_file_with_the_values_of_the_dequantised_ones() {
     }
 }
 
+/// Phi 3's `attn_qkv` and `ffn_up` are the rows of several linears, wherever these begin.
+#[test]
+fn parts_of_fused_matrices_stay_in_the_file_too() {
+    let folder = Path::new("tests/golden/gguf/phi3");
+    let want = Transformer::load(folder, DType::F32).unwrap();
+    let file = folder.join("model.gguf");
+    for blocks in [None, Some(Activations::F32)] {
+        let got = Transformer::load_as(&file, ComputeType::F32, blocks).unwrap();
+        assert_eq!(got.weights.layers[0].linears[LinearId::Up].weight.is_blocks(), blocks.is_some());
+        for ((name, got), (_, want)) in got.named().iter().zip(want.named()) {
+            assert_eq!(got.to_f32_vec().unwrap(), want.to_f32_vec().unwrap(), "{name}");
+        }
+    }
+}
+
 #[test]
 fn rows_and_biases_of_q_and_k_are_in_hugging_faces_order() {
     let (config, source) = WeightSource::open(Path::new(FILES[1])).unwrap();

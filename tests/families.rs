@@ -13,7 +13,9 @@ fn gguf_files_hold_the_same_models() {
     for name in FAMILIES.iter().chain(&["llama-bias"]) {
         let own = Transformer::load(&folder(name), DType::F32).unwrap();
         let gguf = Transformer::load(&folder(name).join("model.gguf"), DType::F32).unwrap();
-        assert_eq!(own.config.model_type, gguf.config.model_type);
+        // Mistral's files without a window are Llama's.
+        let kind = if *name == "mistral-nemo" { "llama" } else { &own.config.model_type };
+        assert_eq!(kind, gguf.config.model_type);
         let mut spec = gguf.spec.clone();
         if *name == "qwen2" {
             // llama.cpp's qwen2 has no window, its gemmas no scale of queries but the head size's.
@@ -24,7 +26,14 @@ fn gguf_files_hold_the_same_models() {
             spec.query_scale = own.spec.query_scale;
         }
         for (got, want) in spec.ropes.iter_mut().zip(&own.spec.ropes) {
-            assert_eq!(got.frequencies(64).unwrap(), want.frequencies(64).unwrap(), "{name}");
+            for length in [1, 64] {
+                let ((got, factor), (want, wanted)) =
+                    (got.frequencies(length).unwrap(), want.frequencies(length).unwrap());
+                // LongRoPE's numbers stand in the file with 32 bits.
+                assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= w * 1e-6), "{name}");
+                assert!((factor - wanted).abs() < 1e-6, "{name}");
+                assert!(*name == "phi3" || (got, factor) == (want, wanted), "{name}");
+            }
             got.clone_from(want);
         }
         assert_eq!(spec, own.spec, "{name}");
@@ -91,7 +100,7 @@ fn what_would_be_computed_otherwise_is_refused_by_name() {
         ("gemma", json!({"hidden_act": "silu"}), "silu"),
         ("gemma3", json!({"model_type": "gemma3"}), "gemma3_text"),
         ("gemma3", json!({"rope_parameters": {"rope_theta": 1e4}}), "rope_theta"),
-        ("llama-tied", json!({"model_type": "phi3"}), "phi3"),
+        ("llama-tied", json!({"model_type": "falcon_h1"}), "falcon_h1"),
     ] {
         let error = config_error(name, changes);
         assert!(error.contains(what), "{name}, {what}: {error}");
@@ -103,9 +112,45 @@ fn what_would_be_computed_otherwise_is_refused_by_name() {
         ),
         ("llama-tied", json!({"sliding_window": 4096})),
         ("mistral-window", json!({"sliding_window": null})),
+        ("phi3", json!({"partial_rotary_factor": 1.0, "rope_parameters": null, "attention_bias": false})),
+        ("hunyuan", json!({"use_qk_norm": true, "use_cla": false, "cla_share_factor": 2, "num_experts": 1})),
         ("gemma2", json!({"final_logit_softcapping": null, "attn_logit_softcapping": null})),
     ] {
         assert_eq!(config_error(name, changes.clone()), "accepted", "{name} {changes}");
+    }
+}
+
+/// The same of the families with factors, layers without rotation, fused matrices and another rotary base.
+#[test]
+fn what_newer_families_do_not_compute_is_refused_by_name() {
+    use serde_json::json;
+    for (name, changes, what) in [
+        ("phi3", json!({"partial_rotary_factor": 0.75}), "partial_rotary_factor"),
+        ("phi3", json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}), "type `linear`"),
+        (
+            "phi3",
+            json!({"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}),
+            "1 factors for 4",
+        ),
+        ("phi3", json!({"attention_bias": true}), "attention_bias"),
+        ("granite", json!({"logits_scaling": 0}), "logits_scaling"),
+        ("granite", json!({"residual_multiplier": -1}), "residual addition"),
+        ("granite", json!({"embedding_multiplier": "12"}), "embedding_multiplier"),
+        ("olmo2", json!({"clip_qkv": 8.0}), "clip_qkv"),
+        ("smollm3", json!({"no_rope_layers": [1, 0]}), "no_rope_layers has 2 entries for 4"),
+        ("smollm3", json!({"no_rope_layers": [1, 0, 2, 1]}), "no_rope_layers has 2"),
+        ("smollm3", json!({"no_rope_layers": null, "no_rope_layer_interval": 0}), "no_rope_layer_interval"),
+        ("hunyuan", json!({"use_qk_norm": false}), "use_qk_norm"),
+        ("hunyuan", json!({"num_experts": 16}), "num_experts"),
+        ("hunyuan", json!({"use_cla": true}), "use_cla"),
+        (
+            "hunyuan",
+            json!({"rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "mrope_section": [1]}}),
+            "mrope_section",
+        ),
+    ] {
+        let error = config_error(name, changes);
+        assert!(error.contains(what), "{name}, {what}: {error}");
     }
 }
 
@@ -130,7 +175,7 @@ fn windows_and_defaults_are_the_familys() {
     assert_eq!(windows(json!({"model_type": "gemma3_text", "sliding_window_pattern": 3})), [7, 7, 0, 7]);
     let gemma3 = spec(json!({"model_type": "gemma3_text", "sliding_window_pattern": 3}));
     assert_eq!(
-        gemma3.layers.iter().map(|l| gemma3.ropes[l.rope].theta).collect::<Vec<_>>(),
+        gemma3.layers.iter().map(|l| gemma3.ropes[l.rope.unwrap()].theta).collect::<Vec<_>>(),
         [1e4, 1e4, 1e6, 1e4]
     );
     let gemma2 = spec(json!({"model_type": "gemma2"}));
@@ -141,6 +186,20 @@ fn windows_and_defaults_are_the_familys() {
     );
     assert_eq!(spec(json!({"model_type": "mistral"})).kv_heads, 8);
     assert_eq!(spec(json!({"model_type": "qwen3"})).head_size, 128);
+    assert_eq!(windows(json!({"model_type": "phi3"})), [7, 7, 7, 7]);
+    let nopes = |config| spec(config).layers.iter().map(|l| l.rope.is_none()).collect::<Vec<_>>();
+    assert_eq!(nopes(json!({"model_type": "smollm3"})), [false, false, false, true]);
+    let listed =
+        json!({"model_type": "smollm3", "no_rope_layers": [0, 1, 1, 0, 1], "use_sliding_window": true});
+    assert_eq!(nopes(listed.clone()), [true, false, false, true]);
+    assert_eq!(windows(listed), [7, 0, 0, 7]);
+    // Falcon3's config.json is Llama's with heads of a size of their own.
+    let falcon3 = spec(
+        json!({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "head_dim": 256, "num_key_value_heads": 4,
+                              "attention_bias": false, "mlp_bias": false, "rope_scaling": null, "rope_theta": 1000042,
+                              "pretraining_tp": 1, "attention_dropout": 0.0, "use_cache": true, "torch_dtype": "bfloat16"}),
+    );
+    assert_eq!((falcon3.head_size, falcon3.query_size(), falcon3.kv_size()), (256, 8192, 1024));
     assert_eq!(spec(json!({"model_type": "llama"})).kv_heads, 32);
 }
 

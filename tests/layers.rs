@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["recipe"],
     &["infer", "train", "mt", "qe"],
     &["models"],
+    &["distributed"],
     &["ops", "pipeline"],
     &["tensor"],
     &["metrics", "device"],

@@ -299,14 +299,15 @@ fn what_is_left_out_is_the_familys_default() {
         let cap = |key: &str| want[key].as_f64().map(|x| x as f32);
         assert_eq!(caps, [cap("attn_logit_softcapping"), cap("final_logit_softcapping")], "{family}");
         let scalar = want["query_pre_attn_scalar"].as_f64().unwrap_or(head as f64);
-        assert!((spec.query_scale as f64 - scalar.powf(-0.5)).abs() < 1e-7, "{family}");
+        let scale = want["attention_multiplier"].as_f64().unwrap_or(scalar.powf(-0.5));
+        assert!((spec.query_scale as f64 - scale).abs() < 1e-7, "{family}");
         for (l, layer) in spec.layers.iter().enumerate() {
             let kind = want["layer_types"][l].as_str();
             let slides = kind.map_or(family == "mistral", |kind| kind == "sliding_attention");
             assert_eq!(layer.window, number("sliding_window").filter(|_| slides), "{family} {l}");
             let rope = &want["rope_parameters"];
             let theta = rope["rope_theta"].as_f64().or(rope[kind.unwrap_or("none")]["rope_theta"].as_f64());
-            assert_eq!(Some(spec.ropes[layer.rope].theta), theta, "{family} {l}");
+            assert_eq!(Some(spec.ropes[layer.rope.unwrap_or(0)].theta), theta, "{family} {l}");
         }
     }
 }

@@ -60,7 +60,19 @@ fn weight_sum(batch: &PackedBatch) -> f32 {
 }
 
 /// The families beside Llama and Mistral.
-pub const FAMILIES: [&str; 5] = ["qwen2", "qwen3", "gemma", "gemma2", "gemma3"];
+pub const FAMILIES: [&str; 11] = [
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "granite",
+    "olmo2",
+    "smollm3",
+    "hunyuan",
+    "mistral-nemo",
+];
 
 fn load_on(name: &str, device: &Device) -> Transformer {
     let model = Transformer::load(&folder(name), DType::F32).unwrap();
@@ -164,10 +176,10 @@ fn lora_step(golden: &Golden, model: &Transformer, variant: &str) -> TrainStep {
     step
 }
 
-/// DoRA on the GPU's kernels: PEFT's loss and gradients.
+/// DoRA on the GPU's kernels: PEFT's loss and gradients; Phi 3's matrices are several linears' each.
 #[test]
 fn dora_gradients_equal_peft_on_the_emulated_gpu() {
-    for name in ["llama-tied", "llama-bias"] {
+    for name in ["llama-tied", "llama-bias", "phi3"] {
         let golden = Golden::open(name);
         let model = Transformer::load(&folder(name), DType::F32).unwrap();
         let mut model = model.to_device(&crate::kernels::emulated()).unwrap();
@@ -214,8 +226,15 @@ fn every_familys_adapter_gradients_equal_peft_on_the_emulated_gpu() {
 
 #[test]
 fn adapter_gradients_equal_peft() {
-    for name in ["llama-tied", "mistral-window", "llama-bias"] {
-        for variant in ["plain", "rslora", "dora"] {
+    let all = ["plain", "rslora", "dora"];
+    // Phi 3's gradients of A are sums of three, of which PyTorch's own in f32 are 3e-5 off those in f64.
+    for (name, variants, tolerance) in [
+        ("llama-tied", &all[..], 5e-5),
+        ("mistral-window", &all, 5e-5),
+        ("llama-bias", &all, 5e-5),
+        ("phi3", &["dora"], 1e-4),
+    ] {
+        for &variant in variants {
             let golden = Golden::open(name);
             let mut model = Transformer::load(&folder(name), DType::F32).unwrap();
             let mut step = lora_step(&golden, &model, variant);
@@ -229,7 +248,7 @@ fn adapter_gradients_equal_peft() {
                     &format!("{name} {variant} {}", p.name),
                     p.grad().to_f32_vec().unwrap(),
                     &want,
-                    5e-5,
+                    tolerance,
                 );
             }
         }
@@ -323,7 +342,9 @@ fn gradients_do_not_depend_on_the_thread_count() {
 #[test]
 fn merged_weights_answer_as_the_adapter_does() {
     let families = FAMILIES.iter().map(|name| (*name, "plain"));
-    for (name, variant) in [("llama-bias", "plain"), ("llama-bias", "dora")].into_iter().chain(families) {
+    for (name, variant) in
+        [("llama-bias", "plain"), ("llama-bias", "dora"), ("phi3", "dora")].into_iter().chain(families)
+    {
         let golden = Golden::open(name);
         let mut model = Transformer::load(&folder(name), DType::F32).unwrap();
         let mut step = lora_step(&golden, &model, variant);

@@ -95,6 +95,28 @@ fn training_on_cuda_is_the_emulators_to_the_bit() {
 
 #[test]
 #[cfg_attr(not(gpu_kernels), ignore = "no nvcc when this was built: scripts/get_nvcc.sh")]
+fn two_gpus_train_the_bits_of_one_in_processes_that_are_started_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = training(dir.path());
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    args.extend(["--reduce", "fixed", "--batch-tokens", "40"]);
+    let run = |device: &str| {
+        let out = dir.path().join(device);
+        let own = ["--device", device, "--out", out.to_str().unwrap()];
+        (on(program(), &[&args[..], &own].concat(), &[("SDRRL_REHEARSAL_GPUS", "2")]), out)
+    };
+    let trained = |device: &str| {
+        let (done, out) = run(device);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        ["metrics.jsonl", "adapter_model.safetensors"].map(|name| fs::read(out.join(name)).unwrap())
+    };
+    assert!(trained("cuda:1") == trained("cuda:0-1"));
+    let (few, _) = run("cuda:0-2");
+    failed_with(69, &few, &["--device", "cuda:0-2"], &["--device cuda:0-2", "this machine has 2 GPUs"]);
+}
+
+#[test]
+#[cfg_attr(not(gpu_kernels), ignore = "no nvcc when this was built: scripts/get_nvcc.sh")]
 fn a_gpu_too_small_and_kernels_that_fail_are_explained() {
     let dir = tempfile::tempdir().unwrap();
     let args = training(dir.path());

@@ -47,7 +47,7 @@ fn loss_and_gradients_agree_with_the_naive_sum() {
     let cases = [(1, 3, 5, None), (50, 33, 101, None), (49, 64, 257, None), (50, 33, 101, Some(2.0f32))];
     for (n, c, v, softcap) in cases {
         let mut t = case(n, c, v);
-        let head = Head { weight: (&t.weight).into(), softcap };
+        let head = Head { weight: (&t.weight).into(), scale: 1.0, softcap };
         let mut losses = Tensor::zeros("losses", DType::F32, &[n]).unwrap();
         let mut dhidden = Tensor::zeros("dhidden", DType::F32, &[n, c]).unwrap();
         let mut dweight = Tensor::zeros("dweight", DType::F32, &[v, c]).unwrap();

@@ -18,6 +18,7 @@ mod emulated;
 mod gpu;
 mod launch;
 mod memory;
+pub mod nccl;
 pub mod nvtx;
 mod nvtx_injection;
 mod scratch;
@@ -87,6 +88,8 @@ pub enum DeviceChoice {
     Cpu,
     /// `cuda` or `cuda:N`
     Cuda(usize),
+    /// `cuda:A-B`: several, the first and the last, which `train` alone uses: a process each.
+    Several(usize, usize),
     /// `emulated`: the CUDA kernels on the host processor, for checking them; slow.
     Emulated,
 }
@@ -101,6 +104,12 @@ impl DeviceChoice {
                     .with_context(|| format!("open --device {self}"))
                     .or_kind(|m| Error::no_device(self, m))?,
             )),
+            DeviceChoice::Several(..) => {
+                let message = format!(
+                    "--device {self} names several devices, which `sdrrl train` alone uses: name one"
+                );
+                bail!(Error::setting("device", message))
+            }
             DeviceChoice::Emulated => Device::emulated(),
         })
     }
@@ -113,14 +122,25 @@ impl FromStr for DeviceChoice {
             "cpu" => DeviceChoice::Cpu,
             "cuda" => DeviceChoice::Cuda(0),
             "emulated" => DeviceChoice::Emulated,
-            _ => match s.strip_prefix("cuda:").map(str::parse) {
-                Some(Ok(ordinal)) => DeviceChoice::Cuda(ordinal),
+            _ => match s.strip_prefix("cuda:").and_then(ordinals) {
+                Some((first, None)) => DeviceChoice::Cuda(first),
+                Some((first, Some(last))) if first < last => DeviceChoice::Several(first, last),
                 _ => {
-                    let message = format!("there is no device `{s}`; use cpu, cuda, cuda:N or emulated");
+                    let message = format!(
+                        "there is no device `{s}`; use cpu, cuda, cuda:N, cuda:A-B (train: a process each) or emulated"
+                    );
                     bail!(Error::setting("device", message))
                 }
             },
         })
+    }
+}
+
+/// `N` or `A-B`.
+fn ordinals(s: &str) -> Option<(usize, Option<usize>)> {
+    match s.split_once('-') {
+        Some((first, last)) => Some((first.parse().ok()?, Some(last.parse().ok()?))),
+        None => Some((s.parse().ok()?, None)),
     }
 }
 
@@ -129,6 +149,7 @@ impl fmt::Display for DeviceChoice {
         match self {
             DeviceChoice::Cpu => write!(f, "cpu"),
             DeviceChoice::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            DeviceChoice::Several(first, last) => write!(f, "cuda:{first}-{last}"),
             DeviceChoice::Emulated => write!(f, "emulated"),
         }
     }
@@ -143,6 +164,8 @@ pub struct GpuInfo {
     pub compute_capability: (i32, i32),
     /// Device memory, bytes.
     pub memory: usize,
+    /// The driver's name for this very device, hexadecimal.
+    pub uuid: String,
 }
 
 /// The NVIDIA GPUs of this machine, or in words why there are none to list. Never panics without a driver.
@@ -165,6 +188,7 @@ pub fn gpus() -> Result<Vec<GpuInfo>, String> {
             ),
             // SAFETY: as above.
             memory: unsafe { device::total_mem(device) }?,
+            uuid: device::get_uuid(device)?.bytes.iter().map(|b| format!("{:02x}", *b as u8)).collect(),
         })
     };
     let count = result::init()

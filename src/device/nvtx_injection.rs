@@ -110,7 +110,7 @@ pub(super) fn attach(path: &OsStr) -> Result<()> {
     Ok(())
 }
 
-fn last_error() -> String {
+pub(super) fn last_error() -> String {
     // SAFETY: dlerror gives null or a string that lives until the next call of its family on this thread.
     unsafe {
         let text = libc::dlerror();

@@ -37,10 +37,11 @@ pub struct Scored {
 
 impl ScoreRequest {
     /// What runs as a prompt, and what runs token by token behind it: the tokens before the first scored one and the others without the last,
-    /// after which nothing is asked; or all as a prompt where little stands before the first scored one.
-    fn split(&self) -> (&[u32], &[u32]) {
+    /// after which nothing is asked; or all as a prompt where little stands before the first scored one, or where rotary frequencies `switch` between the two.
+    fn split(&self, switch: Option<usize>) -> (&[u32], &[u32]) {
         let inputs = &self.tokens[..self.tokens.len() - 1];
-        let shared = if inputs.len() <= 2 * self.start { self.start } else { inputs.len() };
+        let across = switch.is_some_and(|length| self.start <= length && length < inputs.len());
+        let shared = if inputs.len() <= 2 * self.start && !across { self.start } else { inputs.len() };
         inputs.split_at(shared.min(inputs.len()))
     }
 }
@@ -64,9 +65,9 @@ impl Group<'_> {
 }
 
 /// The requests that have something to score, grouped; the longest first.
-fn groups(requests: &[ScoreRequest]) -> Vec<Group<'_>> {
+fn groups(requests: &[ScoreRequest], switch: Option<usize>) -> Vec<Group<'_>> {
     let scored = requests.iter().enumerate().filter(|(_, r)| r.start < r.tokens.len());
-    let mut parts: Vec<_> = scored.map(|(i, r)| (r.split(), i)).collect();
+    let mut parts: Vec<_> = scored.map(|(i, r)| (r.split(switch), i)).collect();
     parts.sort_unstable();
     let mut groups: Vec<Group> = parts
         .chunk_by(|a, b| a.0.0 == b.0.0)
@@ -128,7 +129,7 @@ impl Engine<'_> {
         let empty =
             |r: &ScoreRequest| Scored { log_probs: vec![0.0; r.tokens.len() - r.start], greedy: true };
         let mut out: Vec<Scored> = requests.iter().map(empty).collect();
-        let groups = groups(requests);
+        let groups = groups(requests, self.model.spec.switches_beyond());
         let total: usize = groups.iter().map(Group::slots).sum();
         let Some(longest) = groups.first().map(Group::slots) else { return Ok(out) };
         let budget = self.options.batch_tokens.max(longest).min(total);
@@ -322,7 +323,7 @@ mod tests {
         let requests: Vec<ScoreRequest> =
             texts.iter().map(|&(tokens, start)| ScoreRequest { tokens: tokens.to_vec(), start }).collect();
         let shape = |g: &Group| (g.prompt.len(), g.tails.iter().map(|t| (t.0.len(), t.1.len())).collect());
-        groups(&requests).iter().map(shape).collect()
+        groups(&requests, None).iter().map(shape).collect()
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Room {
     pub slots: usize,
     /// Tokens of prompt and reply of a row, at most.
     pub longest: usize,
-    /// Tokens of prompts in one call; the longest prompt has no more.
+    /// Tokens of prompts in one call; the longest prompt has no more. A model whose rotary frequencies switch takes as many as that needs.
     pub prompt_tokens: usize,
     /// Tokens in the lists of what is penalised or banned; grows where it does not suffice.
     pub listed: usize,
@@ -42,9 +42,17 @@ impl Room {
     /// What a session of a model with this room allocates, bytes by purpose, activations of type `acts`.
     pub fn bytes(&self, spec: &Spec, acts: DType) -> [(&'static str, usize); 2] {
         let logits = self.rows * (spec.vocab_size * 4 + spec.hidden_size * acts.bytes());
-        let scratch = Decoder::bytes(spec, self.prompt_tokens, acts) + logits;
+        let scratch = Decoder::bytes(spec, self.tokens_at_once(spec), acts) + logits;
         let cache = KvCache::bytes(spec.layers.len(), spec.kv_size(), self.slots, acts);
         [("key/value cache", cache), ("scratch", scratch)]
+    }
+}
+
+impl Room {
+    /// Tokens of a call of the model: of prompts, or of a row whose keys are computed again ([`Spec::switches_beyond`]).
+    fn tokens_at_once(&self, spec: &Spec) -> usize {
+        let again = spec.switches_beyond().filter(|&length| length < self.longest).map_or(0, |l| l + 1);
+        self.prompt_tokens.max(again)
     }
 }
 
@@ -134,7 +142,7 @@ impl<'m> Session<'m> {
         let last = Tensor::zeros_on(&device, "last_hidden", acts, &[room.rows, config.hidden_size])?;
         Ok(Session {
             cache: KvCache::new(layers, width, room.slots, &device, acts)?,
-            decoder: Decoder::new(adapted, room.prompt_tokens, room.longest)?,
+            decoder: Decoder::new(adapted, room.tokens_at_once(&model.spec), room.longest)?,
             logits,
             last,
             sampler: Sampler::new(&device, room.rows, room.listed)?,
@@ -230,7 +238,10 @@ impl<'m> Session<'m> {
 
     /// The rows whose turn it is, and the hidden state of each one's last token. Rows that just joined take their first token now; the others
     /// wait for the next step.
-    fn forward(&mut self, joining: Vec<Row>) -> Result<(Vec<Row>, Tensor)> {
+    fn forward(&mut self, mut joining: Vec<Row>) -> Result<(Vec<Row>, Tensor)> {
+        if joining.is_empty() {
+            joining.extend(self.switching());
+        }
         if joining.is_empty() {
             let turn = std::mem::take(&mut self.active);
             let step: Vec<_> =
@@ -244,6 +255,13 @@ impl<'m> Session<'m> {
         let mut last = self.last.rows(0..prompts.len())?;
         gather_last(&mut last, &hidden, &prompts)?;
         Ok((joining, last))
+    }
+
+    /// A row that has just grown beyond the length where frequencies switch: all of it goes through the model again, as transformers does it.
+    fn switching(&mut self) -> Option<Row> {
+        let beyond = self.model.spec.switches_beyond()?;
+        let at = self.active.iter().position(|r| r.seen.len() == beyond + 1)?;
+        Some(self.active.remove(at))
     }
 
     /// Chooses a token for each row of `turn`; what does not end stays active.

@@ -12,7 +12,7 @@ use crate::{
     ops::{
         activation::{soft_cap, soft_cap_slope},
         checks::{check, check_ids},
-        gemm::{linear_backward_input, linear_backward_weight, linear_forward_many_rows},
+        gemm::{linear_backward_input, linear_backward_weight, scaled_linear_forward},
         kernels,
         launch::{Grid, gpu_of},
         parallel::{Shared, for_each_task},
@@ -56,18 +56,33 @@ impl LossScratch {
     }
 }
 
-/// What turns hidden states into logits. `(&weight).into()` is a head without a cap.
+/// What turns hidden states into logits. `(&weight).into()` is a head without a scale and a cap.
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
     /// (V, C), F32, Bf16 or blocks.
     pub weight: Matrix<'a>,
-    /// The logits are cap tanh(x / cap) of the product x (Gemma 2's `final_logit_softcapping`).
+    /// Factor of the product (Granite divides by `logits_scaling`).
+    pub scale: f32,
+    /// The logits are cap tanh(x / cap) of the scaled product x (Gemma 2's `final_logit_softcapping`).
     pub softcap: Option<f32>,
 }
 
 impl<'a> From<Matrix<'a>> for Head<'a> {
     fn from(weight: Matrix<'a>) -> Head<'a> {
-        Head { weight, softcap: None }
+        Head { weight, scale: 1.0, softcap: None }
+    }
+}
+
+impl Head<'_> {
+    /// out (N, V) = scale hidden (N, C) weightᵀ: the logits before their cap.
+    pub(crate) fn product(self, out: &mut Tensor, hidden: &Tensor) -> Result<()> {
+        scaled_linear_forward(out, hidden, self.weight, self.scale)
+    }
+
+    /// Whether scale and cap are numbers to compute with.
+    pub(super) fn is_sound(self) -> bool {
+        let sound = |x: f32| x > 0.0 && x.is_finite();
+        sound(self.scale) && self.softcap.is_none_or(sound)
     }
 }
 
@@ -155,21 +170,20 @@ fn run(
     mut grads: Option<(&mut Tensor, Option<&mut Tensor>)>,
     scratch: &mut LossScratch,
     hidden: &Tensor,
-    Head { weight, softcap }: Head,
+    head: Head,
     targets: &Tensor,
     token_weights: &Tensor,
     known: Option<&[f32]>,
     grad_scale: f32,
 ) -> Result<()> {
     const OP: &str = "linear_cross_entropy";
-    let (n, c) = hidden.rows_cols();
-    let (vocab, wc) = weight.rows_cols();
+    let Head { weight, softcap, .. } = head;
+    let ((n, c), (vocab, wc)) = (hidden.rows_cols(), weight.rows_cols());
     let chunk = scratch.logits.shape()[0];
     let fits = wc == c && losses.len() == n && targets.len() == n && token_weights.len() == n;
     let scratch_fits = scratch.logits.shape() == [chunk, vocab] && scratch.hidden.shape() == [chunk, c];
-    let cap_fits = softcap.is_none_or(|cap| cap > 0.0 && cap.is_finite());
     let operands = [&*losses, hidden, targets, token_weights, &scratch.logits];
-    weight.check(fits && scratch_fits && cap_fits, OP, &operands)?;
+    weight.check(fits && scratch_fits && head.is_sound(), OP, &operands)?;
     refuse_overlap(&[losses], &[hidden, targets, token_weights])?;
     weight.refuse_overlap(&[losses])?;
     if let Some(gpu) = gpu_of(OP, &operands)? {
@@ -177,7 +191,7 @@ fn run(
         let done = weight.dense(OP, hidden, |weight| {
             gpu_of(OP, &[hidden, weight])?;
             let inputs = [hidden, weight, targets, token_weights];
-            gpu_run(&gpu, losses, grads, scratch, inputs, known, grad_scale, softcap)
+            gpu_run(&gpu, losses, grads, scratch, inputs, known, grad_scale, head)
         })?;
         return done.with_context(|| format!("{OP}: {weight:?} is not on the GPU"));
     }
@@ -194,8 +208,9 @@ fn run(
         let mut logits = scratch.logits.rows(0..rows.len())?;
         let mut compact = scratch.hidden.rows(0..rows.len())?;
         gather(compact.f32_mut()?, hidden.f32()?, rows, c);
-        linear_forward_many_rows(&mut logits, &compact, weight, None)?;
-        let scale = grads.is_some().then_some(grad_scale);
+        head.product(&mut logits, &compact)?;
+        // By the product, the gradient of the logits has the head's factor, too.
+        let scale = grads.is_some().then_some(grad_scale * head.scale);
         let nll = softmax_rows(logits.f32_mut()?, vocab, rows, targets, weights, scale, softcap);
         let losses = losses.f32_mut()?;
         rows.iter().zip(nll).for_each(|(&i, x)| losses[i] = x);
@@ -237,8 +252,9 @@ fn gpu_run(
     [hidden, weight, targets, token_weights]: [&Tensor; 4],
     known: Option<&[f32]>,
     grad_scale: f32,
-    softcap: Option<f32>,
+    head: Head,
 ) -> Result<()> {
+    let grad_scale = grad_scale * head.scale;
     if known.is_none() {
         losses.fill_zero()?;
     }
@@ -255,13 +271,13 @@ fn gpu_run(
         let mut map = scratch.rows.rows(0..n)?;
         map.write_u32(rows)?;
         gather_rows(&mut compact, hidden, &map)?;
-        linear_forward_many_rows(&mut logits, &compact, weight, None)?;
+        Head { weight: weight.into(), ..head }.product(&mut logits, &compact)?;
         let mut dlogits = match &scratch.dlogits {
             Some(d) => d.rows(0..n)?,
             None => logits.alias(),
         };
         let written = grads.is_some().then_some(&mut dlogits);
-        let (vocab, cap) = (weight.shape()[0], softcap.unwrap_or(0.0));
+        let (vocab, cap) = (weight.shape()[0], head.softcap.unwrap_or(0.0));
         let (own, weights, g) = (Some(&map), Some(token_weights), Grid::new(n));
         use kernels::softmax_loss as loss;
         // SAFETY: shapes were checked, targets by the kernel, which reads a logit before it writes the same place of dlogits.

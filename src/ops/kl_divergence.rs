@@ -12,11 +12,10 @@ use crate::{
         activation::{soft_cap, soft_cap_slope},
         checks::{check, check_ids},
         cross_entropy::{Head, LossScratch, gather, scatter},
-        gemm::{linear_backward_input, linear_forward_many_rows},
+        gemm::linear_backward_input,
         kernels,
         launch::{Grid, gpu_of},
         parallel::{Shared, for_each_task},
-        quantize::Matrix,
         rows::{gather_rows, scatter_rows},
         simd::{self, Kernel, Simd},
     },
@@ -62,7 +61,8 @@ pub fn linear_kl_divergence<'a>(
     mixed: Mixed,
     mut clip: Option<Clip>,
 ) -> Result<()> {
-    let Head { weight, softcap } = head.into();
+    let head = head.into();
+    let weight = head.weight;
     let (n, c) = hidden.rows_cols();
     let (vocab, wc) = weight.rows_cols();
     let (logits, compact) = (&scratch.logits, &scratch.hidden);
@@ -70,10 +70,9 @@ pub fn linear_kl_divergence<'a>(
     let lengths = [losses.len(), divergences.len(), targets.len(), token_weights.len()];
     let fits = wc == c && base.shape() == hidden.shape() && lengths == [n; 4];
     let scratch_fits = half > 0 && logits.shape()[1] == vocab && compact.shape() == [logits.shape()[0], c];
-    let cap_fits = softcap.is_none_or(|cap| cap > 0.0 && cap.is_finite());
     let known = rows.is_sorted_by(|a, b| a < b) && rows.last().is_none_or(|&i| (i as usize) < n);
     let operands = [&*losses, divergences, hidden, base, targets, token_weights, logits];
-    weight.check(fits && scratch_fits && cap_fits && known, OP, &operands)?;
+    weight.check(fits && scratch_fits && head.is_sound() && known, OP, &operands)?;
     refuse_overlap(&[losses, divergences], &[hidden, base, targets, token_weights])?;
     weight.refuse_overlap(&[losses, divergences])?;
     if let Some(Clip { most, clipped }) = &clip {
@@ -93,12 +92,12 @@ pub fn linear_kl_divergence<'a>(
             gpu_of(OP, &[hidden, weight])?;
             let inputs = [hidden, base, weight, targets, token_weights];
             let d = dhidden.as_deref_mut();
-            gpu_run(&gpu, losses, divergences, &mut clip, d, scratch, inputs, rows, mixed, softcap)
+            gpu_run(&gpu, losses, divergences, &mut clip, d, scratch, inputs, rows, mixed, head)
         })?;
         return done.with_context(|| format!("{OP}: {weight:?} is not on the GPU"));
     }
     let inputs = [hidden, base, targets, token_weights];
-    cpu_run(losses, divergences, clip, dhidden, scratch, inputs, weight, rows, mixed, softcap)
+    cpu_run(losses, divergences, clip, dhidden, scratch, inputs, head, rows, mixed)
 }
 
 fn cpu_run(
@@ -108,11 +107,11 @@ fn cpu_run(
     mut dhidden: Option<&mut Tensor>,
     scratch: &mut LossScratch,
     [hidden, base, targets_t, token_weights]: [&Tensor; 4],
-    weight: Matrix,
+    head: Head,
     rows: &[u32],
     mixed: Mixed,
-    softcap: Option<f32>,
 ) -> Result<()> {
+    let Head { weight, scale, softcap } = head;
     let (vocab, c) = weight.rows_cols();
     let half = scratch.logits.shape()[0] / 2;
     let targets = targets_t.u32()?;
@@ -125,12 +124,12 @@ fn cpu_run(
         let mut compact = scratch.hidden.rows(0..k)?;
         for (logits, states) in [(&mut other, base), (&mut own, hidden)] {
             gather(compact.f32_mut()?, states.f32()?, &at, c);
-            linear_forward_many_rows(logits, &compact, weight, None)?;
+            head.product(logits, &compact)?;
         }
+        // By the product, the gradient of the logits has the head's factor, too.
+        let (hard, soft) = (mixed.hard * scale, mixed.soft * scale);
         let wanted = dhidden.is_some();
-        let row = |i: usize| {
-            (targets[i] as usize, wanted.then_some([mixed.hard * weights[i], mixed.soft * weights[i]]))
-        };
+        let row = |i: usize| (targets[i] as usize, wanted.then_some([hard * weights[i], soft * weights[i]]));
         let limits = (softcap, clip.as_ref().map(|clip| clip.most));
         let found = softmax_rows(own.f32_mut()?, other.f32_mut()?, vocab, &at, &row, limits);
         for (&i, [nll, divergence, clipped]) in at.iter().zip(found) {
@@ -158,9 +157,10 @@ fn gpu_run(
     scratch: &mut LossScratch,
     [hidden, base, weight, targets, token_weights]: [&Tensor; 5],
     rows: &[u32],
-    Mixed { hard, soft }: Mixed,
-    softcap: Option<f32>,
+    mixed: Mixed,
+    head: Head,
 ) -> Result<()> {
+    let (hard, soft) = (mixed.hard * head.scale, mixed.soft * head.scale);
     let half = scratch.logits.shape()[0] / 2;
     for rows in rows.chunks(half) {
         let k = rows.len();
@@ -169,14 +169,14 @@ fn gpu_run(
         map.write_u32(rows)?;
         for (logits, states) in [(&mut other, base), (&mut own, hidden)] {
             gather_rows(&mut compact, states, &map)?;
-            linear_forward_many_rows(logits, &compact, weight, None)?;
+            Head { weight: weight.into(), ..head }.product(logits, &compact)?;
         }
         let mut dlogits = match &scratch.dlogits {
             Some(d) => d.rows(0..k)?,
             None => own.alias(),
         };
         let written = dhidden.is_some().then_some(&mut dlogits);
-        let (vocab, cap, g) = (weight.shape()[0], softcap.unwrap_or(0.0), Grid::new(k));
+        let (vocab, cap, g) = (weight.shape()[0], head.softcap.unwrap_or(0.0), Grid::new(k));
         let (l, d, w) = (&mut *losses, &mut *divergences, token_weights);
         let most = clip.as_ref().map_or(0.0, |clip| clip.most);
         let (e, z) = (clip.as_mut().map(|clip| &mut *clip.clipped), &mut other);

@@ -15,6 +15,7 @@ pub mod attention;
 pub mod beam_step;
 pub(crate) mod checks;
 pub(crate) mod choose;
+pub mod collective;
 pub mod cross_entropy;
 pub mod decode_attention;
 pub mod dora;

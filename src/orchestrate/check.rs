@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     models::{
         m2m100::config::M2m100Config,
-        transformer::{config::Config, weights::Transformer},
+        transformer::{config::Config, ids::FUSED, lora::all_linears, weights::Transformer},
         weights::{WeightSource, resolve},
     },
     pipeline::{placement::Placement, rows::path_for},
@@ -81,7 +81,7 @@ pub(super) fn mistakes(r: &Recipe, placement: Placement) -> Vec<anyhow::Error> {
         let message = || format!("target-languages: {target} is the source language");
         wrong.take("", if same { Err(Error::setting("target-languages", message()).into()) } else { Ok(()) });
     }
-    if let DeviceChoice::Cuda(_) = placement.device {
+    if let DeviceChoice::Cuda(_) | DeviceChoice::Several(..) = placement.device {
         wrong.take("device", placement.device.open());
     }
     for path in &r.questions {
@@ -177,7 +177,8 @@ fn blocks(r: &Recipe, placement: Placement) -> Result<()> {
 }
 
 fn check_targets(s: &TrainSettings) -> Result<()> {
-    let known = crate::models::transformer::lora::all_linears();
+    let mut known = all_linears();
+    known.extend(FUSED.iter().map(|fused| fused.module().to_string()));
     let named =
         |t: &str| t.eq_ignore_ascii_case("all-linear") || known.iter().any(|k| t.ends_with(k.as_str()));
     if let Some(name) = s.lora_targets.iter().find(|t| s.method == Method::Lora && !named(t)) {

@@ -37,7 +37,7 @@ struct Options {
     /// What products over the blocks of --base-dtype stored read of their input: f32, or int8 (quantised by groups of 32 or 256 values: faster on the CPU, slightly other results)
     #[arg(long, default_value = "f32", value_parser = parse_activations)]
     activations: Activations,
-    /// Device to run on: cpu, cuda, cuda:N, or emulated (the CUDA kernels on the CPU, for checking them)
+    /// Device to run on: cpu, cuda, cuda:N, cuda:A-B (train alone: a process for each GPU), or emulated (the CUDA kernels on the CPU, for checking them)
     #[arg(long, default_value = "cpu", value_parser = str::parse::<DeviceChoice>)]
     device: DeviceChoice,
 }
@@ -74,7 +74,7 @@ impl FromArgMatches for Placement {
 
 /// The type of the weights where none is given: what the device is made for.
 fn usual_dtype(device: DeviceChoice) -> DType {
-    if matches!(device, DeviceChoice::Cuda(_)) { DType::Bf16 } else { DType::F32 }
+    if matches!(device, DeviceChoice::Cuda(_) | DeviceChoice::Several(..)) { DType::Bf16 } else { DType::F32 }
 }
 
 impl Default for Placement {
@@ -181,7 +181,7 @@ impl fmt::Display for Placement {
         }
         match self.device {
             DeviceChoice::Cpu => Ok(()),
-            DeviceChoice::Cuda(_) => write!(f, ", cuda"),
+            DeviceChoice::Cuda(_) | DeviceChoice::Several(..) => write!(f, ", cuda"),
             DeviceChoice::Emulated => write!(f, ", emulated"),
         }
     }
@@ -229,6 +229,8 @@ mod tests {
         assert_eq!(dtype(&[]), DType::F32);
         assert_eq!(dtype(&["--device", "emulated"]), DType::F32);
         assert_eq!(dtype(&["--device", "cuda:1"]), DType::Bf16);
+        assert_eq!(dtype(&["--device", "cuda:0-3"]), DType::Bf16);
+        assert!(Line::try_parse_from(["sdrrl", "--device", "cuda:3-0"]).is_err());
         assert_eq!(dtype(&["--device", "cuda", "--dtype", "float32"]), DType::F32);
         assert_eq!(dtype(&["--dtype", "bf16"]), DType::Bf16);
         assert!(Line::try_parse_from(["sdrrl", "--dtype", "fp16"]).is_err());

@@ -58,6 +58,24 @@ pub enum KeepSource {
     Both,
 }
 
+/// How the gradients of a step's micro-batches become one, in one process and over several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reduce {
+    /// Each rank takes a share of the step's documents, and NCCL sums the ranks: the last bits depend on how many there are
+    #[default]
+    AllReduce,
+    /// Micro-batches are cut and summed in one order, whatever rank computes them: the same bits from any number of ranks, one included; takes a copy of the gradients, and a step
+    /// needs at least as many micro-batches as ranks to use all of them
+    Fixed,
+}
+
+impl Reduce {
+    fn is_usual(&self) -> bool {
+        *self == Reduce::AllReduce
+    }
+}
+
 fn is_text(keep: &KeepSource) -> bool {
     *keep == KeepSource::CrossEntropy
 }
@@ -248,6 +266,10 @@ pub struct TrainSettings {
     #[arg(long, default_value_t = 1.0)]
     #[serde(skip_serializing_if = "is_whole")]
     pub keep_source_weight: f64,
+    /// How gradients of micro-batches and ranks are summed (all-reduce unless given)
+    #[arg(long, value_enum, default_value = "all-reduce")]
+    #[serde(skip_serializing_if = "Reduce::is_usual")]
+    pub reduce: Reduce,
     /// Steps between checkpoints (0: only when interrupted)
     #[arg(long, default_value_t = 50)]
     pub checkpoint_every: u64,
@@ -306,6 +328,7 @@ impl Default for TrainSettings {
             guard_max_bits: MAX_BITS,
             keep_source: KeepSource::CrossEntropy,
             keep_source_weight: 1.0,
+            reduce: Reduce::AllReduce,
             checkpoint_every: 50,
             keep_checkpoints: 2,
             seed: 42,
@@ -349,6 +372,9 @@ impl TrainSettings {
             || self.keep_source_weight == usual.keep_source_weight;
         let unused = "keep-source-weight belongs to keep-source kl or both: choose one, or leave it out";
         ensure!(weighs, Error::setting("train.keep-source-weight", unused));
+        let answers = self.objective == Objective::Sft || self.reduce == Reduce::AllReduce;
+        let other = "reduce fixed sums the micro-batches of objective sft: leave it out";
+        ensure!(answers, Error::setting("train.reduce", other));
         self.check_objective()?;
         self.guard_file
             .as_ref()

@@ -1,7 +1,7 @@
 //! Tensors as operands of ops and kernels.
 use anyhow::{Result, bail, ensure};
 
-use super::{Memory, Tensor};
+use super::{DType, Memory, Tensor};
 use crate::device::{Arg, TensorLabel};
 
 impl Tensor {
@@ -13,6 +13,12 @@ impl Tensor {
     /// True if the first byte is at a multiple of `n` (a power of two up to [`ALIGN`]); allocations are.
     pub(crate) fn is_aligned(&self, n: usize) -> bool {
         self.offset.is_multiple_of(n)
+    }
+    /// Another handle: the same bytes, of 4-byte words, as F32 in one dimension; the memory of an arena as a whole is typed as U32.
+    pub(crate) fn words_as_f32(&self) -> Result<Tensor> {
+        ensure!(self.dtype.bytes() == 4, "{self:?} has no words of 4 bytes");
+        let flat = self.view(&[self.len()])?;
+        Ok(Tensor { dtype: DType::F32, ..flat })
     }
     /// The address as a kernel's parameter.
     pub(crate) fn arg(&self) -> Result<Arg> {

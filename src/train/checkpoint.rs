@@ -40,6 +40,9 @@ pub struct State {
     /// The token budgets of micro-batches, each with the steps done before it was used: they decide in which order gradients are added.
     #[serde(default)]
     pub budgets: Vec<(u64, usize)>,
+    /// The numbers of ranks that computed it, each with the steps done before, where the last bits depend on it; empty for one alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<(u64, usize)>,
     /// The vector instructions that computed it ([`vectors::processor`]).
     #[serde(default)]
     pub processor: String,
@@ -61,6 +64,7 @@ impl State {
             guard: GuardState::default(),
             progress: Progress::default(),
             budgets: vec![],
+            ranks: vec![],
             optimizer: OptimizerKind::default(),
             processor: vectors::processor(),
             settings,

@@ -1,4 +1,5 @@
 //! The trainer: optimizer, schedule, early stopping, checkpoints, logs.
+mod batches;
 pub mod checkpoint;
 pub mod early_stopping;
 mod gradients;
@@ -17,4 +18,3 @@ pub mod tensorboard;
 pub mod tracking;
 pub mod trainer;
 pub mod validation;
-pub mod world;

@@ -32,6 +32,8 @@ pub struct TrainerSettings {
     pub optimizer: OptimizerSettings,
     /// What is learnt from preferences; none where answers are learnt.
     pub preference: Option<Preference>,
+    /// Gradients of micro-batches are summed in one order, whatever the number of ranks.
+    pub fixed_order: bool,
     /// Every sentence counts the same, however long; else every token does.
     pub per_sentence: bool,
     /// Validate every so many steps; 0 is once an epoch.
@@ -54,6 +56,9 @@ pub struct TrainerSettings {
 
 /// A setting that a resumed run may change: it decides in which order gradients are added, that is, the last bits, and how much memory is needed.
 pub const CHANGEABLE: &str = "batch-tokens";
+
+/// Another: with how many ranks, unless gradients are summed in a fixed order.
+pub const RANKS: &str = "ranks";
 
 /// What happened, for whoever draws it.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,6 +172,8 @@ pub struct TrainOutcome {
     pub warning: Option<String>,
     /// The token budgets that were used, each with the steps done before.
     pub budgets: Vec<(u64, usize)>,
+    /// The numbers of ranks that were used, each with the steps done before; empty where one alone, or the order of sums is fixed.
+    pub ranks: Vec<(u64, usize)>,
     /// False if interrupted: a checkpoint was written, the same command goes on.
     pub finished: bool,
 }

@@ -4,34 +4,31 @@
 //! step are a function of (seed, step), sums have a fixed order, and the logs are cut back to the checkpoint.
 mod source;
 
-use std::{path::Path, time::Instant};
+use std::{path::Path, rc::Rc, time::Instant};
 
 use crate::error::Error;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use tracing::info_span;
+use xxhash_rust::xxh3::Xxh3;
 
-pub use super::run_types::{CHANGEABLE, TrainEvent, TrainOutcome, TrainerSettings};
-use super::validation::{Validated, validate, validation_loss};
+pub use super::run_types::{CHANGEABLE, RANKS, TrainEvent, TrainOutcome, TrainerSettings};
+use super::validation::{Validated, validate};
 use super::{
     checkpoint::{self, State},
     early_stopping::Observed,
     gradients::{self, StepLoss},
-    guard::is_source,
     held_out_text::HeldOutText,
     log::Log,
     on_policy::OnPolicy,
     optimizer::{Optimizer, first_not_finite},
     resume,
     schedule::Schedule,
-    world::World,
 };
 use crate::{
-    data::{
-        loader::{Loader, pack},
-        token_shard::TokenShard,
-    },
+    data::{loader::Loader, token_shard::TokenShard},
+    distributed::team::Team,
     models::{
-        transformer::train_step::{PackedBatch, TrainStep},
+        transformer::train_step::{Param, TrainStep},
         transformer::weights::Transformer,
     },
 };
@@ -39,7 +36,7 @@ use crate::{
 /// Measures a model in training, without changing it: values by name, for the logs.
 pub type Probe<'a> = dyn FnMut(&Transformer, &TrainStep) -> Result<Vec<(String, f64)>> + 'a;
 
-/// What a model in training is measured on. None of it changes a bit of the training, unless the guard reacts; but for `on_policy`, which says what is learnt.
+/// What a model in training is measured on. None of it changes a bit of the training, unless the guard reacts; but for `on_policy`, which says what is learnt, and `team`, which says with whom.
 #[derive(Default)]
 pub struct Checks<'a> {
     /// Decides which parameters are the best.
@@ -52,6 +49,8 @@ pub struct Checks<'a> {
     pub probe: Option<&'a mut Probe<'a>>,
     /// Where the model's own answers are learnt from: `train` and `validation` hold questions.
     pub on_policy: Option<OnPolicy<'a>>,
+    /// The processes that train together; one alone by default.
+    pub team: Rc<Team>,
 }
 
 struct Run<'a> {
@@ -59,11 +58,12 @@ struct Run<'a> {
     train: &'a TokenShard,
     checks: Checks<'a>,
     out: &'a Path,
-    log: Log,
+    /// Of rank 0 alone.
+    log: Option<Log>,
     optimizer: Optimizer,
     state: State,
     total: u64,
-    world: World,
+    team: Rc<Team>,
 }
 
 /// Trains `model` on `train` into the directory `out`; the best parameters are in place at the end.
@@ -77,7 +77,6 @@ pub fn train<'a>(
     stop: &dyn Fn() -> bool,
     on_event: &mut dyn FnMut(TrainEvent),
 ) -> Result<TrainOutcome> {
-    std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let mut loader = Loader::new(train, settings.seed, settings.batch_documents, settings.batch_tokens)?;
     let per_epoch = loader.steps_per_epoch() as u64;
     let mut total = (settings.epochs * per_epoch as f64).ceil().max(1.0) as u64;
@@ -85,28 +84,28 @@ pub fn train<'a>(
         total = total.min(settings.max_steps);
     }
     let params = step.params(model);
+    let team = checks.team.clone();
+    let first = team.is_first();
     let untrained = "nothing is trained: no module matches the LoRA targets";
     ensure!(!params.is_empty(), Error::setting("train.lora-targets", untrained));
-    resume::refuse_drift(checkpoint::latest_state(out).as_ref(), settings, out)?;
     let optimizer = Optimizer::new(&params, settings.optimizer)?;
-    let state = match checkpoint::load_latest(out, &params, &mut optimizer.state())? {
-        Some(state) => {
-            on_event(TrainEvent::Resumed { step: state.step });
-            resume::goes_on(state, settings, on_event)
-        }
-        None => resume::begins(settings),
+    let begun = if first {
+        Some(resume::state(&params, &optimizer, settings, (out, &team), on_event)?)
+    } else {
+        None
     };
-    let log = Log::open(out, state.step)?;
+    let state = resume::shared(begun, &params, &optimizer, &team)?;
+    let log = if first { Some(Log::open(out, state.step)?) } else { None };
     checks.fit(settings.batch_tokens, on_event)?;
-    let mut run = Run { settings, train, checks, out, log, optimizer, state, total, world: World::default() };
+    let mut run = Run { settings, train, checks, out, log, optimizer, state, total, team };
     if run.state.step == 0 {
         run.validate_before(model, step, on_event)?;
         run.source_loss(model, step, on_event)?;
         run.probe(model, step, on_event)?;
     }
     while run.state.step < total && !run.state.stopped {
-        if stop() {
-            checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.state())?;
+        if run.team.any(stop())? {
+            run.save(&step.params(model))?;
             return Ok(run.outcome(false, model));
         }
         run.one_step(model, step, &mut loader, on_event)?;
@@ -115,18 +114,45 @@ pub fn train<'a>(
             run.evaluate(model, step, on_event)?;
         }
         if settings.checkpoint_every > 0 && run.state.step.is_multiple_of(settings.checkpoint_every) {
-            checkpoint::save(out, &run.state, &step.params(model), &run.optimizer.state())?;
-            checkpoint::prune(out, settings.keep_checkpoints)?;
+            run.save(&step.params(model))?;
+            if first {
+                checkpoint::prune(out, settings.keep_checkpoints)?;
+            }
         }
     }
+    run.ensure_same(&step.params(model))?;
     let best = run.state.stopping.best;
-    if best.is_some_and(|(_, at)| at != run.state.step) {
+    if first && best.is_some_and(|(_, at)| at != run.state.step) {
         checkpoint::load_best(out, &step.params(model))?;
     }
     Ok(run.outcome(true, model))
 }
 
 impl Run<'_> {
+    /// A checkpoint, by rank 0.
+    fn save(&self, params: &[Param]) -> Result<()> {
+        if !self.team.is_first() {
+            return Ok(());
+        }
+        self.team.alone(|| checkpoint::save(self.out, &self.state, params, &self.optimizer.state()))
+    }
+
+    fn write(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
+        self.log.as_mut().map_or(Ok(()), |log| log.write(step, values))
+    }
+
+    /// An error if the parameters are not the same on all ranks.
+    fn ensure_same(&self, params: &[Param]) -> Result<()> {
+        if self.team.world().size() == 1 {
+            return Ok(());
+        }
+        let mut hash = Xxh3::new();
+        for p in params {
+            hash.update(bytemuck::cast_slice(&p.value().to_f32_vec()?));
+        }
+        self.team.ensure_same("what is trained", hash.digest())
+    }
+
     fn one_step(
         &mut self,
         model: &mut Transformer,
@@ -137,7 +163,7 @@ impl Run<'_> {
         let started = Instant::now();
         let _span = info_span!("train_step", step = self.state.step + 1).entered();
         let documents = loader.documents(self.state.step as usize);
-        let how = (self.world, self.settings, &self.state);
+        let how = (&*self.team, self.settings, &self.state);
         let on_policy = self.checks.on_policy.as_ref();
         let StepLoss { loss, values, rewards, answered } =
             gradients::of_step(model, step, self.train, &documents, how, on_policy)?;
@@ -154,6 +180,7 @@ impl Run<'_> {
             self.check_finite(&what, grad_norm, number)?;
         }
         self.state.step = number;
+        self.team.at_step(number);
         self.state.train_loss = loss.mean();
         self.state.progress.observe(loss.mean());
         let seconds = started.elapsed().as_secs_f64();
@@ -164,8 +191,10 @@ impl Run<'_> {
             ("train/learning_rate", lr),
             ("train/epoch", epoch),
         ];
-        self.log.write(number, &[&usual, &values[..]].concat())?;
-        self.log.time(number, seconds, loss.tokens, answered)?;
+        if let Some(log) = &mut self.log {
+            log.write(number, &[&usual, &values[..]].concat())?;
+            log.time(number, seconds, loss.tokens, answered)?;
+        }
         on_event(TrainEvent::Step {
             step: number,
             total: self.total,
@@ -181,7 +210,7 @@ impl Run<'_> {
     }
 
     fn outcome(&self, finished: bool, model: &Transformer) -> TrainOutcome {
-        let State { step, train_loss, stopping, progress, budgets, .. } = &self.state;
+        let State { step, train_loss, stopping, progress, budgets, ranks, .. } = &self.state;
         // A loss of preferences, or a divergence, is none of the vocabulary's: of no tokens none is uniform.
         let other = self.settings.preference.is_some() || self.checks.on_policy.is_some();
         let vocabulary = if other { 0 } else { model.config.vocab_size };
@@ -193,6 +222,7 @@ impl Run<'_> {
             start: progress.start,
             warning: progress.warning(best.map(|(loss, _)| loss), vocabulary),
             budgets: budgets.clone(),
+            ranks: ranks.clone(),
             finished,
         }
     }
@@ -226,10 +256,10 @@ impl Run<'_> {
         let Some(validation) = self.checks.validation else { return Ok(()) };
         let on_policy = self.checks.on_policy.as_ref();
         let Validated { loss, values, rewards } =
-            validate(model, step, validation, self.settings, on_policy)?;
+            validate(model, step, validation, (self.settings, &self.team), on_policy)?;
         self.check_finite("validation loss", loss, 0)?;
         self.state.progress.start = Some(loss);
-        self.log.write(0, &values)?;
+        self.write(0, &values)?;
         on_event(TrainEvent::Evaluation { step: 0, loss, improved: false, rewards });
         Ok(())
     }
@@ -241,12 +271,13 @@ impl Run<'_> {
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
         let _span = info_span!("evaluate", step = self.state.step).entered();
+        self.ensure_same(&step.params(model))?;
         let too_far = self.source_loss(model, step, on_event)?;
         let number = self.state.step;
         if let Some(validation) = self.checks.validation {
             let on_policy = self.checks.on_policy.as_ref();
             let Validated { loss, values, rewards } =
-                validate(model, step, validation, self.settings, on_policy)?;
+                validate(model, step, validation, (self.settings, &self.team), on_policy)?;
             self.check_finite("validation loss", loss, number)?;
             // What the guard stops at is no candidate.
             let outcome = if too_far {
@@ -254,10 +285,10 @@ impl Run<'_> {
             } else {
                 self.state.stopping.observe(number, loss, self.settings.patience, self.settings.min_delta)
             };
-            if outcome.improved {
-                checkpoint::save_best(self.out, &step.params(model))?;
+            if outcome.improved && self.team.is_first() {
+                self.team.alone(|| checkpoint::save_best(self.out, &step.params(model)))?;
             }
-            self.log.write(number, &values)?;
+            self.write(number, &values)?;
             on_event(TrainEvent::Evaluation { step: number, loss, improved: outcome.improved, rewards });
             if outcome.stop && number < self.total {
                 self.state.stopped = true;
@@ -279,101 +310,14 @@ impl Run<'_> {
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
         let Some(probe) = &mut self.checks.probe else { return Ok(()) };
-        let values = probe(model, step)?;
+        if !self.team.is_first() {
+            return Ok(());
+        }
+        let values = self.team.alone(|| probe(model, step))?;
         let tags: Vec<(String, f64)> = values.iter().map(|(name, x)| (format!("eval/{name}"), *x)).collect();
         let tags: Vec<(&str, f64)> = tags.iter().map(|(name, x)| (name.as_str(), *x)).collect();
-        self.log.write(self.state.step, &tags)?;
+        self.write(self.state.step, &tags)?;
         on_event(TrainEvent::Probe { step: self.state.step, values });
         Ok(())
-    }
-}
-
-/// The micro-batches of a step that one process of `world` runs.
-pub(super) fn step_batches(
-    world: World,
-    shard: &TokenShard,
-    documents: &[usize],
-    (batch_tokens, per_sentence): (usize, bool),
-    source_weight: f32,
-) -> Vec<PackedBatch> {
-    pack(shard, &world.share(documents), batch_tokens)
-        .iter()
-        .map(|documents| packed(shard, documents, per_sentence, source_weight))
-        .collect()
-}
-
-/// The weight of a whole step: every process adds up all shares in the order of the ranks, so that all divide by the same bits.
-pub(super) fn step_weight(
-    world: World,
-    own: &[PackedBatch],
-    others: impl Fn(World) -> Vec<PackedBatch>,
-) -> f64 {
-    let of =
-        |batches: &[PackedBatch]| -> f64 { batches.iter().flat_map(|b| &b.weights).map(|&w| w as f64).sum() };
-    world.ranks().map(|rank| if rank == world { of(own) } else { of(&others(rank)) }).sum()
-}
-
-/// `source_weight` is the guard's factor on source documents.
-pub(super) fn packed(
-    shard: &TokenShard,
-    documents: &[usize],
-    per_sentence: bool,
-    source_weight: f32,
-) -> PackedBatch {
-    let mut batch = PackedBatch::default();
-    for &d in documents {
-        let mut document = shard.document(d);
-        if per_sentence {
-            let sum: f32 = document.weights.iter().skip(1).sum();
-            if sum > 0.0 {
-                document.weights.iter_mut().for_each(|w| *w /= sum);
-            }
-        }
-        if source_weight != 1.0 && is_source(&document.note) {
-            document.weights.iter_mut().for_each(|w| *w *= source_weight);
-        }
-        batch.push_as(d as u32, &document.tokens, &document.weights);
-        if is_source(&document.note) {
-            batch.mark_source();
-        }
-    }
-    batch
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::token_shard::{Document, write};
-
-    #[test]
-    fn ranks_share_a_step_and_divide_by_the_same_weight() {
-        let dir = tempfile::tempdir().unwrap();
-        let documents: Vec<Document> = (0..11)
-            .map(|i| Document {
-                tokens: vec![i as u32; 3 + i % 5],
-                weights: (0..3 + i % 5).map(|j| 0.1 + (i * j) as f32 / 7.0).collect(),
-                note: String::new(),
-            })
-            .collect();
-        write(&dir.path().join("t.tokens"), &documents).unwrap();
-        let shard = TokenShard::open(&dir.path().join("t.tokens")).unwrap();
-        let order: Vec<usize> = (0..11).map(|i| i * 4 % 11).collect();
-        for per_sentence in [false, true] {
-            let of = |world| step_batches(world, &shard, &order, (16, per_sentence), 1.0);
-            let whole = step_weight(World::default(), &of(World::default()), of);
-            for size in 2..5 {
-                let (mut tokens, mut weights) = (vec![], vec![]);
-                for world in World::new(0, size).unwrap().ranks() {
-                    let own = of(world);
-                    weights.push(step_weight(world, &own, of).to_bits());
-                    tokens.extend(own.into_iter().flat_map(|b| b.tokens));
-                }
-                tokens.sort();
-                let all: Vec<u32> = documents.iter().flat_map(|d| d.tokens.clone()).collect();
-                assert_eq!(tokens, all, "every token is one rank's");
-                assert!(weights.iter().all(|w| *w == weights[0]), "{size} ranks: {weights:?}");
-                assert!((f64::from_bits(weights[0]) / whole - 1.0).abs() < 1e-12);
-            }
-        }
     }
 }

@@ -2,17 +2,17 @@
 use anyhow::{Result, ensure};
 
 use super::{
+    batches::packed,
+    gradients::{gathered_losses, summed},
     on_policy::OnPolicy,
     preference::Rewards,
     run_types::TrainEvent,
-    trainer::{Checks, TrainerSettings, packed},
+    trainer::{Checks, TrainerSettings},
 };
 use crate::{
     data::{loader::pack, token_shard::TokenShard},
-    models::{
-        transformer::train_step::{LossSum, TrainStep},
-        transformer::weights::Transformer,
-    },
+    distributed::team::Team,
+    models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
 };
 
 /// The documents of a shard that a batch has room for.
@@ -65,7 +65,7 @@ pub(super) fn validate(
     model: &Transformer,
     step: &mut TrainStep,
     shard: &TokenShard,
-    settings: &TrainerSettings,
+    (settings, team): (&TrainerSettings, &Team),
     on_policy: Option<&OnPolicy>,
 ) -> Result<Validated> {
     if let Some(on_policy) = on_policy {
@@ -74,7 +74,7 @@ pub(super) fn validate(
         return Ok(Validated { loss: measured.loss(), values, rewards: None });
     }
     let Some(preference) = &settings.preference else {
-        let loss = validation_loss(model, step, shard, settings)?;
+        let loss = loss_over_ranks(model, step, shard, (settings, team))?;
         return Ok(Validated { loss, values: vec![("eval/loss", loss)], rewards: None });
     };
     let units = fitting(shard, settings.batch_tokens);
@@ -90,10 +90,25 @@ pub fn validation_loss(
     shard: &TokenShard,
     settings: &TrainerSettings,
 ) -> Result<f64> {
+    loss_over_ranks(model, step, shard, (settings, &Team::default()))
+}
+
+/// The same by all ranks together, which share the batches.
+pub(super) fn loss_over_ranks(
+    model: &Transformer,
+    step: &mut TrainStep,
+    shard: &TokenShard,
+    (settings, team): (&TrainerSettings, &Team),
+) -> Result<f64> {
     let documents = fitting(shard, settings.batch_tokens);
-    let mut sum = LossSum::default();
-    for batch in pack(shard, &documents, settings.batch_tokens) {
-        sum.add(step.forward(model, &packed(shard, &batch, settings.per_sentence, 1.0))?);
+    let batches = pack(shard, &documents, settings.batch_tokens);
+    let mut losses = vec![];
+    // Each batch is one rank's; the sum has one order.
+    for round in batches.chunks(team.world().size()) {
+        let own = round.get(team.world().rank());
+        let own =
+            own.map(|b| step.forward(model, &packed(shard, b, settings.per_sentence, 1.0))).transpose()?;
+        losses.extend(gathered_losses(team, own)?.into_iter().take(round.len()));
     }
-    Ok(sum.mean())
+    Ok(summed(losses).mean())
 }

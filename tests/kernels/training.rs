@@ -31,7 +31,7 @@ fn loss(device: &Device, dtype: DType, softcap: Option<f32>) {
     let (tt, tweights) = (put_u32(device, &targets), put(device, F32, &[n], &weights));
     let (mut losses, mut dh) = (out(device, F32, &[n]), out(device, dtype, &[n, c]));
     let mut dw = put(device, F32, &[v, c], &vec![0.0; v * c]);
-    let (head, cap) = (Head { weight: (&tw).into(), softcap }, softcap.map(f64::from));
+    let (head, cap) = (Head { weight: (&tw).into(), scale: 1.0, softcap }, softcap.map(f64::from));
     let (want, want_dh, want_dw) =
         cross_entropy::reference::forward_backward(&h, &w, &targets, &weights, [n, c, v], 0.3, cap);
     linear_cross_entropy_forward(&mut losses, &mut scratch, &th, head, &tt, &tweights).unwrap();

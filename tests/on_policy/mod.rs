@@ -224,7 +224,7 @@ fn a_model_in_training_generates_as_it_would_when_merged() {
         disturb(&step, &model);
         let adapters = step.current_adapter(&model).unwrap();
         let mut merged = self::model(&device);
-        merged.apply_adapter(&adapters.unwrap().to_device(&device).unwrap()).unwrap();
+        merged.apply_adapter(&adapters.unwrap().to_device(&merged.spec, &device).unwrap()).unwrap();
         let prompts: [&[u32]; 2] = [&[3, 4, 5, 6, 7], &[9, 8]];
         let states = |adapted: Adapted| {
             let mut decoder = Decoder::new(adapted, 16, 32).unwrap();

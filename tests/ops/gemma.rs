@@ -142,7 +142,7 @@ fn the_loss_with_a_cap_equals_transformers() {
         Some(&mut dweight),
         &mut scratch,
         &hidden,
-        Head { weight: (&weight).into(), softcap: Some(3.0) },
+        Head { weight: (&weight).into(), scale: 1.0, softcap: Some(3.0) },
         &targets,
         &ones,
         1.0,

@@ -18,6 +18,7 @@ struct Case {
     head: Tensor,
     targets: Tensor,
     weights: Tensor,
+    scale: f32,
     cap: Option<f32>,
     mixed: Mixed,
     clip: Option<f32>,
@@ -32,6 +33,7 @@ impl Case {
             head: tensor(&format!("{name} head"), &[v, c]),
             targets: u32s("targets", &targets),
             weights: Tensor::from_f32("weights", &[n], &values("weights", n)).unwrap(),
+            scale: 1.0,
             cap,
             mixed: Mixed { hard: 0.5, soft: 0.75 },
             clip: None,
@@ -51,7 +53,7 @@ impl Case {
         let mut out = [one("losses"), one("divergences"), poisoned("dhidden", &[n, c]), one("clipped")];
         let [losses, divergences, dhidden, clipped] = &mut out;
         let clip = self.clip.map(|most| Clip { most, clipped });
-        let head = Head { weight: (&self.head).into(), softcap: self.cap };
+        let head = Head { weight: (&self.head).into(), scale: self.scale, softcap: self.cap };
         let (states, all) = ((&self.hidden, &self.base), &mut scratch);
         let (t, w, d) = (&self.targets, &self.weights, Some(dhidden));
         linear_kl_divergence(losses, divergences, d, all, states, head, t, w, rows, self.mixed, clip)?;
@@ -75,6 +77,7 @@ fn losses_and_gradients_are_pytorchs() {
             head: t("head"),
             targets: u32s("targets", &golden.u32s(&format!("{name}.targets"))),
             weights: t("weights"),
+            scale: 1.0,
             cap: (mixed[2] > 0.0).then_some(mixed[2]),
             mixed: Mixed { hard: mixed[0], soft: mixed[1] },
             clip: (mixed[3] > 0.0).then_some(mixed[3]),
@@ -92,6 +95,23 @@ fn losses_and_gradients_are_pytorchs() {
         close(&format!("{name} kl in f32"), &divergences, &kl, PARITY + own);
         assert!(own < 2.0 * PARITY, "{name}: {own}");
         close(&format!("{name} dhidden"), &dhidden, &wide(&t("dhidden")), PARITY);
+    }
+}
+
+/// Half the matrix and a factor of 2 are the same head: every bit of what is a sum of its products.
+#[test]
+fn the_heads_factor_is_one_of_its_matrix() {
+    for (cap, clip) in [(None, None), (Some(2.0), Some(0.001))] {
+        let plain = Case { clip, ..Case::of("scaled", 21, 33, 100, cap) };
+        let half: Vec<f32> = plain.head.to_f32_vec().unwrap().iter().map(|x| x / 2.0).collect();
+        let head = Tensor::from_f32("half", plain.head.shape(), &half).unwrap();
+        let want = plain.run(&all(21), 64);
+        let got = Case { head, scale: 2.0, ..plain }.run(&all(21), 64);
+        for (got, want) in got.iter().zip(&want) {
+            // What is not asked for stays NaN.
+            let bits = |t: &Tensor| t.to_f32_vec().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(got), bits(want), "{want:?}");
+        }
     }
 }
 

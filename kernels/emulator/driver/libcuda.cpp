@@ -22,7 +22,6 @@
 
 namespace {
 using Clock = std::chrono::steady_clock;
-constexpr CUdevice DEVICE = 0;
 constexpr int DEFAULT_SHARED = 48 * 1024;   // of a block, static and dynamic, without asking
 constexpr int OPTIN_SHARED = 227 * 1024;
 constexpr uint32_t FATBIN = 0xba55ed50;
@@ -138,13 +137,26 @@ void launch(const std::string& name, EmuDim grid, EmuDim block, EmuDim cluster, 
 
 // ---- the device ----
 EXPORT cuInit(unsigned flags) { g_ready = true; return flags ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS; }
-EXPORT cuDeviceGetCount(int* n) { *n = 1; return g_ready ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED; }
+// One device, or as many as SDRRL_REHEARSAL_GPUS says, for processes that use one each: a process has one context.
+static int gpus() {
+  const char* n = getenv("SDRRL_REHEARSAL_GPUS");
+  return n ? std::max(1, atoi(n)) : 1;
+}
+EXPORT cuDeviceGetCount(int* n) { *n = gpus(); return g_ready ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED; }
 EXPORT cuDeviceGet(CUdevice* d, int ordinal) {
   if (!g_ready) return CUDA_ERROR_NOT_INITIALIZED;
-  *d = DEVICE;
-  return ordinal == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+  *d = ordinal;
+  return ordinal >= 0 && ordinal < gpus() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 EXPORT cuDeviceGetName(char* name, int n, CUdevice) { snprintf(name, size_t(n), "rehearsal (no GPU)"); return CUDA_SUCCESS; }
+static CUresult uuid(CUuuid* id, CUdevice device) {
+  memset(id->bytes, 0, sizeof id->bytes);
+  id->bytes[15] = char(device + 1);
+  return CUDA_SUCCESS;
+}
+#undef cuDeviceGetUuid   // CUDA 13's header renames it; drivers export both
+EXPORT cuDeviceGetUuid(CUuuid* id, CUdevice device) { return uuid(id, device); }
+EXPORT cuDeviceGetUuid_v2(CUuuid* id, CUdevice device) { return uuid(id, device); }
 EXPORT cuDeviceTotalMem(size_t* bytes, CUdevice) { *bytes = total_memory(); return CUDA_SUCCESS; }
 EXPORT cuDeviceGetAttribute(int* value, CUdevice_attribute what, CUdevice) {
   switch (what) {

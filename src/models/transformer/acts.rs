@@ -71,7 +71,7 @@ impl Acts {
         let (c, f, qs, kvs) = (spec.hidden_size, spec.intermediate_size, spec.query_size(), spec.kv_size());
         let mut layers = vec![];
         for l in 0..spec.layers.len() {
-            let rank = |id| lora.and_then(|lora| lora.layers[l][id].as_ref()).map(|a| a.a.shape()[0]);
+            let rank = |id| lora.and_then(|lora| lora.parts[l][id].as_ref()).map(|a| a.a.shape()[0]);
             layers.push(Saved::lay_out(a, spec, n, dtype, &rank));
         }
         let adapters = || lora.into_iter().flat_map(Lora::adapters).map(|(_, _, adapter)| adapter);
@@ -95,7 +95,7 @@ impl Acts {
             dk: t("dk", dtype, &[n, kvs]),
             dv: t("dv", dtype, &[n, kvs]),
             datt: t("datt", dtype, &[n, qs]),
-            dk_in: spec.qk_norms.then(|| t("dk_in", dtype, &[n, kvs])),
+            dk_in: spec.qk_norms.map(|_| t("dk_in", dtype, &[n, kvs])),
             act: t("act", dtype, &[n, f]),
             dact: t("dact", dtype, &[n, f]),
             dgate: t("dgate", dtype, &[n, f]),

@@ -1,28 +1,31 @@
 //! A decoder layer, forward and backward: the one place that says what it computes, for training, prompts and decode steps.
 //!
-//! h = x + [norm] attention(norm x); y = h + [norm] mlp(norm h), where the norms in brackets are those of families that have them.
+//! h = x + s [norm] attention([norm] x); y = h + s [norm] mlp([norm] h), with the norms that the family has, and its factor s.
 //! Backward makes the normed inputs and the gated product again, from the residuals and 1/rms that forward saved.
+mod backward;
+
 use anyhow::Result;
 
 use super::{
     dropout::{Dropout, InputDropout},
-    grads::Grads,
     ids::{LinearId, NormId, PerLinear},
     linear::{self, Rows},
     lora::Adapter,
     rope_table::RopeTable,
-    saved::{BackwardScratch, Saved, Scratch},
+    saved::{Saved, Scratch},
     spec::{NormSpec, Spec},
     weights::LayerWeights,
 };
+pub(super) use backward::norm_backward;
+
 use crate::{
     ops::{
-        attention::{AttentionShape, attention_backward, attention_forward},
+        attention::{AttentionShape, attention_forward},
         decode_attention::decode_attention_forward,
-        rmsnorm::{add_rmsnorm_forward, rmsnorm_backward, rmsnorm_backward_into, rmsnorm_forward},
+        rmsnorm::{add_rmsnorm_forward, rmsnorm_forward},
         rope::rope_both,
-        rows::{copy, scatter_rows},
-        swiglu::{gated_backward, gated_forward},
+        rows::{add, cast, copy, scatter_rows},
+        swiglu::gated_forward,
     },
     tensor::Tensor,
 };
@@ -32,7 +35,7 @@ pub(super) struct Block<'a> {
     pub spec: &'a Spec,
     pub layer: usize,
     pub weights: &'a LayerWeights,
-    pub rope: &'a RopeTable,
+    pub rope: Option<&'a RopeTable>,
     pub shape: AttentionShape,
     /// On the inputs of adapters.
     pub dropout: Option<&'a Dropout>,
@@ -59,8 +62,8 @@ pub(super) struct Next<'a> {
     pub resid: Tensor,
     pub rstd: Tensor,
     pub norm: Tensor,
-    /// The gain of the norm that follows.
-    pub gain: &'a Tensor,
+    /// The gain of the norm that follows; without one the normed input is not written.
+    pub gain: Option<&'a Tensor>,
 }
 
 /// out = norm of inp by `gain`.
@@ -74,21 +77,6 @@ pub(super) fn norm_forward(
     rmsnorm_forward(out, rstd, inp, norm.gain(gain), norm.eps)
 }
 
-/// dinp = or, with `add`, +=, dgain += the gradient of [`norm_forward`].
-pub(super) fn norm_backward(
-    (dinp, add): (&mut Tensor, bool),
-    dgain: Option<&mut Tensor>,
-    dout: &Tensor,
-    (inp, rstd): (&Tensor, &Tensor),
-    gain: &Tensor,
-    norm: NormSpec,
-) -> Result<()> {
-    if add {
-        return rmsnorm_backward(dinp, dgain, dout, inp, rstd, norm.gain(gain));
-    }
-    rmsnorm_backward_into(dinp, dgain, dout, inp, rstd, norm.gain(gain))
-}
-
 impl<'a> Block<'a> {
     /// Layer `l` of a model.
     pub(super) fn new(
@@ -97,7 +85,7 @@ impl<'a> Block<'a> {
         weights: &'a LayerWeights,
         ropes: &'a [RopeTable],
     ) -> Block<'a> {
-        let rope = &ropes[spec.layers[layer].rope];
+        let rope = spec.layers[layer].rope.map(|which| &ropes[which]);
         Block { spec, layer, weights, rope, shape: spec.attention(layer), dropout: None }
     }
 
@@ -108,12 +96,36 @@ impl<'a> Block<'a> {
 
     /// Dropout on the input of the adapter of `id`.
     fn dropout_of(&self, id: LinearId) -> Option<InputDropout<'_>> {
-        self.dropout.map(|dropout| dropout.of(self.layer, id))
+        // Linears of one module drop the same.
+        let first = self.spec.module_parts(id).first().copied().unwrap_or(id);
+        self.dropout.map(|dropout| dropout.of(self.layer, first))
     }
 
     /// The gain of the norm before attention.
-    pub(super) fn input_gain(&self) -> Result<&'a Tensor> {
-        self.weights.norm(NormId::Attention)
+    pub(super) fn input_gain(&self) -> Option<&'a Tensor> {
+        self.weights.norms[NormId::Attention].as_ref()
+    }
+
+    /// x.norm = the normed s.resid_in, where a norm stands before attention.
+    pub(super) fn norm_input(&self, s: &mut Saved, x: &mut Scratch) -> Result<()> {
+        let Some(gain) = self.input_gain() else { return Ok(()) };
+        norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, gain, self.spec.norm)
+    }
+
+    /// What attention or the MLP reads: the residual stream, normed where norms stand before them.
+    fn input<'t>(&self, norm: &'t Tensor, resid: &'t Tensor) -> &'t Tensor {
+        if self.spec.pre_norms { norm } else { resid }
+    }
+
+    /// Queries and keys rotated, or with `back` their gradients turned back; as they are in layers without positions.
+    fn rotate(&self, q: &mut Tensor, k: &mut Tensor, positions: &Tensor, back: bool) -> Result<()> {
+        let Some(rope) = self.rope else { return Ok(()) };
+        rope_both(q, k, positions, &rope.cos, &rope.sin, self.shape.head_size, back)
+    }
+
+    /// Queries and keys are normed after rotation.
+    fn norms_rotated(&self) -> bool {
+        self.spec.qk_norms.is_some_and(|n| n.rotated)
     }
 
     /// From s.resid_in and its normed form x.norm to `next`; everything else in `s` is written.
@@ -128,19 +140,20 @@ impl<'a> Block<'a> {
     ) -> Result<()> {
         self.attention_forward(s, x, attention, adapters, rows)?;
         let (resid, rstd, norm) = (s.resid_mid.alias(), s.rstd_mid.alias(), x.norm.alias());
-        let mut middle = Next { resid, rstd, norm, gain: self.weights.norm(NormId::Mlp)? };
+        let mut middle = Next { resid, rstd, norm, gain: self.weights.norms[NormId::Mlp].as_ref() };
         let post = s.post.as_mut().map(|p| (&mut p.attention, &mut p.rstd_attention, NormId::AttentionOut));
         let (id, u) = (LinearId::O, &mut s.u);
         self.add_forward(&mut middle, id, u, (&s.att, &s.resid_in), post, &mut x.projected, adapters, rows)?;
         let mut gates = [(LinearId::Gate, &mut s.gate), (LinearId::Up, &mut s.up)];
-        self.project(&mut gates, &mut s.u, &x.norm, adapters, rows)?;
+        let inp = self.input(&x.norm, &s.resid_mid);
+        self.project(&mut gates, &mut s.u, inp, adapters, rows)?;
         gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
         let post = s.post.as_mut().map(|p| (&mut p.mlp, &mut p.rstd_mlp, NormId::MlpOut));
         let (id, u) = (LinearId::Down, &mut s.u);
         self.add_forward(&mut next, id, u, (&x.act, &s.resid_mid), post, &mut x.projected, adapters, rows)
     }
 
-    /// next = what comes of resid + linear(inp), or of resid + norm(linear(inp)) where a norm stands behind (`post`: its input, its 1/rms, its gain). On a GPU
+    /// next = what comes of resid + s linear(inp), or of resid + norm(linear(inp)) where a norm stands behind (`post`: its input, its 1/rms, its gain). On a GPU
     /// the addition is the product's epilogue, where nothing stands between.
     fn add_forward(
         &self,
@@ -153,24 +166,35 @@ impl<'a> Block<'a> {
         adapters: Option<&PerLinear<Option<Adapter>>>,
         rows: Rows,
     ) -> Result<()> {
-        let norm = self.spec.norm;
+        let (norm, scale) = (self.spec.norm, self.spec.residual_scale);
         let adapter = adapters.and_then(|a| a[id].as_ref());
-        let plain = post.is_none() && adapter.is_none_or(|a| a.magnitude.is_none());
+        let plain = post.is_none() && scale == 1.0 && adapter.is_none_or(|a| a.magnitude.is_none());
         if plain && inp.gpu().is_some() {
             let linear = &self.weights.linears[id];
             let dropout = self.dropout_of(id);
             linear::add_forward(&mut next.resid, &mut u[id], inp, linear, adapter, dropout.as_ref(), resid)?;
-            return norm_forward(&mut next.norm, &mut next.rstd, &next.resid, next.gain, norm);
+            let Some(gain) = next.gain else { return Ok(()) };
+            return norm_forward(&mut next.norm, &mut next.rstd, &next.resid, gain, norm);
         }
         match post {
             Some((out, rstd, gain)) => {
                 self.project(&mut [(id, out)], u, inp, adapters, rows)?;
                 norm_forward(projected, rstd, out, self.weights.norm(gain)?, norm)?;
             }
+            None if scale != 1.0 => {
+                self.project(&mut [(id, &mut next.norm)], u, inp, adapters, rows)?;
+                cast(projected, &next.norm, scale)?;
+            }
             None => self.project(&mut [(id, projected)], u, inp, adapters, rows)?,
         }
-        let (out, rstd, sum, gain) = (&mut next.norm, &mut next.rstd, &mut next.resid, norm.gain(next.gain));
-        add_rmsnorm_forward(out, rstd, sum, projected, resid, gain, norm.eps)
+        let (out, rstd, sum) = (&mut next.norm, &mut next.rstd, &mut next.resid);
+        match next.gain {
+            Some(gain) => add_rmsnorm_forward(out, rstd, sum, projected, resid, norm.gain(gain), norm.eps),
+            None => {
+                copy(sum, resid)?;
+                add(sum, projected)
+            }
+        }
     }
 
     /// s.att, from x.norm.
@@ -187,13 +211,18 @@ impl<'a> Block<'a> {
             None => (&mut s.q, &mut s.k),
         };
         let mut outs = [(LinearId::Q, q), (LinearId::K, k), (LinearId::V, &mut s.v)];
-        self.project(&mut outs, &mut s.u, &x.norm, adapters, rows)?;
+        let inp = self.input(&x.norm, &s.resid_in);
+        self.project(&mut outs, &mut s.u, inp, adapters, rows)?;
         if let Some(h) = &mut s.heads {
+            if self.norms_rotated() {
+                self.rotate(&mut h.q, &mut h.k, &x.positions, false)?;
+            }
             self.norm_heads(&mut s.q, &mut h.rstd_q, &h.q, NormId::Query)?;
             self.norm_heads(&mut s.k, &mut h.rstd_k, &h.k, NormId::Key)?;
         }
-        let (cos, sin, hs) = (&self.rope.cos, &self.rope.sin, self.shape.head_size);
-        rope_both(&mut s.q, &mut s.k, &x.positions, cos, sin, hs, false)?;
+        if !self.norms_rotated() {
+            self.rotate(&mut s.q, &mut s.k, &x.positions, false)?;
+        }
         match attention {
             Attention::Packed { cu_seqlens, slots } => {
                 attention_forward(&mut s.att, &mut s.lse, &s.q, &s.k, &s.v, cu_seqlens, self.shape)?;
@@ -207,9 +236,9 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Each head of inp (N, heads * HS) normed on its own.
+    /// Each head of inp (N, heads * HS) normed on its own, or all of a token's as one, as many rows as `rstd` has.
     fn norm_heads(&self, out: &mut Tensor, rstd: &mut Tensor, inp: &Tensor, id: NormId) -> Result<()> {
-        let dims = [rstd.len(), self.shape.head_size];
+        let dims = [rstd.len(), inp.len() / rstd.len()];
         let gain = self.weights.norm(id)?;
         norm_forward(&mut out.view(&dims)?, rstd, &inp.view(&dims)?, gain, self.spec.norm)
     }
@@ -236,138 +265,6 @@ impl<'a> Block<'a> {
             linear::forward(out, &mut u[*id], inp, &linears[*id], adapter(*id), dropout.as_ref(), rows)
         };
         outs.iter_mut().try_for_each(&mut one)
-    }
-
-    /// x.dresid, the gradient of the layer's output, becomes that of its input, where anything `below` needs it; the trained parts' gradients +=.
-    pub(super) fn backward(
-        &self,
-        s: &Saved,
-        x: &mut BackwardScratch,
-        grads: &mut Grads,
-        below: bool,
-    ) -> Result<()> {
-        self.mlp_backward(s, x, grads)?;
-        self.attention_backward(s, x, grads, below)
-    }
-
-    /// The gradient of what a half of the layer adds by `linear`, from that of the residual stream, x.dresid: that itself, or in x.norm where a norm stands between
-    /// or a DoRA adapter will overwrite it, and dresid is still needed.
-    fn addition_backward(
-        &self,
-        x: &mut BackwardScratch,
-        grads: &mut Grads,
-        id: NormId,
-        linear: LinearId,
-        inp: Option<(&Tensor, &Tensor)>,
-    ) -> Result<Tensor> {
-        let Some(inp) = inp else {
-            let adapter = grads.adapters(self.layer).and_then(|a| a[linear].as_ref());
-            if adapter.is_none_or(|a| a.magnitude.is_none()) {
-                return Ok(x.dresid.alias());
-            }
-            copy(&mut x.norm, &x.dresid)?;
-            return Ok(x.norm.alias());
-        };
-        let dgain = grads.norm(self.layer, id);
-        norm_backward((&mut x.norm, false), dgain, &x.dresid, inp, self.weights.norm(id)?, self.spec.norm)?;
-        Ok(x.norm.alias())
-    }
-
-    /// x.dresid (into the layer's output) becomes the gradient of resid_mid.
-    fn mlp_backward(&self, s: &Saved, x: &mut BackwardScratch, grads: &mut Grads) -> Result<()> {
-        let (w, l, norm) = (self.weights, self.layer, self.spec.norm);
-        let (id, linears) = (LinearId::Down, &w.linears);
-        let adapter = grads.adapters(l).and_then(|a| a[id].as_ref());
-        if adapter.is_some_and(|a| a.magnitude.is_some()) {
-            // DoRA needs it before the activation's backward gives it.
-            gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
-        }
-        let inp = s.post.as_ref().map(|p| (&p.mlp, &p.rstd_mlp));
-        let mut dout = self.addition_backward(x, grads, NormId::MlpOut, id, inp)?;
-        let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
-        let (dinp, mut trained) = (Some((&mut x.dact, false)), grads.trained(l, id));
-        let (u, linear) = (&s.u[id], &linears[id]);
-        let dropout = self.dropout_of(id);
-        let dropout = dropout.as_ref();
-        linear::backward_input(dinp, &mut dout, &mut low, u, &x.act, linear, &mut trained, dropout)?;
-        let act = Some(&mut x.act);
-        gated_backward(&mut x.dgate, &mut x.dup, act, &x.dact, &s.gate, &s.up, self.spec.gate)?;
-        linear::backward_weights(&dout, &low, &x.act, trained, dropout)?;
-        let gain = w.norm(NormId::Mlp)?;
-        let mut rstd = s.rstd_mid.alias();
-        norm_forward(&mut x.norm, &mut rstd, &s.resid_mid, gain, norm)?;
-        for (id, dout) in [(LinearId::Gate, &mut x.dgate), (LinearId::Up, &mut x.dup)] {
-            let dinp = Some((&mut x.dnorm, id != LinearId::Gate));
-            let (trained, dropout) = (grads.trained(l, id), self.dropout_of(id));
-            let (u, linear) = (&s.u[id], &linears[id]);
-            linear::backward(dinp, dout, &mut low, u, &x.norm, linear, trained, dropout.as_ref())?;
-        }
-        let dgain = grads.norm(l, NormId::Mlp);
-        norm_backward((&mut x.dresid, true), dgain, &x.dnorm, (&s.resid_mid, &s.rstd_mid), gain, norm)
-    }
-
-    /// x.dresid (of resid_mid) becomes the gradient of the layer's input, where anything below needs it.
-    fn attention_backward(
-        &self,
-        s: &Saved,
-        x: &mut BackwardScratch,
-        grads: &mut Grads,
-        below: bool,
-    ) -> Result<()> {
-        let (w, l, norm) = (self.weights, self.layer, self.spec.norm);
-        let linears = &w.linears;
-        let inp = s.post.as_ref().map(|p| (&p.attention, &p.rstd_attention));
-        let mut dout = self.addition_backward(x, grads, NormId::AttentionOut, LinearId::O, inp)?;
-        let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
-        let (id, dinp) = (LinearId::O, Some((&mut x.datt, false)));
-        let (trained, dropout) = (grads.trained(l, id), self.dropout_of(id));
-        let (u, linear) = (&s.u[id], &linears[id]);
-        linear::backward(dinp, &mut dout, &mut low, u, &s.att, linear, trained, dropout.as_ref())?;
-        let (dq, dk, dv) = (&mut x.dq, &mut x.dk, &mut x.dv);
-        attention_backward(dq, dk, dv, &x.datt, &s.att, &s.lse, &s.q, &s.k, &s.v, &x.cu_seqlens, self.shape)?;
-        let (cos, sin, hs) = (&self.rope.cos, &self.rope.sin, self.shape.head_size);
-        rope_both(dq, dk, &x.positions, cos, sin, hs, true)?;
-        let (mut dq, mut dk) = (dq, dk);
-        if let (Some(h), Some(dk_in)) = (&s.heads, &mut x.dk_in) {
-            // The attention's gradient is used up: its memory holds that of the queries before their norm.
-            self.heads_backward(&mut x.datt, dq, (&h.q, &h.rstd_q), NormId::Query, grads)?;
-            self.heads_backward(dk_in, dk, (&h.k, &h.rstd_k), NormId::Key, grads)?;
-            (dq, dk) = (&mut x.datt, dk_in);
-        }
-        let gain = w.norm(NormId::Attention)?;
-        let mut rstd = s.rstd_in.alias();
-        norm_forward(&mut x.norm, &mut rstd, &s.resid_in, gain, norm)?;
-        for (id, dout) in [(LinearId::Q, dq), (LinearId::K, dk), (LinearId::V, dv)] {
-            let dinp = below.then_some((&mut x.dnorm, id != LinearId::Q));
-            let (trained, dropout) = (grads.trained(l, id), self.dropout_of(id));
-            let (u, linear) = (&s.u[id], &linears[id]);
-            linear::backward(dinp, dout, &mut low, u, &x.norm, linear, trained, dropout.as_ref())?;
-        }
-        if !below {
-            return Ok(());
-        }
-        let dgain = grads.norm(l, NormId::Attention);
-        norm_backward((&mut x.dresid, true), dgain, &x.dnorm, (&s.resid_in, &s.rstd_in), gain, norm)
-    }
-
-    /// dinp = the gradient of [`Block::norm_heads`].
-    fn heads_backward(
-        &self,
-        dinp: &mut Tensor,
-        dout: &Tensor,
-        (inp, rstd): (&Tensor, &Tensor),
-        id: NormId,
-        grads: &mut Grads,
-    ) -> Result<()> {
-        let dims = [rstd.len(), self.shape.head_size];
-        norm_backward(
-            (&mut dinp.view(&dims)?, false),
-            grads.norm(self.layer, id),
-            &dout.view(&dims)?,
-            (&inp.view(&dims)?, rstd),
-            self.weights.norm(id)?,
-            self.spec.norm,
-        )
     }
 }
 

@@ -5,7 +5,7 @@
 use anyhow::{Result, ensure};
 
 use super::{
-    block::{Attention, Block, Next, Slots, norm_forward},
+    block::{Attention, Block, Next, Slots},
     ids::{LinearId, PerLinear},
     linear::Rows,
     lora::Lora,
@@ -195,7 +195,7 @@ impl Decoder {
         let block = |l| Block::new(spec, l, &weights.layers[l], self.ropes.tables());
         model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
         on_layer(0, &s.resid_in)?;
-        norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;
+        block(0).norm_input(&mut s, &mut x)?;
         let layers = weights.layers.len();
         for l in 0..layers {
             let slots = cache.as_deref_mut().map(|cache| {
@@ -208,10 +208,10 @@ impl Decoder {
                 (Mode::Step, None) => anyhow::bail!("a decode step needs a cache"),
             };
             // The next layer's input replaces this one's, which is used up.
-            let gain = if l + 1 < layers { block(l + 1).input_gain()? } else { &weights.norm };
+            let gain = if l + 1 < layers { block(l + 1).input_gain() } else { Some(&weights.norm) };
             let (resid, rstd) = (s.resid_in.alias(), s.rstd_in.alias());
             let next = Next { resid, rstd, norm: x.norm.alias(), gain };
-            let adapters = adapters.map(|lora| &lora.layers[l]);
+            let adapters = adapters.map(|lora| &lora.parts[l]);
             if let Some(adapters) = adapters {
                 s.u = PerLinear::try_from_fn(|id| {
                     let Some((adapter, u)) = adapters[id].as_ref().zip(a.u[id].as_ref()) else {
@@ -235,6 +235,6 @@ impl Decoder {
 
 /// The rank of the widest adapter of a linear.
 fn widest(adapters: Option<&Lora>, id: LinearId) -> usize {
-    let layers = adapters.into_iter().flat_map(|lora| &lora.layers);
+    let layers = adapters.into_iter().flat_map(|lora| &lora.parts);
     layers.filter_map(|layer| layer[id].as_ref()).map(|adapter| adapter.a.shape()[0]).max().unwrap_or(0)
 }

@@ -136,12 +136,19 @@ const KNOWN: [&str; 22] = [
 ];
 
 /// Keys that only some architectures read; in a file of another they would mean what is not computed.
-const READ_BY: [(&str, &[&str]); 4] = [
+const READ_BY: [(&str, &[&str]); 8] = [
     ("attention.sliding_window_pattern", &["gemma3"]),
     ("attn_logit_softcapping", &["gemma2"]),
     ("final_logit_softcapping", &["gemma2", "gemma3"]),
     ("rope.freq_base_swa", &["gemma3"]),
+    ("attention.scale", &["granite"]),
+    ("embedding_scale", &["granite"]),
+    ("residual_scale", &["granite"]),
+    ("logit_scale", &["granite"]),
 ];
+
+/// Architectures that know no window in llama.cpp.
+const WITHOUT_WINDOW: [&str; 6] = ["qwen2", "qwen3", "granite", "olmo2", "smollm3", "hunyuan-dense"];
 
 /// Refuses a key of the architecture that nobody here reads, unless its value changes nothing.
 pub fn check_keys(gguf: &Gguf, architecture: &str) -> Result<()> {
@@ -181,11 +188,11 @@ pub fn check_keys(gguf: &Gguf, architecture: &str) -> Result<()> {
             size.unwrap_or(0)
         );
     }
-    // llama.cpp knows no window in these; one that is longer than any text changes nothing.
+    // A window that is longer than any text changes nothing.
     let window = number("attention.sliding_window").filter(|&w| w > 0);
     let longest = number("context_length").unwrap_or(u64::MAX);
     ensure!(
-        !["qwen2", "qwen3"].contains(&architecture) || window.is_none_or(|w| w >= longest),
+        !WITHOUT_WINDOW.contains(&architecture) || window.is_none_or(|w| w >= longest),
         "its {architecture}.attention.sliding_window is {}, which is not supported for files of {architecture}: use the model in Hugging Face's layout",
         window.unwrap_or(0)
     );

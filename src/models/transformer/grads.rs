@@ -91,16 +91,21 @@ impl Param {
 // One exists in a step.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Grads {
-    /// Adapters, by layer and linear.
+    /// Adapters.
     Lora(AdapterTraining),
     /// Every weight. A tied head has the embedding's.
     Full(Tree<Tensor>),
 }
 
-/// Adapters and their gradients, by layer and linear.
+type AdapterGradients = Vec<PerLinear<Option<AdapterGrads>>>;
+
+/// Adapters and their gradients.
 pub(super) struct AdapterTraining {
     pub lora: Lora,
-    grads: Vec<PerLinear<Option<AdapterGrads>>>,
+    /// By module, as [`Lora::layers`].
+    grads: AdapterGradients,
+    /// By linear, as its parts.
+    parts: AdapterGradients,
     changes: Changes,
     /// What makes the adapters' bf16 copies, where products take them.
     narrow: Option<CastTable>,
@@ -124,7 +129,7 @@ fn gradient_of(t: &Tensor, arena: &mut Arena) -> Tensor {
 
 impl Grads {
     /// Also makes room for DoRA's norms and, for activations in bf16, for copies of the adapters, which are part of the bytes.
-    pub(super) fn for_lora(mut lora: Lora, device: &Device, acts: DType) -> Result<Laid<Grads>> {
+    pub(super) fn for_lora(spec: &Spec, mut lora: Lora, device: &Device, acts: DType) -> Result<Laid<Grads>> {
         let (narrow, narrow_bytes) = narrow_copies(&mut lora, device, acts)?;
         let (norms, norms_bytes) = Arena::build("norms", device, |arena| norms_of(&lora, arena))?;
         for (layer, norms) in lora.layers.iter_mut().zip(&norms) {
@@ -136,7 +141,10 @@ impl Grads {
         }
         let Laid { parts: grads, flat, bytes } =
             Arena::lay("gradients", device, |arena| gradients_of(&lora, arena))?;
-        let training = AdapterTraining { lora, grads, changes: Changes::default(), narrow, made_of: None };
+        lora.split(spec)?;
+        let parts = parts_of(&grads, spec)?;
+        let training =
+            AdapterTraining { lora, grads, parts, changes: Changes::default(), narrow, made_of: None };
         Ok(Laid { parts: Grads::Lora(training), flat, bytes: bytes + norms_bytes + narrow_bytes })
     }
 
@@ -175,8 +183,8 @@ impl Grads {
         }
         let mut grads = vec![];
         bytes += Arena::measure(|arena| grads = gradients_of(&lora, arena));
-        let shapes =
-            AdapterTraining { lora, grads, changes: Changes::default(), narrow: None, made_of: None };
+        let (parts, changes) = (vec![], Changes::default());
+        let shapes = AdapterTraining { lora, grads, parts, changes, narrow: None, made_of: None };
         (shapes.params(), bytes)
     }
 
@@ -198,7 +206,7 @@ impl Grads {
         if let Some(narrow) = &mut t.narrow {
             narrow.run()?;
         }
-        for (adapters, weights) in t.lora.layers.iter_mut().zip(&model.weights.layers) {
+        for (adapters, weights) in t.lora.parts.iter_mut().zip(&model.weights.layers) {
             for id in LinearId::ALL {
                 let Some(adapter) = &mut adapters[*id] else { continue };
                 refresh_norms(&weights.linears[*id], adapter)?;
@@ -211,7 +219,7 @@ impl Grads {
     /// The adapters of layer `l`.
     pub(super) fn adapters(&self, l: usize) -> Option<&PerLinear<Option<Adapter>>> {
         match self {
-            Grads::Lora(t) => Some(&t.lora.layers[l]),
+            Grads::Lora(t) => Some(&t.lora.parts[l]),
             Grads::Full(_) => None,
         }
     }
@@ -220,7 +228,7 @@ impl Grads {
     pub(super) fn trained(&mut self, l: usize, id: LinearId) -> Trained<'_> {
         match self {
             Grads::Lora(t) => {
-                Trained { adapter: t.lora.layers[l][id].as_ref().zip(t.grads[l][id].as_mut()), full: None }
+                Trained { adapter: t.lora.parts[l][id].as_ref().zip(t.parts[l][id].as_mut()), full: None }
             }
             Grads::Full(g) => Trained { adapter: None, full: Some(&mut g.layers[l].linears[id]) },
         }
@@ -266,13 +274,25 @@ fn norms_of(lora: &Lora, arena: &mut Arena) -> Vec<PerLinear<Option<Tensor>>> {
 }
 
 /// Room for the adapters' gradients.
-fn gradients_of(lora: &Lora, arena: &mut Arena) -> Vec<PerLinear<Option<AdapterGrads>>> {
+fn gradients_of(lora: &Lora, arena: &mut Arena) -> AdapterGradients {
     let mut one = |adapter: &Adapter| AdapterGrads {
         a: gradient_of(&adapter.a, arena),
         b: gradient_of(&adapter.b, arena),
         magnitude: adapter.magnitude.as_ref().map(|m| gradient_of(m, arena)),
     };
     lora.layers.iter().map(|l| PerLinear::from_fn(|id| l[id].as_ref().map(&mut one))).collect()
+}
+
+/// Handles on each linear's rows of its module's gradients.
+fn parts_of(grads: &AdapterGradients, spec: &Spec) -> Result<AdapterGradients> {
+    let one = |layer: &PerLinear<Option<AdapterGrads>>, id: LinearId| -> Result<Option<AdapterGrads>> {
+        let whole = spec.module_parts(id).first().and_then(|&first| layer[first].as_ref());
+        let Some(whole) = whole else { return Ok(None) };
+        let rows = || spec.module_rows(id);
+        let magnitude = whole.magnitude.as_ref().map(|m| m.rows(rows())).transpose()?;
+        Ok(Some(AdapterGrads { a: whole.a.alias(), b: whole.b.rows(rows())?, magnitude }))
+    };
+    grads.iter().map(|layer| PerLinear::try_from_fn(|id| one(layer, id))).collect()
 }
 
 /// Room for the adapters' copies in bf16.
@@ -342,7 +362,9 @@ mod tests {
         let model = Transformer::random(config, 1).unwrap();
         let config = LoraConfig { r: 2, use_dora: true, ..LoraConfig::default() };
         let mut grads =
-            Grads::for_lora(Lora::init(&model, config, 1).unwrap(), &Device::Cpu, DType::F32).unwrap().parts;
+            Grads::for_lora(&model.spec, Lora::init(&model, config, 1).unwrap(), &Device::Cpu, DType::F32)
+                .unwrap()
+                .parts;
         let norms = |grads: &Grads| {
             let of =
                 grads.adapters(1).unwrap()[LinearId::V].as_ref().unwrap().norms.as_ref().unwrap().alias();

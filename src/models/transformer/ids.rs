@@ -1,6 +1,8 @@
 //! The parts of a layer by name: its linears and its norms, and maps over them.
 use std::ops::{Index, IndexMut};
 
+use super::spec::Spec;
+
 /// Defines an enum of a layer's parts and a struct with one value for each.
 macro_rules! parts {
     ($(#[$meta:meta])* $id:ident, $(#[$map_meta:meta])* $map:ident { $($(#[$doc:meta])* $variant:ident $field:ident),+ $(,)? }) => {
@@ -82,10 +84,34 @@ parts! {
         AttentionOut attention_out,
         /// Behind the MLP, before the residual addition: (C).
         MlpOut mlp_out,
-        /// Of each query head: (HS).
+        /// Of queries: (HS), or (NH * HS) where all heads are normed as one.
         Query query,
-        /// Of each key head: (HS).
+        /// Of keys: (HS) or (NKV * HS).
         Key key,
+    }
+}
+
+/// Linears of one input that a checkpoint may keep as one matrix, row upon row.
+#[derive(Debug)]
+pub struct Fused {
+    /// The path within a layer, as Hugging Face names it.
+    pub path: &'static str,
+    /// The name within a GGUF block.
+    pub gguf: &'static str,
+    /// In the order of their rows.
+    pub parts: &'static [LinearId],
+}
+
+/// Those that are kept so where [`super::spec::Spec::fused`] says it.
+pub const FUSED: [Fused; 2] = [
+    Fused { path: "self_attn.qkv_proj", gguf: "attn_qkv", parts: &[LinearId::Q, LinearId::K, LinearId::V] },
+    Fused { path: "mlp.gate_up_proj", gguf: "ffn_up", parts: &[LinearId::Gate, LinearId::Up] },
+];
+
+impl Fused {
+    /// The last part of the path: `qkv_proj`.
+    pub fn module(&self) -> &'static str {
+        self.path.rsplit('.').next().unwrap_or(self.path)
     }
 }
 
@@ -126,13 +152,16 @@ impl LinearId {
 
 impl NormId {
     /// The path within a layer, as Hugging Face names it. Where norms stand behind attention and MLP too, the one before the MLP has
-    /// another name, and `post_attention_layernorm` is what it says.
-    pub fn path(self, post_norms: bool) -> &'static str {
+    /// another name, and `post_attention_layernorm` is what it says; norms of rotated queries and keys are called otherwise, too.
+    pub fn path(self, spec: &Spec) -> &'static str {
+        let rotated = spec.qk_norms.is_some_and(|n| n.rotated);
         match self {
             NormId::Attention => "input_layernorm",
-            NormId::Mlp if post_norms => "pre_feedforward_layernorm",
+            NormId::Mlp if spec.post_norms => "pre_feedforward_layernorm",
             NormId::Mlp | NormId::AttentionOut => "post_attention_layernorm",
             NormId::MlpOut => "post_feedforward_layernorm",
+            NormId::Query if rotated => "self_attn.query_layernorm",
+            NormId::Key if rotated => "self_attn.key_layernorm",
             NormId::Query => "self_attn.q_norm",
             NormId::Key => "self_attn.k_norm",
         }

@@ -1,4 +1,6 @@
 //! Low-rank adapters (LoRA, Hu et al. 2021; rsLoRA, Kalajdzievski 2023; DoRA, Liu et al. 2024) in PEFT's conventions.
+use std::ops::Range;
+
 use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
@@ -38,6 +40,22 @@ pub struct Adapter {
 }
 
 impl Adapter {
+    /// Handles on the part of it that gives these rows of the output.
+    fn rows(&self, rows: Range<usize>) -> Result<Adapter> {
+        let of = |t: &Option<Tensor>| t.as_ref().map(|t| t.rows(rows.clone())).transpose();
+        let narrow = self.narrow.as_ref();
+        Ok(Adapter {
+            a: self.a.alias(),
+            b: self.b.rows(rows.clone())?,
+            magnitude: of(&self.magnitude)?,
+            scale: self.scale,
+            norms: of(&self.norms)?,
+            narrow: narrow
+                .map(|[a, b]| Ok::<_, anyhow::Error>([a.alias(), b.rows(rows.clone())?]))
+                .transpose()?,
+        })
+    }
+
     /// The factors as the ops take them.
     pub fn low_rank(&self) -> LowRank<'_> {
         match &self.narrow {
@@ -52,8 +70,10 @@ impl Adapter {
 pub struct Lora {
     /// Settings.
     pub config: LoraConfig,
-    /// `None` where a linear is not adapted.
+    /// Of each module that is adapted, at its first linear ([`Spec::module_parts`]).
     pub layers: Vec<PerLinear<Option<Adapter>>>,
+    /// Of each linear that is adapted: handles on the rows of `layers` that are its own. Linears of one module share A.
+    pub(crate) parts: Vec<PerLinear<Option<Adapter>>>,
     /// The adapter_config.json that it was read from: written again as it was.
     pub(crate) source: Option<Map<String, Value>>,
     /// Tensors of the model that the adapter puts others in the place of.
@@ -75,14 +95,17 @@ impl Lora {
     /// Fresh adapters: A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming uniform, a = sqrt 5, as in PEFT), B = 0, magnitude = row norms.
     pub fn init(model: &Transformer, config: LoraConfig, seed: u64) -> Result<Lora> {
         ensure!(config.r > 0, Error::setting("train.lora-rank", "the LoRA rank must be at least 1"));
+        let config = config.meant_for(&model.spec);
         check_targets(model, &config)?;
         let mut lora = Lora::lay_out(model, config)?;
         for (l, id, linear) in model.linears() {
-            let Some(adapter) = &mut lora.layers[l][id] else { continue };
-            let bound = 1.0 / (adapter.a.shape()[1] as f64).sqrt();
-            let mut random = RowRandom::new(seed, "lora_init", &Spec::linear_path(l, id));
-            let a = adapter.a.f32_mut()?;
-            a.iter_mut().for_each(|x| *x = ((random.uniform() * 2.0 - 1.0) * bound) as f32);
+            let Some(adapter) = &mut lora.parts[l][id] else { continue };
+            if model.spec.is_first(id) {
+                let bound = 1.0 / (adapter.a.shape()[1] as f64).sqrt();
+                let mut random = RowRandom::new(seed, "lora_init", &model.spec.module_path(l, id));
+                let a = adapter.a.f32_mut()?;
+                a.iter_mut().for_each(|x| *x = ((random.uniform() * 2.0 - 1.0) * bound) as f32);
+            }
             if adapter.magnitude.is_some() {
                 let norms = row_norms(linear, adapter)?;
                 if let Some(m) = &mut adapter.magnitude {
@@ -95,19 +118,43 @@ impl Lora {
 
     /// Zeroed adapters in one allocation. Errors unless the configuration fits the model and adapts something.
     pub fn lay_out(model: &Transformer, config: LoraConfig) -> Result<Lora> {
+        let config = config.meant_for(&model.spec);
         let ranks = Lora::ranks(&model.spec, &config)?;
         let (layers, _) = Arena::build("adapters", &Default::default(), |arena| {
             Lora::place(&model.spec, &config, &ranks, arena)
         })?;
-        Ok(Lora { config, layers, source: None, replaced: vec![], kept: vec![] })
+        Lora::of(&model.spec, config, layers)
     }
 
     /// Shapes alone, without memory: for measuring what training would take.
     pub(super) fn shapes(spec: &Spec, config: LoraConfig) -> Result<Lora> {
+        let config = config.meant_for(spec);
         let ranks = Lora::ranks(spec, &config)?;
         let mut layers = vec![];
         Arena::measure(|arena| layers = Lora::place(spec, &config, &ranks, arena));
-        Ok(Lora { config, layers, source: None, replaced: vec![], kept: vec![] })
+        Lora::of(spec, config, layers)
+    }
+
+    /// Of adapters by module.
+    pub(crate) fn of(
+        spec: &Spec,
+        config: LoraConfig,
+        layers: Vec<PerLinear<Option<Adapter>>>,
+    ) -> Result<Lora> {
+        let mut lora = Lora { config, layers, parts: vec![], source: None, replaced: vec![], kept: vec![] };
+        lora.split(spec)?;
+        Ok(lora)
+    }
+
+    /// Makes `parts` of `layers`.
+    pub(super) fn split(&mut self, spec: &Spec) -> Result<()> {
+        let one = |layer: &PerLinear<Option<Adapter>>, id: LinearId| {
+            let whole = spec.module_parts(id).first().and_then(|&first| layer[first].as_ref());
+            whole.map(|whole| whole.rows(spec.module_rows(id))).transpose()
+        };
+        let layer = |layer| PerLinear::try_from_fn(|id| one(layer, id));
+        self.parts = self.layers.iter().map(layer).collect::<Result<_>>()?;
+        Ok(())
     }
 
     /// R and alpha of each linear that is adapted.
@@ -115,7 +162,10 @@ impl Lora {
         let selection = config.selection()?;
         let layers = 0..spec.layers.len();
         let one = |l: usize, id: LinearId| -> Result<Option<(usize, f64)>> {
-            let module = Spec::linear_path(l, id);
+            let module = spec.module_path(l, id);
+            if !spec.is_first(id) {
+                return Ok(None);
+            }
             if selection.has(&module)? { selection.rank_alpha(&module).map(Some) } else { Ok(None) }
         };
         let ranks = layers.map(|l| PerLinear::try_from_fn(|id| one(l, id))).collect::<Result<Vec<_>>>()?;
@@ -133,8 +183,8 @@ impl Lora {
         arena: &mut Arena,
     ) -> Vec<PerLinear<Option<Adapter>>> {
         let mut one = |l: usize, id: LinearId, (r, alpha): (usize, f64)| {
-            let (out, inp) = spec.linear_dims(id);
-            let name = |part: &str| format!("{}.{part}", Spec::linear_path(l, id));
+            let (out, inp) = spec.module_dims(id);
+            let name = |part: &str| format!("{}.{part}", spec.module_path(l, id));
             Adapter {
                 a: arena.tensor(&name("lora_A"), DType::F32, &[r, inp]),
                 b: arena.tensor(&name("lora_B"), DType::F32, &[out, r]),
@@ -150,8 +200,8 @@ impl Lora {
         layers.map(|(l, layer)| PerLinear::from_fn(|id| layer[id].map(|rank| one(l, id, rank)))).collect()
     }
 
-    /// A copy on `device`.
-    pub fn to_device(&self, device: &Device) -> Result<Lora> {
+    /// A copy on `device`; `spec` is its model's.
+    pub fn to_device(&self, spec: &Spec, device: &Device) -> Result<Lora> {
         let copy = |adapter: &Adapter| -> Result<Adapter> {
             Ok(Adapter {
                 a: adapter.a.to_device(device)?,
@@ -165,9 +215,8 @@ impl Lora {
         let layer = |layer: &PerLinear<Option<Adapter>>| {
             PerLinear::try_from_fn(|id| layer[id].as_ref().map(copy).transpose())
         };
+        let layers = self.layers.iter().map(layer).collect::<Result<_>>()?;
         Ok(Lora {
-            config: self.config.clone(),
-            layers: self.layers.iter().map(layer).collect::<Result<_>>()?,
             source: self.source.clone(),
             replaced: self
                 .replaced
@@ -175,13 +224,18 @@ impl Lora {
                 .map(|r| Replaced { place: r.place, values: r.values.alias() })
                 .collect(),
             kept: self.kept.iter().map(|(name, t)| (name.clone(), t.alias())).collect(),
+            ..Lora::of(spec, self.config.clone(), layers)?
         })
     }
 
-    /// Every adapter with its layer and linear.
+    /// Every adapter of a module, with its layer and first linear.
     pub fn adapters(&self) -> impl Iterator<Item = (usize, LinearId, &Adapter)> {
-        let layers = self.layers.iter().enumerate();
-        layers.flat_map(|(l, layer)| layer.iter().filter_map(move |(id, a)| Some((l, id, a.as_ref()?))))
+        listed(&self.layers)
+    }
+
+    /// Every linear's adapter, with its layer.
+    pub fn part_adapters(&self) -> impl Iterator<Item = (usize, LinearId, &Adapter)> {
+        listed(&self.parts)
     }
 
     /// Trained parameters.
@@ -191,12 +245,20 @@ impl Lora {
     }
 }
 
+fn listed(layers: &[PerLinear<Option<Adapter>>]) -> impl Iterator<Item = (usize, LinearId, &Adapter)> {
+    let layers = layers.iter().enumerate();
+    layers.flat_map(|(l, layer)| layer.iter().filter_map(move |(id, a)| Some((l, id, a.as_ref()?))))
+}
+
 /// A name that is meant to be adapted is the name of a linear of the model.
 fn check_targets(model: &Transformer, config: &LoraConfig) -> Result<()> {
     let Modules::Named(names) = &config.target_modules else { return Ok(()) };
-    let paths: Vec<String> = model.linears().map(|(l, id, _)| Spec::linear_path(l, id)).collect();
+    let paths: Vec<String> = model.linears().map(|(l, id, _)| model.spec.module_path(l, id)).collect();
     if let Some(name) = names.iter().find(|name| !paths.iter().any(|path| is_called(path, name))) {
-        bail!("LoRA target `{name}` is no module of this model; known are {}", all_linears().join(" "));
+        bail!(
+            "LoRA target `{name}` is no module of this model; known are {}",
+            model.spec.module_names().join(" ")
+        );
     }
     Ok(())
 }
@@ -232,7 +294,7 @@ impl Transformer {
             lora.layers.len(),
             self.weights.layers.len()
         );
-        for (l, id, adapter) in lora.adapters() {
+        for (l, id, adapter) in lora.part_adapters() {
             let linear = &mut self.weights.layers[l].linears[id];
             let merged =
                 merge(&linear.weight, adapter).with_context(|| format!("merge {}", linear.weight.name()))?;

@@ -3,7 +3,7 @@ use anyhow::{Context, Result, ensure};
 use fancy_regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::ids::LinearId;
+use super::{ids::LinearId, spec::Spec};
 
 /// A set of modules, as PEFT writes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,6 +81,14 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
+    /// The same for a model of `spec`: all linears are those that its checkpoints have.
+    pub fn meant_for(mut self, spec: &Spec) -> LoraConfig {
+        if self.target_modules == Modules::Named(all_linears()) {
+            self.target_modules = Modules::Named(spec.module_names());
+        }
+        self
+    }
+
     /// Factor on B A for rank `r` and numerator `alpha`.
     pub fn scale(&self, r: usize, alpha: f64) -> f32 {
         (alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 }) as f32

@@ -162,6 +162,12 @@ impl RopeSpec {
         }
     }
 
+    /// The length beyond which a sequence has other frequencies once and for all (LongRoPE): keys from before it are to be computed again.
+    pub fn switches_beyond(&self) -> Option<usize> {
+        let scaling = self.scaling.as_ref()?;
+        self.changes_beyond().filter(|_| kind_of(scaling) == "longrope")
+    }
+
     /// (cosines, sines) of `positions` in a sequence of `length`, times the attention factor.
     fn angles(&self, positions: Range<usize>, length: usize) -> Result<(Vec<f32>, Vec<f32>)> {
         let (inv_freq, factor) = self.frequencies(length).context("rope_scaling")?;

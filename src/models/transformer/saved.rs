@@ -42,11 +42,11 @@ pub(super) struct Saved {
 pub(super) struct HeadNorms {
     /// (N, NH * HS)
     pub q: Tensor,
-    /// (N * NH)
+    /// (N * NH), or (N) where all heads are normed as one.
     pub rstd_q: Tensor,
     /// (N, NKV * HS)
     pub k: Tensor,
-    /// (N * NKV)
+    /// (N * NKV) or (N)
     pub rstd_k: Tensor,
 }
 
@@ -72,7 +72,7 @@ impl Saved {
         rank: &dyn Fn(LinearId) -> Option<usize>,
     ) -> Saved {
         let (c, f) = (spec.hidden_size, spec.intermediate_size);
-        let (qs, kvs) = (spec.query_size(), spec.kv_size());
+        let (qs, kvs, norms) = (spec.query_size(), spec.kv_size(), spec.qk_rows());
         let mut t = |name: &str, dims: &[usize]| {
             let sum = name.starts_with("rstd") || name == "lse";
             a.tensor(name, if sum { DType::F32 } else { dtype }, dims)
@@ -83,11 +83,11 @@ impl Saved {
             q: t("q", &[n, qs]),
             k: t("k", &[n, kvs]),
             v: t("v", &[n, kvs]),
-            heads: spec.qk_norms.then(|| HeadNorms {
+            heads: spec.qk_norms.map(|_| HeadNorms {
                 q: t("q_in", &[n, qs]),
-                rstd_q: t("rstd_q", &[n * spec.heads]),
+                rstd_q: t("rstd_q", &[n * norms.0]),
                 k: t("k_in", &[n, kvs]),
-                rstd_k: t("rstd_k", &[n * spec.kv_heads]),
+                rstd_k: t("rstd_k", &[n * norms.1]),
             }),
             att: t("att", &[n, qs]),
             lse: t("lse", &[spec.heads * n]),
@@ -107,13 +107,13 @@ impl Saved {
 
     /// The first `n` tokens of it: the same memory.
     pub(super) fn rows(&self, spec: &Spec, n: usize) -> Result<Saved> {
-        let (nh, nkv) = (spec.heads, spec.kv_heads);
+        let (nh, (q_norms, k_norms)) = (spec.heads, spec.qk_rows());
         let heads = |h: &HeadNorms| -> Result<HeadNorms> {
             Ok(HeadNorms {
                 q: h.q.rows(0..n)?,
-                rstd_q: h.rstd_q.rows(0..n * nh)?,
+                rstd_q: h.rstd_q.rows(0..n * q_norms)?,
                 k: h.k.rows(0..n)?,
-                rstd_k: h.rstd_k.rows(0..n * nkv)?,
+                rstd_k: h.rstd_k.rows(0..n * k_norms)?,
             })
         };
         let post = |p: &PostNorms| -> Result<PostNorms> {

@@ -45,8 +45,31 @@ pub fn gate_of(name: &str) -> Result<Activation> {
 pub struct LayerSpec {
     /// A token sees this many tokens, itself included; all if absent.
     pub window: Option<usize>,
-    /// Which of [`Spec::ropes`].
-    pub rope: usize,
+    /// Which of [`Spec::ropes`]; queries and keys stay as they are if absent (NoPE, Kazemnejad et al. 2023).
+    pub rope: Option<usize>,
+}
+
+/// How queries and keys are normed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QkNorms {
+    /// All heads of a token are one row, and the gains as wide as all of them; else each head is normed on its own.
+    pub whole: bool,
+    /// After rotation; else before it.
+    pub rotated: bool,
+}
+
+impl QkNorms {
+    /// Of each head, before rotation.
+    pub const HEADS: QkNorms = QkNorms { whole: false, rotated: false };
+}
+
+/// By what embeddings are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum EmbeddingScale {
+    /// This number.
+    By(f32),
+    /// sqrt(C), rounded to the weights' type.
+    RootOfWidth,
 }
 
 /// A decoder's arithmetic.
@@ -68,8 +91,10 @@ pub struct Spec {
     pub layers: Vec<LayerSpec>,
     /// Of every norm.
     pub norm: NormSpec,
-    /// Norms of each query and key head, before rotation.
-    pub qk_norms: bool,
+    /// Norms of queries and keys.
+    pub qk_norms: Option<QkNorms>,
+    /// Norms before attention and MLP.
+    pub pre_norms: bool,
     /// Norms behind attention and MLP, before the residual additions.
     pub post_norms: bool,
     /// The MLP's gate: SwiGLU or GeGLU.
@@ -82,8 +107,14 @@ pub struct Spec {
     pub attention_softcap: Option<f32>,
     /// Logits l become cap tanh(l / cap).
     pub final_softcap: Option<f32>,
-    /// Embeddings are multiplied by sqrt(C).
-    pub scaled_embedding: bool,
+    /// Factor of the embeddings.
+    pub embedding_scale: EmbeddingScale,
+    /// Factor of what attention and MLP add to the residual stream; 1 where norms stand behind them.
+    pub residual_scale: f32,
+    /// Factor of the logits, before their cap.
+    pub logit_scale: f32,
+    /// Checkpoints keep q, k and v as one matrix, and gate and up as another ([`super::ids::FUSED`]).
+    pub fused: bool,
     /// The rotary embeddings that layers choose from.
     pub ropes: Vec<RopeSpec>,
     /// The head is the embedding.
@@ -104,7 +135,7 @@ impl LayerSpec {
                 !(listed.is_some() && sliding(i) && window.is_none()),
                 "layer_types gives layer {i} a sliding window, but there is no sliding_window"
             );
-            Ok(LayerSpec { window: window.filter(|_| sliding(i)), rope: 0 })
+            Ok(LayerSpec { window: window.filter(|_| sliding(i)), rope: Some(0) })
         };
         (0..c.num_hidden_layers).map(layer).collect()
     }
@@ -120,16 +151,20 @@ impl Spec {
             heads: c.num_attention_heads,
             kv_heads: c.kv_heads(),
             head_size: c.head_size(),
-            layers: vec![LayerSpec { window: None, rope: 0 }; c.num_hidden_layers],
+            layers: vec![LayerSpec { window: None, rope: Some(0) }; c.num_hidden_layers],
             norm: NormSpec { eps: c.rms_norm_eps as f32, gain_offset: 0.0 },
-            qk_norms: false,
+            qk_norms: None,
+            pre_norms: true,
             post_norms: false,
             gate: gate_of(&c.hidden_act)?,
             biases: PerLinear::from_fn(|_| false),
             query_scale: 1.0 / (c.head_size() as f32).sqrt(),
             attention_softcap: None,
             final_softcap: None,
-            scaled_embedding: false,
+            embedding_scale: EmbeddingScale::By(1.0),
+            residual_scale: 1.0,
+            logit_scale: 1.0,
+            fused: false,
             ropes: vec![RopeSpec::of_config(c)],
             tied_head: c.tie_word_embeddings,
         })
@@ -165,11 +200,18 @@ impl Spec {
             caps.iter().flatten().all(|&cap| cap > 0.0 && cap.is_finite()),
             "a soft-cap must be above 0, found {caps:?}"
         );
-        ensure!(
-            self.query_scale > 0.0 && self.query_scale.is_finite(),
-            "the attention's scale is {}: a positive number was expected",
-            self.query_scale
-        );
+        let embedding = if let EmbeddingScale::By(x) = self.embedding_scale { x } else { 1.0 };
+        for (what, scale) in [
+            ("attention", self.query_scale),
+            ("embedding", embedding),
+            ("residual addition", self.residual_scale),
+            ("logits", self.logit_scale),
+        ] {
+            ensure!(
+                scale > 0.0 && scale.is_finite(),
+                "the scale of the {what} is {scale}: a positive number was expected"
+            );
+        }
         Ok(())
     }
 
@@ -186,6 +228,14 @@ impl Spec {
     pub fn kv_size(&self) -> usize {
         self.kv_heads * self.head_size
     }
+    /// Rows that the norms of queries and of keys make of a token's.
+    pub fn qk_rows(&self) -> (usize, usize) {
+        if self.qk_norms.is_some_and(|n| n.whole) { (1, 1) } else { (self.heads, self.kv_heads) }
+    }
+    /// See [`RopeSpec::switches_beyond`].
+    pub fn switches_beyond(&self) -> Option<usize> {
+        self.ropes.iter().filter_map(RopeSpec::switches_beyond).min()
+    }
     /// The attention of layer `l`.
     pub fn attention(&self, l: usize) -> AttentionShape {
         AttentionShape {
@@ -200,9 +250,9 @@ impl Spec {
     /// True if a layer has this norm.
     pub fn has_norm(&self, id: NormId) -> bool {
         match id {
-            NormId::Attention | NormId::Mlp => true,
+            NormId::Attention | NormId::Mlp => self.pre_norms,
             NormId::AttentionOut | NormId::MlpOut => self.post_norms,
-            NormId::Query | NormId::Key => self.qk_norms,
+            NormId::Query | NormId::Key => self.qk_norms.is_some(),
         }
     }
 }

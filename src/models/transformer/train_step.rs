@@ -3,6 +3,7 @@
 //! With adapters the base is frozen: backward computes input gradients through its weights and weight gradients for the adapters
 //! only, and nothing below the lowest adapted layer.
 mod distilling;
+mod flat;
 mod keeping;
 pub mod outline;
 mod weighed;
@@ -14,7 +15,7 @@ use tracing::info_span;
 use super::{
     super::weights::check_memory,
     acts::Acts,
-    block::{Attention, Block, Next, norm_backward, norm_forward},
+    block::{Attention, Block, Next, norm_backward},
     dropout::{Draws, Dropout},
     grads::Grads,
     linear::Rows,
@@ -153,8 +154,8 @@ impl TrainStep {
         let Laid { parts: grads, flat: flat_grads, bytes: grads_bytes } = match trainable {
             Trainable::Lora(lora) => {
                 memory.push(("adapters".into(), lora.parameters() * 4));
-                let lora = if device == Device::Cpu { lora } else { lora.to_device(&device)? };
-                Grads::for_lora(lora, &device, dtype)?
+                let lora = if device == Device::Cpu { lora } else { lora.to_device(spec, &device)? };
+                Grads::for_lora(spec, lora, &device, dtype)?
             }
             Trainable::Full => Grads::for_all(model)?,
         };
@@ -211,11 +212,6 @@ impl TrainStep {
     pub fn current_adapter(&mut self, model: &Transformer) -> Result<Option<&Lora>> {
         self.grads.refresh(model)?;
         Ok(self.adapter())
-    }
-
-    /// Sets every gradient to 0.
-    pub fn zero_grads(&mut self) -> Result<()> {
-        self.flat_grads.iter_mut().try_for_each(Tensor::fill_zero)
     }
 
     /// Every trained tensor, in a fixed order.
@@ -322,18 +318,18 @@ impl TrainStep {
         let mut s = a.layers[0].rows(spec, n)?;
         model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
         let block = |l| Block::new(spec, l, &weights.layers[l], self.ropes.tables()).with_dropout(dropout);
-        norm_forward(&mut x.norm, &mut s.rstd_in, &s.resid_in, block(0).input_gain()?, spec.norm)?;
+        block(0).norm_input(&mut s, &mut x)?;
         for l in 0..weights.layers.len() {
             let attention = Attention::Packed { cu_seqlens, slots: None };
             let above = a.layers.get(l + 1).map(|above| above.rows(spec, n)).transpose()?;
             let next = match &above {
                 Some(above) => {
                     let (resid, rstd, norm) = (above.resid_in.alias(), above.rstd_in.alias(), x.norm.alias());
-                    Next { resid, rstd, norm, gain: block(l + 1).input_gain()? }
+                    Next { resid, rstd, norm, gain: block(l + 1).input_gain() }
                 }
                 None => {
                     let (resid, rstd) = (a.resid_out.rows(0..n)?, a.rstd_out.rows(0..n)?);
-                    Next { resid, rstd, norm: top.rows(0..n)?, gain: &weights.norm }
+                    Next { resid, rstd, norm: top.rows(0..n)?, gain: Some(&weights.norm) }
                 }
             };
             let adapters = self.grads.adapters(l).filter(|_| !base);

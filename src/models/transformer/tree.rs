@@ -1,10 +1,10 @@
 //! The one list of a decoder's tensors: where each stands, what it is, its names and shape. Loading, saving, moving, training and adapters all go by it.
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use anyhow::{Context, Result};
 
 use super::{
-    ids::{LinearId, NormId, PerLinear, PerNorm},
+    ids::{FUSED, Fused, LinearId, NormId, PerLinear, PerNorm},
     spec::Spec,
 };
 
@@ -34,6 +34,45 @@ pub struct Leaf {
     pub name: String,
     /// Its shape.
     pub dims: Vec<usize>,
+    /// What a checkpoint keeps it in, where that is not a tensor of its own.
+    pub whole: Option<Whole>,
+}
+
+/// A matrix of a checkpoint that several linears are rows of ([`FUSED`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// Hugging Face's name.
+    pub name: String,
+    /// The name in a GGUF file.
+    pub gguf: String,
+    /// All of its rows.
+    pub rows: usize,
+    /// The leaf's first.
+    pub first: usize,
+}
+
+impl Leaf {
+    /// The tensor of a checkpoint that it stands in, as Hugging Face names it.
+    pub fn stored_name(&self) -> &str {
+        self.whole.as_ref().map_or(&self.name, |whole| &whole.name)
+    }
+    /// The same in a GGUF file.
+    pub fn gguf_name(&self) -> String {
+        self.whole.as_ref().map_or_else(|| self.place.gguf(), |whole| whole.gguf.clone())
+    }
+    /// That tensor's shape.
+    pub fn stored_dims(&self) -> Vec<usize> {
+        let mut dims = self.dims.clone();
+        if let (Some(rows), Some(whole)) = (dims.first_mut(), &self.whole) {
+            *rows = whole.rows;
+        }
+        dims
+    }
+    /// The rows of it that are the leaf's.
+    pub fn stored_rows(&self) -> Range<usize> {
+        let first = self.whole.as_ref().map_or(0, |whole| whole.first);
+        first..first + self.dims.first().copied().unwrap_or(1)
+    }
 }
 
 impl Place {
@@ -76,6 +115,49 @@ impl Spec {
         out
     }
 
+    /// The matrix that linear `id` is rows of, where that is not one of its own.
+    fn fused(&self, id: LinearId) -> Option<&'static Fused> {
+        FUSED.iter().find(|fused| self.fused && fused.parts.contains(&id))
+    }
+
+    /// The linears of the module that `id` belongs to: itself alone, or those that are kept as one matrix.
+    pub fn module_parts(&self, id: LinearId) -> &'static [LinearId] {
+        let alone = LinearId::ALL.iter().position(|&other| other == id).unwrap_or(0);
+        self.fused(id).map_or(&LinearId::ALL[alone..=alone], |fused| fused.parts)
+    }
+
+    /// True for the linear that stands for its module.
+    pub fn is_first(&self, id: LinearId) -> bool {
+        self.module_parts(id).first() == Some(&id)
+    }
+
+    /// The path of the module that `id` belongs to: `model.layers.0.self_attn.qkv_proj` or, where it is one of its own, that of the linear.
+    pub fn module_path(&self, l: usize, id: LinearId) -> String {
+        match self.fused(id) {
+            Some(fused) => format!("model.layers.{l}.{}", fused.path),
+            None => Spec::linear_path(l, id),
+        }
+    }
+
+    /// (out, in) of that module.
+    pub fn module_dims(&self, id: LinearId) -> (usize, usize) {
+        let out = self.module_parts(id).iter().map(|&part| self.linear_dims(part).0).sum();
+        (out, self.linear_dims(id).1)
+    }
+
+    /// The last parts of the modules' paths.
+    pub fn module_names(&self) -> Vec<String> {
+        let first = LinearId::ALL.iter().filter(|&&id| self.is_first(id));
+        first.map(|&id| self.fused(id).map_or(id.module(), Fused::module).to_string()).collect()
+    }
+
+    /// The rows of that module that are `id`'s.
+    pub fn module_rows(&self, id: LinearId) -> Range<usize> {
+        let before = self.module_parts(id).iter().take_while(|&&part| part != id);
+        let first = before.map(|&part| self.linear_dims(part).0).sum::<usize>();
+        first..first + self.linear_dims(id).0
+    }
+
     /// The path of a linear: `model.layers.0.self_attn.q_proj`.
     pub fn linear_path(l: usize, id: LinearId) -> String {
         format!("model.layers.{l}.{}", id.path())
@@ -107,11 +189,29 @@ impl Spec {
                 (format!("{}.bias", Spec::linear_path(l, id)), vec![self.linear_dims(id).0])
             }
             Place::Norm(l, id) => {
-                let width = if matches!(id, NormId::Query | NormId::Key) { self.head_size } else { c };
-                (format!("model.layers.{l}.{}.weight", id.path(self.post_norms)), vec![width])
+                let whole = self.qk_norms.is_some_and(|n| n.whole);
+                let width = match id {
+                    NormId::Query if whole => self.query_size(),
+                    NormId::Key if whole => self.kv_size(),
+                    NormId::Query | NormId::Key => self.head_size,
+                    _ => c,
+                };
+                (format!("model.layers.{l}.{}.weight", id.path(self)), vec![width])
             }
         };
-        Leaf { place, name, dims }
+        Leaf { place, name, dims, whole: self.whole(place) }
+    }
+
+    /// The matrix that a checkpoint keeps a linear's in.
+    fn whole(&self, place: Place) -> Option<Whole> {
+        let Place::Weight(l, id) = place else { return None };
+        let fused = self.fused(id)?;
+        Some(Whole {
+            name: format!("model.layers.{l}.{}.weight", fused.path),
+            gguf: format!("blk.{l}.{}.weight", fused.gguf),
+            rows: self.module_dims(id).0,
+            first: self.module_rows(id).start,
+        })
     }
 
     /// Parameters of the whole model.

@@ -9,7 +9,7 @@ use super::{
     config::Config,
     ids::LinearId,
     linear::Rows,
-    spec::Spec,
+    spec::{EmbeddingScale, Spec},
     tree::{LayerTree, Leaf, LeafPart, LinearTree, Place, Tree},
     weight::{ComputeType, Weight},
 };
@@ -20,7 +20,7 @@ use crate::{
         activation::softcap,
         cross_entropy::Head,
         embedding::{embedding_scale, scaled_embedding_forward},
-        gemm::{Layout, gemm, linear_forward_many_rows},
+        gemm::{Layout, gemm},
         quantize::{Matrix, Scratch},
     },
     pipeline::placement::Placement,
@@ -222,11 +222,16 @@ impl Transformer {
 
     /// Every tensor once, by its Hugging Face name; a tied head is not listed.
     pub fn named(&self) -> Vec<(String, Matrix<'_>)> {
+        self.parts().into_iter().map(|(leaf, part)| (leaf.name, part)).collect()
+    }
+
+    /// Every leaf with its tensor.
+    pub fn parts(&self) -> Vec<(Leaf, Matrix<'_>)> {
         let shown = |part| match part {
             LeafPart::Matrix(w) => Matrix::from(w),
             LeafPart::Vector(t) => Matrix::Dense(t),
         };
-        self.weights.leaves(&self.spec).into_iter().map(|(leaf, part)| (leaf.name, shown(part))).collect()
+        self.weights.leaves(&self.spec).into_iter().map(|(leaf, part)| (leaf, shown(part))).collect()
     }
 
     /// Every leaf's tensor; an error that names the first matrix in blocks, for `what` needs tensors.
@@ -248,15 +253,18 @@ impl Transformer {
 
     /// What turns hidden states into logits.
     pub fn head(&self) -> Head<'_> {
-        Head { weight: self.weights.head().into(), softcap: self.spec.final_softcap }
+        let Spec { final_softcap, logit_scale, .. } = self.spec;
+        Head { weight: self.weights.head().into(), scale: logit_scale, softcap: final_softcap }
     }
 
     /// By what embeddings are multiplied, rounded as transformers does it to the weights' type.
     pub(super) fn embedding_scale(&self) -> f32 {
-        if !self.spec.scaled_embedding {
-            return 1.0;
+        match self.spec.embedding_scale {
+            EmbeddingScale::By(scale) => scale,
+            EmbeddingScale::RootOfWidth => {
+                embedding_scale(self.spec.hidden_size, self.weights.embed_tokens.dtype())
+            }
         }
-        embedding_scale(self.spec.hidden_size, self.weights.embed_tokens.dtype())
     }
 
     /// out (N, C) = the embeddings of `tokens` (N).
@@ -268,8 +276,8 @@ impl Transformer {
     pub fn logits(&self, logits: &mut Tensor, hidden: &Tensor, rows: Rows) -> Result<()> {
         let head = self.head();
         match rows {
-            Rows::Many => linear_forward_many_rows(logits, hidden, head.weight, None)?,
-            Rows::Any => gemm(logits, hidden, head.weight, Layout::NT, 1.0, false)?,
+            Rows::Many => head.product(logits, hidden)?,
+            Rows::Any => gemm(logits, hidden, head.weight, Layout::NT, head.scale, false)?,
         }
         head.softcap.map_or(Ok(()), |cap| softcap(logits, cap))
     }

@@ -41,8 +41,7 @@ impl Transformer {
     /// Writes a directory that transformers loads, every tensor as `stored`; generation_config.json and tokenizer files are copied from `companions`.
     pub fn save_pretrained(&self, dir: &Path, stored: Stored, companions: Option<&Path>) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let tensors = self.named();
-        write_sharded(dir, &tensors, stored, SHARD_BYTES)?;
+        write_sharded(dir, &self.stored(), stored, SHARD_BYTES)?;
         let mut config = serde_json::to_value(&self.config)?;
         // transformers 5 knows `dtype`, and reads the older name only where that is missing.
         if let Some(fields) = config.as_object_mut() {
@@ -58,6 +57,18 @@ impl Transformer {
             copy_tokenizer(from, dir)?;
         }
         Ok(())
+    }
+
+    /// Every tensor of a checkpoint once: what stands in it, row upon row.
+    fn stored(&self) -> Vec<(String, Vec<Matrix<'_>>)> {
+        let mut tensors: Vec<(String, Vec<Matrix>)> = vec![];
+        for (leaf, part) in self.parts() {
+            match tensors.iter_mut().rfind(|(name, _)| name == leaf.stored_name()) {
+                Some((_, parts)) => parts.push(part),
+                None => tensors.push((leaf.stored_name().into(), vec![part])),
+            }
+        }
+        tensors
     }
 
     /// Whether f16 holds every weight: a finite one of them would not become infinite.
@@ -99,11 +110,21 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     crate::data::files::write_atomic(path, bytes)
 }
 
-fn write_sharded(dir: &Path, tensors: &[(String, Matrix)], dtype: Stored, shard_bytes: usize) -> Result<()> {
-    let mut shards: Vec<Vec<&(String, Matrix)>> = vec![vec![]];
+/// Numbers in a tensor.
+fn numbers(parts: &[Matrix]) -> usize {
+    parts.iter().map(|t| t.shape().iter().product::<usize>()).sum()
+}
+
+fn write_sharded(
+    dir: &Path,
+    tensors: &[(String, Vec<Matrix>)],
+    dtype: Stored,
+    shard_bytes: usize,
+) -> Result<()> {
+    let mut shards: Vec<Vec<&(String, Vec<Matrix>)>> = vec![vec![]];
     let mut filled = 0;
     for t in tensors {
-        let bytes = t.1.shape().iter().product::<usize>() * dtype.bytes();
+        let bytes = numbers(&t.1) * dtype.bytes();
         if filled > 0 && filled + bytes > shard_bytes {
             shards.push(vec![]);
             filled = 0;
@@ -122,7 +143,7 @@ fn write_sharded(dir: &Path, tensors: &[(String, Matrix)], dtype: Stored, shard_
         write_matrices(&dir.join(&name), shard, dtype)?;
         shard.iter().for_each(|(tensor, _)| drop(weight_map.insert(tensor.clone(), json!(name))));
     }
-    let total: usize = tensors.iter().map(|t| t.1.shape().iter().product::<usize>() * dtype.bytes()).sum();
+    let total: usize = tensors.iter().map(|t| numbers(&t.1) * dtype.bytes()).sum();
     let index: Value = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
     write_file(&dir.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())
 }
@@ -133,23 +154,28 @@ pub fn write_safetensors<T: Borrow<Tensor>>(
     tensors: &[&(String, T)],
     dtype: DType,
 ) -> Result<()> {
-    let all: Vec<(String, Matrix)> =
-        tensors.iter().map(|(name, t)| (name.clone(), Matrix::Dense(t.borrow()))).collect();
+    let all: Vec<(String, Vec<Matrix>)> =
+        tensors.iter().map(|(name, t)| (name.clone(), vec![Matrix::Dense(t.borrow())])).collect();
     write_matrices(path, &all.iter().collect::<Vec<_>>(), dtype.try_into()?)
 }
 
-/// The same of matrices that may be blocks, which are unpacked one at a time.
-fn write_matrices(path: &Path, tensors: &[&(String, Matrix)], dtype: Stored) -> Result<()> {
+/// The same of matrices that may be blocks, which are unpacked one at a time, and of those that several are the rows of.
+fn write_matrices(path: &Path, tensors: &[&(String, Vec<Matrix>)], dtype: Stored) -> Result<()> {
     let mut header = BTreeMap::new();
     header.insert("__metadata__".to_string(), json!({"format": "pt"}));
     let mut offset = 0;
-    for (name, t) in tensors {
+    for (name, parts) in tensors {
+        let t = parts.first().with_context(|| format!("tensor {name} has no part"))?;
         let (name_of, bytes) = match t.dtype() {
             DType::U32 => ("U32", 4),
             _ => (dtype.safetensors_name(), dtype.bytes()),
         };
-        let end = offset + t.shape().iter().product::<usize>() * bytes;
-        let entry = json!({"dtype": name_of, "shape": t.shape(), "data_offsets": [offset, end]});
+        let end = offset + numbers(parts) * bytes;
+        let mut shape = t.shape().to_vec();
+        if parts.len() > 1 {
+            shape[0] = parts.iter().map(|part| part.shape()[0]).sum();
+        }
+        let entry = json!({"dtype": name_of, "shape": shape, "data_offsets": [offset, end]});
         ensure!(header.insert(name.clone(), entry).is_none(), "two tensors are called {name}");
         offset = end;
     }
@@ -163,7 +189,7 @@ fn write_matrices(path: &Path, tensors: &[&(String, Matrix)], dtype: Stored) -> 
     let mut out = BufWriter::new(std::fs::File::create(&partial).with_context(context)?);
     out.write_all(&(header.len() as u64).to_le_bytes()).with_context(context)?;
     out.write_all(header.as_bytes()).with_context(context)?;
-    for (name, t) in tensors {
+    for (name, t) in tensors.iter().flat_map(|(name, parts)| parts.iter().map(move |t| (name, t))) {
         match t {
             Matrix::Dense(t) => write_tensor(&mut out, t, dtype),
             Matrix::Blocks(b) => write_tensor(&mut out, &b.to_dense(t.dtype())?, dtype),

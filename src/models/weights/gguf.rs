@@ -82,7 +82,8 @@ impl Checkpoint {
         };
         if as_it_is && format.order == RowOrder::Straight {
             let entry = self.entry(leaf)?;
-            let (map, offset) = (self.file.maps[entry.part].clone(), entry.offset);
+            let map = self.file.maps[entry.part].clone();
+            let offset = self.offset(leaf, format.kind.row_bytes(format.shape[1]))?;
             // Where it is misaligned, which no writer of today does, it is read as blocks of one value.
             if let Ok(t) = Tensor::mapped(&leaf.name, map, offset, compute.dtype(), &leaf.dims) {
                 check_finite(&t).with_context(|| self.file.path.display().to_string())?;
@@ -120,7 +121,7 @@ impl Checkpoint {
     }
 
     fn entry(&self, leaf: &Leaf) -> Result<&GgufTensor> {
-        let (path, name) = (self.file.path.display(), leaf.place.gguf());
+        let (path, name) = (self.file.path.display(), leaf.gguf_name());
         let index = *self.by_name.get(&name).with_context(|| format!("{path} has no tensor {name}"))?;
         Ok(&self.file.tensors[index])
     }
@@ -130,6 +131,14 @@ impl Checkpoint {
         let path = self.file.path.display();
         ensure!(shape == *dims, "{path}: tensor {} has shape {shape:?}, expected {dims:?}", entry.name);
         Ok(())
+    }
+
+    /// Where the leaf's rows begin in the file, bytes.
+    fn offset(&self, leaf: &Leaf, row_bytes: Option<usize>) -> Result<usize> {
+        let (entry, first) = (self.entry(leaf)?, leaf.whole.as_ref().map_or(0, |whole| whole.first));
+        let before = if first == 0 { Some(0) } else { row_bytes.and_then(|n| n.checked_mul(first)) };
+        let offset = before.and_then(|n| n.checked_add(entry.offset));
+        offset.with_context(|| format!("tensor {}: its rows are no whole blocks", entry.name))
     }
 
     /// How the rows of a tensor are put back.
@@ -145,14 +154,15 @@ impl Checkpoint {
     /// A matrix of a type that is never kept as blocks.
     fn unpacked(&self, entry: &GgufTensor, leaf: &Leaf, kind: PackedType, dtype: DType) -> Result<Tensor> {
         let context = || format!("{}: tensor {} ({})", self.file.path.display(), entry.name, kind.name());
-        self.check_shape(entry, &leaf.dims)?;
+        self.check_shape(entry, &leaf.stored_dims())?;
         let (values, size) = kind.block();
         let cols = leaf.dims.last().copied().filter(|cols| cols.is_multiple_of(values));
         let cols = cols.with_context(|| format!("{}: its rows are no whole blocks", context()))?;
         let rows = leaf.dims.iter().product::<usize>() / cols;
         let row_bytes = cols / values * size;
-        let end = rows.checked_mul(row_bytes).and_then(|n| n.checked_add(entry.offset));
-        let bytes = end.and_then(|end| self.file.maps[entry.part].get(entry.offset..end));
+        let offset = self.offset(leaf, Some(row_bytes))?;
+        let end = rows.checked_mul(row_bytes).and_then(|n| n.checked_add(offset));
+        let bytes = end.and_then(|end| self.file.maps[entry.part].get(offset..end));
         let bytes =
             bytes.with_context(|| format!("{}: it leaves the file, which is truncated", context()))?;
         let mut out = vec![0.0; rows * cols];
@@ -175,9 +185,9 @@ impl Checkpoint {
     /// How the blocks of a tensor lie in the file, read with activations in f32.
     fn format(&self, leaf: &Leaf, compute: DType) -> Result<BlockFormat> {
         let (path, entry, dims) = (self.file.path.display(), self.entry(leaf)?, &leaf.dims);
+        self.check_shape(entry, &leaf.stored_dims())?;
         let kind =
             GgmlType::readable(entry.ggml_type).with_context(|| format!("{path}: tensor {}", entry.name))?;
-        self.check_shape(entry, dims)?;
         let (&cols, rows) = dims.split_last().with_context(|| format!("{} has no dimension", leaf.name))?;
         let mut format = BlockFormat {
             kind,
@@ -199,9 +209,10 @@ impl Checkpoint {
         let format = BlockFormat { activations, ..self.format(leaf, compute)? };
         let kind = format.kind;
         let map = &self.file.maps[entry.part];
-        let blocks = Blocks::mapped(&leaf.name, map.clone(), entry.offset, format)
+        let offset = self.offset(leaf, kind.row_bytes(format.shape[1]))?;
+        let blocks = Blocks::mapped(&leaf.name, map.clone(), offset, format)
             .with_context(|| format!("{path}: tensor {}", entry.name))?;
-        check_blocks(&entry.name, kind, &map[entry.offset..][..blocks.bytes()])
+        check_blocks(&entry.name, kind, &map[offset..][..blocks.bytes()])
             .with_context(|| path.to_string())?;
         Ok(blocks)
     }

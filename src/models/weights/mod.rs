@@ -72,7 +72,7 @@ impl WeightSource {
     /// A decoder's tensor as `dtype`: in place in the mapped file where it stands there in that type, else converted.
     pub fn leaf(&self, leaf: &Leaf, dtype: DType) -> Result<Tensor> {
         match self {
-            WeightSource::Safetensors(c) => c.tensor(&leaf.name, &leaf.dims, dtype),
+            WeightSource::Safetensors(c) => c.leaf(leaf, dtype),
             WeightSource::Gguf(c) => c.leaf(leaf, dtype),
         }
     }
@@ -105,10 +105,11 @@ impl WeightSource {
     pub fn check_leaves(&self, spec: &Spec) -> Result<()> {
         let leaves = spec.leaves();
         let (names, places): (Vec<&str>, HashSet<String>) = match self {
-            WeightSource::Safetensors(c) => {
-                (c.names(), leaves.iter().map(|leaf| safetensors::canonical(&leaf.name).into()).collect())
-            }
-            WeightSource::Gguf(c) => (c.names(), leaves.iter().map(|leaf| leaf.place.gguf()).collect()),
+            WeightSource::Safetensors(c) => (
+                c.names(),
+                leaves.iter().map(|leaf| safetensors::canonical(leaf.stored_name()).into()).collect(),
+            ),
+            WeightSource::Gguf(c) => (c.names(), leaves.iter().map(Leaf::gguf_name).collect()),
         };
         // A tied head may be written twice; the rotary frequencies follow from the configuration.
         let known = |name: &str| {

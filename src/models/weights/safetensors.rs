@@ -2,6 +2,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,6 +18,7 @@ use serde_json::Value;
 use super::{finite::check_finite, pickle};
 use crate::{
     data::map::{Map, map_path},
+    models::transformer::tree::Leaf,
     tensor::{DType, Tensor},
 };
 
@@ -219,6 +221,17 @@ impl Checkpoint {
 
     /// The tensor as `dtype`, in place in the mapped file where it stands there in that type. One that holds a NaN or an infinity is an error.
     pub fn tensor(&self, name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
+        self.rows(name, dims, 0..dims.first().copied().unwrap_or(1), dtype)
+    }
+
+    /// The same of a decoder's tensor, which may be some rows of one.
+    pub fn leaf(&self, leaf: &Leaf, dtype: DType) -> Result<Tensor> {
+        let t = self.rows(leaf.stored_name(), &leaf.stored_dims(), leaf.stored_rows(), dtype)?;
+        Ok(if leaf.whole.is_some() { t.renamed(&leaf.name) } else { t })
+    }
+
+    /// Some rows of a tensor of this shape.
+    fn rows(&self, name: &str, dims: &[usize], rows: Range<usize>, dtype: DType) -> Result<Tensor> {
         let entry = self.entries.get(canonical(name)).with_context(|| {
             format!("{} has no tensor {name}: does config.json belong to these weights?", self.dir.display())
         })?;
@@ -238,14 +251,22 @@ impl Checkpoint {
             let narrow = narrow(&bytes).with_context(|| format!("{}: tensor {name}", path.display()))?;
             (bytes, from, in_place) = (narrow.into(), Dtype::F32, false);
         }
+        let row = bytes.len() / dims.first().map_or(1, |&rows| rows.max(1));
+        let range = rows.start * row..rows.end * row;
+        let start = entry.offset + range.start;
+        let bytes = bytes.get(range).context("rows beyond a tensor")?;
+        let mut dims = dims.to_vec();
+        if let Some(first) = dims.first_mut() {
+            *first = rows.len();
+        }
         let same = matches!((from, dtype), (Dtype::F32, DType::F32) | (Dtype::BF16, DType::Bf16));
         if same && in_place && (bytes.as_ptr() as usize).is_multiple_of(dtype.bytes()) {
-            let mapped = Tensor::mapped(name, map.clone(), entry.offset, dtype, dims)?;
+            let mapped = Tensor::mapped(name, map.clone(), start, dtype, &dims)?;
             check_finite(&mapped).with_context(|| path.display().to_string())?;
             return Ok(mapped);
         }
-        let mut out = Tensor::zeros(name, dtype, dims)?;
-        convert(&mut out, from, &bytes).with_context(|| format!("{}: tensor {name}", path.display()))?;
+        let mut out = Tensor::zeros(name, dtype, &dims)?;
+        convert(&mut out, from, bytes).with_context(|| format!("{}: tensor {name}", path.display()))?;
         check_finite(&out).with_context(|| path.display().to_string())?;
         Ok(out)
     }

@@ -106,7 +106,7 @@ pub fn linear_forward<'a>(
     weight: impl Into<Matrix<'a>>,
     bias: Option<&Tensor>,
 ) -> Result<()> {
-    linear(out, inp, weight.into(), bias, false)
+    linear(out, inp, weight.into(), bias, 1.0, false)
 }
 
 /// As [`linear_forward`], fast for many rows: for training and scoring. On a tile unit the last bits of f32 products differ from
@@ -117,11 +117,28 @@ pub fn linear_forward_many_rows<'a>(
     weight: impl Into<Matrix<'a>>,
     bias: Option<&Tensor>,
 ) -> Result<()> {
-    linear(out, inp, weight.into(), bias, true)
+    linear(out, inp, weight.into(), bias, 1.0, true)
 }
 
-fn linear(out: &mut Tensor, inp: &Tensor, weight: Matrix, bias: Option<&Tensor>, many: bool) -> Result<()> {
-    let extras = Extras { bias, ..Extras::default() };
+/// out (N, M) = alpha inp (N, K) weightᵀ (M, K), with the products of [`linear_forward_many_rows`].
+pub(super) fn scaled_linear_forward(
+    out: &mut Tensor,
+    inp: &Tensor,
+    weight: Matrix,
+    alpha: f32,
+) -> Result<()> {
+    linear(out, inp, weight, None, alpha, true)
+}
+
+fn linear(
+    out: &mut Tensor,
+    inp: &Tensor,
+    weight: Matrix,
+    bias: Option<&Tensor>,
+    alpha: f32,
+    many: bool,
+) -> Result<()> {
+    let extras = Extras { bias, alpha, ..Extras::default() };
     if product("linear_forward", out, inp, weight, Layout::NT, extras, None)?.is_some() {
         return Ok(());
     }
@@ -133,7 +150,7 @@ fn linear(out: &mut Tensor, inp: &Tensor, weight: Matrix, bias: Option<&Tensor>,
         }
         None => None,
     };
-    dot_product(&mut [out], inp, &[weight], Epilogue { alpha: 1.0, accumulate: false, bias }, many)
+    dot_product(&mut [out], inp, &[weight], Epilogue { alpha, accumulate: false, bias }, many)
 }
 
 /// out (N, M) = inp (N, K) weightᵀ (M, K) [+ bias (M)] + resid (N, M): a layer that ends in a residual addition. On a GPU the addition is the product's
@@ -152,7 +169,7 @@ pub fn linear_add_forward<'a>(
     if product("linear_add_forward", out, inp, weight, Layout::NT, extras, None)?.is_some() {
         return Ok(());
     }
-    linear(out, inp, weight, bias, true)?;
+    linear(out, inp, weight, bias, 1.0, true)?;
     add(out, resid)
 }
 
@@ -164,7 +181,7 @@ pub fn linear_forward_many<'a, M: Into<Matrix<'a>> + Copy>(
 ) -> Result<()> {
     let weights: Vec<Matrix> = weights.iter().map(|&w| w.into()).collect();
     if inp.gpu().is_some() {
-        return outs.iter_mut().zip(weights).try_for_each(|(out, w)| linear(out, inp, w, None, false));
+        return outs.iter_mut().zip(weights).try_for_each(|(out, w)| linear(out, inp, w, None, 1.0, false));
     }
     dot_product(outs, inp, &weights, Epilogue { alpha: 1.0, accumulate: false, bias: None }, false)
 }

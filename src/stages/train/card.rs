@@ -194,6 +194,7 @@ mod tests {
             best: Some((1.25, 8)),
             start: Some(2.0),
             warning: None,
+            ranks: vec![],
             budgets: vec![(0, 64)],
             finished: true,
         };

@@ -55,7 +55,7 @@ const STEP_TOKENS: usize = 4096;
 /// Steps of an epoch at least, where there are documents for them.
 const EPOCH_STEPS: usize = 10;
 /// Documents of a step at most, and where shards are given.
-const STEP_DOCUMENTS: usize = 128;
+pub(super) const STEP_DOCUMENTS: usize = 128;
 /// Steps below which a training rarely settles.
 const FEW_STEPS: u64 = 30;
 /// Share of the rows that is held out.

@@ -31,7 +31,9 @@ pub(super) fn export(
 ) -> Result<()> {
     let (base, revision) = hub::reference(&args.model)?;
     match step.adapter() {
-        Some(lora) => lora.to_device(&Device::Cpu)?.save(&args.out, &base, revision.as_deref())?,
+        Some(lora) => {
+            lora.to_device(&model.spec, &Device::Cpu)?.save(&args.out, &base, revision.as_deref())?
+        }
         None => {
             let model = model.to_device(&Device::Cpu)?;
             let stored = stored_as(args, &model, path)?;

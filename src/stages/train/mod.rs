@@ -4,6 +4,7 @@ mod answers;
 pub(super) mod card;
 mod data;
 mod export;
+mod launch;
 mod load;
 pub mod page;
 mod probe;
@@ -12,12 +13,16 @@ mod rewards;
 mod screen;
 mod settings;
 mod summary;
+mod together;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use crate::error::Error;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::pipeline::{
@@ -32,17 +37,19 @@ use crate::pipeline::{
 };
 use crate::{
     data::token_shard::TokenShard,
+    device::DeviceChoice,
+    distributed::{ranks::Ranks, team::Team},
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer, weights::resolve},
     recipe::{
         eval::EvalSettings,
         pack::PackSettings,
-        train::{GuardAction, TrainSettings},
+        train::{GuardAction, Reduce, TrainSettings},
     },
     stages::pack::Validation,
     train::{
         checkpoint,
         guard::is_source,
-        trainer::{CHANGEABLE, Checks, train},
+        trainer::{CHANGEABLE, Checks, RANKS, train},
         validation::largest_batch,
     },
 };
@@ -57,7 +64,7 @@ use screen::{Screen, Seen};
 pub use settings::memory;
 use settings::{guard_text, kept, trainer_settings};
 pub use summary::next_commands;
-use summary::{ending, print_memory};
+use summary::{ending, interruption, print_memory};
 
 /// Arguments of `train`.
 #[derive(Clone, Debug, clap::Args)]
@@ -120,9 +127,19 @@ pub struct Args {
     pub probe: Option<EvalSettings>,
 }
 
-/// Runs the stage.
+/// Runs the stage: in this process, as one rank of several, or by starting a process for each of several GPUs.
 pub fn run(args: &Args) -> Result<()> {
     args.settings.check()?;
+    let ranks = if planning() { None } else { Ranks::of_environment()? };
+    match (ranks, args.placement.device) {
+        (Some(ranks), _) => together::run(args, &ranks),
+        (None, DeviceChoice::Several(first, last)) if !planning() => launch::run(args, first..=last),
+        _ => run_with(args, None),
+    }
+}
+
+/// In this process, rank 0 of several or alone.
+fn run_with(args: &Args, together: Option<&together::First>) -> Result<()> {
     load::check_placement(args)?;
     let model_path = resolve(&args.model)?;
     must_go_on(args)?;
@@ -134,9 +151,7 @@ pub fn run(args: &Args) -> Result<()> {
         stage::check_place::<Reference>(&args.out.join(reference::FOLDER))?;
     }
     let args = &data::prepare(args)?;
-    let shards = args.shards.clone().context("--shards is missing")?;
-    let probe = probe::Probe::new(args, &model_path)?;
-    let mut train = Train { args, shards, model_path, probe, seen: Seen::default() };
+    let mut train = Train::new(args, model_path, together)?;
     stage::run(&mut train)?;
     if planning() {
         return Ok(());
@@ -163,6 +178,19 @@ struct Train<'a> {
     model_path: PathBuf,
     probe: Option<probe::Probe>,
     seen: Seen,
+    /// Where the other ranks come to, if there are any.
+    together: Option<&'a together::First>,
+    /// How many train together.
+    ranks: usize,
+}
+
+impl<'a> Train<'a> {
+    fn new(args: &'a Args, model_path: PathBuf, together: Option<&'a together::First>) -> Result<Train<'a>> {
+        let shards = args.shards.clone().context("--shards is missing")?;
+        let probe = probe::Probe::new(args, &model_path)?;
+        let ranks = together.map_or(1, |t| t.ranks());
+        Ok(Train { args, shards, model_path, probe, seen: Seen::default(), together, ranks })
+    }
 }
 
 impl Stage for Train<'_> {
@@ -192,6 +220,9 @@ impl Stage for Train<'_> {
         let identity = Identity::of(&self.args.settings)?
             .with("batch-tokens", self.args.settings.batch_tokens)?
             .placed(self.args.placement)?;
+        // So do the ranks, unless sums have a fixed order.
+        let counts = self.ranks > 1 && self.args.settings.reduce == Reduce::AllReduce;
+        let identity = if counts { identity.with(RANKS, self.ranks)? } else { identity };
         match &self.probe {
             Some(probe) => identity.with("probe", probe.identity()?),
             None => Ok(identity),
@@ -242,8 +273,18 @@ impl Stage for Train<'_> {
     }
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {
+        let team = self.together.map(|first| first.meet(self.args, open.manifest())).transpose()?;
+        let team = Rc::new(team.unwrap_or_default());
+        let made = self.work(open.manifest(), Some(&*open), &team);
+        team.ended(made)?.context("the stage has no result")
+    }
+}
+
+impl Train<'_> {
+    /// The work itself, of one rank; rank 0, or one alone, has the folder `open` and the result.
+    fn work(&mut self, manifest: &Manifest, open: Option<&Open>, team: &Rc<Team>) -> Result<Option<Made>> {
         let args = self.args;
-        args.restart.then(|| checkpoint::clean(&args.out)).transpose()?;
+        open.filter(|_| args.restart).map(|_| checkpoint::clean(&args.out)).transpose()?;
         let data::Shards { train: shard, validation, source } =
             data::Shards::open(&self.shards, &args.settings)?;
         check_guard(&args.settings, source.as_ref(), &shard)?;
@@ -253,17 +294,18 @@ impl Stage for Train<'_> {
         let held = [Some(&shard), validation.as_ref()];
         let sampled = Sampled::new(&args.settings, &self.model_path, (&model, &trainable), held)?;
         let mut model = model.place(args.placement.device)?;
+        together::connect(team, &model.device())?;
         let texts = text.iter().map(|t| t.longest());
         let longest = (0..shard.len()).map(|i| shard.document_len(i)).chain(texts).max().unwrap_or(0);
         let evaluated = validation.iter().chain(&source);
         let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
         let mut step = step_of(&args.settings, &model, trainable, mixed, room.max(longest))?;
-        if !args.quiet {
+        if !args.quiet && team.is_first() {
             print_memory(&model, &step, args.settings.optimizer);
             amount::print_time(args, &model.config, &shard)?;
         }
         data::warn_of_few_steps(&args.settings, shard.units());
-        let mut settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));
+        let mut settings = trainer_settings(&args.settings, checkpoint_identity(manifest));
         settings.preference = preference(args, [&self.shards, &self.model_path], (&model, &mut step), held)?;
         let mut screen = Screen::new(&model, &step, args.quiet);
         let on_policy = sampled.as_ref().map(|s| s.on_policy(&model, validation.as_ref())).transpose()?;
@@ -280,25 +322,22 @@ impl Stage for Train<'_> {
                 text: text.as_ref(),
                 probe: probe.is_some().then_some(&mut measure),
                 on_policy,
+                team: team.clone(),
             },
             &settings,
             &args.out,
             &interrupted,
             &mut |event| screen.show(event),
         )?;
+        team.disconnect();
         self.seen = screen.end();
-        if !outcome.finished {
-            bail!(Error::interrupted(format!(
-                "interrupted after step {}; a checkpoint is in {}: run the same command again to resume",
-                outcome.steps,
-                args.out.display()
-            )));
-        }
+        ensure!(outcome.finished, interruption(&outcome, &args.out));
+        let Some(open) = open else { return Ok(None) };
         export(args, &self.shards, &model, &step, &self.model_path, (settings.lr, &outcome))?;
         open.write(PAGE, page::page(args, &self.shards, &outcome)?.to_html().as_bytes())?;
         checkpoint::clean(&args.out)?;
         let summary = summary::of(&outcome, &args.out)?;
-        Ok(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out)))
+        Ok(Some(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out))))
     }
 }
 
@@ -319,6 +358,10 @@ fn differences(of_checkpoint: &Value, expected: &Manifest) -> Vec<String> {
     let mut old = expected.clone();
     old.settings = of_checkpoint.clone();
     old.settings[CHANGEABLE] = expected.settings[CHANGEABLE].clone();
+    match expected.settings.get(RANKS) {
+        Some(ranks) => old.settings[RANKS] = ranks.clone(),
+        None => drop(old.settings.as_object_mut().map(|settings| settings.shift_remove(RANKS))),
+    }
     if let Some(dtype) = expected.settings.get(SAVE_DTYPE) {
         old.settings[SAVE_DTYPE] = dtype.clone();
     }

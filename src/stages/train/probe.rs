@@ -97,7 +97,7 @@ impl Probe {
         let device = model.device();
         let mut copy = model.to_device(&Device::Cpu)?;
         if let Some(lora) = step.adapter() {
-            copy.apply_adapter(&lora.to_device(&Device::Cpu)?)?;
+            copy.apply_adapter(&lora.to_device(&copy.spec, &Device::Cpu)?)?;
         }
         let answerer = Answerer {
             model: copy.to_device(&device)?,

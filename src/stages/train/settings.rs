@@ -19,7 +19,7 @@ use crate::{
     },
     ops::kl_divergence::Mixed,
     pipeline::placement::Placement,
-    recipe::train::{GuardAction, KeepSource, Method, Normalize, TrainSettings},
+    recipe::train::{GuardAction, KeepSource, Method, Normalize, Reduce, TrainSettings},
     report::out::note,
     tensor::DType,
     train::{
@@ -173,6 +173,7 @@ pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSet
         },
         // Needs the reference's log-probabilities.
         preference: None,
+        fixed_order: s.reduce == Reduce::Fixed,
         per_sentence: s.normalize == Normalize::Sentences,
         eval_every: s.eval_every,
         patience: s.patience,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Args, rewards::Change, screen::Seen, settings::state_of};
 use crate::{
+    error::Error,
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
     pipeline::{
         manifest::Manifest,
@@ -18,7 +19,7 @@ use crate::{
     },
     train::{
         optimizer::OptimizerKind,
-        trainer::{CHANGEABLE, TrainOutcome},
+        trainer::{CHANGEABLE, RANKS, TrainOutcome},
     },
 };
 
@@ -103,6 +104,15 @@ pub(super) fn print_memory(model: &Transformer, step: &TrainStep, optimizer: Opt
     say!("train: memory in MiB: {}, in all {:.0}", parts.join(", "), mib(total));
 }
 
+/// Of a training that was asked to stop.
+pub(super) fn interruption(outcome: &TrainOutcome, out: &Path) -> Error {
+    Error::interrupted(format!(
+        "interrupted after step {}; a checkpoint is in {}: run the same command again to resume",
+        outcome.steps,
+        out.display()
+    ))
+}
+
 /// The stage's own line.
 pub(super) fn ending(outcome: &TrainOutcome, out: &Path) -> String {
     match outcome.best {
@@ -125,6 +135,9 @@ pub(super) fn of(outcome: &TrainOutcome, out: &Path) -> Result<Value> {
     summary["validation-loss-before"] = json!(outcome.start);
     if outcome.budgets.len() > 1 {
         summary[CHANGEABLE] = json!(outcome.budgets);
+    }
+    if !outcome.ranks.is_empty() {
+        summary[RANKS] = json!(outcome.ranks);
     }
     if let Some(warning) = &outcome.warning {
         summary["warning"] = json!(warning);

@@ -1,10 +1,10 @@
 //! Is the source language kept? Held-out rows and plain text, and what the guard makes of them.
 use anyhow::Result;
 
-use super::{Run, validation_loss};
+use super::{super::validation::loss_over_ranks, Run};
 use crate::{
     models::transformer::{train_step::TrainStep, weights::Transformer},
-    train::{guard::GuardState, run_types::TrainEvent},
+    train::{guard::GuardState, held_out_text::HeldOutText, run_types::TrainEvent},
 };
 
 impl Run<'_> {
@@ -16,21 +16,26 @@ impl Run<'_> {
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<bool> {
         let number = self.state.step;
-        let loss =
-            self.checks.source.map(|rows| validation_loss(model, step, rows, self.settings)).transpose()?;
+        let loss = self
+            .checks
+            .source
+            .map(|rows| loss_over_ranks(model, step, rows, (self.settings, &self.team)))
+            .transpose()?;
         let budget = self.settings.batch_tokens;
-        let bits = self.checks.text.map(|text| text.bits_per_byte(model, step, budget)).transpose()?;
+        let team = self.team.clone();
+        let bits = |text: &HeldOutText| team.from_first(|| text.bits_per_byte(model, step, budget));
+        let bits = self.checks.text.map(bits).transpose()?;
         for (what, value) in [("source-language loss", loss), ("bits per byte of the guard's text", bits)] {
             value.map_or(Ok(()), |value| self.check_finite(what, value, number))?;
         }
         let stop = self.state.guard.observe(loss, bits, &self.settings.guard);
         let GuardState { before, bits_before, weight } = self.state.guard;
         if let Some(loss) = loss {
-            self.log.write(number, &[("eval/source_loss", loss)])?;
+            self.write(number, &[("eval/source_loss", loss)])?;
             on_event(TrainEvent::Guard { step: number, loss, before: before.unwrap_or(loss), weight });
         }
         if let Some(bits) = bits {
-            self.log.write(number, &[("eval/source_bits_per_byte", bits)])?;
+            self.write(number, &[("eval/source_bits_per_byte", bits)])?;
             let before = bits_before.unwrap_or(bits);
             on_event(TrainEvent::GuardText { step: number, bits, before, weight });
         }

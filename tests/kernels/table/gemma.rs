@@ -146,7 +146,7 @@ fn capped_loss(w: &World, d: &[usize]) -> Result<Case> {
         Arena::build("scratch", &w.device, |a| LossScratch::lay_out(a, acts, rows, v, c, 256 << 20))?;
     let (mut losses, mut dh) = (w.out_f32(&[rows])?, w.out(&[rows, c])?);
     case(&w.ends(&[&losses, &dh], n)?, move || {
-        let head = Head { weight: (&head).into(), softcap: Some(LOGITS_CAP) };
+        let head = Head { weight: (&head).into(), scale: 1.0, softcap: Some(LOGITS_CAP) };
         let (s, t) = (&mut scratch, &targets);
         linear_cross_entropy_forward_backward(&mut losses, &mut dh, None, s, &hidden, head, t, &weights, 1.0)
     })

@@ -64,7 +64,7 @@ fn divergence(w: &World, d: &[usize], softcap: Option<f32>, most: Option<f32>) -
     let outs: Vec<_> = outs.into_iter().map(|(_, out)| out).collect();
     Ok(case(&outs, move || {
         let (s, states, d, t) = (&mut scratch, (&hidden, &base), Some(&mut dh), &targets);
-        let head = Head { weight: (&head).into(), softcap };
+        let head = Head { weight: (&head).into(), scale: 1.0, softcap };
         let clip = most.map(|most| Clip { most, clipped: &mut clipped });
         let (l, k) = (&mut losses, &mut divergences);
         linear_kl_divergence(l, k, d, s, states, head, t, &weights, &rows, MIXED, clip)

@@ -10,7 +10,7 @@ use crate::{
         config::Config,
         ids::{LinearId, PerLinear},
         registry::{Family, GgufFamily},
-        spec::{NormSpec, Spec},
+        spec::{EmbeddingScale, NormSpec, Spec},
     },
     ops::activation::Activation,
 };
@@ -53,7 +53,7 @@ pub(super) fn base(c: &Config) -> Result<Spec> {
         gate: Activation::GeluTanh,
         norm: NormSpec { gain_offset: 1.0, ..plain.norm },
         biases: PerLinear::from_fn(|id| attention(id) && c.attention_bias),
-        scaled_embedding: true,
+        embedding_scale: EmbeddingScale::RootOfWidth,
         ..plain
     })
 }

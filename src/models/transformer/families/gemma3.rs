@@ -12,7 +12,7 @@ use crate::{
         config::Config,
         registry::{Family, GgufFamily},
         rope_table::RopeSpec,
-        spec::{LayerSpec, Spec},
+        spec::{LayerSpec, QkNorms, Spec},
     },
 };
 
@@ -54,13 +54,13 @@ fn spec(c: &Config) -> Result<Spec> {
     ensure!(pattern >= 1.0 && pattern.fract() == 0.0, "sliding_window_pattern is {pattern}");
     let mut layers = LayerSpec::windowed(c, c.sliding_window, |l| (l + 1) % pattern as usize != 0)?;
     for layer in &mut layers {
-        layer.rope = if layer.window.is_some() { SLIDING } else { FULL };
+        layer.rope = Some(if layer.window.is_some() { SLIDING } else { FULL });
     }
     ensure!(
         c.number("attn_logit_softcapping")?.is_none(),
         "attn_logit_softcapping is set: transformers leaves it out for Gemma 3, so it is not clear what the model computes; remove the field to do as transformers does"
     );
-    Ok(Spec { layers, qk_norms: true, ropes: ropes(c)?, ..gemma2::capped(c)? })
+    Ok(Spec { layers, qk_norms: Some(QkNorms::HEADS), ropes: ropes(c)?, ..gemma2::capped(c)? })
 }
 
 /// Of full layers, and of windowed ones: newer files nest them by kind of layer, older ones have a field for each.

@@ -18,7 +18,7 @@ use crate::{
 pub const FAMILY: Family = Family {
     model_type: "llama",
     class: "LlamaForCausalLM",
-    examples: "LLaMA-2, Llama 3, SeaLLM v1, SmolLM2",
+    examples: "LLaMA-2, Llama 3, SeaLLM v1, SmolLM2, Falcon3",
     defaults: || {
         fields(
             json!({"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -30,7 +30,7 @@ pub const FAMILY: Family = Family {
     gguf: Some(GgufFamily { architecture: "llama", permuted: true, gain_offset: 0.0, config: of_gguf }),
 };
 
-fn spec(c: &Config) -> Result<Spec> {
+pub(super) fn spec(c: &Config) -> Result<Spec> {
     let biases = PerLinear::from_fn(|id| match id {
         LinearId::Q | LinearId::K | LinearId::V | LinearId::O => c.attention_bias,
         LinearId::Gate | LinearId::Up | LinearId::Down => c.mlp_bias,
@@ -38,7 +38,8 @@ fn spec(c: &Config) -> Result<Spec> {
     Ok(Spec { biases, ..Spec::plain(c)? })
 }
 
-fn of_gguf(gguf: &Gguf, config: &mut Map<String, Value>) -> Result<()> {
+/// Biases by the tensors that are there.
+pub(super) fn biases_of_gguf(gguf: &Gguf, config: &mut Map<String, Value>) {
     let has = |end: &str| gguf.tensors.iter().any(|t| t.name.ends_with(end));
     if has("attn_q.bias") {
         config.insert("attention_bias".into(), true.into());
@@ -46,6 +47,10 @@ fn of_gguf(gguf: &Gguf, config: &mut Map<String, Value>) -> Result<()> {
     if has("ffn_up.bias") {
         config.insert("mlp_bias".into(), true.into());
     }
+}
+
+fn of_gguf(gguf: &Gguf, config: &mut Map<String, Value>) -> Result<()> {
+    biases_of_gguf(gguf, config);
     // Mistral has no architecture of its own: a window tells it apart.
     if let Some(window) = gguf.integer("llama.attention.sliding_window").filter(|&w| w > 0) {
         config.insert("model_type".into(), "mistral".into());

@@ -14,7 +14,7 @@ use crate::models::transformer::{
 pub const FAMILY: Family = Family {
     model_type: "mistral",
     class: "MistralForCausalLM",
-    examples: "Mistral 7B, SeaLLM v2",
+    examples: "Mistral 7B, Mistral Nemo, SeaLLM v2",
     defaults: || {
         fields(
             json!({"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -27,6 +27,6 @@ pub const FAMILY: Family = Family {
 };
 
 fn spec(c: &Config) -> Result<Spec> {
-    let layers = vec![LayerSpec { window: c.sliding_window, rope: 0 }; c.num_hidden_layers];
+    let layers = vec![LayerSpec { window: c.sliding_window, rope: Some(0) }; c.num_hidden_layers];
     Ok(Spec { layers, ..Spec::plain(c)? })
 }

@@ -6,10 +6,15 @@ use super::registry::Family;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod granite;
+mod hunyuan;
 mod llama;
 mod mistral;
+mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 /// Every family, in the order of messages.
 pub const FAMILIES: &[Family] = &[
@@ -20,6 +25,11 @@ pub const FAMILIES: &[Family] = &[
     gemma::FAMILY,
     gemma2::FAMILY,
     gemma3::FAMILY,
+    phi3::FAMILY,
+    granite::FAMILY,
+    olmo2::FAMILY,
+    smollm3::FAMILY,
+    hunyuan::FAMILY,
 ];
 
 /// The fields of a JSON object: what the family's configuration class in transformers has where a file is silent.

@@ -9,7 +9,7 @@ use crate::models::transformer::{
     config::Config,
     ids::{LinearId, PerLinear},
     registry::{Family, GgufFamily},
-    spec::Spec,
+    spec::{QkNorms, Spec},
 };
 
 pub const FAMILY: Family = Family {
@@ -32,8 +32,17 @@ pub const FAMILY: Family = Family {
     }),
 };
 
-fn spec(c: &Config) -> Result<Spec> {
+/// Those of q, k, v and o, by `attention_bias`.
+pub(super) fn attention_biases(c: &Config) -> PerLinear<bool> {
     let attention = |id| matches!(id, LinearId::Q | LinearId::K | LinearId::V | LinearId::O);
-    let biases = PerLinear::from_fn(|id| attention(id) && c.attention_bias);
-    Ok(Spec { biases, qk_norms: true, layers: qwen2::layers(c)?, ..Spec::plain(c)? })
+    PerLinear::from_fn(|id| attention(id) && c.attention_bias)
+}
+
+fn spec(c: &Config) -> Result<Spec> {
+    Ok(Spec {
+        biases: attention_biases(c),
+        qk_norms: Some(QkNorms::HEADS),
+        layers: qwen2::layers(c)?,
+        ..Spec::plain(c)?
+    })
 }

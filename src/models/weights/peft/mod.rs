@@ -15,7 +15,6 @@ use crate::{
     models::{
         transformer::ids::{LinearId, PerLinear},
         transformer::lora::{Adapter, Lora, LoraConfig, Modules},
-        transformer::spec::Spec,
         transformer::weights::Transformer,
     },
     tensor::{DType, Tensor},
@@ -30,12 +29,13 @@ impl Lora {
     pub fn save(&self, dir: &Path, base: &str, revision: Option<&str>) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let mut tensors: Vec<(String, Tensor)> = vec![];
-        for (l, id, adapter) in self.adapters() {
-            let name = |part: &str| format!("base_model.model.{}.{part}", Spec::linear_path(l, id));
-            tensors.push((name("lora_A.weight"), adapter.a.alias()));
-            tensors.push((name("lora_B.weight"), adapter.b.alias()));
+        for (_, _, adapter) in self.adapters() {
+            // They are called `MODULE.lora_A` and so on.
+            let name = |t: &Tensor| format!("base_model.model.{}", t.name());
+            tensors.push((format!("{}.weight", name(&adapter.a)), adapter.a.alias()));
+            tensors.push((format!("{}.weight", name(&adapter.b)), adapter.b.alias()));
             if let Some(m) = &adapter.magnitude {
-                tensors.push((name("lora_magnitude_vector"), m.alias()));
+                tensors.push((name(m), m.alias()));
             }
         }
         tensors.extend(self.kept.iter().map(|(name, t)| (name.clone(), t.alias())));
@@ -81,18 +81,19 @@ pub fn check_adapter(dir: &Path) -> Result<()> {
 
 fn read(dir: &Path, model: &Transformer) -> Result<Lora> {
     let (config, fields) = config::read(dir)?;
+    let (config, spec) = (config.meant_for(&model.spec), &model.spec);
     config::check_with_model(&config, &fields).with_context(|| CONFIG)?;
     let mut tensors = Tensors::open(dir)?;
     let mut layers = vec![];
     {
         let selection = config.selection()?;
-        for l in 0..model.spec.layers.len() {
+        for l in 0..spec.layers.len() {
             layers.push(PerLinear::try_from_fn(|id: LinearId| -> Result<Option<Adapter>> {
-                let module = Spec::linear_path(l, id);
-                if !selection.has(&module)? {
+                let module = spec.module_path(l, id);
+                if !spec.is_first(id) || !selection.has(&module)? {
                     return Ok(None);
                 }
-                let ((r, alpha), (out, inp)) = (selection.rank_alpha(&module)?, model.spec.linear_dims(id));
+                let ((r, alpha), (out, inp)) = (selection.rank_alpha(&module)?, spec.module_dims(id));
                 let magnitude = config.use_dora.then_some("lora_magnitude_vector");
                 Ok(Some(Adapter {
                     a: tensors.take(&module, "lora_A", &[r, inp])?,
@@ -107,7 +108,7 @@ fn read(dir: &Path, model: &Transformer) -> Result<Lora> {
     }
     let (replaced, kept) = replaced::read(&config, &fields, &mut tensors, &layers, model)?;
     tensors.finish()?;
-    let lora = Lora { config, layers, source: Some(fields), replaced, kept };
+    let lora = Lora { source: Some(fields), replaced, kept, ..Lora::of(spec, config, layers)? };
     let any = lora.adapters().next().is_some() || !lora.replaced.is_empty();
     anyhow::ensure!(
         any,

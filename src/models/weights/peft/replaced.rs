@@ -13,7 +13,6 @@ use crate::{
     models::transformer::{
         ids::{LinearId, PerLinear},
         lora::{Adapter, LoraConfig, Replaced, Selection, is_called, merge},
-        spec::Spec,
         tree::{Leaf, LeafPart, Place},
         weight::Weight,
         weights::Transformer,
@@ -74,7 +73,7 @@ impl Reader<'_> {
         let mut leaves = self.model.spec.leaves();
         if self.model.spec.tied_head {
             let dims = leaves[0].dims.clone();
-            leaves.push(Leaf { place: Place::Head, name: format!("{HEAD}.weight"), dims });
+            leaves.push(Leaf { place: Place::Head, name: format!("{HEAD}.weight"), dims, whole: None });
         }
         leaves
     }
@@ -110,19 +109,25 @@ impl Reader<'_> {
 
     /// Whole tensors of the model; gives the paths of their modules.
     fn wholes(&mut self) -> Result<Vec<String>> {
-        let mut found = vec![];
+        let (mut found, mut taken) = (vec![], BTreeMap::<String, Tensor>::new());
         for leaf in self.leaves() {
-            let (module, part) = match leaf.name.rsplit_once('.') {
+            let name = leaf.stored_name();
+            if let Some(values) = taken.get(name) {
+                self.put(leaf.place, values.rows(leaf.stored_rows())?)?;
+                continue;
+            }
+            let (module, part) = match name.rsplit_once('.') {
                 Some((module, "bias")) => (module, BIAS),
                 Some((module, _)) => (module, WHOLE),
                 None => continue,
             };
-            let Some(values) = self.tensors.take_if(module, part, &leaf.dims)? else { continue };
+            let Some(values) = self.tensors.take_if(module, part, &leaf.stored_dims())? else { continue };
             // The name that PEFT gives what its own adapter stands beside.
             let inner = if self.selection.has(module)? { "base_layer." } else { "" };
             self.keep(module, &format!("{inner}{part}"), &values);
-            self.put(leaf.place, values)?;
+            self.put(leaf.place, values.rows(leaf.stored_rows())?)?;
             found.push(module.to_string());
+            taken.insert(name.to_string(), values);
         }
         let tied = self.model.spec.tied_head;
         // PEFT trains a copy of the embedding, and the head stays what it was.
@@ -218,7 +223,7 @@ impl Reader<'_> {
         for (l, layer) in layers.iter().enumerate() {
             for &id in LinearId::ALL {
                 let Some(adapter) = &layer[id] else { continue };
-                let module = Spec::linear_path(l, id);
+                let module = self.model.spec.module_path(l, id);
                 ensure!(
                     self.model.spec.biases[id],
                     "{module} has no bias in this model, so there is no place for that of B: {}",

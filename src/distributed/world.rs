@@ -4,7 +4,7 @@
 //! and divides by the weight of all of them, so that the sum of the gradients over the processes is the step's gradient.
 use anyhow::{Result, ensure};
 
-/// One process of `size` that train one model. Training runs in one; a communicator, which sums gradients between them, will stand here.
+/// One process of `size` that train one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct World {
     rank: usize,

@@ -1,0 +1,211 @@
+//! Training as one rank of several: what each shows before, and what only rank 0 does.
+use std::{cell::Cell, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde_json::{Value, json};
+
+use super::{Args, Train, launch::LAUNCHED, load};
+use crate::{
+    data::files::host,
+    device::{self, Device, DeviceChoice, nccl::Nccl},
+    distributed::{
+        lobby::{Answer, Hello, Lobby, join},
+        ranks::Ranks,
+        team::Team,
+    },
+    error::Error,
+    models::weights::resolve,
+    pipeline::{manifest::Manifest, stage::Stage},
+    recipe::objective::Objective,
+    report::out::{Mode, set_mode},
+};
+
+/// Rank 0's place to meet the others.
+pub(super) struct First {
+    ranks: Ranks,
+    lobby: Lobby,
+    met: Cell<bool>,
+}
+
+impl First {
+    /// How many train together.
+    pub fn ranks(&self) -> usize {
+        self.ranks.world.size()
+    }
+
+    /// Waits for the others and compares what they are about to do with `manifest`.
+    ///
+    /// # Errors
+    /// Ranks that do not come, that cannot train or that would train something else.
+    pub fn meet(&self, args: &Args, manifest: &Manifest) -> Result<Team> {
+        self.met.set(true);
+        let nccl = usable(args.placement.device);
+        let own =
+            nccl.and_then(|nccl| Ok((hello(&self.ranks, args.placement.device, manifest, &nccl)?, nccl)));
+        // The others have come for nothing.
+        let (own, nccl) = own.inspect_err(|_| self.lobby.dismiss(true))?;
+        let work = own.work.clone();
+        let met = self.lobby.meet(own, &|theirs| differences(&work, theirs), || nccl.unique_id())?;
+        Team::begin(&self.ranks, met)
+    }
+}
+
+/// Trains as the rank that this process is.
+///
+/// # Errors
+/// What several ranks do not train; a device or a library that is missing; ranks that do not belong together; a rank that fails.
+pub(super) fn run(args: &Args, ranks: &Ranks) -> Result<()> {
+    if std::env::var_os(LAUNCHED).is_some() {
+        // The process that started this one may be killed.
+        set_parent_process_death_signal(Some(Signal::TERM)).context("watch the starting process")?;
+    }
+    if ranks.world.rank() > 0 {
+        // Rank 0 speaks for all.
+        set_mode(Mode::Embedded);
+        return follow(args, ranks);
+    }
+    let first = First { ranks: ranks.clone(), lobby: Lobby::open(ranks)?, met: Cell::new(false) };
+    let done = own(args, ranks).and_then(|args| super::run_with(&args, Some(&first)));
+    if !first.met.get() {
+        first.lobby.dismiss(done.is_err());
+    }
+    done
+}
+
+/// Any rank but the first.
+fn follow(args: &Args, ranks: &Ranks) -> Result<()> {
+    let device = args.placement.device;
+    let args = own(args, ranks);
+    let prepared = args
+        .as_ref()
+        .map_err(|e| format!("{e:#}"))
+        .and_then(|args| prepare(args, ranks).map_err(|e| format!("{e:#}")));
+    let hello = match &prepared {
+        Ok((_, _, hello)) => hello.clone(),
+        Err(why) => Hello { failed: Some(why.clone()), ..stranger(ranks, device) },
+    };
+    // Without rank 0 each speaks for itself.
+    let met = match join(ranks, hello).inspect_err(|_| set_mode(Mode::Work))? {
+        Answer::Go(met) => met,
+        Answer::Nothing => return Ok(()),
+        // Rank 0 has said why.
+        Answer::End => std::process::exit(1),
+    };
+    let (mut train, manifest, _) = prepared.map_err(anyhow::Error::msg)?;
+    let team = std::rc::Rc::new(Team::begin(ranks, met)?);
+    let done = train.work(&manifest, None, &team);
+    team.ended(done).map(drop)
+}
+
+/// What this rank would train.
+fn prepare<'a>(args: &'a Args, ranks: &Ranks) -> Result<(Train<'a>, Manifest, Hello)> {
+    load::check_placement(args)?;
+    let train = Train { ranks: ranks.world.size(), ..Train::new(args, resolve(&args.model)?, None)? };
+    let manifest = Manifest::expected(Train::NAME, &train.inputs()?, &train.identity()?)?;
+    let nccl = usable(args.placement.device)?;
+    let hello = hello(ranks, args.placement.device, &manifest, &nccl)?;
+    Ok((train, manifest, hello))
+}
+
+/// The arguments with this rank's own device.
+///
+/// # Errors
+/// What one process trains alone.
+fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
+    let mut args = args.clone();
+    let size = ranks.world.size();
+    let setting = |name: &str, ok: bool, message: &str| -> Result<()> {
+        ensure!(
+            ok,
+            Error::setting(name, format!("{message} (this is rank {} of {size})", ranks.world.rank()))
+        );
+        Ok(())
+    };
+    let recipe = "a recipe's stages run in one process: run `sdrrl train` itself with a launcher, on the shards that the recipe has packed";
+    setting("train", !args.replace, recipe)?;
+    let data =
+        "several ranks train on packed shards: `sdrrl pack` makes them of your data, then use --shards";
+    setting("data", args.data.is_none(), data)?;
+    let sft =
+        "several ranks learn objective sft; preferences and on-policy answers are learnt by one process";
+    setting("train.objective", args.settings.objective == Objective::Sft, sft)?;
+    args.settings.batch_documents.get_or_insert(super::data::STEP_DOCUMENTS);
+    args.placement.device = match args.placement.device {
+        DeviceChoice::Cuda(0) => DeviceChoice::Cuda(ordinal(ranks.local)?),
+        DeviceChoice::Several(first, last) => {
+            let own = first + ranks.local;
+            let few = "--device names fewer GPUs than ranks run on this machine";
+            setting("device", own <= last, few)?;
+            DeviceChoice::Cuda(own)
+        }
+        other => other,
+    };
+    Ok(args)
+}
+
+/// The GPU of a rank where none is named: by its number on the machine, unless it sees one alone.
+fn ordinal(local: usize) -> Result<usize> {
+    let there = device::gpus().map_or(1, |gpus| gpus.len());
+    let message =
+        || format!("this is local rank {local}, but there are {there} GPUs here: start one process a GPU");
+    ensure!(there == 1 || local < there, Error::no_device(format!("cuda:{local}"), message()));
+    Ok(if there == 1 { 0 } else { local })
+}
+
+/// NCCL, if it goes with the device.
+fn usable(device: DeviceChoice) -> Result<Arc<Nccl>> {
+    let cpu = "several ranks train on GPUs, over NCCL: use --device cuda, or start one process";
+    ensure!(device != DeviceChoice::Cpu, Error::setting("device", cpu));
+    let nccl = Nccl::open()?;
+    let rehearsed = match device {
+        DeviceChoice::Cuda(at) => {
+            device::gpus().is_ok_and(|g| g.get(at).is_some_and(|g| g.name.starts_with("rehearsal")))
+        }
+        _ => true,
+    };
+    ensure!(
+        nccl.is_rehearsal() == rehearsed,
+        "NCCL and --device {device} do not go together: an emulated GPU takes the libnccl.so.2 of scripts/rehearsal_nccl.sh, and a GPU takes NVIDIA's (SDRRL_NCCL names it)"
+    );
+    Ok(nccl)
+}
+
+fn stranger(ranks: &Ranks, device: DeviceChoice) -> Hello {
+    let world = ranks.world;
+    let device = [device.to_string(), format!("of process {}", std::process::id())];
+    Hello { rank: world.rank(), size: world.size(), host: host(), device, work: Value::Null, failed: None }
+}
+
+/// What this rank shows.
+fn hello(ranks: &Ranks, device: DeviceChoice, manifest: &Manifest, nccl: &Nccl) -> Result<Hello> {
+    let work = json!({"manifest": manifest, "nccl": nccl.version()?});
+    let mut hello = Hello { work, ..stranger(ranks, device) };
+    if let DeviceChoice::Cuda(at) = device {
+        let gpus = device::gpus().map_err(anyhow::Error::msg)?;
+        let gpu = gpus.get(at).with_context(|| format!("there is no CUDA device {at}"))?;
+        hello.device = [gpu.name.clone(), gpu.uuid.clone()];
+    }
+    Ok(hello)
+}
+
+/// In what another rank's work differs from rank 0's.
+fn differences(own: &Value, theirs: &Value) -> Vec<String> {
+    let manifest = |work: &Value| serde_json::from_value::<Manifest>(work["manifest"].clone());
+    let (Ok(ours), Ok(other)) = (manifest(own), manifest(theirs)) else {
+        return vec!["what it shows: it is of another version".into()];
+    };
+    let mut all = other.differences(&ours);
+    if own["nccl"] != theirs["nccl"] {
+        all.push(format!("the version of NCCL: {} -> {}", own["nccl"], theirs["nccl"]));
+    }
+    all
+}
+
+/// Makes the communicator of a team of several on the model's device.
+pub(super) fn connect(team: &Team, device: &Device) -> Result<()> {
+    if team.world().size() == 1 {
+        return Ok(());
+    }
+    team.connect(device, &Nccl::open()?)
+}
