@@ -1,10 +1,11 @@
-//! The gradients of an optimizer step: of answers to learn, of preferences, or of the model's own answers.
+//! The gradients of an optimizer step: of answers to learn, of preferences, or of a teacher.
 use anyhow::{Result, ensure};
 use tracing::info_span;
 
 use super::{
     checkpoint::State,
-    on_policy::{Answered, OnPolicy},
+    distillation::Distillation,
+    on_policy::Answered,
     preference::Rewards,
     run_types::TrainerSettings,
     trainer::{step_batches, step_weight},
@@ -33,19 +34,11 @@ pub(super) fn of_step(
     shard: &TokenShard,
     documents: &[usize],
     (world, settings, state): (World, &TrainerSettings, &State),
-    on_policy: Option<&OnPolicy>,
+    distillation: Option<&Distillation>,
 ) -> Result<StepLoss> {
     step.draw(settings.seed, state.step + 1);
-    if let Some(on_policy) = on_policy {
-        // The weight of a step is known when all its answers are: one process draws them.
-        let units = (documents, state.step + 1);
-        let measured = on_policy.step(model, step, shard, units, settings)?;
-        return Ok(StepLoss {
-            loss: whole(measured.loss(), measured.tokens()),
-            values: measured.named(false),
-            rewards: None,
-            answered: measured.answered(),
-        });
+    if let Some(distillation) = distillation {
+        return distillation.step(model, step, shard, (documents, state.step + 1), settings);
     }
     if let Some(preference) = &settings.preference {
         step.zero_grads()?;
@@ -76,6 +69,6 @@ pub(super) fn of_step(
 }
 
 /// A mean over the whole step.
-fn whole(loss: f64, tokens: usize) -> LossSum {
+pub(super) fn whole(loss: f64, tokens: usize) -> LossSum {
     LossSum { weighted_nll: loss, weight: 1.0, tokens, kept: [0.0; 2] }
 }

@@ -1,5 +1,6 @@
 //! The trainer: optimizer, schedule, early stopping, checkpoints, logs.
 pub mod checkpoint;
+pub mod distillation;
 pub mod early_stopping;
 mod gradients;
 pub mod guard;
@@ -13,6 +14,7 @@ mod protobuf;
 mod resume;
 mod run_types;
 pub mod schedule;
+pub mod stored;
 pub mod tensorboard;
 pub mod tracking;
 pub mod trainer;

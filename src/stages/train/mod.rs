@@ -12,6 +12,7 @@ mod rewards;
 mod screen;
 mod settings;
 mod summary;
+mod teacher;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ use crate::{
     stages::pack::Validation,
     train::{
         checkpoint,
+        distillation::Distillation,
         guard::is_source,
         trainer::{CHANGEABLE, Checks, train},
         validation::largest_batch,
@@ -58,6 +60,7 @@ pub use settings::memory;
 use settings::{guard_text, kept, trainer_settings};
 pub use summary::next_commands;
 use summary::{ending, print_memory};
+use teacher::Teacher;
 
 /// Arguments of `train`.
 #[derive(Clone, Debug, clap::Args)]
@@ -132,6 +135,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if args.settings.objective.has_reference() {
         stage::check_place::<Reference>(&args.out.join(reference::FOLDER))?;
+    }
+    if args.settings.stored_teacher().is_some() {
+        stage::check_place::<Teacher>(&args.out.join(teacher::FOLDER))?;
     }
     let args = &data::prepare(args)?;
     let shards = args.shards.clone().context("--shards is missing")?;
@@ -266,7 +272,8 @@ impl Stage for Train<'_> {
         let mut settings = trainer_settings(&args.settings, checkpoint_identity(open.manifest()));
         settings.preference = preference(args, [&self.shards, &self.model_path], (&model, &mut step), held)?;
         let mut screen = Screen::new(&model, &step, args.quiet);
-        let on_policy = sampled.as_ref().map(|s| s.on_policy(&model, validation.as_ref())).transpose()?;
+        let drawn = sampled.as_ref().map(|s| s.on_policy(&model, validation.as_ref())).transpose()?;
+        let stored = teacher::stored(args, [&self.shards, &self.model_path], (&model, &mut step), held)?;
         let probe = self.probe.as_ref();
         let mut measure =
             |model: &Transformer, step: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(model, step));
@@ -279,7 +286,7 @@ impl Stage for Train<'_> {
                 source: source.as_ref(),
                 text: text.as_ref(),
                 probe: probe.is_some().then_some(&mut measure),
-                on_policy,
+                distillation: drawn.map(Distillation::OnPolicy).or(stored.map(Distillation::Stored)),
             },
             &settings,
             &args.out,
