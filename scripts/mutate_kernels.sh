@@ -122,6 +122,13 @@ plant "kl: a column above the clip keeps its gradient" kl_divergence.cu 'float k
 plant "kl: the share above the clip is left out of the gradient" kl_divergence.cu '(p - kept - out * p)' '(p - kept)' kl_divergence.cu $clipped
 plant "kl: the share above the clip is each thread's own" kl_divergence.cu $'    out = block_sum(out, scratch);\n' '' kl_divergence.cu $clipped
 plant "kl: the clipped divergence is the whole one" kl_divergence.cu 'fminf(term, clip)' 'term' kl_divergence.cu $clipped
+likeliest=kernels::table::top_k_divergence::checks::linear_top_k_divergence
+plant "top-k: the kept logits stay in the row" top_k_divergence.cu $'    x[ids[j]] = -INFINITY;\n' '' top_k_divergence.cu $likeliest
+plant "top-k: the target's logit is read after it was moved" top_k_divergence.cu $'  __syncthreads();        // every thread' '  // every thread' top_k_divergence.cu $likeliest
+plant "top-k: the bucket is left out of the divergence" top_k_divergence.cu 'divergence + bucket_term(log_q[k], log_rest)' 'divergence' top_k_divergence.cu $likeliest
+plant "top-k: the rest's gradient leaves the bucket out" top_k_divergence.cu ' - soft * expf(log_q[k])) / rest_sum' ') / rest_sum' top_k_divergence.cu $likeliest
+plant "top-k: the rest's gradient overtakes that of the kept" top_k_divergence.cu $'    __syncthreads();      // those' '    // those' top_k_divergence.cu $likeliest
+plant "top-k: the logits are not capped" top_k_divergence.cu 'x[c] = soft_cap<float>(x[c], cap);' ';' top_k_divergence.cu ${likeliest}_capped
 plant "gemm: one cp.async group too few waited for" gemm.cu 'cp_async_wait<STAGES - 2>();' 'cp_async_wait<STAGES - 1>();' \
   gemm.cu kernels::gemm::gemm_bf16_rows_of_16_bytes
 plant "gemm: no barrier in the stage loop" gemm.cu $'    cp_async_wait<STAGES - 2>();\n    __syncthreads();' '    cp_async_wait<STAGES - 2>();' \

@@ -477,6 +477,33 @@ class Peers:
             return with_gradient(losses)(h.detach().requires_grad_(), b, w, y)
         return Peer([h, b, w, y], plain, {"two linears, nll_loss, kl_div, backward": with_gradient(losses)})
 
+    def linear_top_k_divergence_capped(self, d, t):
+        return self.linear_top_k_divergence(d, t, 30.0)
+
+    def linear_top_k_divergence(self, d, t, cap=0.0):
+        n, c, v, k = d
+        h, w, y = self.normal(n, c, dtype=t).requires_grad_(), self.normal(v, c, dtype=t, fan=c), self.ids(v, n)
+        b = self.normal(n, c, dtype=torch.float32)
+        log_q, ids = F.log_softmax(F.linear(b, w.float()), -1).topk(k, -1)
+        q = torch.cat([log_q, torch.log1p(-log_q.exp().sum(-1, keepdim=True).clamp(max=1 - 1e-7))], -1)
+
+        def losses(h, w, y, ids, q):
+            z = F.linear(h, w).to(torch.promote_types(h.dtype, torch.float32))
+            log_p = F.log_softmax(cap * torch.tanh(z / cap) if cap else z, -1)
+            rest = log_p.scatter(-1, ids, float("-inf")).logsumexp(-1, keepdim=True)
+            p = torch.cat([log_p.gather(-1, ids), rest], -1)
+            return F.nll_loss(log_p, y, reduction="none"), F.kl_div(p, q, reduction="none", log_target=True).sum(-1)
+
+        def with_gradient(f):
+            def run(h, w, y, ids, q):
+                nll, kl = f(h, w, y, ids, q)
+                return nll.detach(), kl.detach(), torch.autograd.grad((0.3 * nll + kl).sum(), h)[0]
+            return run
+
+        def plain(h, w, y, ids, q):
+            return with_gradient(losses)(h.detach().requires_grad_(), w, y, ids, q)
+        return Peer([h, w, y, ids, q], plain, {"linear, nll_loss, kl_div, backward": with_gradient(losses)})
+
     @staticmethod
     def bind(f, inputs):
         return lambda: f(*inputs)

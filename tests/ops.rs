@@ -13,6 +13,7 @@ mod int8;
 mod kl_divergence;
 mod rowwise;
 mod sampling;
+mod top_k;
 
 /// Relative L2 tolerance of f32 results against f64 oracles, for sums of up to some hundred terms.
 const F32: f64 = 2e-6;

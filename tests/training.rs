@@ -155,7 +155,7 @@ fn run_checked(
             source: all_checks.then_some(&validation),
             text: None,
             probe: all_checks.then_some(&mut probe),
-            on_policy: None,
+            distillation: None,
             team: Default::default(),
         },
         s,

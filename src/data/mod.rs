@@ -26,4 +26,5 @@ pub mod template;
 pub mod text_file;
 pub mod token_shard;
 pub mod tokenizer;
+pub mod top_k;
 pub mod words;

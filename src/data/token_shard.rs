@@ -120,7 +120,7 @@ impl TokenShard {
     }
 }
 
-fn word64(bytes: &[u8], at: usize) -> usize {
+pub(super) fn word64(bytes: &[u8], at: usize) -> usize {
     let mut word = [0; 8];
     word.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(word) as usize
@@ -170,13 +170,14 @@ pub fn write(path: &Path, documents: &[Document]) -> Result<()> {
     std::fs::rename(&partial, path).with_context(|| format!("rename {}", partial.display()))
 }
 
-struct Hashed {
-    out: BufWriter<File>,
-    hash: Xxh3,
+/// A file whose checksum grows with it.
+pub(super) struct Hashed {
+    pub out: BufWriter<File>,
+    pub hash: Xxh3,
 }
 
 impl Hashed {
-    fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub fn put(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.hash.update(bytes);
         self.out.write_all(bytes)
     }

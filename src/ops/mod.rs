@@ -40,3 +40,5 @@ pub mod rows;
 pub mod sampling;
 pub(crate) mod simd;
 pub mod swiglu;
+pub mod top_k;
+pub mod top_k_divergence;

@@ -245,7 +245,7 @@ impl Recipe {
                 objective.name()
             )
         };
-        let made = matches!(objective, Objective::Sft | Objective::OnPolicy);
+        let made = matches!(objective, Objective::Sft | Objective::OnPolicy | Objective::TopK);
         ensure!(made, Error::setting("train.objective", unmade()));
         ensure!(
             !self.questions.is_empty(),
@@ -253,15 +253,16 @@ impl Recipe {
         );
         ensure!(!self.target_languages.is_empty(), "recipe {path}: `target-languages` is missing");
         ensure!(!self.variants.is_empty(), "recipe {path}: `variants` is empty");
-        if objective == Objective::OnPolicy { self.check_on_policy() } else { Ok(()) }
+        if objective.rows().has_teacher() { self.check_taught() } else { Ok(()) }
     }
 
     /// The model's questions, and what its teacher is shown, have to be made.
-    fn check_on_policy(&self) -> Result<()> {
+    fn check_taught(&self) -> Result<()> {
+        let objective = self.train.objective.name();
         let other = self.variants.iter().find(|v| !matches!(v, Variant::Sdrrl | Variant::Gold));
         if let Some(variant) = other {
             let message = format!(
-                "train.objective = \"on-policy\" learns from questions in the target languages with an answer in the source language, which variant {} does not make: \
+                "train.objective = \"{objective}\" learns from questions in the target languages with an answer in the source language, which variant {} does not make: \
                  variants = [\"sdrrl\"]",
                 variant.name()
             );
@@ -272,7 +273,7 @@ impl Recipe {
         let message = || {
             let name = missing.map_or("", |pair| pair.name());
             format!(
-                "assemble.pairs has no {name}, which train.objective = \"on-policy\" needs: S>S is what the teacher is shown, T>T what is asked"
+                "assemble.pairs has no {name}, which train.objective = \"{objective}\" needs: S>S is what the teacher is shown, T>T what is asked"
             )
         };
         ensure!(missing.is_none(), Error::setting("assemble.pairs", message()));

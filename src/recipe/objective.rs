@@ -31,6 +31,8 @@ pub enum Objective {
     /// The model's own answers in the target language: at each token what the model without its adapters would say next, shown the question and its own answer in the
     /// source language (cross-lingual on-policy self-distillation)
     OnPolicy,
+    /// The translated answers, by what the same teacher would say at each of their tokens: its likeliest tokens, computed once before training (the off-policy form of on-policy)
+    TopK,
 }
 
 /// How an on-policy objective draws and weighs answers.
@@ -44,6 +46,24 @@ pub struct Rollouts {
     pub clip: Option<f32>,
 }
 
+/// How a teacher's stored distributions are learnt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StoredTeacher {
+    /// Likeliest tokens that are kept of each.
+    pub k: usize,
+    /// What the cross-entropy of the text counts beside the divergence.
+    pub text: f64,
+}
+
+impl StoredTeacher {
+    /// Refuses more tokens than the vocabulary has.
+    pub fn check(self, vocab: usize) -> Result<()> {
+        let message = || format!("top-k-logits is {}, and the vocabulary has {vocab} tokens", self.k);
+        ensure!(self.k <= vocab, Error::setting("train.top-k-logits", message()));
+        Ok(())
+    }
+}
+
 impl Objective {
     /// As settings have it.
     pub fn name(self) -> &'static str {
@@ -53,6 +73,7 @@ impl Objective {
             Objective::Orpo => "orpo",
             Objective::Kto => "kto",
             Objective::OnPolicy => "on-policy",
+            Objective::TopK => "top-k",
         }
     }
 
@@ -63,6 +84,7 @@ impl Objective {
             Objective::Dpo | Objective::Orpo => Rows::Pairs,
             Objective::Kto => Rows::Labels,
             Objective::OnPolicy => Rows::Questions,
+            Objective::TopK => Rows::Taught,
         }
     }
 
@@ -87,6 +109,9 @@ impl Objective {
             Objective::OnPolicy => {
                 "cross-lingual on-policy self-distillation (COPSD, [arXiv 2605.09548](https://arxiv.org/abs/2605.09548))"
             }
+            Objective::TopK => {
+                "cross-lingual self-distillation from the likeliest tokens of a teacher that is shown the answer in the source language"
+            }
         }
     }
 }
@@ -97,13 +122,15 @@ const BETA: f64 = 0.1;
 const NEW_TOKENS: usize = 256;
 /// The draws are the model's own distribution.
 const TEMPERATURE: f32 = 1.0;
+/// Tokens of a teacher's distribution that are kept, where nothing is said.
+const TOP_K: usize = 64;
 
 impl TrainSettings {
     /// What is learnt from preferences; none where answers are.
     pub fn preference(&self) -> Option<PreferenceLoss> {
         let beta = self.beta.unwrap_or(BETA);
         match self.objective {
-            Objective::Sft | Objective::OnPolicy => None,
+            Objective::Sft | Objective::OnPolicy | Objective::TopK => None,
             Objective::Dpo => Some(PreferenceLoss::Dpo {
                 loss: self.loss_type.unwrap_or_default(),
                 beta,
@@ -126,6 +153,14 @@ impl TrainSettings {
             max_new_tokens: self.max_new_tokens.unwrap_or(NEW_TOKENS),
             temperature: self.temperature.unwrap_or(TEMPERATURE),
             clip: (clip > 0.0).then_some(clip),
+        })
+    }
+
+    /// How a teacher's stored distributions are learnt; none where there are none.
+    pub fn stored_teacher(&self) -> Option<StoredTeacher> {
+        (self.objective == Objective::TopK).then_some(StoredTeacher {
+            k: self.top_k_logits.unwrap_or(TOP_K),
+            text: self.cross_entropy_weight.unwrap_or(0.0),
         })
     }
 
@@ -163,6 +198,8 @@ impl TrainSettings {
         only(self.max_new_tokens.is_some(), "max-new-tokens", &[Objective::OnPolicy])?;
         only(self.temperature.is_some(), "temperature", &[Objective::OnPolicy])?;
         only(self.kl_clip.is_some(), "kl-clip", &[Objective::OnPolicy])?;
+        only(self.top_k_logits.is_some(), "top-k-logits", &[Objective::TopK])?;
+        only(self.cross_entropy_weight.is_some(), "cross-entropy-weight", &[Objective::TopK])?;
         self.check_kto()?;
         let kind = self.loss_type.unwrap_or_default();
         let message =
@@ -171,13 +208,13 @@ impl TrainSettings {
         ensure!(smooth || self.label_smoothing.is_none(), Error::setting("train.label-smoothing", message));
         match objective {
             Objective::Sft => Ok(()),
-            Objective::OnPolicy => self.check_on_policy(),
+            Objective::OnPolicy | Objective::TopK => self.check_taught(),
             _ => self.check_preference(),
         }
     }
 
-    /// What questions without answers are not trained with.
-    fn check_on_policy(&self) -> Result<()> {
+    /// What a teacher that is shown more does not go with.
+    fn check_taught(&self) -> Result<()> {
         for (key, is_apt, why) in [
             (
                 "method",

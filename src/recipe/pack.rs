@@ -7,7 +7,7 @@ use crate::{
     error::Error,
 };
 
-/// The teacher's prompt of an on-policy objective that is a conversation: the source question, its answer, then the student's question.
+/// The teacher's prompt of an objective with one that is a conversation: the source question, its answer, then the student's question.
 pub const TURNS: &str = "turns";
 
 /// What a teacher is asked where nothing is said, in the order of COPSD's (Liu et al. 2026): question, its translation, an answer to that, and how to use it.
@@ -44,7 +44,7 @@ pub struct PackSettings {
     /// Train on the prompts too (for training from scratch)
     #[arg(long)]
     pub train_on_prompt: bool,
-    /// With rows of questions: what a teacher is asked, a text with {question}, {source-question}, {source-answer}, {source} and {target} (languages; docs/method.md
+    /// With objective on-policy or top-k: what a teacher is asked, a text with {question}, {source-question}, {source-answer}, {source} and {target} (languages; docs/method.md
     /// has the one that stands where nothing is said); or `turns`, the source question and its answer as earlier turns of the conversation
     #[arg(long, default_value = TEACHER_PROMPT, hide_default_value = true)]
     #[serde(skip_serializing_if = "is_usual")]
@@ -78,9 +78,9 @@ impl PackSettings {
             Error::setting("pack.train-on-prompt", message)
         );
         let key = "pack.teacher-prompt";
-        if rows != Rows::Questions {
+        if !rows.has_teacher() {
             let message =
-                "teacher-prompt belongs to objective on-policy, and to rows of questions: leave it out";
+                "teacher-prompt belongs to objective on-policy or top-k, and to their rows: leave it out";
             ensure!(is_usual(&self.teacher_prompt), Error::setting(key, message));
             return Ok(());
         }

@@ -149,6 +149,14 @@ pub struct TrainSettings {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl_clip: Option<f64>,
+    /// With objective top-k: how many of the teacher's likeliest tokens are kept at each token of an answer; all others are one bucket [default: 64]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k_logits: Option<usize>,
+    /// With objective top-k: factor of the cross-entropy of the answer's text, which is added to the divergence [default: 0]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cross_entropy_weight: Option<f64>,
     /// Data type of a whole model's weights on disk: f32, bf16 or f16 [default: that of the base; f32 from scratch or of a quantised base]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -294,6 +302,8 @@ impl Default for TrainSettings {
             max_new_tokens: None,
             temperature: None,
             kl_clip: None,
+            top_k_logits: None,
+            cross_entropy_weight: None,
             save_dtype: None,
             lora_rank: 8,
             lora_alpha: 16.0,

@@ -134,7 +134,7 @@ impl Stage for Pack<'_> {
         let encoder = preferences::Encoder { tokenizer: &tokenizer, template: &template, embedding };
         match args.rows {
             Rows::Answers => {}
-            Rows::Questions => return prompts::pack(args, &encoder, open),
+            Rows::Questions | Rows::Taught => return prompts::pack(args, &encoder, open),
             Rows::Pairs | Rows::Labels => return preferences::pack(args, &encoder, open),
         }
         let (all, mut tally) = read_all(args)?;

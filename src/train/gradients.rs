@@ -1,11 +1,12 @@
-//! The gradients of an optimizer step: of answers to learn, of preferences, or of the model's own answers.
+//! The gradients of an optimizer step: of answers to learn, of preferences, or of a teacher.
 use anyhow::{Result, bail, ensure};
 use tracing::info_span;
 
 use super::{
     batches::{packed, step_batches, step_weight},
     checkpoint::State,
-    on_policy::{Answered, OnPolicy},
+    distillation::Distillation,
+    on_policy::Answered,
     preference::Rewards,
     run_types::TrainerSettings,
 };
@@ -38,22 +39,14 @@ pub(super) fn of_step(
     shard: &TokenShard,
     documents: &[usize],
     (team, settings, state): (&Team, &TrainerSettings, &State),
-    on_policy: Option<&OnPolicy>,
+    distillation: Option<&Distillation>,
 ) -> Result<StepLoss> {
     step.draw(settings.seed, state.step + 1);
     let world = team.world();
-    let alone = world.size() == 1 || (on_policy.is_none() && settings.preference.is_none());
+    let alone = world.size() == 1 || (distillation.is_none() && settings.preference.is_none());
     ensure!(alone, "answers alone are learnt by several ranks");
-    if let Some(on_policy) = on_policy {
-        // The weight of a step is known when all its answers are: one process draws them.
-        let units = (documents, state.step + 1);
-        let measured = on_policy.step(model, step, shard, units, settings)?;
-        return Ok(StepLoss {
-            loss: whole(measured.loss(), measured.tokens()),
-            values: measured.named(false),
-            rewards: None,
-            answered: measured.answered(),
-        });
+    if let Some(distillation) = distillation {
+        return distillation.step(model, step, shard, (documents, state.step + 1), settings);
     }
     if let Some(preference) = &settings.preference {
         step.zero_grads()?;
@@ -173,6 +166,6 @@ pub(super) fn summed(losses: Vec<LossSum>) -> LossSum {
 }
 
 /// A mean over the whole step.
-fn whole(loss: f64, tokens: usize) -> LossSum {
+pub(super) fn whole(loss: f64, tokens: usize) -> LossSum {
     LossSum { weighted_nll: loss, weight: 1.0, tokens, kept: [0.0; 2] }
 }

@@ -1,6 +1,7 @@
 //! The trainer: optimizer, schedule, early stopping, checkpoints, logs.
 mod batches;
 pub mod checkpoint;
+pub mod distillation;
 pub mod early_stopping;
 mod gradients;
 pub mod guard;
@@ -14,6 +15,7 @@ mod protobuf;
 mod resume;
 mod run_types;
 pub mod schedule;
+pub mod stored;
 pub mod tensorboard;
 pub mod tracking;
 pub mod trainer;

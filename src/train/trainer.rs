@@ -15,11 +15,11 @@ pub use super::run_types::{CHANGEABLE, RANKS, TrainEvent, TrainOutcome, TrainerS
 use super::validation::{Validated, validate};
 use super::{
     checkpoint::{self, State},
+    distillation::Distillation,
     early_stopping::Observed,
     gradients::{self, StepLoss},
     held_out_text::HeldOutText,
     log::Log,
-    on_policy::OnPolicy,
     optimizer::{Optimizer, first_not_finite},
     resume,
     schedule::Schedule,
@@ -36,7 +36,7 @@ use crate::{
 /// Measures a model in training, without changing it: values by name, for the logs.
 pub type Probe<'a> = dyn FnMut(&Transformer, &TrainStep) -> Result<Vec<(String, f64)>> + 'a;
 
-/// What a model in training is measured on. None of it changes a bit of the training, unless the guard reacts; but for `on_policy`, which says what is learnt, and `team`, which says with whom.
+/// What a model in training is measured on. None of it changes a bit of the training, unless the guard reacts; but for `distillation`, which says what is learnt, and `team`, which says with whom.
 #[derive(Default)]
 pub struct Checks<'a> {
     /// Decides which parameters are the best.
@@ -47,8 +47,8 @@ pub struct Checks<'a> {
     pub text: Option<&'a HeldOutText>,
     /// Anything else, such as generated replies.
     pub probe: Option<&'a mut Probe<'a>>,
-    /// Where the model's own answers are learnt from: `train` and `validation` hold questions.
-    pub on_policy: Option<OnPolicy<'a>>,
+    /// Where a teacher is learnt from: `train` and `validation` hold what it is shown, too.
+    pub distillation: Option<Distillation<'a>>,
     /// The processes that train together; one alone by default.
     pub team: Rc<Team>,
 }
@@ -164,9 +164,9 @@ impl Run<'_> {
         let _span = info_span!("train_step", step = self.state.step + 1).entered();
         let documents = loader.documents(self.state.step as usize);
         let how = (&*self.team, self.settings, &self.state);
-        let on_policy = self.checks.on_policy.as_ref();
+        let distillation = self.checks.distillation.as_ref();
         let StepLoss { loss, values, rewards, answered } =
-            gradients::of_step(model, step, self.train, &documents, how, on_policy)?;
+            gradients::of_step(model, step, self.train, &documents, how, distillation)?;
         let lr = self.settings.lr * self.schedule().factor(self.state.step);
         let number = self.state.step + 1;
         // Checked before the update: the parameters of the last sound step stay.
@@ -212,7 +212,7 @@ impl Run<'_> {
     fn outcome(&self, finished: bool, model: &Transformer) -> TrainOutcome {
         let State { step, train_loss, stopping, progress, budgets, ranks, .. } = &self.state;
         // A loss of preferences, or a divergence, is none of the vocabulary's: of no tokens none is uniform.
-        let other = self.settings.preference.is_some() || self.checks.on_policy.is_some();
+        let other = self.settings.preference.is_some() || self.checks.distillation.is_some();
         let vocabulary = if other { 0 } else { model.config.vocab_size };
         let best = stopping.best;
         TrainOutcome {
@@ -254,9 +254,9 @@ impl Run<'_> {
         on_event: &mut dyn FnMut(TrainEvent),
     ) -> Result<()> {
         let Some(validation) = self.checks.validation else { return Ok(()) };
-        let on_policy = self.checks.on_policy.as_ref();
+        let distillation = self.checks.distillation.as_ref();
         let Validated { loss, values, rewards } =
-            validate(model, step, validation, (self.settings, &self.team), on_policy)?;
+            validate(model, step, validation, (self.settings, &self.team), distillation)?;
         self.check_finite("validation loss", loss, 0)?;
         self.state.progress.start = Some(loss);
         self.write(0, &values)?;
@@ -275,9 +275,9 @@ impl Run<'_> {
         let too_far = self.source_loss(model, step, on_event)?;
         let number = self.state.step;
         if let Some(validation) = self.checks.validation {
-            let on_policy = self.checks.on_policy.as_ref();
+            let distillation = self.checks.distillation.as_ref();
             let Validated { loss, values, rewards } =
-                validate(model, step, validation, (self.settings, &self.team), on_policy)?;
+                validate(model, step, validation, (self.settings, &self.team), distillation)?;
             self.check_finite("validation loss", loss, number)?;
             // What the guard stops at is no candidate.
             let outcome = if too_far {

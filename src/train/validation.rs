@@ -3,8 +3,8 @@ use anyhow::{Result, ensure};
 
 use super::{
     batches::packed,
+    distillation::Distillation,
     gradients::{gathered_losses, summed},
-    on_policy::OnPolicy,
     preference::Rewards,
     run_types::TrainEvent,
     trainer::{Checks, TrainerSettings},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The documents of a shard that a batch has room for.
-fn fitting(shard: &TokenShard, batch_tokens: usize) -> Vec<usize> {
+pub(super) fn fitting(shard: &TokenShard, batch_tokens: usize) -> Vec<usize> {
     (0..shard.units()).filter(|&d| shard.unit_len(d) <= batch_tokens).collect()
 }
 
@@ -66,12 +66,10 @@ pub(super) fn validate(
     step: &mut TrainStep,
     shard: &TokenShard,
     (settings, team): (&TrainerSettings, &Team),
-    on_policy: Option<&OnPolicy>,
+    distillation: Option<&Distillation>,
 ) -> Result<Validated> {
-    if let Some(on_policy) = on_policy {
-        let measured = on_policy.evaluate(model, step, shard, settings)?;
-        let values = [vec![("eval/loss", measured.loss())], measured.named(true)].concat();
-        return Ok(Validated { loss: measured.loss(), values, rewards: None });
+    if let Some(distillation) = distillation {
+        return distillation.evaluate(model, step, shard, settings);
     }
     let Some(preference) = &settings.preference else {
         let loss = loss_over_ranks(model, step, shard, (settings, team))?;

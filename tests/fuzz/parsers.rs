@@ -14,6 +14,7 @@ use sdrrl::{
         text_file,
         token_shard::TokenShard,
         tokenizer::Tokenizer,
+        top_k::{TopK, TopKShard},
         words,
     },
     eval::{run::read_tasks, scores::ScoreFile},
@@ -61,7 +62,8 @@ pub fn parser(
 
 /// All of them.
 pub fn all() -> Vec<Parser> {
-    let mut all = weights_and_shards();
+    let mut all = weights();
+    all.extend(shards());
     all.extend(rows());
     all.extend(lists());
     all.extend(tables());
@@ -72,15 +74,10 @@ pub fn all() -> Vec<Parser> {
     all
 }
 
-fn weights_and_shards() -> Vec<Parser> {
+fn weights() -> Vec<Parser> {
     let wrapped = |p: Parser, wrap: fn(Vec<u8>) -> Vec<u8>| Parser { wrap, ..p };
     let safetensors: Run = |dir, _| tensors(&dir.join("model.safetensors"));
     let pickle: Run = |dir, bytes| weights::pickle::read(dir, bytes).is_ok();
-    let shard: Run = |dir, _| {
-        let Ok(shard) = TokenShard::open(&dir.join("t.tokens")) else { return false };
-        (0..shard.len()).for_each(|i| drop(shard.document(i)));
-        true
-    };
     let archives = files(&[
         "tests/golden/pickle/module.bin",
         "tests/golden/pickle/views.bin",
@@ -116,7 +113,29 @@ fn weights_and_shards() -> Vec<Parser> {
         ),
         parser("pickle-archive", archives, mutate::bytes, "", pickle),
         wrapped(parser("pickle", seeds::pickles(), mutate::bytes, "", pickle), seeds::zip),
+    ]
+}
+
+fn shards() -> Vec<Parser> {
+    let wrapped = |p: Parser, wrap: fn(Vec<u8>) -> Vec<u8>| Parser { wrap, ..p };
+    let shard: Run = |dir, _| {
+        let Ok(shard) = TokenShard::open(&dir.join("t.tokens")) else { return false };
+        (0..shard.len()).for_each(|i| drop(shard.document(i)));
+        true
+    };
+    let said: Run = |dir, _| {
+        let Ok(shard) = TopKShard::open(&dir.join("t.logprobs")) else { return false };
+        let mut rows = TopK::default();
+        (0..shard.units()).for_each(|i| shard.read(i, &mut rows));
+        rows.check(rows.rows(), 100).is_ok()
+    };
+    vec![
         parser("token-shard", seeds::token_shards(), mutate::bytes, "t.tokens", shard),
+        parser("likeliest-tokens", seeds::likeliest_tokens(), mutate::bytes, "t.logprobs", said),
+        wrapped(
+            parser("likeliest-tokens-summed", seeds::likeliest_tokens(), mutate::bytes, "t.logprobs", said),
+            seeds::summed,
+        ),
         wrapped(
             parser("token-shard-summed", seeds::token_shards(), mutate::bytes, "t.tokens", shard),
             seeds::summed,

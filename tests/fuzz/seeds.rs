@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sdrrl::data::token_shard::{self, Document};
+use sdrrl::data::{
+    token_shard::{self, Document},
+    top_k::{TopK, Writer},
+};
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -168,6 +171,17 @@ pub fn token_shards() -> Vec<Vec<u8>> {
             fs::read(&path).unwrap()
         })
         .collect()
+}
+
+/// A teacher's likeliest tokens.
+pub fn likeliest_tokens() -> Vec<Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.logprobs");
+    let rows = TopK { k: 2, ids: vec![3, 9, 0, 1], log_probs: vec![-2.0, -1.0, -0.7, -3.0, -0.1, -4.0] };
+    let mut writer = Writer::new(&path, 2, &[1, 0, 1]).unwrap();
+    writer.add(&rows).unwrap();
+    writer.finish().unwrap();
+    vec![fs::read(&path).unwrap()]
 }
 
 /// With the checksum that a changed shard should have.

@@ -1,5 +1,7 @@
 //! On-policy self-distillation against PyTorch (tests/golden/on_policy.safetensors, scripts/golden_on_policy.py), interrupted, and by commands.
 mod commands;
+mod stored;
+mod stored_commands;
 
 use std::{cell::Cell, fs, path::Path};
 
@@ -25,6 +27,7 @@ use sdrrl::{
     },
     tensor::DType,
     train::{
+        distillation::Distillation,
         on_policy::{Answer, Answers, OnPolicy, Question},
         optimizer::OptimizerSettings,
         schedule::{Schedule, ScheduleKind},
@@ -153,8 +156,8 @@ fn equals_pytorch(case: &str, device: &Device, batch_tokens: usize) {
     let shard = questions(dir.path(), [student, teacher]);
     let (s, out) =
         (TrainerSettings { per_sentence: how[1] == 1.0, ..settings(batch_tokens) }, dir.path().join("out"));
-    let on_policy = Some(OnPolicy { answers: &Fixed(answers), held_out: vec![] });
-    let checks = Checks { on_policy, ..Checks::default() };
+    let drawn = OnPolicy { answers: &Fixed(answers), held_out: vec![] };
+    let checks = Checks { distillation: Some(Distillation::OnPolicy(drawn)), ..Checks::default() };
     train(&mut model, &mut step, &shard, checks, &s, &out, &|| false, &mut |_| {}).unwrap();
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let got: Vec<f32> = values(&metrics, "train/loss").into_iter().map(|x| x as f32).collect();
@@ -308,7 +311,7 @@ fn a_resumed_training_equals_an_uninterrupted_one_bit_for_bit() {
             let held_out: Vec<Answer> = golden.answers();
             let checks = Checks {
                 validation: Some(&shard),
-                on_policy: Some(OnPolicy { answers: &Drawn, held_out }),
+                distillation: Some(Distillation::OnPolicy(OnPolicy { answers: &Drawn, held_out })),
                 ..Checks::default()
             };
             let s = TrainerSettings { batch_documents: 2, eval_every: 4, epochs: 10.0, ..settings(64) };

@@ -30,6 +30,8 @@ pub enum Rows {
     Labels,
     /// Questions that the model answers while it is trained, each with what its teacher is shown; made of a folder of `assemble`.
     Questions,
+    /// The same questions with their translated answers, each behind the question and behind what its teacher is shown.
+    Taught,
 }
 
 /// The last word of the note of a chosen reply's document.
@@ -48,6 +50,11 @@ pub const STUDENT: &str = "student";
 /// The same of the prompt behind which its teacher reads the answer.
 pub const TEACHER: &str = "teacher";
 
+/// The same of a question with the answer to learn.
+pub const STUDENT_ANSWER: &str = "student-answer";
+/// The same of that answer behind what a teacher is shown.
+pub const TEACHER_ANSWER: &str = "teacher-answer";
+
 /// Whether a document of labelled replies, by its note, is a desirable one.
 pub fn is_desirable(note: &str) -> bool {
     note.rsplit(' ').next() == Some(DESIRABLE)
@@ -61,6 +68,7 @@ impl Rows {
             Rows::Pairs => "pairs",
             Rows::Labels => "replies",
             Rows::Questions => "questions",
+            Rows::Taught => "answers",
         }
     }
 
@@ -71,7 +79,13 @@ impl Rows {
             Rows::Pairs => &[&[CHOSEN], &[REJECTED]],
             Rows::Labels => &[&[DESIRABLE, UNDESIRABLE], &[MISMATCHED]],
             Rows::Questions => &[&[STUDENT], &[TEACHER]],
+            Rows::Taught => &[&[STUDENT_ANSWER], &[TEACHER_ANSWER]],
         }
+    }
+
+    /// Whether a teacher is shown more than the student.
+    pub fn has_teacher(self) -> bool {
+        matches!(self, Rows::Questions | Rows::Taught)
     }
 
     /// Documents of a unit in a token shard.
@@ -94,8 +108,9 @@ impl Rows {
 
     /// What the documents of a token shard are, by the notes of the first.
     fn of_notes(shard: &TokenShard) -> Rows {
-        let found =
-            [Rows::Pairs, Rows::Labels, Rows::Questions].into_iter().find(|rows| rows.is_unit(shard, 0));
+        let found = [Rows::Pairs, Rows::Labels, Rows::Questions, Rows::Taught]
+            .into_iter()
+            .find(|rows| rows.is_unit(shard, 0));
         found.unwrap_or(Rows::Answers)
     }
 
@@ -106,6 +121,7 @@ impl Rows {
             Rows::Pairs => ("pairs of a chosen and a rejected reply", "dpo or orpo"),
             Rows::Labels => ("replies that are desirable or not", "kto"),
             Rows::Questions => ("questions without answers", "on-policy"),
+            Rows::Taught => ("answers with what a teacher is shown", "top-k"),
         }
     }
 }

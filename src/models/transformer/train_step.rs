@@ -6,6 +6,7 @@ mod distilling;
 mod flat;
 mod keeping;
 pub mod outline;
+mod stored;
 mod weighed;
 
 use anyhow::{Result, bail, ensure};
@@ -133,6 +134,7 @@ pub struct TrainStep {
     base: Option<Tensor>,
     keeping: Option<keeping::Keeping>,
     distilling: Option<distilling::Distilling>,
+    stored: Option<Tensor>, // (N): divergences from a teacher's stored distributions
     memory: Vec<(String, usize)>,
 }
 
@@ -160,8 +162,7 @@ impl TrainStep {
             Trainable::Full => Grads::for_all(model)?,
         };
         let lowest = grads.lowest_layer();
-        memory.push(("gradients".into(), grads_bytes));
-        memory.push(("activations".into(), acts_bytes));
+        memory.extend([("gradients".into(), grads_bytes), ("activations".into(), acts_bytes)]);
         let ropes = RopeTables::new(spec, max_tokens, max_tokens, &device)?;
         Ok(TrainStep {
             acts,
@@ -174,6 +175,7 @@ impl TrainStep {
             base: None,
             keeping: None,
             distilling: None,
+            stored: None,
             memory,
         })
     }

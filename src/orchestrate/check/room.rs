@@ -55,8 +55,11 @@ pub(super) fn memory(r: &Recipe, placement: Placement) -> Result<()> {
     Ok(())
 }
 
-/// Answers that are drawn while training leave room for their questions.
+/// Answers that are drawn while training leave room for their questions; a teacher has as many tokens as are kept of it.
 pub(super) fn answers(r: &Recipe, config: &Config) -> Result<()> {
+    if let Some(teacher) = r.train.stored_teacher() {
+        teacher.check(config.vocab_size)?;
+    }
     let Some(rollouts) = r.train.rollouts() else { return Ok(()) };
     let (n, context, batch) = (rollouts.max_new_tokens, config.max_position_embeddings, r.train.batch_tokens);
     let message = || {

@@ -236,12 +236,14 @@ fn examples(f: &Facts, variant: Option<Variant>) -> Result<Option<([f64; 2], [f6
     }
     let Some(rows) = f.rows else { return Ok(None) };
     let languages = r.target_languages.len() as f64;
-    let pairs = r.assemble.pairs.len() as f64 * languages;
+    let taught = r.train.objective.rows().has_teacher();
+    // Of the pairs T>T alone, each with its teacher's document.
+    let pairs = if taught { languages } else { r.assemble.pairs.len() as f64 * languages };
     let whole = matches!(variant, Some(Variant::Sdrrl | Variant::Gold));
     let of_row = if whole { [KEPT * pairs, pairs] } else { [KEPT, 1.0 + languages] };
     let all = of_row.map(|n| n * rows as f64 * (1.0 - r.assemble.validation));
     let mut parallel = 0.0;
-    if whole && r.assemble.use_parallel && r.parallel.file.is_some() {
+    if whole && !taught && r.assemble.use_parallel && r.parallel.file.is_some() {
         for target in &r.target_languages {
             let path = path_for(&r.parallel.file, "parallel.file", &r.source_language, target)?;
             let lines = read_lines(&path).map_or(0, |lines| lines.len());
@@ -250,7 +252,8 @@ fn examples(f: &Facts, variant: Option<Variant>) -> Result<Option<([f64; 2], [f6
     }
     // Instructions such as the answer's language come on top.
     let tokens = [f.prompt + f.answer[0], f.prompt + f.answer[1] + TEMPLATE / 2.0];
-    Ok(Some((all.map(|n| n + parallel), tokens)))
+    let documents = if taught { 3.0 } else { 1.0 };
+    Ok(Some((all.map(|n| n + parallel), tokens.map(|n| n * documents))))
 }
 
 /// A task of an evaluation.

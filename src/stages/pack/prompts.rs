@@ -1,5 +1,5 @@
 //! Examples of `assemble` become questions for an on-policy objective: each question in a target language (pair T>T) with a second prompt, which shows a teacher
-//! the same question in the source language and the answer to it (pair S>S of the same row).
+//! the same question in the source language and the answer to it (pair S>S of the same row). For its off-policy form the answer of the T>T stands behind both.
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,8 +12,9 @@ use crate::{
         conversation::{Prompt, Role, Turn},
         languages as names,
         placeholders::filled,
-        questions::preferences::{STUDENT, TEACHER},
+        questions::preferences::{Rows, STUDENT, STUDENT_ANSWER, TEACHER, TEACHER_ANSWER},
         record::Example,
+        template::TrainOn,
         token_shard::{self, Document},
     },
     error::Error,
@@ -22,10 +23,7 @@ use crate::{
         stage::{Made, Open},
         work_dir::TOKENS,
     },
-    recipe::{
-        assemble::PairType,
-        pack::{PackSettings, TURNS},
-    },
+    recipe::{assemble::PairType, pack::TURNS},
     report::out::say,
 };
 
@@ -49,7 +47,7 @@ struct Part {
 }
 
 impl Part {
-    fn of(split: &str, examples: &[Example], encoder: &Encoder, s: &PackSettings) -> Result<Part> {
+    fn of(split: &str, examples: &[Example], encoder: &Encoder, args: &Args) -> Result<Part> {
         let own = || examples.iter().filter(|e| e.split == split);
         let of_pair = |pair: PairType| own().filter(move |e| e.pair == pair.name());
         let sources = sources(of_pair(PairType::SourceSource))?;
@@ -59,7 +57,7 @@ impl Part {
         let asked: Vec<&Example> = questions.iter().filter(shown).copied().collect();
         part.without = questions.len() - asked.len();
         let made: Vec<Result<Option<Unit>>> =
-            asked.par_iter().map(|e| unit(e, sources[e.row.as_str()], encoder, s)).collect();
+            asked.par_iter().map(|e| unit(e, sources[e.row.as_str()], encoder, args)).collect();
         for (e, made) in asked.into_iter().zip(made) {
             match made.with_context(|| format!("example {}", e.id))? {
                 Some(unit) => {
@@ -74,8 +72,10 @@ impl Part {
 
     fn about(&self) -> Value {
         let tokens: usize = self.units.iter().map(|d| d.tokens.len()).sum();
+        let students = self.units.iter().step_by(2).flat_map(|d| &d.weights);
+        let trained = students.filter(|w| **w != 0.0).count();
         let pairs = json!({PairType::TargetTarget.name(): self.kept.len()});
-        json!({"documents": self.units.len(), "tokens": tokens, "trained-tokens": 0, "dropped": self.without + self.long, "pairs": pairs})
+        json!({"documents": self.units.len(), "tokens": tokens, "trained-tokens": trained, "dropped": self.without + self.long, "pairs": pairs})
     }
 }
 
@@ -102,7 +102,7 @@ pub(super) fn pack(args: &Args, encoder: &Encoder, open: &mut Open) -> Result<Ma
     let mut counts = Counts { read: tally.read, ..Counts::default() };
     let mut summary = serde_json::Map::new();
     for (split, path) in &TOKENS[..2] {
-        let part = Part::of(split, &examples, encoder, &args.settings).with_context(|| at.to_string())?;
+        let part = Part::of(split, &examples, encoder, args).with_context(|| at.to_string())?;
         let (kept, Part { without, long, others, .. }) = (part.kept.len(), &part);
         let left_out = format!("{without} with {NO_SOURCE}, {long} too long, {others} other rows");
         if *split == TOKENS[0].0 {
@@ -113,8 +113,9 @@ pub(super) fn pack(args: &Args, encoder: &Encoder, open: &mut Open) -> Result<Ma
         token_shard::write(&open.path(path), &part.units)?;
         let about = part.about();
         say!(
-            "pack: {split}: {kept} questions, {} tokens in their prompts; left out: {left_out}",
-            about["tokens"]
+            "pack: {split}: {kept} questions, {} tokens in their {}; left out: {left_out}",
+            about["tokens"],
+            if args.rows == Rows::Taught { "documents" } else { "prompts" }
         );
         summary.insert((*split).into(), about);
         counts.written += kept;
@@ -144,8 +145,9 @@ fn guards(args: &Args, examples: &[Example], encoder: &Encoder, open: &mut Open)
     Ok(made.len())
 }
 
-/// The prompts of a question, unless one is too long.
-fn unit(asked: &Example, source: &Example, encoder: &Encoder, s: &PackSettings) -> Result<Option<Unit>> {
+/// The prompts of a question, with its answer where that is taught, unless one is too long.
+fn unit(asked: &Example, source: &Example, encoder: &Encoder, args: &Args) -> Result<Option<Unit>> {
+    let s = &args.settings;
     let student = Prompt {
         system: s.system.as_deref(),
         earlier: &asked.turns,
@@ -157,15 +159,27 @@ fn unit(asked: &Example, source: &Example, encoder: &Encoder, s: &PackSettings) 
         Some(text) => Prompt { earlier: &shown, instruction: text, input: "", ..student },
         None => Prompt { earlier: &shown, ..student },
     };
+    let taught = args.rows == Rows::Taught;
+    let marks = if taught { [STUDENT_ANSWER, TEACHER_ANSWER] } else { [STUDENT, TEACHER] };
+    let answer = if taught { answer(&student, asked, encoder)? } else { vec![] };
     let document = |prompt: &Prompt, mark: &str| -> Result<Option<Document>> {
-        let tokens = encoder.template.encode_prompt(encoder.tokenizer, prompt)?;
+        let mut tokens = encoder.template.encode_prompt(encoder.tokenizer, prompt)?;
         ensure!(!tokens.is_empty(), "the template makes an empty prompt of the question");
-        let made =
-            Document { weights: vec![0.0; tokens.len()], tokens, note: format!("{} {mark}", asked.id) };
+        let mut weights = vec![0.0; tokens.len()];
+        tokens.extend(&answer);
+        weights.resize(tokens.len(), asked.weight);
+        let made = Document { weights, tokens, note: format!("{} {mark}", asked.id) };
         let made = Some(made).filter(|d| d.tokens.len() <= s.max_length);
         within_embedding(made, encoder.embedding, encoder.tokenizer)
     };
-    Ok(document(&student, STUDENT)?.zip(document(&teacher, TEACHER)?).map(|(a, b)| [a, b]))
+    Ok(document(&student, marks[0])?.zip(document(&teacher, marks[1])?).map(|(a, b)| [a, b]))
+}
+
+/// The ids of the answer and its end token: the same behind either prompt.
+fn answer(student: &Prompt, asked: &Example, encoder: &Encoder) -> Result<Vec<u32>> {
+    let encoded = encoder.template.encode(encoder.tokenizer, student, &asked.output, TrainOn::Last)?;
+    let encoded = encoded.without_tail();
+    Ok(encoded.tokens[encoded.answer_start..].to_vec())
 }
 
 /// What stands before a teacher's question and, but where it is the student's own, its text.

@@ -34,7 +34,12 @@ impl Amount {
         let steps = if s.max_steps > 0 { all.min(s.max_steps as f64) } else { all };
         // Gradients of all weights are half as much again; so is the reference's pass of preferences; keeping the source adds a pass for its rows.
         let method = if s.method == Method::Lora { 1.0 } else { 1.5 };
-        let objective = if s.objective == Objective::Sft { 1.0 } else { 1.5 };
+        // Of a student's and a teacher's document the first, which is shorter, is run each time.
+        let objective = match s.objective {
+            Objective::Sft => 1.0,
+            Objective::TopK => 0.5,
+            _ => 1.5,
+        };
         let keeping = if s.keep_source == KeepSource::CrossEntropy { 1.0 } else { 1.3 };
         Amount {
             steps,

@@ -94,7 +94,15 @@ impl Card<'_> {
                 let clip = r.clip.map_or("none".into(), |clip| format!("{clip}"));
                 format!(", temperature {}, up to {} tokens, clip {clip}", r.temperature, r.max_new_tokens)
             });
-            let how = how.or(drawn).unwrap_or_default();
+            let stored = self.settings.stored_teacher().map(|t| {
+                let text = if t.text > 0.0 {
+                    format!(", cross-entropy of the text {}", t.text)
+                } else {
+                    String::new()
+                };
+                format!(", the {} likeliest tokens{text}", t.k)
+            });
+            let how = how.or(drawn).or(stored).unwrap_or_default();
             return format!("{}{how}", self.settings.objective.in_words());
         }
         let pairs = self.pairs();

@@ -83,6 +83,7 @@ pub(super) fn step_of(
     let step = TrainStep::new(model, trainable, room)?.keep_source(model, mixed)?;
     match rollouts {
         Some(rollouts) => step.distilling(model, rollouts.clip),
+        None if s.stored_teacher().is_some() => step.distilling_stored(model),
         None => Ok(step),
     }
 }

@@ -13,6 +13,7 @@ mod rewards;
 mod screen;
 mod settings;
 mod summary;
+mod teacher;
 mod together;
 mod watch;
 
@@ -48,6 +49,7 @@ use crate::{
     stages::pack::Validation,
     train::{
         checkpoint,
+        distillation::Distillation,
         guard::is_source,
         trainer::{CHANGEABLE, Checks, RANKS, train},
         validation::largest_batch,
@@ -65,6 +67,7 @@ pub use settings::memory;
 use settings::{guard_text, kept, trainer_settings};
 pub use summary::next_commands;
 use summary::{ending, interruption, print_memory};
+use teacher::Teacher;
 
 /// Arguments of `train`.
 #[derive(Clone, Debug, clap::Args)]
@@ -149,6 +152,9 @@ fn run_with(args: &Args, together: Option<&together::First>) -> Result<()> {
     }
     if args.settings.objective.has_reference() {
         stage::check_place::<Reference>(&args.out.join(reference::FOLDER))?;
+    }
+    if args.settings.stored_teacher().is_some() {
+        stage::check_place::<Teacher>(&args.out.join(teacher::FOLDER))?;
     }
     let args = &data::prepare(args)?;
     let mut train = Train::new(args, model_path, together)?;
@@ -308,7 +314,8 @@ impl Train<'_> {
         let mut settings = trainer_settings(&args.settings, checkpoint_identity(manifest));
         settings.preference = preference(args, [&self.shards, &self.model_path], (&model, &mut step), held)?;
         let mut screen = Screen::new(&model, &step, args.quiet);
-        let on_policy = sampled.as_ref().map(|s| s.on_policy(&model, validation.as_ref())).transpose()?;
+        let drawn = sampled.as_ref().map(|s| s.on_policy(&model, validation.as_ref())).transpose()?;
+        let stored = teacher::stored(args, [&self.shards, &self.model_path], (&model, &mut step), held)?;
         let probe = self.probe.as_ref();
         let mut measure =
             |model: &Transformer, step: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(model, step));
@@ -321,7 +328,7 @@ impl Train<'_> {
                 source: source.as_ref(),
                 text: text.as_ref(),
                 probe: probe.is_some().then_some(&mut measure),
-                on_policy,
+                distillation: drawn.map(Distillation::OnPolicy).or(stored.map(Distillation::Stored)),
                 team: team.clone(),
             },
             &settings,

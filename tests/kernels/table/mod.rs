@@ -61,6 +61,7 @@ table! {
     optimizers,
     casts,
     kl_divergence,
+    top_k_divergence,
 }
 
 /// One row of the table.

@@ -58,8 +58,10 @@ impl Distilled {
 pub struct DistilledSum {
     /// Σ w KL(teacher || student), nats.
     pub divergence: f64,
-    /// The same of the clipped divergences: what is learnt.
+    /// What is learnt: the same of the clipped divergences, or with a share of the nll.
     pub clipped: f64,
+    /// Σ w nll of the text, where it is known.
+    pub nll: f64,
     /// Σ w.
     pub weight: f64,
     /// Rows.
@@ -75,6 +77,7 @@ impl DistilledSum {
     pub fn add(&mut self, other: DistilledSum) {
         self.divergence += other.divergence;
         self.clipped += other.clipped;
+        self.nll += other.nll;
         self.weight += other.weight;
         self.rows += other.rows;
         self.limited += other.limited;
