@@ -112,7 +112,7 @@ impl GgmlType {
         }
     }
 
-    /// Whether [`GgmlType::quantize`] makes it.
+    /// Whether its blocks can be made of values here.
     pub fn is_made(self) -> bool {
         use GgmlType::*;
         matches!(self, F32 | F16 | Bf16 | Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q4K | Q5K | Q6K)
