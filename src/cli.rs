@@ -18,7 +18,8 @@ use crate::{
         trace::{Ranges, Trace},
     },
     stages::{
-        self, align, chat, eval, generate, help, import, inspect, merge, pack, serve, train, translate,
+        self, align, chat, eval, generate, help, import, inspect, merge, pack, quantize, serve, train,
+        translate,
     },
 };
 
@@ -133,6 +134,8 @@ subcommands! {
     Import: stages::import, Mode::Work;
     /// Merge an adapter into its model
     Merge: stages::merge, Mode::Work;
+    /// Write a model, or an adapter, as a GGUF file for llama.cpp and Ollama
+    Quantize: stages::quantize, Mode::Work;
     /// Export the log of a training to MLflow or Weights & Biases, as offline folders
     Export: stages::export, Mode::Work;
     /// Show rows, or token shards with their loss mask
@@ -164,6 +167,7 @@ impl Command {
             | Command::Train(train::Args { model, .. })
             | Command::Import(import::Args { model, .. })
             | Command::Merge(merge::Args { model, .. })
+            | Command::Quantize(quantize::Args { model, .. })
             | Command::Eval(eval::Args { model, .. })
             | Command::Align(align::Args { model, .. }) => Some(model),
             Command::Generate(generate::Args { model, .. })

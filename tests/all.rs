@@ -47,6 +47,7 @@ mod pickle;
 mod pipeline;
 mod preferences;
 mod qe;
+mod quantize;
 mod reference;
 mod rehearsal;
 mod remote;

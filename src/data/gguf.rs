@@ -1,6 +1,7 @@
 //! The GGUF container (ggml's model file), versions 2 and 3: metadata and the tensor directory, of one file or of all files of a split model. Every count is checked
 //! against the file's length before anything is allocated.
 mod parts;
+pub mod writer;
 
 use std::{
     collections::{BTreeMap, HashSet},

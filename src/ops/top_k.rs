@@ -8,7 +8,6 @@ use crate::{
     ops::{
         activation::soft_cap,
         cross_entropy::{Head, LossScratch, gather},
-        gemm::linear_forward_many_rows,
         launch::gpu_of,
         parallel::{Shared, for_each_task},
         rows::gather_rows,
@@ -31,7 +30,8 @@ pub fn linear_top_k<'a>(
     rows: &[u32],
     k: usize,
 ) -> Result<TopK> {
-    let Head { weight, softcap } = head.into();
+    let head = head.into();
+    let Head { weight, softcap, .. } = head;
     let ((n, c), (vocab, wc)) = (hidden.rows_cols(), weight.rows_cols());
     let (chunk, compact) = (scratch.logits.shape()[0], &scratch.hidden);
     let scratch_fits = scratch.logits.shape() == [chunk, vocab] && compact.shape() == [chunk, c];
@@ -48,14 +48,14 @@ pub fn linear_top_k<'a>(
             map.write_u32(rows)?;
             gather_rows(&mut compact, hidden, &map)?;
             let done =
-                weight.dense(OP, hidden, |w| linear_forward_many_rows(&mut logits, &compact, w, None))?;
+                weight.dense(OP, hidden, |w| Head { weight: w.into(), ..head }.product(&mut logits, &compact))?;
             done.with_context(|| format!("{OP}: {weight:?} is not on the GPU"))?;
             choose_rows(&mut logits.to_f32_vec()?, vocab, ids, log_probs, softcap)?;
             continue;
         }
         let at: Vec<usize> = rows.iter().map(|&i| i as usize).collect();
         gather(compact.f32_mut()?, hidden.f32()?, &at, c);
-        linear_forward_many_rows(&mut logits, &compact, weight, None)?;
+        head.product(&mut logits, &compact)?;
         choose_rows(logits.f32_mut()?, vocab, ids, log_probs, softcap)?;
     }
     Ok(found)

@@ -18,12 +18,11 @@ use crate::{
         activation::{soft_cap, soft_cap_slope},
         checks::{check, check_ids},
         cross_entropy::{Head, LossScratch, gather, scatter},
-        gemm::{linear_backward_input, linear_forward_many_rows},
+        gemm::linear_backward_input,
         kernels,
         kl_divergence::Mixed,
         launch::{Grid, gpu_of},
         parallel::{Shared, for_each_task},
-        quantize::Matrix,
         rows::{gather_rows, scatter_rows},
         simd::{self, Kernel, Simd},
         top_k::{log_add, log_sums, take},
@@ -51,16 +50,16 @@ pub fn linear_top_k_divergence<'a>(
     (rows, teacher): (&[u32], &TopK),
     mixed: Mixed,
 ) -> Result<()> {
-    let Head { weight, softcap } = head.into();
+    let head = head.into();
+    let Head { weight, .. } = head;
     let ((n, c), (vocab, wc)) = (hidden.rows_cols(), weight.rows_cols());
     let logits = &scratch.logits;
     let lengths = [losses.len(), divergences.len(), targets.len(), token_weights.len()];
     let fits = wc == c && lengths == [n; 4];
     let scratch_fits = logits.shape()[1] == vocab && scratch.hidden.shape() == [logits.shape()[0], c];
-    let cap_fits = softcap.is_none_or(|cap| cap > 0.0 && cap.is_finite());
     let known = rows.is_sorted_by(|a, b| a < b) && rows.last().is_none_or(|&i| (i as usize) < n);
     let operands = [&*losses, divergences, hidden, targets, token_weights, logits];
-    weight.check(fits && scratch_fits && cap_fits && known, OP, &operands)?;
+    weight.check(fits && scratch_fits && head.is_sound() && known, OP, &operands)?;
     teacher.check(rows.len(), vocab).context(OP)?;
     refuse_overlap(&[losses, divergences], &[hidden, targets, token_weights])?;
     weight.refuse_overlap(&[losses, divergences])?;
@@ -75,12 +74,12 @@ pub fn linear_top_k_divergence<'a>(
             gpu_of(OP, &[hidden, weight])?;
             let inputs = [hidden, weight, targets, token_weights];
             let d = dhidden.as_deref_mut();
-            gpu_run(&gpu, losses, divergences, d, scratch, inputs, (rows, teacher), mixed, softcap)
+            gpu_run(&gpu, losses, divergences, d, scratch, inputs, (rows, teacher), mixed, head)
         })?;
         return done.with_context(|| format!("{OP}: {weight:?} is not on the GPU"));
     }
     let inputs = [hidden, targets, token_weights];
-    cpu_run(losses, divergences, dhidden, scratch, inputs, weight, (rows, teacher), mixed, softcap)
+    cpu_run(losses, divergences, dhidden, scratch, inputs, (rows, teacher), mixed, head)
 }
 
 fn cpu_run(
@@ -89,11 +88,11 @@ fn cpu_run(
     mut dhidden: Option<&mut Tensor>,
     scratch: &mut LossScratch,
     [hidden, targets_t, token_weights]: [&Tensor; 3],
-    weight: Matrix,
     (rows, teacher): (&[u32], &TopK),
     mixed: Mixed,
-    softcap: Option<f32>,
+    head: Head,
 ) -> Result<()> {
+    let Head { weight, scale, softcap } = head;
     let (vocab, c) = weight.rows_cols();
     let (targets, chunk) = (targets_t.u32()?, scratch.logits.shape()[0]);
     check_ids(OP, targets_t, targets, vocab, &weight)?;
@@ -103,7 +102,9 @@ fn cpu_run(
         let n = at.len();
         let (mut logits, mut compact) = (scratch.logits.rows(0..n)?, scratch.hidden.rows(0..n)?);
         gather(compact.f32_mut()?, hidden.f32()?, &at, c);
-        linear_forward_many_rows(&mut logits, &compact, weight, None)?;
+        head.product(&mut logits, &compact)?;
+        // By the product, the gradient of the logits has the head's factor, too.
+        let (hard, soft) = (mixed.hard * scale, mixed.soft * scale);
         let mut found = vec![0.0; 2 * n];
         let (all, out) = (Shared::new(logits.f32_mut()?), Shared::new(&mut found));
         let wanted = dhidden.is_some();
@@ -112,7 +113,7 @@ fn cpu_run(
             let (row, out) = unsafe { (all.part(r * vocab, vocab), out.part(2 * r, 2)) };
             let (ids, log_q) = teacher.row(first + r);
             let i = at[r];
-            let factors = wanted.then_some([mixed.hard * weights[i], mixed.soft * weights[i]]);
+            let factors = wanted.then_some([hard * weights[i], soft * weights[i]]);
             let target = targets[i] as usize;
             out.copy_from_slice(&simd::run(TopKRow { row, ids, log_q, target, factors, softcap }));
         });
@@ -137,9 +138,10 @@ fn gpu_run(
     scratch: &mut LossScratch,
     [hidden, weight, targets, token_weights]: [&Tensor; 4],
     (rows, teacher): (&[u32], &TopK),
-    Mixed { hard, soft }: Mixed,
-    softcap: Option<f32>,
+    mixed: Mixed,
+    head: Head,
 ) -> Result<()> {
+    let (hard, soft) = (mixed.hard * head.scale, mixed.soft * head.scale);
     let (chunk, k, device) = (scratch.logits.shape()[0], teacher.k, hidden.device());
     let most = chunk.min(rows.len());
     let part = |name: &str, dtype, width| Tensor::scratch_on(&device, name, dtype, &[most, width]);
@@ -154,13 +156,13 @@ fn gpu_run(
         ids.write_u32(&teacher.ids[first * k..(first + n) * k])?;
         log_q.write_f32(&teacher.log_probs[first * (k + 1)..(first + n) * (k + 1)])?;
         gather_rows(&mut compact, hidden, &map)?;
-        linear_forward_many_rows(&mut logits, &compact, weight, None)?;
+        Head { weight: weight.into(), ..head }.product(&mut logits, &compact)?;
         let mut dlogits = match &scratch.dlogits {
             Some(d) => d.rows(0..n)?,
             None => logits.alias(),
         };
         let written = dhidden.is_some().then_some(&mut dlogits);
-        let (vocab, cap, g) = (weight.shape()[0], softcap.unwrap_or(0.0), Grid::new(n));
+        let (vocab, cap, g) = (weight.shape()[0], head.softcap.unwrap_or(0.0), Grid::new(n));
         let (l, d, x, y, w) = (&mut *losses, &mut *divergences, &mut logits, &mut kept, token_weights);
         use kernels::softmax_top_k as kl;
         // SAFETY: shapes, rows and the teacher's tokens were checked, targets by the kernel, which reads a logit before it writes the same place of dlogits.

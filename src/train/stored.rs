@@ -2,7 +2,7 @@
 //! divergence of the teacher's likeliest tokens, all others being one bucket, beside a share of the cross-entropy of the text.
 use anyhow::{Result, ensure};
 
-use super::{run_types::TrainerSettings, trainer::packed};
+use super::{batches::packed, run_types::TrainerSettings};
 use crate::{
     data::{
         loader::first_fit,

@@ -8,12 +8,12 @@ use super::{Tokenizer, pre_tokenizers};
 use crate::data::gguf::{Gguf, GgufValue};
 
 /// `tokenizer.ggml.token_type` values.
-const UNKNOWN: u64 = 2;
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
+pub(super) const UNKNOWN: u64 = 2;
+pub(super) const CONTROL: u64 = 3;
+pub(super) const USER_DEFINED: u64 = 4;
 
 /// Texts of control tokens that end a turn, whatever the file says of them: llama.cpp's list.
-const ENDS: [&str; 21] = [
+pub(super) const ENDS: [&str; 21] = [
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",

@@ -5,6 +5,7 @@ mod pre_tokenizers;
 pub mod sentencepiece;
 mod sound;
 mod specials;
+mod to_gguf;
 
 use std::path::Path;
 
@@ -36,7 +37,7 @@ impl Tokenizer {
     pub fn load(path: &Path) -> Result<Tokenizer> {
         let context = || format!("load the tokenizer of {}", path.display());
         if path.extension().is_some_and(|e| e == "gguf") {
-            return from_gguf::load(&Gguf::open(path)?).with_context(context);
+            return Tokenizer::from_gguf(&Gguf::open(path)?);
         }
         if path.is_dir() && !path.join("tokenizer.json").exists() && path.join(sentencepiece::FILE).exists() {
             return sentencepiece::load(path).with_context(context);
@@ -83,6 +84,11 @@ impl Tokenizer {
             tokenizer.vocab_size()
         );
         Ok(tokenizer)
+    }
+
+    /// The tokenizer in an open GGUF file.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer> {
+        from_gguf::load(gguf).with_context(|| format!("load the tokenizer of {}", gguf.path.display()))
     }
 
     /// From the JSON of tokenizer.json and of tokenizer_config.json (null if there is none).

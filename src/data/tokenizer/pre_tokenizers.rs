@@ -2,7 +2,7 @@
 //!
 //! What a name means is a fact of llama.cpp (`llama-vocab.cpp`): expressions that cut one after the other what those before left, matches and the text between
 //! them alike. Where llama.cpp writes an expression otherwise than the model's own tokenizer.json, because its engine lacks something, the model's own stands here.
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 /// GPT-2's: contractions, words, numbers and signs with the space before them.
@@ -186,9 +186,100 @@ pub(super) fn by_name(name: &str) -> Result<PreTokenizer> {
     })
 }
 
+/// The parts of a step of tokenizer.json that may be a sequence of steps; none for null.
+pub(super) fn steps(part: &Value) -> Vec<&Value> {
+    let lists = ["normalizers", "pretokenizers"].iter().find_map(|key| part[*key].as_array());
+    match lists {
+        Some(list) => list.iter().flat_map(steps).collect(),
+        None if part.is_null() => vec![],
+        None => vec![part],
+    }
+}
+
+/// The expressions by which a byte-level tokenizer.json cuts; the error names the step that no name stands for.
+fn cuts_of(json: &Value) -> Result<Vec<&str>> {
+    let mut cuts = vec![];
+    for step in steps(&json["pre_tokenizer"]) {
+        let cut = match step["type"].as_str() {
+            Some("Split") => {
+                // Where the expression matches everything, the two are one.
+                let isolated = [("Isolated", false), ("Removed", true)]
+                    .iter()
+                    .any(|(behaviour, invert)| step["behavior"] == *behaviour && step["invert"] == *invert);
+                step["pattern"]["Regex"].as_str().filter(|_| isolated)
+            }
+            Some("Digits") => Some(if step["individual_digits"] == true { DIGIT } else { DIGITS }),
+            Some("ByteLevel") if step["add_prefix_space"] == true => None,
+            Some("ByteLevel") if step["use_regex"] == false => continue,
+            Some("ByteLevel") => Some(GPT2),
+            _ => None,
+        };
+        cuts.push(cut.with_context(|| {
+            format!("its pre-tokeniser has the step {step}, which llama.cpp has no name for")
+        })?);
+    }
+    Ok(cuts)
+}
+
+/// llama.cpp's name of what a byte-level tokenizer.json does before its merges: the inverse of [`by_name`].
+///
+/// # Errors
+/// Steps that none of the names stands for.
+pub(super) fn name_of(json: &Value) -> Result<&'static str> {
+    let byte_level = steps(&json["pre_tokenizer"]).iter().any(|step| step["type"] == "ByteLevel");
+    ensure!(
+        byte_level,
+        "its pre-tokeniser is not byte-level, and its model has no byte fallback: llama.cpp has no name for that"
+    );
+    let cuts = cuts_of(json)?;
+    let whole_words = json["model"]["ignore_merges"] == true;
+    let fits = KINDS.iter().filter(|k| k.cuts == cuts && k.ignore_merges == whole_words);
+    let mut names = fits.flat_map(|k| k.names).copied();
+    let same = |name: &&str| by_name(name).is_ok_and(|pre| pre.normalizer == json["normalizer"]);
+    names.find(same).with_context(|| {
+        format!(
+            "llama.cpp has no name for its pre-tokeniser (normalizer {}, whole words {whole_words}, cuts {cuts:?}): a file with another name would cut text differently",
+            json["normalizer"]
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_found_again_by_what_it_means() {
+        for name in KINDS.iter().flat_map(|k| k.names) {
+            let pre = by_name(name).unwrap();
+            let json = json!({"normalizer": pre.normalizer, "pre_tokenizer": pre.pre_tokenizer, "model": {"ignore_merges": pre.ignore_merges}});
+            let found = by_name(name_of(&json).unwrap()).unwrap();
+            assert_eq!(
+                (found.normalizer, found.pre_tokenizer, found.ignore_merges),
+                (pre.normalizer, pre.pre_tokenizer, pre.ignore_merges),
+                "{name}"
+            );
+        }
+        let named = |steps: Value| {
+            name_of(
+                &json!({"normalizer": null, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}, "model": {}}),
+            )
+        };
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true});
+        assert_eq!(named(json!([{"type": "Digits", "individual_digits": true}, bytes])).unwrap(), "smollm");
+        assert_eq!(named(json!([bytes])).unwrap(), "gpt-2");
+        let own =
+            json!({"type": "Split", "pattern": {"Regex": "[abc]"}, "behavior": "Isolated", "invert": false});
+        for (steps, what) in [
+            (json!([own, bytes]), "[abc]"),
+            (json!([{"type": "Punctuation", "behavior": "Contiguous"}, bytes]), "Punctuation"),
+            (json!([{"type": "ByteLevel", "add_prefix_space": true, "use_regex": true}]), "add_prefix_space"),
+            (json!([{"type": "Whitespace"}]), "not byte-level"),
+        ] {
+            let error = named(steps).unwrap_err().to_string();
+            assert!(error.contains(what), "{what}: {error}");
+        }
+    }
 
     #[test]
     fn every_name_is_one_kind_and_every_expression_compiles() {

@@ -133,6 +133,11 @@ impl Config {
             .or_kind(|message| Error::bad_input(gguf.path.display(), message))
     }
 
+    /// Of a Hugging Face directory or a `.gguf` file.
+    pub fn of_model(path: &Path) -> Result<Config> {
+        if path.is_dir() { Config::from_dir(path) } else { Config::from_gguf(&Gguf::open(path)?) }
+    }
+
     /// Checks a `config.json`; what it leaves out gets its family's defaults.
     pub fn from_value(mut value: Value) -> Result<Config> {
         let fields = value.as_object_mut().context("not a JSON object")?;

@@ -4,23 +4,27 @@ use serde_json::{Map, Value, json};
 
 use crate::data::gguf::{Gguf, GgufValue};
 
+/// Sizes that every file has: their names in config.json and behind the architecture's name.
+pub(super) const SIZES: [(&str, &str); 4] = [
+    ("hidden_size", "embedding_length"),
+    ("intermediate_size", "feed_forward_length"),
+    ("num_hidden_layers", "block_count"),
+    ("num_attention_heads", "attention.head_count"),
+];
+/// Sizes that a file may leave out.
+pub(super) const OPTIONAL_SIZES: [(&str, &str); 2] =
+    [("num_key_value_heads", "attention.head_count_kv"), ("head_dim", "attention.key_length")];
+
 /// What the metadata of every architecture says, under config.json's names.
 pub fn of_gguf(gguf: &Gguf, architecture: &str) -> Result<Map<String, Value>> {
     let key = |k: &str| format!("{architecture}.{k}");
     let vocab = gguf.array("tokenizer.ggml.tokens").map(|t| t.len() as u64);
     let mut out = Map::new();
-    for (field, name) in [
-        ("hidden_size", "embedding_length"),
-        ("intermediate_size", "feed_forward_length"),
-        ("num_hidden_layers", "block_count"),
-        ("num_attention_heads", "attention.head_count"),
-    ] {
+    for (field, name) in SIZES {
         out.insert(field.into(), gguf.required(&key(name))?.into());
     }
     // What is absent is as llama.cpp has it, not as the family's configuration class does.
-    for (field, name) in
-        [("num_key_value_heads", "attention.head_count_kv"), ("head_dim", "attention.key_length")]
-    {
+    for (field, name) in OPTIONAL_SIZES {
         out.insert(field.into(), gguf.integer(&key(name)).into());
     }
     let vocab = gguf.integer(&key("vocab_size")).or(vocab).context("no vocabulary size")?;
@@ -48,7 +52,8 @@ pub fn shortest(x: f64) -> f64 {
 }
 
 /// Tensors that hold factors of the rotary frequencies: for every length, and for contexts up to the original one and beyond it.
-const FACTORS: [&str; 3] = ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
+pub(super) const FACTORS: [&str; 3] =
+    ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// True for a tensor that [`of_gguf`] has read.
 pub fn is_rope_factors(tensor: &str) -> bool {
@@ -150,14 +155,18 @@ const READ_BY: [(&str, &[&str]); 8] = [
 /// Architectures that know no window in llama.cpp.
 const WITHOUT_WINDOW: [&str; 6] = ["qwen2", "qwen3", "granite", "olmo2", "smollm3", "hunyuan-dense"];
 
+/// Whether a key behind the name of `architecture` is read.
+pub(super) fn is_read(name: &str, architecture: &str) -> bool {
+    KNOWN.contains(&name) || READ_BY.iter().any(|(key, by)| *key == name && by.contains(&architecture))
+}
+
 /// Refuses a key of the architecture that nobody here reads, unless its value changes nothing.
 pub fn check_keys(gguf: &Gguf, architecture: &str) -> Result<()> {
     let prefix = format!("{architecture}.");
-    let is_read = |name: &str| {
-        KNOWN.contains(&name) || READ_BY.iter().any(|(key, by)| *key == name && by.contains(&architecture))
-    };
     for (key, value) in &gguf.metadata {
-        let Some(name) = key.strip_prefix(&prefix).filter(|name| !is_read(name)) else { continue };
+        let Some(name) = key.strip_prefix(&prefix).filter(|name| !is_read(name, architecture)) else {
+            continue;
+        };
         let neutral = match value {
             GgufValue::Unsigned(x) => *x == 0,
             GgufValue::Signed(x) => *x == 0,

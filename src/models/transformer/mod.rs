@@ -7,6 +7,7 @@ mod dropout;
 mod families;
 mod fields;
 pub(crate) mod gguf_fields;
+pub(crate) mod gguf_keys;
 mod grads;
 pub mod ids;
 pub mod linear;

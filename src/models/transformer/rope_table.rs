@@ -179,7 +179,7 @@ impl RopeSpec {
     }
 }
 
-fn kind_of(scaling: &Map<String, Value>) -> &str {
+pub(super) fn kind_of(scaling: &Map<String, Value>) -> &str {
     scaling.get("rope_type").or(scaling.get("type")).and_then(Value::as_str).unwrap_or("default")
 }
 

@@ -36,6 +36,11 @@ impl Checkpoint {
         Ok(Checkpoint { file, by_name, head_size: config.head_size(), family })
     }
 
+    /// The file.
+    pub(super) fn file(&self) -> &Gguf {
+        &self.file
+    }
+
     /// The tensors' names.
     pub fn names(&self) -> Vec<&str> {
         self.file.tensors.iter().map(|t| t.name.as_str()).collect()

@@ -9,6 +9,7 @@ pub mod pickle;
 pub mod recognise;
 pub mod safetensors;
 pub mod stored;
+pub mod to_gguf;
 
 pub use hub::resolve;
 
@@ -179,10 +180,5 @@ pub fn check_memory(what: &str, bytes: usize) -> Result<()> {
 
 /// Rows of the embedding that a model's configuration says; `None` where there is none that can be read, as beside a tokenizer alone.
 pub fn embedding_rows(path: &Path) -> Option<usize> {
-    let config = if path.is_dir() {
-        Config::from_dir(path)
-    } else {
-        crate::data::gguf::Gguf::open(path).and_then(|gguf| Config::from_gguf(&gguf))
-    };
-    config.ok().map(|c| c.vocab_size)
+    Config::of_model(path).ok().map(|c| c.vocab_size)
 }

@@ -19,6 +19,7 @@ use super::{finite::check_finite, pickle};
 use crate::{
     data::map::{Map, map_path},
     models::transformer::tree::Leaf,
+    ops::quantize::GgmlType,
     tensor::{DType, Tensor},
 };
 
@@ -219,6 +220,45 @@ impl Checkpoint {
         Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
+    /// The numbers of a tensor, row by row, as they stand in the mapped file where they can.
+    fn bytes(&self, name: &str, dims: &[usize]) -> Result<(&Entry, Dtype, Cow<'_, [u8]>)> {
+        let entry = self.entries.get(canonical(name)).with_context(|| {
+            format!("{} has no tensor {name}: does config.json belong to these weights?", self.dir.display())
+        })?;
+        let (path, map) = &self.files[entry.file];
+        ensure!(
+            entry.shape == dims,
+            "{}: tensor {name} has shape {:?}, expected {dims:?}: does config.json belong to these weights?",
+            path.display(),
+            entry.shape
+        );
+        let mut bytes = Cow::Borrowed(&map[entry.offset..entry.offset + entry.bytes]);
+        let mut from = entry.dtype;
+        if let Some(strides) = &entry.strides {
+            bytes = gather(&bytes, &entry.shape, strides, from).into();
+        }
+        if from == Dtype::F64 {
+            let narrow = narrow(&bytes).with_context(|| format!("{}: tensor {name}", path.display()))?;
+            (bytes, from) = (narrow.into(), Dtype::F32);
+        }
+        Ok((entry, from, bytes))
+    }
+
+    /// The numbers of a tensor, row by row, and their type: for reading some rows at a time.
+    pub(super) fn numbers(&self, name: &str, dims: &[usize]) -> Result<(GgmlType, Cow<'_, [u8]>)> {
+        let (entry, from, bytes) = self.bytes(name, dims)?;
+        let kind = match from {
+            Dtype::F32 => GgmlType::F32,
+            Dtype::F16 => GgmlType::F16,
+            Dtype::BF16 => GgmlType::Bf16,
+            other => {
+                let path = self.files[entry.file].0.display();
+                return Err(unreadable(other).context(format!("{path}: tensor {name}")));
+            }
+        };
+        Ok((kind, bytes))
+    }
+
     /// The tensor as `dtype`, in place in the mapped file where it stands there in that type. One that holds a NaN or an infinity is an error.
     pub fn tensor(&self, name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
         self.rows(name, dims, 0..dims.first().copied().unwrap_or(1), dtype)
@@ -232,25 +272,9 @@ impl Checkpoint {
 
     /// Some rows of a tensor of this shape.
     fn rows(&self, name: &str, dims: &[usize], rows: Range<usize>, dtype: DType) -> Result<Tensor> {
-        let entry = self.entries.get(canonical(name)).with_context(|| {
-            format!("{} has no tensor {name}: does config.json belong to these weights?", self.dir.display())
-        })?;
+        let (entry, from, bytes) = self.bytes(name, dims)?;
         let (path, map) = &self.files[entry.file];
-        ensure!(
-            entry.shape == dims,
-            "{}: tensor {name} has shape {:?}, expected {dims:?}: does config.json belong to these weights?",
-            path.display(),
-            entry.shape
-        );
-        let mut bytes = Cow::Borrowed(&map[entry.offset..entry.offset + entry.bytes]);
-        let (mut from, mut in_place) = (entry.dtype, true);
-        if let Some(strides) = &entry.strides {
-            (bytes, in_place) = (gather(&bytes, &entry.shape, strides, from).into(), false);
-        }
-        if from == Dtype::F64 {
-            let narrow = narrow(&bytes).with_context(|| format!("{}: tensor {name}", path.display()))?;
-            (bytes, from, in_place) = (narrow.into(), Dtype::F32, false);
-        }
+        let in_place = matches!(bytes, Cow::Borrowed(_));
         let row = bytes.len() / dims.first().map_or(1, |&rows| rows.max(1));
         let range = rows.start * row..rows.end * row;
         let start = entry.offset + range.start;
@@ -330,6 +354,16 @@ pub(super) fn narrow(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// Why elements of a type are not read.
+fn unreadable(dtype: Dtype) -> anyhow::Error {
+    match dtype {
+        Dtype::F8_E4M3 | Dtype::F8_E5M2 => anyhow!(
+            "element type {dtype:?}: the weights are quantised (FP8), which is not read: use the unquantised model, or a GGUF file of it"
+        ),
+        other => anyhow!("element type {other:?} is not supported (F64, F32, F16, BF16 are)"),
+    }
+}
+
 const BLOCK: usize = 1 << 16;
 
 /// out = bytes, element by element through f32.
@@ -338,12 +372,7 @@ fn convert(out: &mut Tensor, from: Dtype, bytes: &[u8]) -> Result<()> {
         Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
         Dtype::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
         Dtype::BF16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        Dtype::F8_E4M3 | Dtype::F8_E5M2 => {
-            return Err(anyhow!(
-                "element type {from:?}: the weights are quantised (FP8), which is not read: use the unquantised model, or a GGUF file of it"
-            ));
-        }
-        other => return Err(anyhow!("element type {other:?} is not supported (F64, F32, F16, BF16 are)")),
+        other => return Err(unreadable(other)),
     };
     let size = if from == Dtype::F32 { 4 } else { 2 };
     ensure!(bytes.len() == out.len() * size, "{} bytes for {} elements", bytes.len(), out.len());

@@ -16,9 +16,10 @@ use crate::{
 };
 
 /// Where the rows of a matrix stand among those of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RowOrder {
     /// In their own order.
+    #[default]
     Straight,
     /// As llama.cpp keeps the q and k of a Llama: within each head of so many rows the two halves alternate (x0 y0 x1 y1 ...).
     Interleaved(usize),
@@ -34,6 +35,18 @@ impl RowOrder {
                 let (head, i) = (row / head_size, row % head_size);
                 let half = head_size / 2;
                 head * head_size + i % half * 2 + i / half
+            }
+        }
+    }
+
+    /// The row that stands as the file's row `stored`: the inverse of [`RowOrder::stored`].
+    #[inline]
+    pub fn own(self, stored: usize) -> usize {
+        match self {
+            RowOrder::Straight => stored,
+            RowOrder::Interleaved(head_size) => {
+                let (head, i) = (stored / head_size, stored % head_size);
+                head * head_size + i % 2 * (head_size / 2) + i / 2
             }
         }
     }

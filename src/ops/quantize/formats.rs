@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use half::{bf16, f16};
 
-use super::{packed::PackedType, unpack::Unpack};
+use super::{pack::Pack, packed::PackedType, unpack::Unpack};
 use crate::{
     device::Gpu,
     ops::{kernels, launch::Grid, simd},
@@ -112,9 +112,15 @@ impl GgmlType {
         }
     }
 
-    /// bytes = the blocks of `values`, both whole blocks; Q8_0, Q4_0 and Q4_1, as ggml's `quantize_row_*_ref` on a machine with fused
-    /// multiplication and addition, and as the gguf package.
-    pub(super) fn quantize(self, values: &[f32], bytes: &mut [u8]) {
+    /// Whether its blocks can be made of values here.
+    pub fn is_made(self) -> bool {
+        use GgmlType::*;
+        matches!(self, F32 | F16 | Bf16 | Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q4K | Q5K | Q6K)
+    }
+
+    /// bytes = the blocks of `values` (finite), both whole blocks of a type that [`GgmlType::is_made`], as ggml's `quantize_row_*_ref`; Q4_0 and Q4_1 as on a machine
+    /// with fused multiplication and addition, and as the gguf package, the others as on one without.
+    pub(crate) fn quantize(self, values: &[f32], bytes: &mut [u8]) {
         let (n, size) = self.block();
         for (x, b) in values.chunks_exact(n).zip(bytes.chunks_exact_mut(size)) {
             match self {
@@ -140,14 +146,14 @@ impl GgmlType {
                     b[2..4].copy_from_slice(&f16::from_f32(least).to_le_bytes());
                     pack(x, &mut b[4..], |x| ((x - least) * inverse + 0.5) as u8);
                 }
-                // The op refuses the others.
-                _ => return,
+                kind => return simd::run(Pack { kind, values, bytes }),
             }
         }
     }
 }
 
-fn inverse(d: f32) -> f32 {
+#[inline(always)]
+pub(super) fn inverse(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
 }
 

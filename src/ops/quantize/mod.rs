@@ -19,6 +19,7 @@ mod blocks;
 mod formats;
 pub(crate) mod int8;
 mod matrix;
+mod pack;
 mod packed;
 pub mod reference;
 mod unpack;
@@ -77,7 +78,7 @@ pub fn quantize(blocks: &mut Tensor, inp: &Tensor, kind: GgmlType) -> Result<()>
         GgmlType::Q8_0 => kernels::quantize_q8_0,
         GgmlType::Q4_0 => kernels::quantize_q4_0,
         GgmlType::Q4_1 => kernels::quantize_q4_1,
-        _ => bail!("quantize: {kind:?} blocks can be read, not made; use Q8_0, Q4_0 or Q4_1"),
+        _ => bail!("quantize: this op makes no {kind:?} blocks; use Q8_0, Q4_0 or Q4_1"),
     };
     ensure!(inp.dtype() == DType::F32, "quantize: {inp:?} must be F32");
     if let Some(gpu) = gpu_of("quantize", &[blocks, inp])? {

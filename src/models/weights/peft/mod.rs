@@ -5,7 +5,7 @@ mod tensors;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use self::tensors::Tensors;
@@ -84,37 +84,59 @@ fn read(dir: &Path, model: &Transformer) -> Result<Lora> {
     let (config, spec) = (config.meant_for(&model.spec), &model.spec);
     config::check_with_model(&config, &fields).with_context(|| CONFIG)?;
     let mut tensors = Tensors::open(dir)?;
-    let mut layers = vec![];
-    {
-        let selection = config.selection()?;
-        for l in 0..spec.layers.len() {
-            layers.push(PerLinear::try_from_fn(|id: LinearId| -> Result<Option<Adapter>> {
-                let module = spec.module_path(l, id);
-                if !spec.is_first(id) || !selection.has(&module)? {
-                    return Ok(None);
-                }
-                let ((r, alpha), (out, inp)) = (selection.rank_alpha(&module)?, spec.module_dims(id));
-                let magnitude = config.use_dora.then_some("lora_magnitude_vector");
-                Ok(Some(Adapter {
-                    a: tensors.take(&module, "lora_A", &[r, inp])?,
-                    b: tensors.take(&module, "lora_B", &[out, r])?,
-                    magnitude: magnitude.map(|part| tensors.take(&module, part, &[out])).transpose()?,
-                    scale: config.scale(r, alpha),
-                    norms: None,
-                    narrow: None,
-                }))
-            })?);
-        }
-    }
+    let layers = low_rank(&config, &mut tensors, &model.spec)?;
     let (replaced, kept) = replaced::read(&config, &fields, &mut tensors, &layers, model)?;
     tensors.finish()?;
     let lora = Lora { source: Some(fields), replaced, kept, ..Lora::of(spec, config, layers)? };
     let any = lora.adapters().next().is_some() || !lora.replaced.is_empty();
-    anyhow::ensure!(
-        any,
-        "{CONFIG}: target_modules, exclude_modules and layers leave no linear of this model"
-    );
+    ensure!(any, "{CONFIG}: {NO_LINEAR}");
     Ok(lora)
+}
+
+const NO_LINEAR: &str = "target_modules, exclude_modules and layers leave no linear of this model";
+
+/// Reads an adapter that is low-rank updates of a decoder's linears and nothing else; the model's weights are not needed.
+///
+/// # Errors
+/// One with whole modules, biases, rows or an adapted embedding.
+pub(super) fn load_low_rank(dir: &Path, spec: &Spec) -> Result<Lora> {
+    let read = || -> Result<Lora> {
+        let (config, fields) = config::read(dir)?;
+        config::check_with_model(&config, &fields).with_context(|| CONFIG)?;
+        let mut tensors = Tensors::open(dir)?;
+        let layers = low_rank(&config, &mut tensors, spec)?;
+        tensors.finish().context("it is more than low-rank updates of the layers' linears, or of another model: where it belongs to this one, `sdrrl merge` it and use the merged model")?;
+        let lora = Lora { config, layers, source: Some(fields), replaced: vec![], kept: vec![] };
+        ensure!(lora.adapters().next().is_some(), "{CONFIG}: {NO_LINEAR}");
+        Ok(lora)
+    };
+    read().with_context(|| format!("adapter {}", dir.display()))
+}
+
+/// The low-rank updates, by layer and linear.
+fn low_rank(
+    config: &LoraConfig,
+    tensors: &mut Tensors,
+    spec: &Spec,
+) -> Result<Vec<PerLinear<Option<Adapter>>>> {
+    let selection = config.selection()?;
+    let mut one = |l: usize, id: LinearId| -> Result<Option<Adapter>> {
+        let module = spec.module_path(l, id);
+        if !spec.is_first(id) || !selection.has(&module)? {
+            return Ok(None);
+        }
+        let ((r, alpha), (out, inp)) = (selection.rank_alpha(&module)?, spec.module_dims(id));
+        let magnitude = config.use_dora.then_some("lora_magnitude_vector");
+        Ok(Some(Adapter {
+            a: tensors.take(&module, "lora_A", &[r, inp])?,
+            b: tensors.take(&module, "lora_B", &[out, r])?,
+            magnitude: magnitude.map(|part| tensors.take(&module, part, &[out])).transpose()?,
+            scale: config.scale(r, alpha),
+            norms: None,
+            narrow: None,
+        }))
+    };
+    (0..spec.layers.len()).map(|l| PerLinear::try_from_fn(|id| one(l, id))).collect()
 }
 
 fn config_json(c: &LoraConfig) -> Value {
