@@ -22,6 +22,7 @@ struct Case {
     head: Tensor,
     targets: Tensor,
     weights: Tensor,
+    scale: f32,
     cap: Option<f32>,
     mixed: Mixed,
     k: usize,
@@ -36,6 +37,7 @@ impl Case {
             head: tensor(&format!("{name} head"), &[v, c]),
             targets: u32s("targets", &targets),
             weights: Tensor::from_f32("weights", &[n], &values("weights", n)).unwrap(),
+            scale: 1.0,
             cap,
             mixed: Mixed { hard: 0.5, soft: 0.75 },
             k,
@@ -51,6 +53,7 @@ impl Case {
             head: t("head"),
             targets: u32s("targets", &golden.u32s(&format!("{name}.targets"))),
             weights: t("weights"),
+            scale: 1.0,
             cap: (how[2] > 0.0).then_some(how[2]),
             mixed: Mixed { hard: how[0], soft: how[1] },
             k: how[3] as usize,
@@ -64,7 +67,7 @@ impl Case {
     }
 
     fn head(&self) -> Head<'_> {
-        Head { weight: (&self.head).into(), softcap: self.cap }
+        Head { weight: (&self.head).into(), scale: self.scale, softcap: self.cap }
     }
 
     fn teacher(&self, rows: &[u32], at_once: usize) -> TopK {
@@ -124,6 +127,21 @@ fn choices_losses_and_gradients_are_pytorchs() {
         close(&format!("{name} nll"), &losses, &t("nll"), PARITY);
         close(&format!("{name} kl"), &divergences, &t("kl"), PARITY);
         close(&format!("{name} dhidden"), &dhidden, &t("dhidden"), PARITY);
+    }
+}
+
+#[test]
+fn a_factor_of_the_logits_is_one_of_the_head() {
+    let rows = all(13);
+    let mut halved = Case::of("factor", [13, 33, 101, 8], Some(30.0));
+    let mut smaller = Case::of("factor", [13, 33, 101, 8], Some(30.0));
+    halved.scale = 0.5;
+    let half: Vec<f32> = smaller.head.to_f32_vec().unwrap().iter().map(|x| 0.5 * x).collect();
+    smaller.head = Tensor::from_f32("head", &[101, 33], &half).unwrap();
+    let (found, expected) = (halved.teacher(&rows, 64), smaller.teacher(&rows, 64));
+    assert_eq!((found.ids, found.log_probs), (expected.ids, expected.log_probs));
+    for (found, expected) in halved.run(&rows, 64).iter().zip(&smaller.run(&rows, 64)) {
+        assert_eq!(found.to_f32_vec().unwrap(), expected.to_f32_vec().unwrap(), "{found:?}");
     }
 }
 

@@ -48,6 +48,47 @@ pub fn layout(config: &Config) -> Result<&'static GgufFamily> {
     layouts.find(|g| g.architecture == *architecture).context("no family has this architecture")
 }
 
+/// Puts the settings of a model into the metadata, and gives the tensors that go with them.
+///
+/// # Errors
+/// What a GGUF file of this architecture cannot hold, as far as it is known before the file is read back.
+pub fn write(config: &Config, spec: &Spec, m: &mut Metadata) -> Result<Vec<Factors>> {
+    let architecture = layout(config)?.architecture;
+    ensure!(
+        spec.tied_head || !ALWAYS_TIED.contains(&architecture),
+        "its head is not its embedding, but llama.cpp takes the two for one in every {architecture}"
+    );
+    let key = |name: &str| format!("{architecture}.{name}");
+    let sizes = [
+        spec.hidden_size,
+        spec.intermediate_size,
+        spec.layers.len(),
+        spec.heads,
+        spec.kv_heads,
+        spec.head_size,
+    ];
+    for ((_, name), size) in SIZES.iter().chain(&OPTIONAL_SIZES).zip(sizes) {
+        m.count(&key(name), size)?;
+    }
+    m.count(&key("attention.value_length"), spec.head_size)?;
+    m.count(&key("rope.dimension_count"), spec.head_size)?;
+    m.count(&key("vocab_size"), spec.vocab_size)?;
+    m.count(&key("context_length"), config.max_position_embeddings)?;
+    m.number(&key("attention.layer_norm_rms_epsilon"), config.rms_norm_eps);
+    for (name, cap) in
+        [("attn_logit_softcapping", spec.attention_softcap), ("final_logit_softcapping", spec.final_softcap)]
+    {
+        cap.into_iter().for_each(|cap| m.number(&key(name), cap as f64));
+    }
+    windows(spec, architecture, m)?;
+    let (full, rest) = spec.ropes.split_first().context("it has no rotary embedding")?;
+    m.number(&key("rope.freq_base"), full.theta);
+    for sliding in rest {
+        m.number(&key("rope.freq_base_swa"), sliding.theta);
+    }
+    scaling(full, architecture, m)
+}
+
 /// The sliding window, and the period of the layers without one where the architecture has a key for it.
 fn windows(spec: &Spec, architecture: &str, m: &mut Metadata) -> Result<()> {
     let Some(window) = spec.layers.iter().find_map(|l| l.window) else { return Ok(()) };

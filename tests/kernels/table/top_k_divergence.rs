@@ -55,7 +55,7 @@ fn divergence(w: &World, d: &[usize], softcap: Option<f32>) -> Result<Case> {
     let (asked, said) = (rows.clone(), teacher.clone());
     Ok(case(&outs, move || {
         let (s, d, t) = (&mut scratch, Some(&mut dh), &targets);
-        let head = Head { weight: (&head).into(), softcap };
+        let head = Head { weight: (&head).into(), scale: 1.0, softcap };
         let (l, k, own) = (&mut losses, &mut divergences, (&rows[..], &teacher));
         linear_top_k_divergence(l, k, d, s, &hidden, head, t, &weights, own, MIXED)
     })?

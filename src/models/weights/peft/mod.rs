@@ -15,6 +15,7 @@ use crate::{
     models::{
         transformer::ids::{LinearId, PerLinear},
         transformer::lora::{Adapter, Lora, LoraConfig, Modules},
+        transformer::spec::Spec,
         transformer::weights::Transformer,
     },
     tensor::{DType, Tensor},
@@ -102,11 +103,12 @@ const NO_LINEAR: &str = "target_modules, exclude_modules and layers leave no lin
 pub(super) fn load_low_rank(dir: &Path, spec: &Spec) -> Result<Lora> {
     let read = || -> Result<Lora> {
         let (config, fields) = config::read(dir)?;
+        let config = config.meant_for(spec);
         config::check_with_model(&config, &fields).with_context(|| CONFIG)?;
         let mut tensors = Tensors::open(dir)?;
         let layers = low_rank(&config, &mut tensors, spec)?;
         tensors.finish().context("it is more than low-rank updates of the layers' linears, or of another model: where it belongs to this one, `sdrrl merge` it and use the merged model")?;
-        let lora = Lora { config, layers, source: Some(fields), replaced: vec![], kept: vec![] };
+        let lora = Lora { source: Some(fields), ..Lora::of(spec, config, layers)? };
         ensure!(lora.adapters().next().is_some(), "{CONFIG}: {NO_LINEAR}");
         Ok(lora)
     };
