@@ -61,7 +61,7 @@ impl TopK {
             let rising = ids.windows(2).all(|w| w[0] < w[1]) && ids[k - 1] < vocab as u32;
             ensure!(rising, "row {r}: its tokens do not rise, or are beyond the {vocab} of the vocabulary");
             // Rounding may leave a certain token a little above.
-            let odd = log_probs.iter().find(|x| !(**x <= 1e-6));
+            let odd = log_probs.iter().find(|x| x.is_nan() || **x > 1e-6);
             ensure!(odd.is_none(), "row {r}: {odd:?} is no log-probability");
         }
         Ok(())

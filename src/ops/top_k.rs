@@ -47,8 +47,8 @@ pub fn linear_top_k<'a>(
             let mut map = scratch.rows.rows(0..rows.len())?;
             map.write_u32(rows)?;
             gather_rows(&mut compact, hidden, &map)?;
-            let done =
-                weight.dense(OP, hidden, |w| Head { weight: w.into(), ..head }.product(&mut logits, &compact))?;
+            let done = weight
+                .dense(OP, hidden, |w| Head { weight: w.into(), ..head }.product(&mut logits, &compact))?;
             done.with_context(|| format!("{OP}: {weight:?} is not on the GPU"))?;
             choose_rows(&mut logits.to_f32_vec()?, vocab, ids, log_probs, softcap)?;
             continue;

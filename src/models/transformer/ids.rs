@@ -102,7 +102,7 @@ pub struct Fused {
     pub parts: &'static [LinearId],
 }
 
-/// Those that are kept so where [`super::spec::Spec::fused`] says it.
+/// Those that are kept so where `Spec::fused` says it.
 pub const FUSED: [Fused; 2] = [
     Fused { path: "self_attn.qkv_proj", gguf: "attn_qkv", parts: &[LinearId::Q, LinearId::K, LinearId::V] },
     Fused { path: "mlp.gate_up_proj", gguf: "ffn_up", parts: &[LinearId::Gate, LinearId::Up] },

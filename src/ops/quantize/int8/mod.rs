@@ -119,7 +119,7 @@ mod tests {
                 dots_at(unit, &mut out, &a, rows, &w, 1..WEIGHTS);
                 out
             };
-            let units = Level::available().into_iter().map(Unit::Vectors);
+            let units = Level::available().map(Unit::Vectors);
             let units: Vec<Unit> =
                 units.chain(crate::device::vectors::has_int8_tiles().then_some(Unit::Tiles)).collect();
             // One tile, two, and parts of them.
