@@ -40,7 +40,7 @@ pub(super) fn product(
         rows[slot].get_or_insert_with(|| IntRows::new(a, k, group));
         let m = w.shape()[0];
         // What is unpacked for the tile unit serves many rows.
-        let (block, cols) = match pays_on_tiles(w.format().kind, n) {
+        let (block, cols) = match pays_on_tiles(n) {
             true => (4 * ROW_BLOCK, 64),
             false => (ROW_BLOCK, (WEIGHT_BLOCK / k.max(1)).max(4)),
         };
