@@ -43,7 +43,9 @@ fn a_library_without_the_program_refuses_templates() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let other = dir.path().join(NAME);
+    // Nor in the folder above it.
+    let (folder, other) = (dir.path().join("own"), dir.path().join("own").join(NAME));
+    std::fs::create_dir(&folder).unwrap();
     std::fs::hard_link(&own, &other).or_else(|_| std::fs::copy(&own, &other).map(drop)).unwrap();
     let test = "contained::a_library_without_the_program_refuses_templates";
     let run = std::process::Command::new(&other).args(["--exact", test]).env("PATH", "").output().unwrap();
