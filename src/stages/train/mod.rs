@@ -159,10 +159,7 @@ fn run_with(args: &Args, together: Option<&together::First>) -> Result<()> {
     let args = &data::prepare(args)?;
     let mut train = Train::new(args, model_path, together)?;
     stage::run(&mut train)?;
-    if planning() {
-        return Ok(());
-    }
-    summary::print(args, &train.seen)
+    if planning() { Ok(()) } else { summary::print(args, &train.seen) }
 }
 
 /// `--resume` is for what can be gone on with.
@@ -278,9 +275,12 @@ impl Stage for Train<'_> {
         Ok(())
     }
 
+    fn meet(&self, expected: &Manifest) -> Result<()> {
+        self.together.map_or(Ok(()), |first| first.meet(self.args, expected))
+    }
+
     fn run(&mut self, open: &mut Open) -> Result<Made> {
-        let team = self.together.map(|first| first.meet(self.args, open.manifest())).transpose()?;
-        let team = Rc::new(team.unwrap_or_default());
+        let team = Rc::new(self.together.and_then(|first| first.team()).unwrap_or_default());
         let made = self.work(open.manifest(), Some(&*open), &team);
         team.ended(made)?.context("the stage has no result")
     }
@@ -317,8 +317,7 @@ impl Train<'_> {
         let drawn = sampled.as_ref().map(|s| s.on_policy(&model, validation.as_ref())).transpose()?;
         let stored = teacher::stored(args, [&self.shards, &self.model_path], (&model, &mut step), held)?;
         let probe = self.probe.as_ref();
-        let mut measure =
-            |model: &Transformer, step: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(model, step));
+        let mut measure = |m: &Transformer, s: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(m, s));
         let outcome = train(
             &mut model,
             &mut step,
