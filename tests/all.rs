@@ -25,6 +25,7 @@ mod instructions;
 mod journeys;
 mod keeping;
 mod kernels;
+mod launchers;
 mod layers;
 mod limits;
 mod lm_eval;
