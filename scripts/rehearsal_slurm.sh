@@ -18,6 +18,8 @@ keep=${1:-}
 
 # The cluster. Its nodes are addresses of this machine, so that the first host of a node list is one that can be reached.
 down() {
+  # Of a rehearsal that failed.
+  scancel --user="$(id -un)" 2> /dev/null && for _ in {1..20}; do squeue -h | grep -q . || break; sleep 1; done
   for pid in "$dir"/*.pid; do [ ! -f "$pid" ] || kill "$(cat "$pid")" 2> /dev/null || true; done
   sleep 2
   [ -n "$keep" ] || rm -rf "$dir"
