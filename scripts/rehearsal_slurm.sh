@@ -69,7 +69,7 @@ END
 }
 
 say() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$*"; }
-fail() { say "FAILED: $*"; keep=1; exit 1; }
+fail() { say "FAILED: $* (everything is in $dir)"; keep=1; exit 1; }
 about() { scontrol show job -o "$1" | grep -oE "(^| )$2=[^ ]*" | head -1 | cut -d= -f2; }
 # Submits a recipe's jobs; their numbers are in job[STAGE].
 declare -A job
