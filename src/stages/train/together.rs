@@ -5,7 +5,11 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::{Value, json};
 
-use super::{Args, Train, launch::LAUNCHED, load};
+use super::{
+    Args, Train,
+    launch::{LAUNCHED, is_of_recipe},
+    load,
+};
 use crate::{
     data::files::host,
     device::{self, Device, DeviceChoice, nccl::Nccl},
@@ -122,8 +126,8 @@ fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
         );
         Ok(())
     };
-    let recipe = "a recipe's stages run in one process: run `sdrrl train` itself with a launcher, on the shards that the recipe has packed";
-    setting("train", !args.replace, recipe)?;
+    let recipe = "a launcher starts `sdrrl train`, on the shards that a recipe has packed; `sdrrl run` starts its ranks itself (device = \"cuda:0-3\")";
+    setting("train", !args.replace || is_of_recipe(), recipe)?;
     let data =
         "several ranks train on packed shards: `sdrrl pack` makes them of your data, then use --shards";
     setting("data", args.data.is_none(), data)?;
@@ -133,11 +137,11 @@ fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
     args.settings.batch_documents.get_or_insert(super::data::STEP_DOCUMENTS);
     args.placement.device = match args.placement.device {
         DeviceChoice::Cuda(0) => DeviceChoice::Cuda(ordinal(ranks.local)?),
-        DeviceChoice::Several(first, last) => {
-            let own = first + ranks.local;
+        DeviceChoice::Several(_) => {
+            let own = args.placement.device.each().get(ranks.local).map(|(_, device)| *device);
             let few = "--device names fewer GPUs than ranks run on this machine";
-            setting("device", own <= last, few)?;
-            DeviceChoice::Cuda(own)
+            setting("device", own.is_some(), few)?;
+            own.unwrap_or_default()
         }
         other => other,
     };
@@ -154,7 +158,7 @@ fn ordinal(local: usize) -> Result<usize> {
 }
 
 /// NCCL, if it goes with the device.
-fn usable(device: DeviceChoice) -> Result<Arc<Nccl>> {
+pub(super) fn usable(device: DeviceChoice) -> Result<Arc<Nccl>> {
     let cpu = "several ranks train on GPUs, over NCCL: use --device cuda, or start one process";
     ensure!(device != DeviceChoice::Cpu, Error::setting("device", cpu));
     let nccl = Nccl::open()?;
