@@ -204,6 +204,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::pipeline::devices::{Work, on_devices};
 
     fn shard(dir: &std::path::Path, rows: usize) -> RowShard {
         let path = dir.join("in.jsonl");
@@ -305,6 +306,46 @@ mod tests {
             run("").unwrap();
             let text = std::fs::read_to_string(dir.path().join("rows-00000.jsonl")).unwrap();
             assert_eq!(text, std::fs::read_to_string(dir.path().join("in.jsonl")).unwrap(), "{part}");
+        }
+    }
+
+    /// Chunks of several shards are at work at once; those behind a failure are lost, those before it are not.
+    #[test]
+    fn shards_are_filled_in_order_whichever_device_computes() {
+        let dir = tempfile::tempdir().unwrap();
+        let shards: Vec<RowShard> = (0..4)
+            .map(|i| {
+                let own = dir.path().join(format!("in-{i}"));
+                std::fs::create_dir(&own).unwrap();
+                shard(&own, [5, 0, 4, 3][i])
+            })
+            .collect();
+        let run = |device: &str, failing: usize| {
+            let to = |i: usize| dir.path().join(format!("rows-{i:05}.jsonl"));
+            let missing = (0..4).filter(|&i| !to(i).exists());
+            let pairs: Vec<Pair> = missing.map(|i| Pair { from: &shards[i], to: to(i) }).collect();
+            let compute = |_: &mut (), rows: Vec<Value>| {
+                // The earlier ones take longer.
+                thread::sleep(Duration::from_millis(5 - numbers(&rows)[0]));
+                ensure!(rows.len() != failing, "failed");
+                Ok(rows)
+            };
+            let work = Work { load: &|_| Ok(()), compute: &compute, end: &|_| Ok(()) };
+            let body = |compute: Computing<Vec<Value>, Vec<Value>>| {
+                let mut parts = Parts { prepare: &Ok, compute, finish: &Ok::<Vec<Value>, _>, ahead: 1 };
+                map_shards(("test", 1), &pairs, 2, &mut parts, &mut Progress::new("test", 12))
+            };
+            on_devices(device.parse().unwrap(), &work, body).0
+        };
+        // The only chunk of one row is the first shard's last.
+        let error = format!("{:#}", run("emulated:0-2", 1).unwrap_err());
+        assert!(error.contains("rows 4..5 of") && error.contains("on emulated:"), "{error}");
+        assert_eq!(writer(dir.path()).len(), 4);
+        assert!(!dir.path().join("rows-00002.jsonl").exists());
+        run("emulated:0-1", 9).unwrap();
+        for i in 0..4 {
+            let text = |name: String| std::fs::read_to_string(dir.path().join(name)).unwrap();
+            assert_eq!(text(format!("rows-{i:05}.jsonl")), text(format!("in-{i}/in.jsonl")));
         }
     }
 
