@@ -11,6 +11,7 @@ mod cli;
 mod common;
 mod contained;
 mod data_formats;
+mod devices;
 mod distributed;
 mod dora;
 mod dropout;

@@ -130,9 +130,12 @@ impl<'a> Run<'a> {
             })
         })?;
         let probed = (r.eval.while_training > 0).then_some(&r.eval);
-        let placement = self.placement.in_f32();
-        let settings = json!([r.model, r.train, placement.to_string(), probed]);
-        let trained = self.stage(Room::Train(variant), &[&packed], &settings, &|out| {
+        let (settings, placement) = train::for_devices(&r.train, self.placement.in_f32());
+        if placement.device != self.placement.device && !planning() {
+            say!("train: this objective is learnt by one process, on {}", placement.device);
+        }
+        let named = json!([r.model, settings, placement.to_string(), probed]);
+        let trained = self.stage(Room::Train(variant), &[&packed], &named, &|out| {
             train::run(&train::Args {
                 adapter: None,
                 model: r.model.clone(),
@@ -146,7 +149,7 @@ impl<'a> Run<'a> {
                 quiet: false,
                 pack: PackSettings::default(),
                 replace: true,
-                settings: r.train.clone(),
+                settings: settings.clone(),
                 probe_tasks: None,
                 probe_rows: 0,
                 probe_template: r.generate.template.clone(),

@@ -23,24 +23,20 @@ use std::{
 };
 
 use crate::error::Error;
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-
-use crate::pipeline::{
-    identity::{Identity, Inputs},
-    interrupt::interrupted,
-    manifest::{Counts, Manifest},
-    placement::Placement,
-    plan::planning,
-    rows::apart,
-    stage::{self, Made, Open, Replace, Stage},
-    work_dir::{ADAPTER_CONFIG, METRICS, PAGE, TIMING},
-};
 use crate::{
     data::token_shard::TokenShard,
-    device::DeviceChoice,
     distributed::{ranks::Ranks, team::Team},
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer, weights::resolve},
+    pipeline::{
+        identity::{Identity, Inputs},
+        interrupt::interrupted,
+        manifest::{Counts, Manifest},
+        placement::Placement,
+        plan::planning,
+        rows::apart,
+        stage::{self, Made, Open, Replace, Stage},
+        work_dir::{ADAPTER_CONFIG, METRICS, PAGE, TIMING},
+    },
     recipe::{
         eval::EvalSettings,
         pack::PackSettings,
@@ -55,11 +51,14 @@ use crate::{
         validation::largest_batch,
     },
 };
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 pub use amount::Amount;
 use answers::Sampled;
 pub use data::check_headers;
 use export::export;
+pub use launch::{check_devices, for_devices};
 use load::{load, step_of};
 use reference::{Reference, preference};
 use screen::{Screen, Seen};
@@ -132,11 +131,12 @@ pub struct Args {
 
 /// Runs the stage: in this process, as one rank of several, or by starting a process for each of several GPUs.
 pub fn run(args: &Args) -> Result<()> {
+    let args = &*launch::given(args)?;
     args.settings.check()?;
     let ranks = if planning() { None } else { Ranks::of_environment()? };
     match (ranks, args.placement.device) {
         (Some(ranks), _) => together::run(args, &ranks),
-        (None, DeviceChoice::Several(first, last)) if !planning() => launch::run(args, first..=last),
+        (None, devices) if devices.each().len() > 1 && !planning() => launch::run(args),
         _ => run_with(args, None),
     }
 }
@@ -183,7 +183,7 @@ struct Train<'a> {
     seen: Seen,
     /// Where the other ranks come to, if there are any.
     together: Option<&'a together::First>,
-    /// How many train together.
+    /// How many train together: as many as there are devices, which are a rank each.
     ranks: usize,
 }
 
@@ -191,7 +191,7 @@ impl<'a> Train<'a> {
     fn new(args: &'a Args, model_path: PathBuf, together: Option<&'a together::First>) -> Result<Train<'a>> {
         let shards = args.shards.clone().context("--shards is missing")?;
         let probe = probe::Probe::new(args, &model_path)?;
-        let ranks = together.map_or(1, |t| t.ranks());
+        let ranks = together.map_or(args.placement.device.each().len(), |t| t.ranks());
         Ok(Train { args, shards, model_path, probe, seen: Seen::default(), together, ranks })
     }
 }

@@ -8,7 +8,11 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::{Value, json};
 
-use super::{Args, Train, launch::LAUNCHED, load};
+use super::{
+    Args, Train,
+    launch::{LAUNCHED, is_of_recipe},
+    load,
+};
 use crate::{
     data::files::host,
     device::{self, Device, DeviceChoice, nccl::Nccl},
@@ -142,9 +146,10 @@ fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
         );
         Ok(())
     };
-    // The recipe's next stages look for what one process would have made.
-    let fixed = "several ranks train a recipe with train.reduce = \"fixed\": the result is the same for any number of them";
-    setting("train.reduce", !args.replace || args.settings.reduce == Reduce::Fixed, fixed)?;
+    // The recipe's next stages look for what one process would have made; `sdrrl run` starts the ranks of several devices itself.
+    let fixed = "several ranks that a launcher starts train a recipe with train.reduce = \"fixed\": the result is the same for any number of them";
+    let alike = is_of_recipe() || args.settings.reduce == Reduce::Fixed;
+    setting("train.reduce", !args.replace || alike, fixed)?;
     let data =
         "several ranks train on packed shards: `sdrrl pack` makes them of your data, then use --shards";
     setting("data", args.data.is_none(), data)?;
@@ -154,11 +159,11 @@ fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
     args.settings.batch_documents.get_or_insert(super::data::STEP_DOCUMENTS);
     args.placement.device = match args.placement.device {
         DeviceChoice::Cuda(0) => DeviceChoice::Cuda(ordinal(ranks.local)?),
-        DeviceChoice::Several(first, last) => {
-            let own = first + ranks.local;
+        DeviceChoice::Several(_) => {
+            let own = args.placement.device.each().get(ranks.local).map(|(_, device)| *device);
             let few = "--device names fewer GPUs than ranks run on this machine";
-            setting("device", own <= last, few)?;
-            DeviceChoice::Cuda(own)
+            setting("device", own.is_some(), few)?;
+            own.unwrap_or_default()
         }
         other => other,
     };
@@ -175,7 +180,7 @@ fn ordinal(local: usize) -> Result<usize> {
 }
 
 /// NCCL, if it goes with the device.
-fn usable(device: DeviceChoice) -> Result<Arc<Nccl>> {
+pub(super) fn usable(device: DeviceChoice) -> Result<Arc<Nccl>> {
     let cpu = "several ranks train on GPUs, over NCCL: use --device cuda, or start one process";
     ensure!(device != DeviceChoice::Cpu, Error::setting("device", cpu));
     let nccl = Nccl::open()?;
