@@ -18,7 +18,7 @@ use crate::{
         trace::{Ranges, Trace},
     },
     stages::{
-        self, align, chat, eval, generate, help, import, inspect, merge, pack, plan, quantize, serve, train,
+        self, align, chat, eval, generate, help, import, inspect, merge, pack, quantize, serve, train,
         translate,
     },
 };

@@ -181,30 +181,8 @@ fn print(args: &Args, question: &Question, answers: &[Answer]) {
         rates.network / 1e9,
         rates.latency * 1e6
     );
-    let Some((first, last)) = answers.first().zip(answers.last()) else { return };
-    let mut table = Table::new(&[
-        "GPUs",
-        "step, ms",
-        "waiting, ms",
-        "sent, MB",
-        "tokens/s",
-        "scaling, %",
-        "useful, TFLOP/s",
-    ]);
-    for a in answers {
-        let scaling = a.tokens_per_second / (a.ranks as f64 * first.tokens_per_second);
-        let numbers = [
-            (a.ranks as f64, 0),
-            (a.step_seconds * 1e3, 1),
-            (a.waiting_seconds * 1e3, 1),
-            (a.sent_bytes / 1e6, 0),
-            (a.tokens_per_second, 0),
-            (100.0 * scaling, 1),
-            (a.useful_flops / 1e12, 0),
-        ];
-        table.push(numbers.map(|(x, decimals)| Cell::Number(x, decimals)).into());
-    }
-    say_text!("{}", table.to_text(use_colour()));
+    let Some(last) = answers.last() else { return };
+    say_text!("{}", scaling(answers).to_text(use_colour()));
     let mut parts = Table::new(&["on one of them", "ms"]);
     for (name, seconds) in &last.parts {
         parts.push(vec![Cell::Text(name.to_string()), Cell::Number(seconds * 1e3, 1)]);
@@ -221,4 +199,32 @@ fn print(args: &Args, question: &Question, answers: &[Answer]) {
         mib(there),
         if needed > there { ": it does not fit" } else { "" }
     );
+}
+
+/// A row for each number of GPUs; the first is what the others are measured by.
+fn scaling(answers: &[Answer]) -> Table {
+    let alone = answers.first().map_or(f64::NAN, |a| a.tokens_per_second / a.ranks as f64);
+    let mut table = Table::new(&[
+        "GPUs",
+        "step, ms",
+        "waiting, ms",
+        "sent, MB",
+        "tokens/s",
+        "scaling, %",
+        "useful, TFLOP/s",
+    ]);
+    for a in answers {
+        let scaling = a.tokens_per_second / (a.ranks as f64 * alone);
+        let numbers = [
+            (a.ranks as f64, 0),
+            (a.step_seconds * 1e3, 1),
+            (a.waiting_seconds * 1e3, 1),
+            (a.sent_bytes / 1e6, 0),
+            (a.tokens_per_second, 0),
+            (100.0 * scaling, 1),
+            (a.useful_flops / 1e12, 0),
+        ];
+        table.push(numbers.map(|(x, decimals)| Cell::Number(x, decimals)).into());
+    }
+    table
 }
