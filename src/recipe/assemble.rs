@@ -109,6 +109,9 @@ pub struct AssembleSettings {
     /// Include the parallel sentences, if there are any
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub use_parallel: bool,
+    /// Include them in the baselines (variants sft and translate-then-sft), too
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    pub parallel_in_baselines: bool,
     /// Loss weight of parallel sentences
     #[arg(long, default_value_t = 1.0)]
     pub parallel_weight: f32,
@@ -153,6 +156,7 @@ impl Default for AssembleSettings {
             validation: 0.05,
             translation_prompts: translation_prompts(),
             use_parallel: true,
+            parallel_in_baselines: false,
             parallel_weight: 1.0,
             caps: vec![],
             mix: vec![],

@@ -79,7 +79,8 @@ pub fn run(args: &Args) -> Result<()> {
     let targets: Vec<String> =
         args.target_languages.iter().map(|l| languages::code(l)).collect::<Result<_>>()?;
     let whole = matches!(s.variant, Variant::Sdrrl | Variant::Gold);
-    let parallel = args.parallel.as_deref().filter(|_| whole && s.use_parallel);
+    let takes_parallel = s.use_parallel && (whole || s.parallel_in_baselines);
+    let parallel = args.parallel.as_deref().filter(|_| takes_parallel);
     stage::run(&mut Assemble { args, source, targets, parallel, thinning }).map(drop)
 }
 
@@ -117,9 +118,9 @@ impl Stage for Assemble<'_> {
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {
         let s = &self.args.settings;
-        let (mut examples, mut guards) = (vec![], vec![]);
-        let (mut rows, mut silent, mut untranslated) = (0, 0, 0);
+        let (mut examples, mut guards, [mut rows, mut silent, mut untranslated]) = (vec![], vec![], [0; 3]);
         self.check_gold()?;
+        self.say_left_out();
         for row in open_rows(&self.args.input)?.iter() {
             let row = row?;
             let before = examples.len();
@@ -178,6 +179,13 @@ impl Stage for Assemble<'_> {
 }
 
 impl Assemble<'_> {
+    /// Parallel sentences that are there, and that a baseline does not take.
+    fn say_left_out(&self) {
+        if self.args.settings.use_parallel && self.parallel.is_none() && self.args.parallel.is_some() {
+            say!("{}: without the parallel sentences (parallel-in-baselines takes them)", self.label());
+        }
+    }
+
     /// Variant `gold` compares answers, so that every question needs one.
     fn check_gold(&self) -> Result<()> {
         if self.args.settings.variant != Variant::Gold {

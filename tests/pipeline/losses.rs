@@ -212,3 +212,35 @@ fn questions_lines_and_tensors_are_counted_from_outside() {
     let there = pickle::read(&pickle, &fs::read(&pickle).unwrap()).unwrap().len();
     assert_eq!((counts["read"].as_u64().unwrap() as usize, written + dropped as usize), (there, there));
 }
+
+/// A baseline leaves the parallel sentences out and says so, or takes them all.
+#[test]
+fn a_baseline_takes_parallel_sentences_where_it_is_asked_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let run = |line: &str| ok(&line.split(' ').collect::<Vec<_>>());
+    let languages = "--source-language en --target-languages es";
+    run(&format!(
+        "generate --model {MODEL} --prompts {QUESTIONS} --out {} --limit 8 --max-new-tokens 8",
+        at("g")
+    ));
+    let pairs = "assets/quickstart/world/parallel.en-es.tsv";
+    run(&format!("parallel --out {} --file {pairs} --limit 20 {languages}", at("p")));
+    let sft = format!("assemble --input {} --parallel {} --variant sft {languages}", at("g"), at("p"));
+    let said = run(&format!("{sft} --out {}", at("a")));
+    assert!(
+        said.contains("assemble sft: without the parallel sentences (parallel-in-baselines takes them)"),
+        "{said}"
+    );
+    let said = run(&format!("{sft} --parallel-in-baselines true --out {}", at("b")));
+    assert!(!said.contains("without the parallel"), "{said}");
+    let pairs = |folder: &str| manifest(&dir.path().join(folder))["summary"]["pairs"].clone();
+    // Each in both directions.
+    assert_eq!(
+        (&pairs("a")["parallel"], &pairs("b")["parallel"]),
+        (&json!(null), &json!(40)),
+        "{}",
+        pairs("b")
+    );
+    assert_eq!(pairs("a")["sft"], pairs("b")["sft"]);
+}

@@ -250,7 +250,8 @@ fn examples(f: &Facts, variant: Option<Variant>) -> Result<Option<([f64; 2], [f6
     let of_row = if whole { [KEPT * pairs, pairs] } else { [KEPT, 1.0 + languages] };
     let all = of_row.map(|n| n * rows as f64 * (1.0 - r.assemble.validation));
     let mut parallel = 0.0;
-    if whole && !taught && r.assemble.use_parallel && r.parallel.file.is_some() {
+    let takes = r.assemble.use_parallel && (whole || variant.is_some() && r.assemble.parallel_in_baselines);
+    if takes && !taught && r.parallel.file.is_some() {
         for target in &r.target_languages {
             let path = path_for(&r.parallel.file, "parallel.file", &r.source_language, target)?;
             let lines = read_lines(&path).map_or(0, |lines| lines.len());
