@@ -2,6 +2,7 @@
 # A job of submit.sh: runs a command as the job's step, of an array of PARTS tasks with its --part. A command that a signal has stopped has written its state, and is queued again.
 #   stage.sh PARTS COMMAND...       PARTS: 0 without an array
 set -u
+[ $# -gt 1 ] || { sed -n '3s/^# *//p' "$0" >&2; exit 2; }
 parts=$1
 shift
 [ "$parts" = 0 ] || set -- "$@" --part "$SLURM_ARRAY_TASK_ID/$parts"

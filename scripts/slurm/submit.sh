@@ -16,7 +16,11 @@ usage() { sed -n '4,8s/^# *//p' "$0" >&2; exit 2; }
 recipe='' parts=1 ranks=1 sets=() all=() rows=() train=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --parts | --ranks | --set | --all | --rows | --train) [ $# -gt 1 ] || usage ;;
+    --parts | --ranks | --set) [ $# -gt 1 ] || usage ;;
+    --all | --rows | --train)
+      [ $# -gt 1 ] || usage
+      # Words are separated by spaces; nothing is quoted.
+      case $2 in *[$'\n"'\'\\]* | --all | --rows | --train | --set | --parts | --ranks) echo "submit.sh: $1 $2: options of sbatch were expected, without quotes or line ends" >&2; exit 2 ;; esac ;;
   esac
   case $1 in
     --parts) parts=$2; shift ;;
@@ -33,6 +37,7 @@ done
 [[ $recipe && $parts =~ ^[1-9][0-9]*$ && $ranks =~ ^[1-9][0-9]*$ ]] || usage
 [ "$ranks" = 1 ] || sets+=(--set 'train.reduce="fixed"')
 run=("$sdrrl" run "$recipe" "${sets[@]}")
+command -v "$sdrrl" > /dev/null || { echo "submit.sh: there is no $sdrrl: put sdrrl in PATH, or name it by SDRRL" >&2; exit 1; }
 
 # submit NAME AFTER SBATCH-OPTIONS... -- STAGE.SH'S ARGUMENTS...
 submit() {
@@ -43,7 +48,11 @@ submit() {
   [ -z "$after" ] || options+=(--dependency="afterok$after" --kill-on-invalid-dep=yes)
   # TERM goes to the job's tasks, not to its script.
   id=$(sbatch --parsable --job-name="sdrrl-$name" --output=slurm-%x-%j.out --open-mode=append --requeue --signal=TERM@120 \
-    "${all[@]}" "${options[@]}" "$here/stage.sh" "$@")
+    "${all[@]}" "${options[@]}" "$here/stage.sh" "$@") || {
+    echo "submit.sh: sbatch refused $name; what was submitted before it is cancelled" >&2
+    [ ${#job[@]} = 0 ] || scancel "${job[@]}"
+    exit 1
+  }
   job[$name]=${id%%;*}
   echo "$name ${job[$name]}"
 }

@@ -88,18 +88,19 @@ impl DeviceChoice {
         matches!(self.first(), DeviceChoice::Cuda(_))
     }
 
-    /// Refuses several devices of which one is not there; no device is opened.
+    /// Refuses devices of which one is not there; no device is opened.
     ///
     /// # Errors
     /// [`Error::NoDevice`]: which are missing, and how many there are.
     pub fn check_there(self) -> Result<()> {
-        let DeviceChoice::Several(several) = self else { return Ok(()) };
-        if several.emulated {
-            return Ok(());
-        }
+        let numbers = match self {
+            DeviceChoice::Cuda(number) => vec![number],
+            DeviceChoice::Several(several) if !several.emulated => several.numbers(),
+            _ => return Ok(()),
+        };
         let there = gpus().map_err(|why| Error::no_device(self, format!("--device {self}: {why}")))?.len();
         let missing: Vec<String> =
-            several.numbers().iter().filter(|n| **n >= there).map(|n| format!("cuda:{n}")).collect();
+            numbers.iter().filter(|n| **n >= there).map(|n| format!("cuda:{n}")).collect();
         let message = || {
             format!("--device {self}: this machine has {there} GPUs: there is no {}", missing.join(", no "))
         };

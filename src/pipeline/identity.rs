@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::{hash::content_files, placement::Placement};
 use crate::data::gguf;
 use crate::data::line_process::output_of;
+use crate::device::DeviceChoice;
 
 /// Settings that decide how fast a result comes, not which.
 const SPEED: [&str; 11] = [
@@ -32,9 +33,9 @@ const SPEED: [&str; 11] = [
     "request-timeout",
 ];
 
-/// The resolved settings that decide a stage's bytes.
+/// The resolved settings that decide a stage's bytes, and where it computes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Identity(pub(super) Value);
+pub struct Identity(pub(super) Value, DeviceChoice);
 
 impl Identity {
     /// The settings, without those that only decide the speed.
@@ -42,7 +43,7 @@ impl Identity {
         let mut value = serde_json::to_value(settings).context("settings of a stage")?;
         without_speed(&mut value);
         without_place(&mut value);
-        Ok(Identity(value))
+        Ok(Identity(value, DeviceChoice::Cpu))
     }
 
     /// With another setting.
@@ -60,8 +61,14 @@ impl Identity {
     }
 
     /// With how a model's weights are held and the kind of device that computes.
-    pub fn placed(self, placement: Placement) -> Result<Identity> {
+    pub fn placed(mut self, placement: Placement) -> Result<Identity> {
+        self.1 = placement.device;
         self.with("placement", placement.to_string())
+    }
+
+    /// Refuses a device that is not there.
+    pub(super) fn check_device(&self) -> Result<()> {
+        self.1.check_there()
     }
 }
 

@@ -334,6 +334,7 @@ fn open_whole<S: Stage>(stage: &S, manifest: Manifest) -> Result<Option<Open>> {
 fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
     stage.check_folder(manifest)?;
     refuse_foreign(dir, S::NAME, S::FILES)?;
+    stage.identity()?.check_device()?;
     let state = manifest.state(dir)?;
     let pending = Manifest::pending(dir).filter(|_| state == FolderState::Absent);
     match (&state, stage.replaces()) {

@@ -31,7 +31,7 @@ pub struct Args {
     /// Or a well-known shape: smollm2-135m, llama-1b or llama2-7b
     #[arg(long)]
     pub shape: Option<String>,
-    /// GPUs, one rank each; smaller numbers are shown beside it
+    /// GPUs, one rank each, in whole machines; smaller numbers are shown beside it
     #[arg(long, default_value_t = 8)]
     pub gpus: usize,
     /// GPUs in one machine
@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long)]
     pub full: bool,
     /// Rank of adapters on all linears
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, conflicts_with = "full")]
     pub lora_rank: usize,
     /// Keep in parts, one on each GPU: the optimizer's state, or the base model's weights, too (`sdrrl train` does neither yet)
     #[arg(long, value_enum, default_value_t)]
@@ -114,8 +114,10 @@ impl Own {
             ("latency", self.latency, 1e-6, &mut rates.latency),
         ] {
             let Some(given) = given else { continue };
-            let fits = given.is_finite() && (given > 0.0 || name == "latency" && given == 0.0);
-            ensure!(fits, Error::setting(name, format!("--{name} {given}: a number above 0 was expected")));
+            let least = if name == "latency" { 0.0 } else { 1e-3 };
+            let fits = (least..=1e9).contains(&given);
+            let range = || format!("--{name} {given}: a number from {least} to 1e9 was expected");
+            ensure!(fits, Error::setting(name, range()));
             *rate = given * unit;
         }
         Ok(rates)
@@ -124,6 +126,7 @@ impl Own {
 
 /// Prints the plan.
 pub fn run(args: &Args) -> Result<()> {
+    check(args)?;
     let config = match (&args.model, &args.shape) {
         (Some(model), _) => config_of(model)?,
         (None, shape) => models::config(shape.as_deref().unwrap_or_default())?,
@@ -139,11 +142,11 @@ pub fn run(args: &Args) -> Result<()> {
         overlap: args.overlap,
         rates: args.rates.rates(args.gpu)?,
     };
-    let mut numbers: Vec<usize> =
-        std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n < args.gpus).collect();
+    let ranks = |all| Ranks { all, per_node: args.per_node };
+    let smaller = (0..usize::BITS).map(|power| 1 << power).take_while(|n| *n < args.gpus);
+    let mut numbers: Vec<usize> = smaller.filter(|&n| ranks(n).are_whole()).collect();
     numbers.push(args.gpus);
-    let answer = |&all: &usize| question.answer(Ranks { all, per_node: args.per_node });
-    let answers: Vec<Answer> = numbers.iter().map(answer).collect::<Result<_>>()?;
+    let answers: Vec<Answer> = numbers.iter().map(|&n| question.answer(ranks(n))).collect::<Result<_>>()?;
     if args.json {
         say!(
             "{:#}",
@@ -152,6 +155,25 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     print(args, &question, &answers);
+    Ok(())
+}
+
+/// Refuses what no cluster is, and what would not be reckoned exactly.
+fn check(args: &Args) -> Result<()> {
+    for (name, number, most) in [
+        ("gpus", args.gpus, 1 << 20),
+        ("per-node", args.per_node, 1 << 20),
+        ("documents", args.documents, 1 << 16),
+        ("length", args.length, 1 << 24),
+        ("micro-batches", args.micro_batches, 1 << 16),
+    ] {
+        let range = || format!("--{name} {number}: a number from 1 to {most} was expected");
+        ensure!((1..=most).contains(&number), Error::setting(name, range()));
+    }
+    let ranks = Ranks { all: args.gpus, per_node: args.per_node };
+    let whole =
+        || format!("--gpus {}: whole machines of {} (--per-node) were expected", args.gpus, args.per_node);
+    ensure!(ranks.are_whole(), Error::setting("gpus", whole()));
     Ok(())
 }
 

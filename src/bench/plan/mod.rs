@@ -89,8 +89,8 @@ impl Question {
     pub fn answer(&self, ranks: Ranks) -> Result<Answer> {
         let numbers = [ranks.all, ranks.per_node, self.documents, self.length, self.micro_batches];
         ensure!(
-            numbers.iter().all(|&n| n > 0),
-            "numbers of GPUs, documents, tokens and micro-batches start at 1"
+            numbers.iter().all(|&n| n > 0) && ranks.are_whole(),
+            "numbers of GPUs, documents, tokens and micro-batches start at 1, and machines are whole"
         );
         let rates = &self.rates;
         let weights = self.spec.parameters() * if self.lora.is_some() { 2 } else { 4 };
@@ -170,7 +170,7 @@ impl Question {
             })
             .collect();
         memory.push(("state of adamw".into(), share(state, self.shard != Shard::None)));
-        if self.shard == Shard::Weights {
+        if self.shard == Shard::Weights && ranks.all > 1 {
             memory.push(("two layers' weights".into(), 2.0 * weights as f64 / self.spec.layers.len() as f64));
         }
         Ok((memory, trained))

@@ -16,6 +16,11 @@ impl Ranks {
         (inside, self.all.div_ceil(inside))
     }
 
+    /// True for a part of one machine, or machines of which none is in part.
+    pub fn are_whole(self) -> bool {
+        self.all <= self.per_node || self.all.is_multiple_of(self.per_node)
+    }
+
     /// Bytes that each rank sends in an all-reduce of `bytes`: 2 (n - 1) / n of them.
     pub fn sent(self, bytes: f64) -> f64 {
         let n = self.all as f64;
