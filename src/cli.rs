@@ -18,7 +18,7 @@ use crate::{
         trace::{Ranges, Trace},
     },
     stages::{
-        self, align, chat, eval, generate, help, import, inspect, merge, pack, quantize, serve, train,
+        self, align, chat, eval, generate, help, import, inspect, merge, pack, plan, quantize, serve, train,
         translate,
     },
 };
@@ -136,6 +136,8 @@ subcommands! {
     Merge: stages::merge, Mode::Work;
     /// Write a model, or an adapter, as a GGUF file for llama.cpp and Ollama
     Quantize: stages::quantize, Mode::Work;
+    /// Estimate training on GPUs that are not at hand: time, links, memory
+    Plan: stages::plan, Mode::PrintOnly;
     /// Export the log of a training to MLflow or Weights & Biases, as offline folders
     Export: stages::export, Mode::Work;
     /// Show rows, or token shards with their loss mask

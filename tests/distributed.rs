@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{cli::text, common::program};
 
 /// The folder of the rehearsal's libnccl.so.2, built once.
-fn nccl() -> &'static Path {
+pub(crate) fn nccl() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let out = Command::new("scripts/rehearsal_nccl.sh").output().unwrap();
@@ -23,13 +23,26 @@ fn nccl() -> &'static Path {
     })
 }
 
+/// Of every training here.
+pub(crate) const COMMON: [&str; 9] = [
+    "train",
+    "--model",
+    "assets/quickstart/model",
+    "--lora-rank",
+    "2",
+    "--lora-targets",
+    "q_proj",
+    "--batch-documents",
+    "4",
+];
+
 /// Shards of five short documents, of which two are a step's; the last step of an epoch has one.
-struct Work {
-    dir: tempfile::TempDir,
+pub(crate) struct Work {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Work {
-    fn new() -> Work {
+    pub(crate) fn new() -> Work {
         let dir = tempfile::tempdir().unwrap();
         let rows = ["the red house", "a blue river", "green", "the lamp of the sea", "stone"];
         let row = |(i, x): (usize, &&str)| {
@@ -47,7 +60,7 @@ impl Work {
         work
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
@@ -68,24 +81,13 @@ impl Work {
     }
 
     /// Starts ranks, each with its own arguments behind the common ones.
-    fn start(&self, out: &str, own: &[&[&str]], variables: &[(&str, &str)]) -> Vec<Child> {
+    pub(crate) fn start(&self, out: &str, own: &[&[&str]], variables: &[(&str, &str)]) -> Vec<Child> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
         let (shards, out, size) = (self.path("shards"), self.path(out), own.len().to_string());
-        let common = [
-            "train",
-            "--model",
-            "assets/quickstart/model",
-            "--lora-rank",
-            "2",
-            "--lora-targets",
-            "q_proj",
-            "--batch-documents",
-            "4",
-        ];
         let rank = |(rank, own): (usize, &&[&str])| {
             let rank = rank.to_string();
             let mut command = program();
-            command.args(common).args(["--batch-tokens", "40", "--out", &out]).args(*own);
+            command.args(COMMON).args(["--batch-tokens", "40", "--out", &out]).args(*own);
             if !own.contains(&"--epochs") {
                 command.args(["--epochs", "1"]);
             }
@@ -126,7 +128,7 @@ impl Work {
 
     /// Adapter and metrics of `ranks` that all end well; all but the first say nothing.
     #[track_caller]
-    fn trained(
+    pub(crate) fn trained(
         &self,
         out: &str,
         ranks: usize,
@@ -146,7 +148,7 @@ impl Work {
         self.result(out)
     }
 
-    fn result(&self, out: &str) -> (Vec<u8>, String) {
+    pub(crate) fn result(&self, out: &str) -> (Vec<u8>, String) {
         let folder = self.dir.path().join(out);
         (
             fs::read(folder.join("adapter_model.safetensors")).unwrap(),
@@ -206,18 +208,20 @@ fn any_number_of_ranks_trains_the_same_bits_in_fixed_order_and_nearly_the_same_o
         let text = fs::read_to_string(work.dir.path().join(out).join("manifest.json")).unwrap();
         serde_json::from_str::<Value>(&text).unwrap()
     };
-    for ranks in [2, 4] {
+    for ranks in [2, 4, 8] {
         let out = format!("fixed-{ranks}");
         assert!(one == work.trained(&out, ranks, &fixed, &[]), "{ranks} ranks");
         assert_eq!(manifest("fixed-1"), manifest(&out));
     }
     let alone = work.trained("sum-1", 1, &[], &[]);
-    // In the last step of one document, two of three ranks have none.
-    let (ranks, log) = (3, work.path("nccl"));
-    let done = work.trained("sum", ranks, &[], &[("SDRRL_REHEARSAL_NCCL_LOG", &log)]);
-    close(&alone.1, &done.1);
-    counted(&log, ranks, &done.0);
-    assert_eq!(manifest("sum")["settings"]["ranks"], ranks);
+    // In the last step of one document, all ranks but one have none; of eight half never have any.
+    for ranks in [3, 8] {
+        let (out, log) = (format!("sum-of-{ranks}"), work.path(&format!("nccl-{ranks}")));
+        let done = work.trained(&out, ranks, &[], &[("SDRRL_REHEARSAL_NCCL_LOG", &log)]);
+        close(&alone.1, &done.1);
+        counted(&log, ranks, &done.0);
+        assert_eq!(manifest(&out)["settings"]["ranks"], ranks);
+    }
     close(&alone.1, &one.1);
     // Nothing is left to do, on all of them.
     assert!(text(&work.run("fixed-2", &[&fixed, &fixed], &[])[0].stdout).contains("unchanged"));
@@ -268,7 +272,11 @@ fn a_signal_to_any_rank_ends_all_after_a_checkpoint_that_others_resume() {
         sleep(Duration::from_millis(20));
     }
     let second = rustix::process::Pid::from_raw(ranks[1].id() as i32).unwrap();
-    rustix::process::kill_process(second, rustix::process::Signal::TERM).unwrap();
+    // A scheduler and a launcher may both say it.
+    for _ in 0..2 {
+        rustix::process::kill_process(second, rustix::process::Signal::TERM).unwrap();
+        sleep(Duration::from_millis(50));
+    }
     let ends: Vec<Output> = ranks.into_iter().map(|c| c.wait_with_output().unwrap()).collect();
     assert!(ends.iter().all(|end| end.status.code() == Some(130)), "{ends:?}");
     assert!(text(&ends[0].stderr).contains("a checkpoint is in") && ends[1].stderr.is_empty(), "{ends:?}");
@@ -284,13 +292,27 @@ fn ranks_that_do_not_belong_together_are_named_before_anything_is_trained() {
     for part in ["rank 1 on", "shards changed", "rank 2 on", "settings.lr", "0.5"] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    assert!(!work.dir.path().join("failed/adapter_model.safetensors").exists());
+    let none_left = || assert!(!work.dir.path().join("failed").exists(), "something was begun");
+    none_left();
     let none = work.failed(&[&[], &[]], &[("SDRRL_NCCL", "no-such-file")]);
     assert!(none.contains("NCCL cannot be opened") && none.contains("SDRRL_NCCL"), "{none}");
     let cpu = work.failed(&[&["--device", "cpu"], &["--device", "cpu"]], &[]);
     assert!(cpu.contains("several ranks train on GPUs, over NCCL: use --device cuda"), "{cpu}");
     let data = work.failed(&[&["--objective", "dpo"], &["--objective", "dpo"]], &[]);
     assert!(data.contains("several ranks learn objective sft"), "{data}");
+    none_left();
+    // What was there stays: a finished training that is to be replaced, or one that was interrupted.
+    let there = |out: &str| {
+        let entries = fs::read_dir(work.dir.path().join(out)).unwrap().flatten();
+        let mut all: Vec<_> =
+            entries.map(|e| (e.file_name(), fs::read(e.path()).unwrap_or_default())).collect();
+        all.sort();
+        all
+    };
+    work.trained("failed", 1, &["--lr", "0.1"], &[]);
+    let finished = there("failed");
+    work.failed(&[&["--restart"], &["--restart", "--lr", "0.5"]], &[]);
+    assert!(finished == there("failed"), "a finished training was touched");
     // The second never comes.
     let mut alone = work.start("alone", &[&[], &[]], &[("SDRRL_RANK_TIMEOUT", "1")]);
     alone[1].kill().unwrap();
@@ -300,4 +322,5 @@ fn ranks_that_do_not_belong_together_are_named_before_anything_is_trained() {
         said.contains("of 2 ranks, 1 did not come to 127.0.0.1") || said.contains("rank 1 of 2"),
         "{said}"
     );
+    assert!(!work.dir.path().join("alone").exists());
 }

@@ -22,7 +22,7 @@ fn driver() -> &'static Path {
     })
 }
 
-fn on(mut command: Command, args: &[&str], variables: &[(&str, &str)]) -> Output {
+pub fn on(mut command: Command, args: &[&str], variables: &[(&str, &str)]) -> Output {
     let variables = variables.iter().copied();
     command.args(args).env("LD_LIBRARY_PATH", driver()).env("NO_COLOR", "1").envs(variables).output().unwrap()
 }

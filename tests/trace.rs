@@ -110,7 +110,7 @@ fn chunks_of_rows_are_traced_on_their_three_threads() {
             .clone()
     };
     assert!(thread("read") != thread("compute") && thread("compute") != thread("write"));
-    assert_eq!(around(&found, "compute"), ["command", "shard"]);
+    assert_eq!(around(&found, "compute"), ["command"]);
     assert!(around(&found, "read").is_empty() && around(&found, "write").is_empty());
 }
 

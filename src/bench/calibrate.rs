@@ -45,7 +45,7 @@ pub fn decoder(
     rank: usize,
     rows: usize,
 ) -> Result<Rates> {
-    let device = placement.device.open()?;
+    let device = placement.device.first().open()?;
     ensure!(device.gpu().is_none_or(|g| !g.is_emulated()), "times on the emulated device say nothing");
     ensure!(!placement.keeps_blocks(), "products over a file's quantised blocks have speeds of their own");
     let runs = Runs { warmup: 1, runs: 5 };

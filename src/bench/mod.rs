@@ -8,6 +8,7 @@ pub mod compare;
 pub mod generate;
 pub mod kernels;
 pub mod models;
+pub mod plan;
 pub mod score;
 pub mod train;
 pub mod translate;

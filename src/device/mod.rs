@@ -1,16 +1,15 @@
 //! Where memory lives and work runs.
 #![allow(unsafe_code)]
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, sync::Arc};
 
-use crate::error::{Error, Kind};
-use anyhow::{Context, Result, bail};
 use cudarc::driver::{
     DriverError,
     result::{self, device},
     sys,
 };
 
+mod choice;
 mod counts;
 mod cuda;
 mod driver;
@@ -24,6 +23,7 @@ mod nvtx_injection;
 mod scratch;
 pub mod vectors;
 
+pub use choice::{DeviceChoice, Several};
 pub use counts::Counts;
 pub use gpu::Gpu;
 pub(crate) use gpu::GpuMemory;
@@ -78,81 +78,6 @@ pub fn nvcc_version() -> Option<&'static str> {
 /// Registers, shared memory, stack and spills of every kernel as ptxas tells: lines of `kernel arch registers smem stack spill`.
 pub fn kernel_usage() -> &'static str {
     cuda::KERNEL_USAGE
-}
-
-/// What `--device` takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// `cpu`
-    #[default]
-    Cpu,
-    /// `cuda` or `cuda:N`
-    Cuda(usize),
-    /// `cuda:A-B`: several, the first and the last, which `train` alone uses: a process each.
-    Several(usize, usize),
-    /// `emulated`: the CUDA kernels on the host processor, for checking them; slow.
-    Emulated,
-}
-
-impl DeviceChoice {
-    /// Opens the device; errors say what is missing.
-    pub fn open(self) -> Result<Device> {
-        Ok(match self {
-            DeviceChoice::Cpu => Device::Cpu,
-            DeviceChoice::Cuda(ordinal) => Device::Cuda(Arc::new(
-                Gpu::cuda(ordinal)
-                    .with_context(|| format!("open --device {self}"))
-                    .or_kind(|m| Error::no_device(self, m))?,
-            )),
-            DeviceChoice::Several(..) => {
-                let message = format!(
-                    "--device {self} names several devices, which `sdrrl train` alone uses: name one"
-                );
-                bail!(Error::setting("device", message))
-            }
-            DeviceChoice::Emulated => Device::emulated(),
-        })
-    }
-}
-
-impl FromStr for DeviceChoice {
-    type Err = anyhow::Error;
-    fn from_str(s: &str) -> Result<DeviceChoice> {
-        Ok(match s {
-            "cpu" => DeviceChoice::Cpu,
-            "cuda" => DeviceChoice::Cuda(0),
-            "emulated" => DeviceChoice::Emulated,
-            _ => match s.strip_prefix("cuda:").and_then(ordinals) {
-                Some((first, None)) => DeviceChoice::Cuda(first),
-                Some((first, Some(last))) if first < last => DeviceChoice::Several(first, last),
-                _ => {
-                    let message = format!(
-                        "there is no device `{s}`; use cpu, cuda, cuda:N, cuda:A-B (train: a process each) or emulated"
-                    );
-                    bail!(Error::setting("device", message))
-                }
-            },
-        })
-    }
-}
-
-/// `N` or `A-B`.
-fn ordinals(s: &str) -> Option<(usize, Option<usize>)> {
-    match s.split_once('-') {
-        Some((first, last)) => Some((first.parse().ok()?, Some(last.parse().ok()?))),
-        None => Some((s.parse().ok()?, None)),
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            DeviceChoice::Cpu => write!(f, "cpu"),
-            DeviceChoice::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-            DeviceChoice::Several(first, last) => write!(f, "cuda:{first}-{last}"),
-            DeviceChoice::Emulated => write!(f, "emulated"),
-        }
-    }
 }
 
 /// One NVIDIA GPU as the driver describes it.

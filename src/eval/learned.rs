@@ -41,7 +41,7 @@ impl Models {
     fn load(&self, metric: &str) -> Result<Box<dyn Scorer>> {
         let s = self.settings(metric);
         let Placement { dtype, device, .. } = self.placement;
-        let device = device.open()?;
+        let device = device.first().open()?;
         Ok(match metric {
             "cometkiwi" => Box::new(CometKiwi::load(&kiwi(&s)?, dtype, &device, s.batch_tokens)?),
             "similarity" | "reference-similarity" => {

@@ -14,9 +14,11 @@ use serde_json::{Map, Value, json};
 use super::{
     alignment, measure,
     sample::{Sample, read_samples},
-    samples, tasks,
+    samples,
+    tasks::{self, Piece},
 };
 use crate::pipeline::{
+    devices::{Computing, Work, on_devices},
     identity::{Identity, Inputs},
     manifest::Counts,
     plan::planning,
@@ -95,44 +97,72 @@ pub fn evaluate_loaded(job: &Job, settings: &EvalSettings, given: Option<&Answer
         true => None,
         false => Some(ResultsFolder::open(job.out, EVALUATION, job.label, FILES)?),
     };
-    let mut answerer = None;
-    let (mut done, mut skipped) = (0, 0);
-    for (task, items) in settings.tasks.iter().zip(&loaded) {
-        let stopped = || format!("stopped before task {}: run the same command again to resume", task.name);
-        ensure!(!interrupted(), Error::interrupted(stopped()));
-        let dir = job.out.join(&task.name);
-        let mut one = Evaluation { job, task, items, dir, settings, given, answerer: &mut answerer };
-        match stage::run(&mut one)? {
-            Ran::Unchanged => skipped += 1,
-            _ => done += 1,
+    let run = |answerer: &Answerer, piece: Piece| {
+        let Piece { task, rows } = piece;
+        let items = &loaded[task][rows];
+        tasks::run(answerer, &settings.tasks[task], job.system, settings.batch(), items)
+    };
+    let work = Work {
+        load: &|device| {
+            let placement = Placement { device, ..job.placement };
+            Answerer::load(job.model, job.adapter, placement, job.template)
+        },
+        compute: &|answerer: &mut Answerer, piece| run(answerer, piece),
+        end: &|_| Ok(()),
+    };
+    // Metrics may have models of their own, which need the memory: this one is gone by then.
+    let [done, skipped] = match given {
+        Some(answerer) => {
+            let mut run = |piece| run(answerer, piece);
+            evaluate_tasks(job, settings, &loaded, Computing::Here(&mut run))?
         }
-    }
+        None => on_devices(job.placement.device, &work, |by| evaluate_tasks(job, settings, &loaded, by)).0?,
+    };
     let Some(folder) = folder else { return Ok(()) };
     if done == 0 && skipped > 0 && job.out.join(RESULTS).exists() {
         say!("{}: unchanged, skipped", job.label);
     } else {
         say!("{}: {done} tasks evaluated, {skipped} unchanged", job.label);
     }
-    // Metrics may have models of their own, which need the memory.
-    drop(answerer);
     write_results(job, settings, &loaded, &folder)?;
     folder.finish()
 }
 
+/// How many tasks were evaluated, and how many were found done.
+fn evaluate_tasks(
+    job: &Job,
+    settings: &EvalSettings,
+    items: &[Vec<tasks::Item>],
+    mut computing: Computing<Piece, Vec<Sample>>,
+) -> Result<[usize; 2]> {
+    let (mut done, mut skipped) = (0, 0);
+    for (number, (task, items)) in settings.tasks.iter().zip(items).enumerate() {
+        let stopped = || format!("stopped before task {}: run the same command again to resume", task.name);
+        ensure!(!interrupted(), Error::interrupted(stopped()));
+        let dir = job.out.join(&task.name);
+        let computing = &mut computing;
+        match stage::run(&mut Evaluation { job, number, task, items, dir, settings, computing })? {
+            Ran::Unchanged => skipped += 1,
+            _ => done += 1,
+        }
+    }
+    Ok([done, skipped])
+}
+
 /// One task of a model.
-struct Evaluation<'a> {
+struct Evaluation<'a, 'c> {
     job: &'a Job<'a>,
+    /// Among the tasks.
+    number: usize,
     task: &'a EvalTask,
     items: &'a [tasks::Item],
     dir: PathBuf,
     settings: &'a EvalSettings,
-    /// By the caller.
-    given: Option<&'a Answerer>,
-    /// Else loaded once for all tasks, and only if one is not finished.
-    answerer: &'a mut Option<Answerer>,
+    /// By models that are loaded once for all tasks, and only if one is not finished.
+    computing: &'a mut Computing<'c, Piece, Vec<Sample>>,
 }
 
-impl Stage for Evaluation<'_> {
+impl Stage for Evaluation<'_, '_> {
     const NAME: &'static str = "eval";
     const FILES: &'static [&'static str] = &["samples.*", SCORES];
 
@@ -170,13 +200,9 @@ impl Stage for Evaluation<'_> {
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {
         let (job, task, label) = (self.job, self.task, self.label());
-        let answerer = match (self.given, &mut *self.answerer) {
-            (Some(answerer), _) => answerer,
-            (None, Some(answerer)) => answerer,
-            (None, none) => none.insert(Answerer::load(job.model, job.adapter, job.placement, job.template)?),
-        };
         let writer = ShardWriter::open_or_resume(&open.path(SAMPLES), open.job())?;
-        tasks::run_into(answerer, task, job.system, self.settings.batch(), self.items, writer, &label)
+        let (task_of, batch) = ((self.number, task), self.settings.batch());
+        tasks::run_into(self.computing, task_of, batch, self.items, writer, &label)
             .with_context(|| format!("task {}", task.name))?;
         let samples = read_samples(job.out, task)?;
         let truncated = samples.iter().filter(|s| s.truncated).count();

@@ -2,7 +2,7 @@
 //!
 //! What its users meet is handled here: language codes are set by the engine, sentences longer than the model's positions are split, loops,
 //! endless translations and wrong languages are searched again with more beams and without repeated n-grams.
-use std::{cell::Cell, path::Path, rc::Rc, sync::Arc};
+use std::{cell::Cell, fmt, iter::Sum, path::Path, rc::Rc, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
@@ -44,9 +44,43 @@ pub struct SentencePart {
 pub struct Nllb {
     text: Arc<NllbText>,
     model: M2m100,
-    split: Cell<usize>,
-    retried: Cell<usize>,
-    improved: Cell<usize>,
+    happened: Cell<Happened>,
+}
+
+/// What became of sentences that were not simply searched once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Happened {
+    /// Longer than the model's positions.
+    pub split: usize,
+    /// Suspicious, and searched again.
+    pub retried: usize,
+    /// Of those, the ones with fewer faults then.
+    pub improved: usize,
+}
+
+impl Sum for Happened {
+    fn sum<I: Iterator<Item = Happened>>(all: I) -> Happened {
+        all.fold(Happened::default(), |a, b| Happened {
+            split: a.split + b.split,
+            retried: a.retried + b.retried,
+            improved: a.improved + b.improved,
+        })
+    }
+}
+
+impl fmt::Display for Happened {
+    /// In words; empty if nothing happened.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Happened { split, retried, improved } = *self;
+        let mut parts = vec![];
+        if split > 0 {
+            parts.push(format!("{split} sentences longer than the model were split"));
+        }
+        if retried > 0 {
+            parts.push(format!("{retried} searched again, {improved} better then"));
+        }
+        write!(f, "{}", parts.join("; "))
+    }
 }
 
 /// Beams and n-gram rule of the second search of a suspicious sentence.
@@ -145,20 +179,16 @@ impl Nllb {
     pub fn with_text(dir: &Path, text: Arc<NllbText>, dtype: DType, device: &Device) -> Result<Rc<Nllb>> {
         let model = M2m100::load(dir, dtype)?;
         let model = if *device == Device::Cpu { model } else { model.to_device(device)? };
-        let [split, retried, improved] = [Cell::new(0), Cell::new(0), Cell::new(0)];
-        Ok(Rc::new(Nllb { text, model, split, retried, improved }))
+        Ok(Rc::new(Nllb { text, model, happened: Cell::default() }))
     }
 
-    /// What happened so far, in words; empty if nothing did.
-    pub fn report(&self) -> String {
-        let mut parts = vec![];
-        if self.split.get() > 0 {
-            parts.push(format!("{} sentences longer than the model were split", self.split.get()));
-        }
-        if self.retried.get() > 0 {
-            parts.push(format!("{} searched again, {} better then", self.retried.get(), self.improved.get()));
-        }
-        parts.join("; ")
+    /// What happened so far.
+    pub fn happened(&self) -> Happened {
+        self.happened.get()
+    }
+
+    fn count(&self, more: Happened) {
+        self.happened.set([self.happened.get(), more].into_iter().sum());
     }
 }
 
@@ -204,7 +234,7 @@ impl NllbTranslator {
     ) -> Result<Vec<String>> {
         ensure!(sentences.len() == pieces.len(), "{} sentences, {} in pieces", sentences.len(), pieces.len());
         let split = pieces.iter().filter(|p| p.len() > 1).count();
-        self.nllb.split.set(self.nllb.split.get() + split);
+        self.nllb.count(Happened { split, ..Happened::default() });
         let all: Vec<&SentencePart> = pieces.iter().flatten().collect();
         let mut found = self.search(&all, &self.params)?;
         self.retry(&all, &mut found)?;
@@ -254,14 +284,14 @@ impl NllbTranslator {
             ..self.params.clone()
         };
         let suspicious: Vec<&SentencePart> = again.iter().map(|&i| pieces[i]).collect();
-        let nllb = &self.nllb;
-        nllb.retried.set(nllb.retried.get() + again.len());
+        let mut happened = Happened { retried: again.len(), ..Happened::default() };
         for (i, second) in again.into_iter().zip(self.search(&suspicious, &params)?) {
             if faults_of(&pieces[i].text, &second, languages) < faults[i] {
                 found[i] = second;
-                nllb.improved.set(nllb.improved.get() + 1);
+                happened.improved += 1;
             }
         }
+        self.nllb.count(happened);
         Ok(())
     }
 }

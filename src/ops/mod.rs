@@ -11,6 +11,7 @@ pub mod activation;
 pub mod adafactor;
 pub mod adamw;
 pub mod adamw8;
+mod arrays;
 pub mod attention;
 pub mod beam_step;
 pub(crate) mod checks;

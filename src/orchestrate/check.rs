@@ -21,7 +21,6 @@ use crate::{
         template::{ChatTemplate, TrainOn},
         tokenizer::Tokenizer,
     },
-    device::DeviceChoice,
     error::Error,
     models::{
         m2m100::config::M2m100Config,
@@ -83,9 +82,11 @@ pub(super) fn mistakes(r: &Recipe, placement: Placement) -> Vec<anyhow::Error> {
         let message = || format!("target-languages: {target} is the source language");
         wrong.take("", if same { Err(Error::setting("target-languages", message()).into()) } else { Ok(()) });
     }
-    if let DeviceChoice::Cuda(_) | DeviceChoice::Several(..) = placement.device {
-        wrong.take("device", placement.device.open());
+    if placement.device.is_cuda() {
+        let there = placement.device.check_there();
+        wrong.take("device", there.and_then(|()| placement.device.first().open()));
     }
+    wrong.take("train", train::check_devices(&r.train, placement));
     for path in &r.questions {
         wrong.take("questions", exists("questions", path));
     }

@@ -1,40 +1,31 @@
 //! `sdrrl run`: a recipe through all stages, to the final table and the report.
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::error::Error;
-use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{check, dry_run::print_plan, expect::Expectation, report};
-use crate::eval::{
-    compare,
-    run::{Job, evaluate, results_table},
+use super::{
+    alone::{Alone, one_process},
+    check,
+    dry_run::print_plan,
+    expect::Expectation,
+    recipe_stages::{Run, placement},
+    report,
 };
-use crate::pipeline::{
-    clock,
-    identity::without_place,
-    interrupt::interrupted,
-    placement::Placement,
-    plan::{self, planning},
-    results::ResultsFolder,
-    rows::{Part, RowArgs},
-    work_dir::{REPORT, RESULTS, Room, SUMMARY, WorkDir, is_adapter},
-};
-use crate::stages::{assemble, code_switch, filter, generate, pack, parallel, score, train, translate};
 use crate::{
-    recipe::{
-        Recipe,
-        assemble::{AssembleSettings, Variant},
-        generate::GenerateEngine,
-        pack::PackSettings,
-        train::Method,
-        translate::TranslateEngine,
+    eval::{compare, run::results_table},
+    pipeline::{
+        plan,
+        results::ResultsFolder,
+        rows::Part,
+        work_dir::{REPORT, RESULTS, Room, SUMMARY, WorkDir},
     },
+    recipe::Recipe,
     report::{
         out::{self, say, say_text},
         table::use_colour,
     },
+    stages::train,
 };
 
 /// Arguments of `run`.
@@ -55,6 +46,18 @@ pub struct Args {
     /// Only print the stages: which are unchanged, and which would be run and why
     #[arg(long)]
     pub dry_run: bool,
+    /// Run this stage alone, by the name of its folder (--stages lists them); those that it reads must be finished. Several ranks may train so (train-...)
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["check", "dry_run"])]
+    pub stage: Option<String>,
+    /// With --stage generate, translate, score, filter or code-switch: work on one part of the shards, such as 3/8: one run per job-array task
+    #[arg(long, requires = "stage", default_value = "1/1")]
+    pub part: Part,
+    /// With --stage: wait so many seconds for the stages that it reads, which another process is finishing
+    #[arg(long, requires = "stage", value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+    /// Only print the stages for --stage, a line each: its name; `parts` if --part divides it, `ranks` if several ranks can train it, else `one`; the stages that it reads
+    #[arg(long, conflicts_with_all = ["check", "dry_run", "stage"])]
+    pub stages: bool,
 }
 
 /// Runs the recipe. What is finished with the same inputs and settings is skipped.
@@ -65,8 +68,8 @@ pub fn run(args: &Args) -> Result<()> {
         recipe: &recipe,
         restart: args.restart,
         work: WorkDir::new(&recipe.work),
+        alone: Alone::of(args),
     };
-    check::recipe(&recipe, run.placement).with_context(|| format!("recipe {}", args.recipe.display()))?;
     let work = |folder: Option<ResultsFolder>| match recipe.examples {
         Some(_) => run.ready_examples(folder),
         None => run.method(folder),
@@ -76,6 +79,15 @@ pub fn run(args: &Args) -> Result<()> {
         ResultsFolder::check(&recipe.work, "run", SUMMARY)?;
         work(None)
     };
+    let checked = || {
+        let place = || format!("recipe {}", args.recipe.display());
+        check::recipe(&recipe, run.placement).with_context(place)
+    };
+    if let Some(alone) = &run.alone {
+        return alone.run(&checked, &plan);
+    }
+    one_process()?;
+    checked()?;
     let steps = out::silently(|| plan::collect(plan))?;
     if args.dry_run {
         print_plan(steps);
@@ -92,54 +104,7 @@ pub fn run(args: &Args) -> Result<()> {
     work(Some(ResultsFolder::open(&recipe.work, "run", "run", SUMMARY)?))
 }
 
-/// How a recipe's models are held and where they compute.
-pub(super) fn placement(recipe: &Recipe) -> Result<Placement> {
-    let r = recipe;
-    Placement::named(r.dtype.as_deref(), &r.base_dtype, &r.activations, &r.device).context("recipe")
-}
-
-/// A recipe at work.
-pub(super) struct Run<'a> {
-    recipe: &'a Recipe,
-    pub(super) placement: Placement,
-    restart: bool,
-    /// Every path.
-    work: WorkDir,
-}
-
-/// Where the data of a recipe lies.
-pub(super) struct Data {
-    /// Rows with everything that `assemble` needs.
-    pub rows: PathBuf,
-    /// Parallel sentences, if the recipe has any.
-    pub parallel: Option<PathBuf>,
-}
-
-impl<'a> Run<'a> {
-    /// A run of `recipe` that shares its stages with others in `work`.
-    pub(super) fn shared(recipe: &'a Recipe, work: &WorkDir) -> Result<Run<'a>> {
-        Ok(Run { placement: placement(recipe)?, recipe, restart: false, work: work.clone() })
-    }
-
-    /// The folder of a stage.
-    fn dir(&self, room: Room, inputs: &[&Path], settings: &impl Serialize) -> Result<PathBuf> {
-        let languages = (&self.recipe.source_language, &self.recipe.target_languages);
-        let mut settings = json!([languages, settings]);
-        // A server that has moved is the same.
-        without_place(&mut settings);
-        self.work.of(room, inputs, &settings)
-    }
-
-    fn rows(&self, input: &Path, out: &Path) -> RowArgs {
-        RowArgs {
-            input: input.into(),
-            out: out.into(),
-            part: Part::default(),
-            source_language: self.recipe.source_language.clone(),
-            target_languages: self.recipe.target_languages.clone(),
-        }
-    }
-
+impl Run<'_> {
     /// Pack and train on ready examples, then evaluate what came out. Only planned where there is no folder.
     fn ready_examples(&self, folder: Option<ResultsFolder>) -> Result<()> {
         let r = self.recipe;
@@ -154,59 +119,6 @@ impl<'a> Run<'a> {
             say_text!("{}", results_table(&out, &r.eval, self.placement)?.to_text(use_colour()));
         }
         folder.finish()
-    }
-
-    /// The folders of token shards and of what was trained on them.
-    fn pack_and_train(&self, examples: &Path, variant: Option<&str>) -> Result<(PathBuf, PathBuf)> {
-        let r = self.recipe;
-        self.go_on()?;
-        let packed = self.dir(Room::Pack(variant), &[examples], &r.packing())?;
-        pack::run(&pack::Args {
-            model: r.model.clone(),
-            examples: examples.into(),
-            validation: None,
-            out: packed.clone(),
-            rows: r.train.objective.rows(),
-            settings: r.pack.clone(),
-        })?;
-        self.go_on()?;
-        let probed = (r.eval.while_training > 0).then_some(&r.eval);
-        let placement = self.placement.in_f32();
-        let settings = json!([r.model, r.train, placement.to_string(), probed]);
-        let trained = self.dir(Room::Train(variant), &[&packed], &settings)?;
-        train::run(&train::Args {
-            adapter: None,
-            model: r.model.clone(),
-            shards: Some(packed.clone()),
-            data: None,
-            validation: None,
-            out: trained.clone(),
-            placement,
-            restart: self.restart,
-            resume: false,
-            quiet: false,
-            pack: PackSettings::default(),
-            replace: true,
-            settings: r.train.clone(),
-            probe_tasks: None,
-            probe_rows: 0,
-            probe_template: r.generate.template.clone(),
-            probe_system: r.generate.system.clone(),
-            probe: (r.eval.while_training > 0).then(|| r.eval.clone()),
-        })?;
-        Ok((packed, trained))
-    }
-
-    /// Between stages: what they took is written down, and one Ctrl-C ends the run.
-    fn go_on(&self) -> Result<()> {
-        self.record()?;
-        let stopped = "stopped between two stages: run the same command again to resume";
-        ensure!(!interrupted(), Error::interrupted(stopped));
-        Ok(())
-    }
-
-    fn record(&self) -> Result<()> {
-        if planning() { Ok(()) } else { clock::record(self.work.root()) }
     }
 
     /// Only planned where there is no folder.
@@ -234,131 +146,6 @@ impl<'a> Run<'a> {
             all.push((variant.name(), compare::compare(&base, &out, &self.recipe.eval, self.placement)?));
         }
         folder.map_or(Ok(()), |folder| self.finish(&all, folder))
-    }
-
-    fn headline(&self, name: &str) {
-        if !planning() {
-            say!("── {name}");
-        }
-    }
-
-    /// The rows and the parallel sentences.
-    pub(super) fn data(&self) -> Result<Data> {
-        let r = self.recipe;
-        let (questions, counts) = generate::read_questions(&r.questions, &r.source_language, &r.generate)?;
-        let files: Vec<&Path> = r.questions.iter().map(PathBuf::as_path).collect();
-        let question_dir = self.dir(Room::Questions, &files, &json!([r.generate.limit, r.rows_per_shard]))?;
-        generate::write_question_shards(&question_dir, &questions, counts, r.rows_per_shard)?;
-        let settings = json!([r.model, r.generate, self.placement.to_string()]);
-        let out = self.dir(Room::Generate, &[&question_dir], &settings)?;
-        let args = generate::Args {
-            model: (r.generate.engine == GenerateEngine::Local).then(|| r.model.clone()),
-            adapter: None,
-            prompts: r.questions.clone(),
-            prompt: vec![],
-            out: Some(out.clone()),
-            source_language: r.source_language.clone(),
-            placement: self.placement_where(r.generate.engine == GenerateEngine::Local),
-            part: Part::default(),
-            rows_per_shard: r.rows_per_shard,
-            settings: r.generate.clone(),
-        };
-        self.headline("data");
-        generate::run_shards(&args, &question_dir, &out)?;
-        self.go_on()?;
-        let translated =
-            self.dir(Room::Translate, &[&out], &json!([r.model, r.translate, self.placement.to_string()]))?;
-        translate::run(&translate::Args {
-            rows: self.rows(&out, &translated),
-            model: Some(r.model.clone()),
-            placement: self.placement_where(r.translate.engine == TranslateEngine::Itself),
-            settings: r.translate.clone(),
-        })?;
-        self.go_on()?;
-        let scorer = json!([r.score, self.placement.to_string()]);
-        let scored = self.dir(Room::Score, &[&translated], &scorer)?;
-        score::run(&score::Args {
-            rows: self.rows(&translated, &scored),
-            placement: self.placement.of_other_models(),
-            settings: r.score.clone(),
-        })?;
-        let filtered = self.dir(Room::Filter, &[&scored], &r.filter)?;
-        filter::run(&filter::Args { rows: self.rows(&scored, &filtered), settings: r.filter.clone() })?;
-        let rows = self.dir(Room::CodeSwitch, &[&filtered], &r.code_switch)?;
-        code_switch::run(&code_switch::Args {
-            rows: self.rows(&filtered, &rows),
-            settings: r.code_switch.clone(),
-        })?;
-        self.go_on()?;
-        if r.parallel.file.is_none() {
-            return Ok(Data { rows, parallel: None });
-        }
-        let parallel = self.dir(Room::Parallel, &[], &r.parallel)?;
-        parallel::run(&parallel::Args {
-            out: parallel.clone(),
-            source_language: r.source_language.clone(),
-            target_languages: r.target_languages.clone(),
-            settings: r.parallel.clone(),
-        })?;
-        Ok(Data { rows, parallel: Some(parallel) })
-    }
-
-    /// Of a stage that runs the recipe's own model, or another.
-    fn placement_where(&self, own: bool) -> Placement {
-        if own { self.placement } else { self.placement.of_other_models() }
-    }
-
-    /// Makes a variant's examples and trains on them: the folders of the token shards and of the result.
-    pub(super) fn train_variant(&self, data: &Data, variant: Variant) -> Result<(PathBuf, PathBuf)> {
-        let r = self.recipe;
-        let settings = AssembleSettings { variant, ..r.assemble.clone() };
-        let mut inputs = vec![data.rows.as_path()];
-        inputs.extend(data.parallel.as_deref());
-        let examples = self.dir(Room::Assemble(variant.name()), &inputs, &settings)?;
-        assemble::run(&assemble::Args {
-            input: data.rows.clone(),
-            parallel: data.parallel.clone(),
-            out: examples.clone(),
-            source_language: r.source_language.clone(),
-            target_languages: r.target_languages.clone(),
-            settings,
-        })?;
-        self.pack_and_train(&examples, Some(variant.name()))
-    }
-
-    /// The model as it was; the folder of its results.
-    pub(super) fn evaluate_base(&self) -> Result<PathBuf> {
-        self.evaluate(&self.recipe.model, None, Room::EvalBase, &Room::EvalBase.name())
-    }
-
-    /// What training wrote: an adapter, or a model of its own.
-    pub(super) fn evaluate_trained(&self, trained: &Path, room: Room, label: &str) -> Result<PathBuf> {
-        let adapter = if planning() { self.recipe.train.method == Method::Lora } else { is_adapter(trained) };
-        if adapter {
-            self.evaluate(&self.recipe.model, Some(trained), room, label)
-        } else {
-            self.evaluate(&trained.to_string_lossy(), None, room, label)
-        }
-    }
-
-    fn evaluate(&self, model: &str, adapter: Option<&Path>, room: Room, label: &str) -> Result<PathBuf> {
-        self.go_on()?;
-        let r = self.recipe;
-        let settings =
-            json!([model, r.generate.template, r.generate.system, r.eval, self.placement.to_string()]);
-        let inputs: Vec<&Path> = adapter.into_iter().collect();
-        let out = self.dir(room, &inputs, &settings)?;
-        let job = Job {
-            model,
-            adapter,
-            out: &out,
-            template: &r.generate.template,
-            system: r.generate.system.as_deref(),
-            placement: self.placement,
-            label,
-        };
-        evaluate(&job, &r.eval)?;
-        Ok(out)
     }
 
     /// results.json, the table, the report.

@@ -24,7 +24,7 @@ thread_local! {
 }
 
 /// A stage of this thread worked in `dir` for so long.
-pub(super) fn note(dir: &Path, seconds: f64) {
+pub fn note(dir: &Path, seconds: f64) {
     TAKEN.with_borrow_mut(|taken| taken.push(Took { dir: dir.to_path_buf(), seconds }));
 }
 

@@ -17,7 +17,8 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// The first SIGINT, SIGTERM or SIGHUP asks the running stage to write its state and stop; the second ends the process at once. A signal that
+/// The first SIGINT, SIGTERM or SIGHUP asks the running stage to write its state and stop; a second SIGINT or SIGHUP ends the process at once. SIGTERM may come
+/// again from a scheduler, which kills whoever takes too long, and ends no state that is being written. A signal that
 /// was ignored when the program started stays ignored: `nohup` ignores SIGHUP, a shell without job control ignores SIGINT for `&`.
 pub fn on_interrupt() -> Result<()> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -27,8 +28,11 @@ pub fn on_interrupt() -> Result<()> {
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            for _ in signals.forever() {
+            for signal in signals.forever() {
                 if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                    if signal == SIGTERM {
+                        continue;
+                    }
                     line_process::end_all();
                     std::process::exit(130);
                 }

@@ -1,7 +1,7 @@
 //! Who is at work in a folder.
 //!
 //! Two kinds of files, hidden, both locked through the operating system, so that the lock of a process that died is free at once: `.lock` is held
-//! for moments, while identities are compared, work begins or ends; `.lock.I-N` is held by whoever works on part I of N, and says who that is.
+//! for moments, while identities are compared, work begins or ends (and until the ranks of a training have met); `.lock.I-N` is held by whoever works on part I of N, and says who that is.
 //! A file that a killed process left is taken over. On NFS this holds as far as its locks do: version 4, and version 3 with its lock daemon, between
 //! all machines that mount it (not with `nolock` or `local_lock`). On a file system that refuses locks (some Lustre and FUSE mounts), a living
 //! process of this machine is still found by its number; one of another machine counts as alive until its file is deleted.

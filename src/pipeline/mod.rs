@@ -2,6 +2,7 @@
 mod accounts;
 mod apart;
 pub mod clock;
+pub mod devices;
 pub mod hash;
 pub mod identity;
 pub mod interrupt;
@@ -10,6 +11,7 @@ pub mod lock;
 mod made;
 pub mod manifest;
 pub mod overlap;
+mod part;
 pub mod placement;
 pub mod plan;
 pub mod provenance;

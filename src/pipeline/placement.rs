@@ -37,7 +37,8 @@ struct Options {
     /// What products over the blocks of --base-dtype stored read of their input: f32, or int8 (quantised by groups of 32 or 256 values: faster on the CPU, slightly other results)
     #[arg(long, default_value = "f32", value_parser = parse_activations)]
     activations: Activations,
-    /// Device to run on: cpu, cuda, cuda:N, cuda:A-B (train alone: a process for each GPU), or emulated (the CUDA kernels on the CPU, for checking them)
+    /// Device to run on: cpu, cuda, cuda:N, several (cuda:0-3 or cuda:0,2-3: generate, translate, score and eval give each a copy of the model and a share of the rows, train
+    /// starts a process for each), or emulated (the CUDA kernels on the CPU, for checking them; emulated:0-1 are two)
     #[arg(long, default_value = "cpu", value_parser = str::parse::<DeviceChoice>)]
     device: DeviceChoice,
 }
@@ -74,7 +75,7 @@ impl FromArgMatches for Placement {
 
 /// The type of the weights where none is given: what the device is made for.
 fn usual_dtype(device: DeviceChoice) -> DType {
-    if matches!(device, DeviceChoice::Cuda(_) | DeviceChoice::Several(..)) { DType::Bf16 } else { DType::F32 }
+    if device.is_cuda() { DType::Bf16 } else { DType::F32 }
 }
 
 impl Default for Placement {
@@ -172,7 +173,7 @@ impl Placement {
 }
 
 impl fmt::Display for Placement {
-    /// As manifests keep it: another type or another kind of device gives another result, another device of the kind or another way to keep the
+    /// As manifests keep it: another type or another kind of device gives another result, another device of the kind, several of them or another way to keep the
     /// same weights does not; activations in int8 do.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}", self.dtype.suffix())?;
@@ -181,8 +182,8 @@ impl fmt::Display for Placement {
         }
         match self.device {
             DeviceChoice::Cpu => Ok(()),
-            DeviceChoice::Cuda(_) | DeviceChoice::Several(..) => write!(f, ", cuda"),
-            DeviceChoice::Emulated => write!(f, ", emulated"),
+            device if device.is_cuda() => write!(f, ", cuda"),
+            _ => write!(f, ", emulated"),
         }
     }
 }
@@ -229,7 +230,8 @@ mod tests {
         assert_eq!(dtype(&[]), DType::F32);
         assert_eq!(dtype(&["--device", "emulated"]), DType::F32);
         assert_eq!(dtype(&["--device", "cuda:1"]), DType::Bf16);
-        assert_eq!(dtype(&["--device", "cuda:0-3"]), DType::Bf16);
+        assert_eq!(dtype(&["--device", "cuda:0-1,3"]), DType::Bf16);
+        assert_eq!(dtype(&["--device", "emulated:0-1"]), DType::F32);
         assert!(Line::try_parse_from(["sdrrl", "--device", "cuda:3-0"]).is_err());
         assert_eq!(dtype(&["--device", "cuda", "--dtype", "float32"]), DType::F32);
         assert_eq!(dtype(&["--dtype", "bf16"]), DType::Bf16);

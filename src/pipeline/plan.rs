@@ -63,6 +63,14 @@ pub fn collect(work: impl FnOnce() -> Result<()>) -> Result<Vec<Step>> {
     done.map(|()| steps)
 }
 
+/// Runs what `work` calls, inside of [`collect`]: for the one stage that is not only planned.
+pub fn for_real<T>(work: impl FnOnce() -> T) -> T {
+    let steps = STEPS.take();
+    let done = work();
+    STEPS.set(steps);
+    done
+}
+
 /// Adds a stage to the plan.
 pub(super) fn note<S: Stage>(stage: &S) -> Result<Ran> {
     let to_be_made = STEPS.with_borrow(|steps| {

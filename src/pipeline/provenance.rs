@@ -21,10 +21,14 @@ pub fn facts(placement: Placement) -> Vec<(String, String)> {
         .map_or(String::new(), |(total, _)| format!(", {:.0} GiB", total as f64 / (1u64 << 30) as f64));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let processor = processor().unwrap_or_else(|| std::env::consts::ARCH.into());
-    let gpu = match placement.device {
+    let gpu = match placement.device.first() {
         DeviceChoice::Cuda(at) => {
             let name = device::gpus().ok().and_then(|gpus| gpus.get(at).map(|g| g.name.clone()));
-            format!("; {}", name.unwrap_or_else(|| "a GPU".into()))
+            let times = match placement.device.each().len() {
+                1 => String::new(),
+                n => format!("{n} x "),
+            };
+            format!("; {times}{}", name.unwrap_or_else(|| "a GPU".into()))
         }
         _ => String::new(),
     };

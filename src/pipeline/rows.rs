@@ -1,20 +1,20 @@
 //! The driver of every stage that maps rows to rows: skip what is finished, resume in the middle of a shard, work on a part of the shards.
 use std::{
     path::{Path, PathBuf},
-    str::FromStr,
     time::Instant,
 };
 
 use crate::error::Error;
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-pub use super::apart::apart;
+pub use super::{apart::apart, part::Part};
 use super::{
+    devices::{Computing, Work, on_devices},
     identity::{Identity, Inputs},
     manifest::{Counts, Manifest},
-    overlap::{Parts, map_chunks},
+    overlap::{Pair, Parts, map_shards},
     stage::{Made, Open, Stage},
     work_dir::REMOTE,
 };
@@ -22,65 +22,16 @@ use crate::{
     data::{
         files::remove_if_there,
         language_id, languages,
-        row_shard::{RowSet, RowShard, ShardWriter, partials_of, shard_name},
+        row_shard::{RowSet, RowShard, partials_of, shard_name},
     },
-    report::out::note,
+    device::DeviceChoice,
+    report::{out::note, progress::Progress},
 };
 
 /// What a row stage makes in its folder.
 pub const ROW_FILES: &[&str] = &["rows-*"];
 /// The same where an engine may be remote.
 pub const REMOTE_ROW_FILES: &[&str] = &["rows-*", REMOTE];
-
-/// A share of the shards, for job arrays: `3/8` works on the third, eleventh, ... shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// 1-based.
-    pub index: usize,
-    /// Number of parts.
-    pub of: usize,
-}
-
-impl Default for Part {
-    fn default() -> Part {
-        Part { index: 1, of: 1 }
-    }
-}
-
-impl Part {
-    /// Whether the shard with this number belongs to the part.
-    pub fn has(&self, shard: usize) -> bool {
-        shard % self.of == self.index - 1
-    }
-
-    /// Whether some shard may belong to both.
-    pub fn overlaps(&self, other: &Part) -> bool {
-        let (mut a, mut b) = (self.of, other.of);
-        while b > 0 {
-            (a, b) = (b, a % b);
-        }
-        self.index.abs_diff(other.index).is_multiple_of(a.max(1))
-    }
-}
-
-impl FromStr for Part {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Part> {
-        let parse = || -> Option<Part> {
-            let (index, of) = text.split_once('/')?;
-            let part = Part { index: index.parse().ok()?, of: of.parse().ok()? };
-            (part.index >= 1 && part.index <= part.of).then_some(part)
-        };
-        parse().ok_or_else(|| anyhow!("`{text}` is not a part: write I/N with 1 <= I <= N, such as 3/8"))
-    }
-}
-
-impl std::fmt::Display for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.index, self.of)
-    }
-}
 
 /// Where a row stage reads and writes.
 #[derive(Clone, Debug, clap::Args)]
@@ -292,7 +243,23 @@ impl Open {
         chunk: usize,
         f: &mut dyn FnMut(Vec<I>) -> Result<Vec<O>>,
     ) -> Result<RowsSummary> {
-        self.map_parts(input, chunk, &mut Parts { prepare: &Ok, compute: f, finish: &Ok, ahead: 1 })
+        let compute = Computing::Here(f);
+        self.map_parts(input, chunk, Parts { prepare: &Ok, compute, finish: &Ok, ahead: 1 })
+    }
+
+    /// As [`Open::map_rows`], with models on the device or the devices that `device` names: `prepare` and `finish` are those of [`Parts`]. Returns what the models
+    /// that were loaded say at their end, too.
+    pub fn map_on<I: DeserializeOwned, P: Send, C: Send, O: Serialize, M, E: Send>(
+        &mut self,
+        (input, chunk): (&Path, usize),
+        device: DeviceChoice,
+        prepare: &(dyn Fn(Vec<I>) -> Result<P> + Sync),
+        work: &Work<M, P, C, E>,
+        finish: &(dyn Fn(C) -> Result<Vec<O>> + Sync),
+    ) -> (Result<RowsSummary>, Result<Vec<E>>) {
+        on_devices(device, work, |compute| {
+            self.map_parts(input, chunk, Parts { prepare, compute, finish, ahead: 1 })
+        })
     }
 
     /// Removes the rows of this share of the work: what made them cannot be trusted.
@@ -314,7 +281,7 @@ impl Open {
         &mut self,
         input: &Path,
         chunk: usize,
-        parts: &mut Parts<I, P, C, O>,
+        mut parts: Parts<I, P, C, O>,
     ) -> Result<RowsSummary> {
         let begun = Instant::now();
         let set = open_rows(input)?;
@@ -324,21 +291,19 @@ impl Open {
         let names: Vec<String> =
             set.shards().iter().map(|shard| if single { shard_name(0) } else { shard.name() }).collect();
         let stage = self.manifest().stage.clone();
-        let mut rows = 0;
+        let (mut rows, mut missing) = (0, vec![]);
         for (i, shard) in set.shards().iter().enumerate().filter(|(i, _)| self.part().has(*i)) {
-            let path = self.path(&names[i]);
-            if !is_complete(&path, number, shard.len())? {
-                let (writer, done) = ShardWriter::open_or_resume(&path, number)?;
-                ensure!(
-                    done <= shard.len(),
-                    "{} has more rows than {}: delete it",
-                    path.display(),
-                    shard.path().display()
-                );
-                map_chunks(&stage, shard, writer, chunk.max(1), parts)?.finish()?;
+            let to = self.path(&names[i]);
+            if !is_complete(&to, number, shard.len())? {
+                missing.push(Pair { from: shard, to });
             }
             rows += shard.len();
         }
+        let mut progress = Progress::new(&stage, rows);
+        progress.skip(rows - missing.iter().map(|pair| pair.from.len()).sum::<usize>());
+        let mapped = map_shards((&stage, number), &missing, chunk.max(1), &mut parts, &mut progress);
+        progress.finish();
+        mapped?;
         let mut complete = true;
         for (shard, name) in set.shards().iter().zip(&names) {
             complete &= is_complete(&self.path(name), number, shard.len())?;

@@ -89,6 +89,12 @@ pub trait Stage {
         Ok(())
     }
 
+    /// What must be right elsewhere, once all is right with its folder, and still before anything is begun or removed: whoever takes part comes to
+    /// it. It may take long, and others wait for the folder or are told who has it.
+    fn meet(&self, _expected: &Manifest) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether work that was begun with other settings (the manifest that it would have left) is continued rather than begun again.
     fn goes_on(&self, _begun: &Manifest, _expected: &Manifest) -> bool {
         false
@@ -339,10 +345,13 @@ fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
             );
             bail!(Error::exists(dir, message))
         }
-        (FolderState::Changed(why), Replace::AndSayWhy) if !stage.quiet() => {
-            note!("{}: made again, since {}: {}", stage.label(), dir.display(), some_of(why));
+        (FolderState::Changed(why), Replace::AndSayWhy) => {
+            stage.meet(manifest)?;
+            if !stage.quiet() {
+                note!("{}: made again, since {}: {}", stage.label(), dir.display(), some_of(why));
+            }
         }
-        _ => {}
+        _ => stage.meet(manifest)?,
     }
     let same = pending.as_ref().is_some_and(|p| p.job() == manifest.job() || stage.goes_on(p, manifest));
     if let Some(told) = pending.filter(|_| same).and_then(|p| other_level(&p.processor))

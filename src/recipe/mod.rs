@@ -59,7 +59,7 @@ pub struct Recipe {
     /// What products over such blocks read of their input: f32, or int8 (on the CPU; training reads f32 in any case).
     #[serde(default = "as_f32")]
     pub activations: String,
-    /// Device to run on: cpu, cuda, cuda:N or emulated.
+    /// Device to run on: cpu, cuda, cuda:N, several such as cuda:0-3 or cuda:0,2-3 (each takes a share of the rows; training runs a process on each), or emulated.
     #[serde(default = "cpu")]
     pub device: String,
     /// The language that the model already knows well.

@@ -59,6 +59,14 @@ pub fn silently<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// Does work that speaks, inside of [`silently`].
+pub fn aloud<T>(work: impl FnOnce() -> T) -> T {
+    let silent = std::mem::replace(&mut state().silent, false);
+    let done = work();
+    state().silent = silent;
+    done
+}
+
 /// Whether anything is printed.
 pub fn is_shown() -> bool {
     state().mode != Mode::Embedded

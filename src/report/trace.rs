@@ -1,7 +1,7 @@
 //! Where the time goes: `tracing` spans as a file for chrome://tracing and ui.perfetto.dev (Chrome's trace event format), and as named ranges for
 //! profilers. Off unless [`Trace::begin`] is called; a span that nobody listens to costs one load and a branch.
 //!
-//! Spans of this program: `command`, `shard`, `read`, `compute` and `write` (chunks of rows), `train_step` with `data`, `forward`, `loss`, `backward` and
+//! Spans of this program: `command`, `read`, `compute` and `write` (chunks of rows), `train_step` with `data`, `forward`, `loss`, `backward` and
 //! `optimizer` inside, `evaluate`, `checkpoint`. Work on a GPU is asynchronous: a span there ends when the work is queued.
 use std::{
     cell::Cell,

@@ -3,18 +3,22 @@ mod answers;
 mod asked;
 mod best;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::pipeline::{
+    devices::Work,
     identity::{Identity, Inputs},
     interrupt::interrupted,
     manifest::{Counts, Manifest},
     placement::Placement,
-    rows::{Part, REMOTE_ROW_FILES, ROW_FILES, apart, open_rows},
+    rows::{Part, REMOTE_ROW_FILES, ROW_FILES, apart},
     stage::{self, Made, Open, Others, Stage},
     work_dir::Room,
 };
@@ -29,7 +33,7 @@ use crate::{
         standard_input,
         tally::OnBadRow,
     },
-    infer::answerer::AnswerOptions,
+    infer::answerer::{AnswerOptions, Answerer},
     models::{transformer::weights::Transformer, weights::resolve},
     recipe::generate::{GenerateEngine, GenerateSettings},
     report::{
@@ -40,7 +44,7 @@ use crate::{
 };
 
 pub use answers::check_samples;
-use answers::{Answers, answer_rows, chunk_rows, load};
+use answers::{answer_all, answer_rows, chunk_rows, load};
 pub use asked::check;
 
 /// Arguments of `generate`.
@@ -108,7 +112,7 @@ fn print_answers(args: &Args) -> Result<()> {
     if args.settings.engine == GenerateEngine::Openai {
         return asked::print_answers(args);
     }
-    let answerer = load(args)?;
+    let answerer = load(args, args.placement.device.first())?;
     for (i, question) in args.prompt.iter().enumerate() {
         let question = whole_question(question)?;
         let prompt = Prompt::new(None, question.trim(), "");
@@ -273,22 +277,20 @@ impl Stage for Generate<'_> {
         if args.settings.engine == GenerateEngine::Openai {
             return asked::run(args, self.questions, open);
         }
-        // Loaded only if there is anything to do.
-        let mut answerer = None;
-        let chunk = chunk_rows(&args.settings);
-        let mut progress = Progress::new("generate", open_rows(self.questions)?.len());
-        let mut alarms = Alarms::default();
-        let summary = open.map_rows(self.questions, chunk, &mut |rows: Vec<Row>| {
-            let answerer = match &mut answerer {
-                Some(answerer) => answerer,
-                none => none.insert(load(args)?),
-            };
-            let rows = answer_rows(answerer, rows, args)?;
+        let alarms = Mutex::new(Alarms::default());
+        let count = |rows: Vec<Row>| {
+            let mut alarms = alarms.lock().unwrap_or_else(|e| e.into_inner());
             rows.iter().filter_map(|r| r.answer.as_ref()).for_each(|a| alarms.count(&a.alarms));
-            progress.advance(rows.len());
             Ok(rows)
-        })?;
-        progress.finish();
+        };
+        let rows = (self.questions, chunk_rows(&args.settings));
+        let work = Work {
+            load: &|device| load(args, device),
+            compute: &|answerer: &mut Answerer, rows| answer_rows(answerer, rows, args),
+            end: &|_| Ok(()),
+        };
+        let (summary, _) = open.map_on(rows, args.placement.device, &Ok, &work, &count);
+        let (summary, alarms) = (summary?, alarms.into_inner().unwrap_or_else(|e| e.into_inner()));
         summary.made(Self::NAME, &alarms.to_string())
     }
 }
@@ -323,40 +325,34 @@ fn run_to_file(args: &Args, out: &Path, rows: Vec<Row>) -> Result<()> {
     if !printed {
         check_replaced(out)?;
     }
-    let answers = Answers::open(args)?;
-    if let Some(dir) = out.parent().filter(|d| !d.as_os_str().is_empty()) {
-        std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    }
-    let mut progress = Progress::new("generate", rows.len());
+    let stopped = || {
+        Error::interrupted(format!(
+            "interrupted; {} holds the answers so far, and the same command begins anew (--out FOLDER goes on)",
+            out.display()
+        ))
+    };
+    let (count, mut progress) = (rows.len(), Progress::new("generate", rows.len()));
     let (mut text, mut alarms) = (String::new(), Alarms::default());
-    for chunk in rows.chunks(answers.chunk(args)) {
-        let kept = || {
-            format!(
-                "interrupted; {} holds the answers so far, and the same command begins anew (--out FOLDER goes on)",
-                out.display()
-            )
-        };
-        ensure!(!interrupted(), Error::interrupted(kept()));
-        let answered = answers.of(chunk.to_vec(), args);
-        // Rows in folders are resumed, and say so; a file is begun anew.
-        let answered =
-            if interrupted() { answered.map_err(|_| Error::interrupted(kept()))? } else { answered? };
+    let took = answer_all(args, &rows, &stopped, &mut |answered| {
+        progress.advance(answered.len());
         for row in answered {
             row.answer.iter().for_each(|a| alarms.count(&a.alarms));
             text.push_str(&serde_json::to_string(&row)?);
             text.push('\n');
         }
-        progress.advance(chunk.len());
         if printed {
             out::data(format_args!("{text}"));
             text.clear();
-            continue;
+            return Ok(());
+        }
+        if let Some(dir) = out.parent().filter(|d| !d.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         }
         // After each chunk, so that an interrupted run leaves what it has.
-        write_atomic(out, text.as_bytes())?;
-    }
+        write_atomic(out, text.as_bytes())
+    })?;
     progress.finish();
     let place = if printed { "standard output".into() } else { out.display().to_string() };
-    say!("{} answers in {place}; {alarms}{}", rows.len(), answers.took()?);
+    say!("{count} answers in {place}; {alarms}{took}");
     Ok(())
 }

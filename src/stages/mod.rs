@@ -17,6 +17,7 @@ pub mod metric;
 mod model_card;
 pub mod pack;
 pub mod parallel;
+pub mod plan;
 pub mod quantize;
 pub mod score;
 pub mod serve;

@@ -9,10 +9,11 @@ use rayon::prelude::*;
 
 use super::translate::{sides, translated_sides};
 use crate::pipeline::{
+    devices::Work,
     identity::{Identity, Inputs},
-    overlap::{Parts, Shared},
+    overlap::Shared,
     placement::Placement,
-    rows::{REMOTE_ROW_FILES, RowArgs, RowStage, dictionary_files, open_rows, path_for, with_languages},
+    rows::{REMOTE_ROW_FILES, RowArgs, RowStage, dictionary_files, path_for, with_languages},
     stage::{self, Made, Open},
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
         record::{Row, Scores},
         sentences::sentences,
     },
+    device::DeviceChoice,
     models::weights::resolve,
     qe::{
         EncodedPair, PairEncoder, Scorer,
@@ -34,7 +36,6 @@ use crate::{
     },
     recipe::score::{Aggregate, ScoreEngine, ScoreSettings},
     remote::{Remote, judge::Judge},
-    report::progress::Progress,
 };
 
 pub use judged::check;
@@ -124,43 +125,42 @@ impl RowStage for Score<'_> {
         }
         let chunk = if one { 4 * CHUNK } else { CHUNK };
         let encoder = Shared::new(|| encoder(s));
-        let mut scorers: Vec<Box<dyn Scorer>> = vec![];
-        let mut progress = Progress::new("score", open_rows(&args.rows.input)?.len());
-        let mut parts = Parts {
-            prepare: &|rows: Vec<Row>| {
-                let encoder = encoder.get()?;
-                let encoder = encoder.as_ref().as_ref().map(Encoder::as_dyn);
-                let pairs =
-                    targets.iter().map(|t| Pairs::of(&rows, t, encoder)).collect::<Result<Vec<_>>>()?;
-                Ok((rows, pairs))
+        let work = Work {
+            load: &|device| {
+                let at = Placement { device, ..args.placement };
+                let loaded = if one { &targets[..1] } else { &targets[..] };
+                loaded.iter().map(|t| scorer(s, at, &source, t, &encoder)).collect::<Result<Vec<_>>>()
             },
-            compute: &mut |(rows, pairs): (Vec<Row>, Vec<Pairs>)| {
-                if scorers.is_empty() {
-                    let loaded = if one { &targets[..1] } else { &targets[..] };
-                    let load = |t: &String| scorer(s, args.placement, &source, t, &encoder);
-                    scorers = loaded.iter().map(load).collect::<Result<_>>()?;
-                }
+            compute: &|scorers: &mut Vec<Box<dyn Scorer>>, (rows, pairs): (Vec<Row>, Vec<Pairs>)| {
                 let scored =
                     |(i, pairs): (usize, Pairs)| pairs.score(scorers[if one { 0 } else { i }].as_mut());
-                let scored = pairs.into_iter().enumerate().map(scored).collect::<Result<Vec<_>>>()?;
-                progress.advance(rows.len());
-                Ok((rows, scored))
+                Ok((rows, pairs.into_iter().enumerate().map(scored).collect::<Result<Vec<_>>>()?))
             },
-            finish: &|(rows, scored): (Vec<Row>, Vec<Scored>)| {
-                Ok(with_scores(rows, scored, &targets, s.aggregate))
+            end: &|mut scorers: Vec<Box<dyn Scorer>>| {
+                scorers.iter_mut().try_for_each(|s| s.finish())?;
+                Ok(scorers.iter().map(|s| s.cut()).sum::<usize>())
             },
-            ahead: 1,
         };
-        let mapped = open.map_parts(&args.rows.input, chunk, &mut parts);
-        progress.finish();
-        if let Err(e) = scorers.iter_mut().try_for_each(|s| s.finish()) {
-            open.discard_rows(&args.rows.input)?;
-            return Err(e.context("no score of this run is kept"));
-        }
-        let summary = mapped?;
-        let cut: usize = scorers.iter().map(|s| s.cut()).sum();
+        let prepare = |rows: Vec<Row>| {
+            let encoder = encoder.get()?;
+            let encoder = encoder.as_ref().as_ref().map(Encoder::as_dyn);
+            let pairs = targets.iter().map(|t| Pairs::of(&rows, t, encoder)).collect::<Result<Vec<_>>>()?;
+            Ok((rows, pairs))
+        };
+        let device = if one { args.placement.device } else { DeviceChoice::Cpu };
+        let (mapped, ends) =
+            open.map_on((&args.rows.input, chunk), device, &prepare, &work, &|(rows, scored)| {
+                Ok(with_scores(rows, scored, &targets, s.aggregate))
+            });
+        let cut: usize = match ends {
+            Ok(ends) => ends.into_iter().sum(),
+            Err(e) => {
+                open.discard_rows(&args.rows.input)?;
+                return Err(e.context("no score of this run is kept"));
+            }
+        };
         let cut = (cut > 0).then(|| format!("{cut} texts longer than the scorer reads were cut"));
-        summary.made(Self::NAME, &cut.unwrap_or_default())
+        mapped?.made(Self::NAME, &cut.unwrap_or_default())
     }
 }
 

@@ -16,7 +16,7 @@ use super::{parts_at_once, runs_at_once};
 use crate::{cli::text, common::program};
 
 /// The quickstart's stages, small.
-fn arguments(work: &Path) -> Vec<String> {
+pub(super) fn arguments(work: &Path) -> Vec<String> {
     let sets = [
         &format!("work={}", work.display()),
         "generate.limit=40",
@@ -53,7 +53,7 @@ const CHANGES: &[&[&str]] = &[
 ];
 
 /// Files of the run that must not differ, and everything else in the folder that is not the run's.
-fn contents(work: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn contents(work: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(dir: &Path, root: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
         for entry in fs::read_dir(dir).unwrap().flatten() {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
@@ -74,7 +74,7 @@ fn contents(work: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 #[track_caller]
-fn assert_equal(a: &BTreeMap<PathBuf, Vec<u8>>, b: &BTreeMap<PathBuf, Vec<u8>>, when: &str) {
+pub(super) fn assert_equal(a: &BTreeMap<PathBuf, Vec<u8>>, b: &BTreeMap<PathBuf, Vec<u8>>, when: &str) {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{when}");
     for (name, bytes) in a {
         assert!(b[name] == *bytes, "{when}: {} differs", name.display());

@@ -5,6 +5,7 @@ mod gold;
 mod guard;
 mod kills;
 mod losses;
+mod one_stage;
 mod outputs;
 mod own_stage;
 mod samples;

@@ -1,4 +1,4 @@
-// CUDA's driver API over the emulator: a libcuda.so.1 with one GPU that is none. Programs run their CUDA path against it, from the search for the library to
+// CUDA's driver API over the emulator: a libcuda.so.1 with GPUs that are none. Programs run their CUDA path against it, from the search for the library to
 // the last launch, on a machine without a GPU (scripts/rehearsal_driver.sh builds it and says how).
 //
 // Strict where the real driver is, so that a program that passes here has no error of these kinds left: a context must be current on the calling thread,
@@ -38,7 +38,7 @@ struct Context {
 };
 std::recursive_mutex g_lock;               // one caller at a time: this driver is for checking
 bool g_ready = false;
-Context g_context;
+std::map<CUdevice, Context> g_contexts;    // the primary one of each device
 thread_local Context* t_current = nullptr;
 
 size_t total_memory() {
@@ -70,9 +70,18 @@ bool inside(CUdeviceptr at, size_t n) {
   --it;
   return at - it->first <= it->second && n <= it->second - (at - it->first);
 }
-void fail(const char* why) {
+void fail(Context& context, const char* why) {
   fprintf(stderr, "rehearsal driver: %s\n", why);
-  g_context.error = CUDA_ERROR_LAUNCH_FAILED;
+  context.error = CUDA_ERROR_LAUNCH_FAILED;
+}
+// SDRRL_REHEARSAL_FAIL=NAME or, on the GPU with that number alone, NAME@NUMBER.
+bool is_to_fail(const Context& context, const std::string& name) {
+  const char* failing = getenv("SDRRL_REHEARSAL_FAIL");
+  if (!failing) return false;
+  std::string planted = failing;
+  size_t at = planted.find('@');
+  if (planted.substr(0, at) != name) return false;
+  return at == std::string::npos || &g_contexts[atoi(planted.c_str() + at + 1)] == &context;
 }
 // Threads that stay: each has stacks of its own in the emulator, which are never given back.
 class Workers {
@@ -115,17 +124,16 @@ class Workers {
   }
 };
 // Runs a launch; blocks that are independent of each other are shared among the machine's threads.
-void launch(const std::string& name, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t shared, std::vector<void*> args, const std::vector<uint32_t>& sizes, EmuConfig how) {
+void launch(Context& context, const std::string& name, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t shared, std::vector<void*> args, const std::vector<uint32_t>& sizes, EmuConfig how) {
   static Workers& workers = *new Workers;
   bool alone = how.checks || how.cooperative || cluster.x * cluster.y * cluster.z > 1 || grid.x * grid.y * grid.z < 2;
   how.parts = alone ? 1 : workers.count;
   auto part = [&](int i) {
     EmuConfig own = how;
     own.part = i;
-    if (emu_launch(name.c_str(), grid, block, cluster, shared, args.data(), sizes.data(), int(sizes.size()), &own, nullptr)) fail(emu_last_error());
+    if (emu_launch(name.c_str(), grid, block, cluster, shared, args.data(), sizes.data(), int(sizes.size()), &own, nullptr)) fail(context, emu_last_error());
   };
-  const char* failing = getenv("SDRRL_REHEARSAL_FAIL");
-  if (failing && name == failing) return fail(("kernel " + name + " fails, as SDRRL_REHEARSAL_FAIL wishes").c_str());
+  if (is_to_fail(context, name)) return fail(context, ("kernel " + name + " fails, as SDRRL_REHEARSAL_FAIL wishes").c_str());
   if (alone) part(0);
   else workers.run(part);
 }
@@ -137,7 +145,7 @@ void launch(const std::string& name, EmuDim grid, EmuDim block, EmuDim cluster, 
 
 // ---- the device ----
 EXPORT cuInit(unsigned flags) { g_ready = true; return flags ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS; }
-// One device, or as many as SDRRL_REHEARSAL_GPUS says, for processes that use one each: a process has one context.
+// One device, or as many as SDRRL_REHEARSAL_GPUS says: for processes that use one each, and for threads that do.
 static int gpus() {
   const char* n = getenv("SDRRL_REHEARSAL_GPUS");
   return n ? std::max(1, atoi(n)) : 1;
@@ -171,20 +179,21 @@ EXPORT cuDeviceGetAttribute(int* value, CUdevice_attribute what, CUdevice) {
 }
 
 // ---- the context ----
-EXPORT cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
+EXPORT cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
   std::lock_guard<std::recursive_mutex> guard(g_lock);
   if (!g_ready) return CUDA_ERROR_NOT_INITIALIZED;
-  g_context.users++;
-  *context = reinterpret_cast<CUcontext>(&g_context);
+  g_contexts[device].users++;
+  *context = reinterpret_cast<CUcontext>(&g_contexts[device]);
   return CUDA_SUCCESS;
 }
 // The last one to let go ends the context with its memory and its error.
-EXPORT cuDevicePrimaryCtxRelease(CUdevice) {
+EXPORT cuDevicePrimaryCtxRelease(CUdevice device) {
   std::lock_guard<std::recursive_mutex> guard(g_lock);
-  if (g_context.users == 0) return CUDA_ERROR_INVALID_CONTEXT;
-  if (--g_context.users > 0) return CUDA_SUCCESS;
-  for (auto& [at, bytes] : g_context.memory) emu_free(reinterpret_cast<void*>(at));
-  g_context = Context{};
+  Context& context = g_contexts[device];
+  if (context.users == 0) return CUDA_ERROR_INVALID_CONTEXT;
+  if (--context.users > 0) return CUDA_SUCCESS;
+  for (auto& [at, bytes] : context.memory) emu_free(reinterpret_cast<void*>(at));
+  context = Context{};
   return CUDA_SUCCESS;
 }
 EXPORT cuCtxGetCurrent(CUcontext* context) {
@@ -242,7 +251,11 @@ EXPORT cuMemsetD8(CUdeviceptr to, unsigned char value, size_t n) {
   return CUDA_SUCCESS;
 }
 
-EXPORT cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice) { *pool = reinterpret_cast<CUmemoryPool>(&g_context); return CUDA_SUCCESS; }
+EXPORT cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice device) {
+  std::lock_guard<std::recursive_mutex> guard(g_lock);
+  *pool = reinterpret_cast<CUmemoryPool>(&g_contexts[device]);
+  return CUDA_SUCCESS;
+}
 EXPORT cuMemPoolSetAttribute(CUmemoryPool, CUmemPool_attribute what, void*) {
   return what == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
 }
@@ -344,10 +357,11 @@ EXPORT cuLaunchKernelEx(const CUlaunchConfig* at, CUfunction function, void** pa
     memcpy(to, parameters[i], sizes[size_t(i)]);
   }
   uint32_t shared = at->sharedMemBytes;
+  Context* context = t_current;
   t_current->queue.push_back([=, values = std::move(values)] {
     std::vector<void*> args;
     for (auto& v : values) args.push_back(reinterpret_cast<void*>((uintptr_t(v.data()) + 63) & ~uintptr_t(63)));
-    launch(f->name, grid, block, cluster, shared, std::move(args), sizes, how);
+    launch(*context, f->name, grid, block, cluster, shared, std::move(args), sizes, how);
   });
   return CUDA_SUCCESS;
 }

@@ -5,7 +5,7 @@ pub mod described;
 mod likelihoods;
 mod summaries;
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, iter, ops::Range, path::Path};
 
 use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
@@ -24,7 +24,10 @@ use crate::{
     },
     metrics::mkqa,
     mt::self_translate::translation_prompt,
-    pipeline::interrupt::interrupted,
+    pipeline::{
+        devices::{Computing, Job},
+        interrupt::interrupted,
+    },
     recipe::{
         description::TaskDescription,
         eval::{EvalTask, TaskKind},
@@ -86,35 +89,46 @@ fn lengths(choices: &[&str]) -> Vec<usize> {
     choices.iter().map(|c| c.chars().count()).chain(choices.iter().map(|c| c.len())).collect()
 }
 
-/// Runs `items` from where `writer` stands (`done` rows) to the end, some at a time, so that a killed task goes on where it was.
+/// Some rows of a task: what is computed at once.
+pub struct Piece {
+    /// The task's number.
+    pub task: usize,
+    /// Which.
+    pub rows: Range<usize>,
+}
+
+/// Runs `items`, those of task `number`, from where `writer` stands (`done` rows) to the end, some at a time, so that a killed task goes on where it was.
 pub fn run_into(
-    answerer: &Answerer,
-    task: &EvalTask,
-    system: Option<&str>,
+    computing: &mut Computing<Piece, Vec<Sample>>,
+    (number, task): (usize, &EvalTask),
     batch: EngineOptions,
     items: &[Item],
     (mut writer, done): (ShardWriter, usize),
     label: &str,
 ) -> Result<()> {
     let mut progress = Progress::new(label, items.len());
-    progress.advance(done.min(items.len()));
-    let mut rest = items.get(done..).unwrap_or_default();
-    while !rest.is_empty() {
-        ensure!(!interrupted(), Error::interrupted("stopped: run the same command again to resume"));
-        if task.kind() == TaskKind::Alignment {
+    progress.skip(done.min(items.len()));
+    let mut next = done;
+    let mut jobs = iter::from_fn(|| {
+        let rest = items.get(next..).filter(|rest| !rest.is_empty())?;
+        let rows = match task.kind() {
             // Each sentence is looked for among all: what a killed run wrote of them is left as it is.
-            let samples = run(answerer, task, system, batch, items)?;
-            samples.iter().skip(done).try_for_each(|s| writer.push(s))?;
-            break;
-        }
-        let (chunk, later) = rest.split_at(chunk_length(rest, batch));
-        for sample in run(answerer, task, system, batch, chunk)? {
-            writer.push(&sample)?;
-        }
+            TaskKind::Alignment => 0..items.len(),
+            _ => next..next + chunk_length(rest, batch),
+        };
+        next = rows.end;
+        let stopped = "stopped: run the same command again to resume";
+        let piece = Piece { task: number, rows: rows.clone() };
+        let job = if interrupted() { Err(Error::interrupted(stopped).into()) } else { Ok(piece) };
+        Some(Job { rows, about: (), job })
+    });
+    computing.each(&mut jobs, &mut |rows, (), samples| {
+        let new = done.max(rows.start);
+        samples?.iter().skip(new - rows.start).try_for_each(|sample| writer.push(sample))?;
         writer.flush()?;
-        progress.advance(chunk.len());
-        rest = later;
-    }
+        progress.advance(rows.end - new);
+        Ok(())
+    })?;
     progress.finish();
     writer.finish()
 }

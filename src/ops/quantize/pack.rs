@@ -3,12 +3,14 @@
 //!
 //! The groups of a super-block are searched side by side, one a lane. Every group takes its own additions in ggml's order, and nothing is fused, so that the bytes are those
 //! of ggml built for plain x86-64 (its generic code), at every vector level.
-use std::array::from_fn;
 
 use half::{bf16, f16};
 
 use super::formats::{GgmlType, inverse};
-use crate::ops::simd::{Kernel, Simd};
+use crate::ops::{
+    arrays::from_fn,
+    simd::{Kernel, Simd},
+};
 
 /// bytes = the blocks of `values`, both whole blocks of `kind`.
 pub(super) struct Pack<'a> {

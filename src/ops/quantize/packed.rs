@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 
 use half::f16;
 
+use crate::ops::arrays::from_fn;
+
 macro_rules! types {
     ($($variant:ident, $number:literal, $name:literal, $values:literal, $bytes:literal, $what:literal;)*) => {
         /// A ggml element type that is unpacked when it is read.
@@ -209,7 +211,7 @@ fn iq1_s(b: &[u8], out: &mut [f32], grid: &[f32]) {
 }
 
 fn iq1_m(b: &[u8], out: &mut [f32], grid: &[f32]) {
-    let words: [u16; 4] = std::array::from_fn(|i| u16_at(b, 48 + 2 * i));
+    let words: [u16; 4] = from_fn(|i| u16_at(b, 48 + 2 * i));
     let d = words.iter().enumerate().fold(0, |d, (i, w)| d | (w & 0xf000) >> (12 - 4 * i));
     let d = f16::from_bits(d).to_f32();
     for (i, out) in out.chunks_exact_mut(8).enumerate() {

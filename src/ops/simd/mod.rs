@@ -8,6 +8,7 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use super::arrays::map;
 use crate::device::vectors::{self, Vectors};
 
 /// f32 vectors of one instruction set. A value of the type is the proof that the processor has it.
@@ -285,17 +286,17 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn pow2(self, n: [f32; 4]) -> [f32; 4] {
-        n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+        map(n, |n| f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
     fn sum4(self, v: [[f32; 4]; 4]) -> [f32; 4] {
-        v.map(|v| (v[0] + v[1]) + (v[2] + v[3]))
+        map(v, |v| (v[0] + v[1]) + (v[2] + v[3]))
     }
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const half::bf16) -> [f32; 4] {
         // SAFETY: the caller's promise.
         let x: [half::bf16; 4] = unsafe { *p.cast() };
-        x.map(|x| f32::from_bits((x.to_bits() as u32) << 16))
+        map(x, |x| f32::from_bits((x.to_bits() as u32) << 16))
     }
 }
 

@@ -12,10 +12,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
+    alone::one_process,
     check,
     dry_run::print_plan,
     expect::Expectation,
-    run::{Run, placement},
+    recipe_stages::{Run, placement},
 };
 use crate::eval::compare::{self, Comparison};
 use crate::pipeline::{
@@ -71,6 +72,7 @@ struct Ran {
 
 /// Runs every arm, then writes results.json and report.html. What is finished with the same inputs and settings is skipped.
 pub fn run(args: &Args) -> Result<()> {
+    one_process()?;
     let matrix = Ablations::read(&args.file, &args.overrides)?;
     let arms = matrix.resolve(&args.file)?;
     if args.list {

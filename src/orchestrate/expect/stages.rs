@@ -75,6 +75,11 @@ fn not_counted(what: &str) -> Expected {
     Expected::of(Time::NotKnown(format!("{what} are not counted before, the files are too long")), "")
 }
 
+/// Seconds where each of several devices takes a share of the rows.
+fn shared(f: &Facts, seconds: [f64; 2]) -> [f64; 2] {
+    seconds.map(|s| s / f.placement.device.each().len() as f64)
+}
+
 /// Work of a model behind an endpoint.
 fn elsewhere(does: &str, work: String) -> Expected {
     Expected::of(Time::NotKnown(format!("a model behind an endpoint {does}")), work)
@@ -118,7 +123,7 @@ fn generate(f: &Facts) -> Expected {
         return elsewhere("answers", work);
     }
     let all = (rows * g.samples) as f64;
-    timed(f, work, |r| replies(r, all, f.prompt, f.answer, together)).taking(session(
+    timed(f, work, |r| shared(f, replies(r, all, f.prompt, f.answer, together))).taking(session(
         f,
         together,
         f.longest + limit,
@@ -139,7 +144,8 @@ fn translate(f: &Facts) -> Result<Expected> {
         TranslateEngine::Command => Expected::of(Time::NotKnown("another program translates".into()), work),
         TranslateEngine::Openai => elsewhere("translates", work),
         TranslateEngine::Itself => {
-            timed(f, work, |r| replies(r, texts, f.prompt, f.answer, f.recipe.generate.batch_rows))
+            let together = f.recipe.generate.batch_rows;
+            timed(f, work, |r| shared(f, replies(r, texts, f.prompt, f.answer, together)))
         }
         TranslateEngine::Nllb => {
             let c = M2m100Config::from_dir(&resolve(s.translator.as_deref().unwrap_or_default())?)?;
@@ -190,12 +196,13 @@ fn score(f: &Facts) -> Result<Expected> {
 
 /// Work of another model, by the rate of our best product.
 fn by_products(f: &Facts, work: String, flop: f64) -> Result<Expected> {
-    let device = f.placement.device.open()?;
+    let device = f.placement.device.first().open()?;
     if f.rates.is_err() {
         return Ok(timed(f, work, |_| [0.0; 2]));
     }
     let rate = ceilings::product(&device, f.placement.dtype, Runs { warmup: 1, runs: 2 })?.median() * 1e9;
-    Ok(Expected::about(flop / rate, flop / rate * SLOWEST, work))
+    let [low, high] = shared(f, [flop / rate, flop / rate * SLOWEST]);
+    Ok(Expected::about(low, high, work))
 }
 
 fn training(f: &Facts, before: &Before) -> Result<Expected> {
@@ -284,10 +291,11 @@ fn task(f: &Facts, name: &str) -> Result<Expected> {
     let memory = session(f, together, slots, prompts as usize, settings.batch_tokens.max(longest));
     let seconds = |r: &Rates| {
         let score = (prompts + scored) * r.forward;
-        match reply[1] > 0.0 {
+        let alone = match reply[1] > 0.0 {
             true => replies(r, rows as f64, prompts / rows as f64, reply, together),
             false => [score, score],
-        }
+        };
+        shared(f, alone)
     };
     Ok(timed(f, work, seconds).taking(memory))
 }

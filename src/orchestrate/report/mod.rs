@@ -5,7 +5,7 @@ mod replies;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::run;
+use super::recipe_stages;
 use crate::{
     data::languages::{name, same_language},
     eval::{
@@ -118,7 +118,7 @@ pub fn build(recipe: &Recipe, all: &Results) -> Result<Report> {
 
 /// When, where and how the run was made.
 fn facts(recipe: &Recipe, work: &WorkDir) -> Result<Vec<(String, String)>> {
-    let mut facts = provenance::facts(run::placement(recipe)?);
+    let mut facts = provenance::facts(recipe_stages::placement(recipe)?);
     let times = clock::read(work.root());
     if !times.is_empty() {
         facts.push(("time".into(), duration(times.iter().map(|t| t.seconds).sum())));

@@ -11,61 +11,71 @@ use crate::{
         record::{Answer, Row},
         tally::OnBadRow,
     },
+    device::DeviceChoice,
+    error::Error,
     infer::{answerer::Answerer, generation_config::GenerationConfig},
     models::weights::resolve,
+    pipeline::{
+        devices::{Computing, Job, Work, on_devices},
+        interrupt::interrupted,
+        placement::Placement,
+    },
     recipe::generate::{GenerateEngine, GenerateSettings},
     remote::Remote,
     report::out::note,
 };
 
-/// Who answers the questions of a file.
-pub(super) enum Answers {
-    Local(Box<Answerer>),
-    Remote(Remote),
-}
-
-impl Answers {
-    pub fn open(args: &Args) -> Result<Answers> {
-        Ok(match args.settings.engine {
-            GenerateEngine::Local => Answers::Local(Box::new(load(args)?)),
-            GenerateEngine::Openai => Answers::Remote(Remote::connect(&args.settings.remote, None)?),
-        })
-    }
-
-    /// Rows that are asked between two writes.
-    pub fn chunk(&self, args: &Args) -> usize {
-        match self {
-            Answers::Local(_) => chunk_rows(&args.settings),
-            Answers::Remote(_) => 2 * Remote::ahead(&args.settings.remote),
-        }
-    }
-
-    pub fn of(&self, rows: Vec<Row>, args: &Args) -> Result<Vec<Row>> {
-        match self {
-            Answers::Local(answerer) => answer_rows(answerer, rows, args),
-            Answers::Remote(remote) => {
-                let asked: Vec<_> = rows.into_iter().map(|row| asked::ask(remote, row, args)).collect();
-                asked.into_iter().map(|asked| asked::answered(asked, args)).collect()
-            }
-        }
-    }
-
-    /// What it took, where somebody counts that.
-    pub fn took(&self) -> Result<String> {
-        match self {
-            Answers::Local(_) => Ok(String::new()),
-            Answers::Remote(remote) => Ok(format!("; {}", remote.total()?.0)),
-        }
-    }
+/// Answers the questions of a file, some at a time; `sink` is told of them in their order, and `stopped` is the error after a signal. Returns what it took, where
+/// somebody counts that.
+pub(super) fn answer_all(
+    args: &Args,
+    rows: &[Row],
+    stopped: &dyn Fn() -> Error,
+    sink: &mut dyn FnMut(Vec<Row>) -> Result<()>,
+) -> Result<String> {
+    let remote = match args.settings.engine {
+        GenerateEngine::Local => None,
+        GenerateEngine::Openai => Some(Remote::connect(&args.settings.remote, None)?),
+    };
+    let chunk = match remote {
+        None => chunk_rows(&args.settings),
+        Some(_) => 2 * Remote::ahead(&args.settings.remote),
+    };
+    let job = |(i, rows): (usize, &[Row])| Job {
+        rows: i * chunk..i * chunk + rows.len(),
+        about: (),
+        job: if interrupted() { Err(stopped().into()) } else { Ok(rows.to_vec()) },
+    };
+    let mut jobs = rows.chunks(chunk).enumerate().map(job);
+    // Rows in folders are resumed, and say so; a file is begun anew.
+    let mut sink = |_, (), answered: Result<Vec<Row>>| {
+        sink(if interrupted() { answered.map_err(|_| stopped())? } else { answered? })
+    };
+    let Some(remote) = remote else {
+        let work = Work {
+            load: &|device| load(args, device),
+            compute: &|answerer: &mut Answerer, rows| answer_rows(answerer, rows, args),
+            end: &|_| Ok(()),
+        };
+        let (done, _) = on_devices(args.placement.device, &work, |mut c| c.each(&mut jobs, &mut sink));
+        return done.map(|()| String::new());
+    };
+    let mut ask = |rows: Vec<Row>| {
+        let asked: Vec<_> = rows.into_iter().map(|row| asked::ask(&remote, row, args)).collect();
+        asked.into_iter().map(|asked| asked::answered(asked, args)).collect()
+    };
+    Computing::Here(&mut ask).each(&mut jobs, &mut sink)?;
+    Ok(format!("; {}", remote.total()?.0))
 }
 
 fn model_of(args: &Args) -> Result<&str> {
     args.model.as_deref().context("engine `local` needs --model")
 }
 
-pub(super) fn load(args: &Args) -> Result<Answerer> {
+pub(super) fn load(args: &Args, device: DeviceChoice) -> Result<Answerer> {
+    let placement = Placement { device, ..args.placement };
     let answerer =
-        Answerer::load(model_of(args)?, args.adapter.as_deref(), args.placement, &args.settings.template)?;
+        Answerer::load(model_of(args)?, args.adapter.as_deref(), placement, &args.settings.template)?;
     let options = (&args.settings).into();
     answerer.check_settings(&options)?;
     best::check(&args.settings, answerer.sampling(&options).temperature)?;

@@ -15,14 +15,14 @@ use crate::{
     },
     error::Error,
     pipeline::{
+        devices::Computing,
         overlap::{Parts, Shared},
-        rows::open_rows,
         stage::{Made, Open, Stage},
         work_dir::REMOTE,
     },
     recipe::generate::{GenerateEngine, GenerateSettings},
     remote::{self, Remote, Sampling, Ticket},
-    report::{out, progress::Progress},
+    report::out,
 };
 
 /// Tokens of an answer where neither settings nor a generation_config.json say how many.
@@ -70,24 +70,21 @@ type Asked = (Row, Vec<Ticket>);
 pub(super) fn run(args: &Args, questions: &Path, open: &mut Open) -> Result<Made> {
     let (s, record) = (&args.settings.remote, open.path(REMOTE));
     let remote = Shared::new(|| Remote::connect(s, Some(&record)));
-    let mut progress = Progress::new("generate", open_rows(questions)?.len());
     let mut alarms = Alarms::default();
-    let mut parts = Parts {
+    let parts = Parts {
         prepare: &|rows: Vec<Row>| {
             let remote = remote.get()?;
             Ok(rows.into_iter().map(|row| ask(&remote, row, args)).collect::<Vec<Asked>>())
         },
-        compute: &mut |asked: Vec<Asked>| {
+        compute: Computing::Here(&mut |asked: Vec<Asked>| {
             let rows = asked.into_iter().map(|asked| answered(asked, args)).collect::<Result<Vec<Row>>>()?;
             rows.iter().filter_map(|r| r.answer.as_ref()).for_each(|a| alarms.count(&a.alarms));
-            progress.advance(rows.len());
             Ok(rows)
-        },
+        }),
         finish: &Ok,
         ahead: Remote::ahead(s),
     };
-    let mapped = open.map_parts(questions, 1, &mut parts);
-    progress.finish();
+    let mapped = open.map_parts(questions, 1, parts);
     // What was used is written down whatever became of it.
     let used = remote.made().map(|remote| remote.total());
     let summary = mapped?;

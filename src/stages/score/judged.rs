@@ -8,8 +8,9 @@ use super::{Args, Pairs, Score, Scored, with_scores};
 use crate::{
     data::record::Row,
     pipeline::{
+        devices::Computing,
         overlap::{Parts, Shared},
-        rows::{RowStage, open_rows},
+        rows::RowStage,
         stage::{Made, Open},
         work_dir::REMOTE,
     },
@@ -19,7 +20,6 @@ use crate::{
         self, Remote, Ticket,
         judge::{self, Judge},
     },
-    report::progress::Progress,
 };
 
 /// What is wrong with the settings of a judge; nothing is contacted.
@@ -44,8 +44,7 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
         targets.iter().map(judge).collect::<Result<Vec<Judge>>>()
     });
     let fresh = !has_rows(open.dir())?;
-    let mut progress = Progress::new("score", open_rows(&args.rows.input)?.len());
-    let mut parts = Parts {
+    let parts = Parts {
         prepare: &|rows: Vec<Row>| {
             let judges = judges.get()?;
             let ask = |(target, judge): (&String, &Judge)| {
@@ -57,22 +56,20 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
             let asked = targets.iter().zip(judges.iter()).map(ask).collect::<Result<Vec<_>>>()?;
             Ok((rows, asked))
         },
-        compute: &mut |(rows, asked): Asked| {
+        compute: Computing::Here(&mut |(rows, asked): Asked| {
             let judges = judges.get()?;
             let read = |((pairs, tickets), judge): ((Pairs, Vec<Ticket>), &Judge)| {
                 Ok(Scored { values: judge.read(&tickets)?, owners: pairs.owners, engine: judge.name() })
             };
             let scored = asked.into_iter().zip(judges.iter()).map(read).collect::<Result<Vec<_>>>()?;
-            progress.advance(rows.len());
             Ok((rows, scored))
-        },
+        }),
         finish: &|(rows, scored): (Vec<Row>, Vec<Scored>)| {
             Ok(with_scores(rows, scored, targets, s.aggregate))
         },
         ahead: Remote::ahead(&s.remote),
     };
-    let mapped = open.map_parts(&args.rows.input, 1, &mut parts);
-    progress.finish();
+    let mapped = open.map_parts(&args.rows.input, 1, parts);
     // What was used is written down whatever became of it.
     let used = remote.made().map(|remote: Arc<Remote>| remote.total());
     if fresh

@@ -23,24 +23,20 @@ use std::{
 };
 
 use crate::error::Error;
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-
-use crate::pipeline::{
-    identity::{Identity, Inputs},
-    interrupt::interrupted,
-    manifest::{Counts, Manifest},
-    placement::Placement,
-    plan::planning,
-    rows::apart,
-    stage::{self, Made, Open, Replace, Stage},
-    work_dir::{ADAPTER_CONFIG, METRICS, PAGE, TIMING},
-};
 use crate::{
     data::token_shard::TokenShard,
-    device::DeviceChoice,
     distributed::{ranks::Ranks, team::Team},
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer, weights::resolve},
+    pipeline::{
+        identity::{Identity, Inputs},
+        interrupt::interrupted,
+        manifest::{Counts, Manifest},
+        placement::Placement,
+        plan::planning,
+        rows::apart,
+        stage::{self, Made, Open, Replace, Stage},
+        work_dir::{ADAPTER_CONFIG, METRICS, PAGE, TIMING},
+    },
     recipe::{
         eval::EvalSettings,
         pack::PackSettings,
@@ -55,11 +51,14 @@ use crate::{
         validation::largest_batch,
     },
 };
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 pub use amount::Amount;
 use answers::Sampled;
 pub use data::check_headers;
 use export::export;
+pub use launch::{check_devices, for_devices};
 use load::{load, step_of};
 use reference::{Reference, preference};
 use screen::{Screen, Seen};
@@ -132,11 +131,12 @@ pub struct Args {
 
 /// Runs the stage: in this process, as one rank of several, or by starting a process for each of several GPUs.
 pub fn run(args: &Args) -> Result<()> {
+    let args = &*launch::given(args)?;
     args.settings.check()?;
     let ranks = if planning() { None } else { Ranks::of_environment()? };
     match (ranks, args.placement.device) {
         (Some(ranks), _) => together::run(args, &ranks),
-        (None, DeviceChoice::Several(first, last)) if !planning() => launch::run(args, first..=last),
+        (None, devices) if devices.each().len() > 1 && !planning() => launch::run(args),
         _ => run_with(args, None),
     }
 }
@@ -159,10 +159,7 @@ fn run_with(args: &Args, together: Option<&together::First>) -> Result<()> {
     let args = &data::prepare(args)?;
     let mut train = Train::new(args, model_path, together)?;
     stage::run(&mut train)?;
-    if planning() {
-        return Ok(());
-    }
-    summary::print(args, &train.seen)
+    if planning() { Ok(()) } else { summary::print(args, &train.seen) }
 }
 
 /// `--resume` is for what can be gone on with.
@@ -186,7 +183,7 @@ struct Train<'a> {
     seen: Seen,
     /// Where the other ranks come to, if there are any.
     together: Option<&'a together::First>,
-    /// How many train together.
+    /// How many train together: as many as there are devices, which are a rank each.
     ranks: usize,
 }
 
@@ -194,7 +191,7 @@ impl<'a> Train<'a> {
     fn new(args: &'a Args, model_path: PathBuf, together: Option<&'a together::First>) -> Result<Train<'a>> {
         let shards = args.shards.clone().context("--shards is missing")?;
         let probe = probe::Probe::new(args, &model_path)?;
-        let ranks = together.map_or(1, |t| t.ranks());
+        let ranks = together.map_or(args.placement.device.each().len(), |t| t.ranks());
         Ok(Train { args, shards, model_path, probe, seen: Seen::default(), together, ranks })
     }
 }
@@ -278,9 +275,12 @@ impl Stage for Train<'_> {
         Ok(())
     }
 
+    fn meet(&self, expected: &Manifest) -> Result<()> {
+        self.together.map_or(Ok(()), |first| first.meet(self.args, expected))
+    }
+
     fn run(&mut self, open: &mut Open) -> Result<Made> {
-        let team = self.together.map(|first| first.meet(self.args, open.manifest())).transpose()?;
-        let team = Rc::new(team.unwrap_or_default());
+        let team = Rc::new(self.together.and_then(|first| first.team()).unwrap_or_default());
         let made = self.work(open.manifest(), Some(&*open), &team);
         team.ended(made)?.context("the stage has no result")
     }
@@ -317,8 +317,7 @@ impl Train<'_> {
         let drawn = sampled.as_ref().map(|s| s.on_policy(&model, validation.as_ref())).transpose()?;
         let stored = teacher::stored(args, [&self.shards, &self.model_path], (&model, &mut step), held)?;
         let probe = self.probe.as_ref();
-        let mut measure =
-            |model: &Transformer, step: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(model, step));
+        let mut measure = |m: &Transformer, s: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(m, s));
         let outcome = train(
             &mut model,
             &mut step,

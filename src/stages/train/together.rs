@@ -1,11 +1,18 @@
 //! Training as one rank of several: what each shows before, and what only rank 0 does.
-use std::{cell::Cell, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::{Value, json};
 
-use super::{Args, Train, launch::LAUNCHED, load};
+use super::{
+    Args, Train,
+    launch::{LAUNCHED, is_of_recipe},
+    load,
+};
 use crate::{
     data::files::host,
     device::{self, Device, DeviceChoice, nccl::Nccl},
@@ -17,7 +24,7 @@ use crate::{
     error::Error,
     models::weights::resolve,
     pipeline::{manifest::Manifest, stage::Stage},
-    recipe::objective::Objective,
+    recipe::{objective::Objective, train::Reduce},
     report::out::{Mode, set_mode},
 };
 
@@ -26,6 +33,8 @@ pub(super) struct First {
     ranks: Ranks,
     lobby: Lobby,
     met: Cell<bool>,
+    /// From the meeting until training begins.
+    team: RefCell<Option<Team>>,
 }
 
 impl First {
@@ -38,7 +47,7 @@ impl First {
     ///
     /// # Errors
     /// Ranks that do not come, that cannot train or that would train something else.
-    pub fn meet(&self, args: &Args, manifest: &Manifest) -> Result<Team> {
+    pub fn meet(&self, args: &Args, manifest: &Manifest) -> Result<()> {
         self.met.set(true);
         let nccl = usable(args.placement.device);
         let own =
@@ -47,7 +56,13 @@ impl First {
         let (own, nccl) = own.inspect_err(|_| self.lobby.dismiss(true))?;
         let work = own.work.clone();
         let met = self.lobby.meet(own, &|theirs| differences(&work, theirs), || nccl.unique_id())?;
-        Team::begin(&self.ranks, met)
+        *self.team.borrow_mut() = Some(Team::begin(&self.ranks, met)?);
+        Ok(())
+    }
+
+    /// Those that have met.
+    pub fn team(&self) -> Option<Team> {
+        self.team.take()
     }
 }
 
@@ -65,12 +80,21 @@ pub(super) fn run(args: &Args, ranks: &Ranks) -> Result<()> {
         set_mode(Mode::Embedded);
         return follow(args, ranks);
     }
-    let first = First { ranks: ranks.clone(), lobby: Lobby::open(ranks)?, met: Cell::new(false) };
+    let first = First {
+        ranks: ranks.clone(),
+        lobby: Lobby::open(ranks)?,
+        met: Cell::new(false),
+        team: RefCell::default(),
+    };
     let done = own(args, ranks).and_then(|args| super::run_with(&args, Some(&first)));
     if !first.met.get() {
         first.lobby.dismiss(done.is_err());
     }
-    done
+    match first.team() {
+        // They wait for a training that could not begin.
+        Some(team) => team.ended(done),
+        None => done,
+    }
 }
 
 /// Any rank but the first.
@@ -122,8 +146,10 @@ fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
         );
         Ok(())
     };
-    let recipe = "a recipe's stages run in one process: run `sdrrl train` itself with a launcher, on the shards that the recipe has packed";
-    setting("train", !args.replace, recipe)?;
+    // The recipe's next stages look for what one process would have made; `sdrrl run` starts the ranks of several devices itself.
+    let fixed = "several ranks that a launcher starts train a recipe with train.reduce = \"fixed\": the result is the same for any number of them";
+    let alike = is_of_recipe() || args.settings.reduce == Reduce::Fixed;
+    setting("train.reduce", !args.replace || alike, fixed)?;
     let data =
         "several ranks train on packed shards: `sdrrl pack` makes them of your data, then use --shards";
     setting("data", args.data.is_none(), data)?;
@@ -133,11 +159,11 @@ fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
     args.settings.batch_documents.get_or_insert(super::data::STEP_DOCUMENTS);
     args.placement.device = match args.placement.device {
         DeviceChoice::Cuda(0) => DeviceChoice::Cuda(ordinal(ranks.local)?),
-        DeviceChoice::Several(first, last) => {
-            let own = first + ranks.local;
+        DeviceChoice::Several(_) => {
+            let own = args.placement.device.each().get(ranks.local).map(|(_, device)| *device);
             let few = "--device names fewer GPUs than ranks run on this machine";
-            setting("device", own <= last, few)?;
-            DeviceChoice::Cuda(own)
+            setting("device", own.is_some(), few)?;
+            own.unwrap_or_default()
         }
         other => other,
     };
@@ -154,7 +180,7 @@ fn ordinal(local: usize) -> Result<usize> {
 }
 
 /// NCCL, if it goes with the device.
-fn usable(device: DeviceChoice) -> Result<Arc<Nccl>> {
+pub(super) fn usable(device: DeviceChoice) -> Result<Arc<Nccl>> {
     let cpu = "several ranks train on GPUs, over NCCL: use --device cuda, or start one process";
     ensure!(device != DeviceChoice::Cpu, Error::setting("device", cpu));
     let nccl = Nccl::open()?;

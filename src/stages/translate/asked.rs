@@ -15,14 +15,14 @@ use crate::{
         self_translate::{first_line, translation_prompt},
     },
     pipeline::{
+        devices::Computing,
         overlap::{Parts, Shared},
-        rows::{RowStage, open_rows},
+        rows::RowStage,
         stage::{Made, Open},
         work_dir::REMOTE,
     },
     recipe::translate::{TranslateEngine, TranslateSettings},
     remote::{self, Remote, Sampling, Ticket},
-    report::progress::Progress,
 };
 
 /// What is wrong with the settings of the engines that ask a model; nothing is contacted.
@@ -46,10 +46,9 @@ type Asked = (Vec<Row>, Vec<String>, Vec<Vec<Ticket>>);
 pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open) -> Result<Made> {
     let (s, record) = (&args.settings, open.path(REMOTE));
     let remote = Shared::new(|| Remote::connect(&s.remote, Some(&record)));
-    let mut progress = Progress::new("translate", open_rows(&args.rows.input)?.len());
     // Answers that did not end by themselves, by how they ended.
     let mut ends = BTreeMap::<String, usize>::new();
-    let mut parts = Parts {
+    let parts = Parts {
         prepare: &|rows: Vec<Row>| {
             let remote = remote.get()?;
             let place = rows.iter().map(|row| format!("row {}", row.id)).collect::<Vec<_>>().join(", ");
@@ -59,7 +58,7 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
             let asked = targets.iter().map(into).collect();
             Ok((rows, sentences, asked))
         },
-        compute: &mut |(rows, sentences, asked): Asked| {
+        compute: Computing::Here(&mut |(rows, sentences, asked): Asked| {
             let engine = remote.get()?.name();
             let mut wait = |ticket: &Ticket| {
                 let answer = ticket.wait().map_err(|e| e.error)?;
@@ -74,14 +73,12 @@ pub(super) fn run(args: &Args, source: &str, targets: &[String], open: &mut Open
                 Ok(TranslatedBy::Sentences { translated, scores: vec![], engine: engine.clone() })
             };
             let made = asked.iter().map(read).collect::<Result<Vec<_>>>()?;
-            progress.advance(rows.len());
             Ok((rows, made))
-        },
+        }),
         finish: &|(rows, made): (Vec<Row>, Vec<TranslatedBy>)| with_translations(rows, made, source, targets),
         ahead: Remote::ahead(&s.remote),
     };
-    let mapped = open.map_parts(&args.rows.input, 1, &mut parts);
-    progress.finish();
+    let mapped = open.map_parts(&args.rows.input, 1, parts);
     // What was used is written down whatever became of it.
     let used = remote.made().map(|remote| remote.total());
     let summary = mapped?;

@@ -9,13 +9,11 @@ use rayon::prelude::*;
 
 use crate::infer::answerer::{AnswerOptions, Answerer};
 use crate::pipeline::{
+    devices::Work,
     identity::{Identity, Inputs},
-    overlap::{Parts, Shared},
+    overlap::Shared,
     placement::Placement,
-    rows::{
-        REMOTE_ROW_FILES, RowArgs, RowStage, dictionary_files, named_file, open_rows, path_for,
-        with_languages,
-    },
+    rows::{REMOTE_ROW_FILES, RowArgs, RowStage, dictionary_files, named_file, path_for, with_languages},
     stage::{self, Made, Open},
 };
 use crate::{
@@ -25,6 +23,7 @@ use crate::{
         line_process::LineProcess,
         record::{Row, Translation},
     },
+    device::DeviceChoice,
     models::{
         m2m100::{BeamParams, GenerateOptions},
         weights::resolve,
@@ -34,12 +33,11 @@ use crate::{
         command::CommandTranslator,
         dictionary::DictionaryTranslator,
         file::FileTranslator,
-        nllb::{Nllb, NllbText, NllbTranslator, SentencePart},
+        nllb::{Happened, Nllb, NllbText, NllbTranslator, SentencePart},
         segment::sentences_of,
         self_translate::SelfTranslator,
     },
     recipe::translate::{TranslateEngine, TranslateSettings},
-    report::progress::Progress,
 };
 
 pub use asked::check;
@@ -83,6 +81,13 @@ struct Translate<'a> {
     args: &'a Args,
 }
 
+impl Translate<'_> {
+    /// The other engines compute nothing on a device.
+    fn computes(&self) -> bool {
+        matches!(self.args.settings.engine, TranslateEngine::Nllb | TranslateEngine::Itself)
+    }
+}
+
 impl RowStage for Translate<'_> {
     const NAME: &'static str = "translate";
     const FILES: &'static [&'static str] = REMOTE_ROW_FILES;
@@ -94,12 +99,10 @@ impl RowStage for Translate<'_> {
     fn identity(&self) -> Result<Identity> {
         let identity = self.args.rows.identity(&self.args.settings)?;
         self.args.placement.stored_if(self.args.settings.engine == TranslateEngine::Itself, "this engine")?;
-        // The other engines compute nothing on a device.
-        let computes = matches!(self.args.settings.engine, TranslateEngine::Nllb | TranslateEngine::Itself);
         let s = &self.args.settings;
         check(s)?;
         let identity = identity.version_of(s.version_command.as_deref(), &s.command_env)?;
-        if computes { identity.placed(self.args.placement) } else { Ok(identity) }
+        if self.computes() { identity.placed(self.args.placement) } else { Ok(identity) }
     }
 
     fn inputs(&self) -> Result<Inputs> {
@@ -115,37 +118,35 @@ impl RowStage for Translate<'_> {
         }
         // Whatever an engine needs is loaded once, and only if there is something to translate.
         let text = Shared::new(|| NllbText::load(&resolve(translator(&args.settings)?)?));
-        let mut loaded: Option<Loaded> = None;
-        let mut progress = Progress::new("translate", open_rows(&args.rows.input)?.len());
         let is_nllb = args.settings.engine == TranslateEngine::Nllb;
-        let mut parts = Parts {
-            prepare: &|rows| prepare(rows, if is_nllb { Some(&text) } else { None }, &source),
-            compute: &mut |prepared: Prepared| {
-                let loaded = match &mut loaded {
-                    Some(loaded) => loaded,
-                    none => none.insert(Loaded::new(args, &source, &targets, &text)?),
-                };
+        let work = Work {
+            load: &|device| Loaded::new(args, device, &source, &targets, &text),
+            compute: &|loaded: &mut Loaded, prepared: Prepared| {
                 let made =
                     (0..targets.len()).map(|i| loaded.translate(i, &prepared)).collect::<Result<_>>()?;
-                progress.advance(prepared.rows.len());
                 Ok((prepared.rows, made))
             },
-            finish: &|(rows, made): (Vec<Row>, Vec<TranslatedBy>)| {
-                with_translations(rows, made, &source, &targets)
+            end: &|mut loaded: Loaded| {
+                loaded.finish()?;
+                Ok(loaded.nllb.map(|nllb| nllb.happened()).unwrap_or_default())
             },
-            ahead: 1,
         };
-        let mapped = open.map_parts(&args.rows.input, CHUNK, &mut parts);
-        progress.finish();
-        if let Some(loaded) = &mut loaded
-            && let Err(e) = loaded.finish()
-        {
-            open.discard_rows(&args.rows.input)?;
-            return Err(e.context("no translation of this run is kept"));
-        }
-        let summary = mapped?;
-        let report = loaded.and_then(|l| l.nllb).map_or(String::new(), |n| n.report());
-        summary.made(Self::NAME, &report)
+        let device = if self.computes() { args.placement.device } else { DeviceChoice::Cpu };
+        let (mapped, ends) = open.map_on(
+            (&args.rows.input, CHUNK),
+            device,
+            &|rows| prepare(rows, if is_nllb { Some(&text) } else { None }, &source),
+            &work,
+            &|(rows, made): (Vec<Row>, Vec<TranslatedBy>)| with_translations(rows, made, &source, &targets),
+        );
+        let ends = match ends {
+            Ok(ends) => ends,
+            Err(e) => {
+                open.discard_rows(&args.rows.input)?;
+                return Err(e.context("no translation of this run is kept"));
+            }
+        };
+        mapped?.made(Self::NAME, &ends.into_iter().sum::<Happened>().to_string())
     }
 }
 
@@ -228,17 +229,18 @@ struct Loaded<'a> {
 impl<'a> Loaded<'a> {
     fn new(
         args: &'a Args,
+        device: DeviceChoice,
         source: &'a str,
         targets: &'a [String],
         text: &Shared<NllbText>,
     ) -> Result<Loaded<'a>> {
-        let s = &args.settings;
+        let (s, at) = (&args.settings, Placement { device, ..args.placement });
         let mut loaded = Loaded { args, source, targets, answerer: None, engines: vec![], nllb: None };
         if s.engine == TranslateEngine::Itself {
             let model = args.model.as_deref().unwrap_or_default();
-            loaded.answerer = Some(Answerer::load(model, None, args.placement, &s.template)?);
+            loaded.answerer = Some(Answerer::load(model, None, at, &s.template)?);
         } else if s.engine == TranslateEngine::Nllb {
-            let (dir, at) = (resolve(translator(s)?)?, args.placement);
+            let dir = resolve(translator(s)?)?;
             let nllb = Nllb::with_text(&dir, text.get()?, at.dtype, &at.device.open()?)?;
             let engine = |target: &String| nllb_engine(&nllb, s, &dir, source, target);
             loaded.engines = targets.iter().map(engine).collect::<Result<_>>()?;

@@ -3,7 +3,8 @@ use std::{arch::x86_64::*, ops::Range};
 
 use half::bf16;
 
-use super::{Line, SLOT, STEP, TILE};
+use super::{Line, PIECES, SLOT, STEP, TILE};
+use crate::ops::arrays::from_fn;
 
 /// The pieces of rows `rows` (at most 16) as the second operand: in each step and piece a tile of 16 rows, one a pair of
 /// columns of a, that hold that pair of each row. Fewer than 16 rows make shorter rows, without gaps.
@@ -14,22 +15,26 @@ use super::{Line, SLOT, STEP, TILE};
 pub(super) unsafe fn pack_pairs(out: &mut [f32], a: &[f32], rows: Range<usize>, k: usize) {
     let n = rows.len();
     for (step, slot) in out.chunks_exact_mut(SLOT).enumerate() {
-        let mut pieces = [[_mm512_setzero_si512(); 16]; 3];
+        let mut pieces = [[_mm512_setzero_si512(); 16]; PIECES];
         for r in 0..n {
             let from = &a[(rows.start + r) * k + step * STEP..(rows.start + r + 1) * k];
-            for (all, piece) in pieces.iter_mut().zip(split(from)) {
-                all[r] = piece;
+            let split = split(from);
+            for piece in 0..PIECES {
+                pieces[piece][r] = split[piece];
             }
         }
-        for (tile, piece) in slot.chunks_exact_mut(TILE).zip(pieces) {
+        for piece in 0..PIECES {
+            let tile = &mut slot[piece * TILE..][..TILE];
             if n == 1 {
                 // SAFETY: a tile has room for a register.
-                unsafe { _mm512_storeu_si512(tile.as_mut_ptr().cast(), piece[0]) };
+                unsafe { _mm512_storeu_si512(tile.as_mut_ptr().cast(), pieces[piece][0]) };
                 continue;
             }
-            for (pair, x) in transpose(piece).into_iter().enumerate() {
+            let pairs = transpose(pieces[piece]);
+            for pair in 0..16 {
+                let to = &mut tile[pair * n..][..n];
                 // SAFETY: the mask keeps the n pairs within the tile.
-                unsafe { _mm512_mask_storeu_epi32(tile[pair * n..][..n].as_mut_ptr().cast(), mask(n), x) };
+                unsafe { _mm512_mask_storeu_epi32(to.as_mut_ptr().cast(), mask(n), pairs[pair]) };
             }
         }
     }
@@ -50,9 +55,10 @@ pub(super) unsafe fn pack_rows(
     for (step, slot) in out.chunks_exact_mut(SLOT).enumerate() {
         for (r, row) in rows.clone().enumerate() {
             let pieces = split(&a[row * k + depth.start + step * STEP..row * k + depth.end]);
-            for (tile, piece) in slot.chunks_exact_mut(TILE).zip(pieces) {
+            for piece in 0..PIECES {
+                let line = &mut slot[piece * TILE + 16 * r..][..16];
                 // SAFETY: row r of 16 in the tile.
-                unsafe { _mm512_storeu_si512(tile[16 * r..][..16].as_mut_ptr().cast(), piece) };
+                unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), pieces[piece]) };
             }
         }
     }
@@ -61,18 +67,19 @@ pub(super) unsafe fn pack_rows(
 /// Up to 32 numbers, zeros after them, as the sum of three rows of bf16 numbers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn split(from: &[f32]) -> [__m512i; 3] {
+fn split(from: &[f32]) -> [__m512i; PIECES] {
     let (low, high) = (mask(from.len()), mask(from.len().saturating_sub(16)));
     // SAFETY: the masks cover what `from` has; the registers have the same size.
     unsafe {
         let p = from.as_ptr();
         let mut x = [_mm512_maskz_loadu_ps(low, p), _mm512_maskz_loadu_ps(high, p.wrapping_add(16))];
-        [(); 3].map(|()| {
-            let piece: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(x[1], x[0]));
-            x[0] = _mm512_sub_ps(x[0], widen(_mm512_castsi512_si256(piece)));
-            x[1] = _mm512_sub_ps(x[1], widen(_mm512_extracti64x4_epi64::<1>(piece)));
-            piece
-        })
+        let mut pieces = [_mm512_setzero_si512(); PIECES];
+        for piece in &mut pieces {
+            *piece = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(x[1], x[0]));
+            x[0] = _mm512_sub_ps(x[0], widen(_mm512_castsi512_si256(*piece)));
+            x[1] = _mm512_sub_ps(x[1], widen(_mm512_extracti64x4_epi64::<1>(*piece)));
+        }
+        pieces
     }
 }
 
@@ -170,10 +177,11 @@ pub(super) unsafe fn split_panel(panel: &mut [f32], w: &[f32], k: usize) {
     }
     for (r, row) in w.chunks_exact(k).enumerate() {
         for (from, slot) in row.chunks(STEP).zip(panel.chunks_exact_mut(12 * TILE)) {
-            for (p, piece) in split(from).into_iter().enumerate() {
+            let pieces = split(from);
+            for p in 0..PIECES {
                 let line = &mut slot[(r / 16 * 3 + p) * TILE + r % 16 * 16..][..16];
                 // SAFETY: 16 floats.
-                unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), piece) };
+                unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), pieces[p]) };
             }
         }
     }
@@ -195,15 +203,16 @@ pub(super) unsafe fn split_interleave(
     let orders = [interleaving(0), interleaving(1)];
     for (step, slot) in panel.chunks_exact_mut(12 * TILE).enumerate() {
         for pair in 0..16 {
-            let row = |r: usize, half: usize| -> [__m512i; 3] {
+            let row = |r: usize, half: usize| -> [__m512i; PIECES] {
                 let p = depth.start + step * STEP + 2 * pair + r;
                 let (from, to) = (width.min(32 * half), width.min(32 * half + 32));
                 split(if p < depth.end { &w[p * m + j + from..p * m + j + to] } else { &[] })
             };
             for half in 0..2 {
-                for (p, (a, b)) in row(0, half).into_iter().zip(row(1, half)).enumerate() {
+                let (even, odd) = (row(0, half), row(1, half));
+                for p in 0..PIECES {
                     for quarter in 0..2 {
-                        let x = _mm512_permutex2var_epi16(a, orders[quarter], b);
+                        let x = _mm512_permutex2var_epi16(even[p], orders[quarter], odd[p]);
                         let tile = &mut slot[((2 * half + quarter) * 3 + p) * TILE + 16 * pair..][..16];
                         // SAFETY: 16 floats.
                         unsafe { _mm512_storeu_si512(tile.as_mut_ptr().cast(), x) };
@@ -216,7 +225,7 @@ pub(super) unsafe fn split_interleave(
 
 /// Lanes of (a0 b0 a1 b1 ...), where b's are counted from 32 on: of the first or second half of a and b.
 fn interleaving(half: u16) -> __m512i {
-    let lanes: [u16; 32] = std::array::from_fn(|i| half * 16 + i as u16 / 2 + 32 * (i as u16 % 2));
+    let lanes: [u16; 32] = from_fn(|i| half * 16 + i as u16 / 2 + 32 * (i as u16 % 2));
     // SAFETY: the registers have the same size.
     unsafe { std::mem::transmute::<[u16; 32], __m512i>(lanes) }
 }
@@ -229,9 +238,9 @@ pub(super) fn mask(lanes: usize) -> u16 {
 #[target_feature(enable = "avx512f")]
 pub(super) fn load_tile(lines: &[Line]) -> [__m512i; 16] {
     let mut x = [_mm512_setzero_si512(); 16];
-    for (x, line) in x.iter_mut().zip(&lines[..16]) {
+    for i in 0..16 {
         // SAFETY: a line is 64 bytes.
-        *x = unsafe { _mm512_loadu_si512(line.0.as_ptr().cast()) };
+        x[i] = unsafe { _mm512_loadu_si512(lines[i].0.as_ptr().cast()) };
     }
     x
 }
@@ -254,8 +263,10 @@ pub(in crate::ops) fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
     }
     // Quarter q of u[4 g + c] is now column 4 q + c of rows 4 g to 4 g + 3.
     for c in 0..4 {
-        let even = [0, 8].map(|g| _mm512_shuffle_i32x4::<0x88>(u[g + c], u[g + 4 + c]));
-        let odd = [0, 8].map(|g| _mm512_shuffle_i32x4::<0xdd>(u[g + c], u[g + 4 + c]));
+        let even =
+            [_mm512_shuffle_i32x4::<0x88>(u[c], u[4 + c]), _mm512_shuffle_i32x4::<0x88>(u[8 + c], u[12 + c])];
+        let odd =
+            [_mm512_shuffle_i32x4::<0xdd>(u[c], u[4 + c]), _mm512_shuffle_i32x4::<0xdd>(u[8 + c], u[12 + c])];
         t[c] = _mm512_shuffle_i32x4::<0x88>(even[0], even[1]);
         t[4 + c] = _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]);
         t[8 + c] = _mm512_shuffle_i32x4::<0xdd>(even[0], even[1]);

@@ -4,7 +4,10 @@ use std::ops::Range;
 use half::f16;
 
 use super::{IntRows, group_of};
-use crate::ops::quantize::{GgmlType, HostBlocks};
+use crate::ops::{
+    arrays::from_fn,
+    quantize::{GgmlType, HostBlocks},
+};
 
 /// out (rows, cols) = rows of `a` times rows of `w`.
 pub(super) fn dots(out: &mut [f32], a: &IntRows, rows: Range<usize>, w: &HostBlocks, cols: Range<usize>) {
@@ -45,9 +48,9 @@ impl Super {
                 Super::with_minima(b, |i| nibble(&b[48..], i) | (b[16 + i % 32] >> (i / 32) & 1) << 4)
             }
             _ => {
-                let scales = std::array::from_fn(|i| i16::from(b[192 + i] as i8));
+                let scales = from_fn(|i| i16::from(b[192 + i] as i8));
                 let d = half_at(b, 208);
-                Super { codes: std::array::from_fn(|i| six(b, i)), scales, offsets: scales, d, m: None }
+                Super { codes: from_fn(|i| six(b, i)), scales, offsets: scales, d, m: None }
             }
         }
     }
@@ -60,9 +63,9 @@ impl Super {
             _ => (s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4),
         };
         Super {
-            codes: std::array::from_fn(code),
-            scales: std::array::from_fn(|i| i16::from(of(i / 2).0)),
-            offsets: std::array::from_fn(|i| i16::from(of(i / 2).1)),
+            codes: from_fn(code),
+            scales: from_fn(|i| i16::from(of(i / 2).0)),
+            offsets: from_fn(|i| i16::from(of(i / 2).1)),
             d: half_at(b, 0),
             m: Some(-half_at(b, 2)),
         }
@@ -105,11 +108,11 @@ fn thirty_two(kind: GgmlType, b: &[u8]) -> ([i16; 32], f32, f32) {
     let four = |q: &[u8], i: usize| i16::from(q[i % 16] >> (i / 16 * 4) & 15);
     let fifth = |at: usize, i: usize| i16::from(b[at + i / 8] >> (i % 8) & 1) << 4;
     match kind {
-        GgmlType::Q4_0 => (std::array::from_fn(|i| four(&b[2..], i)), d, -8.0 * d),
-        GgmlType::Q4_1 => (std::array::from_fn(|i| four(&b[4..], i)), d, half_at(b, 2)),
-        GgmlType::Q5_0 => (std::array::from_fn(|i| four(&b[6..], i) | fifth(2, i)), d, -16.0 * d),
-        GgmlType::Q5_1 => (std::array::from_fn(|i| four(&b[8..], i) | fifth(4, i)), d, half_at(b, 2)),
-        _ => (std::array::from_fn(|i| i16::from(b[2 + i] as i8)), d, 0.0),
+        GgmlType::Q4_0 => (from_fn(|i| four(&b[2..], i)), d, -8.0 * d),
+        GgmlType::Q4_1 => (from_fn(|i| four(&b[4..], i)), d, half_at(b, 2)),
+        GgmlType::Q5_0 => (from_fn(|i| four(&b[6..], i) | fifth(2, i)), d, -16.0 * d),
+        GgmlType::Q5_1 => (from_fn(|i| four(&b[8..], i) | fifth(4, i)), d, half_at(b, 2)),
+        _ => (from_fn(|i| i16::from(b[2 + i] as i8)), d, 0.0),
     }
 }
 

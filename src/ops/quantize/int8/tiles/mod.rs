@@ -13,6 +13,7 @@ use super::{
     avx2::{By32, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0},
 };
 use crate::ops::{
+    arrays::from_fn,
     gemm::amx::{Config, Line, transpose},
     quantize::{GgmlType, HostBlocks},
 };
@@ -88,7 +89,7 @@ unsafe fn all<F: Tiled>(
     let (width, mut configured) = (cols.len(), 0);
     for from in (0..width).step_by(SIDE) {
         let here = SIDE.min(width - from);
-        let columns: [&[u8]; SIDE] = std::array::from_fn(|i| w.row(cols.start + from + i.min(here - 1)));
+        let columns: [&[u8]; SIDE] = from_fn(|i| w.row(cols.start + from + i.min(here - 1)));
         for (block, panel) in panel.chunks_exact_mut(F::LINES).enumerate() {
             // SAFETY: the caller's promise; all rows are whole blocks.
             unsafe { F::pack(panel, &columns[..here], block) };
