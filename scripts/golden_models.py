@@ -20,6 +20,7 @@ import peft
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from peft.utils import transformers_weight_conversion
 from safetensors.torch import load_file, save_file
 from transformers import (CONFIG_MAPPING, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig, GemmaForCausalLM,
                           GraniteConfig, GraniteForCausalLM, HunYuanDenseV1Config, HunYuanDenseV1ForCausalLM, LlamaConfig, LlamaForCausalLM,
@@ -177,6 +178,10 @@ def stored(model, named):
     return {(n.replace(".mlp.", ".block_sparse_moe.") if mixtral else n): t.contiguous() for n, t in out.items()}
 
 
+# PEFT would turn the names of experts' linears, and `all-linear`, into transformers 5's stacked parameters and the router; here a module is a module.
+transformers_weight_conversion._MODEL_TO_CONVERSION_PATTERN.clear()
+
+
 def lora(model_of, tokens, weights, experts=False, **options):
     base, targets = model_of(), "all-linear"
     if experts:
@@ -195,6 +200,7 @@ def lora(model_of, tokens, weights, experts=False, **options):
                 p.copy_(torch.randn(p.shape, generator=g) * 0.2)
             if "magnitude" in name:
                 p.mul_(1 + 0.2 * torch.rand(p.shape, generator=g))
+    assert any(".experts." in n for n in trained) == experts and not any(".gate.lora" in n for n in trained), list(trained)
     start = {n: p.detach().clone() for n, p in trained.items()}
     loss = loss_of(model, tokens, weights)
     loss.backward()

@@ -21,7 +21,7 @@ use sdrrl::{
 use serde_json::{Value, json};
 
 use crate::{
-    common::{assert_close, with_threads},
+    common::{assert_close, program, with_threads},
     kernels::emulated,
     models::{Golden, adapter_gradients_on, folder, greedy_on, load_on, logits_on, weight_sum},
 };
@@ -186,6 +186,30 @@ fn bf16_is_as_near_as_its_rounding() {
     }
 }
 
+/// The gradients of experts' adapters through the kernels for bf16, whose rounding may make a token choose another expert of nearly the same logit.
+#[test]
+fn bf16_gradients_on_the_emulated_gpu_are_those_of_the_cpu_but_for_rounding() {
+    for name in ["qwen3-moe", MIXED, "mixtral"] {
+        let (golden, dir) = (Golden::open(name), tempfile::tempdir().unwrap());
+        load_on(name, &Device::Cpu).save_pretrained(dir.path(), Stored::Bf16, None).unwrap();
+        let wide = Transformer::load(dir.path(), DType::F32).unwrap();
+        let gradients = |mut model: Transformer| -> Vec<f64> {
+            let mut step = experts_step(&golden, name, &wide, &model, "experts");
+            let batch = golden.batch();
+            step.forward_backward(&mut model, &batch, 1.0 / weight_sum(&batch)).unwrap();
+            let params = step.params(&model);
+            params.iter().flat_map(|p| p.grad().to_f32_vec().unwrap()).map(f64::from).collect()
+        };
+        let want = gradients(Transformer::load(dir.path(), DType::F32).unwrap());
+        let narrow = Transformer::load(dir.path(), DType::Bf16).unwrap();
+        let got = gradients(narrow.to_device(&emulated()).unwrap());
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let cosine = dot(&got, &want) / (dot(&got, &got) * dot(&want, &want)).sqrt();
+        println!("{name}: cosine {cosine}");
+        assert!(cosine > 0.95, "{name}: {cosine}");
+    }
+}
+
 /// Each expert is its own part of the tensor that a GGUF file keeps all of them in, read or in place.
 #[test]
 fn stacked_experts_are_read_in_place() {
@@ -300,9 +324,20 @@ fn what_adapters_of_experts_cannot_be_is_refused_by_name() {
     let lora = Lora::init(&model, LoraConfig { dropout: 0.1, ..with(&["w1"]) }, 1).unwrap();
     let error = format!("{:#}", TrainStep::new(&model, Trainable::Lora(lora), 8).err().unwrap());
     assert!(error.contains("dropout on the inputs of experts"), "{error}");
-    // By themselves adapters are for attention, as transformers 5 leaves PEFT no other linear.
+    // By themselves adapters are for attention.
     let lora = Lora::init(&model, LoraConfig::default(), 1).unwrap();
     assert_eq!(lora.adapters().count(), 4 * 3);
     let ExpertSpec { count, chosen, .. } = model.spec.experts.unwrap();
     assert_eq!((count, chosen, model.spec.units()), (4, 2, 3 + 3 * 4));
+}
+
+/// Before weights are read.
+#[test]
+fn what_is_reckoned_from_flop_and_bytes_is_refused() {
+    for command in [&["plan", "--gpus", "2"][..], &["bench", "train"]] {
+        let model = folder("mixtral");
+        let out = program().args(command).arg("--model").arg(model).output().unwrap();
+        let error = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success() && error.contains("a mixture of experts"), "{command:?}: {error}");
+    }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 
 use super::{ids::LinearId, spec::Spec, weights::Transformer};
-use crate::report::out::note;
+use crate::{error::Error, report::out::note};
 
 /// The MLP of sparse layers: a token's output is the sum over K of E experts, gated MLPs of their own, each times its share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,30 @@ impl Spec {
         self.experts.map_or(0, |experts| experts.chosen)
     }
 
+    /// The part of the tokens that pass a unit: 1, or of experts K / E on average.
+    pub fn passed(&self, unit: usize) -> f64 {
+        let experts = self.experts.filter(|_| self.is_expert(unit));
+        experts.map_or(1.0, |experts| experts.chosen as f64 / experts.count as f64)
+    }
+
+    /// Parameters of the experts that a token does not pass.
+    pub fn idle_parameters(&self) -> usize {
+        let of_layer = self.experts.map_or(0, |e| (e.count - e.chosen) * 3 * self.hidden_size * e.width);
+        self.sparse_layers(self.layers.len()) * of_layer
+    }
+
+    /// Refuses experts where FLOP, bytes and times are reckoned: a token passes few of them, and which ones is not known before.
+    pub fn check_reckoned(&self) -> Result<()> {
+        ensure!(
+            self.experts.is_none(),
+            Error::unsupported(
+                "a mixture of experts",
+                "the FLOP, bytes and times of a mixture of experts are not reckoned: its work depends on which experts its tokens choose"
+            )
+        );
+        Ok(())
+    }
+
     /// Refuses mixtures that cannot be, and those whose layers have what they are not computed with.
     pub(super) fn check_experts(&self) -> Result<()> {
         let any = self.layers.iter().any(|layer| layer.sparse);
@@ -130,7 +154,8 @@ impl Spec {
     }
 }
 
-/// Says that training adds no loss that balances experts, where the model's configuration asks transformers for one. Frozen routers need none.
+/// Says that training adds no loss that balances experts, where the model's configuration asks transformers for one. Beside adapters routers are frozen, and such a loss would act
+/// only through what the adapters feed them.
 pub(super) fn say_unbalanced(model: &Transformer) -> Result<()> {
     if model.spec.experts.is_some() && model.config.flag("output_router_logits")? {
         note!(
@@ -180,6 +205,9 @@ mod tests {
         assert_eq!(spec.linear_path(6, LinearId::Up), "model.layers.3.mlp.experts.1.up_proj");
         assert!(spec.has_linear(3, LinearId::Router) && !spec.has_linear(3, LinearId::Gate));
         assert!(spec.has_linear(6, LinearId::Gate) && !spec.has_linear(6, LinearId::Q));
+        // Of three experts a token passes two.
+        assert_eq!((spec.idle_parameters(), spec.passed(3)), (3 * 8 * 4, 1.0));
+        assert!((spec.passed(6) - 2.0 / 3.0).abs() < 1e-12);
         assert_eq!((spec.mlp_rows(3), spec.mlp_rows(0), spec.mlp_width()), ((2, 4), (1, 12), 12));
         let leaves = spec.leaves();
         let names: std::collections::HashSet<&str> = leaves.iter().map(|leaf| leaf.name.as_str()).collect();

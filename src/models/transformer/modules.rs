@@ -38,7 +38,7 @@ impl Spec {
     }
 
     /// The names of the modules that adapters are for unless others are given: the last parts of their paths. Where there are experts, those of attention and of
-    /// MLPs without them, as in PEFT for transformers 5, where the experts of a layer are no modules.
+    /// MLPs without them: adapters on every expert are many, and most of their tokens few, so that they are for who names them.
     pub fn module_names(&self) -> Vec<String> {
         let name = |id: LinearId| -> Option<String> {
             let of_mlp = matches!(id, LinearId::Gate | LinearId::Up | LinearId::Down);
