@@ -7,7 +7,7 @@ Each folder: config.json, model.safetensors (Hugging Face's format) and golden.s
   tokens, cu_seqlens, weights   a packed batch; weights[i] belongs to predicting the token after i
   logits                        (N, V), each document run alone
   full.loss, full.grad.NAME     loss = sum w nll / sum w, gradients of every parameter
-  lora.VARIANT.{loss,param.NAME,grad.NAME,losses}   adapters with random A and B; losses of 10 AdamW steps (lr 0.01)
+  lora.VARIANT.{loss,param.NAME,grad.NAME,losses}   adapters (`experts`: on the linears of experts too, as modules of their own, which checkpoints know them as) with random A and B; losses of 10 AdamW steps (lr 0.01)
   greedy                        64 ids after the first document
 Some have model.gguf too: the same weights under llama.cpp's names, laid out as its converter does.
 """
@@ -20,11 +20,12 @@ import peft
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from peft.utils import transformers_weight_conversion
 from safetensors.torch import load_file, save_file
 from transformers import (CONFIG_MAPPING, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig, GemmaForCausalLM,
                           GraniteConfig, GraniteForCausalLM, HunYuanDenseV1Config, HunYuanDenseV1ForCausalLM, LlamaConfig, LlamaForCausalLM,
-                          MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config,
-                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
+                          MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "golden" / "models"
 VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
@@ -72,15 +73,25 @@ MODELS = {
     "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**TINY | dict(num_hidden_layers=4, tie_word_embeddings=True)), False),
     "hunyuan": (HunYuanDenseV1ForCausalLM, HunYuanDenseV1Config(**TINY, head_dim=16, rope_parameters={
         "rope_theta": 1e4, "rope_type": "dynamic", "factor": 1.0, "alpha": 50.0}), False),
+    # Experts of 12 in every layer; two of six a token, whose shares sum to 1.
+    "qwen3-moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**TINY, head_dim=16, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12,
+                                                      norm_topk_prob=True), True),
+    # Every second layer but one that is listed; shares of all experts, of which a token has three.
+    "qwen3-moe-mixed": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**TINY | dict(num_hidden_layers=6), head_dim=8, num_experts=5, num_experts_per_tok=3,
+                                                            moe_intermediate_size=20, norm_topk_prob=False, decoder_sparse_step=2, mlp_only_layers=[3]), True),
+    "mixtral": (MixtralForCausalLM, MixtralConfig(**TINY, num_local_experts=4, num_experts_per_tok=2, sliding_window=None), True),
     # Heads of another size than C / NH.
     "mistral-nemo": (MistralForCausalLM, MistralConfig(**TINY, head_dim=16, sliding_window=None), False),
 }
 # Beside those of before: adapters (without rsLoRA and DoRA), greedy ids.
-NEW = ("qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2", "smollm3", "hunyuan", "mistral-nemo")
+MOE = ("qwen3-moe", "qwen3-moe-mixed", "mixtral")
+NEW = MOE + ("qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2", "smollm3", "hunyuan", "mistral-nemo")
 # llama.cpp's names, where they are others.
-ARCHITECTURES = {"mistral-nemo": "llama", "hunyuan": "hunyuan-dense"}
+ARCHITECTURES = {"mistral-nemo": "llama", "hunyuan": "hunyuan-dense", "qwen3-moe": "qwen3moe", "mixtral": "llama"}
+# llama.cpp has no counterpart of them.
+WITHOUT_GGUF = ("qwen3-moe-mixed",)
 PERMUTED = ("llama", "granite", "smollm3")
-WITH_HEAD_SIZE = ("llama", "qwen3", "gemma", "gemma2", "gemma3", "hunyuan-dense")
+WITH_HEAD_SIZE = ("llama", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "hunyuan-dense")
 LENGTHS = [9, 1, 14]
 
 
@@ -110,19 +121,92 @@ def loss_of(model, tokens, weights):
     return (nll * weights).sum() / weights.sum()
 
 
-def lora(model_of, tokens, weights, **options):
-    model = get_peft_model(model_of(), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", **options))
+class Expert(torch.nn.Module):
+    """An expert as checkpoints have it: three linears."""
+
+    def __init__(self, names, gate, up, down, act):
+        super().__init__()
+        self.names, self.act = names, act
+        for name, weight in zip(names, (gate, up, down)):
+            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+            linear.weight = torch.nn.Parameter(weight.detach().clone())
+            setattr(self, name, linear)
+
+    def forward(self, x):
+        gate, up, down = (getattr(self, name) for name in self.names)
+        return down(self.act(gate(x)) * up(x))
+
+
+class Experts(torch.nn.ModuleList):
+    def forward(self, x, chosen, shares):
+        out = torch.zeros_like(x)
+        for e, expert in enumerate(self):
+            row, place = torch.where(chosen == e)
+            out = out.index_add(0, row, expert(x[row]) * shares[row, place, None])
+        return out
+
+
+def expert_names(model):
+    return ("w1", "w3", "w2") if model.config.model_type == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+
+
+def per_expert(model):
+    """The model with its experts as modules, which transformers 5 keeps as one parameter."""
+    for layer in model.model.layers:
+        fused = getattr(layer.mlp, "experts", None)
+        if fused is not None:
+            parts = [(*fused.gate_up_proj[e].chunk(2), fused.down_proj[e]) for e in range(len(fused.down_proj))]
+            layer.mlp.experts = Experts([Expert(expert_names(model), *p, fused.act_fn) for p in parts])
+    return model
+
+
+def stored(model, named):
+    """Parameters or gradients of a model of today's transformers by the names and shapes of its checkpoint."""
+    out = {}
+    for name, t in named.items():
+        if ".experts." not in name or t.ndim != 3:
+            out[name] = t
+            continue
+        gate, up, down = expert_names(model)
+        stem = name.rsplit(".", 1)[0]
+        for e in range(t.shape[0]):
+            if name.endswith("gate_up_proj"):
+                out[f"{stem}.{e}.{gate}.weight"], out[f"{stem}.{e}.{up}.weight"] = t[e].chunk(2)
+            else:
+                out[f"{stem}.{e}.{down}.weight"] = t[e]
+    mixtral = model.config.model_type == "mixtral"
+    return {(n.replace(".mlp.", ".block_sparse_moe.") if mixtral else n): t.contiguous() for n, t in out.items()}
+
+
+# PEFT would turn the names of experts' linears, and `all-linear`, into transformers 5's stacked parameters and the router; here a module is a module.
+transformers_weight_conversion._MODEL_TO_CONVERSION_PATTERN.clear()
+
+
+def lora(model_of, tokens, weights, experts=False, **options):
+    base, targets = model_of(), "all-linear"
+    if experts:
+        before = logits_of(base, tokens)
+        base = per_expert(base)
+        assert torch.allclose(before, logits_of(base, tokens), atol=1e-5)
+        targets = ["q_proj", "v_proj", *expert_names(base)]
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **options))
     g = torch.Generator().manual_seed(3)
-    trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
+    mixtral = base.config.model_type == "mixtral"
+    ours = lambda n: n.replace(".default", "").replace(".mlp.", ".block_sparse_moe." if mixtral else ".mlp.")
+    trained = {ours(n): p for n, p in model.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for name, p in trained.items():
             if "lora_B" in name:
                 p.copy_(torch.randn(p.shape, generator=g) * 0.2)
             if "magnitude" in name:
                 p.mul_(1 + 0.2 * torch.rand(p.shape, generator=g))
+    assert any(".experts." in n for n in trained) == experts and not any(".gate.lora" in n for n in trained), list(trained)
     start = {n: p.detach().clone() for n, p in trained.items()}
     loss = loss_of(model, tokens, weights)
     loss.backward()
+    # An expert that nobody chose.
+    for p in trained.values():
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
     out = {"loss": loss.detach()}
     out |= {f"param.{n.removesuffix('.weight')}": p for n, p in start.items()}
     out |= {f"grad.{n.removesuffix('.weight')}": p.grad.clone() for n, p in trained.items()}
@@ -160,7 +244,7 @@ def permuted(w, heads):
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
          "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "self_attn.query_layernorm": "attn_q_norm",
-         "self_attn.key_layernorm": "attn_k_norm", "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up", "pre_feedforward_layernorm": "ffn_norm",
+         "self_attn.key_layernorm": "attn_k_norm", "mlp.gate": "ffn_gate_inp", "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up", "pre_feedforward_layernorm": "ffn_norm",
          "post_feedforward_layernorm": "post_ffw_norm"}
 
 
@@ -198,8 +282,9 @@ def write_gguf(path, model, architecture):
     w.add_bos_token_id(c.bos_token_id)
     w.add_eos_token_id(c.eos_token_id)
     if architecture in WITH_HEAD_SIZE:
-        w.add_key_length(c.head_dim)
-        w.add_value_length(c.head_dim)
+        size = c.head_dim or c.hidden_size // c.num_attention_heads
+        w.add_key_length(size)
+        w.add_value_length(size)
     rope = c.rope_parameters.get("full_attention", c.rope_parameters)
     alpha = rope.get("alpha")
     w.add_rope_freq_base(rope["rope_theta"] * (alpha ** (c.head_dim / (c.head_dim - 2)) if alpha else 1))
@@ -220,6 +305,12 @@ def write_gguf(path, model, architecture):
         w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(c.max_position_embeddings / original) / math.log(original)))
         for kind in ("long", "short"):
             w.add_tensor(f"rope_factors_{kind}.weight", np.array(rope[f"{kind}_factor"], dtype=np.float32))
+    experts = getattr(c, "num_local_experts", None) or getattr(c, "num_experts", None)
+    if experts:
+        w.add_expert_count(experts)
+        w.add_expert_used_count(c.num_experts_per_tok)
+        if architecture == "qwen3moe":
+            w.add_expert_feed_forward_length(c.moe_intermediate_size)
     if rope["rope_type"] == "linear":
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         w.add_rope_scaling_factor(rope["factor"])
@@ -243,6 +334,13 @@ def write_gguf(path, model, architecture):
             w.add_tensor(whole[name], data)
             continue
         _, _, layer, rest = name.split(".", 3)
+        if rest == "mlp.experts.gate_up_proj":
+            for part, half in zip(("gate", "up"), (data[:, :data.shape[1] // 2], data[:, data.shape[1] // 2:])):
+                w.add_tensor(f"blk.{layer}.ffn_{part}_exps.weight", half.copy())
+            continue
+        if rest == "mlp.experts.down_proj":
+            w.add_tensor(f"blk.{layer}.ffn_down_exps.weight", data)
+            continue
         module, kind = rest.rsplit(".", 1)
         if architecture in PERMUTED and module.endswith(("q_proj", "k_proj")):
             data = permuted(data, c.num_attention_heads if module.endswith("q_proj") else c.num_key_value_heads)
@@ -256,7 +354,8 @@ def write_gguf(path, model, architecture):
 
 def defaults():
     """What the configuration classes have where a config.json is silent."""
-    kinds = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "olmo2", "smollm3", "hunyuan_v1_dense"]
+    kinds = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "olmo2", "smollm3", "hunyuan_v1_dense", "qwen3_moe",
+             "mixtral"]
     out = {kind: CONFIG_MAPPING[kind]().to_dict() for kind in kinds}
     (OUT / "defaults.json").write_text(json.dumps(out, indent=1) + "\n")
 
@@ -290,16 +389,20 @@ def main():
             loss = loss_of(model, tokens, weights)
             loss.backward()
             golden["full.loss"] = loss.detach()
-            golden |= {f"full.grad.{n}": p.grad for n, p in model.named_parameters()}
+            golden |= {f"full.grad.{n}": t for n, t in stored(model, {n: p.grad for n, p in model.named_parameters()}).items()}
         if train or name in NEW:
             variants = {"plain": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
             if name in NEW:
                 variants = {k: v for k, v in variants.items() if k == "plain" or (k == "dora" and name == "phi3")}
+            if name in MOE:
+                variants["experts"] = {"experts": True}
+            if name == "mixtral":
+                variants["experts-dora"] = {"experts": True, "use_dora": True}
             for variant, options in variants.items():
                 golden |= {f"lora.{variant}.{k}": v for k, v in lora(model_of, tokens, weights, **options).items()}
         if name in NEW:
             golden["greedy"] = greedy(model_of(), tokens)
-        if name in NEW or name in ("llama-bias", "llama-rope-llama3"):
+        if (name in NEW and name not in WITHOUT_GGUF) or name in ("llama-bias", "llama-rope-llama3"):
             write_gguf(folder / "model.gguf", model_of(), ARCHITECTURES.get(name, name.split("-")[0]))
         golden = {k: (v.reshape(1) if v.ndim == 0 else v).contiguous() for k, v in golden.items()}
         save_file(golden, folder / "golden.safetensors", metadata=VERSIONS)

@@ -236,6 +236,19 @@ plant "many casts: beyond the end" rows.cu 'if (i + k < last) e.out' 'e.out' row
 plant "many casts: no factor" rows.cu 'from_float<bf16>(e.inp[i + k] * e.scale)' 'from_float<bf16>(e.inp[i + k])' rows.cu kernels::table::casts::checks::cast_many
 plant "swiglu: the forward's result from its gradient" swiglu.cu 'out.v[i] = F::value(x) * u.v[i];' 'out.v[i] = F::value(x) * d.v[i];' swiglu.cu kernels::rowwise::swiglu
 plant "rmsnorm: a gradient that is not added to is" rmsnorm.cu 'if (add) load_some(d,' 'load_some(d,' rmsnorm.cu kernels::rowwise::rmsnorm
+plant "route: the last of equal logits first" experts.cu '(0xffffffffu - uint32_t(e))' 'uint32_t(e)' experts.cu kernels::table::experts
+plant "route: the same expert twice" experts.cu 'if (item < last && item > best)' 'if (item > best)' experts.cu kernels::table::experts
+plant "route: shares of all experts" experts.cu 'if (!normalised) {' 'if (normalised) {' experts.cu kernels::table::experts
+plant "route: a token beyond the last" experts.cu 'float* shares, const float* logits, int normalised, int tokens, int experts, int picks) {
+  int token = blockIdx.x * TOKENS + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (token >= tokens) return;
+  const' 'float* shares, const float* logits, int normalised, int tokens, int experts, int picks) {
+  int token = blockIdx.x * TOKENS + threadIdx.x / 32, lane = threadIdx.x % 32;
+  const' experts.cu kernels::table::experts
+plant "route backward: no share of the sum" experts.cu 'share * (d - dot)' 'share * d' experts.cu kernels::table::experts
+plant "weigh backward: a row's share is its own" experts.cu 'if (threadIdx.x == 0) dshares[pair] = dot;' 'if (threadIdx.x == 0) dshares[blockIdx.x] = dot;' experts.cu kernels::table::experts
+plant "weigh backward: every thread writes" experts.cu 'if (threadIdx.x == 0) dshares[pair] = dot;' 'dshares[pair] = dot + threadIdx.x;' experts.cu kernels::table::experts
+plant "sum of slots: nothing is added to" experts.cu 'accumulate ? to_float(y[c]) + sum : sum' 'sum' experts.cu kernels::table::experts
 [ "$planted" -gt 0 ] || { echo "mutate_kernels: no fault is called '$only'" >&2; exit 1; }
 if [ -n "$fatbins" ]; then
   wait

@@ -271,6 +271,33 @@ class Peers:
         inputs = [self.normal(n, c, dtype=torch.float32), self.normal(m, c, dtype=t), self.ids(m, n)]
         return self.both(inputs, lambda y, x, i: y + 0.3 * x[i], "add_ of rows", lambda y, x, i: y.add_(x[i], alpha=0.3))
 
+    # A mixture of experts. Shares sum to 1 where the number of experts is even, as in the rows.
+
+    def route_forward(self, d, t):
+        n, e, k = d
+        shares = (lambda x: x.topk(k).values.softmax(-1)) if e % 2 == 0 else (lambda x: x.softmax(-1).topk(k).values)
+        return self.both([self.normal(n, e, dtype=torch.float32)], shares, "topk, softmax", shares)
+
+    def route_backward(self, d, t):
+        n, e, k = d
+        x, dy = self.normal(n, e, dtype=torch.float32), self.normal(n, k, dtype=torch.float32)
+        shares = (lambda x: x.topk(k).values.softmax(-1)) if e % 2 == 0 else (lambda x: x.softmax(-1).topk(k).values)
+        return Peer([x, dy], gradient(shares, 1), {"autograd": backward_only(shares, [x], dy)})
+
+    def weigh_forward(self, d, t):
+        inputs = [self.normal(*d, dtype=t), self.normal(d[0], dtype=torch.float32), torch.randperm(d[0], device=self.device)]
+        return self.both(inputs, lambda x, p, i: x * p[i][:, None], "index_select, mul", lambda x, p, i: x * p[i][:, None].to(x.dtype))
+
+    def weigh_backward(self, d, t):
+        inputs = [self.normal(*d, dtype=t), self.normal(*d, dtype=t), self.normal(d[0], dtype=torch.float32), torch.randperm(d[0], device=self.device)]
+        f = lambda dy, x, p, i: (torch.zeros_like(p).index_copy(0, i, (dy * x).sum(-1).to(p.dtype)), dy * p[i][:, None].to(dy.dtype))
+        return self.both(inputs, f, "mul, sum, index_copy", f)
+
+    def sum_slots(self, d, t):
+        n, c, k = d
+        inputs = [self.normal(n * k, c, dtype=t), torch.randperm(n * k, device=self.device).reshape(n, k)]
+        return self.both(inputs, lambda x, i: x[i].sum(1), "index_select, sum", lambda x, i: x[i].sum(1))
+
     # Products: cuBLASLt's choice.
 
     def linear_forward(self, d, t):

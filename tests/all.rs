@@ -16,6 +16,7 @@ mod distributed;
 mod dora;
 mod dropout;
 mod evaluation;
+mod experts;
 mod exports;
 mod families;
 mod gemm;

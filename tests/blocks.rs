@@ -94,7 +94,7 @@ fn parts_of_fused_matrices_stay_in_the_file_too() {
     let file = folder.join("model.gguf");
     for blocks in [None, Some(Activations::F32)] {
         let got = Transformer::load_as(&file, ComputeType::F32, blocks).unwrap();
-        assert_eq!(got.weights.layers[0].linears[LinearId::Up].weight.is_blocks(), blocks.is_some());
+        assert_eq!(got.weights.layers[0].linear(LinearId::Up).unwrap().weight.is_blocks(), blocks.is_some());
         for ((name, got), (_, want)) in got.named().iter().zip(want.named()) {
             assert_eq!(got.to_f32_vec().unwrap(), want.to_f32_vec().unwrap(), "{name}");
         }
@@ -297,9 +297,9 @@ fn merging_and_writing_unpack_to_the_runs_type() {
             with_random_b(&mut lora);
             kept.apply_adapter(&lora).unwrap();
             dense.apply_adapter(&lora).unwrap();
-            let linears = &kept.weights.layers[0].linears;
-            assert!(!linears[LinearId::Q].weight.is_blocks() && linears[LinearId::K].weight.is_blocks());
-            assert_eq!(linears[LinearId::Q].weight.dtype(), compute.dtype());
+            let weight = |id| &kept.weights.layers[0].linear(id).unwrap().weight;
+            assert!(!weight(LinearId::Q).is_blocks() && weight(LinearId::K).is_blocks());
+            assert_eq!(weight(LinearId::Q).dtype(), compute.dtype());
             assert!(inference(&kept) == inference(&dense), "{compute} {use_dora}");
             let out = |name: &str| dir.path().join(name);
             kept.save_pretrained(&out("kept"), compute.dtype().try_into().unwrap(), None).unwrap();

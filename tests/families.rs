@@ -263,3 +263,32 @@ fn exports_are_what_transformers_wrote() {
         }
     }
 }
+
+#[test]
+fn broken_checkpoints_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = folder("llama-tied");
+    let error = |what: &str| {
+        let error = format!("{:#}", Transformer::load(dir.path(), DType::F32).unwrap_err());
+        assert!(error.contains(what), "{what} is not in: {error}");
+    };
+    error("config.json");
+    std::fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+    error("model.safetensors");
+    let whole = std::fs::read(source.join("model.safetensors")).unwrap();
+    for keep in [0, 7, 100, whole.len() - 1] {
+        std::fs::write(dir.path().join("model.safetensors"), &whole[..keep]).unwrap();
+        error("model.safetensors");
+    }
+    std::fs::write(dir.path().join("model.safetensors"), &whole).unwrap();
+    let config = std::fs::read_to_string(source.join("config.json")).unwrap();
+    std::fs::write(
+        dir.path().join("config.json"),
+        config.replace("\"hidden_size\": 32", "\"hidden_size\": 64"),
+    )
+    .unwrap();
+    error("expected [96, 64]");
+    std::fs::write(dir.path().join("config.json"), config.replace("\"llama\"", "\"mamba\"")).unwrap();
+    error("model_type is mamba");
+    error("`qwen3`");
+}

@@ -108,7 +108,8 @@ fn every_key_of_scaling_is_understood() {
 #[test]
 fn keys_that_are_not_understood_are_refused_by_name() {
     for (key, value) in [
-        ("llama.expert_count", Value::Count(8)),
+        ("llama.expert_shared_count", Value::Count(1)),
+        ("llama.expert_feed_forward_length", Value::Count(8)),
         ("llama.final_logit_softcapping", Value::Number(30.0)),
         ("llama.attn_logit_softcapping", Value::Number(50.0)),
         ("llama.rope.freq_base_swa", Value::Number(10000.0)),

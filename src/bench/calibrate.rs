@@ -37,7 +37,7 @@ pub struct Rates {
 /// together.
 ///
 /// # Errors
-/// The emulated device, whose times mean nothing; blocks of a file, which a shape has not; too little memory; shapes that no bench runs.
+/// A mixture of experts; the emulated device, whose times mean nothing; blocks of a file, which a shape has not; too little memory; shapes that no bench runs.
 pub fn decoder(
     config: &Config,
     placement: Placement,
@@ -45,6 +45,7 @@ pub fn decoder(
     rank: usize,
     rows: usize,
 ) -> Result<Rates> {
+    config.spec()?.check_reckoned()?;
     let device = placement.device.first().open()?;
     ensure!(device.gpu().is_none_or(|g| !g.is_emulated()), "times on the emulated device say nothing");
     ensure!(!placement.keeps_blocks(), "products over a file's quantised blocks have speeds of their own");

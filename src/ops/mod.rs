@@ -22,6 +22,7 @@ pub mod decode_attention;
 pub mod dora;
 pub mod dropout;
 pub mod embedding;
+pub mod experts;
 pub(crate) mod fork_join;
 pub mod gemm;
 pub mod grad_norm;

@@ -24,7 +24,9 @@ use crate::{
     error::Error,
     models::{
         m2m100::config::M2m100Config,
-        transformer::{config::Config, ids::FUSED, lora::all_linears, weights::Transformer},
+        transformer::{
+            config::Config, experts::NUMBERED, ids::FUSED, lora::all_linears, weights::Transformer,
+        },
         weights::{WeightSource, resolve},
     },
     pipeline::{placement::Placement, rows::path_for},
@@ -180,6 +182,7 @@ fn blocks(r: &Recipe, placement: Placement) -> Result<()> {
 fn check_targets(s: &TrainSettings) -> Result<()> {
     let mut known = all_linears();
     known.extend(FUSED.iter().map(|fused| fused.module().to_string()));
+    known.extend(NUMBERED.map(String::from));
     let named =
         |t: &str| t.eq_ignore_ascii_case("all-linear") || known.iter().any(|k| t.ends_with(k.as_str()));
     if let Some(name) = s.lora_targets.iter().find(|t| s.method == Method::Lora && !named(t)) {

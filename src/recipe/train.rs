@@ -167,7 +167,7 @@ pub struct TrainSettings {
     /// LoRA alpha: adapters are scaled by alpha / rank
     #[arg(long, default_value_t = 16.0)]
     pub lora_alpha: f64,
-    /// Modules to adapt; all-linear means all of them
+    /// Modules to adapt; all-linear means all of them but those of experts
     #[arg(
         long,
         value_delimiter = ',',

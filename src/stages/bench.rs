@@ -11,7 +11,12 @@ use crate::{
     data::{files::FileContext, json::read_text},
     device::Device,
     error::Error,
-    models::{m2m100::M2m100, transformer::weights::Transformer, weights::resolve, xlm_roberta::XlmRoberta},
+    models::{
+        m2m100::M2m100,
+        transformer::weights::Transformer,
+        weights::{WeightSource, resolve},
+        xlm_roberta::XlmRoberta,
+    },
     pipeline::{placement::Placement, provenance},
     report::{
         out::{note, say, say_text},
@@ -260,7 +265,9 @@ fn decoder(
 ) -> Result<(Transformer, bool)> {
     match model {
         Some(model) => {
-            Ok((Transformer::load_for(&resolve(model)?, placement)?.place(placement.device)?, false))
+            let path = resolve(model)?;
+            WeightSource::open(&path)?.0.spec()?.check_reckoned()?;
+            Ok((Transformer::load_for(&path, placement)?.place(placement.device)?, false))
         }
         None => {
             placement.stored_if(false, "a shape with random weights")?;

@@ -131,8 +131,10 @@ pub fn run(args: &Args) -> Result<()> {
         (Some(model), _) => config_of(model)?,
         (None, shape) => models::config(shape.as_deref().unwrap_or_default())?,
     };
+    let spec = config.spec()?;
+    spec.check_reckoned()?;
     let question = Question {
-        spec: config.spec()?,
+        spec,
         documents: args.documents,
         length: args.length,
         micro_batches: args.micro_batches,

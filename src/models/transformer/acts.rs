@@ -4,6 +4,7 @@ use anyhow::Result;
 use super::{
     dropout::DropoutActs,
     lora::Lora,
+    routed::{Moves, RoutingGrads},
     saved::{BackwardScratch, Saved, Scratch},
     spec::Spec,
 };
@@ -40,6 +41,8 @@ pub(super) struct Acts {
     dact: Tensor,
     dgate: Tensor,
     dup: Tensor,
+    moves: Option<Moves>,
+    routing: Option<RoutingGrads>,
     pub spare: Option<Tensor>,
     du: Option<Tensor>,
     pub dropout: Option<DropoutActs>,
@@ -68,21 +71,31 @@ impl Acts {
     }
 
     fn lay_out(a: &mut Arena, spec: &Spec, n: usize, lora: Option<&Lora>, dtype: DType) -> Acts {
-        let (c, f, qs, kvs) = (spec.hidden_size, spec.intermediate_size, spec.query_size(), spec.kv_size());
+        let (c, f, qs, kvs) = (spec.hidden_size, spec.mlp_width(), spec.query_size(), spec.kv_size());
         let mut layers = vec![];
         for l in 0..spec.layers.len() {
-            let rank = |id| lora.and_then(|lora| lora.parts[l][id].as_ref()).map(|a| a.a.shape()[0]);
-            layers.push(Saved::lay_out(a, spec, n, dtype, &rank));
+            let rank = |experts: bool, id| {
+                let units = if experts { spec.expert_units(l) } else { l..l + 1 };
+                lora.and_then(|lora| lora.widest(units, id))
+            };
+            layers.push(Saved::lay_out(a, spec, Some(l), n, dtype, &rank));
         }
         let adapters = || lora.into_iter().flat_map(Lora::adapters).map(|(_, _, adapter)| adapter);
         let rank = adapters().map(|adapter| adapter.a.shape()[0]).max();
         let dora = adapters().any(|adapter| adapter.magnitude.is_some());
-        let wide = c.max(f).max(qs);
+        let wide = c.max(spec.widest_mlp()).max(qs);
+        // Of experts K rows a token.
+        let experts = lora.is_some_and(|lora| lora.adapts_experts(spec));
+        let rows = if experts { n * spec.expert_rows().max(1) } else { n };
+        let moves = spec.experts.map(|experts| Moves::lay_out(a, experts, n, c, dtype));
+        let routing = spec.experts.map(|experts| RoutingGrads::lay_out(a, experts, n, dtype));
         let dropout = DropoutActs::lay_out(a, n, wide, lora, dtype);
         let mut t = |name: &str, dtype: DType, dims: &[usize]| a.tensor(name, dtype, dims);
         Acts {
             layers,
             dropout,
+            moves,
+            routing,
             resid_out: t("resid_out", dtype, &[n, c]),
             rstd_out: t("rstd_out", DType::F32, &[n]),
             hidden: t("hidden", dtype, &[n, c]),
@@ -100,9 +113,9 @@ impl Acts {
             dact: t("dact", dtype, &[n, f]),
             dgate: t("dgate", dtype, &[n, f]),
             dup: t("dup", dtype, &[n, f]),
-            spare: dora.then(|| t("spare", dtype, &[n * wide])),
+            spare: dora.then(|| t("spare", dtype, &[rows * wide])),
             // Narrower adapters use the front of it.
-            du: rank.map(|r| t("du", dtype, &[n * r])),
+            du: rank.map(|r| t("du", dtype, &[rows * r])),
             tokens: t("tokens", DType::U32, &[n]),
             positions: t("positions", DType::U32, &[n]),
             targets: t("targets", DType::U32, &[n]),
@@ -117,6 +130,7 @@ impl Acts {
             norm: self.norm.rows(0..n)?,
             projected: self.dnorm.rows(0..n)?,
             act: self.act.rows(0..n)?,
+            moves: self.moves.as_ref().map(|moves| moves.rows(n)).transpose()?,
         })
     }
 
@@ -137,6 +151,8 @@ impl Acts {
             dact: self.dact.rows(0..n)?,
             dgate: self.dgate.rows(0..n)?,
             dup: self.dup.rows(0..n)?,
+            moves: self.moves.as_ref().map(|moves| moves.rows(n)).transpose()?,
+            routing: self.routing.as_ref().map(|routing| routing.rows(n)).transpose()?,
             spare: self.spare.as_ref().map(Tensor::alias),
             du: self.du.as_ref().map(Tensor::alias),
         })

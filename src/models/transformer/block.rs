@@ -3,6 +3,7 @@
 //! h = x + s [norm] attention([norm] x); y = h + s [norm] mlp([norm] h), with the norms that the family has, and its factor s.
 //! Backward makes the normed inputs and the gated product again, from the residuals and 1/rms that forward saved.
 mod backward;
+mod experts;
 
 use anyhow::Result;
 
@@ -10,11 +11,11 @@ use super::{
     dropout::{Dropout, InputDropout},
     ids::{LinearId, NormId, PerLinear},
     linear::{self, Rows},
-    lora::Adapter,
+    lora::Adapters,
     rope_table::RopeTable,
     saved::{Saved, Scratch},
     spec::{NormSpec, Spec},
-    weights::LayerWeights,
+    weights::{LayerWeights, UnitLinears, Weights},
 };
 pub(super) use backward::norm_backward;
 
@@ -35,6 +36,8 @@ pub(super) struct Block<'a> {
     pub spec: &'a Spec,
     pub layer: usize,
     pub weights: &'a LayerWeights,
+    /// Of its experts, where it is sparse.
+    pub experts: &'a [UnitLinears],
     pub rope: Option<&'a RopeTable>,
     pub shape: AttentionShape,
     /// On the inputs of adapters.
@@ -82,11 +85,14 @@ impl<'a> Block<'a> {
     pub(super) fn new(
         spec: &'a Spec,
         layer: usize,
-        weights: &'a LayerWeights,
+        weights: &'a Weights,
         ropes: &'a [RopeTable],
     ) -> Block<'a> {
         let rope = spec.layers[layer].rope.map(|which| &ropes[which]);
-        Block { spec, layer, weights, rope, shape: spec.attention(layer), dropout: None }
+        let (units, first) = (spec.expert_units(layer), spec.layers.len());
+        let experts = &weights.experts[units.start - first..units.end - first];
+        let weights = &weights.layers[layer];
+        Block { spec, layer, weights, experts, rope, shape: spec.attention(layer), dropout: None }
     }
 
     /// The same with dropout.
@@ -134,7 +140,7 @@ impl<'a> Block<'a> {
         s: &mut Saved,
         x: &mut Scratch,
         attention: Attention,
-        adapters: Option<&PerLinear<Option<Adapter>>>,
+        adapters: Option<&Adapters>,
         rows: Rows,
         mut next: Next,
     ) -> Result<()> {
@@ -144,13 +150,29 @@ impl<'a> Block<'a> {
         let post = s.post.as_mut().map(|p| (&mut p.attention, &mut p.rstd_attention, NormId::AttentionOut));
         let (id, u) = (LinearId::O, &mut s.u);
         self.add_forward(&mut middle, id, u, (&s.att, &s.resid_in), post, &mut x.projected, adapters, rows)?;
-        let mut gates = [(LinearId::Gate, &mut s.gate), (LinearId::Up, &mut s.up)];
+        if !self.experts.is_empty() {
+            self.experts_forward(s, x, adapters, rows)?;
+            return self.join(&mut next, &x.projected, &s.resid_mid);
+        }
+        let n = x.norm.rows_cols().0;
+        let [mut gate, mut up, mut act] = self.mlp_views([&s.gate, &s.up, &x.act], n)?;
+        let mut gates = [(LinearId::Gate, &mut gate), (LinearId::Up, &mut up)];
         let inp = self.input(&x.norm, &s.resid_mid);
         self.project(&mut gates, &mut s.u, inp, adapters, rows)?;
-        gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
+        gated_forward(&mut act, &gate, &up, self.spec.gate)?;
         let post = s.post.as_mut().map(|p| (&mut p.mlp, &mut p.rstd_mlp, NormId::MlpOut));
         let (id, u) = (LinearId::Down, &mut s.u);
-        self.add_forward(&mut next, id, u, (&x.act, &s.resid_mid), post, &mut x.projected, adapters, rows)
+        self.add_forward(&mut next, id, u, (&act, &s.resid_mid), post, &mut x.projected, adapters, rows)
+    }
+
+    /// The rows of this layer's MLP in memory that is as wide as the widest's: (N, F), or (N * K, F) of experts.
+    fn mlp_views<const M: usize>(&self, tensors: [&Tensor; M], n: usize) -> Result<[Tensor; M]> {
+        let (k, f) = self.spec.mlp_rows(self.layer);
+        let mut views = tensors.map(Tensor::alias);
+        for view in &mut views {
+            *view = view.view(&[view.len()])?.rows(0..n * k * f)?.view(&[n * k, f])?;
+        }
+        Ok(views)
     }
 
     /// next = what comes of resid + s linear(inp), or of resid + norm(linear(inp)) where a norm stands behind (`post`: its input, its 1/rms, its gain). On a GPU
@@ -163,14 +185,14 @@ impl<'a> Block<'a> {
         (inp, resid): (&Tensor, &Tensor),
         post: Option<(&mut Tensor, &mut Tensor, NormId)>,
         projected: &mut Tensor,
-        adapters: Option<&PerLinear<Option<Adapter>>>,
+        adapters: Option<&Adapters>,
         rows: Rows,
     ) -> Result<()> {
         let (norm, scale) = (self.spec.norm, self.spec.residual_scale);
-        let adapter = adapters.and_then(|a| a[id].as_ref());
+        let adapter = adapters.and_then(|a| a[self.layer][id].as_ref());
         let plain = post.is_none() && scale == 1.0 && adapter.is_none_or(|a| a.magnitude.is_none());
         if plain && inp.gpu().is_some() {
-            let linear = &self.weights.linears[id];
+            let linear = self.weights.linear(id)?;
             let dropout = self.dropout_of(id);
             linear::add_forward(&mut next.resid, &mut u[id], inp, linear, adapter, dropout.as_ref(), resid)?;
             let Some(gain) = next.gain else { return Ok(()) };
@@ -187,6 +209,12 @@ impl<'a> Block<'a> {
             }
             None => self.project(&mut [(id, projected)], u, inp, adapters, rows)?,
         }
+        self.join(next, projected, resid)
+    }
+
+    /// next = what comes of resid + projected.
+    fn join(&self, next: &mut Next, projected: &Tensor, resid: &Tensor) -> Result<()> {
+        let norm = self.spec.norm;
         let (out, rstd, sum) = (&mut next.norm, &mut next.rstd, &mut next.resid);
         match next.gain {
             Some(gain) => add_rmsnorm_forward(out, rstd, sum, projected, resid, norm.gain(gain), norm.eps),
@@ -203,7 +231,7 @@ impl<'a> Block<'a> {
         s: &mut Saved,
         x: &Scratch,
         attention: Attention,
-        adapters: Option<&PerLinear<Option<Adapter>>>,
+        adapters: Option<&Adapters>,
         rows: Rows,
     ) -> Result<()> {
         let (q, k) = match &mut s.heads {
@@ -249,22 +277,22 @@ impl<'a> Block<'a> {
         outs: &mut [(LinearId, &mut Tensor)],
         u: &mut PerLinear<Option<Tensor>>,
         inp: &Tensor,
-        adapters: Option<&PerLinear<Option<Adapter>>>,
+        adapters: Option<&Adapters>,
         rows: Rows,
     ) -> Result<()> {
-        let linears = &self.weights.linears;
-        let adapter = |id: LinearId| adapters.and_then(|a| a[id].as_ref());
-        let plain = |id: LinearId| linears[id].bias.is_none() && adapter(id).is_none();
-        if rows == Rows::Any && outs.iter().all(|(id, _)| plain(*id)) {
-            let linears: Vec<_> = outs.iter().map(|(id, _)| &linears[*id]).collect();
+        let adapter = |id: LinearId| adapters.and_then(|a| a[self.layer][id].as_ref());
+        let linears = outs.iter().map(|(id, _)| self.weights.linear(*id)).collect::<Result<Vec<_>>>()?;
+        let plain = |id: LinearId| adapter(id).is_none();
+        let bare = linears.iter().all(|linear| linear.bias.is_none());
+        if rows == Rows::Any && bare && outs.iter().all(|(id, _)| plain(*id)) {
             let mut outs: Vec<_> = outs.iter_mut().map(|(_, out)| &mut **out).collect();
             return linear::forward_together(&mut outs, inp, &linears);
         }
-        let mut one = |(id, out): &mut (LinearId, &mut Tensor)| {
+        for ((id, out), linear) in outs.iter_mut().zip(linears) {
             let dropout = self.dropout_of(*id);
-            linear::forward(out, &mut u[*id], inp, &linears[*id], adapter(*id), dropout.as_ref(), rows)
-        };
-        outs.iter_mut().try_for_each(&mut one)
+            linear::forward(out, &mut u[*id], inp, linear, adapter(*id), dropout.as_ref(), rows)?;
+        }
+        Ok(())
     }
 }
 

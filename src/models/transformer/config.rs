@@ -222,6 +222,14 @@ impl Config {
             }
         }
     }
+    /// The same, a whole number.
+    pub(super) fn count(&self, key: &str) -> Result<Option<usize>> {
+        let whole = |value: &Value| {
+            let n = value.as_u64().filter(|n| *n < 1 << 31).map(|n| n as usize);
+            n.with_context(|| format!("{key} is {value}: a whole number was expected"))
+        };
+        self.extra.get(key).filter(|value| !value.is_null()).map(whole).transpose()
+    }
     /// The truth value at `key` of the family's own fields; `false` if absent or null.
     pub(super) fn flag(&self, key: &str) -> Result<bool> {
         match self.extra.get(key) {

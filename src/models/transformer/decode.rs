@@ -6,10 +6,11 @@ use anyhow::{Result, ensure};
 
 use super::{
     block::{Attention, Block, Next, Slots},
-    ids::{LinearId, PerLinear},
+    ids::PerLinear,
     linear::Rows,
     lora::Lora,
     rope_table::RopeTables,
+    routed::Moves,
     saved::{Saved, Scratch},
     spec::Spec,
     weights::Transformer,
@@ -52,15 +53,19 @@ struct Buffers {
     norm: Tensor,
     projected: Tensor,
     act: Tensor,
+    moves: Option<Moves>,
 }
 
 impl Buffers {
     fn lay_out(arena: &mut Arena, spec: &Spec, adapters: Option<&Lora>, n: usize, acts: DType) -> Buffers {
-        let saved = Saved::lay_out(arena, spec, n, acts, &|_| None);
+        let layers = spec.layers.len();
+        let of_experts = |experts, id| adapters.filter(|_| experts)?.widest(layers..spec.units(), id);
+        let saved = Saved::lay_out(arena, spec, None, n, acts, &of_experts);
         let u = PerLinear::from_fn(|id| {
-            let width = widest(adapters, id);
-            (width > 0).then(|| arena.tensor("u", acts, &[n * width]))
+            let width = adapters.and_then(|lora| lora.widest(0..layers, id));
+            width.map(|width| arena.tensor("u", acts, &[n * width]))
         });
+        let moves = spec.experts.map(|experts| Moves::lay_out(arena, experts, n, spec.hidden_size, acts));
         let mut t = |name: &str, dtype: DType, dims: &[usize]| arena.tensor(name, dtype, dims);
         Buffers {
             tokens: t("tokens", DType::U32, &[n]),
@@ -72,7 +77,8 @@ impl Buffers {
             u,
             norm: t("norm", acts, &[n, spec.hidden_size]),
             projected: t("projected", acts, &[n, spec.hidden_size]),
-            act: t("act", acts, &[n, spec.intermediate_size]),
+            act: t("act", acts, &[n, spec.mlp_width()]),
+            moves,
         }
     }
 }
@@ -190,9 +196,10 @@ impl Decoder {
             norm: a.norm.rows(0..n)?,
             projected: a.projected.rows(0..n)?,
             act: a.act.rows(0..n)?,
+            moves: a.moves.as_ref().map(|moves| moves.rows(n)).transpose()?,
         };
         let (starts, lengths, own) = (a.starts.rows(0..n)?, a.lengths.rows(0..n)?, a.slots.rows(0..n)?);
-        let block = |l| Block::new(spec, l, &weights.layers[l], self.ropes.tables());
+        let block = |l| Block::new(spec, l, weights, self.ropes.tables());
         model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
         on_layer(0, &s.resid_in)?;
         block(0).norm_input(&mut s, &mut x)?;
@@ -211,10 +218,10 @@ impl Decoder {
             let gain = if l + 1 < layers { block(l + 1).input_gain() } else { Some(&weights.norm) };
             let (resid, rstd) = (s.resid_in.alias(), s.rstd_in.alias());
             let next = Next { resid, rstd, norm: x.norm.alias(), gain };
-            let adapters = adapters.map(|lora| &lora.parts[l]);
+            let adapters = adapters.map(|lora| &lora.parts[..]);
             if let Some(adapters) = adapters {
                 s.u = PerLinear::try_from_fn(|id| {
-                    let Some((adapter, u)) = adapters[id].as_ref().zip(a.u[id].as_ref()) else {
+                    let Some((adapter, u)) = adapters[l][id].as_ref().zip(a.u[id].as_ref()) else {
                         return Ok(None);
                     };
                     let r = adapter.a.shape()[0];
@@ -231,10 +238,4 @@ impl Decoder {
     pub fn logits(&self, model: &Transformer, logits: &mut Tensor, hidden: &Tensor) -> Result<()> {
         model.logits(logits, hidden, Rows::Any)
     }
-}
-
-/// The rank of the widest adapter of a linear.
-fn widest(adapters: Option<&Lora>, id: LinearId) -> usize {
-    let layers = adapters.into_iter().flat_map(|lora| &lora.parts);
-    layers.filter_map(|layer| layer[id].as_ref()).map(|adapter| adapter.a.shape()[0]).max().unwrap_or(0)
 }

@@ -83,7 +83,7 @@ impl DropoutActs {
 impl Dropout {
     /// For linear `id` of layer `layer`.
     pub(super) fn of(&self, layer: usize, id: LinearId) -> InputDropout<'_> {
-        let linear = (layer * LinearId::ALL.len()) as u32 + id as u32;
+        let linear = (layer * LinearId::ADAPTABLE.len()) as u32 + id as u32;
         let key = key(self.draws.seed, self.draws.step, linear);
         InputDropout { of: self, mask: Mask { rows: &self.rows, key, rate: self.rate } }
     }

@@ -45,6 +45,8 @@ const HARMLESS: &[&str] = &[
     "output_attentions",
     "output_hidden_states",
     "output_router_logits",
+    // The factor of a loss that balances experts, which training here does not add (`train_step.rs` says so where the file asks for it).
+    "router_aux_loss_coef",
     "pad_token_id",
     "pretraining_tp",
     "problem_type",

@@ -141,7 +141,7 @@ const KNOWN: [&str; 22] = [
 ];
 
 /// Keys that only some architectures read; in a file of another they would mean what is not computed.
-const READ_BY: [(&str, &[&str]); 8] = [
+const READ_BY: [(&str, &[&str]); 11] = [
     ("attention.sliding_window_pattern", &["gemma3"]),
     ("attn_logit_softcapping", &["gemma2"]),
     ("final_logit_softcapping", &["gemma2", "gemma3"]),
@@ -150,10 +150,14 @@ const READ_BY: [(&str, &[&str]); 8] = [
     ("embedding_scale", &["granite"]),
     ("residual_scale", &["granite"]),
     ("logit_scale", &["granite"]),
+    ("expert_count", &["llama", "qwen3moe"]),
+    ("expert_used_count", &["llama", "qwen3moe"]),
+    ("expert_feed_forward_length", &["qwen3moe"]),
 ];
 
 /// Architectures that know no window in llama.cpp.
-const WITHOUT_WINDOW: [&str; 6] = ["qwen2", "qwen3", "granite", "olmo2", "smollm3", "hunyuan-dense"];
+const WITHOUT_WINDOW: [&str; 7] =
+    ["qwen2", "qwen3", "qwen3moe", "granite", "olmo2", "smollm3", "hunyuan-dense"];
 
 /// Whether a key behind the name of `architecture` is read.
 pub(super) fn is_read(name: &str, architecture: &str) -> bool {

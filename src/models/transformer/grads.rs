@@ -6,7 +6,7 @@ use anyhow::Result;
 use super::{
     ids::{LinearId, NormId, PerLinear},
     linear::{AdapterGrads, Trained, refresh_norms},
-    lora::{Adapter, Lora},
+    lora::{Adapter, Adapters, Lora},
     spec::Spec,
     tree::{Leaf, LeafPart, Place, Tree},
     weights::Transformer,
@@ -189,10 +189,13 @@ impl Grads {
     }
 
     /// The lowest layer with anything to train.
-    pub(super) fn lowest_layer(&self) -> usize {
+    pub(super) fn lowest_layer(&self, spec: &Spec) -> usize {
         match self {
             Grads::Full(_) => 0,
-            Grads::Lora(t) => t.lora.adapters().next().map_or(t.lora.layers.len(), |(l, _, _)| l),
+            Grads::Lora(t) => {
+                let layers = t.lora.adapters().map(|(unit, _, _)| spec.owner(unit).0);
+                layers.min().unwrap_or(spec.layers.len())
+            }
         }
     }
 
@@ -206,31 +209,39 @@ impl Grads {
         if let Some(narrow) = &mut t.narrow {
             narrow.run()?;
         }
-        for (adapters, weights) in t.lora.parts.iter_mut().zip(&model.weights.layers) {
+        for (unit, adapters) in t.lora.parts.iter_mut().enumerate() {
             for id in LinearId::ALL {
-                let Some(adapter) = &mut adapters[*id] else { continue };
-                refresh_norms(&weights.linears[*id], adapter)?;
+                let linear = model.weights.unit(unit).and_then(|unit| unit[*id].as_ref());
+                let Some((adapter, linear)) = adapters[*id].as_mut().zip(linear) else { continue };
+                refresh_norms(linear, adapter)?;
             }
         }
         t.made_of = Some(now);
         Ok(())
     }
 
-    /// The adapters of layer `l`.
-    pub(super) fn adapters(&self, l: usize) -> Option<&PerLinear<Option<Adapter>>> {
+    /// The adapters by unit.
+    pub(super) fn all_adapters(&self) -> Option<&Adapters> {
         match self {
-            Grads::Lora(t) => Some(&t.lora.parts[l]),
+            Grads::Lora(t) => Some(&t.lora.parts),
             Grads::Full(_) => None,
         }
     }
 
-    /// What is trained of a linear of layer `l`.
-    pub(super) fn trained(&mut self, l: usize, id: LinearId) -> Trained<'_> {
+    /// The adapters of a unit.
+    pub(super) fn adapters(&self, unit: usize) -> Option<&PerLinear<Option<Adapter>>> {
+        self.all_adapters().map(|adapters| &adapters[unit])
+    }
+
+    /// What is trained of a linear of a unit.
+    pub(super) fn trained(&mut self, u: usize, id: LinearId) -> Trained<'_> {
         match self {
             Grads::Lora(t) => {
-                Trained { adapter: t.lora.parts[l][id].as_ref().zip(t.parts[l][id].as_mut()), full: None }
+                Trained { adapter: t.lora.parts[u][id].as_ref().zip(t.parts[u][id].as_mut()), full: None }
             }
-            Grads::Full(g) => Trained { adapter: None, full: Some(&mut g.layers[l].linears[id]) },
+            Grads::Full(g) => {
+                Trained { adapter: None, full: g.unit_mut(u).and_then(|unit| unit[id].as_mut()) }
+            }
         }
     }
 
@@ -285,14 +296,15 @@ fn gradients_of(lora: &Lora, arena: &mut Arena) -> AdapterGradients {
 
 /// Handles on each linear's rows of its module's gradients.
 fn parts_of(grads: &AdapterGradients, spec: &Spec) -> Result<AdapterGradients> {
-    let one = |layer: &PerLinear<Option<AdapterGrads>>, id: LinearId| -> Result<Option<AdapterGrads>> {
-        let whole = spec.module_parts(id).first().and_then(|&first| layer[first].as_ref());
+    let one = |unit: usize, grads: &PerLinear<Option<AdapterGrads>>, id| -> Result<Option<AdapterGrads>> {
+        let whole = spec.module_parts(id).first().and_then(|&first| grads[first].as_ref());
         let Some(whole) = whole else { return Ok(None) };
-        let rows = || spec.module_rows(id);
+        let rows = || spec.module_rows(unit, id);
         let magnitude = whole.magnitude.as_ref().map(|m| m.rows(rows())).transpose()?;
         Ok(Some(AdapterGrads { a: whole.a.alias(), b: whole.b.rows(rows())?, magnitude }))
     };
-    grads.iter().map(|layer| PerLinear::try_from_fn(|id| one(layer, id))).collect()
+    let units = grads.iter().enumerate();
+    units.map(|(unit, grads)| PerLinear::try_from_fn(|id| one(unit, grads, id))).collect()
 }
 
 /// Room for the adapters' copies in bf16.
@@ -348,49 +360,4 @@ impl AdapterTraining {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::models::transformer::{config::Config, lora::LoraConfig};
-
-    #[test]
-    fn norms_are_computed_once_for_each_change_of_the_parameters() {
-        let config: Config = serde_json::from_value(serde_json::json!({
-            "model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "vocab_size": 10, "max_position_embeddings": 8, "rms_norm_eps": 1e-5, "tie_word_embeddings": true
-        }))
-        .unwrap();
-        let model = Transformer::random(config, 1).unwrap();
-        let config = LoraConfig { r: 2, use_dora: true, ..LoraConfig::default() };
-        let mut grads =
-            Grads::for_lora(&model.spec, Lora::init(&model, config, 1).unwrap(), &Device::Cpu, DType::F32)
-                .unwrap()
-                .parts;
-        let norms = |grads: &Grads| {
-            let of =
-                grads.adapters(1).unwrap()[LinearId::V].as_ref().unwrap().norms.as_ref().unwrap().alias();
-            (of.to_f32_vec().unwrap(), of)
-        };
-        grads.refresh(&model).unwrap();
-        let (first, mut memory) = norms(&grads);
-        assert!(first.iter().all(|&x| x > 0.0));
-        // Who finds these has computed nothing.
-        let marks = vec![-1.0; first.len()];
-        memory.write_f32(&marks).unwrap();
-        grads.refresh(&model).unwrap();
-        assert_eq!(norms(&grads).0, marks);
-        for mut p in grads.params(&model).into_iter().filter(|p| p.kind == ParamKind::LoraB) {
-            p.write(&vec![0.0; p.value().len()]).unwrap();
-            grads.refresh(&model).unwrap();
-            assert_eq!(norms(&grads).0, first, "B was 0 already");
-            memory.write_f32(&marks).unwrap();
-        }
-        let p = &grads.params(&model)[0];
-        p.copy_from(&p.value().to_device(&Device::Cpu).unwrap()).unwrap();
-        grads.refresh(&model).unwrap();
-        assert_eq!(norms(&grads).0, first);
-        memory.write_f32(&marks).unwrap();
-        p.writable().1.note();
-        grads.refresh(&model).unwrap();
-        assert_eq!(norms(&grads).0, first);
-    }
-}
+mod tests;

@@ -68,6 +68,8 @@ parts! {
         Up up,
         /// Out of the MLP: (C, F).
         Down down,
+        /// Chooses experts: (E, C).
+        Router router,
     }
 }
 
@@ -116,7 +118,10 @@ impl Fused {
 }
 
 impl LinearId {
-    /// The path within a layer, as Hugging Face names it.
+    /// Those that may have an adapter, in the order of [`LinearId::ALL`].
+    pub const ADAPTABLE: &[LinearId] = LinearId::ALL.split_at(LinearId::ALL.len() - 1).0;
+
+    /// The path within a layer, as Hugging Face names it; within an expert it has another ([`Spec::linear_path`]).
     pub fn path(self) -> &'static str {
         match self {
             LinearId::Q => "self_attn.q_proj",
@@ -126,6 +131,7 @@ impl LinearId {
             LinearId::Gate => "mlp.gate_proj",
             LinearId::Up => "mlp.up_proj",
             LinearId::Down => "mlp.down_proj",
+            LinearId::Router => "mlp.gate",
         }
     }
     /// The last part of the path: `q_proj`.
@@ -142,6 +148,7 @@ impl LinearId {
             LinearId::Gate => "ffn_gate",
             LinearId::Up => "ffn_up",
             LinearId::Down => "ffn_down",
+            LinearId::Router => "ffn_gate_inp",
         }
     }
     /// True for the inputs of rotary embedding, whose rows some GGUF files keep in another order.

@@ -2,23 +2,21 @@
 use std::ops::Range;
 
 use crate::error::Error;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value};
 
-pub(crate) use super::lora_config::is_called;
 pub use super::lora_config::{LoraConfig, Modules, Selection, all_linears};
 use super::{
     ids::{LinearId, PerLinear},
     spec::Spec,
     tree::Place,
-    weight::Weight,
     weights::{Linear, Transformer},
 };
+pub(crate) use super::{lora_config::is_called, merge::merge};
 use crate::{
     data::random::RowRandom,
     device::Device,
-    ops::{dora::dora_norms, lora::LowRank, parallel::map_chunks, rows::cast},
-    report::out::note,
+    ops::{dora::dora_norms, lora::LowRank},
     tensor::{Arena, DType, Tensor},
 };
 
@@ -65,7 +63,10 @@ impl Adapter {
     }
 }
 
-/// The adapters of a model: by layer and linear.
+/// Adapters by unit ([`super::experts`]).
+pub(crate) type Adapters = [PerLinear<Option<Adapter>>];
+
+/// The adapters of a model: by unit and linear.
 #[derive(Debug)]
 pub struct Lora {
     /// Settings.
@@ -148,27 +149,31 @@ impl Lora {
 
     /// Makes `parts` of `layers`.
     pub(super) fn split(&mut self, spec: &Spec) -> Result<()> {
-        let one = |layer: &PerLinear<Option<Adapter>>, id: LinearId| {
-            let whole = spec.module_parts(id).first().and_then(|&first| layer[first].as_ref());
-            whole.map(|whole| whole.rows(spec.module_rows(id))).transpose()
+        let one = |unit: usize, adapters: &PerLinear<Option<Adapter>>, id: LinearId| {
+            let whole = spec.module_parts(id).first().and_then(|&first| adapters[first].as_ref());
+            whole.map(|whole| whole.rows(spec.module_rows(unit, id))).transpose()
         };
-        let layer = |layer| PerLinear::try_from_fn(|id| one(layer, id));
-        self.parts = self.layers.iter().map(layer).collect::<Result<_>>()?;
+        let unit = |(unit, adapters)| PerLinear::try_from_fn(|id| one(unit, adapters, id));
+        self.parts = self.layers.iter().enumerate().map(unit).collect::<Result<_>>()?;
         Ok(())
     }
 
     /// R and alpha of each linear that is adapted.
     fn ranks(spec: &Spec, config: &LoraConfig) -> Result<Vec<PerLinear<Option<(usize, f64)>>>> {
         let selection = config.selection()?;
-        let layers = 0..spec.layers.len();
-        let one = |l: usize, id: LinearId| -> Result<Option<(usize, f64)>> {
-            let module = spec.module_path(l, id);
-            if !spec.is_first(id) {
+        let one = |unit: usize, id: LinearId| -> Result<Option<(usize, f64)>> {
+            if !spec.is_first(id) || !spec.has_linear(unit, id) {
                 return Ok(None);
             }
-            if selection.has(&module)? { selection.rank_alpha(&module).map(Some) } else { Ok(None) }
+            let module = spec.module_path(unit, id);
+            if !selection.has(&module)? {
+                return Ok(None);
+            }
+            check_adaptable(id, &module)?;
+            selection.rank_alpha(&module).map(Some)
         };
-        let ranks = layers.map(|l| PerLinear::try_from_fn(|id| one(l, id))).collect::<Result<Vec<_>>>()?;
+        let ranks =
+            (0..spec.units()).map(|l| PerLinear::try_from_fn(|id| one(l, id))).collect::<Result<Vec<_>>>()?;
         ensure!(
             ranks.iter().any(|layer| layer.iter().any(|(_, rank)| rank.is_some())),
             "target_modules, exclude_modules and layers_to_transform leave no linear of this model to be adapted"
@@ -183,7 +188,7 @@ impl Lora {
         arena: &mut Arena,
     ) -> Vec<PerLinear<Option<Adapter>>> {
         let mut one = |l: usize, id: LinearId, (r, alpha): (usize, f64)| {
-            let (out, inp) = spec.module_dims(id);
+            let (out, inp) = spec.module_dims(l, id);
             let name = |part: &str| format!("{}.{part}", spec.module_path(l, id));
             Adapter {
                 a: arena.tensor(&name("lora_A"), DType::F32, &[r, inp]),
@@ -228,14 +233,38 @@ impl Lora {
         })
     }
 
-    /// Every adapter of a module, with its layer and first linear.
+    /// Every adapter of a module, with its unit and first linear.
     pub fn adapters(&self) -> impl Iterator<Item = (usize, LinearId, &Adapter)> {
         listed(&self.layers)
     }
 
-    /// Every linear's adapter, with its layer.
+    /// Every linear's adapter, with its unit.
     pub fn part_adapters(&self) -> impl Iterator<Item = (usize, LinearId, &Adapter)> {
         listed(&self.parts)
+    }
+
+    /// The rank of the widest adapter of linear `id` among these units.
+    pub(super) fn widest(&self, units: Range<usize>, id: LinearId) -> Option<usize> {
+        let adapters = self.parts[units].iter().filter_map(|unit| unit[id].as_ref());
+        adapters.map(|adapter| adapter.a.shape()[0]).max()
+    }
+
+    /// Whether training can drop what the settings say of the adapters' inputs.
+    pub(super) fn check_dropout(&self, spec: &Spec) -> Result<()> {
+        self.config.check_dropout()?;
+        ensure!(
+            self.config.dropout == 0.0 || !self.adapts_experts(spec),
+            Error::setting(
+                "train.lora-dropout",
+                "dropout on the inputs of experts' adapters is not supported: train them without, or leave the experts out of train.lora-targets"
+            )
+        );
+        Ok(())
+    }
+
+    /// Whether any expert has an adapter.
+    pub fn adapts_experts(&self, spec: &Spec) -> bool {
+        self.adapters().any(|(unit, _, _)| spec.is_expert(unit))
     }
 
     /// Trained parameters.
@@ -243,6 +272,18 @@ impl Lora {
         let size = |a: &Adapter| a.a.len() + a.b.len() + a.magnitude.as_ref().map_or(0, |m| m.len());
         self.adapters().map(|(_, _, adapter)| size(adapter)).sum()
     }
+}
+
+/// A router has no adapter: what it chooses by is frozen.
+pub(crate) fn check_adaptable(id: LinearId, module: &str) -> Result<()> {
+    ensure!(
+        id != LinearId::Router,
+        Error::unsupported(
+            module,
+            format!("an adapter of {module}: routers are frozen, so leave it out of the targets")
+        )
+    );
+    Ok(())
 }
 
 fn listed(layers: &[PerLinear<Option<Adapter>>]) -> impl Iterator<Item = (usize, LinearId, &Adapter)> {
@@ -263,15 +304,6 @@ fn check_targets(model: &Transformer, config: &LoraConfig) -> Result<()> {
     Ok(())
 }
 
-/// Row o of W + scale B A.
-fn merged_row(weight: &[f32], a: &[f32], b: &[f32], scale: f32, out: &mut [f32]) {
-    out.copy_from_slice(weight);
-    for (a, b) in a.chunks_exact(weight.len()).zip(b) {
-        let factor = scale * b;
-        out.iter_mut().zip(a).for_each(|(o, a)| *o += factor * a);
-    }
-}
-
 /// ‖row o of W + scale B A‖ for each o, computed where the weights are; the adapter may still be in main memory.
 pub fn row_norms(linear: &Linear, adapter: &Adapter) -> Result<Vec<f32>> {
     let device = linear.weight.device();
@@ -280,93 +312,4 @@ pub fn row_norms(linear: &Linear, adapter: &Adapter) -> Result<Vec<f32>> {
     let weight = linear.weight.to_dense(linear.weight.dtype())?;
     dora_norms(&mut norms, &weight, LowRank { a: &a, b: &b, scale: adapter.scale, scaled: false })?;
     norms.to_f32_vec()
-}
-
-impl Transformer {
-    /// Merges an adapter into the weights: W + scale B A (DoRA: rows rescaled to the magnitude) in F32, cast once to W's type; a matrix in blocks becomes a
-    /// tensor of the run's type, since blocks could not hold the sum.
-    pub fn apply_adapter(&mut self, lora: &Lora) -> Result<()> {
-        let in_integers = self.in_integers();
-        self.replace(lora)?;
-        ensure!(
-            lora.layers.len() == self.weights.layers.len(),
-            "the adapter has {} layers, the model {}",
-            lora.layers.len(),
-            self.weights.layers.len()
-        );
-        for (l, id, adapter) in lora.part_adapters() {
-            let linear = &mut self.weights.layers[l].linears[id];
-            let merged =
-                merge(&linear.weight, adapter).with_context(|| format!("merge {}", linear.weight.name()))?;
-            linear.weight = merged.into();
-        }
-        let merged = in_integers - self.in_integers();
-        if merged > 0 {
-            note!(
-                "warning: {merged} of {in_integers} matrices have the adapter in them and are no blocks any more: their products read f32, not int8"
-            );
-        }
-        Ok(())
-    }
-
-    /// Puts the tensors that an adapter replaces in their places, rounded once to the run's type; its low-rank updates are left alone. A head that was the
-    /// embedding and is so no longer becomes one of its own.
-    pub fn replace(&mut self, lora: &Lora) -> Result<()> {
-        for Replaced { place, values } in &lora.replaced {
-            let matrix = || -> Result<Weight> {
-                let mut out = Tensor::zeros(values.name(), self.compute.dtype(), values.shape())?;
-                cast(&mut out, values, 1.0)?;
-                Ok(out.into())
-            };
-            let weights = &mut self.weights;
-            match *place {
-                Place::Embedding => weights.embed_tokens = matrix()?,
-                Place::Head => {
-                    weights.lm_head = Some(matrix()?);
-                    self.spec.tied_head = false;
-                    self.config.tie_word_embeddings = false;
-                }
-                Place::FinalNorm => weights.norm = values.alias(),
-                Place::Weight(l, id) => weights.layers[l].linears[id].weight = matrix()?,
-                Place::Bias(l, id) => weights.layers[l].linears[id].bias = Some(values.alias()),
-                Place::Norm(l, id) => weights.layers[l].norms[id] = Some(values.alias()),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// weight + scale B A, DoRA's rows rescaled, in the weight's type.
-pub(crate) fn merge(base: &Weight, adapter: &Adapter) -> Result<Tensor> {
-    let (out, inp) = base.rows_cols();
-    let r = adapter.a.shape()[0];
-    ensure!(
-        adapter.a.shape() == [r, inp] && adapter.b.shape() == [out, r],
-        "adapter {:?} {:?} does not fit {:?}",
-        adapter.a,
-        adapter.b,
-        base
-    );
-    let (a, b) = (adapter.a.f32()?, adapter.b.f32()?);
-    let magnitude = adapter.magnitude.as_ref().map(|m| m.f32()).transpose()?;
-    let scale = adapter.scale;
-    let source = base.to_f32_vec()?;
-    let mut merged = vec![0.0; out * inp];
-    map_chunks(&mut merged, inp, out * inp * (r + 2), |o, row| {
-        merged_row(&source[o * inp..][..inp], a, &b[o * r..][..r], scale, row);
-        if let Some(m) = magnitude {
-            let norm = row.iter().map(|&x| x as f64 * x as f64).sum::<f64>().sqrt() as f32;
-            row.iter_mut().for_each(|x| *x *= m[o] / norm);
-        }
-    });
-    ensure!(
-        merged.iter().all(|x| x.is_finite()),
-        "the sum has NaN or infinity: the base, the adapter or their sum is broken"
-    );
-    let mut weight = Tensor::zeros(base.name(), base.dtype(), &[out, inp])?;
-    match weight.dtype() {
-        DType::F32 => weight.f32_mut()?.copy_from_slice(&merged),
-        _ => weight.bf16_mut()?.iter_mut().zip(&merged).for_each(|(o, x)| *o = half::bf16::from_f32(*x)),
-    }
-    Ok(weight)
 }

@@ -57,9 +57,9 @@ pub struct LoraConfig {
     pub dropout: f64,
 }
 
-/// The names of all linears of a layer.
+/// The names of all linears of a layer that may have an adapter.
 pub fn all_linears() -> Vec<String> {
-    LinearId::ALL.iter().map(|id| id.module().to_string()).collect()
+    LinearId::ADAPTABLE.iter().map(|id| id.module().to_string()).collect()
 }
 
 impl Default for LoraConfig {

@@ -1,6 +1,7 @@
 //! The memory of a block: what a forward leaves behind, and the scratch that all layers share.
 use super::{
     ids::{LinearId, PerLinear},
+    routed::{Moves, Routed, RoutingGrads},
     spec::Spec,
 };
 use crate::tensor::{Arena, DType, Tensor};
@@ -28,10 +29,12 @@ pub(super) struct Saved {
     pub resid_mid: Tensor,
     /// (N)
     pub rstd_mid: Tensor,
-    /// (N, F)
+    /// (N, F); of sparse layers the memory of (N * K, F), as of every tensor that is (N, F) here ([`Spec::mlp_rows`]).
     pub gate: Tensor,
     /// (N, F)
     pub up: Tensor,
+    /// Where layers are sparse.
+    pub routed: Option<Routed>,
     /// Where norms stand behind attention and MLP.
     pub post: Option<PostNorms>,
     /// (N, R) of each adapted linear.
@@ -63,15 +66,21 @@ pub(super) struct PostNorms {
 }
 
 impl Saved {
-    /// For `n` tokens; activations of type `dtype`, sums over rows in F32 whatever that is.
+    /// For `n` tokens of layer `layer`, or of any; activations of type `dtype`, sums over rows in F32 whatever that is. `rank` is that of a linear's adapter,
+    /// of the layer's own or (true) the widest of its experts'.
     pub(super) fn lay_out(
         a: &mut Arena,
         spec: &Spec,
+        layer: Option<usize>,
         n: usize,
         dtype: DType,
-        rank: &dyn Fn(LinearId) -> Option<usize>,
+        rank: &dyn Fn(bool, LinearId) -> Option<usize>,
     ) -> Saved {
-        let (c, f) = (spec.hidden_size, spec.intermediate_size);
+        let c = spec.hidden_size;
+        let f = layer.map_or(spec.mlp_width(), |l| spec.mlp_rows(l).0 * spec.mlp_rows(l).1);
+        let sparse = layer.is_none_or(|l| spec.layers[l].sparse);
+        let routed = spec.experts.filter(|_| sparse);
+        let routed = routed.map(|experts| Routed::lay_out(a, experts, n, dtype, &|id| rank(true, id)));
         let (qs, kvs, norms) = (spec.query_size(), spec.kv_size(), spec.qk_rows());
         let mut t = |name: &str, dims: &[usize]| {
             let sum = name.starts_with("rstd") || name == "lse";
@@ -95,13 +104,14 @@ impl Saved {
             rstd_mid: t("rstd_mid", &[n]),
             gate: t("gate", &[n, f]),
             up: t("up", &[n, f]),
+            routed,
             post: spec.post_norms.then(|| PostNorms {
                 attention: t("attention_out", &[n, c]),
                 rstd_attention: t("rstd_attention", &[n]),
                 mlp: t("mlp_out", &[n, c]),
                 rstd_mlp: t("rstd_mlp", &[n]),
             }),
-            u: PerLinear::from_fn(|id| rank(id).map(|r| t("u", &[n, r]))),
+            u: PerLinear::from_fn(|id| rank(false, id).map(|r| t("u", &[n, r]))),
         }
     }
 
@@ -137,6 +147,7 @@ impl Saved {
             rstd_mid: self.rstd_mid.rows(0..n)?,
             gate: self.gate.rows(0..n)?,
             up: self.up.rows(0..n)?,
+            routed: self.routed.as_ref().map(|routed| routed.rows(n)).transpose()?,
             post: self.post.as_ref().map(post).transpose()?,
             u: PerLinear::try_from_fn(|id| self.u[id].as_ref().map(|u| u.rows(0..n)).transpose())?,
         })
@@ -153,6 +164,8 @@ pub(super) struct Scratch {
     pub projected: Tensor,
     /// (N, F)
     pub act: Tensor,
+    /// Where layers are sparse.
+    pub moves: Option<Moves>,
 }
 
 /// What a backward uses.
@@ -185,6 +198,10 @@ pub(super) struct BackwardScratch {
     pub dgate: Tensor,
     /// (N, F)
     pub dup: Tensor,
+    /// Where layers are sparse.
+    pub moves: Option<Moves>,
+    /// Where layers are sparse.
+    pub routing: Option<RoutingGrads>,
     /// (N * widest output), DoRA only.
     pub spare: Option<Tensor>,
     /// (N * widest rank), with adapters.

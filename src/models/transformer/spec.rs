@@ -3,6 +3,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     config::Config,
+    experts::ExpertSpec,
     ids::{NormId, PerLinear},
     rope_table::RopeSpec,
 };
@@ -47,6 +48,8 @@ pub struct LayerSpec {
     pub window: Option<usize>,
     /// Which of [`Spec::ropes`]; queries and keys stay as they are if absent (NoPE, Kazemnejad et al. 2023).
     pub rope: Option<usize>,
+    /// Its MLP is a mixture of experts ([`Spec::experts`]).
+    pub sparse: bool,
 }
 
 /// How queries and keys are normed.
@@ -115,6 +118,8 @@ pub struct Spec {
     pub logit_scale: f32,
     /// Checkpoints keep q, k and v as one matrix, and gate and up as another ([`super::ids::FUSED`]).
     pub fused: bool,
+    /// The MLP of layers that are sparse.
+    pub experts: Option<ExpertSpec>,
     /// The rotary embeddings that layers choose from.
     pub ropes: Vec<RopeSpec>,
     /// The head is the embedding.
@@ -122,6 +127,11 @@ pub struct Spec {
 }
 
 impl LayerSpec {
+    /// With this window, rotated, and with an MLP of its own.
+    pub fn dense(window: Option<usize>) -> LayerSpec {
+        LayerSpec { window, rope: Some(0), sparse: false }
+    }
+
     /// The layers of a decoder of which some have a window: those that `layer_types` names, or, without it, those for which `slides`.
     pub(super) fn windowed(
         c: &Config,
@@ -135,7 +145,7 @@ impl LayerSpec {
                 !(listed.is_some() && sliding(i) && window.is_none()),
                 "layer_types gives layer {i} a sliding window, but there is no sliding_window"
             );
-            Ok(LayerSpec { window: window.filter(|_| sliding(i)), rope: Some(0) })
+            Ok(LayerSpec::dense(window.filter(|_| sliding(i))))
         };
         (0..c.num_hidden_layers).map(layer).collect()
     }
@@ -151,7 +161,7 @@ impl Spec {
             heads: c.num_attention_heads,
             kv_heads: c.kv_heads(),
             head_size: c.head_size(),
-            layers: vec![LayerSpec { window: None, rope: Some(0) }; c.num_hidden_layers],
+            layers: vec![LayerSpec::dense(None); c.num_hidden_layers],
             norm: NormSpec { eps: c.rms_norm_eps as f32, gain_offset: 0.0 },
             qk_norms: None,
             pre_norms: true,
@@ -165,6 +175,7 @@ impl Spec {
             residual_scale: 1.0,
             logit_scale: 1.0,
             fused: false,
+            experts: None,
             ropes: vec![RopeSpec::of_config(c)],
             tied_head: c.tie_word_embeddings,
         })
@@ -200,6 +211,7 @@ impl Spec {
             caps.iter().flatten().all(|&cap| cap > 0.0 && cap.is_finite()),
             "a soft-cap must be above 0, found {caps:?}"
         );
+        self.check_experts()?;
         let embedding = if let EmbeddingScale::By(x) = self.embedding_scale { x } else { 1.0 };
         for (what, scale) in [
             ("attention", self.query_scale),

@@ -18,6 +18,7 @@ use super::{
     acts::Acts,
     block::{Attention, Block, Next, norm_backward},
     dropout::{Draws, Dropout},
+    experts::say_unbalanced,
     grads::Grads,
     linear::Rows,
     lora::Lora,
@@ -146,7 +147,8 @@ impl TrainStep {
         let lora = if let Trainable::Lora(lora) = &trainable { Some(lora) } else { None };
         let (device, dtype) = (model.device(), model.activation_dtype());
         refuse_on_gpu(model, lora)?;
-        lora.map_or(Ok(()), |lora| lora.config.check_dropout())?;
+        say_unbalanced(model)?;
+        lora.map_or(Ok(()), |lora| lora.check_dropout(spec))?;
         if device == Device::Cpu {
             let measured = Acts::bytes(spec, max_tokens, lora, dtype);
             check_memory(&format!("training with {max_tokens} tokens a batch"), measured)?;
@@ -161,7 +163,7 @@ impl TrainStep {
             }
             Trainable::Full => Grads::for_all(model)?,
         };
-        let lowest = grads.lowest_layer();
+        let lowest = grads.lowest_layer(spec);
         memory.extend([("gradients".into(), grads_bytes), ("activations".into(), acts_bytes)]);
         let ropes = RopeTables::new(spec, max_tokens, max_tokens, &device)?;
         Ok(TrainStep {
@@ -319,7 +321,7 @@ impl TrainStep {
         let mut x = a.forward_scratch(n)?;
         let mut s = a.layers[0].rows(spec, n)?;
         model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
-        let block = |l| Block::new(spec, l, &weights.layers[l], self.ropes.tables()).with_dropout(dropout);
+        let block = |l| Block::new(spec, l, weights, self.ropes.tables()).with_dropout(dropout);
         block(0).norm_input(&mut s, &mut x)?;
         for l in 0..weights.layers.len() {
             let attention = Attention::Packed { cu_seqlens, slots: None };
@@ -334,7 +336,7 @@ impl TrainStep {
                     Next { resid, rstd, norm: top.rows(0..n)?, gain: Some(&weights.norm) }
                 }
             };
-            let adapters = self.grads.adapters(l).filter(|_| !base);
+            let adapters = self.grads.all_adapters().filter(|_| !base);
             block(l).forward(&mut s, &mut x, attention, adapters, Rows::Many, next)?;
             let Some(above) = above else { break };
             s = above;
@@ -356,7 +358,7 @@ impl TrainStep {
         norm_backward((&mut x.dresid, false), dgain, &x.dnorm, inp, &weights.norm, spec.norm)?;
         for l in (self.lowest..weights.layers.len()).rev() {
             let below = l > self.lowest || self.grads.full().is_some();
-            let block = Block::new(spec, l, &weights.layers[l], self.ropes.tables()).with_dropout(dropout);
+            let block = Block::new(spec, l, weights, self.ropes.tables()).with_dropout(dropout);
             block.backward(&a.layers[l].rows(spec, n)?, &mut x, &mut self.grads, below)?;
         }
         if let Some(g) = self.grads.full() {

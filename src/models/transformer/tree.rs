@@ -4,11 +4,11 @@ use std::{collections::HashMap, ops::Range};
 use anyhow::{Context, Result};
 
 use super::{
-    ids::{FUSED, Fused, LinearId, NormId, PerLinear, PerNorm},
+    ids::{LinearId, NormId, PerLinear, PerNorm},
     spec::Spec,
 };
 
-/// Where a tensor stands; the first number is the layer.
+/// Where a tensor stands; the first number is the layer, or of linears the unit ([`super::experts`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// The embedding: (V, C).
@@ -36,9 +36,22 @@ pub struct Leaf {
     pub dims: Vec<usize>,
     /// What a checkpoint keeps it in, where that is not a tensor of its own.
     pub whole: Option<Whole>,
+    /// What a GGUF file keeps it in, where that is one tensor for all experts of a layer.
+    pub stack: Option<Stack>,
 }
 
-/// A matrix of a checkpoint that several linears are rows of ([`FUSED`]).
+/// A tensor of a GGUF file that holds the same linear of every expert of a layer, one behind the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack {
+    /// Its name.
+    pub gguf: String,
+    /// E.
+    pub count: usize,
+    /// Which of them the leaf is.
+    pub index: usize,
+}
+
+/// A matrix of a checkpoint that several linears are rows of ([`super::ids::FUSED`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whole {
     /// Hugging Face's name.
@@ -58,6 +71,9 @@ impl Leaf {
     }
     /// The same in a GGUF file.
     pub fn gguf_name(&self) -> String {
+        if let Some(stack) = &self.stack {
+            return stack.gguf.clone();
+        }
         self.whole.as_ref().map_or_else(|| self.place.gguf(), |whole| whole.gguf.clone())
     }
     /// That tensor's shape.
@@ -73,6 +89,20 @@ impl Leaf {
         let first = self.whole.as_ref().map_or(0, |whole| whole.first);
         first..first + self.dims.first().copied().unwrap_or(1)
     }
+    /// The shape of the tensor of a GGUF file that it stands in.
+    pub fn gguf_dims(&self) -> Vec<usize> {
+        match &self.stack {
+            Some(stack) => [&[stack.count][..], &self.dims].concat(),
+            None => self.stored_dims(),
+        }
+    }
+    /// The leaf's first row there.
+    pub fn gguf_first(&self) -> usize {
+        match &self.stack {
+            Some(stack) => stack.index * self.dims.first().copied().unwrap_or(1),
+            None => self.stored_rows().start,
+        }
+    }
 }
 
 impl Place {
@@ -81,7 +111,7 @@ impl Place {
         matches!(self, Place::Embedding | Place::Weight(..) | Place::Head)
     }
 
-    /// The name in a GGUF file.
+    /// The name in a GGUF file, of what is no expert's.
     pub fn gguf(self) -> String {
         match self {
             Place::Embedding => "token_embd.weight".into(),
@@ -99,10 +129,12 @@ impl Spec {
     pub fn leaves(&self) -> Vec<Leaf> {
         let mut out = vec![self.leaf(Place::Embedding)];
         for l in 0..self.layers.len() {
-            for &id in LinearId::ALL {
-                out.push(self.leaf(Place::Weight(l, id)));
-                if self.biases[id] {
-                    out.push(self.leaf(Place::Bias(l, id)));
+            for unit in std::iter::once(l).chain(self.expert_units(l)) {
+                for &id in LinearId::ALL.iter().filter(|&&id| self.has_linear(unit, id)) {
+                    out.push(self.leaf(Place::Weight(unit, id)));
+                    if self.biases[id] {
+                        out.push(self.leaf(Place::Bias(unit, id)));
+                    }
                 }
             }
             let norms = NormId::ALL.iter().filter(|&&id| self.has_norm(id));
@@ -115,63 +147,17 @@ impl Spec {
         out
     }
 
-    /// The matrix that linear `id` is rows of, where that is not one of its own.
-    fn fused(&self, id: LinearId) -> Option<&'static Fused> {
-        FUSED.iter().find(|fused| self.fused && fused.parts.contains(&id))
-    }
-
-    /// The linears of the module that `id` belongs to: itself alone, or those that are kept as one matrix.
-    pub fn module_parts(&self, id: LinearId) -> &'static [LinearId] {
-        let alone = LinearId::ALL.iter().position(|&other| other == id).unwrap_or(0);
-        self.fused(id).map_or(&LinearId::ALL[alone..=alone], |fused| fused.parts)
-    }
-
-    /// True for the linear that stands for its module.
-    pub fn is_first(&self, id: LinearId) -> bool {
-        self.module_parts(id).first() == Some(&id)
-    }
-
-    /// The path of the module that `id` belongs to: `model.layers.0.self_attn.qkv_proj` or, where it is one of its own, that of the linear.
-    pub fn module_path(&self, l: usize, id: LinearId) -> String {
-        match self.fused(id) {
-            Some(fused) => format!("model.layers.{l}.{}", fused.path),
-            None => Spec::linear_path(l, id),
-        }
-    }
-
-    /// (out, in) of that module.
-    pub fn module_dims(&self, id: LinearId) -> (usize, usize) {
-        let out = self.module_parts(id).iter().map(|&part| self.linear_dims(part).0).sum();
-        (out, self.linear_dims(id).1)
-    }
-
-    /// The last parts of the modules' paths.
-    pub fn module_names(&self) -> Vec<String> {
-        let first = LinearId::ALL.iter().filter(|&&id| self.is_first(id));
-        first.map(|&id| self.fused(id).map_or(id.module(), Fused::module).to_string()).collect()
-    }
-
-    /// The rows of that module that are `id`'s.
-    pub fn module_rows(&self, id: LinearId) -> Range<usize> {
-        let before = self.module_parts(id).iter().take_while(|&&part| part != id);
-        let first = before.map(|&part| self.linear_dims(part).0).sum::<usize>();
-        first..first + self.linear_dims(id).0
-    }
-
-    /// The path of a linear: `model.layers.0.self_attn.q_proj`.
-    pub fn linear_path(l: usize, id: LinearId) -> String {
-        format!("model.layers.{l}.{}", id.path())
-    }
-
     /// (out, in) of a linear.
-    pub fn linear_dims(&self, id: LinearId) -> (usize, usize) {
-        let (c, f) = (self.hidden_size, self.intermediate_size);
+    pub fn linear_dims(&self, unit: usize, id: LinearId) -> (usize, usize) {
+        let (c, experts) = (self.hidden_size, self.experts.as_ref());
+        let f = experts.filter(|_| self.is_expert(unit)).map_or(self.intermediate_size, |e| e.width);
         match id {
             LinearId::Q => (self.query_size(), c),
             LinearId::K | LinearId::V => (self.kv_size(), c),
             LinearId::O => (c, self.query_size()),
             LinearId::Gate | LinearId::Up => (f, c),
             LinearId::Down => (c, f),
+            LinearId::Router => (experts.map_or(0, |e| e.count), c),
         }
     }
 
@@ -182,11 +168,11 @@ impl Spec {
             Place::Head => ("lm_head.weight".into(), vec![v, c]),
             Place::FinalNorm => ("model.norm.weight".into(), vec![c]),
             Place::Weight(l, id) => {
-                let (out, inp) = self.linear_dims(id);
-                (format!("{}.weight", Spec::linear_path(l, id)), vec![out, inp])
+                let (out, inp) = self.linear_dims(l, id);
+                (format!("{}.weight", self.linear_path(l, id)), vec![out, inp])
             }
             Place::Bias(l, id) => {
-                (format!("{}.bias", Spec::linear_path(l, id)), vec![self.linear_dims(id).0])
+                (format!("{}.bias", self.linear_path(l, id)), vec![self.linear_dims(l, id).0])
             }
             Place::Norm(l, id) => {
                 let whole = self.qk_norms.is_some_and(|n| n.whole);
@@ -199,7 +185,7 @@ impl Spec {
                 (format!("model.layers.{l}.{}.weight", id.path(self)), vec![width])
             }
         };
-        Leaf { place, name, dims, whole: self.whole(place) }
+        Leaf { place, name, dims, whole: self.whole(place), stack: self.stack(place) }
     }
 
     /// The matrix that a checkpoint keeps a linear's in.
@@ -209,9 +195,17 @@ impl Spec {
         Some(Whole {
             name: format!("model.layers.{l}.{}.weight", fused.path),
             gguf: format!("blk.{l}.{}.weight", fused.gguf),
-            rows: self.module_dims(id).0,
-            first: self.module_rows(id).start,
+            rows: self.module_dims(l, id).0,
+            first: self.module_rows(l, id).start,
         })
+    }
+
+    /// The tensor that a GGUF file keeps an expert's linear in.
+    fn stack(&self, place: Place) -> Option<Stack> {
+        let Place::Weight(unit, id) = place else { return None };
+        let (l, Some(index)) = self.owner(unit) else { return None };
+        let gguf = format!("blk.{l}.{}_exps.weight", id.gguf());
+        Some(Stack { gguf, count: self.experts?.count, index })
     }
 
     /// Parameters of the whole model.
@@ -229,11 +223,14 @@ pub struct LinearTree<M, T = M> {
     pub bias: Option<T>,
 }
 
+/// The linears of a unit; `None` where it has none.
+pub type Linears<M, T = M> = PerLinear<Option<LinearTree<M, T>>>;
+
 /// A layer's tensors.
 #[derive(Debug)]
 pub struct LayerTree<M, T = M> {
     /// Its linears.
-    pub linears: PerLinear<LinearTree<M, T>>,
+    pub linears: Linears<M, T>,
     /// Its norms' gains, F32; `None` where the family has none.
     pub norms: PerNorm<Option<T>>,
 }
@@ -245,6 +242,8 @@ pub struct Tree<M, T = M> {
     pub embed_tokens: M,
     /// By layer.
     pub layers: Vec<LayerTree<M, T>>,
+    /// The experts' linears, by their units from the first expert's on.
+    pub experts: Vec<Linears<M, T>>,
     /// (C), F32
     pub norm: T,
     /// (V, C); `None` where the head is the embedding.
@@ -261,10 +260,19 @@ pub enum LeafPart<M, T> {
 }
 
 impl<M, T> LayerTree<M, T> {
+    /// A linear that the block needs.
+    pub fn linear(&self, id: LinearId) -> Result<&LinearTree<M, T>> {
+        linear_of(&self.linears, id)
+    }
     /// The gain of a norm that the block needs.
     pub fn norm(&self, id: NormId) -> Result<&T> {
         self.norms[id].as_ref().with_context(|| format!("this model has no {}", id.gguf()))
     }
+}
+
+/// A linear that the block needs.
+pub fn linear_of<M, T>(linears: &Linears<M, T>, id: LinearId) -> Result<&LinearTree<M, T>> {
+    linears[id].as_ref().with_context(|| format!("this part of the model has no {}", id.module()))
 }
 
 impl<M, T> Tree<M, T> {
@@ -281,17 +289,38 @@ impl<M, T> Tree<M, T> {
         let mut matrix = |place| matrices.remove(&place).with_context(nothing(place));
         let embed_tokens = matrix(Place::Embedding)?;
         let norm = vectors.remove(&Place::FinalNorm).with_context(nothing(Place::FinalNorm))?;
+        let mut units = vec![];
+        for unit in 0..spec.units() {
+            units.push(PerLinear::try_from_fn(|id| {
+                if !spec.has_linear(unit, id) {
+                    return Ok(None);
+                }
+                let weight = matrix(Place::Weight(unit, id))?;
+                anyhow::Ok(Some(LinearTree { weight, bias: vectors.remove(&Place::Bias(unit, id)) }))
+            })?);
+        }
+        let experts = units.split_off(spec.layers.len());
         let mut layers = vec![];
-        for l in 0..spec.layers.len() {
-            let linears = PerLinear::try_from_fn(|id| {
-                let weight = matrix(Place::Weight(l, id))?;
-                anyhow::Ok(LinearTree { weight, bias: vectors.remove(&Place::Bias(l, id)) })
-            })?;
+        for (l, linears) in units.into_iter().enumerate() {
             let norms = PerNorm::from_fn(|id| vectors.remove(&Place::Norm(l, id)));
             layers.push(LayerTree { linears, norms });
         }
         let lm_head = if spec.tied_head { None } else { Some(matrix(Place::Head)?) };
-        Ok(Tree { embed_tokens, layers, norm, lm_head })
+        Ok(Tree { embed_tokens, layers, experts, norm, lm_head })
+    }
+
+    /// The linears of a unit, if there is such a unit.
+    pub fn unit(&self, unit: usize) -> Option<&Linears<M, T>> {
+        let expert = unit.checked_sub(self.layers.len());
+        expert.map_or_else(|| Some(&self.layers.get(unit)?.linears), |e| self.experts.get(e))
+    }
+
+    /// The same, to be changed.
+    pub fn unit_mut(&mut self, unit: usize) -> Option<&mut Linears<M, T>> {
+        match unit.checked_sub(self.layers.len()) {
+            Some(expert) => self.experts.get_mut(expert),
+            None => Some(&mut self.layers.get_mut(unit)?.linears),
+        }
     }
 
     /// What stands at `place`, if there is such a place.
@@ -300,8 +329,8 @@ impl<M, T> Tree<M, T> {
             Place::Embedding => Some(LeafPart::Matrix(&self.embed_tokens)),
             Place::FinalNorm => Some(LeafPart::Vector(&self.norm)),
             Place::Head => self.lm_head.as_ref().map(LeafPart::Matrix),
-            Place::Weight(l, id) => Some(LeafPart::Matrix(&self.layers.get(l)?.linears[id].weight)),
-            Place::Bias(l, id) => self.layers.get(l)?.linears[id].bias.as_ref().map(LeafPart::Vector),
+            Place::Weight(u, id) => Some(LeafPart::Matrix(&self.unit(u)?[id].as_ref()?.weight)),
+            Place::Bias(u, id) => self.unit(u)?[id].as_ref()?.bias.as_ref().map(LeafPart::Vector),
             Place::Norm(l, id) => self.layers.get(l)?.norms[id].as_ref().map(LeafPart::Vector),
         }
     }

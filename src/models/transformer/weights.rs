@@ -10,7 +10,7 @@ use super::{
     ids::LinearId,
     linear::Rows,
     spec::{EmbeddingScale, Spec},
-    tree::{LayerTree, Leaf, LeafPart, LinearTree, Place, Tree},
+    tree::{LayerTree, Leaf, LeafPart, LinearTree, Linears, Place, Tree},
     weight::{ComputeType, Weight},
 };
 use crate::{
@@ -31,6 +31,8 @@ use crate::{
 pub type Linear = LinearTree<Weight, Tensor>;
 /// The same of a tensor: a linear's gradients, and those of models that are not kept as blocks.
 pub type DenseLinear = LinearTree<Tensor>;
+/// The linears of a unit.
+pub type UnitLinears = Linears<Weight, Tensor>;
 /// The tensors of one decoder layer.
 pub type LayerWeights = LayerTree<Weight, Tensor>;
 /// All weights. Norms and biases are F32; matrices F32, Bf16 or blocks.
@@ -245,10 +247,12 @@ impl Transformer {
             .collect()
     }
 
-    /// Every linear: its layer, which it is, and its tensors.
+    /// Every linear: its unit, which it is, and its tensors.
     pub fn linears(&self) -> impl Iterator<Item = (usize, LinearId, &Linear)> {
-        let layers = self.weights.layers.iter().enumerate();
-        layers.flat_map(|(l, layer)| layer.linears.iter().map(move |(id, linear)| (l, id, linear)))
+        let of_layers = self.weights.layers.iter().map(|layer| &layer.linears);
+        let units = of_layers.chain(&self.weights.experts).enumerate();
+        units
+            .flat_map(|(u, unit)| unit.iter().filter_map(move |(id, linear)| Some((u, id, linear.as_ref()?))))
     }
 
     /// What turns hidden states into logits.

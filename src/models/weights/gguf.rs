@@ -140,7 +140,7 @@ impl Checkpoint {
 
     /// Where the leaf's rows begin in the file, bytes.
     fn offset(&self, leaf: &Leaf, row_bytes: Option<usize>) -> Result<usize> {
-        let (entry, first) = (self.entry(leaf)?, leaf.whole.as_ref().map_or(0, |whole| whole.first));
+        let (entry, first) = (self.entry(leaf)?, leaf.gguf_first());
         let before = if first == 0 { Some(0) } else { row_bytes.and_then(|n| n.checked_mul(first)) };
         let offset = before.and_then(|n| n.checked_add(entry.offset));
         offset.with_context(|| format!("tensor {}: its rows are no whole blocks", entry.name))
@@ -159,7 +159,7 @@ impl Checkpoint {
     /// A matrix of a type that is never kept as blocks.
     fn unpacked(&self, entry: &GgufTensor, leaf: &Leaf, kind: PackedType, dtype: DType) -> Result<Tensor> {
         let context = || format!("{}: tensor {} ({})", self.file.path.display(), entry.name, kind.name());
-        self.check_shape(entry, &leaf.stored_dims())?;
+        self.check_shape(entry, &leaf.gguf_dims())?;
         let (values, size) = kind.block();
         let cols = leaf.dims.last().copied().filter(|cols| cols.is_multiple_of(values));
         let cols = cols.with_context(|| format!("{}: its rows are no whole blocks", context()))?;
@@ -190,7 +190,7 @@ impl Checkpoint {
     /// How the blocks of a tensor lie in the file, read with activations in f32.
     fn format(&self, leaf: &Leaf, compute: DType) -> Result<BlockFormat> {
         let (path, entry, dims) = (self.file.path.display(), self.entry(leaf)?, &leaf.dims);
-        self.check_shape(entry, &leaf.stored_dims())?;
+        self.check_shape(entry, &leaf.gguf_dims())?;
         let kind =
             GgmlType::readable(entry.ggml_type).with_context(|| format!("{path}: tensor {}", entry.name))?;
         let (&cols, rows) = dims.split_last().with_context(|| format!("{} has no dimension", leaf.name))?;

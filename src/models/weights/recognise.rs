@@ -49,7 +49,7 @@ pub fn kind_of_model_type(model_type: &str) -> &'static str {
         " (a model of text and images, of which the text model alone is not read)"
     } else if any(&["whisper", "wav2vec2", "hubert"]) || ends(&["audio"]) {
         " (a speech model)"
-    } else if any(&["mixtral", "dbrx", "gpt_oss", "deepseek_v2", "deepseek_v3"]) || ends(&["_moe", "moe"]) {
+    } else if any(&["dbrx", "gpt_oss", "deepseek_v2", "deepseek_v3"]) || ends(&["_moe", "moe"]) {
         " (a mixture of experts)"
     } else if any(&["mamba", "mamba2", "jamba", "bamba", "rwkv", "falcon_mamba", "recurrent_gemma", "zamba2"])
     {
@@ -221,11 +221,22 @@ pub fn strange_tensor(name: &str) -> &'static str {
         "it is a classifier's or a reward model's head"
     } else if any(&["vision", "visual", "image", "multi_modal", "mm_projector"]) {
         "it belongs to a model of text and images"
+    } else if any(&["experts.gate_up_proj", "experts.down_proj"]) {
+        "it holds all experts of a layer as one, which transformers writes only when it is told to: save the model with save_original_format=True, as it does by itself"
     } else if any(&["experts", "block_sparse_moe"]) {
-        "it belongs to a mixture of experts"
+        "it belongs to a mixture of experts of another shape"
+    } else if any(&["_exps.", "ffn_gate_inp"]) || (name.starts_with("blk.") && is_numbered_expert(name)) {
+        "it belongs to a mixture of experts of another shape, or of a file from before llama.cpp kept experts together (April 2024)"
     } else {
         "its configuration does not tell what it is for"
     }
+}
+
+/// `blk.0.ffn_gate.3.weight`: an expert of a file before experts were kept together.
+fn is_numbered_expert(name: &str) -> bool {
+    let mut parts = name.split('.').skip(2);
+    let of_mlp = parts.next().is_some_and(|part| ["ffn_gate", "ffn_up", "ffn_down"].contains(&part));
+    of_mlp && parts.next().is_some_and(|part| part.parse::<usize>().is_ok())
 }
 
 /// Refuses a GGUF file that holds no decoder, by what it holds.

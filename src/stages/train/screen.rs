@@ -36,15 +36,15 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new(model: &Transformer, step: &TrainStep, quiet: bool) -> Screen {
-        let matrices = (model.config.parameters()
-            - if model.config.tie_word_embeddings {
-                0
-            } else {
-                model.config.vocab_size * model.config.hidden_size
-            }) as f64;
-        let trained: usize = step.params(model).iter().map(|p| p.value().len()).sum();
+        let (config, spec) = (&model.config, &model.spec);
+        let embedding = if config.tie_word_embeddings { 0 } else { config.vocab_size * config.hidden_size };
+        let matrices = (spec.parameters() - spec.idle_parameters() - embedding) as f64;
         let flop_per_token = match step.adapter() {
-            Some(_) => 4.0 * matrices + 6.0 * trained as f64,
+            Some(lora) => {
+                let each = lora.adapters();
+                let each = each.map(|(unit, _, a)| spec.passed(unit) * (a.a.len() + a.b.len()) as f64);
+                4.0 * matrices + 6.0 * each.sum::<f64>()
+            }
             None => 6.0 * matrices,
         };
         let terminal = is_shown() && std::io::stderr().is_terminal();

@@ -55,6 +55,7 @@ table! {
     choosing,
     quantize,
     mix,
+    experts,
     gemma,
     dora,
     dropout,

@@ -36,7 +36,7 @@ pub(in crate::models::transformer) fn norm_backward(
 
 impl Block<'_> {
     /// What attention or the MLP read, made again in `norm`, where a norm stands before it.
-    fn input_again<'t>(
+    pub(super) fn input_again<'t>(
         &self,
         norm: &'t mut Tensor,
         (resid, rstd): (&'t Tensor, &Tensor),
@@ -48,7 +48,7 @@ impl Block<'_> {
     }
 
     /// x.dresid += x.dnorm through the norm `id`; where there is none, the gradient is there already.
-    fn input_backward(
+    pub(super) fn input_backward(
         &self,
         x: &mut BackwardScratch,
         grads: &mut Grads,
@@ -74,7 +74,7 @@ impl Block<'_> {
 
     /// The gradient of what a half of the layer adds by `linear`, from that of the residual stream, x.dresid: that itself, or in x.norm where a norm or a factor stands
     /// between or a DoRA adapter will overwrite it, and dresid is still needed.
-    fn addition_backward(
+    pub(super) fn addition_backward(
         &self,
         x: &mut BackwardScratch,
         grads: &mut Grads,
@@ -98,29 +98,34 @@ impl Block<'_> {
 
     /// x.dresid (into the layer's output) becomes the gradient of resid_mid.
     fn mlp_backward(&self, s: &Saved, x: &mut BackwardScratch, grads: &mut Grads) -> Result<()> {
+        if !self.experts.is_empty() {
+            return self.experts_backward(s, x, grads);
+        }
         let (l, pre) = (self.layer, self.spec.pre_norms);
-        let (id, linears) = (LinearId::Down, &self.weights.linears);
+        let (id, n) = (LinearId::Down, x.norm.rows_cols().0);
         let adapter = grads.adapters(l).and_then(|a| a[id].as_ref());
-        if adapter.is_some_and(|a| a.magnitude.is_some()) {
+        let dora = adapter.is_some_and(|a| a.magnitude.is_some());
+        let [gate, up, mut act] = self.mlp_views([&s.gate, &s.up, &x.act], n)?;
+        let [mut dact, mut dgate, mut dup] = self.mlp_views([&x.dact, &x.dgate, &x.dup], n)?;
+        if dora {
             // DoRA needs it before the activation's backward gives it.
-            gated_forward(&mut x.act, &s.gate, &s.up, self.spec.gate)?;
+            gated_forward(&mut act, &gate, &up, self.spec.gate)?;
         }
         let inp = s.post.as_ref().map(|p| (&p.mlp, &p.rstd_mlp));
         let mut dout = self.addition_backward(x, grads, NormId::MlpOut, id, inp)?;
         let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
-        let (dinp, mut trained) = (Some((&mut x.dact, false)), grads.trained(l, id));
-        let (u, linear) = (&s.u[id], &linears[id]);
+        let (dinp, mut trained) = (Some((&mut dact, false)), grads.trained(l, id));
+        let (u, linear) = (&s.u[id], self.weights.linear(id)?);
         let dropout = self.dropout_of(id);
         let dropout = dropout.as_ref();
-        linear::backward_input(dinp, &mut dout, &mut low, u, &x.act, linear, &mut trained, dropout)?;
-        let act = Some(&mut x.act);
-        gated_backward(&mut x.dgate, &mut x.dup, act, &x.dact, &s.gate, &s.up, self.spec.gate)?;
-        linear::backward_weights(&dout, &low, &x.act, trained, dropout)?;
+        linear::backward_input(dinp, &mut dout, &mut low, u, &act, linear, &mut trained, dropout)?;
+        gated_backward(&mut dgate, &mut dup, Some(&mut act), &dact, &gate, &up, self.spec.gate)?;
+        linear::backward_weights(&dout, &low, &act, trained, dropout)?;
         let inp = self.input_again(&mut x.norm, (&s.resid_mid, &s.rstd_mid), NormId::Mlp)?;
-        for (id, dout) in [(LinearId::Gate, &mut x.dgate), (LinearId::Up, &mut x.dup)] {
+        for (id, dout) in [(LinearId::Gate, &mut dgate), (LinearId::Up, &mut dup)] {
             let dinp = if pre { (&mut x.dnorm, id != LinearId::Gate) } else { (&mut x.dresid, true) };
             let (trained, dropout) = (grads.trained(l, id), self.dropout_of(id));
-            let (u, linear) = (&s.u[id], &linears[id]);
+            let (u, linear) = (&s.u[id], self.weights.linear(id)?);
             linear::backward(Some(dinp), dout, &mut low, u, inp, linear, trained, dropout.as_ref())?;
         }
         self.input_backward(x, grads, NormId::Mlp, (&s.resid_mid, &s.rstd_mid))
@@ -134,13 +139,13 @@ impl Block<'_> {
         grads: &mut Grads,
         below: bool,
     ) -> Result<()> {
-        let (l, pre, linears) = (self.layer, self.spec.pre_norms, &self.weights.linears);
+        let (l, pre) = (self.layer, self.spec.pre_norms);
         let inp = s.post.as_ref().map(|p| (&p.attention, &p.rstd_attention));
         let mut dout = self.addition_backward(x, grads, NormId::AttentionOut, LinearId::O, inp)?;
         let mut low = linear::LowRankScratch { du: &mut x.du, spare: &mut x.spare };
         let (id, dinp) = (LinearId::O, Some((&mut x.datt, false)));
         let (trained, dropout) = (grads.trained(l, id), self.dropout_of(id));
-        let (u, linear) = (&s.u[id], &linears[id]);
+        let (u, linear) = (&s.u[id], self.weights.linear(id)?);
         linear::backward(dinp, &mut dout, &mut low, u, &s.att, linear, trained, dropout.as_ref())?;
         let (dq, dk, dv) = (&mut x.dq, &mut x.dk, &mut x.dv);
         attention_backward(dq, dk, dv, &x.datt, &s.att, &s.lse, &s.q, &s.k, &s.v, &x.cu_seqlens, self.shape)?;
@@ -162,7 +167,7 @@ impl Block<'_> {
             let dinp = if pre { (&mut x.dnorm, id != LinearId::Q) } else { (&mut x.dresid, true) };
             let dinp = below.then_some(dinp);
             let (trained, dropout) = (grads.trained(l, id), self.dropout_of(id));
-            let (u, linear) = (&s.u[id], &linears[id]);
+            let (u, linear) = (&s.u[id], self.weights.linear(id)?);
             linear::backward(dinp, dout, &mut low, u, inp, linear, trained, dropout.as_ref())?;
         }
         if !below {

@@ -1,10 +1,10 @@
 //! Llama: RMSNorm, SwiGLU, rotary embedding, grouped queries; biases by configuration, no window.
 //!
-//! transformers' `LlamaConfig` and `modeling_llama.py`; llama.cpp's architecture `llama`, which Mistral's files have too.
+//! transformers' `LlamaConfig` and `modeling_llama.py`; llama.cpp's architecture `llama`, which Mistral's and Mixtral's files have too.
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::fields;
+use super::{fields, mixtral};
 use crate::{
     data::gguf::Gguf,
     models::transformer::{
@@ -34,6 +34,7 @@ pub(super) fn spec(c: &Config) -> Result<Spec> {
     let biases = PerLinear::from_fn(|id| match id {
         LinearId::Q | LinearId::K | LinearId::V | LinearId::O => c.attention_bias,
         LinearId::Gate | LinearId::Up | LinearId::Down => c.mlp_bias,
+        LinearId::Router => false,
     });
     Ok(Spec { biases, ..Spec::plain(c)? })
 }
@@ -57,5 +58,5 @@ fn of_gguf(gguf: &Gguf, config: &mut Map<String, Value>) -> Result<()> {
         config.insert("architectures".into(), json!(["MistralForCausalLM"]));
         config.insert("sliding_window".into(), window.into());
     }
-    Ok(())
+    mixtral::of_gguf(gguf, config)
 }

@@ -32,7 +32,7 @@ pub const FAMILY: Family = Family {
 };
 
 fn spec(c: &Config) -> Result<Spec> {
-    let layers = vec![LayerSpec { window: c.sliding_window, rope: Some(0) }; c.num_hidden_layers];
+    let layers = vec![LayerSpec::dense(c.sliding_window); c.num_hidden_layers];
     Ok(Spec { layers, ropes: vec![rope(c)?], fused: true, ..Spec::plain(c)? })
 }
 

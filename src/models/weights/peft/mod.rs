@@ -14,7 +14,7 @@ use crate::{
     data::files::{FileContext, write_atomic},
     models::{
         transformer::ids::{LinearId, PerLinear},
-        transformer::lora::{Adapter, Lora, LoraConfig, Modules},
+        transformer::lora::{Adapter, Lora, LoraConfig, Modules, check_adaptable},
         transformer::spec::Spec,
         transformer::weights::Transformer,
     },
@@ -115,19 +115,23 @@ pub(super) fn load_low_rank(dir: &Path, spec: &Spec) -> Result<Lora> {
     read().with_context(|| format!("adapter {}", dir.display()))
 }
 
-/// The low-rank updates, by layer and linear.
+/// The low-rank updates, by unit and linear.
 fn low_rank(
     config: &LoraConfig,
     tensors: &mut Tensors,
     spec: &Spec,
 ) -> Result<Vec<PerLinear<Option<Adapter>>>> {
     let selection = config.selection()?;
-    let mut one = |l: usize, id: LinearId| -> Result<Option<Adapter>> {
-        let module = spec.module_path(l, id);
-        if !spec.is_first(id) || !selection.has(&module)? {
+    let mut one = |unit: usize, id: LinearId| -> Result<Option<Adapter>> {
+        if !spec.is_first(id) || !spec.has_linear(unit, id) {
             return Ok(None);
         }
-        let ((r, alpha), (out, inp)) = (selection.rank_alpha(&module)?, spec.module_dims(id));
+        let module = spec.module_path(unit, id);
+        if !selection.has(&module)? {
+            return Ok(None);
+        }
+        check_adaptable(id, &module)?;
+        let ((r, alpha), (out, inp)) = (selection.rank_alpha(&module)?, spec.module_dims(unit, id));
         let magnitude = config.use_dora.then_some("lora_magnitude_vector");
         Ok(Some(Adapter {
             a: tensors.take(&module, "lora_A", &[r, inp])?,
@@ -138,7 +142,7 @@ fn low_rank(
             narrow: None,
         }))
     };
-    (0..spec.layers.len()).map(|l| PerLinear::try_from_fn(|id| one(l, id))).collect()
+    (0..spec.units()).map(|unit| PerLinear::try_from_fn(|id| one(unit, id))).collect()
 }
 
 fn config_json(c: &LoraConfig) -> Value {

@@ -73,7 +73,13 @@ impl Reader<'_> {
         let mut leaves = self.model.spec.leaves();
         if self.model.spec.tied_head {
             let dims = leaves[0].dims.clone();
-            leaves.push(Leaf { place: Place::Head, name: format!("{HEAD}.weight"), dims, whole: None });
+            leaves.push(Leaf {
+                place: Place::Head,
+                name: format!("{HEAD}.weight"),
+                dims,
+                whole: None,
+                stack: None,
+            });
         }
         leaves
     }
@@ -229,7 +235,7 @@ impl Reader<'_> {
                     "{module} has no bias in this model, so there is no place for that of B: {}",
                     super::config::MERGE
                 );
-                let bias = self.tensors.take(&module, LORA_BIAS, &[self.model.spec.linear_dims(id).0])?;
+                let bias = self.tensors.take(&module, LORA_BIAS, &[self.model.spec.linear_dims(l, id).0])?;
                 self.keep(&module, LORA_BIAS, &bias);
                 let base = self.current(Place::Bias(l, id))?;
                 let (mut sum, bias) = (base.to_f32_vec()?, bias.to_f32_vec()?);

@@ -158,6 +158,7 @@ fn of_gguf<'a>(
     kind: FileType,
     requantize: bool,
 ) -> Result<(Metadata, Vec<Outgoing<'a>>)> {
+    let architecture = layout(config)?.architecture;
     let mut m = Metadata::default();
     let Some(map) = gguf.maps.first() else { bail!("it has no metadata") };
     for (key, place) in values(map)? {
@@ -174,7 +175,7 @@ fn of_gguf<'a>(
         let cols = t.dims[0];
         let matrix = leaves.get(&t.name).filter(|leaf| leaf.place.is_matrix());
         let to = match matrix {
-            Some(leaf) => kind.of(leaf.place, cols, spec, layout(config)?.architecture),
+            Some(leaf) => kind.of(leaf.place, cols, spec, architecture),
             None => GgmlType::readable(t.ggml_type).with_context(|| format!("tensor {}", t.name))?,
         };
         let plain = |n: u32| [GgmlType::F32, GgmlType::F16, GgmlType::Bf16].iter().any(|k| k.number() == n);
