@@ -77,7 +77,7 @@ impl Alone {
         if Ranks::of_environment()?.is_none_or(|ranks| ranks.world.rank() == 0) {
             check()?;
         }
-        let until = Instant::now() + self.wait.min(LONGEST);
+        let until = Instant::now() + self.wait;
         while let Err(e) = out::silently(|| plan::collect(plan)) {
             let unfinished = self.unfinished.take().filter(|_| Instant::now() < until);
             let Some(folder) = unfinished else { return Err(e) };
@@ -126,8 +126,6 @@ impl Alone {
     }
 }
 
-/// Whoever waits longer waits for ever.
-const LONGEST: Duration = Duration::from_secs(1 << 30);
 const PARTS: &str = "parts";
 const RANKS: &str = "ranks";
 

@@ -186,8 +186,16 @@ impl<'a> Run<'a> {
         let question_dir = self.dir(Room::Questions, &files, &json!([r.generate.limit, r.rows_per_shard]))?;
         let settings = json!([r.model, r.generate, self.placement.to_string()]);
         self.headline("data");
+        let write =
+            || generate::write_question_shards(&question_dir, &questions, counts.clone(), r.rows_per_shard);
+        // Where stages are shared, their content decides the next folder's name; where one is asked for, they are a part of it.
+        if self.alone.is_none() {
+            write()?;
+        }
         self.stage(Room::Generate, &[&question_dir], &settings, &|out| {
-            generate::write_question_shards(&question_dir, &questions, counts.clone(), r.rows_per_shard)?;
+            if self.alone.is_some() {
+                write()?;
+            }
             let args = generate::Args {
                 model: (r.generate.engine == GenerateEngine::Local).then(|| r.model.clone()),
                 adapter: None,
