@@ -246,7 +246,7 @@ mod tests {
         for (i, a) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|b| a != b), "{a:?}");
         }
-        assert_eq!(of(DType::F32, "cuda:0", 1), of(DType::F32, "cuda:1", 9));
+        assert_eq!(of(DType::F32, "cuda:0", 1).0, of(DType::F32, "cuda:1", 9).0);
     }
 
     #[test]

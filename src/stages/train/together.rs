@@ -147,7 +147,7 @@ fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
         Ok(())
     };
     // The recipe's next stages look for what one process would have made; `sdrrl run` starts the ranks of several devices itself.
-    let fixed = "several ranks that a launcher starts train a recipe with train.reduce = \"fixed\": the result is the same for any number of them";
+    let fixed = "several ranks train a recipe with train.reduce = \"fixed\": the result is the same for any number of them";
     let alike = is_of_recipe() || args.settings.reduce == Reduce::Fixed;
     setting("train.reduce", !args.replace || alike, fixed)?;
     let data =
