@@ -136,5 +136,5 @@ fn a_gpu_too_small_and_kernels_that_fail_are_explained() {
     let wrong = [("SDRRL_FATBINS", changed.to_str().unwrap())];
     fails(&args, &wrong, &["gemm.fatbin", "is no fatbin", "nvcc -fatbin"]);
     let none: Vec<&str> = args.iter().map(|a| if *a == "cuda" { "cuda:7" } else { a }).collect();
-    failed_with(69, &on(program(), &none, &[]), &none, &["there is no CUDA device 7", "1 of them"]);
+    failed_with(69, &on(program(), &none, &[]), &none, &["this machine has 1 GPU: there is no cuda:7"]);
 }

@@ -102,7 +102,8 @@ impl DeviceChoice {
         let missing: Vec<String> =
             numbers.iter().filter(|n| **n >= there).map(|n| format!("cuda:{n}")).collect();
         let message = || {
-            format!("--device {self}: this machine has {there} GPUs: there is no {}", missing.join(", no "))
+            let s = if there == 1 { "" } else { "s" };
+            format!("--device {self}: this machine has {there} GPU{s}: there is no {}", missing.join(", no "))
         };
         ensure!(missing.is_empty(), Error::no_device(self, message()));
         Ok(())
