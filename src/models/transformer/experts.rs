@@ -50,8 +50,8 @@ impl Spec {
     pub fn owner(&self, unit: usize) -> (usize, Option<usize>) {
         let Some(expert) = unit.checked_sub(self.layers.len()) else { return (unit, None) };
         let count = self.expert_count().max(1);
-        let sparse = (0..self.layers.len()).filter(|&l| self.layers[l].sparse);
-        (sparse.clone().nth(expert / count).or(sparse.last()).unwrap_or(0), Some(expert % count))
+        let mut sparse = (0..self.layers.len()).filter(|&l| self.layers[l].sparse);
+        (sparse.clone().nth(expert / count).or(sparse.next_back()).unwrap_or(0), Some(expert % count))
     }
 
     /// True for units of experts.
@@ -165,7 +165,7 @@ pub(super) fn say_unbalanced(model: &Transformer) -> Result<()> {
     Ok(())
 }
 
-/// What [`numbered_name`] can say.
+/// What `numbered_name` can say.
 pub const NUMBERED: [&str; 3] = ["w1", "w2", "w3"];
 
 /// Mixtral's names.
