@@ -9,7 +9,7 @@ import pathlib
 import re
 import sys
 
-PARTS = ["correctness", "calibration", "quickstart", "parity", "kernels", "steps", "generation", "sanitizers", "mutants", "ncu"]
+PARTS = ["correctness", "calibration", "quickstart", "parity", "ranks", "kernels", "steps", "generation", "sanitizers", "mutants", "ncu"]
 # Of ncu's metrics, those that say what a kernel waits for.
 METRICS = ["Duration", "Compute (SM) Throughput", "DRAM Throughput", "L1/TEX Cache Throughput", "L2 Cache Throughput", "L2 Hit Rate", "Mem Busy",
            "Achieved Occupancy", "Theoretical Occupancy", "Registers Per Thread", "No Eligible", "Warp Cycles Per Issued Instruction"]
@@ -132,6 +132,12 @@ def parity(rows):
     return text
 
 
+def ranks(rows):
+    same = len({r["adapter"] for r in rows}) <= 1
+    return [f"Two ranks have {'' if same else 'NOT '}the bytes of one.", ""] * (len(rows) > 1) + table(
+        ["devices", "status", "seconds", "adapter", "says"], [(r["device"], r["status"], r["seconds"], r["adapter"][:8], r["says"]) for r in rows])
+
+
 def kernels(rows):
     failed = [r for r in rows if "error" in r or "errors" in r]
     text = [f"{k}: {v}." for r in rows if not {"by", "page"} & r.keys() for k, v in r.items()] + [""]
@@ -170,7 +176,7 @@ def ncu(rows):
     return text
 
 
-SECTIONS = {"correctness": correctness, "calibration": calibration, "quickstart": quickstart, "parity": parity, "kernels": kernels, "steps": outputs,
+SECTIONS = {"correctness": correctness, "calibration": calibration, "quickstart": quickstart, "parity": parity, "ranks": ranks, "kernels": kernels, "steps": outputs,
             "generation": outputs, "sanitizers": sanitizers, "mutants": mutants, "ncu": ncu}
 
 

@@ -6,6 +6,7 @@
 #   calibration  the emulator's own cases on the chip: layouts, barriers, driver's rules, arithmetic
 #   quickstart   its training on the device beside the same on the processor
 #   parity       20 LoRA steps of a model of 1.1 billion parameters beside transformers + peft
+#   ranks        LoRA steps by one and by two ranks over NCCL, where there are two GPUs: the same bytes
 #   mutants      which planted faults the chip shows
 #   sanitizers   racecheck, memcheck, synccheck, initcheck over the cases
 #   kernels      the table of kernels beside PyTorch, up to three rounds in turn
@@ -18,7 +19,7 @@
 # --small takes tiny sizes, to rehearse on a machine without a GPU (scripts/rehearsal_driver.sh); its figures mean nothing.
 set -uo pipefail
 cd "$(dirname "$0")" || exit
-all=(correctness calibration quickstart parity mutants sanitizers kernels steps ncu generation)
+all=(correctness calibration quickstart parity ranks mutants sanitizers kernels steps ncu generation)
 out=results archive="" minutes=25 device=cuda small="" parts=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -27,7 +28,7 @@ while [ $# -gt 0 ]; do
     --minutes) minutes=${2:?}; shift 2 ;;
     --device) device=${2:?}; shift 2 ;;
     --small) small=yes; shift ;;
-    *) if [[ " ${all[*]} " == *" $1 "* ]]; then parts+=("$1"); shift; else sed -n '2,18p' "$(basename "$0")" >&2; exit 2; fi ;;
+    *) if [[ " ${all[*]} " == *" $1 "* ]]; then parts+=("$1"); shift; else sed -n '2,19p' "$(basename "$0")" >&2; exit 2; fi ;;
     esac
 done
 [ ${#parts[@]} -gt 0 ] || parts=("${all[@]}")
@@ -154,6 +155,31 @@ parity() {
     record parity "\"status\": $status, \"result\": $(grep '^{' "$out/parity.log" || echo null), \"says\": $(quote "$([ $status = 0 ] || reason "$out/parity.log")")"
     grep -v '^{' "$out/parity.log" | tail -n 4
     return $status
+}
+
+ranks() {
+    local begun=$SECONDS set code=0 nccl folder
+    local args=(run recipes/quickstart.toml --set generate.limit=40 --set train.max-steps=8 --set 'eval.tasks=[]' --set 'variants=["sdrrl"]' --set 'train.reduce="fixed"')
+    [ "$device" = cuda ] || { skip ranks "ranks take CUDA's devices"; return 0; }
+    nccl=$([ -n "$python" ] && "$python" -c 'import nvidia.nccl as n; print(list(n.__path__)[0] + "/lib")' 2>/dev/null)
+    [ -z "$nccl" ] || export SDRRL_NCCL=${SDRRL_NCCL:-$nccl}
+    for set in cuda:0 cuda:0-1; do
+        folder=$out/ranks-$set
+        timeout -k 5 "$(room "$begun" "$1")" ./sdrrl "${args[@]}" --set "work=$folder" --set "device=$set" >"$folder.log" 2>&1
+        code=$?
+        if [ $code = 69 ]; then
+            skip ranks "$(reason "$folder.log")"
+            code=0
+            break
+        fi
+        record ranks "\"device\": \"$set\", \"status\": $code, \"seconds\": $((SECONDS - begun)), \"adapter\": \"$(sha256sum <"$folder/train-sdrrl/adapter_model.safetensors" 2>/dev/null | cut -c1-64)\", \"says\": $(
+            quote "$([ $code = 0 ] || reason "$folder.log")")"
+        [ $code = 0 ] || break
+    done
+    rm -rf "$out"/ranks-cuda:0 "$out"/ranks-cuda:0-1
+    cat "$out/ranks.jsonl"
+    # Two ranks have the bytes of one.
+    [ $code = 0 ] && [ "$(sed -n 's/.*"adapter": "\([^"]*\)".*/\1/p' "$out/ranks.jsonl" | sort -u | wc -l)" -le 1 ]
 }
 
 kernels() {
@@ -289,7 +315,7 @@ ncu() {
 }
 
 # Of the time that is left a part may take its share among those still to come, so that all of them fit; what it does not need goes to the next.
-declare -A share=([correctness]=180 [calibration]=100 [quickstart]=90 [parity]=120 [kernels]=330 [steps]=240 [generation]=80 [sanitizers]=200 [mutants]=110 [ncu]=70)
+declare -A share=([correctness]=180 [calibration]=100 [quickstart]=90 [parity]=120 [ranks]=40 [kernels]=330 [steps]=240 [generation]=80 [sanitizers]=200 [mutants]=110 [ncu]=70)
 to_come=0 failed=0
 for part in "${parts[@]}"; do to_come=$((to_come + share[$part])); done
 [ -f "$out/machine.json" ] || machine >"$out/machine.json"

@@ -283,6 +283,30 @@ fn two_gpus_share_the_rows_and_one_that_fails_is_named() {
     failed_with(69, &small, &args, &["on cuda:", "the GPU's memory is full"]);
 }
 
+/// A finished result survives a command that asks for a GPU that no machine has.
+#[test]
+fn a_device_that_is_not_there_costs_no_finished_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let task = format!(
+        "[[tasks]]\nname = \"t\"\nkind = \"perplexity\"\nfile = {QUESTIONS:?}\nlanguage = \"en\"\nlimit = 4\n"
+    );
+    fs::write(at("tasks.toml"), task).unwrap();
+    let (tasks, generated, evaluated) = (at("tasks.toml"), at("generate"), at("eval"));
+    let generate = [GENERATE, &["--limit", "4", "--out", &generated]].concat();
+    let eval = vec!["eval", "--model", MODEL, "--tasks", &tasks, "--out", &evaluated];
+    for args in [generate, eval] {
+        ok(&args);
+        let before = contents(dir.path());
+        for device in ["cuda:63", "cuda:62-63"] {
+            let args = [&args[..], &["--device", device]].concat();
+            let done = program().args(&args).output().unwrap();
+            failed_with(69, &done, &args, &[&format!("--device {device}")]);
+            assert!(contents(dir.path()) == before, "{args:?} changed what was there");
+        }
+    }
+}
+
 /// The folder of the rehearsal's libnccl.so.2.
 fn nccl() -> PathBuf {
     let out = Command::new("scripts/rehearsal_nccl.sh").output().unwrap();

@@ -28,6 +28,7 @@ use crate::pipeline::{
 };
 use crate::{
     data::{languages, row_shard::ShardWriter},
+    device::DeviceChoice,
     infer::answerer::Answerer,
     metrics::{forms, projection::Projection},
     models::weights::resolve,
@@ -183,6 +184,10 @@ impl Stage for Evaluation<'_, '_> {
         let identity =
             json!({"template": self.job.template, "system": self.job.system, "task": self.task.sampled()});
         Identity::of(&identity)?.placed(self.job.placement)
+    }
+
+    fn device(&self) -> DeviceChoice {
+        self.job.placement.device
     }
 
     fn inputs(&self) -> Result<Inputs> {

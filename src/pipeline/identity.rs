@@ -15,7 +15,6 @@ use serde_json::Value;
 use super::{hash::content_files, placement::Placement};
 use crate::data::gguf;
 use crate::data::line_process::output_of;
-use crate::device::DeviceChoice;
 
 /// Settings that decide how fast a result comes, not which.
 const SPEED: [&str; 11] = [
@@ -33,9 +32,9 @@ const SPEED: [&str; 11] = [
     "request-timeout",
 ];
 
-/// The resolved settings that decide a stage's bytes, and where it computes.
+/// The resolved settings that decide a stage's bytes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Identity(pub(super) Value, DeviceChoice);
+pub struct Identity(pub(super) Value);
 
 impl Identity {
     /// The settings, without those that only decide the speed.
@@ -43,7 +42,7 @@ impl Identity {
         let mut value = serde_json::to_value(settings).context("settings of a stage")?;
         without_speed(&mut value);
         without_place(&mut value);
-        Ok(Identity(value, DeviceChoice::Cpu))
+        Ok(Identity(value))
     }
 
     /// With another setting.
@@ -61,14 +60,8 @@ impl Identity {
     }
 
     /// With how a model's weights are held and the kind of device that computes.
-    pub fn placed(mut self, placement: Placement) -> Result<Identity> {
-        self.1 = placement.device;
+    pub fn placed(self, placement: Placement) -> Result<Identity> {
         self.with("placement", placement.to_string())
-    }
-
-    /// Refuses a device that is not there.
-    pub(super) fn check_device(&self) -> Result<()> {
-        self.1.check_there()
     }
 }
 
@@ -246,7 +239,7 @@ mod tests {
         for (i, a) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|b| a != b), "{a:?}");
         }
-        assert_eq!(of(DType::F32, "cuda:0", 1).0, of(DType::F32, "cuda:1", 9).0);
+        assert_eq!(of(DType::F32, "cuda:0", 1), of(DType::F32, "cuda:1", 9));
     }
 
     #[test]

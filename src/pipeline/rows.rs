@@ -104,6 +104,11 @@ pub trait RowStage {
         Ok(self.rows().inputs())
     }
 
+    /// Where it computes.
+    fn device(&self) -> DeviceChoice {
+        DeviceChoice::Cpu
+    }
+
     /// The work, by [`Open::map_rows`] or [`Open::map_parts`].
     fn run(&mut self, open: &mut Open) -> Result<Made>;
 }
@@ -130,6 +135,10 @@ impl<S: RowStage> Stage for S {
 
     fn inputs(&self) -> Result<Inputs> {
         RowStage::inputs(self)
+    }
+
+    fn device(&self) -> DeviceChoice {
+        RowStage::device(self)
     }
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {

@@ -27,7 +27,7 @@ use crate::{
         language_id,
         row_shard::write_rows,
     },
-    device::vectors::other_level,
+    device::{DeviceChoice, vectors::other_level},
     report::out::{note, say},
 };
 
@@ -82,6 +82,11 @@ pub trait Stage {
     /// Whether nothing is printed where there is nothing to do.
     fn quiet_if_unchanged(&self) -> bool {
         self.quiet()
+    }
+
+    /// Where it computes: a device that is not there is refused before anything is begun or removed.
+    fn device(&self) -> DeviceChoice {
+        DeviceChoice::Cpu
     }
 
     /// What must be right with its folder, before anything is begun or removed; `expected` is what the stage will leave there.
@@ -334,7 +339,7 @@ fn open_whole<S: Stage>(stage: &S, manifest: Manifest) -> Result<Option<Open>> {
 fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
     stage.check_folder(manifest)?;
     refuse_foreign(dir, S::NAME, S::FILES)?;
-    stage.identity()?.check_device()?;
+    stage.device().check_there()?;
     let state = manifest.state(dir)?;
     let pending = Manifest::pending(dir).filter(|_| state == FolderState::Absent);
     match (&state, stage.replaces()) {

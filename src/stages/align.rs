@@ -16,6 +16,7 @@ use crate::{
         languages::{name, require},
         tokenizer::Tokenizer,
     },
+    device::DeviceChoice,
     error::Error,
     eval::alignment::{
         AlignmentOptions, AlignmentReport, layer_curves, measure_alignment, planes, read_pairs, table, values,
@@ -105,6 +106,10 @@ impl Stage for Align<'_> {
         let settings = json!({"languages": languages, "limit": args.limit, "pooling": args.pooling,
             "layer": args.layer, "projection": args.projection});
         Identity::of(&settings)?.placed(args.placement)
+    }
+
+    fn device(&self) -> DeviceChoice {
+        self.args.placement.device
     }
 
     fn inputs(&self) -> Result<Inputs> {

@@ -33,6 +33,7 @@ use crate::{
         standard_input,
         tally::OnBadRow,
     },
+    device::DeviceChoice,
     infer::answerer::{AnswerOptions, Answerer},
     models::{transformer::weights::Transformer, weights::resolve},
     recipe::generate::{GenerateEngine, GenerateSettings},
@@ -259,6 +260,13 @@ impl Stage for Generate<'_> {
         match self.args.settings.engine {
             GenerateEngine::Local => identity.placed(self.args.placement),
             GenerateEngine::Openai => Ok(identity),
+        }
+    }
+
+    fn device(&self) -> DeviceChoice {
+        match self.args.settings.engine {
+            GenerateEngine::Local => self.args.placement.device,
+            GenerateEngine::Openai => DeviceChoice::Cpu,
         }
     }
 

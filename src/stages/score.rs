@@ -90,6 +90,10 @@ impl RowStage for Score<'_> {
         if self.is_model() { identity.placed(self.args.placement) } else { Ok(identity) }
     }
 
+    fn device(&self) -> DeviceChoice {
+        if self.is_model() { self.args.placement.device } else { DeviceChoice::Cpu }
+    }
+
     fn inputs(&self) -> Result<Inputs> {
         let s = &self.args.settings;
         let (source, targets) = self.args.rows.languages()?;
@@ -147,7 +151,7 @@ impl RowStage for Score<'_> {
             let pairs = targets.iter().map(|t| Pairs::of(&rows, t, encoder)).collect::<Result<Vec<_>>>()?;
             Ok((rows, pairs))
         };
-        let device = if one { args.placement.device } else { DeviceChoice::Cpu };
+        let device = RowStage::device(self);
         let (mapped, ends) =
             open.map_on((&args.rows.input, chunk), device, &prepare, &work, &|(rows, scored)| {
                 Ok(with_scores(rows, scored, &targets, s.aggregate))

@@ -105,6 +105,10 @@ impl RowStage for Translate<'_> {
         if self.computes() { identity.placed(self.args.placement) } else { Ok(identity) }
     }
 
+    fn device(&self) -> DeviceChoice {
+        if self.computes() { self.args.placement.device } else { DeviceChoice::Cpu }
+    }
+
     fn inputs(&self) -> Result<Inputs> {
         let (source, targets) = self.args.rows.languages()?;
         inputs(self.args, &source, &targets)
@@ -131,10 +135,9 @@ impl RowStage for Translate<'_> {
                 Ok(loaded.nllb.map(|nllb| nllb.happened()).unwrap_or_default())
             },
         };
-        let device = if self.computes() { args.placement.device } else { DeviceChoice::Cpu };
         let (mapped, ends) = open.map_on(
             (&args.rows.input, CHUNK),
-            device,
+            RowStage::device(self),
             &|rows| prepare(rows, if is_nllb { Some(&text) } else { None }, &source),
             &work,
             &|(rows, made): (Vec<Row>, Vec<TranslatedBy>)| with_translations(rows, made, &source, &targets),
