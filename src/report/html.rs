@@ -60,7 +60,7 @@ h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-b
 .subtitle { color: var(--soft); margin: 0 }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; margin: .6rem 0; font-size: .93rem; background: var(--card); overflow-wrap: break-word }
-th, td { text-align: left; padding: .38rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top }
+th, td { text-align: left; padding: .38rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom }
 .number { text-align: right; font-variant-numeric: tabular-nums }
 td.number { white-space: nowrap }
