@@ -1,8 +1,8 @@
-// ggml's block formats: values out of blocks as f32 or bf16, all of them or the rows of some tokens, and Q8_0, Q4_0 and Q4_1 blocks out of f32.
+// ggml's block formats and bitsandbytes' NF4: values out of blocks as f32 or bf16, all of them or the rows of some tokens, and Q8_0, Q4_0 and Q4_1 blocks out of f32.
 // The arithmetic is src/ops/quantize/unpack.rs and formats.rs, bit for bit: single operations that the compiler may not fuse.
 //
 // Work: dequantise: a thread a value, so that values are written side by side; a block's scales come from L1. Quantise: a warp a block of 32. Any
-// number of blocks; they begin at multiples of 2 bytes (F32: of 4).
+// number of blocks; they begin at multiples of 2 bytes (F32 and NF4: of 4).
 // Bytes: 2 to 4 written a value, 0.33 (Q2_K) to 4 (F32) read; quantise the other way round.
 //
 // | version | idea | % of ceiling | GPU | date |
@@ -11,7 +11,7 @@
 
 namespace {
 constexpr int THREADS = 256;
-enum Kind { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS };
+enum Kind { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, NF4 };
 
 DEV float half_at(const uint8_t* p) { return __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(p))); }
 DEV void store_half(uint8_t* p, float x) { *reinterpret_cast<uint16_t*>(p) = __half_as_ushort(__float2half_rn(x)); }
@@ -22,6 +22,16 @@ DEV int nibble(const uint8_t* q, int i) { return i < 16 ? q[i] & 15 : q[i - 16] 
 DEV float five(const uint8_t* high, const uint8_t* q, int i) { return float(nibble(q, i) | (high[i / 8] >> (i % 8) & 1) << 4); }
 // What IQ4's four bits choose from: -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113.
 DEV float iq4(int q) { return float(int8_t((q < 8 ? 0xf6eaddcfbfad9881ull : 0x7159453526190d01ull) >> (q % 8 * 8))); }
+
+// What NF4's four bits choose from (src/ops/quantize/unpack.rs): eight that are negative or zero, eight that are positive.
+DEV float nf4(int q) {
+  if (q < 8) {
+    if (q < 4) return q < 2 ? (q == 0 ? -1.0f : -0.6961928f) : (q == 2 ? -0.52507305f : -0.39491749f);
+    return q < 6 ? (q == 4 ? -0.28444138f : -0.18477343f) : (q == 6 ? -0.091050036f : 0.0f);
+  }
+  if (q < 12) return q < 10 ? (q == 8 ? 0.0795803f : 0.1609302f) : (q == 10 ? 0.2461123f : 0.33791524f);
+  return q < 14 ? (q == 12 ? 0.44070983f : 0.562617f) : (q == 14 ? 0.72295684f : 1.0f);
+}
 
 // The 6-bit scale and minimum of sub-block j out of 12 packed bytes, times the block's.
 DEV float2 scale_min(const uint8_t* b, int j) {
@@ -88,6 +98,10 @@ template <int K> DEV float value(const uint8_t* blocks, u64 i) {
   } else if constexpr (K == IQ4_NL) {
     const uint8_t* b = blocks + i / 32 * 18;
     return mul_rn(half_at(b), iq4(nibble(b + 2, j)));
+  } else if constexpr (K == NF4) {
+    const uint8_t* b = blocks + i / 64 * 36;
+    int at = int(i % 64), q = b[4 + at / 2] >> (at % 2 ? 0 : 4) & 15;
+    return mul_rn(nf4(q), *reinterpret_cast<const float*>(b));
   } else if constexpr (K == Q2_K) {
     return q2_k(blocks + i / 256 * 84, int(i % 256));
   } else if constexpr (K == Q3_K) {
@@ -176,6 +190,7 @@ DEQUANTIZE(Q5_K, q5_k)
 DEQUANTIZE(Q6_K, q6_k)
 DEQUANTIZE(IQ4_NL, iq4_nl)
 DEQUANTIZE(IQ4_XS, iq4_xs)
+DEQUANTIZE(NF4, nf4)
 // n blocks of 32 values
 #define QUANTIZE(kind, name)                                                                                                \
   KERNEL(quantize_##name, THREADS, 1)(uint8_t* blocks, const float* inp, u64 n) { quantize<kind>(blocks, inp, n); }         \

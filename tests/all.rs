@@ -6,6 +6,7 @@ mod base_dtype;
 mod bench;
 #[path = "../build/bindings/mod.rs"]
 mod bindings;
+mod bitsandbytes;
 mod blocks;
 mod cli;
 mod common;
@@ -19,6 +20,7 @@ mod evaluation;
 mod experts;
 mod exports;
 mod families;
+mod few_shot;
 mod gemm;
 mod generation;
 mod generation_config;

@@ -125,7 +125,7 @@ fn where_there_are_no_blocks_to_keep_it_is_refused_by_name() {
     let model = "assets/quickstart/model";
     refuse(
         &["generate", "--model", model, "--prompts", &q, "--out", &out],
-        &[model, "--base-dtype stored", ".gguf file, which this is not"],
+        &[model, "--base-dtype stored", "here are neither"],
     );
     work.run(&format!("pack --model {MODEL} --examples @e.jsonl --out @k"), &[]);
     refuse(

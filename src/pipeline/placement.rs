@@ -30,7 +30,7 @@ struct Options {
     /// f32]
     #[arg(long, value_parser = parse_dtype)]
     dtype: Option<DType>,
-    /// How the base model's matrices are kept in memory: dtype (as --dtype says), or stored (the quantised blocks of a .gguf file: the same results in less
+    /// How the base model's matrices are kept in memory: dtype (as --dtype says), or stored (the quantised blocks of a .gguf file, or bitsandbytes' NF4: the same results in less
     /// memory, but slower)
     #[arg(long, default_value = "dtype", value_parser = str::parse::<BaseDtype>)]
     base_dtype: BaseDtype,

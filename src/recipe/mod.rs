@@ -53,7 +53,7 @@ pub struct Recipe {
     /// Data type of its weights in memory: f32 or bf16 [default: bf16 on a GPU, else f32].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
-    /// How its matrices are kept in memory: as `dtype` says, or `stored`, as the quantised blocks of a .gguf file.
+    /// How its matrices are kept in memory: as `dtype` says, or `stored`, as the quantised blocks of a .gguf file or bitsandbytes' NF4.
     #[serde(default = "as_dtype")]
     pub base_dtype: String,
     /// What products over such blocks read of their input: f32, or int8 (on the CPU; training reads f32 in any case).
@@ -216,7 +216,12 @@ impl Recipe {
         files.into_iter().flatten().for_each(near);
         for task in &mut self.eval.tasks {
             near(&mut task.file);
-            let files = [&mut task.reference, &mut task.few_shot_file, &mut task.dictionary];
+            let files = [
+                &mut task.reference,
+                &mut task.few_shot_file,
+                &mut task.few_shot_reference,
+                &mut task.dictionary,
+            ];
             files.into_iter().flatten().for_each(near);
         }
         near_name(&mut self.model);

@@ -42,7 +42,7 @@ pub fn random_blocks(kind: GgmlType, n: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..n / values * size).map(|_| random.below(256) as u8).collect();
     // The upper bytes of floats.
     let floats: &[usize] = match kind {
-        GgmlType::F32 => &[3],
+        GgmlType::F32 | GgmlType::Nf4 => &[3],
         GgmlType::Q2K => &[81, 83],
         GgmlType::Q3K => &[109],
         GgmlType::Q6K => &[209],

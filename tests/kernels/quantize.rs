@@ -68,7 +68,7 @@ fn into_blocks(device: &Device, kind: GgmlType) {
 
 cases! {
     dequantize_every_format(device) {
-        GgmlType::ALL.iter().for_each(|&k| out_of_blocks(device, k));
+        GgmlType::EVERY.iter().for_each(|&k| out_of_blocks(device, k));
     }
     quantize_the_simple_formats(device) {
         use GgmlType::*;
@@ -80,6 +80,7 @@ cases! {
             (GgmlType::Q8_0, Bf16, [33, 96], 5),
             (GgmlType::Q6K, F32, [19, 256], 18),
             (GgmlType::Iq4Nl, F32, [7, 64], 3),
+            (GgmlType::Nf4, Bf16, [40, 128], 9),
         ] {
             equals_dense(device, BlockFormat { kind, shape, order: RowOrder::Straight, compute, activations: Activations::F32 }, n);
         }

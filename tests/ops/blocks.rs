@@ -114,7 +114,7 @@ pub fn equals_dense(device: &Device, format: BlockFormat, n: usize) {
 
 #[test]
 fn every_format_has_the_bits_of_its_dense_tensor() {
-    for &kind in GgmlType::ALL {
+    for &kind in GgmlType::EVERY {
         for compute in [DType::F32, DType::Bf16] {
             for n in [1, 13] {
                 equals_dense(&Device::Cpu, format(kind, [37, 512], compute), n);

@@ -143,6 +143,7 @@ impl Config {
         let fields = value.as_object_mut().context("not a JSON object")?;
         recognise::refuse_other_models(fields)?;
         let family = registry::family(fields.get("model_type").and_then(Value::as_str).unwrap_or("absent"))?;
+        recognise::take_quantisation(fields)?;
         registry::check_fields(family, fields)?;
         check_dtype_keys(fields)?;
         for (key, default) in (family.defaults)() {

@@ -86,9 +86,8 @@ pub fn config_of_gguf(gguf: &Gguf) -> Result<Value> {
     Ok(Value::Object(config))
 }
 
-/// Refuses quantised checkpoints and other heads by what they are, and fields that would change the arithmetic and that nobody here reads.
+/// Refuses other heads by what they are, and fields that would change the arithmetic and that nobody here reads.
 pub fn check_fields(family: &Family, config: &Map<String, Value>) -> Result<()> {
-    recognise::refuse_quantised(config)?;
     recognise::refuse_other_heads(family.class, config)?;
     for (key, value) in config {
         if family.fields.contains(&key.as_str()) || fields::is_harmless(key, value) {

@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Kind};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use super::{
     super::weights::{WeightSource, check_memory},
@@ -21,7 +21,7 @@ use crate::{
         cross_entropy::Head,
         embedding::{embedding_scale, scaled_embedding_forward},
         gemm::{Layout, gemm},
-        quantize::{Matrix, Scratch},
+        quantize::{Matrix, Scratch, int8},
     },
     pipeline::placement::Placement,
     tensor::{Activations, DType, Tensor},
@@ -172,9 +172,17 @@ impl Transformer {
             return Ok(());
         }
         let (config, source) = WeightSource::open(path)?;
-        let WeightSource::Gguf(source) = source else {
-            let none = "--base-dtype stored keeps the blocks of a .gguf file, which this is not";
-            bail!(Error::setting("base-dtype", format!("model {}: {none}", path.display())));
+        let source = match source {
+            WeightSource::Gguf(source) => source,
+            WeightSource::Safetensors(source) => {
+                let leaves = config.spec()?.leaves();
+                let kept = source.check_kept(leaves.iter().filter(|leaf| leaf.place.is_matrix()));
+                let kept = kept.with_context(|| format!("model {}: --base-dtype stored", path.display()));
+                kept.or_kind(|message| Error::setting("base-dtype", message))?;
+                let none = format!("model {}: {}", path.display(), int8::only());
+                ensure!(placement.activations == Activations::F32, Error::setting("activations", none));
+                return Ok(());
+            }
         };
         if placement.activations == Activations::Int8 {
             let leaves = config.spec()?.leaves();

@@ -12,8 +12,8 @@ use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::{
+    elements::{gather, narrow},
     pickle::{self, PickledTensor},
-    safetensors::{gather, narrow},
 };
 use crate::data::{
     files::write_atomic,

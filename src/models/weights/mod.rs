@@ -1,5 +1,7 @@
 //! Checkpoint formats in and out.
+mod bitsandbytes;
 pub mod convert;
+mod elements;
 pub mod export;
 pub mod finite;
 pub mod gguf;
@@ -8,6 +10,7 @@ pub mod peft;
 pub mod pickle;
 pub mod recognise;
 pub mod safetensors;
+mod shard_index;
 pub mod stored;
 pub mod to_gguf;
 
@@ -79,21 +82,28 @@ impl WeightSource {
     }
 
     /// The matrix of `leaf` for a run that computes in `compute`; with `blocks`, a GGUF file's stays as it lies in the mapped file, whatever its
-    /// type (no copy, nothing unpacked), and its products read such activations.
+    /// type (no copy, nothing unpacked), and its products read such activations; bitsandbytes' NF4 is kept in blocks of its own.
     pub fn weight(&self, leaf: &Leaf, compute: ComputeType, blocks: Option<Activations>) -> Result<Weight> {
         match self {
             WeightSource::Gguf(c) if blocks.is_some() => c.weight(leaf, compute, blocks.unwrap_or_default()),
+            WeightSource::Safetensors(c) if blocks.is_some() => match c.blocks(leaf, compute.dtype())? {
+                Some(blocks) => Ok(Weight::Blocks(blocks)),
+                None => self.leaf(leaf, compute.dtype()).map(Weight::Dense),
+            },
             _ => self.leaf(leaf, compute.dtype()).map(Weight::Dense),
         }
     }
 
-    /// Bytes in memory of a decoder loaded with [`WeightSource::weight`]: matrices as `compute`, or the blocks of a .gguf file as they are; the others F32.
+    /// Bytes in memory of a decoder loaded with [`WeightSource::weight`]: matrices as `compute`, or the blocks of a .gguf file or of NF4 as they are; the others F32.
     ///
     /// # Errors
     /// A tensor that is not there or of another shape.
     pub fn bytes_loaded(&self, spec: &Spec, compute: ComputeType, keep_blocks: bool) -> Result<usize> {
         let one = |leaf: &Leaf| match self {
             WeightSource::Gguf(c) if keep_blocks && leaf.place.is_matrix() => c.bytes_kept(leaf, compute),
+            WeightSource::Safetensors(c) if keep_blocks && c.bytes_kept(leaf).is_some() => {
+                Ok(c.bytes_kept(leaf).unwrap_or_default())
+            }
             _ => {
                 let dtype = if leaf.place.is_matrix() { compute.dtype() } else { DType::F32 };
                 Ok(leaf.dims.iter().product::<usize>() * dtype.bytes())

@@ -137,10 +137,10 @@ fn method_name(method: &str) -> String {
 }
 
 /// What to use instead of a quantised checkpoint.
-const INSTEAD: &str = "use the unquantised model, or a GGUF file of it";
+const INSTEAD: &str = "use the unquantised model, a GGUF file of it, or one that bitsandbytes quantised";
 
-/// Refuses a configuration whose weights are quantised, by the method's name.
-pub fn refuse_quantised(config: &Map<String, Value>) -> Result<()> {
+/// Takes what is said of bitsandbytes, whose tensors say it themselves, out of a configuration; refuses one whose weights are quantised otherwise, by the method's name.
+pub fn take_quantisation(config: &mut Map<String, Value>) -> Result<()> {
     for key in ["quantization_config", "compression_config", "quantization"] {
         let Some(value) = config.get(key).filter(|v| v.as_object().is_some_and(|map| !map.is_empty())) else {
             continue;
@@ -152,6 +152,10 @@ pub fn refuse_quantised(config: &Map<String, Value>) -> Result<()> {
             None if key == "quantization" => "MLX".into(),
             None => "a method that it does not name".into(),
         };
+        if method == "bitsandbytes" {
+            config.shift_remove(key);
+            continue;
+        }
         let bits = [&value["bits"], &value["w_bit"]].into_iter().find_map(Value::as_u64);
         let bits = bits.map_or(String::new(), |b| format!(", {b} bits"));
         bail!(

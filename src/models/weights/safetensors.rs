@@ -1,37 +1,53 @@
 //! Hugging Face checkpoints: safetensors or PyTorch's pickles, one file or shards with an index; mapped, never read whole.
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use crate::data::files::FileContext;
 use crate::error::{Error, Kind};
 use anyhow::{Context, Result, anyhow, ensure};
-use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
 
-use super::{finite::check_finite, pickle};
+pub use super::shard_index::read_index;
+use super::{
+    bitsandbytes::{self, Packed},
+    elements::{convert, gather, narrow, unreadable},
+    finite::{check_blocks, check_finite},
+    pickle,
+};
 use crate::{
     data::map::{Map, map_path},
     models::transformer::tree::Leaf,
-    ops::quantize::GgmlType,
-    tensor::{DType, Tensor},
+    ops::quantize::{BlockFormat, Blocks, GgmlType, RowOrder},
+    tensor::{Activations, DType, Tensor},
 };
 
-struct Entry {
+/// Where a tensor stands.
+pub(super) struct Entry {
     file: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
     /// From the start of the file, bytes.
     offset: usize,
-    bytes: usize,
+    pub(super) bytes: usize,
     /// See [`pickle::PickledTensor::strides`].
     strides: Option<Vec<usize>>,
+    /// The shape is that of the values, the bytes are their codes.
+    pub(super) packed: Option<Box<Packed>>,
+}
+
+/// The files of a checkpoint.
+pub(super) struct Maps(Vec<(PathBuf, Arc<Map>)>);
+
+impl Maps {
+    /// The bytes of a tensor as they lie in its file.
+    pub(super) fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.0[entry.file].1[entry.offset..entry.offset + entry.bytes]
+    }
 }
 
 /// The files that hold a model's weights and their indices, the preferred first.
@@ -40,14 +56,14 @@ const WEIGHT_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 /// The tensors of a directory.
 pub struct Checkpoint {
     dir: PathBuf,
-    files: Vec<(PathBuf, Arc<Map>)>,
+    files: Maps,
     entries: HashMap<String, Entry>,
 }
 
 impl Checkpoint {
     /// Opens every weight file of `dir` and reads their headers.
     pub fn open(dir: &Path) -> Result<Checkpoint> {
-        let mut checkpoint = Checkpoint { dir: dir.into(), files: vec![], entries: HashMap::new() };
+        let mut checkpoint = Checkpoint { dir: dir.into(), files: Maps(vec![]), entries: HashMap::new() };
         for name in WEIGHT_FILES {
             let (single, index) = (dir.join(name), dir.join(format!("{name}.index.json")));
             if single.exists() {
@@ -57,6 +73,8 @@ impl Checkpoint {
             } else {
                 continue;
             }
+            bitsandbytes::fold(&mut checkpoint.entries, &checkpoint.files)
+                .or_kind(|message| Error::bad_input(dir.display(), message))?;
             return Ok(checkpoint);
         }
         let message = format!(
@@ -71,7 +89,7 @@ impl Checkpoint {
     /// Opens one file, e.g. adapter_model.safetensors; a `.bin`, `.ckpt`, `.pt` or `.pth` is a pickle of PyTorch.
     pub fn open_file(path: &Path) -> Result<Checkpoint> {
         let dir = path.parent().unwrap_or(Path::new(".")).into();
-        let mut checkpoint = Checkpoint { dir, files: vec![], entries: HashMap::new() };
+        let mut checkpoint = Checkpoint { dir, files: Maps(vec![]), entries: HashMap::new() };
         checkpoint.add_file(path)?;
         Ok(checkpoint)
     }
@@ -82,7 +100,7 @@ impl Checkpoint {
     /// Files or tensors that the index names and that are not there.
     pub fn open_shards(index: &Path) -> Result<Checkpoint> {
         let dir = index.parent().unwrap_or(Path::new(".")).into();
-        let mut checkpoint = Checkpoint { dir, files: vec![], entries: HashMap::new() };
+        let mut checkpoint = Checkpoint { dir, files: Maps(vec![]), entries: HashMap::new() };
         checkpoint.add_shards(index)?;
         Ok(checkpoint)
     }
@@ -100,7 +118,7 @@ impl Checkpoint {
             missing[..missing.len().min(3)].join(", ")
         );
         for (name, tensors) in &shards {
-            let (path, file) = (self.dir.join(name), self.files.len());
+            let (path, file) = (self.dir.join(name), self.files.0.len());
             self.add_file(&path).or_kind(|m| Error::bad_input(path.display(), m))?;
             let lacks = |t: &&String| self.entries.get(canonical(t)).is_none_or(|e| e.file != file);
             if let Some(tensor) = tensors.iter().find(lacks) {
@@ -135,10 +153,11 @@ impl Checkpoint {
         if path.extension().is_some_and(|e| ["bin", "ckpt", "pt", "pth"].iter().any(|p| e == *p)) {
             for t in pickle::read(path, &map)? {
                 let pickle::PickledTensor { name, dtype, shape, strides, offset, bytes } = t;
-                let entry = Entry { file: self.files.len(), dtype, shape, offset, bytes, strides };
+                let entry =
+                    Entry { file: self.files.0.len(), dtype, shape, offset, bytes, strides, packed: None };
                 self.add(path, &name, entry)?;
             }
-            self.files.push((path.into(), Arc::new(map)));
+            self.files.0.push((path.into(), Arc::new(map)));
             return Ok(());
         }
         let broken = || {
@@ -154,16 +173,17 @@ impl Checkpoint {
             let (start, end) = info.data_offsets;
             ensure!(start <= end && data + end <= map.len(), "{}: tensor {name} leaves the file", broken());
             let entry = Entry {
-                file: self.files.len(),
+                file: self.files.0.len(),
                 dtype: info.dtype,
                 shape: info.shape.clone(),
                 offset: data + start,
                 bytes: end - start,
                 strides: None,
+                packed: None,
             };
             self.add(path, &name, entry)?;
         }
-        self.files.push((path.into(), Arc::new(map)));
+        self.files.0.push((path.into(), Arc::new(map)));
         Ok(())
     }
 
@@ -187,8 +207,8 @@ impl Checkpoint {
         if x.shape != y.shape {
             return Ok(false);
         }
-        if x.dtype == y.dtype && x.strides == y.strides {
-            let bytes = |e: &Entry| &self.files[e.file].1[e.offset..e.offset + e.bytes];
+        if x.dtype == y.dtype && x.strides == y.strides && x.packed.is_none() && y.packed.is_none() {
+            let bytes = |e| self.files.bytes(e);
             return Ok(bytes(x).par_chunks(1 << 20).eq(bytes(y).par_chunks(1 << 20)));
         }
         let shape = x.shape.clone();
@@ -216,8 +236,12 @@ impl Checkpoint {
     pub fn integers(&self, name: &str) -> Result<Vec<u32>> {
         let entry = self.entries.get(canonical(name)).with_context(|| format!("no tensor {name}"))?;
         ensure!(matches!(entry.dtype, Dtype::I32 | Dtype::U32), "tensor {name} holds {:?}", entry.dtype);
-        let bytes = &self.files[entry.file].1[entry.offset..entry.offset + entry.bytes];
-        Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        Ok(self
+            .files
+            .bytes(entry)
+            .chunks_exact(4)
+            .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect())
     }
 
     /// The numbers of a tensor, row by row, as they stand in the mapped file where they can.
@@ -225,14 +249,18 @@ impl Checkpoint {
         let entry = self.entries.get(canonical(name)).with_context(|| {
             format!("{} has no tensor {name}: does config.json belong to these weights?", self.dir.display())
         })?;
-        let (path, map) = &self.files[entry.file];
+        let path = &self.files.0[entry.file].0;
         ensure!(
             entry.shape == dims,
             "{}: tensor {name} has shape {:?}, expected {dims:?}: does config.json belong to these weights?",
             path.display(),
             entry.shape
         );
-        let mut bytes = Cow::Borrowed(&map[entry.offset..entry.offset + entry.bytes]);
+        if let Some(packed) = &entry.packed {
+            let values = packed.values(entry, &self.files);
+            return Ok((entry, Dtype::F32, bytemuck::allocation::pod_collect_to_vec(&values).into()));
+        }
+        let mut bytes = Cow::Borrowed(self.files.bytes(entry));
         let mut from = entry.dtype;
         if let Some(strides) = &entry.strides {
             bytes = gather(&bytes, &entry.shape, strides, from).into();
@@ -252,7 +280,7 @@ impl Checkpoint {
             Dtype::F16 => GgmlType::F16,
             Dtype::BF16 => GgmlType::Bf16,
             other => {
-                let path = self.files[entry.file].0.display();
+                let path = self.files.0[entry.file].0.display();
                 return Err(unreadable(other).context(format!("{path}: tensor {name}")));
             }
         };
@@ -270,10 +298,52 @@ impl Checkpoint {
         Ok(if leaf.whole.is_some() { t.renamed(&leaf.name) } else { t })
     }
 
+    /// The matrix of `leaf` in its quantised blocks; `None` where it stands in numbers.
+    ///
+    /// # Errors
+    /// What is quantised and not kept so, by the tensor's name; a tensor that is not there or of another shape.
+    pub fn blocks(&self, leaf: &Leaf, compute: DType) -> Result<Option<Blocks>> {
+        let name = leaf.stored_name();
+        let Some((entry, packed)) = self.packed(leaf) else { return Ok(None) };
+        let path = self.files.0[entry.file].0.display();
+        let context = || format!("{path}: tensor {name}");
+        ensure!(entry.shape == leaf.stored_dims(), "{}: shape {:?} was not expected", context(), entry.shape);
+        let (first, rows) = (leaf.stored_rows().start, leaf.stored_rows().len());
+        let bytes = packed.blocks(entry, &self.files, first, rows).with_context(context)?;
+        check_blocks(name, GgmlType::Nf4, &bytes).with_context(|| path.to_string())?;
+        Ok(Some(Blocks::from_bytes(&leaf.name, &bytes, nf4_format([rows, entry.shape[1]], compute))?))
+    }
+
+    fn packed(&self, leaf: &Leaf) -> Option<(&Entry, &Packed)> {
+        let entry = self.entries.get(canonical(leaf.stored_name()))?;
+        Some((entry, entry.packed.as_deref()?))
+    }
+
+    /// Bytes of the blocks of `leaf`, if it would be kept in such.
+    pub fn bytes_kept(&self, leaf: &Leaf) -> Option<usize> {
+        self.packed(leaf)?;
+        let (&cols, rows) = leaf.dims.split_last()?;
+        Some(GgmlType::Nf4.row_bytes(cols)? * rows.iter().product::<usize>())
+    }
+
+    /// Refuses, by the headers alone, a checkpoint of which no matrix of `leaves` is kept in blocks, or one cannot be.
+    pub fn check_kept<'a>(&self, leaves: impl Iterator<Item = &'a Leaf>) -> Result<()> {
+        let mut some = false;
+        for leaf in leaves {
+            let Some((entry, packed)) = self.packed(leaf) else { continue };
+            packed
+                .check_blocks(entry, &self.files)
+                .with_context(|| format!("tensor {}", leaf.stored_name()))?;
+            some = true;
+        }
+        ensure!(some, "it keeps the blocks of a .gguf file or of bitsandbytes' NF4, and here are neither");
+        Ok(())
+    }
+
     /// Some rows of a tensor of this shape.
     fn rows(&self, name: &str, dims: &[usize], rows: Range<usize>, dtype: DType) -> Result<Tensor> {
         let (entry, from, bytes) = self.bytes(name, dims)?;
-        let (path, map) = &self.files[entry.file];
+        let (path, map) = &self.files.0[entry.file];
         let in_place = matches!(bytes, Cow::Borrowed(_));
         let row = bytes.len() / dims.first().map_or(1, |&rows| rows.max(1));
         let range = rows.start * row..rows.end * row;
@@ -296,98 +366,12 @@ impl Checkpoint {
     }
 }
 
+fn nf4_format(shape: [usize; 2], compute: DType) -> BlockFormat {
+    let (order, activations) = (RowOrder::Straight, Activations::F32);
+    BlockFormat { kind: GgmlType::Nf4, shape, order, compute, activations }
+}
+
 /// `model.layers...` and `layers...` are one.
 pub(super) fn canonical(name: &str) -> &str {
     name.strip_prefix("model.").unwrap_or(name)
-}
-
-/// The shards that an index file names, each with its tensors.
-pub fn read_index(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
-    let text = crate::data::json::read_text(index).reading(index)?;
-    let json: Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
-    let map =
-        json["weight_map"].as_object().with_context(|| format!("{} has no `weight_map`", index.display()))?;
-    ensure!(!map.is_empty(), "{}: `weight_map` is empty", index.display());
-    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (tensor, shard) in map {
-        let plain = shard.as_str().filter(|n| !n.is_empty() && !n.contains(['/', '\\']));
-        let name = plain.with_context(|| {
-            format!(
-                "{}: the shard of tensor {tensor} is {shard}, which is not a plain file name",
-                index.display()
-            )
-        })?;
-        shards.entry(name.into()).or_default().push(tensor.clone());
-    }
-    Ok(shards)
-}
-
-/// The elements of a strided view, row by row. The view lies inside `bytes` (checked when the file was opened).
-pub(super) fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], dtype: Dtype) -> Vec<u8> {
-    let size = dtype.bitsize() / 8;
-    let elements: usize = shape.iter().product();
-    let mut out = Vec::with_capacity(elements * size);
-    for i in 0..elements {
-        let (mut rest, mut at) = (i, 0);
-        for (&d, &stride) in shape.iter().zip(strides).rev() {
-            at += rest % d * stride;
-            rest /= d;
-        }
-        out.extend_from_slice(&bytes[at * size..][..size]);
-    }
-    out
-}
-
-/// 64-bit floats as 32-bit ones, rounded to nearest.
-pub(super) fn narrow(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(bytes.len() / 2);
-    for b in bytes.chunks_exact(8) {
-        let wide = f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
-        let x = wide as f32;
-        ensure!(
-            x.is_finite() || !wide.is_finite(),
-            "{wide:e}, a 64-bit float, is beyond what 32 bits can hold"
-        );
-        out.extend(x.to_le_bytes());
-    }
-    Ok(out)
-}
-
-/// Why elements of a type are not read.
-fn unreadable(dtype: Dtype) -> anyhow::Error {
-    match dtype {
-        Dtype::F8_E4M3 | Dtype::F8_E5M2 => anyhow!(
-            "element type {dtype:?}: the weights are quantised (FP8), which is not read: use the unquantised model, or a GGUF file of it"
-        ),
-        other => anyhow!("element type {other:?} is not supported (F64, F32, F16, BF16 are)"),
-    }
-}
-
-const BLOCK: usize = 1 << 16;
-
-/// out = bytes, element by element through f32.
-fn convert(out: &mut Tensor, from: Dtype, bytes: &[u8]) -> Result<()> {
-    let widen: fn(&[u8]) -> f32 = match from {
-        Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-        Dtype::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
-        Dtype::BF16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        other => return Err(unreadable(other)),
-    };
-    let size = if from == Dtype::F32 { 4 } else { 2 };
-    ensure!(bytes.len() == out.len() * size, "{} bytes for {} elements", bytes.len(), out.len());
-    match out.dtype() {
-        DType::F32 => {
-            out.f32_mut()?.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * size)).for_each(|(o, b)| {
-                o.iter_mut().zip(b.chunks_exact(size)).for_each(|(o, b)| *o = widen(b));
-            })
-        }
-        DType::Bf16 => {
-            out.bf16_mut()?.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * size)).for_each(|(o, b)| {
-                o.iter_mut().zip(b.chunks_exact(size)).for_each(|(o, b)| *o = bf16::from_f32(widen(b)));
-            })
-        }
-        DType::U32 => return Err(anyhow!("weights are not integers")),
-    }
-    Ok(())
 }

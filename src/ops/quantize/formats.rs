@@ -1,4 +1,4 @@
-//! ggml's block formats (its `block_q*` structures; K-quants by super-blocks of 256): their table, values out of them, and the simple ones out of
+//! ggml's block formats (its `block_q*` structures; K-quants by super-blocks of 256) and NF4 (QLoRA, arXiv 2305.14314, appendix E): their table, values out of them, and the simple ones out of
 //! values. The kernels of `kernels/quantize.cu` compute the same bits, and are held to these.
 use anyhow::{Context, Result};
 use half::{bf16, f16};
@@ -16,21 +16,21 @@ pub(super) type Dequantize =
 
 macro_rules! formats {
     ($($variant:ident, $number:literal, $name:literal, $kernel:ident, $values:literal, $bytes:literal, $what:literal;)*) => {
-        /// A ggml element type that can be read.
+        /// An element type that can be read: ggml's, and the one of bitsandbytes that is kept as it is stored.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum GgmlType {
             $(#[doc = $what] $variant,)*
         }
 
         impl GgmlType {
-            /// Every one, by ggml's number.
-            pub const ALL: &[GgmlType] = &[$(GgmlType::$variant),*];
+            /// Every one, those of ggml by its number.
+            pub const EVERY: &[GgmlType] = &[$(GgmlType::$variant),*];
 
-            /// ggml's number.
+            /// ggml's number; that of [`GgmlType::Nf4`] stands in no file.
             pub fn number(self) -> u32 {
                 match self { $(GgmlType::$variant => $number),* }
             }
-            /// ggml's name, e.g. `Q4_K`.
+            /// Its name, e.g. `Q4_K`.
             pub fn name(self) -> &'static str {
                 match self { $(GgmlType::$variant => $name),* }
             }
@@ -61,6 +61,7 @@ formats! {
     Iq4Nl, 20, "IQ4_NL", dequantize_iq4_nl, 32, 18, "32 values: scale, 4 bits that choose from 16 numbers";
     Iq4Xs, 23, "IQ4_XS", dequantize_iq4_xs, 256, 136, "256 values: 8 scales of 6 bits, 4 bits that choose from 16 numbers";
     Bf16, 30, "BF16", dequantize_bfloat16, 1, 2, "bfloat16";
+    Nf4, 4294967295, "NF4", dequantize_nf4, 64, 36, "64 values of bitsandbytes: scale (F32), 4 bits that choose from 16 numbers";
 }
 
 /// Types of ggml that are known by name only.
@@ -71,6 +72,12 @@ const UNREADABLE: [(u32, &str); 8] =
 pub(super) const MOST: usize = 256;
 
 impl GgmlType {
+    /// Those of ggml, by its number.
+    pub const ALL: &[GgmlType] = match GgmlType::EVERY {
+        [ggml @ .., _] => ggml,
+        [] => &[],
+    };
+
     /// From ggml's number.
     pub fn from_number(n: u32) -> Option<GgmlType> {
         GgmlType::ALL.iter().copied().find(|t| t.number() == n)

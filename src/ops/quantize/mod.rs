@@ -30,6 +30,7 @@ pub use formats::GgmlType;
 pub use matrix::Matrix;
 pub(crate) use matrix::gather_on_gpu;
 pub use packed::PackedType;
+pub use unpack::NF4;
 
 /// Values that a task of the CPU arm takes: whole blocks of every format.
 const CHUNK: usize = 1 << 14;

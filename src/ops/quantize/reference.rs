@@ -1,7 +1,7 @@
 //! The naive oracle, in f64: one value at a time, by its place in the block.
 use half::{bf16, f16};
 
-use super::{GgmlType, unpack::IQ4};
+use super::{GgmlType, NF4, unpack::IQ4};
 
 /// The values of whole blocks.
 pub fn dequantize(kind: GgmlType, bytes: &[u8]) -> Vec<f64> {
@@ -69,6 +69,10 @@ fn value(kind: GgmlType, b: &[u8], i: usize) -> f64 {
             let low = bits(b[half_block * 64 + part % 2 * 32 + j], part / 2 * 4, 4);
             let high = bits(b[128 + half_block * 32 + j], part * 2, 2) << 4;
             half(208) * b[192 + i / 16] as i8 as f64 * ((low | high) as f64 - 32.0)
+        }
+        GgmlType::Nf4 => {
+            let scale = f32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f64;
+            scale * NF4[bits(b[4 + i / 2], 4 - i % 2 * 4, 4) as usize] as f64
         }
         GgmlType::Iq4Nl => half(0) * IQ4[nibble(2) as usize] as f64,
         GgmlType::Iq4Xs => {

@@ -34,6 +34,7 @@ impl Kernel for Unpack<'_> {
                 GgmlType::Q6K => q6_k(b, o),
                 GgmlType::Iq4Nl => iq4_nl(b, o),
                 GgmlType::Iq4Xs => iq4_xs(b, o),
+                GgmlType::Nf4 => nf4(b, o),
             }
         }
     }
@@ -41,6 +42,26 @@ impl Kernel for Unpack<'_> {
 
 /// What IQ4's 4 bits choose from (ggml's `kvalues_iq4nl`).
 pub(super) const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// What NF4's 4 bits choose from, as bitsandbytes has them: quantiles of the normal distribution.
+pub const NF4: [f32; 16] = [
+    -1.0,
+    -0.6961928,
+    -0.52507305,
+    -0.39491749,
+    -0.28444138,
+    -0.18477343,
+    -0.091050036,
+    0.0,
+    0.0795803,
+    0.1609302,
+    0.2461123,
+    0.33791524,
+    0.44070983,
+    0.562617,
+    0.72295684,
+    1.0,
+];
 
 #[inline(always)]
 fn half_at(b: &[u8], at: usize) -> f32 {
@@ -217,5 +238,15 @@ fn iq4_xs(b: &[u8], out: &mut [f32]) {
         for i in 0..32 {
             out[i] = scale * IQ4[nibble(q, i) as usize] as f32;
         }
+    }
+}
+
+/// The first of two values is in the upper half of a byte.
+#[inline(always)]
+fn nf4(b: &[u8], out: &mut [f32]) {
+    let (scale, q) = (f32::from_bits(word_at(b, 0)), &b[4..36]);
+    for i in 0..32 {
+        out[2 * i] = NF4[(q[i] >> 4) as usize] * scale;
+        out[2 * i + 1] = NF4[(q[i] & 15) as usize] * scale;
     }
 }

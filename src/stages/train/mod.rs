@@ -219,24 +219,25 @@ impl Stage for Train<'_> {
     }
 
     fn identity(&self) -> Result<Identity> {
-        // How a step is cut into micro-batches decides the order in which gradients are added.
-        let identity = Identity::of(&self.args.settings)?
-            .with("batch-tokens", self.args.settings.batch_tokens)?
-            .placed(self.args.placement)?;
-        // So do the ranks, unless sums have a fixed order.
-        let counts = self.ranks > 1 && self.args.settings.reduce == Reduce::AllReduce;
-        let identity = if counts { identity.with(RANKS, self.ranks)? } else { identity };
+        let s = &self.args.settings;
+        // How a step is cut into micro-batches decides the order in which gradients are added; so do the ranks, unless sums have a fixed order.
+        let identity = Identity::of(s)?.with("batch-tokens", s.batch_tokens)?;
+        let count = self.ranks > 1 && s.reduce == Reduce::AllReduce;
+        let identity = if count { identity.with(RANKS, self.ranks)? } else { identity };
         match &self.probe {
             Some(probe) => identity.with("probe", probe.identity()?),
             None => Ok(identity),
         }
     }
 
+    fn placement(&self) -> Option<Placement> {
+        Some(self.args.placement)
+    }
+
     fn inputs(&self) -> Result<Inputs> {
-        let args = self.args;
         let inputs = Inputs::new().model("model", &self.model_path)?.file("shards", &self.shards);
-        let inputs = inputs.maybe("guard-file", args.settings.guard_file.as_deref());
-        match &args.adapter {
+        let inputs = inputs.maybe("guard-file", self.args.settings.guard_file.as_deref());
+        match &self.args.adapter {
             Some(adapter) => inputs.model("adapter", adapter),
             None => Ok(inputs),
         }
