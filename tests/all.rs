@@ -13,6 +13,7 @@ mod contained;
 mod data_formats;
 mod devices;
 mod distributed;
+mod distributed_objectives;
 mod dora;
 mod dropout;
 mod evaluation;
