@@ -227,9 +227,15 @@ fn a_gguf_files_header_is_shown() {
     let shown = inspect(&[]);
     let said = String::from_utf8_lossy(&shown.stdout).into_owned();
     let bytes = format!("{} bytes", fs::metadata(&out).unwrap().len());
-    for part in
-        [&bytes, "architecture: llama", "tokenizer: ", "chat template", "Q8_0", "F32", "llama.block_count = "]
-    {
+    for part in [
+        bytes.as_str(),
+        "architecture: llama",
+        "tokenizer: ",
+        "chat template",
+        "Q8_0",
+        "F32",
+        "llama.block_count = ",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     let error = String::from_utf8_lossy(&inspect(&["--contains", "x"]).stderr).into_owned();
