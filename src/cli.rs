@@ -140,7 +140,7 @@ subcommands! {
     Plan: stages::plan, Mode::PrintOnly;
     /// Export the log of a training to MLflow or Weights & Biases, as offline folders
     Export: stages::export, Mode::Work;
-    /// Show rows, or token shards with their loss mask
+    /// Show rows, token shards with their loss mask, or the header of a .gguf file
     Inspect: stages::inspect, Mode::PrintOnly;
     /// Evaluate a model, or compare two
     Eval: stages::eval, Mode::Work;

@@ -14,6 +14,7 @@ mod contained;
 mod data_formats;
 mod devices;
 mod distributed;
+mod distributed_objectives;
 mod dora;
 mod dropout;
 mod evaluation;

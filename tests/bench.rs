@@ -7,7 +7,7 @@ use serde_json::Value;
 mod options;
 
 use crate::{
-    cli::{failed_with, fails, ok},
+    cli::{failed_with, fails, ok, text},
     common::program,
 };
 
@@ -153,4 +153,26 @@ fn the_bench_programs_take_the_options_of_the_command_or_refuse_them_by_name() {
         let error = read(line).err().unwrap().to_string();
         assert!(error.contains(why), "{line}: {error}");
     }
+}
+
+#[test]
+fn a_plan_of_documents_beyond_the_models_positions_says_so() {
+    let plan = |length: &str| {
+        let args = [
+            "plan",
+            "--model",
+            "assets/quickstart/model",
+            "--gpus",
+            "1",
+            "--per-node",
+            "1",
+            "--length",
+            length,
+        ];
+        let done = program().args(args).output().unwrap();
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        text(&done.stderr)
+    };
+    assert_eq!(plan("256"), "");
+    assert!(plan("257").contains("longer than the 256 positions of the model"), "{}", plan("257"));
 }

@@ -219,13 +219,16 @@ fn a_run_that_was_killed_or_stopped_goes_on_with_another_number_of_devices() {
     let at = |name: &str| dir.path().join(name);
     let how = [GENERATE, &["--limit", "40", "--device"]].concat();
     let run = |device: &str, out: &Path| ok(&[&how[..], &[device, "--out", out.to_str().unwrap()]].concat());
-    run("emulated", &at("whole"));
+    // The alarms of all rows, whenever they were answered.
+    let alarms = |told: String| told.split_once("rows/s; ").unwrap().1.lines().next().unwrap().to_string();
+    let whole = alarms(run("emulated", &at("whole")));
+    assert!(whole.contains("truncated"), "{whole}");
     let several = [&how[..], &["emulated:0-1"]].concat();
     let killed = ended(&several, &at("killed"), |child| child.kill().unwrap());
     assert!(!killed.status.success());
     let rows = kept(&at("killed"));
     assert!((4..40).contains(&rows), "{rows}");
-    run("emulated:0-2", &at("killed"));
+    assert_eq!(alarms(run("emulated:0-2", &at("killed"))), whole);
     assert_equal(&at("whole"), &at("killed"));
     let stopped = ended(&several, &at("stopped"), |child| {
         let done = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
@@ -249,6 +252,9 @@ fn devices_that_are_no_several_are_refused_before_anything_is_loaded() {
     let generate = [GENERATE, &["--limit", "2", "--out", &out]].concat();
     refused(&generate, "cuda:0,0", 2, &["cuda:0 is named twice"]);
     refused(&generate, "cuda:2-1", 2, &["2-1 ends before it begins"]);
+    for sign in ["emulated:+1", "cuda:+0", "cuda:0,+1", "cuda:-1", "emulated:0-+1"] {
+        refused(&generate, sign, 2, &[sign, "is no number of a device"]);
+    }
     refused(&generate, "cuda:0,63", 69, &["--device cuda:0,63"]);
     refused(&["chat", "--model", MODEL], "emulated:0-1", 1, &["names several devices", "name one"]);
     assert_eq!(kept(Path::new(&out)), 0);

@@ -23,6 +23,31 @@ pub(crate) fn nccl() -> &'static Path {
     })
 }
 
+/// Starts the program with each of `ranks` as a rank of torchrun.
+pub(crate) fn start_ranks(ranks: &[Vec<String>], variables: &[(&str, &str)]) -> Vec<Child> {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let size = ranks.len().to_string();
+    let start = |(rank, args): (usize, &Vec<String>)| {
+        let rank = rank.to_string();
+        let mut command = program();
+        command.args(args);
+        if size != "1" {
+            let place = [
+                ("RANK", rank.as_str()),
+                ("LOCAL_RANK", &rank),
+                ("WORLD_SIZE", &size),
+                ("MASTER_ADDR", "127.0.0.1"),
+                ("MASTER_PORT", &port),
+            ];
+            command.envs(place);
+        }
+        command.env("SDRRL_NCCL", nccl()).env("SDRRL_RANK_TIMEOUT", "120");
+        command.env("RAYON_NUM_THREADS", "1").env("NO_COLOR", "1").envs(variables.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    ranks.iter().enumerate().map(start).collect()
+}
+
 /// Of every training here.
 pub(crate) const COMMON: [&str; 9] = [
     "train",
@@ -82,44 +107,14 @@ impl Work {
 
     /// Starts ranks, each with its own arguments behind the common ones.
     pub(crate) fn start(&self, out: &str, own: &[&[&str]], variables: &[(&str, &str)]) -> Vec<Child> {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-        let (shards, out, size) = (self.path("shards"), self.path(out), own.len().to_string());
-        let rank = |(rank, own): (usize, &&[&str])| {
-            let rank = rank.to_string();
-            let mut command = program();
-            command.args(COMMON).args(["--batch-tokens", "40", "--out", &out]).args(*own);
-            if !own.contains(&"--epochs") {
-                command.args(["--epochs", "1"]);
-            }
-            if !own.contains(&"--device") {
-                command.args(["--device", "emulated"]);
-            }
-            if !own.contains(&"--shards") {
-                command.args(["--shards", &shards]);
-            }
-            if size != "1" {
-                let place = [
-                    ("RANK", rank.as_str()),
-                    ("LOCAL_RANK", &rank),
-                    ("WORLD_SIZE", &size),
-                    ("MASTER_ADDR", "127.0.0.1"),
-                    ("MASTER_PORT", &port),
-                ];
-                command.envs(place);
-            }
-            command
-                .env("SDRRL_NCCL", nccl())
-                .env("SDRRL_RANK_TIMEOUT", "120")
-                .env("RAYON_NUM_THREADS", "1")
-                .env("NO_COLOR", "1");
-            command
-                .envs(variables.iter().copied())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
+        let (shards, out) = (self.path("shards"), self.path(out));
+        let args = |own: &&[&str]| -> Vec<String> {
+            let usual = [("--epochs", "1"), ("--device", "emulated"), ("--shards", &shards)];
+            let left = usual.iter().filter(|(name, _)| !own.contains(name)).flat_map(|(name, x)| [*name, x]);
+            let common = COMMON.iter().copied().chain(["--batch-tokens", "40", "--out", &out]);
+            common.chain(left).chain(own.iter().copied()).map(String::from).collect()
         };
-        own.iter().enumerate().map(rank).collect()
+        start_ranks(&own.iter().map(args).collect::<Vec<_>>(), variables)
     }
 
     fn run(&self, out: &str, own: &[&[&str]], variables: &[(&str, &str)]) -> Vec<Output> {
@@ -166,7 +161,7 @@ impl Work {
 }
 
 /// The numbers of metrics.jsonl by step and tag.
-fn numbers(metrics: &str) -> Vec<(String, f64)> {
+pub(crate) fn numbers(metrics: &str) -> Vec<(String, f64)> {
     let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let of = |line: Value| {
         let step = line["step"].clone();
@@ -298,8 +293,6 @@ fn ranks_that_do_not_belong_together_are_named_before_anything_is_trained() {
     assert!(none.contains("NCCL cannot be opened") && none.contains("SDRRL_NCCL"), "{none}");
     let cpu = work.failed(&[&["--device", "cpu"], &["--device", "cpu"]], &[]);
     assert!(cpu.contains("several ranks train on GPUs, over NCCL: use --device cuda"), "{cpu}");
-    let data = work.failed(&[&["--objective", "dpo"], &["--objective", "dpo"]], &[]);
-    assert!(data.contains("several ranks learn objective sft"), "{data}");
     none_left();
     // What was there stays: a finished training that is to be replaced, or one that was interrupted.
     let there = |out: &str| {

@@ -217,6 +217,32 @@ fn a_mixed_file_computes_with_its_blocks_what_it_computes_dequantised() {
 }
 
 #[test]
+fn a_gguf_files_header_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    // Its letters tell, not its name.
+    let (named, out) = (dir.path().join("q.gguf"), dir.path().join("q.model"));
+    done(&quantize(Path::new(QUICKSTART), &named, &["--type", "q8_0"]));
+    fs::rename(&named, &out).unwrap();
+    let inspect = |more: &[&str]| program().arg("inspect").arg(&out).args(more).output().unwrap();
+    let shown = inspect(&[]);
+    let said = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let bytes = format!("{} bytes", fs::metadata(&out).unwrap().len());
+    for part in [
+        bytes.as_str(),
+        "architecture: llama",
+        "tokenizer: ",
+        "chat template",
+        "Q8_0",
+        "F32",
+        "llama.block_count = ",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let error = String::from_utf8_lossy(&inspect(&["--contains", "x"]).stderr).into_owned();
+    assert!(error.contains("a .gguf file has no rows"), "{error}");
+}
+
+#[test]
 fn a_gguf_file_is_quantised_as_its_directory_is_and_blocks_once_only() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

@@ -85,6 +85,22 @@ pub fn first_fit(lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
     batches.into_iter().map(|(_, batch)| batch).collect()
 }
 
+/// Things (number, length) in batches of at most `batch_tokens`, in order: a batch ends where the next thing has no room.
+pub fn in_order(things: impl Iterator<Item = (usize, usize)>, batch_tokens: usize) -> Vec<Vec<usize>> {
+    let (mut batches, mut left): (Vec<Vec<usize>>, usize) = (vec![], 0);
+    for (thing, length) in things {
+        match batches.last_mut().filter(|_| length <= left) {
+            Some(batch) => batch.push(thing),
+            None => {
+                batches.push(vec![thing]);
+                left = batch_tokens;
+            }
+        }
+        left = left.saturating_sub(length);
+    }
+    batches
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

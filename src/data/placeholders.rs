@@ -21,6 +21,15 @@ pub fn filled(text: &str, value: &dyn Fn(&str) -> Option<String>) -> String {
     out + rest
 }
 
+/// What stands in braces in `text` and looks like a name: letters, digits, `-` and `_`.
+pub fn names(text: &str) -> impl Iterator<Item = &str> {
+    let behind = text.match_indices('{').map(|(at, _)| &text[at + 1..]);
+    let name = behind.filter_map(|rest| Some(&rest[..rest.find('}')?]));
+    let is_name =
+        |name: &&str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "-_".contains(c));
+    name.filter(is_name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,5 +45,11 @@ mod tests {
         assert_eq!(filled("{text} = {translation}"), "a {translation} b = c {text} $1");
         assert_eq!(filled("{other} {{text} {"), "{other} {a {translation} b {");
         assert_eq!(filled(""), "");
+    }
+
+    #[test]
+    fn what_looks_like_a_name_is_one() {
+        let found: Vec<&str> = names("{a} {b-c} {{d_1}} {} { e } {\"f\": 1} {g").collect();
+        assert_eq!(found, ["a", "b-c", "d_1"]);
     }
 }

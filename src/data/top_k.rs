@@ -40,6 +40,39 @@ impl TopK {
         (&self.ids[r * self.k..(r + 1) * self.k], &self.log_probs[r * (self.k + 1)..(r + 1) * (self.k + 1)])
     }
 
+    /// Words of a row of `k` tokens.
+    pub fn words_of_row(k: usize) -> usize {
+        2 * k + 1
+    }
+
+    /// All as words: the ids, then the bits of the log-probabilities.
+    pub fn to_words(&self) -> Vec<u32> {
+        self.ids.iter().copied().chain(self.log_probs.iter().map(|x| x.to_bits())).collect()
+    }
+
+    /// Rows of `k` tokens that [`TopK::to_words`] has made words of.
+    ///
+    /// # Errors
+    /// Words that are no whole number of rows.
+    pub fn from_words(k: usize, words: &[u32]) -> Result<TopK> {
+        let rows = words.len() / TopK::words_of_row(k);
+        ensure!(
+            rows * TopK::words_of_row(k) == words.len(),
+            "{} words are no rows of {k} tokens",
+            words.len()
+        );
+        let (ids, log_probs) = words.split_at(rows * k);
+        let log_probs = log_probs.iter().map(|bits| f32::from_bits(*bits)).collect();
+        Ok(TopK { k, ids: ids.to_vec(), log_probs })
+    }
+
+    /// Appends the rows of another.
+    pub fn append(&mut self, other: &TopK) {
+        self.k = other.k;
+        self.ids.extend(&other.ids);
+        self.log_probs.extend(&other.log_probs);
+    }
+
     /// How many rows there are.
     pub fn rows(&self) -> usize {
         self.ids.len() / self.k.max(1)

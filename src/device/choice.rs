@@ -135,7 +135,11 @@ impl FromStr for DeviceChoice {
 /// `N`, `A-B`, or several of these with commas between them.
 fn listed(list: &str, emulated: bool) -> Result<DeviceChoice> {
     let mut several = Several { emulated, numbers: 0 };
-    let number = |s: &str| s.parse::<usize>().map_err(|_| anyhow!("`{s}` is no number of a device"));
+    let number = |s: &str| {
+        // A sign would be taken for one, too.
+        let digits = s.bytes().all(|b| b.is_ascii_digit());
+        s.parse::<usize>().ok().filter(|_| digits).ok_or_else(|| anyhow!("`{s}` is no number of a device"))
+    };
     if let (false, Ok(one)) = (emulated, number(list)) {
         return Ok(DeviceChoice::Cuda(one));
     }

@@ -170,19 +170,44 @@ impl Team {
 
     /// The text of rank 0.
     pub fn text_of_first(&self, text: String) -> Result<String> {
-        let Some((_, own)) = self.exchange()? else { return Ok(text) };
-        let bytes = self.gather_words(&[text.len() as u32])?[0][0] as usize;
-        let mut padded = vec![0u8; bytes.div_ceil(4).max(1) * 4];
-        if self.is_first() {
-            padded[..bytes].copy_from_slice(text.as_bytes());
-        }
-        let mut tensor = Tensor::scratch_on(&own.device, "text", DType::U32, &[padded.len() / 4])?;
-        tensor.write_u32(&bytemuck::pod_collect_to_vec(&padded))?;
+        let mut bytes = text.into_bytes();
+        let n = bytes.len();
+        bytes.resize(n.next_multiple_of(4), 0);
+        let words = [n as u32].into_iter().chain(bytemuck::pod_collect_to_vec::<u8, u32>(&bytes)).collect();
+        let words = self.words_of_first(words)?;
+        let (n, words) = words.split_first().context("a text of rank 0")?;
+        let bytes = bytemuck::cast_slice::<u32, u8>(words).get(..*n as usize).context("a text of rank 0")?;
+        String::from_utf8(bytes.to_vec()).context("a text of rank 0")
+    }
+
+    /// The words of rank 0, on every rank: what the others bring does not matter.
+    pub fn words_of_first(&self, words: Vec<u32>) -> Result<Vec<u32>> {
+        let Some((_, own)) = self.exchange()? else { return Ok(words) };
+        let n = self.gather_words(&[words.len() as u32])?[0][0] as usize;
+        let mut words = if self.is_first() { words } else { vec![] };
+        words.resize(n.max(1), 0);
+        let mut tensor = Tensor::scratch_on(&own.device, "words", DType::U32, &[words.len()])?;
+        tensor.write_u32(&words)?;
         self.broadcast(&mut tensor)?;
-        let words = tensor.to_u32_vec()?;
-        let bytes =
-            bytemuck::cast_slice::<u32, u8>(&words).get(..bytes).context("a text of rank 0")?.to_vec();
-        String::from_utf8(bytes).context("a text of rank 0")
+        let mut words = tensor.to_u32_vec()?;
+        words.truncate(n);
+        Ok(words)
+    }
+
+    /// Words of every rank, as many as each has, in the order of the ranks.
+    pub fn gather_lists(&self, words: &[u32]) -> Result<Vec<Vec<u32>>> {
+        let lengths = self.gather_words(&[words.len() as u32])?;
+        let longest = lengths.iter().map(|n| n[0] as usize).max().unwrap_or(0);
+        let mut padded = words.to_vec();
+        padded.resize(longest.max(1), 0);
+        let mut all = self.gather_words(&padded)?;
+        all.iter_mut().zip(lengths).for_each(|(list, n)| list.truncate(n[0] as usize));
+        Ok(all)
+    }
+
+    /// A sign of life of long work that the others wait for: it goes on.
+    pub fn goes_on(&self) {
+        self.joined.iter().for_each(|j| j.control.does(Doing::Computing));
     }
 
     /// An error if the number is not the same on all ranks: which rank's is not rank 0's.

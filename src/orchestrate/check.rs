@@ -86,7 +86,7 @@ pub(super) fn mistakes(r: &Recipe, placement: Placement) -> Vec<anyhow::Error> {
         let there = placement.device.check_there();
         wrong.take("device", there.and_then(|()| placement.device.first().open()));
     }
-    wrong.take("train", train::check_devices(&r.train, placement));
+    wrong.take("train", train::check_devices(placement));
     for path in &r.questions {
         wrong.take("questions", exists("questions", path));
     }

@@ -130,10 +130,8 @@ impl<'a> Run<'a> {
             })
         })?;
         let probed = (r.eval.while_training > 0).then_some(&r.eval);
-        let (settings, placement) = train::for_devices(&r.train, self.placement.in_f32());
-        if placement.device != self.placement.device && !planning() {
-            say!("train: this objective is learnt by one process, on {}", placement.device);
-        }
+        let placement = self.placement.in_f32();
+        let settings = train::for_devices(&r.train, placement);
         let named = json!([r.model, settings, placement.to_string(), probed]);
         let trained = self.stage(Room::Train(variant), &[&packed], &named, &|out| {
             train::run(&train::Args {

@@ -3,7 +3,7 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    data::{questions::preferences::Rows, tally::OnBadRow, template::TrainOn},
+    data::{placeholders, questions::preferences::Rows, tally::OnBadRow, template::TrainOn},
     error::Error,
 };
 
@@ -51,6 +51,9 @@ pub struct PackSettings {
     pub teacher_prompt: String,
 }
 
+/// What [`PackSettings::teacher_prompt`] may have in braces.
+const PLACEHOLDERS: [&str; 5] = ["question", "source-question", "source-answer", "source", "target"];
+
 impl Default for PackSettings {
     fn default() -> PackSettings {
         PackSettings {
@@ -95,6 +98,12 @@ impl PackSettings {
                 "teacher-prompt: {name} does not stand in it; without it a teacher knows nothing of its own ({{source-question}}, {{source}} and {{target}} may stand in it, \
                  too; `{TURNS}` makes a conversation)"
             );
+            bail!(Error::setting(key, message));
+        }
+        let unknown = placeholders::names(&self.teacher_prompt).find(|name| !PLACEHOLDERS.contains(name));
+        if let Some(name) = unknown {
+            let known = PLACEHOLDERS.map(|name| format!("{{{name}}}")).join(", ");
+            let message = format!("teacher-prompt: there is no {{{name}}}: {known} may stand in it");
             bail!(Error::setting(key, message));
         }
         Ok(())

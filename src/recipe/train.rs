@@ -382,9 +382,6 @@ impl TrainSettings {
             || self.keep_source_weight == usual.keep_source_weight;
         let unused = "keep-source-weight belongs to keep-source kl or both: choose one, or leave it out";
         ensure!(weighs, Error::setting("train.keep-source-weight", unused));
-        let answers = self.objective == Objective::Sft || self.reduce == Reduce::AllReduce;
-        let other = "reduce fixed sums the micro-batches of objective sft: leave it out";
-        ensure!(answers, Error::setting("train.reduce", other));
         self.check_objective()?;
         self.guard_file
             .as_ref()

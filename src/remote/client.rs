@@ -166,6 +166,12 @@ impl Client {
             LargeResponseHeader(..) => Failure::new(Then::End, "the reply's headers are too long"),
             other => {
                 let what = self.key.cleaned(&other.to_string());
+                if self.endpoint.base.starts_with("https:") && what.contains("InvalidContentType") {
+                    let message = format!(
+                        "what answers at {host} speaks no TLS, as https needs it ({what}): is its address one of http://?"
+                    );
+                    return Failure::new(Then::End, message);
+                }
                 if what.contains("certificate") {
                     let message = format!(
                         "{host} is not trusted ({what}): SSL_CERT_FILE names a file of other roots than the system's"

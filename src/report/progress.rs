@@ -64,11 +64,18 @@ impl Progress {
     }
 
     fn line(&self) -> String {
-        let left = self.total.saturating_sub(self.done) as f64 / self.rate().max(1e-9);
-        format!("{}: {}/{}, {:.1}/s, {} left", self.label, self.done, self.total, self.rate(), duration(left))
+        let pace = self.pace().map_or(String::new(), |pace| format!(", {pace}"));
+        format!("{}: {}/{}{pace}", self.label, self.done, self.total)
+    }
+
+    /// Rate and time that is left, once something was done.
+    fn pace(&self) -> Option<String> {
+        let (rate, left) = (self.rate(), self.total.saturating_sub(self.done) as f64);
+        (rate > 0.0).then(|| format!("{rate:.1}/s, {} left", duration(left / rate)))
     }
 
     fn draw(&mut self) {
+        let pace = self.pace();
         let bar = self.bar.get_or_insert_with(|| {
             let bar =
                 ProgressBar::with_draw_target(Some(self.total as u64), ProgressDrawTarget::stderr_with_hz(5));
@@ -80,10 +87,7 @@ impl Progress {
                 .with_prefix(self.label.clone())
         });
         bar.set_position(self.done as u64);
-        let left = self.total.saturating_sub(self.done) as f64;
-        let rate =
-            (self.done - self.skipped.min(self.done)) as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
-        bar.set_message(format!("{rate:.1}/s, {} left", duration(left / rate.max(1e-9))));
+        bar.set_message(pace.unwrap_or_default());
     }
 }
 
@@ -117,6 +121,15 @@ pub fn span([low, high]: [f64; 2]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_time_is_left_until_something_was_done() {
+        let mut progress = Progress::new("x", 5);
+        progress.skip(2);
+        assert_eq!(progress.line(), "x: 2/5");
+        progress.advance(1);
+        assert!(progress.line().starts_with("x: 3/5, ") && progress.line().ends_with(" left"));
+    }
 
     #[test]
     fn ranges_read_as_people_say_them() {

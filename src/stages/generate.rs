@@ -3,10 +3,7 @@ mod answers;
 mod asked;
 mod best;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Mutex,
-};
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +15,7 @@ use crate::pipeline::{
     interrupt::interrupted,
     manifest::{Counts, Manifest},
     placement::Placement,
-    rows::{Part, REMOTE_ROW_FILES, ROW_FILES, apart},
+    rows::{Part, REMOTE_ROW_FILES, ROW_FILES, RowsSummary, apart},
     stage::{self, Made, Open, Others, Stage},
     work_dir::Room,
 };
@@ -30,6 +27,7 @@ use crate::{
         json::read_text,
         language_id, questions,
         record::Row,
+        row_shard::RowSet,
         standard_input,
         tally::OnBadRow,
     },
@@ -277,22 +275,27 @@ impl Stage for Generate<'_> {
         if args.settings.engine == GenerateEngine::Openai {
             return asked::run(args, self.questions, open);
         }
-        let alarms = Mutex::new(Alarms::default());
-        let count = |rows: Vec<Row>| {
-            let mut alarms = alarms.lock().unwrap_or_else(|e| e.into_inner());
-            rows.iter().filter_map(|r| r.answer.as_ref()).for_each(|a| alarms.count(&a.alarms));
-            Ok(rows)
-        };
         let rows = (self.questions, chunk_rows(&args.settings));
         let work = Work {
             load: &|device| load(args, device),
             compute: &|answerer: &mut Answerer, rows| answer_rows(answerer, rows, args),
             end: &|_| Ok(()),
         };
-        let (summary, _) = open.map_on(rows, args.placement.device, &Ok, &work, &count);
-        let (summary, alarms) = (summary?, alarms.into_inner().unwrap_or_else(|e| e.into_inner()));
-        summary.made(Self::NAME, &alarms.to_string())
+        let (summary, _) = open.map_on(rows, args.placement.device, &Ok, &work, &Ok);
+        let summary = summary?;
+        summary.made(Self::NAME, &alarms(open.dir(), &summary)?)
     }
+}
+
+/// The alarms of all rows in a folder, whenever they were answered, in words.
+fn alarms(dir: &Path, summary: &RowsSummary) -> Result<String> {
+    let mut alarms = Alarms::default();
+    if summary.rows > 0 {
+        for row in RowSet::open_unfinished(dir)?.iter::<Row>() {
+            row?.answer.iter().for_each(|a| alarms.count(&a.alarms));
+        }
+    }
+    Ok(alarms.to_string())
 }
 
 /// An error unless nothing is at `out`, or a file of answers that this command wrote: each line is a row with an answer's ids.

@@ -1,4 +1,6 @@
-//! `sdrrl inspect`: rows field by field, and token shards as coloured tokens with the loss mask.
+//! `sdrrl inspect`: rows field by field, token shards as coloured tokens with the loss mask, and the header of a `.gguf` file.
+mod gguf;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -20,7 +22,7 @@ use crate::{
 /// Arguments of `inspect`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// A folder of rows, a .jsonl file, or a .tokens shard
+    /// A folder of rows, a .jsonl file, a .tokens shard, or a .gguf file, whose header is shown
     pub path: PathBuf,
     /// Model whose tokenizer turns ids into text (token shards)
     #[arg(long)]
@@ -41,7 +43,10 @@ pub struct Args {
 
 /// Shows what was asked for.
 pub fn run(args: &Args) -> Result<()> {
-    if args.path.extension().is_some_and(|e| e == "tokens") { tokens(args) } else { rows(args) }
+    if args.path.extension().is_some_and(|e| e == "tokens") {
+        return tokens(args);
+    }
+    if gguf::is_one(&args.path) { gguf::print(args) } else { rows(args) }
 }
 
 fn rows(args: &Args) -> Result<()> {

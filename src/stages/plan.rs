@@ -17,7 +17,7 @@ use crate::{
         weights::{WeightSource, resolve},
     },
     report::{
-        out::{say, say_text},
+        out::{note, say, say_text},
         table::{Cell, Table, use_colour},
     },
 };
@@ -133,6 +133,13 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let spec = config.spec()?;
     spec.check_reckoned()?;
+    let most = config.max_position_embeddings;
+    if args.length > most {
+        note!(
+            "plan: WARNING: documents of {} tokens (--length) are longer than the {most} positions of the model, which was made for none of that length",
+            args.length
+        );
+    }
     let question = Question {
         spec,
         documents: args.documents,

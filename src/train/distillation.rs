@@ -2,7 +2,7 @@
 use anyhow::{Result, ensure};
 
 use super::{
-    gradients::{StepLoss, whole},
+    gradients::{OverRanks, StepLoss, whole},
     on_policy::OnPolicy,
     run_types::TrainerSettings,
     stored::{self, Stored},
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     data::token_shard::TokenShard,
+    distributed::team::Team,
     models::transformer::{train_step::TrainStep, weights::Transformer},
 };
 
@@ -22,7 +23,7 @@ pub enum Distillation<'a> {
 }
 
 impl Distillation<'_> {
-    /// The gradients of the loss of `units`, before step `number`.
+    /// Sets the gradients to those of the loss of `units`.
     ///
     /// # Errors
     /// The model's; what is stored of other documents.
@@ -31,18 +32,17 @@ impl Distillation<'_> {
         model: &Transformer,
         step: &mut TrainStep,
         shard: &TokenShard,
-        (units, number): (&[usize], u64),
-        settings: &TrainerSettings,
+        units: &[usize],
+        how: (&TrainerSettings, OverRanks),
     ) -> Result<StepLoss> {
         match self {
             Distillation::OnPolicy(on_policy) => {
-                // The weight of a step is known when all its answers are: one process draws them.
-                let m = on_policy.step(model, step, shard, (units, number), settings)?;
+                let m = on_policy.step(model, step, shard, units, how)?;
                 let (loss, answered) = (whole(m.loss(), m.tokens()), m.answered());
                 Ok(StepLoss { loss, values: m.named(false), rewards: None, answered })
             }
             Distillation::Stored(own) => {
-                let sum = own.step(model, step, shard, units, settings)?;
+                let sum = own.step(model, step, shard, units, how)?;
                 let loss = whole(sum.clipped / sum.weight, sum.tokens);
                 Ok(StepLoss { loss, values: stored::named(&sum, false), rewards: None, answered: None })
             }
@@ -58,16 +58,16 @@ impl Distillation<'_> {
         model: &Transformer,
         step: &mut TrainStep,
         shard: &TokenShard,
-        settings: &TrainerSettings,
+        (settings, team): (&TrainerSettings, &Team),
     ) -> Result<Validated> {
         let (loss, named) = match self {
             Distillation::OnPolicy(on_policy) => {
-                let measured = on_policy.evaluate(model, step, shard, settings)?;
+                let measured = on_policy.evaluate(model, step, shard, (settings, team))?;
                 (measured.loss(), measured.named(true))
             }
             Distillation::Stored(own) => {
                 let units = fitting(shard, settings.batch_tokens);
-                let sum = own.evaluate(model, step, shard, (&units, settings))?;
+                let sum = own.evaluate(model, step, shard, &units, (settings, team))?;
                 let path = shard.path().display();
                 ensure!(sum.weight > 0.0, "{path}: the teacher has said nothing of its documents");
                 (sum.clipped / sum.weight, stored::named(&sum, true))

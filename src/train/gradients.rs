@@ -1,4 +1,4 @@
-//! The gradients of an optimizer step: of answers to learn, of preferences, or of a teacher.
+//! The gradients of an optimizer step: of answers to learn, of preferences, or of a teacher; by one process, or by ranks that share its micro-batches.
 use anyhow::{Result, bail, ensure};
 use tracing::info_span;
 
@@ -17,7 +17,7 @@ use crate::{
         world::World,
     },
     models::transformer::{
-        train_step::{LossSum, PackedBatch, TrainStep},
+        train_step::{DistilledSum, LossSum, PackedBatch, TrainStep},
         weights::Transformer,
     },
     ops::rows,
@@ -32,6 +32,95 @@ pub(super) struct StepLoss {
     pub answered: Option<Answered>,
 }
 
+/// What is measured of micro-batches, by numbers that are added up: in one process, or over ranks.
+pub trait Sum: Default {
+    /// As many, whatever was measured.
+    fn numbers(&self) -> Vec<f64>;
+    /// Of the numbers of one.
+    fn of(numbers: &[f64]) -> Self;
+    /// Adds another's.
+    fn join(&mut self, other: Self);
+    /// What must be finite.
+    fn loss(&self) -> f64;
+}
+
+impl Sum for LossSum {
+    fn numbers(&self) -> Vec<f64> {
+        vec![self.weighted_nll, self.weight, self.tokens as f64, self.kept[0], self.kept[1]]
+    }
+    fn of(n: &[f64]) -> LossSum {
+        LossSum { weighted_nll: n[0], weight: n[1], tokens: n[2] as usize, kept: [n[3], n[4]] }
+    }
+    fn join(&mut self, other: LossSum) {
+        self.add(other);
+    }
+    fn loss(&self) -> f64 {
+        self.weighted_nll
+    }
+}
+
+impl Sum for DistilledSum {
+    fn numbers(&self) -> Vec<f64> {
+        let counts = [self.rows, self.limited, self.tokens].map(|n| n as f64);
+        [&[self.divergence, self.clipped, self.nll, self.weight], &counts[..]].concat()
+    }
+    fn of(n: &[f64]) -> DistilledSum {
+        let [rows, limited, tokens] = [n[4] as usize, n[5] as usize, n[6] as usize];
+        DistilledSum { divergence: n[0], clipped: n[1], nll: n[2], weight: n[3], rows, limited, tokens }
+    }
+    fn join(&mut self, other: DistilledSum) {
+        self.add(other);
+    }
+    fn loss(&self) -> f64 {
+        self.clipped
+    }
+}
+
+/// Whose micro-batches of a step are summed, and how.
+#[derive(Clone, Copy)]
+pub struct OverRanks<'a> {
+    /// The processes that train together.
+    pub team: &'a Team,
+    /// Micro-batches are those of one process and are summed in one order; else each process cuts its share of the step.
+    pub fixed_order: bool,
+    /// The step, from 1, for messages.
+    pub number: u64,
+}
+
+/// Runs a micro-batch, and adds what it measured.
+pub type Run<'a, B, S> = &'a mut dyn FnMut(&mut TrainStep, &B, &mut S) -> Result<()>;
+
+impl OverRanks<'_> {
+    /// The units of a step that this process cuts into micro-batches.
+    pub(super) fn own(&self, units: &[usize]) -> Vec<usize> {
+        if self.fixed_order { units.to_vec() } else { self.team.world().share(units) }
+    }
+
+    /// Sets the gradients to the sum of those of all micro-batches, of which `batches` are those of [`OverRanks::own`]; what was measured of all.
+    pub(super) fn gradients<B, S: Sum>(
+        &self,
+        step: &mut TrainStep,
+        batches: &[B],
+        run: Run<B, S>,
+    ) -> Result<S> {
+        let how = (self.team, self.number);
+        match self.fixed_order {
+            true => in_fixed_order(step, how, batches, run),
+            false => all_reduced(step, how, batches, run),
+        }
+    }
+
+    /// What is measured of all micro-batches, without gradients.
+    pub(super) fn sums<B, S: Sum>(&self, step: &mut TrainStep, batches: &[B], run: Run<B, S>) -> Result<S> {
+        if self.fixed_order {
+            return in_rounds(step, self.team, batches, run);
+        }
+        let mut own = S::default();
+        batches.iter().try_for_each(|batch| run(step, batch, &mut own))?;
+        Ok(summed(gathered(self.team, own, self.number)?))
+    }
+}
+
 /// Sets the gradients to those of a step's documents (units of a shard of preferences), divided by the weight of the whole step.
 pub(super) fn of_step(
     model: &mut Transformer,
@@ -41,17 +130,14 @@ pub(super) fn of_step(
     (team, settings, state): (&Team, &TrainerSettings, &State),
     distillation: Option<&Distillation>,
 ) -> Result<StepLoss> {
-    step.draw(settings.seed, state.step + 1);
-    let world = team.world();
-    let alone = world.size() == 1 || (distillation.is_none() && settings.preference.is_none());
-    ensure!(alone, "answers alone are learnt by several ranks");
+    let number = state.step + 1;
+    step.draw(settings.seed, number);
+    let over = OverRanks { team, fixed_order: settings.fixed_order, number };
     if let Some(distillation) = distillation {
-        return distillation.step(model, step, shard, (documents, state.step + 1), settings);
+        return distillation.step(model, step, shard, documents, (settings, over));
     }
     if let Some(preference) = &settings.preference {
-        step.zero_grads()?;
-        let units = (documents, &world.share(documents)[..]);
-        let measured = preference.step(model, step, shard, units, settings.batch_tokens)?;
+        let measured = preference.step(model, step, shard, documents, (settings.batch_tokens, over))?;
         return Ok(StepLoss {
             loss: whole(measured.loss, measured.tokens),
             values: measured.named(false),
@@ -59,24 +145,27 @@ pub(super) fn of_step(
             answered: None,
         });
     }
-    let number = state.step + 1;
-    let how = (settings.batch_tokens, settings.per_sentence);
-    let loss = if settings.fixed_order {
-        let batches = pack(shard, documents, settings.batch_tokens);
-        let batch =
-            |documents: &Vec<usize>| packed(shard, documents, settings.per_sentence, state.guard.weight);
-        let batches: Vec<PackedBatch> = info_span!("data").in_scope(|| batches.iter().map(batch).collect());
-        let scale = scale_of(step_weight(World::default(), &batches, |_| vec![]), number)?;
-        in_fixed_order(model, step, team, &batches, (scale, number))?
-    } else {
-        let data = info_span!("data").entered();
+    let (batches, weight) = info_span!("data").in_scope(|| {
+        let how = (settings.batch_tokens, settings.per_sentence);
+        if settings.fixed_order {
+            let batches = pack(shard, documents, settings.batch_tokens);
+            let batch =
+                |documents: &Vec<usize>| packed(shard, documents, settings.per_sentence, state.guard.weight);
+            let batches: Vec<PackedBatch> = batches.iter().map(batch).collect();
+            let weight = step_weight(World::default(), &batches, |_| vec![]);
+            return (batches, weight);
+        }
         let of = |world| step_batches(world, shard, documents, how, state.guard.weight);
-        let batches = of(world);
+        let batches = of(team.world());
         // Gradient accumulation and several processes equal one large batch: everything is divided by the weight of the whole step.
-        let scale = scale_of(step_weight(world, &batches, of), number)?;
-        drop(data);
-        all_reduced(model, step, team, &batches, (scale, number))?
-    };
+        let weight = step_weight(team.world(), &batches, of);
+        (batches, weight)
+    });
+    let scale = scale_of(weight, number)?;
+    let loss = over.gradients(step, &batches, &mut |step, batch, sum: &mut LossSum| {
+        sum.add(step.forward_backward(model, batch, scale)?);
+        Ok(())
+    })?;
     let kept = loss.kept_mean().map(|kl| ("train/keep_source_kl", kl));
     Ok(StepLoss { loss, values: kept.into_iter().collect(), rewards: None, answered: None })
 }
@@ -88,18 +177,15 @@ fn scale_of(weight: f64, number: u64) -> Result<f32> {
 }
 
 /// Each rank's own micro-batches, then the sum over the ranks. A rank without any adds zeros.
-fn all_reduced(
-    model: &mut Transformer,
+fn all_reduced<B, S: Sum>(
     step: &mut TrainStep,
-    team: &Team,
-    batches: &[PackedBatch],
-    (scale, number): (f32, u64),
-) -> Result<LossSum> {
+    (team, number): (&Team, u64),
+    batches: &[B],
+    run: Run<B, S>,
+) -> Result<S> {
     step.zero_grads()?;
-    let mut loss = LossSum::default();
-    for batch in batches {
-        loss.add(step.forward_backward(model, batch, scale)?);
-    }
+    let mut loss = S::default();
+    batches.iter().try_for_each(|batch| run(step, batch, &mut loss))?;
     let losses = gathered(team, loss, number)?;
     if team.world().size() > 1 {
         step.gradients()?.iter_mut().try_for_each(|t| team.all_reduce(t))?;
@@ -108,13 +194,12 @@ fn all_reduced(
 }
 
 /// The micro-batches of the whole step in rounds, one a rank; each gradient is computed from zero, and they are added in the order of the micro-batches.
-fn in_fixed_order(
-    model: &mut Transformer,
+fn in_fixed_order<B, S: Sum>(
     step: &mut TrainStep,
-    team: &Team,
-    batches: &[PackedBatch],
-    (scale, number): (f32, u64),
-) -> Result<LossSum> {
+    (team, number): (&Team, u64),
+    batches: &[B],
+    run: Run<B, S>,
+) -> Result<S> {
     let size = team.world().size();
     let mut gradients = step.gradients()?;
     let zeros = |t: &Tensor| Tensor::zeros_on(&t.device(), "sum of gradients", t.dtype(), t.shape());
@@ -122,9 +207,9 @@ fn in_fixed_order(
     let mut losses = vec![];
     for round in batches.chunks(size) {
         step.zero_grads()?;
-        let own = round.get(team.world().rank());
-        let loss = own.map(|batch| step.forward_backward(model, batch, scale)).transpose()?;
-        losses.extend(gathered(team, loss.unwrap_or_default(), number)?.into_iter().take(round.len()));
+        let mut own = S::default();
+        round.get(team.world().rank()).map_or(Ok(()), |batch| run(step, batch, &mut own))?;
+        losses.extend(gathered(team, own, number)?.into_iter().take(round.len()));
         for (sum, gradient) in sums.iter_mut().zip(&gradients) {
             for begin in (0..gradient.len()).step_by(BUCKET) {
                 let range = begin..(begin + BUCKET).min(gradient.len());
@@ -138,30 +223,42 @@ fn in_fixed_order(
     Ok(summed(losses))
 }
 
-/// The losses of all ranks, in their order; an error that names the rank whose loss is not finite.
-fn gathered(team: &Team, own: LossSum, number: u64) -> Result<Vec<LossSum>> {
-    let all = gathered_losses(team, Some(own))?;
+/// What is measured of all of `batches`, each of which is one rank's; the sum has one order, whatever the number of ranks.
+pub(super) fn in_rounds<B, S: Sum>(
+    step: &mut TrainStep,
+    team: &Team,
+    batches: &[B],
+    run: Run<B, S>,
+) -> Result<S> {
+    let mut sum = S::default();
+    for round in batches.chunks(team.world().size()) {
+        let mut own = S::default();
+        round.get(team.world().rank()).map_or(Ok(()), |batch| run(step, batch, &mut own))?;
+        all_of(team, &own)?.into_iter().take(round.len()).for_each(|one| sum.join(one));
+    }
+    Ok(sum)
+}
+
+/// What was measured on all ranks, in their order; an error that names the rank whose loss is not finite.
+fn gathered<S: Sum>(team: &Team, own: S, number: u64) -> Result<Vec<S>> {
+    let all: Vec<S> = all_of(team, &own)?;
     if team.world().size() > 1
-        && let Some(rank) = all.iter().position(|loss| !loss.weighted_nll.is_finite())
+        && let Some(rank) = all.iter().position(|sum| !sum.loss().is_finite())
     {
-        bail!("step {number}: the loss is {}{}", all[rank].weighted_nll, team.named(rank));
+        bail!("step {number}: the loss is {}{}", all[rank].loss(), team.named(rank));
     }
     Ok(all)
 }
 
-/// The losses of all ranks, in their order; a rank may have none.
-pub(super) fn gathered_losses(team: &Team, own: Option<LossSum>) -> Result<Vec<LossSum>> {
-    let LossSum { weighted_nll, weight, tokens, kept } = own.unwrap_or_default();
-    let of =
-        |n: Vec<f64>| LossSum { weighted_nll: n[0], weight: n[1], tokens: n[2] as usize, kept: [n[3], n[4]] };
-    let all = team.gather(&[weighted_nll, weight, tokens as f64, kept[0], kept[1]])?;
-    Ok(all.into_iter().map(of).collect())
+/// What was measured on all ranks, in their order.
+fn all_of<S: Sum>(team: &Team, own: &S) -> Result<Vec<S>> {
+    Ok(team.gather(&own.numbers())?.iter().map(|numbers| S::of(numbers)).collect())
 }
 
 /// The sum, in their order.
-pub(super) fn summed(losses: Vec<LossSum>) -> LossSum {
-    let mut sum = LossSum::default();
-    losses.into_iter().for_each(|loss| sum.add(loss));
+fn summed<S: Sum>(all: Vec<S>) -> S {
+    let mut sum = S::default();
+    all.into_iter().for_each(|one| sum.join(one));
     sum
 }
 

@@ -3,7 +3,7 @@ mod batches;
 pub mod checkpoint;
 pub mod distillation;
 pub mod early_stopping;
-mod gradients;
+pub mod gradients;
 pub mod guard;
 pub mod held_out_text;
 pub mod log;

@@ -3,13 +3,20 @@
 //! in general (SDFT, Shenfeld et al. 2026, arXiv 2601.19897) any demonstration.
 //!
 //! The loss is the mean over the tokens of a step of KL(teacher || student) over the whole vocabulary, clipped term by term. Answers count as constants.
-use std::{fmt, time::Instant};
+//!
+//! Several ranks answer a share of the questions each and tell each other the answers, so that all know the weight of the whole step. An answer is drawn by its question's name,
+//! whoever draws it.
+use std::{collections::VecDeque, fmt, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::run_types::TrainerSettings;
+use super::{
+    gradients::{OverRanks, in_rounds},
+    run_types::TrainerSettings,
+};
 use crate::{
     data::{loader::first_fit, token_shard::TokenShard},
+    distributed::team::Team,
     models::transformer::{
         decode::Adapted,
         train_step::{Distilled, DistilledSum, TrainStep},
@@ -39,11 +46,65 @@ pub struct Answer {
 
 /// Who answers.
 pub trait Answers {
-    /// Answers to `questions`, in order: each a function of the model and its question, whatever is asked beside it.
+    /// Answers to `questions`, in order: each a function of the model and its question, whatever is asked beside it. `on_done` is told of each.
     ///
     /// # Errors
     /// The model's.
-    fn answers(&self, model: Adapted, questions: &[Question]) -> Result<Vec<Answer>>;
+    fn answers(
+        &self,
+        model: Adapted,
+        questions: &[Question],
+        on_done: &mut dyn FnMut(),
+    ) -> Result<Vec<Answer>>;
+}
+
+/// Questions that are answered together at most where sums have a fixed order, and the groups that there are at least for as many ranks: a GPU chooses kernels by the size of a
+/// batch, so that it must not depend on the number of ranks.
+const GROUP: [usize; 2] = [16, 8];
+
+/// Answers to `questions`, in order, of which each rank draws a share; `on_done` is told of each of its own.
+///
+/// # Errors
+/// The model's.
+pub fn drawn(
+    answers: &dyn Answers,
+    model: Adapted,
+    questions: &[Question],
+    (team, fixed_order): (&Team, bool),
+    on_done: &mut dyn FnMut(),
+) -> Result<Vec<Answer>> {
+    let (world, [most, groups]) = (team.world(), GROUP);
+    let group = if fixed_order { questions.len().div_ceil(groups).clamp(1, most) } else { 1 };
+    let of = |i: usize| i / group % world.size();
+    let own: Vec<Question> =
+        (0..questions.len()).filter(|&i| of(i) == world.rank()).map(|i| questions[i].clone()).collect();
+    // Without a fixed order whatever is asked may be answered at once.
+    let at_once = if fixed_order { group } else { own.len().max(1) };
+    let mut on_done = || {
+        team.goes_on();
+        on_done();
+    };
+    let mut words = vec![];
+    for questions in own.chunks(at_once) {
+        answers.answers(model, questions, &mut on_done)?.iter().for_each(|answer| answer.write(&mut words));
+    }
+    let mut all: Vec<VecDeque<u32>> = team.gather_lists(&words)?.into_iter().map(VecDeque::from).collect();
+    (0..questions.len()).map(|i| Answer::read(&mut all[of(i)])).collect()
+}
+
+impl Answer {
+    /// Appends what [`Answer::read`] takes.
+    fn write(&self, to: &mut Vec<u32>) {
+        to.extend([self.tokens.len() as u32, self.ended.into(), self.alarm.into()]);
+        to.extend(&self.tokens);
+    }
+
+    fn read(from: &mut VecDeque<u32>) -> Result<Answer> {
+        let mut word = || from.pop_front().context("the answers of a rank are incomplete");
+        let (n, ended, alarm) = (word()?, word()? != 0, word()? != 0);
+        let tokens = (0..n).map(|_| word()).collect::<Result<_>>()?;
+        Ok(Answer { tokens, ended, alarm })
+    }
 }
 
 /// What the objective needs beside the documents, whose units are a prompt of the student and one of the teacher.
@@ -135,12 +196,13 @@ impl Unit {
     }
 }
 
-/// Units in micro-batches.
-fn batches(units: &[Unit], s: &TrainerSettings) -> Vec<Distilled> {
-    let lengths: Vec<usize> = units.iter().map(Unit::len).collect();
+/// Some of the units in micro-batches.
+fn batches(units: &[Unit], of: &[usize], s: &TrainerSettings) -> Vec<Distilled> {
+    let units: Vec<&Unit> = of.iter().map(|&i| &units[i]).collect();
+    let lengths: Vec<usize> = units.iter().map(|unit| unit.len()).collect();
     let batch = |of: Vec<usize>| {
         let mut batch = Distilled::default();
-        for unit in of.into_iter().map(|i| &units[i]) {
+        for unit in of.into_iter().map(|i| units[i]) {
             let weight = if s.per_sentence { 1.0 / unit.learnt().max(1) as f32 } else { 1.0 };
             let [student, teacher] = &unit.prompts;
             batch.push(unit.id, [student, teacher], &unit.answer.tokens, unit.answer.ended, weight);
@@ -151,7 +213,7 @@ fn batches(units: &[Unit], s: &TrainerSettings) -> Vec<Distilled> {
 }
 
 impl OnPolicy<'_> {
-    /// Answers to the questions of `units`, of the model as it stands before step `number`, and the gradients of their loss, divided by its whole weight.
+    /// Answers to the questions of `units`, of the model as it stands before the step, and the gradients of their loss, divided by its whole weight.
     ///
     /// # Errors
     /// The model's.
@@ -160,17 +222,19 @@ impl OnPolicy<'_> {
         model: &Transformer,
         step: &mut TrainStep,
         shard: &TokenShard,
-        (units, number): (&[usize], u64),
-        settings: &TrainerSettings,
+        units: &[usize],
+        (settings, over): (&TrainerSettings, OverRanks),
     ) -> Result<Measured> {
         let started = Instant::now();
         let question = |&unit: &usize| {
             let first = shard.unit(unit).start;
-            Question { id: format!("{number}/{}", shard.note(first)), tokens: shard.document(first).tokens }
+            let id = format!("{}/{}", over.number, shard.note(first));
+            Question { id, tokens: shard.document(first).tokens }
         };
         let questions: Vec<Question> = units.iter().map(question).collect();
-        let adapters = step.current_adapter(model)?;
-        let answers = self.answers.answers(Adapted { model, adapters }, &questions)?;
+        let adapted = Adapted { model, adapters: step.current_adapter(model)? };
+        let how = (over.team, over.fixed_order);
+        let answers = drawn(self.answers, adapted, &questions, how, &mut || {})?;
         let answered = measure(&answers, started.elapsed().as_secs_f64());
         let units: Vec<Unit> =
             units.iter().zip(answers).map(|(&u, answer)| Unit::of(shard, u, answer)).collect();
@@ -178,15 +242,16 @@ impl OnPolicy<'_> {
             true => units.len() as f64,
             false => units.iter().map(Unit::learnt).sum::<usize>() as f64,
         };
-        let mut measured = Measured { answered: Some(answered), ..Measured::default() };
-        step.zero_grads()?;
-        for batch in batches(&units, settings) {
-            measured.sum.add(step.distil(model, &batch, Some((1.0 / weight) as f32))?);
-        }
-        Ok(measured)
+        let all: Vec<usize> = (0..units.len()).collect();
+        let batches = batches(&units, &over.own(&all), settings);
+        let sum = over.gradients(step, &batches, &mut |step, batch, sum: &mut DistilledSum| {
+            sum.add(step.distil(model, batch, Some((1.0 / weight) as f32))?);
+            Ok(())
+        })?;
+        Ok(Measured { sum, answered: Some(answered) })
     }
 
-    /// The divergence on the held-out answers.
+    /// The divergence on the held-out answers, whose micro-batches the ranks share.
     ///
     /// # Errors
     /// The model's; answers to other questions.
@@ -195,17 +260,19 @@ impl OnPolicy<'_> {
         model: &Transformer,
         step: &mut TrainStep,
         shard: &TokenShard,
-        settings: &TrainerSettings,
+        (settings, team): (&TrainerSettings, &Team),
     ) -> Result<Measured> {
         let (n, path) = (self.held_out.len(), shard.path().display());
         ensure!(n == shard.units(), "{n} answers to the {} questions of {path}", shard.units());
         let unit = |(u, answer): (usize, &Answer)| Unit::of(shard, u, answer.clone());
         let units: Vec<Unit> = self.held_out.iter().enumerate().map(unit).collect();
-        let mut measured = Measured::default();
-        for batch in batches(&units, settings) {
-            measured.sum.add(step.distil(model, &batch, None)?);
-        }
-        Ok(measured)
+        let all: Vec<usize> = (0..n).collect();
+        let batches = batches(&units, &all, settings);
+        let sum = in_rounds(step, team, &batches, &mut |step, batch, sum: &mut DistilledSum| {
+            sum.add(step.distil(model, batch, None)?);
+            Ok(())
+        })?;
+        Ok(Measured { sum, answered: None })
     }
 }
 

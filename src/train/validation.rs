@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use super::{
     batches::packed,
     distillation::Distillation,
-    gradients::{gathered_losses, summed},
+    gradients::in_rounds,
     preference::Rewards,
     run_types::TrainEvent,
     trainer::{Checks, TrainerSettings},
@@ -12,7 +12,10 @@ use super::{
 use crate::{
     data::{loader::pack, token_shard::TokenShard},
     distributed::team::Team,
-    models::{transformer::train_step::TrainStep, transformer::weights::Transformer},
+    models::transformer::{
+        train_step::{LossSum, TrainStep},
+        weights::Transformer,
+    },
 };
 
 /// The documents of a shard that a batch has room for.
@@ -69,14 +72,14 @@ pub(super) fn validate(
     distillation: Option<&Distillation>,
 ) -> Result<Validated> {
     if let Some(distillation) = distillation {
-        return distillation.evaluate(model, step, shard, settings);
+        return distillation.evaluate(model, step, shard, (settings, team));
     }
     let Some(preference) = &settings.preference else {
         let loss = loss_over_ranks(model, step, shard, (settings, team))?;
         return Ok(Validated { loss, values: vec![("eval/loss", loss)], rewards: None });
     };
     let units = fitting(shard, settings.batch_tokens);
-    let measured = preference.evaluate(model, step, shard, &units, settings.batch_tokens)?;
+    let measured = preference.evaluate(model, step, shard, &units, (settings.batch_tokens, team))?;
     let values = [vec![("eval/loss", measured.loss)], measured.named(true)].concat();
     Ok(Validated { loss: measured.loss, values, rewards: measured.rewards() })
 }
@@ -100,13 +103,9 @@ pub(super) fn loss_over_ranks(
 ) -> Result<f64> {
     let documents = fitting(shard, settings.batch_tokens);
     let batches = pack(shard, &documents, settings.batch_tokens);
-    let mut losses = vec![];
-    // Each batch is one rank's; the sum has one order.
-    for round in batches.chunks(team.world().size()) {
-        let own = round.get(team.world().rank());
-        let own =
-            own.map(|b| step.forward(model, &packed(shard, b, settings.per_sentence, 1.0))).transpose()?;
-        losses.extend(gathered_losses(team, own)?.into_iter().take(round.len()));
-    }
-    Ok(summed(losses).mean())
+    let loss = in_rounds(step, team, &batches, &mut |step, batch, sum: &mut LossSum| {
+        sum.add(step.forward(model, &packed(shard, batch, settings.per_sentence, 1.0))?);
+        Ok(())
+    })?;
+    Ok(loss.mean())
 }

@@ -125,6 +125,8 @@ fn what_leaves_no_teacher_or_no_question_is_refused_by_name() {
     refused(&["variants=[\"sdrrl\", \"sft\"]"], &["variants", "variant sft does not make"]);
     refused(&["assemble.pairs=[\"T>T\"]"], &["assemble.pairs has no S>S"]);
     refused(&["pack.teacher-prompt={question}"], &["teacher-prompt", "{source-answer} does not stand in it"]);
+    let unknown = "pack.teacher-prompt={question} {source-answer} {language}";
+    refused(&[unknown], &["teacher-prompt: there is no {language}", "{source-question}"]);
     refused(&["pack.truncate=true"], &["truncate"]);
     refused(&["train.max-new-tokens=256"], &["train.max-new-tokens is 256", "the model takes 256 tokens"]);
     refused(&["train.objective=sequence"], &["teacher-prompt belongs to objective on-policy"]);

@@ -109,7 +109,7 @@ fn settings(batch_tokens: usize) -> TrainerSettings {
 struct Fixed(Vec<Answer>);
 
 impl Answers for Fixed {
-    fn answers(&self, _: Adapted, questions: &[Question]) -> Result<Vec<Answer>> {
+    fn answers(&self, _: Adapted, questions: &[Question], _: &mut dyn FnMut()) -> Result<Vec<Answer>> {
         let number =
             |q: &Question| q.id.split_once("/q").unwrap().1.split(' ').next().unwrap().parse::<usize>();
         Ok(questions.iter().map(|q| self.0[number(q).unwrap()].clone()).collect())
@@ -276,7 +276,7 @@ fn a_model_in_training_generates_the_same_on_the_emulated_gpu() {
 struct Drawn;
 
 impl Answers for Drawn {
-    fn answers(&self, model: Adapted, questions: &[Question]) -> Result<Vec<Answer>> {
+    fn answers(&self, model: Adapted, questions: &[Question], _: &mut dyn FnMut()) -> Result<Vec<Answer>> {
         let requests: Vec<Request> =
             questions.iter().map(|q| Request { id: q.id.clone(), tokens: q.tokens.clone() }).collect();
         let params = SamplingParams {

@@ -91,7 +91,7 @@ fn equals_pytorch(device: &Device, batch_tokens: usize) {
     // The text's own loss counts by its weight, and is measured in any case.
     let both = step.distil_stored(&model, (&batch, &rows), 0.5, None).unwrap();
     assert!((both.clipped - found.divergence - 0.5 * found.nll).abs() < 1e-9 && both.nll == found.nll);
-    let stored = Stored { train: teacher, validation: None, text: 0.0 };
+    let stored = Stored { train: Some(teacher), validation: None, text: 0.0 };
     let checks = Checks { distillation: Some(Distillation::Stored(stored)), ..Checks::default() };
     let (s, out) = (settings(batch_tokens), dir.path().join("out"));
     train(&mut model, &mut step, &shard, checks, &s, &out, &|| false, &mut |_| {}).unwrap();
@@ -125,7 +125,7 @@ fn a_resumed_training_equals_an_uninterrupted_one_bit_for_bit() {
         let mut model = model(&Device::Cpu);
         let mut step = step(&model, config.clone());
         let mut open = || said(dir.path(), &model, &mut step, &shard, 5);
-        let stored = Stored { train: open(), validation: Some(open()), text: 0.25 };
+        let stored = Stored { train: Some(open()), validation: Some(open()), text: 0.25 };
         let distillation = Some(Distillation::Stored(stored));
         let checks = Checks { validation: Some(&shard), distillation, ..Checks::default() };
         let s = TrainerSettings { batch_documents: 2, eval_every: 4, epochs: 10.0, ..settings(64) };

@@ -9,6 +9,7 @@ use sdrrl::{
         token_shard::{Document, TokenShard, write},
     },
     device::Device,
+    distributed::team::Team,
     models::{
         transformer::{
             lora::{Lora, LoraConfig},
@@ -19,6 +20,7 @@ use sdrrl::{
     },
     tensor::DType,
     train::{
+        gradients::OverRanks,
         optimizer::OptimizerSettings,
         preference::{PairLoss, Preference, PreferenceLoss},
         schedule::{Schedule, ScheduleKind},
@@ -151,8 +153,9 @@ fn equals_trl(case: &str, objective: PreferenceLoss, device: &Device, batch_toke
     set_adapter(&golden, &step, &model);
     let preference = Preference { objective, train: reference, validation: vec![] };
     let units: Vec<usize> = (0..shard.units()).collect();
-    step.zero_grads().unwrap();
-    let measured = preference.step(&mut model, &mut step, &shard, (&units, &units), batch_tokens).unwrap();
+    let team = Team::default();
+    let over = OverRanks { team: &team, fixed_order: false, number: 1 };
+    let measured = preference.step(&mut model, &mut step, &shard, &units, (batch_tokens, over)).unwrap();
     let losses = golden.get(&format!("{case}.losses"));
     assert_close(&format!("{case} loss"), [measured.loss as f32], &losses[..1], 1e-4);
     for p in step.params(&model) {

@@ -49,6 +49,24 @@ fn what_people_write_wrong_is_named_before_anything_is_asked() {
     assert_eq!(server.connections(), 0);
 }
 
+/// A server without TLS answers a greeting of TLS in plain text.
+#[test]
+#[cfg(feature = "https")]
+fn an_https_address_of_an_http_server_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/v1", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            assert!(std::io::Read::read(&mut stream, &mut [0; 1024]).unwrap() > 0);
+            std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        }
+    });
+    let work = Work::new(2);
+    let out = work.command(&url, &["--retries", "0"]).output().unwrap();
+    failed(&out, &[&url], &["speaks no TLS", "http://"]);
+}
+
 #[test]
 fn engines_prompts_and_names_that_do_not_go_together_are_named() {
     let server = Server::start(answers);

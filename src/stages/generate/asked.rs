@@ -4,10 +4,9 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::{Args, Generate, answers, best, whole_question};
+use super::{Args, Generate, alarms, answers, best, whole_question};
 use crate::{
     data::{
-        alarms::Alarms,
         conversation::Prompt,
         random::RowRandom,
         record::{Answer, Row},
@@ -70,16 +69,13 @@ type Asked = (Row, Vec<Ticket>);
 pub(super) fn run(args: &Args, questions: &Path, open: &mut Open) -> Result<Made> {
     let (s, record) = (&args.settings.remote, open.path(REMOTE));
     let remote = Shared::new(|| Remote::connect(s, Some(&record)));
-    let mut alarms = Alarms::default();
     let parts = Parts {
         prepare: &|rows: Vec<Row>| {
             let remote = remote.get()?;
             Ok(rows.into_iter().map(|row| ask(&remote, row, args)).collect::<Vec<Asked>>())
         },
         compute: Computing::Here(&mut |asked: Vec<Asked>| {
-            let rows = asked.into_iter().map(|asked| answered(asked, args)).collect::<Result<Vec<Row>>>()?;
-            rows.iter().filter_map(|r| r.answer.as_ref()).for_each(|a| alarms.count(&a.alarms));
-            Ok(rows)
+            asked.into_iter().map(|asked| answered(asked, args)).collect::<Result<Vec<Row>>>()
         }),
         finish: &Ok,
         ahead: Remote::ahead(s),
@@ -88,7 +84,7 @@ pub(super) fn run(args: &Args, questions: &Path, open: &mut Open) -> Result<Made
     // What was used is written down whatever became of it.
     let used = remote.made().map(|remote| remote.total());
     let summary = mapped?;
-    summary.made_remotely(Generate::NAME, used.transpose()?, &alarms.to_string())
+    summary.made_remotely(Generate::NAME, used.transpose()?, &alarms(open.dir(), &summary)?)
 }
 
 /// Sends a row's question, once for each sample.

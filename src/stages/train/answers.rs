@@ -9,6 +9,7 @@ use crate::{
         token_shard::TokenShard,
         tokenizer::Tokenizer,
     },
+    distributed::team::Team,
     error::Error,
     infer::{
         answerer::end_tokens,
@@ -18,7 +19,7 @@ use crate::{
     models::transformer::{decode::Adapted, train_step::Trainable, weights::Transformer},
     recipe::{objective::Rollouts, train::TrainSettings},
     report::progress::Progress,
-    train::on_policy::{Answer, Answers, OnPolicy, Question},
+    train::on_policy::{Answer, Answers, OnPolicy, Question, drawn},
 };
 
 /// What draws answers. Of a model's generation settings its end tokens alone count: anything else would not be its own distribution.
@@ -53,28 +54,37 @@ impl Sampled {
         Ok(Some(Sampled { tokenizer, params }))
     }
 
-    /// What the trainer needs, with the base model's answers to held-out questions.
+    /// What the trainer needs, with the base model's answers to held-out questions, of which each rank draws a share.
     ///
     /// # Errors
-    /// As [`Sampled::draw`].
-    pub fn on_policy(&self, model: &Transformer, validation: Option<&TokenShard>) -> Result<OnPolicy<'_>> {
+    /// A failing device; logits that are not finite.
+    pub fn on_policy(
+        &self,
+        model: &Transformer,
+        validation: Option<&TokenShard>,
+        how: (&Team, bool),
+    ) -> Result<OnPolicy<'_>> {
         let Some(shard) = validation else { return Ok(OnPolicy { answers: self, held_out: vec![] }) };
         let question = |unit: usize| {
             let first = shard.unit(unit).start;
             Question { id: format!("held-out/{}", shard.note(first)), tokens: shard.document(first).tokens }
         };
         let questions: Vec<Question> = (0..shard.units()).map(question).collect();
-        let mut progress = Progress::new("answers to held-out questions", questions.len());
-        let held_out = self.draw(model.into(), &questions, &mut || progress.advance(1))?;
+        let own = questions.len().div_ceil(how.0.world().size());
+        let mut progress = Progress::new("answers to held-out questions", own);
+        let held_out = drawn(self, model.into(), &questions, how, &mut || progress.advance(1))?;
         progress.finish();
         Ok(OnPolicy { answers: self, held_out })
     }
+}
 
-    /// Answers to `questions`, in order; `on_done` is told of each.
-    ///
-    /// # Errors
-    /// A failing device; logits that are not finite.
-    fn draw(&self, model: Adapted, questions: &[Question], on_done: &mut dyn FnMut()) -> Result<Vec<Answer>> {
+impl Answers for Sampled {
+    fn answers(
+        &self,
+        model: Adapted,
+        questions: &[Question],
+        on_done: &mut dyn FnMut(),
+    ) -> Result<Vec<Answer>> {
         let request = |q: &Question| Request { id: q.id.clone(), tokens: q.tokens.clone() };
         let requests: Vec<Request> = questions.iter().map(request).collect();
         let mut engine = Engine::new(model, EngineOptions::default())?;
@@ -85,12 +95,6 @@ impl Sampled {
             Ok(Answer { ended: row.finish == Finish::Stop, alarm, tokens: row.tokens })
         };
         done.into_iter().map(answer).collect()
-    }
-}
-
-impl Answers for Sampled {
-    fn answers(&self, model: Adapted, questions: &[Question]) -> Result<Vec<Answer>> {
-        self.draw(model, questions, &mut || {})
     }
 }
 

@@ -1,11 +1,15 @@
 //! `train --data`: a file of conversations becomes token shards in OUT/pack, by the stage `pack` itself; settings that were left open are chosen to fit it.
-use std::path::Path;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process,
+};
 
 use anyhow::{Result, bail, ensure};
 
-use super::Args;
+use super::{Args, launch::has_packed};
 use crate::{
-    data::{loader::Loader, questions::preferences::Rows, token_shard::TokenShard},
+    data::{files::write_error, loader::Loader, questions::preferences::Rows, token_shard::TokenShard},
     error::Error,
     models::weights::{WeightSource, peft::check_adapter, resolve},
     pipeline::{
@@ -76,6 +80,37 @@ pub fn check_headers(model: &str, adapter: Option<&Path>, settings: &TrainSettin
 
 /// The arguments with shards, which are made where there is only data, and with every setting that was left open.
 pub(super) fn prepare(args: &Args) -> Result<Args> {
+    prepare_in(args, &args.out.join(Room::Pack(None).name()), !has_packed())
+}
+
+/// The same of a rank that has no folder to write into: its shards are in one of its own, which goes with `packed`.
+pub(super) fn of_follower(args: &Args, packed: &mut Option<Temporary>) -> Result<Args> {
+    if args.data.is_none() || has_packed() {
+        return prepare(args);
+    }
+    let folder = packed.insert(Temporary::new()?);
+    prepare_in(args, &folder.0, true)
+}
+
+/// A folder that goes when it is dropped.
+pub(super) struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Temporary> {
+        let path = env::temp_dir().join(format!("sdrrl-pack-{}", process::id()));
+        fs::create_dir(&path).map_err(|e| write_error(&path, e))?;
+        Ok(Temporary(path))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// [`prepare`] with the shards of `--data` in a folder where they are, or are to be made (`packs`).
+fn prepare_in(args: &Args, shards: &Path, packs: bool) -> Result<Args> {
     let mut args = args.clone();
     let Some(data) = args.data.clone() else {
         let unread = "how rows are packed (--max-length, --template, --system ...) goes with --data; --shards are packed";
@@ -83,18 +118,19 @@ pub(super) fn prepare(args: &Args) -> Result<Args> {
         args.settings.batch_documents.get_or_insert(STEP_DOCUMENTS);
         return Ok(args);
     };
-    check_headers(&args.model, args.adapter.as_deref(), &args.settings)?;
-    let shards = args.out.join(Room::Pack(None).name());
-    let packing = pack::Args {
-        model: args.model.clone(),
-        examples: data,
-        validation: Some(args.validation.clone().unwrap_or(Validation::Share(HELD_OUT))),
-        out: shards.clone(),
-        rows: args.settings.objective.rows(),
-        settings: args.pack.clone(),
-    };
-    keep_finished(&args, &packing)?;
-    pack::run(&packing)?;
+    if packs {
+        check_headers(&args.model, args.adapter.as_deref(), &args.settings)?;
+        let packing = pack::Args {
+            model: args.model.clone(),
+            examples: data,
+            validation: Some(args.validation.clone().unwrap_or(Validation::Share(HELD_OUT))),
+            out: shards.into(),
+            rows: args.settings.objective.rows(),
+            settings: args.pack.clone(),
+        };
+        keep_finished(&args, &packing)?;
+        pack::run(&packing)?;
+    }
     let shard = TokenShard::open(&shards.join(TOKENS[0].1))?.holding(args.settings.objective.rows())?;
     let s = &mut args.settings;
     let least = if s.objective == Objective::Kto { 2 } else { 1 };
@@ -106,7 +142,7 @@ pub(super) fn prepare(args: &Args) -> Result<Args> {
     let longest = (0..shard.units()).map(|i| shard.unit_len(i)).max().unwrap_or(0);
     s.batch_tokens = s.batch_tokens.max(longest);
     s.warmup_above_zero = true;
-    args.shards = Some(shards);
+    args.shards = Some(shards.into());
     Ok(args)
 }
 

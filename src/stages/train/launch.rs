@@ -15,7 +15,11 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::{Args, data::STEP_DOCUMENTS, together};
+use super::{
+    Args,
+    data::{self, STEP_DOCUMENTS},
+    together,
+};
 use crate::{
     data::language_id,
     device::DeviceChoice,
@@ -26,7 +30,7 @@ use crate::{
         placement::Placement,
         plan::{self, Planned},
     },
-    recipe::{eval::EvalSettings, objective::Objective, train::TrainSettings},
+    recipe::{eval::EvalSettings, train::TrainSettings},
     report::out,
 };
 
@@ -36,6 +40,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) const LAUNCHED: &str = "SDRRL_LAUNCHED";
 /// Its value where a recipe's settings come through standard input.
 const RECIPE: &str = "recipe";
+/// Its value where the rows of `--data` are packed already.
+const PACKED: &str = "packed";
 
 /// What a recipe has and the command line of `train` has not.
 #[derive(Serialize, Deserialize)]
@@ -44,25 +50,21 @@ struct Given {
     probe: Option<EvalSettings>,
 }
 
-/// A recipe's settings and placement of a training where several devices may be named: those of several ranks, or one device for what one process learns.
-pub fn for_devices(settings: &TrainSettings, placement: Placement) -> (TrainSettings, Placement) {
+/// A recipe's settings of a training where several devices may be named: those of several ranks.
+pub fn for_devices(settings: &TrainSettings, placement: Placement) -> TrainSettings {
     let mut settings = settings.clone();
-    let device = match placement.device {
-        DeviceChoice::Several(_) if settings.objective == Objective::Sft => {
-            settings.batch_documents.get_or_insert(STEP_DOCUMENTS);
-            placement.device
-        }
-        device => device.first(),
-    };
-    (settings, Placement { device, ..placement })
+    if let DeviceChoice::Several(_) = placement.device {
+        settings.batch_documents.get_or_insert(STEP_DOCUMENTS);
+    }
+    settings
 }
 
 /// Refuses several devices that cannot train together, before anything is done.
 ///
 /// # Errors
 /// NCCL that is missing, or does not go with the devices.
-pub fn check_devices(settings: &TrainSettings, placement: Placement) -> Result<()> {
-    match for_devices(settings, placement).1.device {
+pub fn check_devices(placement: Placement) -> Result<()> {
+    match placement.device {
         DeviceChoice::Several(_) => together::usable(placement.device.first()).map(drop),
         _ => Ok(()),
     }
@@ -78,9 +80,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.replace {
         return run_of_recipe(args);
     }
+    if args.data.is_some() {
+        check_devices(args.placement)?;
+        super::check_place(args)?;
+        data::prepare(args)?;
+    }
+    let launched = if args.data.is_some() { PACKED } else { "1" };
     let code = wait(start(args, &mut || {
         let mut command = Command::new(std::env::current_exe().context("find this program")?);
-        command.args(std::env::args_os().skip(1)).env(LAUNCHED, "1");
+        command.args(std::env::args_os().skip(1)).env(LAUNCHED, launched);
         Ok((command, None))
     })?);
     if code == 0 { Ok(()) } else { std::process::exit(code) }
@@ -128,6 +136,11 @@ fn command(args: &Args) -> Result<Command> {
 /// Whether this is a rank of a recipe's training.
 pub(super) fn is_of_recipe() -> bool {
     std::env::var(LAUNCHED).is_ok_and(|value| value == RECIPE)
+}
+
+/// Whether the process that started this rank has packed the rows of `--data`.
+pub(super) fn has_packed() -> bool {
+    std::env::var(LAUNCHED).is_ok_and(|value| value == PACKED)
 }
 
 /// The arguments; of a rank of a recipe's training with those that the command line has not.

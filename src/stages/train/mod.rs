@@ -24,7 +24,6 @@ use std::{
 
 use crate::error::Error;
 use crate::{
-    data::token_shard::TokenShard,
     distributed::{ranks::Ranks, team::Team},
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer, weights::resolve},
     pipeline::{
@@ -40,13 +39,12 @@ use crate::{
     recipe::{
         eval::EvalSettings,
         pack::PackSettings,
-        train::{GuardAction, Reduce, TrainSettings},
+        train::{Reduce, TrainSettings},
     },
     stages::pack::Validation,
     train::{
         checkpoint,
         distillation::Distillation,
-        guard::is_source,
         trainer::{CHANGEABLE, Checks, RANKS, train},
         validation::largest_batch,
     },
@@ -63,7 +61,7 @@ use load::{load, step_of};
 use reference::{Reference, preference};
 use screen::{Screen, Seen};
 pub use settings::memory;
-use settings::{guard_text, kept, trainer_settings};
+use settings::{check_guard, guard_text, kept, trainer_settings};
 pub use summary::next_commands;
 use summary::{ending, interruption, print_memory};
 use teacher::Teacher;
@@ -143,8 +141,18 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// In this process, rank 0 of several or alone.
 fn run_with(args: &Args, together: Option<&together::First>) -> Result<()> {
-    load::check_placement(args)?;
+    check_place(args)?;
     let model_path = resolve(&args.model)?;
+    let args = &data::prepare(args)?;
+    let mut train = Train::new(args, model_path, together)?;
+    stage::run(&mut train)?;
+    if planning() { Ok(()) } else { summary::print(args, &train.seen) }
+}
+
+/// What is wrong with the placement, or with the folder of the result and those in it, before anything is packed.
+fn check_place(args: &Args) -> Result<()> {
+    load::check_placement(args)?;
+    resolve(&args.model)?;
     must_go_on(args)?;
     if args.data.is_some() {
         // Packing may take long.
@@ -156,10 +164,7 @@ fn run_with(args: &Args, together: Option<&together::First>) -> Result<()> {
     if args.settings.stored_teacher().is_some() {
         stage::check_place::<Teacher>(&args.out.join(teacher::FOLDER))?;
     }
-    let args = &data::prepare(args)?;
-    let mut train = Train::new(args, model_path, together)?;
-    stage::run(&mut train)?;
-    if planning() { Ok(()) } else { summary::print(args, &train.seen) }
+    Ok(())
 }
 
 /// `--resume` is for what can be gone on with.
@@ -178,6 +183,8 @@ fn must_go_on(args: &Args) -> Result<()> {
 struct Train<'a> {
     args: &'a Args,
     shards: PathBuf,
+    /// What they hold, where that is open already.
+    opened: Option<data::Shards>,
     model_path: PathBuf,
     probe: Option<probe::Probe>,
     seen: Seen,
@@ -192,7 +199,8 @@ impl<'a> Train<'a> {
         let shards = args.shards.clone().context("--shards is missing")?;
         let probe = probe::Probe::new(args, &model_path)?;
         let ranks = together.map_or(args.placement.device.each().len(), |t| t.ranks());
-        Ok(Train { args, shards, model_path, probe, seen: Seen::default(), together, ranks })
+        let seen = Seen::default();
+        Ok(Train { args, shards, opened: None, model_path, probe, seen, together, ranks })
     }
 }
 
@@ -292,8 +300,8 @@ impl Train<'_> {
     fn work(&mut self, manifest: &Manifest, open: Option<&Open>, team: &Rc<Team>) -> Result<Option<Made>> {
         let args = self.args;
         open.filter(|_| args.restart).map(|_| checkpoint::clean(&args.out)).transpose()?;
-        let data::Shards { train: shard, validation, source } =
-            data::Shards::open(&self.shards, &args.settings)?;
+        let opened = self.opened.take().map_or_else(|| data::Shards::open(&self.shards, &args.settings), Ok);
+        let data::Shards { train: shard, validation, source } = opened?;
         check_guard(&args.settings, source.as_ref(), &shard)?;
         let text = guard_text(&args.settings, &self.model_path)?;
         let (model, trainable) = load(args, &self.model_path)?;
@@ -313,10 +321,12 @@ impl Train<'_> {
         }
         data::warn_of_few_steps(&args.settings, shard.units());
         let mut settings = trainer_settings(&args.settings, checkpoint_identity(manifest));
-        settings.preference = preference(args, [&self.shards, &self.model_path], (&model, &mut step), held)?;
+        let inputs = [&*self.shards, &*self.model_path];
+        settings.preference = preference(args, inputs, (&model, &mut step), held, team)?;
         let mut screen = Screen::new(&model, &step, args.quiet);
-        let drawn = sampled.as_ref().map(|s| s.on_policy(&model, validation.as_ref())).transpose()?;
-        let stored = teacher::stored(args, [&self.shards, &self.model_path], (&model, &mut step), held)?;
+        let how = (&**team, settings.fixed_order);
+        let drawn = sampled.as_ref().map(|s| s.on_policy(&model, validation.as_ref(), how)).transpose()?;
+        let stored = teacher::stored(args, inputs, (&model, &mut step), held, team)?;
         let probe = self.probe.as_ref();
         let mut measure = |m: &Transformer, s: &TrainStep| probe.map_or(Ok(vec![]), |p| p.measure(m, s));
         let outcome = train(
@@ -375,26 +385,4 @@ fn differences(of_checkpoint: &Value, expected: &Manifest) -> Vec<String> {
     let inputs = old.settings.as_object_mut().and_then(|map| map.remove("inputs"));
     old.inputs = inputs.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
     expected.differences(&old)
-}
-
-/// A guard that is to react needs something to look at, and to weigh.
-fn check_guard(s: &TrainSettings, source: Option<&TokenShard>, train: &TokenShard) -> Result<()> {
-    if s.guard == GuardAction::Log {
-        return Ok(());
-    }
-    let rise = s.guard_max_rise;
-    let message = || format!("train.guard-max-rise is {rise}: nats, 0 or more, were expected");
-    ensure!(rise >= 0.0 && rise.is_finite(), Error::setting("train.guard-max-rise", message()));
-    ensure!(
-        s.guard_file.is_some() || source.is_some_and(|v| !v.is_empty()),
-        "train.guard is on, but there are no held-out source rows (source.tokens beside {}): name a guard-file, or assemble with a `validation` share above 0",
-        train.path().display()
-    );
-    let any = (0..train.len()).any(|i| is_source(&train.document(i).note));
-    ensure!(
-        s.guard != GuardAction::Reweight || any,
-        "train.guard = reweight, but {} holds no source row (pair S>S): add S>S to assemble.pairs, or use guard = stop",
-        train.path().display()
-    );
-    Ok(())
 }

@@ -1,13 +1,14 @@
-//! What the model before training thinks of every reply: computed once, before the first step, and kept beside the token shards.
+//! What the model before training thinks of every reply: computed once, before the first step, by all ranks together, and kept in the training's folder.
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Args;
+use super::{Args, together};
 use crate::{
-    data::{files::FileContext, token_shard::TokenShard},
+    data::{files::FileContext, loader::in_order, token_shard::TokenShard},
+    distributed::team::Team,
     error::Error,
     models::transformer::{
         train_step::{PackedBatch, TrainStep},
@@ -18,7 +19,7 @@ use crate::{
         interrupt::interrupted,
         manifest::Counts,
         placement::Placement,
-        stage::{self, Made, Open, Stage},
+        stage::{Made, Open, Stage},
     },
     report::progress::Progress,
     train::preference::Preference,
@@ -46,6 +47,7 @@ pub(super) struct Reference<'a> {
     step: &'a mut TrainStep,
     /// What is trained on, what is held out.
     shards: [Option<&'a TokenShard>; 2],
+    team: &'a Team,
     out: PathBuf,
 }
 
@@ -56,6 +58,7 @@ pub(super) fn preference(
     inputs: [&Path; 2],
     (model, step): (&Transformer, &mut TrainStep),
     shards: [Option<&TokenShard>; 2],
+    team: &Team,
 ) -> Result<Option<Preference>> {
     let settings = &args.settings;
     let Some(objective) = settings.preference() else { return Ok(None) };
@@ -64,27 +67,33 @@ pub(super) fn preference(
     }
     let out = args.out.join(FOLDER);
     let path = out.join(FILE);
-    stage::run(&mut Reference { args, inputs, model, step, shards, out })?;
-    let [train, validation] = read(&path, shards).with_context(|| path.display().to_string())?;
-    Ok(Some(Preference { objective, train, validation }))
+    let mut reference = Reference { args, inputs, model, step, shards, team, out };
+    together::stage(team, &mut reference, |reference| {
+        shards.into_iter().flatten().try_for_each(|shard| reference.logps(shard, &mut |_, _| Ok(())))
+    })?;
+    let read = || read(&path, shards).with_context(|| path.display().to_string());
+    let own = if team.is_first() { read()? } else { vec![] };
+    let words = team.words_of_first(bytemuck::cast_slice::<f64, u32>(&own).to_vec())?;
+    let logps = bytemuck::pod_collect_to_vec::<u32, f64>(&words);
+    let (train, validation) = logps
+        .split_at_checked(shards[0].map_or(0, TokenShard::len))
+        .context("rank 0 has said too little of the reference")?;
+    Ok(Some(Preference { objective, train: train.to_vec(), validation: validation.to_vec() }))
 }
 
-/// The log-probabilities of the documents of each shard, in order.
-fn read(path: &Path, shards: [Option<&TokenShard>; 2]) -> Result<[Vec<f64>; 2]> {
+/// The log-probabilities of the documents of all shards, in order.
+fn read(path: &Path, shards: [Option<&TokenShard>; 2]) -> Result<Vec<f64>> {
     // As long as there are replies.
     let text = std::fs::read_to_string(path).reading(path)?;
     let mut lines = text.lines();
-    let mut of = |shard: Option<&TokenShard>| -> Result<Vec<f64>> {
-        let documents = shard.into_iter().flat_map(|s| (0..s.len()).map(|i| s.note(i)));
-        let one = |note: String| {
-            let line: Line = serde_json::from_str(lines.next().unwrap_or_default())?;
-            ensure!(line.note == note, "{} where {note} was expected", line.note);
-            Ok(line.logp.unwrap_or(f64::NAN))
-        };
-        let damaged = "it is damaged: delete its folder and run the same command again";
-        documents.map(one).collect::<Result<_>>().context(damaged)
+    let documents = shards.into_iter().flatten().flat_map(|s| (0..s.len()).map(|i| s.note(i)));
+    let one = |note: String| {
+        let line: Line = serde_json::from_str(lines.next().unwrap_or_default())?;
+        ensure!(line.note == note, "{} where {note} was expected", line.note);
+        Ok(line.logp.unwrap_or(f64::NAN))
     };
-    Ok([of(shards[0])?, of(shards[1])?])
+    let damaged = "it is damaged: delete its folder and run the same command again";
+    documents.map(one).collect::<Result<_>>().context(damaged)
 }
 
 impl Stage for Reference<'_> {
@@ -115,53 +124,63 @@ impl Stage for Reference<'_> {
     }
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {
-        let shards = self.shards.iter().flatten();
-        let total = shards.clone().map(|s| s.len()).sum();
-        let mut progress = Progress::new("reference", total);
+        together::begins(self.team)?;
+        let shards: Vec<&TokenShard> = self.shards.iter().flatten().copied().collect();
+        let total = shards.iter().map(|s| s.len()).sum();
+        let mut progress = Progress::new(FOLDER, total);
         let mut text = String::new();
         for shard in shards {
-            let all = logps(self.model, self.step, shard, self.args.settings.batch_tokens, &mut progress)?;
+            let mut all = vec![None; shard.len()];
+            self.logps(shard, &mut |document, logp| {
+                all[document] = Some(logp);
+                progress.advance(1);
+                Ok(())
+            })?;
             for (i, logp) in all.into_iter().enumerate() {
                 let line = Line { note: shard.note(i), logp };
                 text += &format!("{}\n", serde_json::to_string(&line)?);
             }
         }
         progress.finish();
-        open.write(FILE, text.as_bytes())?;
+        self.team.alone(|| open.write(FILE, text.as_bytes()))?;
         let line =
             format!("reference: log-probabilities of {total} replies; written to {}", self.out.display());
         Ok(Made::new(json!({"replies": total}))?.counting(Counts::all(total)).saying(line))
     }
 }
 
-/// The log-probability of each document's reply.
-fn logps(
-    model: &Transformer,
-    step: &mut TrainStep,
-    shard: &TokenShard,
-    batch_tokens: usize,
-    progress: &mut Progress,
-) -> Result<Vec<Option<f64>>> {
-    let mut out = vec![None; shard.len()];
-    let fits = |u: &usize| shard.unit_len(*u) <= batch_tokens;
-    let mut documents = (0..shard.units()).filter(fits).flat_map(|u| shard.unit(u)).peekable();
-    while documents.peek().is_some() {
-        if interrupted() {
-            bail!(Error::interrupted("interrupted before the first step: run the same command again"));
+impl Reference<'_> {
+    /// The log-probability of each document's reply, of those that a batch has room for; each rank computes every size-th batch.
+    fn logps(&mut self, shard: &TokenShard, found: &mut dyn FnMut(usize, f64) -> Result<()>) -> Result<()> {
+        let batch_tokens = self.args.settings.batch_tokens;
+        let fits = |u: &usize| shard.unit_len(*u) <= batch_tokens;
+        let documents = (0..shard.units()).filter(fits).flat_map(|u| shard.unit(u));
+        let batches = in_order(documents.map(|d| (d, shard.document_len(d))), batch_tokens);
+        for round in batches.chunks(self.team.world().size()) {
+            if self.team.any(interrupted())? {
+                bail!(Error::interrupted("interrupted before the first step: run the same command again"));
+            }
+            let own = round.get(self.team.world().rank()).map(|documents| self.of_batch(shard, documents));
+            let own = own.transpose()?.unwrap_or_default();
+            let all = self.team.gather_lists(bytemuck::cast_slice::<f64, u32>(&own))?;
+            for (documents, words) in round.iter().zip(all) {
+                let logps = bytemuck::pod_collect_to_vec::<u32, f64>(&words);
+                documents.iter().zip(logps).try_for_each(|(document, logp)| found(*document, logp))?;
+            }
         }
-        let (mut batch, mut own) = (PackedBatch::default(), vec![]);
-        while let Some(d) = documents.next_if(|&d| batch.tokens.len() + shard.document_len(d) <= batch_tokens)
-        {
-            let document = shard.document(d);
-            batch.push(&document.tokens, &document.weights);
-            own.push(d);
-        }
-        let losses = step.token_losses(model, &batch)?;
-        for (d, ends) in own.iter().zip(batch.cu_seqlens.windows(2)) {
-            let nll = &losses[ends[0] as usize..ends[1] as usize];
-            out[*d] = Some(-nll.iter().map(|x| f64::from(*x)).sum::<f64>());
-        }
-        progress.advance(own.len());
+        Ok(())
     }
-    Ok(out)
+
+    fn of_batch(&mut self, shard: &TokenShard, documents: &[usize]) -> Result<Vec<f64>> {
+        let mut batch = PackedBatch::default();
+        for document in documents.iter().map(|&d| shard.document(d)) {
+            batch.push(&document.tokens, &document.weights);
+        }
+        let losses = self.step.token_losses(self.model, &batch)?;
+        let of = |ends: &[u32]| {
+            let nll = &losses[ends[0] as usize..ends[1] as usize];
+            -nll.iter().map(|x| f64::from(*x)).sum::<f64>()
+        };
+        Ok(batch.cu_seqlens.windows(2).map(of).collect())
+    }
 }

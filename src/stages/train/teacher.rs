@@ -1,15 +1,18 @@
-//! What the model without its adapters would say at each token of the answers, shown more: computed once, before the first step, and kept in the training's folder.
+//! What the model without its adapters would say at each token of the answers, shown more: computed once, before the first step, by all ranks
+//! together, and kept in the training's folder.
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::json;
 
-use super::Args;
+use super::{Args, together};
 use crate::{
     data::{
+        loader::in_order,
         token_shard::TokenShard,
-        top_k::{TopKShard, Writer},
+        top_k::{TopK, TopKShard, Writer},
     },
+    distributed::team::Team,
     error::Error,
     models::transformer::{
         train_step::{PackedBatch, TrainStep},
@@ -20,7 +23,7 @@ use crate::{
         interrupt::interrupted,
         manifest::Counts,
         placement::Placement,
-        stage::{self, Made, Open, Stage},
+        stage::{Made, Open, Stage},
     },
     report::progress::Progress,
     train::stored::Stored,
@@ -41,6 +44,7 @@ pub(super) struct Teacher<'a> {
     /// What is trained on, what is held out.
     shards: [Option<&'a TokenShard>; 2],
     k: usize,
+    team: &'a Team,
     out: PathBuf,
 }
 
@@ -54,6 +58,7 @@ pub(super) fn stored(
     inputs: [&Path; 2],
     (model, step): (&Transformer, &mut TrainStep),
     shards: [Option<&TokenShard>; 2],
+    team: &Team,
 ) -> Result<Option<Stored>> {
     let Some(settings) = args.settings.stored_teacher() else { return Ok(None) };
     let k = settings.k;
@@ -62,17 +67,23 @@ pub(super) fn stored(
     let is_base = step.adapter().is_some_and(|lora| lora.replaced.is_empty());
     ensure!(is_base, Error::setting("train.objective", replaced));
     let out = args.out.join(FOLDER);
-    stage::run(&mut Teacher { args, inputs, model, step, shards, k, out: out.clone() })?;
+    let mut teacher = Teacher { args, inputs, model, step, shards, k, team, out: out.clone() };
+    together::stage(team, &mut teacher, |teacher| {
+        let budget = teacher.args.settings.batch_tokens;
+        let of = |shard| teacher.speak(shard, &rows_of(shard, budget), &mut |_, _| Ok(()));
+        shards.into_iter().flatten().try_for_each(of)
+    })?;
     let budget = args.settings.batch_tokens;
+    // The first tells the others.
+    let shards = shards.map(|shard| shard.filter(|_| team.is_first()));
     let open = |i: usize| shards[i].map(|shard| read(&out.join(LOGPROBS[i]), shard, k, budget)).transpose();
-    let train = open(0)?.context("there is nothing to train on")?;
-    Ok(Some(Stored { train, validation: open(1)?, text: settings.text }))
+    Ok(Some(Stored { train: open(0)?, validation: open(1)?, text: settings.text }))
 }
 
 /// Tokens of each unit that are learnt; none of one that no batch has room for, and so no evaluation.
 fn rows_of(shard: &TokenShard, budget: usize) -> Vec<usize> {
     let learnt = |unit: usize| {
-        let weights = shard.document(shard.unit(unit).start + 1).weights;
+        let weights = shard.document(teachers(shard, unit)).weights;
         weights.iter().skip(1).filter(|w| **w != 0.0).count()
     };
     let fits = |unit: usize| shard.unit_len(unit) <= budget;
@@ -114,16 +125,19 @@ impl Stage for Teacher<'_> {
     }
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {
+        together::begins(self.team)?;
         let units = self.shards.iter().flatten().map(|s| s.units()).sum();
-        let mut progress = Progress::new("teacher", units);
+        let mut progress = Progress::new(FOLDER, units);
         let mut said = Said::default();
-        for (shard, file) in self.shards.iter().zip(LOGPROBS) {
+        for (shard, file) in self.shards.into_iter().zip(LOGPROBS) {
             let Some(shard) = shard else { continue };
-            let budget = self.args.settings.batch_tokens;
-            let rows = rows_of(shard, budget);
+            let rows = rows_of(shard, self.args.settings.batch_tokens);
             let mut writer = Writer::new(&open.path(file), self.k, &rows)?;
-            let how = (self.k, budget);
-            speak(self.model, self.step, (shard, &rows), how, &mut writer, &mut said, &mut progress)?;
+            self.speak(shard, &rows, &mut |found, units| {
+                said.add(found);
+                progress.advance(units);
+                writer.add(found)
+            })?;
             writer.finish()?;
         }
         progress.finish();
@@ -147,35 +161,49 @@ struct Said {
     kept: f64,
 }
 
-/// Writes what the teacher says of the units of a shard that have `rows`.
-fn speak(
-    model: &Transformer,
-    step: &mut TrainStep,
-    (shard, rows): (&TokenShard, &[usize]),
-    (k, budget): (usize, usize),
-    writer: &mut Writer,
-    said: &mut Said,
-    progress: &mut Progress,
-) -> Result<()> {
-    let mut units = (0..shard.units()).filter(|&u| rows[u] > 0).peekable();
-    while units.peek().is_some() {
-        if interrupted() {
-            bail!(Error::interrupted("interrupted before the first step: run the same command again"));
-        }
-        let (mut batch, mut n) = (PackedBatch::default(), 0);
-        let teachers = |unit: usize| shard.unit(unit).start + 1;
-        while let Some(unit) =
-            units.next_if(|&u| batch.tokens.len() + shard.document_len(teachers(u)) <= budget)
-        {
-            let document = shard.document(teachers(unit));
-            batch.push(&document.tokens, &document.weights);
-            n += 1;
-        }
-        let found = step.likeliest(model, &batch, k)?;
-        said.tokens += found.rows();
-        said.kept += (0..found.rows()).map(|r| 1.0 - f64::from(found.row(r).1[k]).exp()).sum::<f64>();
-        writer.add(&found)?;
-        progress.advance(n);
+impl Said {
+    fn add(&mut self, found: &TopK) {
+        self.tokens += found.rows();
+        let rest = |r: usize| f64::from(found.row(r).1[found.k]).exp();
+        self.kept += (0..found.rows()).map(|r| 1.0 - rest(r)).sum::<f64>();
     }
-    Ok(())
+}
+
+impl Teacher<'_> {
+    /// What the teacher says of the units of a shard that have `rows`, batch by batch, each with its number of units; each rank computes every size-th batch.
+    fn speak(
+        &mut self,
+        shard: &TokenShard,
+        rows: &[usize],
+        said: &mut dyn FnMut(&TopK, usize) -> Result<()>,
+    ) -> Result<()> {
+        let units = (0..shard.units()).filter(|&u| rows[u] > 0);
+        let lengths = units.map(|u| (u, shard.document_len(teachers(shard, u))));
+        let batches = in_order(lengths, self.args.settings.batch_tokens);
+        for round in batches.chunks(self.team.world().size()) {
+            if self.team.any(interrupted())? {
+                bail!(Error::interrupted("interrupted before the first step: run the same command again"));
+            }
+            let own = round.get(self.team.world().rank());
+            let own = own.map(|units| self.of_batch(shard, units)).transpose()?.unwrap_or_default();
+            let all = self.team.gather_lists(&own.to_words())?;
+            for (units, words) in round.iter().zip(all) {
+                said(&TopK::from_words(self.k, &words)?, units.len())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn of_batch(&mut self, shard: &TokenShard, units: &[usize]) -> Result<TopK> {
+        let mut batch = PackedBatch::default();
+        for document in units.iter().map(|&unit| shard.document(teachers(shard, unit))) {
+            batch.push(&document.tokens, &document.weights);
+        }
+        self.step.likeliest(self.model, &batch, self.k)
+    }
+}
+
+/// The teacher's document of a unit.
+fn teachers(shard: &TokenShard, unit: usize) -> usize {
+    shard.unit(unit).start + 1
 }

@@ -1,6 +1,7 @@
 //! Training as one rank of several: what each shows before, and what only rank 0 does.
 use std::{
     cell::{Cell, RefCell},
+    path::Path,
     sync::Arc,
 };
 
@@ -9,8 +10,8 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::{Value, json};
 
 use super::{
-    Args, Train,
-    launch::{LAUNCHED, is_of_recipe},
+    Args, Train, data,
+    launch::{LAUNCHED, has_packed, is_of_recipe},
     load,
 };
 use crate::{
@@ -25,10 +26,11 @@ use crate::{
     models::weights::resolve,
     pipeline::{
         manifest::Manifest,
-        stage::{Stage, expected},
+        stage::{self, Ran, Stage, expected},
     },
-    recipe::{objective::Objective, train::Reduce},
+    recipe::train::Reduce,
     report::out::{Mode, set_mode},
+    stages::pack::Validation,
 };
 
 /// Rank 0's place to meet the others.
@@ -72,7 +74,7 @@ impl First {
 /// Trains as the rank that this process is.
 ///
 /// # Errors
-/// What several ranks do not train; a device or a library that is missing; ranks that do not belong together; a rank that fails.
+/// Rows that several ranks cannot read; a device or a library that is missing; ranks that do not belong together; a rank that fails.
 pub(super) fn run(args: &Args, ranks: &Ranks) -> Result<()> {
     if std::env::var_os(LAUNCHED).is_some() {
         // The process that started this one may be killed.
@@ -103,11 +105,14 @@ pub(super) fn run(args: &Args, ranks: &Ranks) -> Result<()> {
 /// Any rank but the first.
 fn follow(args: &Args, ranks: &Ranks) -> Result<()> {
     let device = args.placement.device;
-    let args = own(args, ranks);
+    let mut packed = None;
+    let args = own(args, ranks).and_then(|args| data::of_follower(&args, &mut packed));
     let prepared = args
         .as_ref()
         .map_err(|e| format!("{e:#}"))
         .and_then(|args| prepare(args, ranks).map_err(|e| format!("{e:#}")));
+    // What was packed is open.
+    drop(packed);
     let hello = match &prepared {
         Ok((_, _, hello)) => hello.clone(),
         Err(why) => Hello { failed: Some(why.clone()), ..stranger(ranks, device) },
@@ -128,7 +133,10 @@ fn follow(args: &Args, ranks: &Ranks) -> Result<()> {
 /// What this rank would train.
 fn prepare<'a>(args: &'a Args, ranks: &Ranks) -> Result<(Train<'a>, Manifest, Hello)> {
     load::check_placement(args)?;
-    let train = Train { ranks: ranks.world.size(), ..Train::new(args, resolve(&args.model)?, None)? };
+    let mut train = Train { ranks: ranks.world.size(), ..Train::new(args, resolve(&args.model)?, None)? };
+    if args.data.is_some() {
+        train.opened = Some(data::Shards::open(&train.shards, &args.settings)?);
+    }
     let manifest = expected(&train, train.inputs()?)?;
     let nccl = usable(args.placement.device)?;
     let hello = hello(ranks, args.placement.device, &manifest, &nccl)?;
@@ -138,7 +146,7 @@ fn prepare<'a>(args: &'a Args, ranks: &Ranks) -> Result<(Train<'a>, Manifest, He
 /// The arguments with this rank's own device.
 ///
 /// # Errors
-/// What one process trains alone.
+/// What one process reads, or trains, alone.
 fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
     let mut args = args.clone();
     let size = ranks.world.size();
@@ -153,13 +161,11 @@ fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
     let fixed = "several ranks train a recipe with train.reduce = \"fixed\": the result is the same for any number of them";
     let alike = is_of_recipe() || args.settings.reduce == Reduce::Fixed;
     setting("train.reduce", !args.replace || alike, fixed)?;
-    let data =
-        "several ranks train on packed shards: `sdrrl pack` makes them of your data, then use --shards";
-    setting("data", args.data.is_none(), data)?;
-    let sft =
-        "several ranks learn objective sft; preferences and on-policy answers are learnt by one process";
-    setting("train.objective", args.settings.objective == Objective::Sft, sft)?;
-    args.settings.batch_documents.get_or_insert(super::data::STEP_DOCUMENTS);
+    let data = "standard input has one reader, and each rank reads the rows: name a file that all of them reach, or use --shards";
+    let is_read = |path: Option<&Path>| path == Some(Path::new("-"));
+    let held_out = if let Some(Validation::File(file)) = &args.validation { Some(&**file) } else { None };
+    let reads = (is_read(args.data.as_deref()) || is_read(held_out)) && !has_packed();
+    setting("data", !reads, data)?;
     args.placement.device = match args.placement.device {
         DeviceChoice::Cuda(0) => DeviceChoice::Cuda(ordinal(ranks.local)?),
         DeviceChoice::Several(_) => {
@@ -237,4 +243,25 @@ pub(super) fn connect(team: &Team, device: &Device) -> Result<()> {
         return Ok(());
     }
     team.connect(device, &Nccl::open()?)
+}
+
+/// Runs a stage of rank 0 whose work all ranks share, between [`connect`] and the first step. Where it has work to do ([`begins`]), the others do theirs by `help`.
+pub(super) fn stage<S: Stage>(
+    team: &Team,
+    stage: &mut S,
+    help: impl FnOnce(&mut S) -> Result<()>,
+) -> Result<()> {
+    if !team.is_first() {
+        return if team.any(false)? { help(stage) } else { Ok(()) };
+    }
+    // Until it has looked at what is there, however long that takes, the others wait.
+    if team.alone(|| stage::run(stage))? == Ran::Unchanged {
+        team.any(false)?;
+    }
+    Ok(())
+}
+
+/// Tells the others that rank 0's stage has work for them.
+pub(super) fn begins(team: &Team) -> Result<()> {
+    team.any(true).map(drop)
 }

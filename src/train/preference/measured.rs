@@ -1,6 +1,8 @@
 //! What is measured of preferences, by the names that TRL's trainers log.
 use std::{fmt, ops::AddAssign};
 
+use crate::train::gradients::Sum;
+
 /// A value that is averaged over units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value {
@@ -54,6 +56,30 @@ impl fmt::Display for Rewards {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "margin {:.3}", self.margin)?;
         self.accuracy.map_or(Ok(()), |x| write!(f, ", accuracy {:.0} %", 100.0 * x))
+    }
+}
+
+impl Sum for Measured {
+    fn numbers(&self) -> Vec<f64> {
+        let sums = self.sums.iter().flat_map(|&(sum, n)| [sum, n]);
+        [self.loss, self.tokens as f64].into_iter().chain(sums).collect()
+    }
+    fn of(numbers: &[f64]) -> Measured {
+        let mut measured = Measured { loss: numbers[0], tokens: numbers[1] as usize, ..Measured::default() };
+        let pairs = numbers[2..].chunks_exact(2).map(|pair| (pair[0], pair[1]));
+        measured.sums.iter_mut().zip(pairs).for_each(|(sum, pair)| *sum = pair);
+        measured
+    }
+    fn join(&mut self, other: Measured) {
+        self.loss += other.loss;
+        self.tokens += other.tokens;
+        for ((sum, n), (more, of)) in self.sums.iter_mut().zip(other.sums) {
+            *sum += more;
+            *n += of;
+        }
+    }
+    fn loss(&self) -> f64 {
+        self.loss
     }
 }
 

@@ -16,8 +16,10 @@ use loss::{Reply, dpo, kto, orpo};
 use measured::Value;
 pub use measured::{Measured, Rewards};
 
+use super::gradients::{OverRanks, Sum, in_rounds};
 use crate::{
     data::{loader::pack, questions::preferences::is_desirable, token_shard::TokenShard},
+    distributed::team::Team,
     models::transformer::{
         train_step::{PackedBatch, TrainStep},
         weights::Transformer,
@@ -153,8 +155,57 @@ struct Whole<'a> {
     kl: f64,
 }
 
+impl Whole<'_> {
+    /// Adds how far the second documents of `units` have moved.
+    fn moved(
+        &self,
+        model: &Transformer,
+        step: &mut TrainStep,
+        units: &[usize],
+        sum: &mut Moved,
+    ) -> Result<()> {
+        let batch = Batch::of(self.shard, units, 1..2, false);
+        let losses = step.token_losses(model, &batch.packed)?;
+        let ratio = |unit: &Vec<Part>| batch.reply(&unit[0], &losses, self.reference).ratio();
+        sum.join(Moved { ratios: batch.units.iter().map(ratio).sum(), tokens: batch.packed.tokens.len() });
+        Ok(())
+    }
+}
+
+/// How far replies to other prompts have moved from the reference.
+#[derive(Clone, Copy, Default)]
+struct Moved {
+    /// Σ of their log-probability ratios.
+    ratios: f64,
+    /// Tokens that were run.
+    tokens: usize,
+}
+
+impl Moved {
+    /// The estimate of the KL term, of so many units.
+    fn kl(self, units: f64) -> f64 {
+        (self.ratios / units).max(0.0)
+    }
+}
+
+impl Sum for Moved {
+    fn numbers(&self) -> Vec<f64> {
+        vec![self.ratios, self.tokens as f64]
+    }
+    fn of(n: &[f64]) -> Moved {
+        Moved { ratios: n[0], tokens: n[1] as usize }
+    }
+    fn join(&mut self, other: Moved) {
+        self.ratios += other.ratios;
+        self.tokens += other.tokens;
+    }
+    fn loss(&self) -> f64 {
+        self.ratios
+    }
+}
+
 impl Preference {
-    /// Gradients += those of the mean loss over the units of a step, of which `own` are this process's; its share of what is measured.
+    /// Sets the gradients to those of the mean loss over the units of a step; what is measured of all of them.
     ///
     /// # Errors
     /// The model's; reference log-probabilities of other documents.
@@ -163,42 +214,71 @@ impl Preference {
         model: &mut Transformer,
         step: &mut TrainStep,
         shard: &TokenShard,
-        (all, own): (&[usize], &[usize]),
-        batch_tokens: usize,
+        units: &[usize],
+        (batch_tokens, over): (usize, OverRanks),
     ) -> Result<Measured> {
-        let mut measured = Measured::default();
-        let whole = self.whole(model, step, (shard, &self.train), (all, batch_tokens), &mut measured)?;
-        for units in pack(shard, own, batch_tokens) {
-            let batch = self.batch(shard, &units);
-            let mut weigh = |losses: &[f32]| self.weights(&batch, losses, &whole, &mut measured);
+        let batches = pack(shard, &over.own(units), batch_tokens);
+        let mut whole = self.whole(shard, &self.train, units)?;
+        let moved = match self.moves() {
+            true => {
+                over.sums(step, &batches, &mut |step, units, sum| whole.moved(model, step, units, sum))?
+            }
+            false => Moved::default(),
+        };
+        whole.kl = moved.kl(whole.units);
+        let measured = over.gradients(step, &batches, &mut |step, units, measured: &mut Measured| {
+            let batch = self.batch(shard, units);
+            let mut weigh = |losses: &[f32]| self.weights(&batch, losses, &whole, measured);
             step.forward_backward_weighed(model, &batch.packed, &mut weigh)?;
             measured.tokens += batch.packed.tokens.len();
-        }
-        Ok(measured)
+            Ok(())
+        })?;
+        Ok(self.with(measured, moved, &whole))
     }
 
-    /// What is measured on `units` of held-out documents.
+    /// What is measured on `units` of held-out documents, whose micro-batches the ranks share.
     ///
     /// # Errors
     /// The model's; reference log-probabilities of other documents.
-    pub fn evaluate(
+    pub(super) fn evaluate(
         &self,
         model: &Transformer,
         step: &mut TrainStep,
         shard: &TokenShard,
         units: &[usize],
-        batch_tokens: usize,
+        (batch_tokens, team): (usize, &Team),
     ) -> Result<Measured> {
-        let mut measured = Measured::default();
-        let common = (units, batch_tokens);
-        let whole = self.whole(model, step, (shard, &self.validation), common, &mut measured)?;
-        for units in pack(shard, units, batch_tokens) {
-            let batch = self.batch(shard, &units);
+        let batches = pack(shard, units, batch_tokens);
+        let mut whole = self.whole(shard, &self.validation, units)?;
+        let moved = match self.moves() {
+            true => {
+                in_rounds(step, team, &batches, &mut |step, units, sum| whole.moved(model, step, units, sum))?
+            }
+            false => Moved::default(),
+        };
+        whole.kl = moved.kl(whole.units);
+        let measured = in_rounds(step, team, &batches, &mut |step, units, measured: &mut Measured| {
+            let batch = self.batch(shard, units);
             let losses = step.token_losses(model, &batch.packed)?;
-            self.weights(&batch, &losses, &whole, &mut measured);
+            self.weights(&batch, &losses, &whole, measured);
             measured.tokens += batch.packed.tokens.len();
+            Ok(())
+        })?;
+        Ok(self.with(measured, moved, &whole))
+    }
+
+    /// Whether the loss needs how far the model has moved.
+    fn moves(&self) -> bool {
+        matches!(self.objective, PreferenceLoss::Kto { .. })
+    }
+
+    /// With what was measured of the whole.
+    fn with(&self, mut measured: Measured, moved: Moved, whole: &Whole) -> Measured {
+        measured.tokens += moved.tokens;
+        if self.moves() {
+            measured.add(Value::Kl, whole.kl);
         }
-        Ok(measured)
+        measured
     }
 
     fn batch(&self, shard: &TokenShard, units: &[usize]) -> Batch {
@@ -209,14 +289,7 @@ impl Preference {
         }
     }
 
-    fn whole<'a>(
-        &self,
-        model: &Transformer,
-        step: &mut TrainStep,
-        (shard, reference): (&'a TokenShard, &'a [f64]),
-        (units, batch_tokens): (&[usize], usize),
-        measured: &mut Measured,
-    ) -> Result<Whole<'a>> {
+    fn whole<'a>(&self, shard: &'a TokenShard, reference: &'a [f64], units: &[usize]) -> Result<Whole<'a>> {
         let (n, documents, path) = (reference.len(), shard.len(), shard.path().display());
         let is_apart = matches!(self.objective, PreferenceLoss::Orpo { .. });
         ensure!(
@@ -225,20 +298,7 @@ impl Preference {
         );
         let learnt = |&u: &usize| shard.document_len(shard.unit(u).start).saturating_sub(1);
         let tokens = units.iter().map(learnt).sum::<usize>() as f64;
-        let mut whole = Whole { shard, reference, units: units.len() as f64, tokens, kl: 0.0 };
-        if let PreferenceLoss::Kto { .. } = self.objective {
-            let mut sum = 0.0;
-            for units in pack(shard, units, batch_tokens) {
-                let batch = Batch::of(shard, &units, 1..2, false);
-                let losses = step.token_losses(model, &batch.packed)?;
-                sum +=
-                    batch.units.iter().map(|u| batch.reply(&u[0], &losses, reference).ratio()).sum::<f64>();
-                measured.tokens += batch.packed.tokens.len();
-            }
-            whole.kl = (sum / whole.units).max(0.0);
-            measured.add(Value::Kl, whole.kl);
-        }
-        Ok(whole)
+        Ok(Whole { shard, reference, units: units.len() as f64, tokens, kl: 0.0 })
     }
 
     /// (N): the weight of each token's nll, that is d loss / d nll; the losses are measured.
