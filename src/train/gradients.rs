@@ -72,10 +72,11 @@ pub(super) fn of_step(
         let data = info_span!("data").entered();
         let of = |world| step_batches(world, shard, documents, how, state.guard.weight);
         let batches = of(world);
+        let rounds = if model.is_in_parts() { world.ranks().map(|rank| of(rank).len()).max() } else { None };
         // Gradient accumulation and several processes equal one large batch: everything is divided by the weight of the whole step.
         let scale = scale_of(step_weight(world, &batches, of), number)?;
         drop(data);
-        all_reduced(model, step, team, &batches, (scale, number))?
+        all_reduced(model, step, team, (&batches, rounds.unwrap_or(batches.len())), (scale, number))?
     };
     let kept = loss.kept_mean().map(|kl| ("train/keep_source_kl", kl));
     Ok(StepLoss { loss, values: kept.into_iter().collect(), rewards: None, answered: None })
@@ -87,24 +88,27 @@ fn scale_of(weight: f64, number: u64) -> Result<f32> {
     Ok((1.0 / weight) as f32)
 }
 
-/// Each rank's own micro-batches, then the sum over the ranks. A rank without any adds zeros.
+/// Each rank's own micro-batches, and passes with nothing to compute up to `rounds`, which other ranks need; the sum over the ranks begins in the last one. A rank without any adds zeros.
 fn all_reduced(
     model: &mut Transformer,
     step: &mut TrainStep,
     team: &Team,
-    batches: &[PackedBatch],
+    (batches, rounds): (&[PackedBatch], usize),
     (scale, number): (f32, u64),
 ) -> Result<LossSum> {
     step.zero_grads()?;
     let mut loss = LossSum::default();
-    for batch in batches {
-        loss.add(step.forward_backward(model, batch, scale)?);
+    for i in 0..rounds {
+        if i + 1 == rounds {
+            step.last_pass();
+        }
+        match batches.get(i) {
+            Some(batch) => loss.add(step.forward_backward(model, batch, scale)?),
+            None => step.idle(model, true)?,
+        }
     }
-    let losses = gathered(team, loss, number)?;
-    if team.world().size() > 1 {
-        step.gradients()?.iter_mut().try_for_each(|t| team.all_reduce(t))?;
-    }
-    Ok(summed(losses))
+    step.finish_sums()?;
+    Ok(summed(gathered(team, loss, number)?))
 }
 
 /// The micro-batches of the whole step in rounds, one a rank; each gradient is computed from zero, and they are added in the order of the micro-batches.
@@ -122,8 +126,10 @@ fn in_fixed_order(
     let mut losses = vec![];
     for round in batches.chunks(size) {
         step.zero_grads()?;
-        let own = round.get(team.world().rank());
-        let loss = own.map(|batch| step.forward_backward(model, batch, scale)).transpose()?;
+        let loss = match round.get(team.world().rank()) {
+            Some(batch) => Some(step.forward_backward(model, batch, scale)?),
+            None => step.idle(model, true).map(|()| None)?,
+        };
         losses.extend(gathered(team, loss.unwrap_or_default(), number)?.into_iter().take(round.len()));
         for (sum, gradient) in sums.iter_mut().zip(&gradients) {
             for begin in (0..gradient.len()).step_by(BUCKET) {

@@ -103,9 +103,10 @@ pub(super) fn loss_over_ranks(
     let mut losses = vec![];
     // Each batch is one rank's; the sum has one order.
     for round in batches.chunks(team.world().size()) {
-        let own = round.get(team.world().rank());
-        let own =
-            own.map(|b| step.forward(model, &packed(shard, b, settings.per_sentence, 1.0))).transpose()?;
+        let own = match round.get(team.world().rank()) {
+            Some(b) => Some(step.forward(model, &packed(shard, b, settings.per_sentence, 1.0))?),
+            None => step.idle(model, false).map(|()| None)?,
+        };
         losses.extend(gathered_losses(team, own)?.into_iter().take(round.len()));
     }
     Ok(summed(losses).mean())
