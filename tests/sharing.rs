@@ -139,8 +139,8 @@ fn a_layer_is_gathered_while_its_neighbour_computes() {
 fn what_is_kept_in_parts_changes_no_bit_in_fixed_order_and_nearly_none_otherwise() {
     let work = Work::new();
     let fixed = ["--reduce", "fixed"];
-    for kind in ["adamw", "adamw-8bit", "adafactor", "muon"] {
-        let common = [&fixed[..], &["--optimizer", kind, "--lora-rank", "40"]].concat();
+    for kind in ["adamw", "muon"] {
+        let common = [&fixed[..], &["--optimizer", kind]].concat();
         let alone = work.trained(&format!("{kind}-1"), 1, &common, &[]);
         for (ranks, shard) in [(2, "optimizer"), (3, "weights")] {
             let args = [&common[..], &["--shard", shard]].concat();
@@ -161,26 +161,31 @@ fn what_is_kept_in_parts_changes_no_bit_in_fixed_order_and_nearly_none_otherwise
     }
 }
 
+/// Model and metrics of `ranks` that train all weights.
+#[track_caller]
+fn all_weights(work: &Work, out: &str, ranks: usize, args: &[&str]) -> [Vec<u8>; 2] {
+    let args = [&["--method", "full", "--lr", "1e-3"], args].concat();
+    let ends = work.run(out, &vec![&args[..]; ranks], &[]);
+    assert!(ends.iter().all(|end| end.status.success()), "{ends:?}");
+    let folder = work.dir.path().join(out);
+    ["model.safetensors", "metrics.jsonl"].map(|name| fs::read(folder.join(name)).unwrap())
+}
+
 #[test]
-fn all_weights_are_trained_by_ranks_that_share_the_optimizers_state() {
+fn all_weights_are_trained_by_ranks_that_share_any_optimizers_state() {
     let work = Work::new();
-    let args = ["--method", "full", "--reduce", "fixed", "--lr", "1e-3"];
-    let run = |out: &str, ranks: usize, more: &[&str]| {
-        let args = [&args[..], more].concat();
-        let ends = work.run(out, &vec![&args[..]; ranks], &[]);
-        assert!(ends.iter().all(|end| end.status.success()), "{ends:?}");
-        let folder = work.dir.path().join(out);
-        ["model.safetensors", "metrics.jsonl"].map(|name| fs::read(folder.join(name)).unwrap())
-    };
-    let alone = run("full-1", 1, &[]);
-    assert!(alone == run("full-2", 2, &["--shard", "optimizer"]));
-    let sums = |out: &str, ranks: usize| {
-        let args = ["--method", "full", "--lr", "1e-3", "--shard", "optimizer"];
-        let ends = work.run(out, &vec![&args[..]; ranks], &[]);
-        assert!(ends.iter().all(|end| end.status.success()), "{ends:?}");
-        fs::read_to_string(work.dir.path().join(out).join("metrics.jsonl")).unwrap()
-    };
-    within(std::str::from_utf8(&alone[1]).unwrap(), &sums("full-3", 3), 1e-5);
+    for kind in ["adamw", "adamw-8bit", "adafactor", "muon"] {
+        let fixed = ["--reduce", "fixed", "--optimizer", kind];
+        let alone = all_weights(&work, &format!("{kind}-1"), 1, &fixed);
+        let shared = [&fixed[..], &["--shard", "optimizer"]].concat();
+        assert!(alone == all_weights(&work, &format!("{kind}-3"), 3, &shared), "{kind}");
+        // Codes of 8 bits make small differences larger.
+        let tolerance = if kind == "adamw-8bit" { 1e-3 } else { 1e-5 };
+        let sums =
+            all_weights(&work, &format!("{kind}-sum"), 2, &["--optimizer", kind, "--shard", "optimizer"]);
+        let [alone, sums] = [alone, sums].map(|all| text(&all[1]));
+        within(&alone, &sums, tolerance);
+    }
 }
 
 /// Rounded before it is sent and at each of n - 1 additions, a sum is off by n 2^-9 of what is added at the most.

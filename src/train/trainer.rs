@@ -194,7 +194,10 @@ impl Run<'_> {
         self.check_finite("loss", loss.mean(), number)?;
         let grad_norm = info_span!("optimizer").in_scope(|| self.optimizer.step(number, lr))?;
         if !grad_norm.is_finite() {
-            let what = match first_not_finite(&step.params(model))? {
+            // With a share of the state a rank has sums in its own elements alone.
+            let whole = !self.optimizer.is_shared();
+            let first = if whole { first_not_finite(&step.params(model))? } else { None };
+            let what = match first {
                 Some(name) => format!("norm of the gradient (that of {name})"),
                 None => "norm of the gradient".into(),
             };
