@@ -197,6 +197,10 @@ impl Gpu {
             })
             .with_context(advice)
     }
+    /// Bytes of device memory that this program holds.
+    pub fn held_bytes(&self) -> usize {
+        self.held.now.load(Ordering::Relaxed)
+    }
     /// Bytes of device memory that this program held at the most.
     pub fn peak_bytes(&self) -> usize {
         self.held.peak.load(Ordering::Relaxed)

@@ -8,50 +8,26 @@
 // bits in one of the two. SDRRL_REHEARSAL_TRACE=FILE gets a line for each launch and each exchange (libnccl.cpp), in the order in which they ran. New memory is full of NaN. Only what this project calls is here; any other symbol is missing, which cudarc reports by name.
 #include <cuda.h>
 
-#include <unistd.h>
-
-#include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "queues.hpp"
 #include "runtime.hpp"
+#include "workers.hpp"
 
 namespace {
-using Clock = std::chrono::steady_clock;
 constexpr int DEFAULT_SHARED = 48 * 1024;   // of a block, static and dynamic, without asking
 constexpr int OPTIN_SHARED = 227 * 1024;
 constexpr uint32_t FATBIN = 0xba55ed50;
 
 struct Function { std::string name; const emu::Kernel* kernel; int dynamic; bool asked, large_clusters; };
 struct Module { std::map<std::string, Function> functions; };
-struct Mark { Clock::time_point at; bool happened = false; };
-struct Event { std::shared_ptr<Mark> mark = std::make_shared<Mark>(); };
-struct Op {
-  std::function<void()> run;
-  std::shared_ptr<Mark> wait;              // comes first
-};
-struct Queue {
-  std::deque<Op> ops;
-  void push_back(std::function<void()> run) { ops.push_back({std::move(run), nullptr}); }
-  // Runs the next one; false if there is none, or if it has to wait.
-  bool step() {
-    if (ops.empty() || (ops.front().wait && !ops.front().wait->happened)) return false;
-    Op op = std::move(ops.front());
-    ops.pop_front();
-    if (op.run) op.run();
-    return true;
-  }
-};
 struct Context {
   int users = 0;
   CUresult error = CUDA_SUCCESS;           // sticky
@@ -87,28 +63,8 @@ void fail(Context& context, const char* why) {
 }
 CUresult drain() {
   auto& c = *t_current;
-  const char* when = getenv("SDRRL_REHEARSAL_STREAMS");
-  bool late = when && !strcmp(when, "late");
-  auto any_beside = [&] { for (auto& [stream, queue] : c.beside) if (queue.step()) return true; return false; };
-  auto is_empty = [&] {
-    bool empty = c.queue.ops.empty();
-    for (auto& [stream, queue] : c.beside) empty = empty && queue.ops.empty();
-    return empty;
-  };
-  while (c.error == CUDA_SUCCESS && !is_empty())
-    if (!(late ? c.queue.step() || any_beside() : any_beside() || c.queue.step())) fail(c, "streams wait for each other");
-  c.queue.ops.clear();
-  for (auto& [stream, queue] : c.beside) queue.ops.clear();
+  if (!run_all(c.queue, c.beside, [&] { return c.error == CUDA_SUCCESS; })) fail(c, "streams wait for each other");
   return c.error;
-}
-// A line of what ran.
-void trace(const char* what) {
-  const char* path = getenv("SDRRL_REHEARSAL_TRACE");
-  if (!path) return;
-  FILE* file = fopen(path, "a");
-  if (!file) return;
-  fprintf(file, "%d %s\n", int(getpid()), what);
-  fclose(file);
 }
 // True if [at, at + n) lies in one allocation.
 bool inside(CUdeviceptr at, size_t n) {
@@ -126,46 +82,6 @@ bool is_to_fail(const Context& context, const std::string& name) {
   if (planted.substr(0, at) != name) return false;
   return at == std::string::npos || &g_contexts[atoi(planted.c_str() + at + 1)] == &context;
 }
-// Threads that stay: each has stacks of its own in the emulator, which are never given back.
-class Workers {
-  std::mutex lock;
-  std::condition_variable changed;
-  std::function<void(int)> work;
-  int round = 0, busy = 0;
-
- public:
-  const int count = int(std::max(1u, std::thread::hardware_concurrency()));
-  Workers() {
-    for (int i = 1; i < count; i++) std::thread([this, i] { serve(i); }).detach();
-  }
-  // f(0) here, f(1) .. f(count - 1) in the others.
-  void run(std::function<void(int)> f) {
-    {
-      std::lock_guard<std::mutex> guard(lock);
-      work = f;
-      busy = count - 1;
-      round++;
-    }
-    changed.notify_all();
-    f(0);
-    std::unique_lock<std::mutex> guard(lock);
-    changed.wait(guard, [this] { return busy == 0; });
-  }
-
- private:
-  void serve(int i) {
-    for (int seen = 0;;) {
-      std::unique_lock<std::mutex> guard(lock);
-      changed.wait(guard, [&] { return round != seen; });
-      seen = round;
-      auto f = work;
-      guard.unlock();
-      f(i);
-      guard.lock();
-      if (--busy == 0) changed.notify_all();
-    }
-  }
-};
 // Runs a launch; blocks that are independent of each other are shared among the machine's threads.
 void launch(Context& context, const std::string& name, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t shared, std::vector<void*> args, const std::vector<uint32_t>& sizes, EmuConfig how) {
   static Workers& workers = *new Workers;
