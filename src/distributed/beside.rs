@@ -87,17 +87,14 @@ impl Sums {
         let (part, spans) = &self.parts[i];
         let _span = info_span!("sum_gradients", part = format!("{part:?}")).entered();
         self.begun.set(Some(i + 1));
+        let mut sent = vec![];
         for Span { gradient, narrow, owner } in spans {
-            let sent = match narrow {
-                Some(narrow) => {
-                    cast(&mut narrow.alias(), gradient, 1.0)?;
-                    narrow
-                }
-                None => gradient,
-            };
-            self.team.start_sum(&mut sent.alias(), *owner)?;
+            if let Some(narrow) = narrow {
+                cast(&mut narrow.alias(), gradient, 1.0)?;
+            }
+            sent.push((narrow.as_ref().unwrap_or(gradient).alias(), *owner));
         }
-        Ok(())
+        self.team.start_sums(&mut sent)
     }
 
     /// Begins what has not begun, and waits for all: the gradients are the sums, as far as this rank needs them.

@@ -124,10 +124,10 @@ impl Team {
         }
     }
 
-    /// `t` (F32 or Bf16) becomes its sum over all ranks, or over all for its `owner` alone, until [`Team::finish`], beside whatever is computed meanwhile.
-    pub fn start_sum(&self, t: &mut Tensor, owner: Option<usize>) -> Result<()> {
+    /// Each of `parts` (F32 or Bf16) becomes its sum over all ranks, or over all for its owner alone, until [`Team::finish`], beside whatever is computed meanwhile.
+    pub fn start_sums(&self, parts: &mut [(Tensor, Option<usize>)]) -> Result<()> {
         let Some((control, own)) = self.exchange()? else { return Ok(()) };
-        waiting(control, || collective::start_sum(&own.communicator, t, owner))
+        waiting(control, || collective::start_sums(&own.communicator, parts))
     }
 
     /// whole = the `part`s of all ranks, in their order, beside whatever is computed until the mark is waited for ([`crate::device::Gpu`]).

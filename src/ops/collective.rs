@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::checks::check;
 use crate::{
@@ -18,18 +18,24 @@ fn gpu_of(t: &Tensor, op: &str) -> Result<Arc<Gpu>> {
     Ok(t.gpu().with_context(|| format!("{op}: {t:?} is not on a GPU"))?.clone())
 }
 
-/// Every rank's `t` (F32 or Bf16, on a GPU) becomes the sum over all ranks, the same bits on each; with an `owner` that rank's alone does, and the others' is undefined.
+/// Each of `parts` (F32 or Bf16, on one GPU) becomes the sum over all ranks, the same bits on each; one with an owner that rank's alone, and the others' is undefined. One call of NCCL.
 ///
-/// The tensor lives until [`finish`].
-pub fn start_sum(ranks: &Communicator, t: &mut Tensor, owner: Option<usize>) -> Result<()> {
-    let number = match t.dtype() {
-        DType::F32 => Number::F32,
-        DType::Bf16 => Number::Bf16,
-        DType::U32 => anyhow::bail!("sum: {t:?} holds integers"),
-    };
-    let gpu = gpu_of(t, "sum")?;
-    // SAFETY: the tensor's own memory, which lives until the exchanges were waited for.
-    unsafe { ranks.sum((t.address()?, t.len()), number, owner, gpu.beside()?) }
+/// The tensors live until [`finish`].
+pub fn start_sums(ranks: &Communicator, parts: &mut [(Tensor, Option<usize>)]) -> Result<()> {
+    let Some(gpu) = parts.first().map(|(t, _)| gpu_of(t, "sum")).transpose()? else { return Ok(()) };
+    let beside = gpu.beside()?;
+    ranks.together(|| {
+        parts.iter().try_for_each(|(t, owner)| {
+            ensure!(t.gpu().is_some_and(|own| Arc::ptr_eq(own, &gpu)), "sum: {t:?} is on another device");
+            let number = match t.dtype() {
+                DType::F32 => Number::F32,
+                DType::Bf16 => Number::Bf16,
+                DType::U32 => bail!("sum: {t:?} holds integers"),
+            };
+            // SAFETY: the tensor's own memory, which lives until the exchanges were waited for.
+            unsafe { ranks.sum((t.address()?, t.len()), number, *owner, beside) }
+        })
+    })
 }
 
 /// whole = the `part`s of all ranks, in their order, once the mark is passed; `part` is this rank's and apart from it. Both live until then.
