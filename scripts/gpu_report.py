@@ -133,9 +133,9 @@ def parity(rows):
 
 
 def ranks(rows):
-    same = len({r["adapter"] for r in rows}) <= 1
+    same = len({r["adapter"] for r in rows if "adapter" in r}) <= 1
     return [f"Two ranks have {'' if same else 'NOT '}the bytes of one.", ""] * (len(rows) > 1) + table(
-        ["devices", "status", "seconds", "adapter", "says"], [(r["device"], r["status"], r["seconds"], r["adapter"][:8], r["says"]) for r in rows])
+        ["devices", "status", "seconds", "adapter", "says"], [(r["device"], r["status"], r["seconds"], r.get("adapter", "")[:8], r["says"]) for r in rows])
 
 
 def kernels(rows):

@@ -6,7 +6,7 @@
 #   calibration  the emulator's own cases on the chip: layouts, barriers, driver's rules, arithmetic
 #   quickstart   its training on the device beside the same on the processor
 #   parity       20 LoRA steps of a model of 1.1 billion parameters beside transformers + peft
-#   ranks        LoRA steps by one and by two ranks over NCCL, where there are two GPUs: the same bytes
+#   ranks        LoRA steps by one and by two ranks over NCCL, where there are two GPUs, whole and in parts: the same bytes
 #   mutants      which planted faults the chip shows
 #   sanitizers   racecheck, memcheck, synccheck, initcheck over the cases
 #   kernels      the table of kernels beside PyTorch, up to three rounds in turn
@@ -158,14 +158,16 @@ parity() {
 }
 
 ranks() {
-    local begun=$SECONDS set code=0 nccl folder
+    local begun=$SECONDS set shard code=0 nccl folder
     local args=(run recipes/quickstart.toml --set generate.limit=40 --set train.max-steps=8 --set 'eval.tasks=[]' --set 'variants=["sdrrl"]' --set 'train.reduce="fixed"')
     [ "$device" = cuda ] || { skip ranks "ranks take CUDA's devices"; return 0; }
     nccl=$([ -n "$python" ] && "$python" -c 'import nvidia.nccl as n; print(list(n.__path__)[0] + "/lib")' 2>/dev/null)
     [ -z "$nccl" ] || export SDRRL_NCCL=${SDRRL_NCCL:-$nccl}
-    for set in cuda:0 cuda:0-1; do
-        folder=$out/ranks-$set
-        timeout -k 5 "$(room "$begun" "$1")" ./sdrrl "${args[@]}" --set "work=$folder" --set "device=$set" >"$folder.log" 2>&1
+    # One rank, two, and two that keep parts: the same bytes.
+    for set in cuda:0 cuda:0-1 cuda:0-1/optimizer cuda:0-1/weights; do
+        folder=$out/ranks-${set/\//-} shard=none
+        [ "$set" = "${set#*/}" ] || shard=${set#*/}
+        timeout -k 5 "$(room "$begun" "$1")" ./sdrrl "${args[@]}" --set "work=$folder" --set "device=${set%/*}" --set "train.shard=\"$shard\"" >"$folder.log" 2>&1
         code=$?
         if [ $code = 69 ]; then
             skip ranks "$(reason "$folder.log")"
@@ -176,9 +178,16 @@ ranks() {
             quote "$([ $code = 0 ] || reason "$folder.log")")"
         [ $code = 0 ] || break
     done
-    rm -rf "$out"/ranks-cuda:0 "$out"/ranks-cuda:0-1
+    # Sums on NCCL's own stream, in bf16: other bits, so that only its end and its time are recorded.
+    if [ $code = 0 ] && [ "$set" = cuda:0-1/weights ]; then
+        set=cuda:0-1/bf16 folder=$out/ranks-sums
+        timeout -k 5 "$(room "$begun" "$1")" ./sdrrl "${args[@]}" --set "work=$folder" --set device=cuda:0-1 --set 'train.reduce="all-reduce"' --set 'train.reduce-dtype="bf16"' --set 'train.shard="weights"' >"$folder.log" 2>&1
+        code=$?
+        record ranks "\"device\": \"$set\", \"status\": $code, \"seconds\": $((SECONDS - begun)), \"says\": $(quote "$([ $code = 0 ] || reason "$folder.log")")"
+    fi
+    rm -rf "$out"/ranks-{cuda:0,cuda:0-1,cuda:0-1-optimizer,cuda:0-1-weights,sums}
     cat "$out/ranks.jsonl"
-    # Two ranks have the bytes of one.
+    # All that are in one order have the bytes of one.
     [ $code = 0 ] && [ "$(sed -n 's/.*"adapter": "\([^"]*\)".*/\1/p' "$out/ranks.jsonl" | sort -u | wc -l)" -le 1 ]
 }
 

@@ -43,6 +43,7 @@ mod dtype;
 mod host;
 mod operand;
 mod refused;
+mod span;
 mod view;
 pub use arena::{Arena, Laid};
 pub use dtype::{Activations, DType};

@@ -62,6 +62,7 @@ mod scores;
 mod scoring;
 mod serve;
 mod settings;
+mod sharing;
 mod stored_types;
 mod templates;
 mod tokenizer;

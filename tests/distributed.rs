@@ -117,7 +117,7 @@ impl Work {
         start_ranks(&own.iter().map(args).collect::<Vec<_>>(), variables)
     }
 
-    fn run(&self, out: &str, own: &[&[&str]], variables: &[(&str, &str)]) -> Vec<Output> {
+    pub(crate) fn run(&self, out: &str, own: &[&[&str]], variables: &[(&str, &str)]) -> Vec<Output> {
         self.start(out, own, variables).into_iter().map(|c| c.wait_with_output().unwrap()).collect()
     }
 
@@ -153,7 +153,7 @@ impl Work {
 
     /// Ranks that all fail: what they say altogether.
     #[track_caller]
-    fn failed(&self, own: &[&[&str]], variables: &[(&str, &str)]) -> String {
+    pub(crate) fn failed(&self, own: &[&[&str]], variables: &[(&str, &str)]) -> String {
         let done = self.run("failed", own, variables);
         assert!(done.iter().all(|end| !end.status.success()), "{done:?}");
         done.iter().map(|end| text(&end.stderr)).collect()
@@ -185,12 +185,19 @@ fn counted(log: &str, ranks: usize, adapter: &[u8]) {
     }
 }
 
-fn close(a: &str, b: &str) {
+/// The numbers of two trainings differ by no more than the share `tolerance`.
+#[track_caller]
+pub(crate) fn within(a: &str, b: &str, tolerance: f64) {
     let (a, b) = (numbers(a), numbers(b));
     assert!(a.len() > 10 && a.len() == b.len());
     for ((tag, x), (other, y)) in a.iter().zip(&b) {
-        assert!(tag == other && (x - y).abs() <= 1e-6 * x.abs().max(1e-3), "{tag}: {x} and {y}");
+        assert!(tag == other && (x - y).abs() <= tolerance * x.abs().max(1e-3), "{tag}: {x} and {y}");
     }
+}
+
+#[track_caller]
+fn close(a: &str, b: &str) {
+    within(a, b, 1e-6);
 }
 
 #[test]

@@ -96,19 +96,32 @@ fn ranks_that_mpirun_starts_train_the_bits_of_one() {
 #[test]
 #[ignore = "20 kills, some minutes"]
 fn twenty_kills_of_random_ranks_end_with_the_undisturbed_bytes() {
-    kills(20, "12", 5);
+    kills(20, "12", 5, &[]);
 }
 
 #[test]
 fn kills_of_random_ranks_end_with_the_undisturbed_bytes() {
-    kills(2, "4", 6);
+    kills(2, "4", 6, &[]);
 }
 
-fn kills(count: usize, epochs: &str, seed: u64) {
+/// Each rank writes a part of every checkpoint; any number of ranks reads them.
+#[test]
+fn kills_of_ranks_that_share_the_optimizers_state_end_with_the_undisturbed_bytes() {
+    kills(3, "4", 7, &["--shard", "optimizer"]);
+}
+
+#[test]
+#[ignore = "20 kills, some minutes"]
+fn twenty_kills_of_ranks_that_share_everything_end_with_the_undisturbed_bytes() {
+    kills(20, "12", 8, &["--shard", "weights"]);
+}
+
+fn kills(count: usize, epochs: &str, seed: u64, more: &[&str]) {
     let work = Work::new();
-    let args = ["--reduce", "fixed", "--checkpoint-every", "1", "--epochs", epochs];
+    let args = [&["--reduce", "fixed", "--checkpoint-every", "1", "--epochs", epochs], more].concat();
+    let args = &args[..];
     let begun = Instant::now();
-    let whole = work.trained("whole", 1, &args, &[]);
+    let whole = work.trained("whole", 1, args, &[]);
     let alone = begun.elapsed();
     let folder = work.dir.path().join("killed");
     let steps = || {
@@ -122,7 +135,7 @@ fn kills(count: usize, epochs: &str, seed: u64) {
         assert!(runs <= 6 * count, "{killed} kills in {runs} runs");
         let ranks = 1 + random.below(8);
         let victim = random.below(ranks);
-        let mut all = work.start("killed", &vec![&args[..]; ranks], &[("SDRRL_RANK_TIMEOUT", "30")]);
+        let mut all = work.start("killed", &vec![args; ranks], &[("SDRRL_RANK_TIMEOUT", "30")]);
         sleep(alone.mul_f64(random.uniform()));
         let alive = all[victim].try_wait().unwrap().is_none();
         drop(all[victim].kill());
@@ -139,7 +152,7 @@ fn kills(count: usize, epochs: &str, seed: u64) {
         killed += 1;
     }
     let ranks = 1 + random.below(8);
-    assert!(whole == work.trained("killed", ranks, &args, &[]), "{ranks} ranks at last");
+    assert!(whole == work.trained("killed", ranks, args, &[]), "{ranks} ranks at last");
     eprintln!(
         "{killed} kills in {runs} runs; all had ended {:.1} s after a kill at most",
         most.as_secs_f64()

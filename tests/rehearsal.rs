@@ -138,3 +138,56 @@ fn a_gpu_too_small_and_kernels_that_fail_are_explained() {
     let none: Vec<&str> = args.iter().map(|a| if *a == "cuda" { "cuda:7" } else { a }).collect();
     failed_with(69, &on(program(), &none, &[]), &none, &["this machine has 1 GPU: there is no cuda:7"]);
 }
+
+/// The launches and exchanges of a process: whether one of these ran between two layers' backward passes of one micro-batch.
+fn exchanges_within_backward(trace: &Path) -> bool {
+    let text = fs::read_to_string(trace).unwrap();
+    let mut lines: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(' ')).collect();
+    lines.sort_by_key(|(process, _)| *process);
+    let (mut backward, mut between) = (false, false);
+    for (_, what) in lines {
+        match what {
+            "exchange" => between = backward,
+            _ if what.starts_with("attention_backward_q") && between => return true,
+            _ if what.starts_with("attention_backward_q") => backward = true,
+            _ if what.starts_with("attention_forward") => (backward, between) = (false, false),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// What is exchanged beside the computation is ordered by events alone: as early as they allow and as late, it has the bits of a device where everything happens in turn.
+#[test]
+#[cfg_attr(not(gpu_kernels), ignore = "no nvcc when this was built: scripts/get_nvcc.sh")]
+fn exchanges_beside_the_computation_wait_for_what_they_need_and_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = training(dir.path());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let library = driver().display().to_string();
+    for (i, more) in [
+        &["--batch-tokens", "40"][..],
+        &["--shard", "optimizer", "--reduce-dtype", "bf16"],
+        &["--shard", "weights", "--batch-tokens", "40"],
+        &["--shard", "weights", "--reduce", "fixed", "--batch-tokens", "40"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let run = |name: &str, device: &str, variables: &[(&str, &str)]| {
+            let out = dir.path().join(format!("{name}-{i}"));
+            let own = ["--device", device, "--out", out.to_str().unwrap()];
+            let usual = [("SDRRL_REHEARSAL_GPUS", "2"), ("SDRRL_NCCL", &library)];
+            let done = on(program(), &[&args[..], more, &own].concat(), &[&usual[..], variables].concat());
+            assert!(done.status.success(), "{more:?}: {}", text(&done.stderr));
+            ["metrics.jsonl", "adapter_model.safetensors"].map(|name| fs::read(out.join(name)).unwrap())
+        };
+        let trace = dir.path().join(format!("trace-{i}"));
+        let in_turn = run("emulated", "emulated:0-1", &[]);
+        let early = run("early", "cuda:0-1", &[("SDRRL_REHEARSAL_TRACE", trace.to_str().unwrap())]);
+        let late = run("late", "cuda:0-1", &[("SDRRL_REHEARSAL_STREAMS", "late")]);
+        assert!(in_turn == early, "{more:?}, as early as events allow");
+        assert!(in_turn == late, "{more:?}, as late as events allow");
+        assert!(exchanges_within_backward(&trace), "{more:?}");
+    }
+}

@@ -90,6 +90,8 @@ pub fn settings() -> TrainerSettings {
         },
         preference: None,
         fixed_order: false,
+        narrow_sums: false,
+        shard: Default::default(),
         per_sentence: false,
         eval_every: 3,
         patience: 0,

@@ -13,9 +13,12 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
 use super::{
-    driver::{Driver, DriverMemory, Stream},
+    driver::{Driver, DriverMemory, Mark, Stream},
     launch::{Geometry, Kernel, TensorMap},
 };
+
+mod event;
+pub(super) use event::Event;
 
 mod fatbins {
     include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
@@ -237,32 +240,34 @@ impl Driver for Cuda {
         result::ctx::synchronize().map_err(|e| explain("wait for the device", e))
     }
 
-    fn time(&self, run: &mut dyn FnMut() -> Result<()>, stream: Stream) -> Result<f64> {
-        struct Event(sys::CUevent);
-        impl Drop for Event {
-            fn drop(&mut self) {
-                // SAFETY: created below, destroyed once. A failure is of no interest.
-                let _ = unsafe { result::event::destroy(self.0) };
-            }
-        }
+    fn stream(&self) -> Result<Stream> {
         bind(&self.context)?;
-        let event = || {
-            let made = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
-            made.map(Event).map_err(|e| explain("create an event", e))
-        };
-        let record = |e: &Event| {
-            // SAFETY: a live event, a stream of this device.
-            unsafe { result::event::record(e.0, stream.handle()) }.map_err(|e| explain("record an event", e))
-        };
-        let (begin, end) = (event()?, event()?);
-        record(&begin)?;
+        // The default stream waits for those of the other kind, and they for it.
+        let made = result::stream::create(result::stream::StreamKind::NonBlocking);
+        Ok(Stream::of(made.map_err(|e| explain("create a stream", e))?))
+    }
+
+    fn mark(&self, stream: Stream) -> Result<Mark> {
+        bind(&self.context)?;
+        let event = Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+        event.record(stream)?;
+        Ok(Mark(Some(event)))
+    }
+
+    fn after(&self, mark: &Mark, stream: Stream) -> Result<()> {
+        bind(&self.context)?;
+        mark.0.as_ref().map_or(Ok(()), |event| event.before(stream))
+    }
+
+    fn time(&self, run: &mut dyn FnMut() -> Result<()>, stream: Stream) -> Result<f64> {
+        bind(&self.context)?;
+        let new = || Event::new(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let (begin, end) = (new()?, new()?);
+        begin.record(stream)?;
         run()?;
-        record(&end)?;
+        end.record(stream)?;
         self.synchronize()?;
-        // SAFETY: both events were recorded and have happened.
-        let ms =
-            unsafe { result::event::elapsed(begin.0, end.0) }.map_err(|e| explain("read the events", e))?;
-        Ok(ms as f64 / 1e3)
+        begin.seconds_to(&end)
     }
 
     /// `ncu --profile-from-start off` sees nothing else.

@@ -1,20 +1,31 @@
 //! What a driver does below a [`Gpu`](super::Gpu): CUDA's and the emulator's are alike from here on up.
 use anyhow::Result;
 
-use super::launch::{Geometry, Kernel, TensorMap};
+use super::{
+    cuda::Event,
+    launch::{Geometry, Kernel, TensorMap},
+};
 
-/// What runs in the order in which it was asked for. A device has one today, its default stream; copies, launches and frees name it.
+/// What runs in the order in which it was asked for: a device's default stream, in which it computes, and one beside it for what ranks exchange meanwhile. Copies, launches and frees
+/// name it.
 ///
 /// Copies wait for it and have ended on return, so that host memory need not outlive them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stream(usize);
 
 impl Stream {
+    /// A driver's own.
+    pub(super) fn of<T>(handle: *mut T) -> Stream {
+        Stream(handle as usize)
+    }
     /// The driver's handle, null for the default stream.
     pub(super) fn handle<T>(self) -> *mut T {
         self.0 as *mut T
     }
 }
+
+/// A place in a stream; none where everything has happened when a call returns.
+pub(crate) struct Mark(pub(super) Option<Event>);
 
 /// A kind of GPU.
 pub(super) trait Driver: Send + Sync {
@@ -33,6 +44,15 @@ pub(super) trait Driver: Send + Sync {
     /// # Safety
     /// As [`Gpu::launch`](super::Gpu).
     unsafe fn launch(&self, kernel: Kernel, at: Geometry, args: Vec<Vec<u8>>, stream: Stream) -> Result<()>;
+
+    /// A stream that runs beside the default one, for as long as the program runs; the default one itself where everything has happened when a call returns.
+    fn stream(&self) -> Result<Stream>;
+
+    /// Stands behind everything that `stream` holds by now.
+    fn mark(&self, stream: Stream) -> Result<Mark>;
+
+    /// What is put into `stream` from here on comes after the mark.
+    fn after(&self, mark: &Mark, stream: Stream) -> Result<()>;
 
     /// Waits for everything on the device.
     fn synchronize(&self) -> Result<()>;

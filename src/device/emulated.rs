@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use sdrrl_emulator as emulator;
 
 use super::{
-    driver::{Driver, DriverMemory, Stream},
+    driver::{Driver, DriverMemory, Mark, Stream},
     launch::{Geometry, Kernel, TensorMap},
 };
 
@@ -39,6 +39,18 @@ impl Driver for Emulator {
         let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
         // SAFETY: the caller's promise.
         unsafe { emulator::launch_here(kernel.name, at, &args, false) }.map_err(|why| anyhow!(why))
+    }
+
+    fn stream(&self) -> Result<Stream> {
+        Ok(Stream::default())
+    }
+
+    fn mark(&self, _: Stream) -> Result<Mark> {
+        Ok(Mark(None))
+    }
+
+    fn after(&self, _: &Mark, _: Stream) -> Result<()> {
+        Ok(())
     }
 
     fn synchronize(&self) -> Result<()> {

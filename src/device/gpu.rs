@@ -12,16 +12,18 @@ use anyhow::{Context, Result, ensure};
 use super::{
     counts::{Counters, Counts, count},
     cuda,
-    driver::{Driver, DriverMemory, Stream},
+    driver::{Driver, DriverMemory, Mark, Stream},
     emulated::Emulator,
     launch::{Arg, Geometry, Kernel, KernelError, Launch, TensorMap},
     scratch::{Home, Idle, Taken},
 };
 
-/// A GPU with one stream: everything runs in the order in which it was asked for.
+/// A GPU with one stream, in which everything runs in the order in which it was asked for, but for what ranks exchange meanwhile.
 pub struct Gpu {
     driver: Arc<dyn Driver>,
     stream: Stream,
+    /// The stream of exchanges, from the first one on.
+    beside: Mutex<Option<Stream>>,
     name: String,
     arch: u32,
     /// Wait after every launch, so that a fault names its kernel (`SDRRL_SYNC_LAUNCHES=1`).
@@ -99,6 +101,7 @@ impl Gpu {
         Gpu {
             driver,
             stream,
+            beside: Mutex::default(),
             name,
             arch,
             wait,
@@ -194,6 +197,10 @@ impl Gpu {
             })
             .with_context(advice)
     }
+    /// Bytes of device memory that this program holds.
+    pub fn held_bytes(&self) -> usize {
+        self.held.now.load(Ordering::Relaxed)
+    }
     /// Bytes of device memory that this program held at the most.
     pub fn peak_bytes(&self) -> usize {
         self.held.peak.load(Ordering::Relaxed)
@@ -262,6 +269,26 @@ impl Gpu {
     /// Runs `run` inside a profiler's range, for `ncu --profile-from-start off`.
     pub fn profile(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.or_latest(self.driver.profile(run))
+    }
+
+    /// The stream of exchanges; what is put into it from here on comes after everything that was asked for so far.
+    pub(crate) fn beside(&self) -> Result<Stream> {
+        let mut known = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        let beside = known.map_or_else(|| self.driver.stream(), Ok)?;
+        *known = Some(beside);
+        let so_far = self.or_latest(self.driver.mark(self.stream))?;
+        self.or_latest(self.driver.after(&so_far, beside)).map(|()| beside)
+    }
+
+    /// Stands behind every exchange so far.
+    pub(crate) fn mark(&self) -> Result<Mark> {
+        let known = *self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        known.map_or(Ok(Mark(None)), |beside| self.or_latest(self.driver.mark(beside)))
+    }
+
+    /// What is asked for from here on comes after the mark.
+    pub(crate) fn after(&self, mark: &Mark) -> Result<()> {
+        self.or_latest(self.driver.after(mark, self.stream))
     }
 
     /// Waits for everything; errors of earlier launches come out here.

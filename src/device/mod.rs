@@ -25,6 +25,7 @@ pub mod vectors;
 
 pub use choice::{DeviceChoice, Several};
 pub use counts::Counts;
+pub(crate) use driver::Mark;
 pub use gpu::Gpu;
 pub(crate) use gpu::GpuMemory;
 pub use launch::{Arg, Geometry, Kernel, KernelError, Launch, TensorLabel, TensorMap};

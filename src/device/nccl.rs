@@ -14,19 +14,28 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use super::driver::Stream;
 use crate::error::Error;
 
 /// NCCL_UNIQUE_ID_BYTES.
 pub const ID_BYTES: usize = 128;
 const SONAME: &str = "libnccl.so.2";
-/// ncclFloat32, ncclUint8 of ncclDataType_t; ncclSum of ncclRedOp_t; ncclInProgress of ncclResult_t.
-const FLOAT32: c_int = 7;
+/// ncclUint8 of ncclDataType_t; ncclSum of ncclRedOp_t; ncclInProgress of ncclResult_t.
 const UINT8: c_int = 1;
 const SUM: c_int = 0;
 const IN_PROGRESS: c_int = 7;
 
 type Handle = *mut c_void;
 type Code = c_int;
+
+/// What is summed, as ncclDataType_t has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Number {
+    /// ncclFloat32.
+    F32 = 7,
+    /// ncclBfloat16: every sum of two is rounded to it.
+    Bf16 = 9,
+}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -38,8 +47,12 @@ pub struct Nccl {
     get_unique_id: unsafe extern "C" fn(*mut UniqueId) -> Code,
     init_rank: unsafe extern "C" fn(*mut Handle, c_int, UniqueId, c_int) -> Code,
     all_reduce: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, Handle) -> Code,
+    reduce:
+        unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, c_int, Handle, Handle) -> Code,
     all_gather: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, Handle, Handle) -> Code,
     broadcast: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, Handle) -> Code,
+    group_start: unsafe extern "C" fn() -> Code,
+    group_end: unsafe extern "C" fn() -> Code,
     async_error: unsafe extern "C" fn(Handle, *mut Code) -> Code,
     abort: unsafe extern "C" fn(Handle) -> Code,
     destroy: unsafe extern "C" fn(Handle) -> Code,
@@ -76,8 +89,11 @@ impl Nccl {
                 get_unique_id: symbol(library, c"ncclGetUniqueId")?,
                 init_rank: symbol(library, c"ncclCommInitRank")?,
                 all_reduce: symbol(library, c"ncclAllReduce")?,
+                reduce: symbol(library, c"ncclReduce")?,
                 all_gather: symbol(library, c"ncclAllGather")?,
                 broadcast: symbol(library, c"ncclBroadcast")?,
+                group_start: symbol(library, c"ncclGroupStart")?,
+                group_end: symbol(library, c"ncclGroupEnd")?,
                 async_error: symbol(library, c"ncclCommGetAsyncError")?,
                 abort: symbol(library, c"ncclCommAbort")?,
                 destroy: symbol(library, c"ncclCommDestroy")?,
@@ -128,7 +144,7 @@ fn symbol<T>(library: *mut c_void, name: &CStr) -> Result<T> {
     }
 }
 
-/// One rank's end of a communicator. Collectives are in the order of the default stream, and are called by every rank in the same order.
+/// One rank's end of a communicator. Collectives are called by every rank in the same order, whatever their streams.
 pub struct Communicator {
     nccl: Arc<Nccl>,
     handle: Handle,
@@ -155,37 +171,64 @@ impl Communicator {
         self.size
     }
 
-    /// Every rank's `n` f32 at `at` become the sums over all ranks.
+    /// Every rank's `n` numbers at `at` become the sums over all ranks; with an `owner` its own alone do, and those of the others are undefined.
     ///
     /// # Safety
-    /// `at` is device memory of that many elements, 4-byte aligned, which lives until the device was waited for.
-    pub(crate) unsafe fn all_reduce(&self, at: u64, n: usize) -> Result<()> {
-        let at = at as *mut c_void;
-        // SAFETY: the caller's promise; the null stream.
-        let code = unsafe { (self.nccl.all_reduce)(at, at, n, FLOAT32, SUM, self.handle, null_mut()) };
+    /// `at` is device memory of that many numbers, aligned to one, which lives until `stream` was waited for.
+    pub(crate) unsafe fn sum(
+        &self,
+        (at, n): (u64, usize),
+        number: Number,
+        owner: Option<usize>,
+        stream: Stream,
+    ) -> Result<()> {
+        let (at, number, nccl, stream) = (at as *mut c_void, number as c_int, &self.nccl, stream.handle());
+        // SAFETY: the caller's promise.
+        let code = unsafe {
+            match owner {
+                None => (nccl.all_reduce)(at, at, n, number, SUM, self.handle, stream),
+                Some(owner) => (nccl.reduce)(at, at, n, number, SUM, owner as c_int, self.handle, stream),
+            }
+        };
         self.check("sum over the ranks", code)
     }
 
     /// `n` bytes of every rank, in the order of the ranks.
     ///
     /// # Safety
-    /// As [`Communicator::all_reduce`]: `from` has `n` bytes, `to` as many for each rank; they are apart.
-    pub(crate) unsafe fn all_gather(&self, from: u64, to: u64, n: usize) -> Result<()> {
+    /// As [`Communicator::sum`]: `from` has `n` bytes, `to` as many for each rank; they are apart, or `from` is this rank's place in `to`.
+    pub(crate) unsafe fn all_gather(&self, from: u64, to: u64, n: usize, stream: Stream) -> Result<()> {
         let (from, to) = (from as *const c_void, to as *mut c_void);
-        // SAFETY: the caller's promise; the null stream.
-        let code = unsafe { (self.nccl.all_gather)(from, to, n, UINT8, self.handle, null_mut()) };
+        // SAFETY: the caller's promise.
+        let code = unsafe { (self.nccl.all_gather)(from, to, n, UINT8, self.handle, stream.handle()) };
         self.check("gather from the ranks", code)
     }
 
-    /// The `n` bytes of rank 0 on every rank.
+    /// The `n` bytes of rank `root` on every rank.
     ///
     /// # Safety
-    /// As [`Communicator::all_reduce`].
-    pub(crate) unsafe fn broadcast(&self, at: u64, n: usize) -> Result<()> {
+    /// As [`Communicator::sum`].
+    pub(crate) unsafe fn broadcast(&self, at: u64, n: usize, root: usize, stream: Stream) -> Result<()> {
         let at = at as *mut c_void;
-        // SAFETY: the caller's promise; the null stream.
-        let code = unsafe { (self.nccl.broadcast)(at, at, n, UINT8, 0, self.handle, null_mut()) };
+        // SAFETY: the caller's promise.
+        let code =
+            unsafe { (self.nccl.broadcast)(at, at, n, UINT8, root as c_int, self.handle, stream.handle()) };
         self.check("send to the ranks", code)
+    }
+
+    /// Makes what `calls` asks for one call of NCCL.
+    pub(crate) fn together(&self, calls: impl FnOnce() -> Result<()>) -> Result<()> {
+        // SAFETY: takes nothing; ended below, whatever happens in between.
+        self.nccl.check("begin a group of calls", unsafe { (self.nccl.group_start)() })?;
+        let done = calls();
+        // SAFETY: begun above.
+        let ended = unsafe { (self.nccl.group_end)() };
+        done.and_then(|()| self.check("call all ranks", ended))
+    }
+
+    /// An error if any call so far has failed, now that it was waited for.
+    pub(crate) fn sound(&self) -> Result<()> {
+        self.check("exchange with the ranks", 0)
     }
 
     fn check(&self, what: &str, code: Code) -> Result<()> {

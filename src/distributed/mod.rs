@@ -3,8 +3,10 @@
 //!
 //! No scheduler and no transport is written here: launchers start processes, NCCL moves tensors. Beside it each rank keeps one connection to rank 0, for what has
 //! to be said when NCCL hangs: who has failed, at which step.
+pub mod beside;
 mod control;
 mod frames;
+pub mod layers;
 pub mod lobby;
 pub mod ranks;
 pub mod team;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use super::{control::Control, frames::Doing, lobby::Met, ranks::Ranks, world::World};
 use crate::{
     device::{
-        Device,
+        Device, Mark,
         nccl::{Communicator, ID_BYTES, Nccl},
     },
     error::Error,
@@ -14,7 +14,7 @@ use crate::{
     tensor::{DType, Tensor},
 };
 
-/// Elements of a call that sums gradients: 16 MiB, so that a call is long beside its latency and a gather of one a rank is small beside a model.
+/// Elements of a call that gathers gradients: 16 MiB, so that a call is long beside its latency and a gather of one a rank is small beside a model.
 pub const BUCKET: usize = 4 << 20;
 
 /// The processes that train one model, seen from one of them.
@@ -43,6 +43,11 @@ impl Team {
         let (world, id) = (ranks.world, met.id);
         let control = Control::begin(world, met)?;
         Ok(Team { world, joined: Some(Joined { control, id, exchange: RefCell::default() }) })
+    }
+
+    /// One rank without the others, whose every exchange is with itself: for measuring what it holds.
+    pub fn without_others(world: World) -> Team {
+        Team { world, joined: None }
     }
 
     /// Makes the communicator, on the GPU that the model is on; all ranks call it.
@@ -119,10 +124,34 @@ impl Team {
         }
     }
 
-    /// `t` (F32) becomes its sum over all ranks.
-    pub fn all_reduce(&self, t: &mut Tensor) -> Result<()> {
+    /// Each of `parts` (F32 or Bf16) becomes its sum over all ranks, or over all for its owner alone, until [`Team::finish`], beside whatever is computed meanwhile.
+    pub fn start_sums(&self, parts: &mut [(Tensor, Option<usize>)]) -> Result<()> {
         let Some((control, own)) = self.exchange()? else { return Ok(()) };
-        waiting(control, || collective::all_reduce(&own.communicator, t, BUCKET))
+        waiting(control, || collective::start_sums(&own.communicator, parts))
+    }
+
+    /// whole = the `part`s of all ranks, in their order, beside whatever is computed until the mark is waited for ([`crate::device::Gpu`]).
+    pub(super) fn start_gather(&self, whole: &mut Tensor, part: &Tensor) -> Result<Option<Mark>> {
+        let Some((control, own)) = self.exchange()? else { return Ok(None) };
+        waiting(control, || collective::start_gather(&own.communicator, whole, part)).map(Some)
+    }
+
+    /// Waits for everything that was computed and exchanged.
+    pub fn finish(&self) -> Result<()> {
+        let Some((control, own)) = self.exchange()? else { return Ok(()) };
+        let gpu = own.device.gpu().context("ranks train on GPUs")?;
+        waiting(control, || collective::finish(&own.communicator, gpu))
+    }
+
+    /// Each of `parts` becomes that of its rank.
+    pub fn hand_out(&self, parts: &mut [(Tensor, usize)]) -> Result<()> {
+        let Some((control, own)) = self.exchange()? else { return Ok(()) };
+        waiting(control, || collective::broadcast(&own.communicator, parts))
+    }
+
+    /// Waits until all ranks have come here.
+    pub fn wait_for_all(&self) -> Result<()> {
+        self.gather_words(&[0]).map(drop)
     }
 
     /// `t` of every rank, in their order.
@@ -136,8 +165,7 @@ impl Team {
 
     /// `t` becomes that of rank 0.
     pub fn broadcast(&self, t: &mut Tensor) -> Result<()> {
-        let Some((control, own)) = self.exchange()? else { return Ok(()) };
-        waiting(control, || collective::broadcast(&own.communicator, t))
+        self.hand_out(&mut [(t.alias(), 0)])
     }
 
     /// Words of every rank, as many of each, in their order.

@@ -1,40 +1,80 @@
-//! Sums, gathers and broadcasts of tensors over the processes that train one model (NCCL). Each waits for its result: what follows sees it, and what hangs, hangs here.
+//! Sums, gathers and broadcasts of tensors over the processes that train one model (NCCL). What begins with `start` runs beside the computation, behind everything that was asked
+//! for before it; its tensors are nobody's until [`finish`]. All others wait for their result: what follows sees it, and what hangs, hangs here.
 #![allow(unsafe_code)]
-use anyhow::{Context, Result, ensure};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
 
 use super::checks::check;
 use crate::{
-    device::nccl::Communicator,
+    device::{
+        Gpu, Mark,
+        nccl::{Communicator, Number},
+    },
     tensor::{DType, Tensor, refuse_overlap},
 };
 
-/// Every rank's `t` (F32, on a GPU) becomes the sum over all ranks, the same bits on each. Elements that are summed in one call: `bucket` at most.
-pub fn all_reduce(ranks: &Communicator, t: &mut Tensor, bucket: usize) -> Result<()> {
-    ensure!(t.dtype() == DType::F32 && bucket > 0, "all_reduce: {t:?} is not F32");
-    let gpu = t.gpu().context("all_reduce: the tensor is not on a GPU")?.clone();
-    let (at, n) = (t.address()?, t.len());
-    for begin in (0..n).step_by(bucket) {
-        // SAFETY: inside the tensor, which lives until the device was waited for below.
-        unsafe { ranks.all_reduce(at + 4 * begin as u64, bucket.min(n - begin)) }?;
-    }
-    gpu.synchronize()
+fn gpu_of(t: &Tensor, op: &str) -> Result<Arc<Gpu>> {
+    Ok(t.gpu().with_context(|| format!("{op}: {t:?} is not on a GPU"))?.clone())
+}
+
+/// Each of `parts` (F32 or Bf16, on one GPU) becomes the sum over all ranks, the same bits on each; one with an owner that rank's alone, and the others' is undefined. One call of NCCL.
+///
+/// The tensors live until [`finish`].
+pub fn start_sums(ranks: &Communicator, parts: &mut [(Tensor, Option<usize>)]) -> Result<()> {
+    let Some(gpu) = parts.first().map(|(t, _)| gpu_of(t, "sum")).transpose()? else { return Ok(()) };
+    let beside = gpu.beside()?;
+    ranks.together(|| {
+        parts.iter().try_for_each(|(t, owner)| {
+            ensure!(t.gpu().is_some_and(|own| Arc::ptr_eq(own, &gpu)), "sum: {t:?} is on another device");
+            let number = match t.dtype() {
+                DType::F32 => Number::F32,
+                DType::Bf16 => Number::Bf16,
+                DType::U32 => bail!("sum: {t:?} holds integers"),
+            };
+            // SAFETY: the tensor's own memory, which lives until the exchanges were waited for.
+            unsafe { ranks.sum((t.address()?, t.len()), number, *owner, beside) }
+        })
+    })
+}
+
+/// whole = the `part`s of all ranks, in their order, once the mark is passed; `part` is this rank's and apart from it. Both live until then.
+pub(crate) fn start_gather(ranks: &Communicator, whole: &mut Tensor, part: &Tensor) -> Result<Mark> {
+    let fits = whole.dtype() == part.dtype() && whole.len() == part.len() * ranks.size();
+    check(fits, "gather", &[whole, part])?;
+    refuse_overlap(&[whole], &[part])?;
+    let gpu = gpu_of(part, "gather")?;
+    // SAFETY: `whole` has part's bytes for each rank; both live until the exchanges were waited for.
+    unsafe { ranks.all_gather(part.address()?, whole.address()?, part.bytes(), gpu.beside()?) }?;
+    gpu.mark()
+}
+
+/// Waits for everything, exchanges included, on the tensors' GPU.
+pub fn finish(ranks: &Communicator, gpu: &Gpu) -> Result<()> {
+    gpu.after(&gpu.mark()?)?;
+    gpu.synchronize()?;
+    ranks.sound()
 }
 
 /// out (ranks, ...) = inp (...) of every rank, in the order of the ranks; same type, on a GPU.
 pub fn all_gather(ranks: &Communicator, out: &mut Tensor, inp: &Tensor) -> Result<()> {
-    let whole = out.dtype() == inp.dtype() && out.len() == inp.len() * ranks.size();
-    check(whole, "all_gather", &[out, inp])?;
-    refuse_overlap(&[out], &[inp])?;
-    let gpu = inp.gpu().context("all_gather: the tensor is not on a GPU")?.clone();
-    // SAFETY: out has inp's bytes for each rank; both live until the device was waited for.
-    unsafe { ranks.all_gather(inp.address()?, out.address()?, inp.bytes()) }?;
-    gpu.synchronize()
+    start_gather(ranks, out, inp)?;
+    finish(ranks, &*gpu_of(inp, "all_gather")?)
 }
 
-/// `t` becomes that of rank 0, on a GPU.
-pub fn broadcast(ranks: &Communicator, t: &mut Tensor) -> Result<()> {
-    let gpu = t.gpu().context("broadcast: the tensor is not on a GPU")?.clone();
-    // SAFETY: inside the tensor, which lives until the device was waited for.
-    unsafe { ranks.broadcast(t.address()?, t.bytes()) }?;
-    gpu.synchronize()
+/// Each of `parts` becomes that of its rank, on every rank; all on one GPU.
+pub fn broadcast(ranks: &Communicator, parts: &mut [(Tensor, usize)]) -> Result<()> {
+    let Some(gpu) = parts.first().map(|(t, _)| gpu_of(t, "broadcast")).transpose()? else { return Ok(()) };
+    let beside = gpu.beside()?;
+    ranks.together(|| {
+        parts.iter().try_for_each(|(t, root)| {
+            ensure!(
+                t.gpu().is_some_and(|own| Arc::ptr_eq(own, &gpu)),
+                "broadcast: {t:?} is on another device"
+            );
+            // SAFETY: the tensor's own memory, which lives until the exchanges were waited for below.
+            unsafe { ranks.broadcast(t.address()?, t.bytes(), *root, beside) }
+        })
+    })?;
+    finish(ranks, &gpu)
 }

@@ -17,12 +17,13 @@ use crate::data::gguf;
 use crate::data::line_process::output_of;
 
 /// Settings that decide how fast a result comes, not which.
-const SPEED: [&str; 11] = [
+const SPEED: [&str; 12] = [
     "batch-rows",
     "batch-tokens",
     "timeout",
     "checkpoint-every",
     "keep-checkpoints",
+    "shard",
     // Of a remote engine: a server may move, and be asked at another pace.
     "endpoint",
     "api-key-env",

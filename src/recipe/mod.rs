@@ -11,6 +11,7 @@ pub mod objective;
 pub mod pack;
 pub mod parallel;
 pub mod ranges;
+pub mod reduce;
 pub mod remote;
 pub mod score;
 pub mod source;

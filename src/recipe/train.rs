@@ -5,10 +5,13 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::objective::Objective;
+pub use super::reduce::{Reduce, ReduceDtype};
 use crate::{
     error::Error,
     models::weights::stored::Stored,
-    train::{held_out_text, optimizer::OptimizerKind, preference::PairLoss, schedule::ScheduleKind},
+    train::{
+        held_out_text, optimizer::OptimizerKind, preference::PairLoss, schedule::ScheduleKind, shares::Shard,
+    },
 };
 
 /// What is trained.
@@ -56,24 +59,6 @@ pub enum KeepSource {
     Kl,
     /// Both, added
     Both,
-}
-
-/// How the gradients of a step's micro-batches become one, in one process and over several.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reduce {
-    /// Each rank takes a share of the step's documents, and NCCL sums the ranks: the last bits depend on how many there are
-    #[default]
-    AllReduce,
-    /// Micro-batches are cut and summed in one order, whatever rank computes them: the same bits from any number of ranks, one included; takes a copy of the gradients, and a step
-    /// needs at least as many micro-batches as ranks to use all of them
-    Fixed,
-}
-
-impl Reduce {
-    fn is_usual(&self) -> bool {
-        *self == Reduce::AllReduce
-    }
 }
 
 fn is_text(keep: &KeepSource) -> bool {
@@ -278,6 +263,14 @@ pub struct TrainSettings {
     #[arg(long, value_enum, default_value = "all-reduce")]
     #[serde(skip_serializing_if = "Reduce::is_usual")]
     pub reduce: Reduce,
+    /// With reduce all-reduce: type of the gradients that ranks send (f32 unless given)
+    #[arg(long, value_enum, default_value = "f32")]
+    #[serde(skip_serializing_if = "ReduceDtype::is_usual")]
+    pub reduce_dtype: ReduceDtype,
+    /// What several ranks keep in parts, one on each (none unless given); --out must then be one folder for all of them
+    #[arg(long, value_enum, default_value = "none")]
+    #[serde(skip_serializing_if = "Shard::is_usual")]
+    pub shard: Shard,
     /// Steps between checkpoints (0: only when interrupted)
     #[arg(long, default_value_t = 50)]
     pub checkpoint_every: u64,
@@ -339,6 +332,8 @@ impl Default for TrainSettings {
             keep_source: KeepSource::CrossEntropy,
             keep_source_weight: 1.0,
             reduce: Reduce::AllReduce,
+            reduce_dtype: ReduceDtype::F32,
+            shard: Shard::None,
             checkpoint_every: 50,
             keep_checkpoints: 2,
             seed: 42,
@@ -382,6 +377,7 @@ impl TrainSettings {
             || self.keep_source_weight == usual.keep_source_weight;
         let unused = "keep-source-weight belongs to keep-source kl or both: choose one, or leave it out";
         ensure!(weighs, Error::setting("train.keep-source-weight", unused));
+        self.check_sums()?;
         self.check_objective()?;
         self.guard_file
             .as_ref()

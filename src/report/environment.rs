@@ -79,6 +79,16 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(Developer, "SDRRL_REHEARSAL_NCCL", "the fault that the rehearsal's NCCL has: WHAT:RANK:CALL"),
     variable(Developer, "SDRRL_REHEARSAL_NCCL_LOG", "where the rehearsal's NCCL writes calls and bytes"),
+    variable(
+        Developer,
+        "SDRRL_REHEARSAL_STREAMS",
+        "late: the rehearsal runs streams beside the default one as late as it may",
+    ),
+    variable(
+        Developer,
+        "SDRRL_REHEARSAL_TRACE",
+        "where the rehearsal writes launches and exchanges in order",
+    ),
     variable(Developer, "SDRRL_REHEARSAL_GPUS", "how many GPUs the rehearsal's driver has"),
     variable(
         Developer,

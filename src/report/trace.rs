@@ -2,7 +2,7 @@
 //! profilers. Off unless [`Trace::begin`] is called; a span that nobody listens to costs one load and a branch.
 //!
 //! Spans of this program: `command`, `read`, `compute` and `write` (chunks of rows), `train_step` with `data`, `forward`, `loss`, `backward` and
-//! `optimizer` inside, `evaluate`, `checkpoint`. Work on a GPU is asynchronous: a span there ends when the work is queued.
+//! `optimizer` inside, in `backward` each `backward_layer` and, of several ranks, `sum_gradients` and `gather_layer`, `evaluate`, `checkpoint`. Work on a GPU is asynchronous: a span there ends when the work is queued.
 use std::{
     cell::Cell,
     collections::HashMap,

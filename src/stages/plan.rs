@@ -6,7 +6,7 @@ use crate::{
     bench::{
         models,
         plan::{
-            Answer, Question, Shard,
+            Answer, Question,
             card::{Card, Rates},
             network::Ranks,
         },
@@ -20,6 +20,7 @@ use crate::{
         out::{note, say, say_text},
         table::{Cell, Table, use_colour},
     },
+    train::shares::Shard,
 };
 
 /// Arguments of `plan`.
@@ -55,13 +56,13 @@ pub struct Args {
     /// Rank of adapters on all linears
     #[arg(long, default_value_t = 16, conflicts_with = "full")]
     pub lora_rank: usize,
-    /// Keep in parts, one on each GPU: the optimizer's state, or the base model's weights, too (`sdrrl train` does neither yet)
+    /// Keep in parts, one on each GPU, as train's option of that name does (of all weights, `sdrrl train` shards the optimizer's state alone)
     #[arg(long, value_enum, default_value_t)]
     pub shard: Shard,
-    /// Send gradients as bf16 (`sdrrl train` sends f32)
+    /// Send gradients as bf16 (train's --reduce-dtype bf16)
     #[arg(long)]
     pub bf16_sums: bool,
-    /// Sum gradients while the backward pass still runs (`sdrrl train` sums behind it)
+    /// Sum gradients while the backward pass still runs, as `sdrrl train` does unless --reduce is fixed
     #[arg(long)]
     pub overlap: bool,
     /// Rates to reckon with

@@ -1,4 +1,7 @@
-//! Checkpoints: parameters and the optimizer's state as safetensors, the rest as JSON; written beside and renamed, so that one is whole or absent.
+//! Checkpoints: parameters and the optimizer's state as safetensors, the rest as JSON; written beside and renamed, so that one is whole or absent. Ranks that share the state write a file each
+//! before rank 0 renames the folder.
+mod parts;
+
 use std::path::{Path, PathBuf};
 
 use crate::data::files::FileContext;
@@ -8,10 +11,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::info_span;
 
+use parts::{Parts, file_of, is_file};
+
 use super::{early_stopping::EarlyStopping, guard::GuardState, optimizer::OptimizerKind, progress::Progress};
 use crate::{
     data::files::{remove_if_there, write_atomic},
     device::vectors,
+    distributed::team::Team,
     models::{
         transformer::train_step::Param,
         weights::{export::write_safetensors, safetensors::Checkpoint as Tensors},
@@ -46,11 +52,18 @@ pub struct State {
     /// The vector instructions that computed it ([`vectors::processor`]).
     #[serde(default)]
     pub processor: String,
+    /// Files that hold the tensors, where ranks have written one each; 0 stands for one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub files: usize,
     /// Whose state the tensors hold.
     #[serde(default, skip_serializing_if = "OptimizerKind::is_usual")]
     pub optimizer: OptimizerKind,
     /// The settings that made it: a run with others must not go on from here.
     pub settings: Value,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl State {
@@ -65,6 +78,7 @@ impl State {
             progress: Progress::default(),
             budgets: vec![],
             ranks: vec![],
+            files: 0,
             optimizer: OptimizerKind::default(),
             processor: vectors::processor(),
             settings,
@@ -82,22 +96,65 @@ fn values(params: &[Param]) -> Vec<(String, Tensor)> {
     params.iter().map(|p| (p.name.clone(), p.value().alias())).collect()
 }
 
-/// Writes the checkpoint of `state.step`.
-pub fn save(out: &Path, state: &State, params: &[Param], optimizer: &[Tensor]) -> Result<()> {
+/// Writes the checkpoint of `state.step`: by rank 0 or, if `shared`, by all ranks, each with its part of the optimizer's state.
+///
+/// # Errors
+/// A folder that cannot be written; a rank that does not see it.
+pub fn save(
+    out: &Path,
+    state: &State,
+    params: &[Param],
+    optimizer: &[Tensor],
+    (team, shared): (&Team, bool),
+) -> Result<()> {
     let _span = info_span!("checkpoint", step = state.step).entered();
-    let dir = dir_of(out, state.step);
+    let (first, rank) = (team.is_first(), team.world().rank());
+    if !first && !shared {
+        return Ok(());
+    }
     let partial = out.join(PARTIAL);
-    remove(&partial)?;
-    std::fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
-    let mut tensors = values(params);
+    if first {
+        team.alone(|| begin(&partial))?;
+    }
+    if shared {
+        team.wait_for_all()?;
+        let unseen = || {
+            format!(
+                "{} is not there, although rank 0 has made it: with shard each rank writes its part of a checkpoint, so that --out must be one folder for all machines",
+                partial.display()
+            )
+        };
+        ensure!(partial.is_dir(), Error::not_found(&partial, unseen()));
+    }
+    let mut tensors = if first { values(params) } else { vec![] };
     tensors.extend(optimizer.iter().map(|t| (t.name().to_string(), t.alias())));
-    write_safetensors(&partial.join(TENSORS), &tensors.iter().collect::<Vec<_>>(), DType::F32)?;
+    let own = partial.join(file_of(rank));
+    team.alone(|| write_safetensors(&own, &tensors.iter().collect::<Vec<_>>(), DType::F32))?;
+    if shared {
+        team.wait_for_all()?;
+    }
+    if !first {
+        return Ok(());
+    }
+    let files = if shared { team.world().size() } else { 0 };
+    team.alone(|| end(out, &State { files, ..state.clone() }))
+}
+
+/// An empty folder to write into.
+fn begin(partial: &Path) -> Result<()> {
+    remove(partial)?;
+    std::fs::create_dir_all(partial).with_context(|| format!("create {}", partial.display()))
+}
+
+/// The folder that all have written becomes the checkpoint.
+fn end(out: &Path, state: &State) -> Result<()> {
+    let (partial, dir) = (out.join(PARTIAL), dir_of(out, state.step));
     write_atomic(&partial.join(STATE), format!("{:#}\n", serde_json::to_value(state)?).as_bytes())?;
     remove(&dir)?;
     std::fs::rename(&partial, &dir).with_context(|| format!("rename to {}", dir.display()))
 }
 
-/// Whether the folder is a checkpoint of this program, whole or damaged: its name has eight digits or more, nothing but our two files is in it, and its
+/// Whether the folder is a checkpoint of this program, whole or damaged: its name has eight digits or more, nothing but our files is in it, and its
 /// state file, where it can be read, is ours.
 fn is_ours(dir: &Path) -> bool {
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -107,7 +164,7 @@ fn is_ours(dir: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(dir) else { return false };
     let known = |file: &str| {
         // A temporary name of either, left by a kill.
-        file == STATE || file == TENSORS || (file.starts_with("state.") && file.ends_with(".partial"))
+        file == STATE || is_file(file) || (file.starts_with("state.") && file.ends_with(".partial"))
     };
     let mut whole = entries.map(|e| e.is_ok_and(|e| known(&e.file_name().to_string_lossy())));
     let state = std::fs::read(dir.join(STATE)).ok();
@@ -209,10 +266,28 @@ pub fn load_latest(out: &Path, params: &[Param], optimizer: &mut [Tensor]) -> Re
 
 fn load(dir: &Path, params: &[Param], optimizer: &mut [Tensor]) -> Result<State> {
     let state = read_state(dir)?;
-    let file = Tensors::open_file(&dir.join(TENSORS))?;
-    params.iter().try_for_each(|p| read_param(&file, p))?;
-    optimizer.iter_mut().try_for_each(|t| read_into(&file, t))?;
+    let parts = Parts::open(dir, state.files.max(1))?;
+    params.iter().try_for_each(|p| read_param(parts.first(), p))?;
+    optimizer.iter_mut().try_for_each(|t| parts.read_into(t))?;
     Ok(state)
+}
+
+/// A rank's part of the optimizer's state, from the checkpoint of `step` that rank 0 has loaded.
+///
+/// # Errors
+/// A folder that this rank does not see, or that is damaged.
+pub fn load_part(out: &Path, step: u64, optimizer: &mut [Tensor]) -> Result<()> {
+    let dir = dir_of(out, step);
+    let mut read = || {
+        let parts = Parts::open(&dir, read_state(&dir)?.files.max(1))?;
+        optimizer.iter_mut().try_for_each(|t| parts.read_into(t))
+    };
+    read().with_context(|| {
+        format!(
+            "read {}: with shard each rank reads its part of a checkpoint, so that --out must be one folder for all machines",
+            dir.display()
+        )
+    })
 }
 
 /// Renames a damaged checkpoint, so that it is neither the newest nor counted; it goes at the end of the training.
@@ -233,22 +308,6 @@ fn read_param(file: &Tensors, p: &Param) -> Result<()> {
     p.copy_from(&file.tensor(&p.name, p.value().shape(), DType::F32)?)
 }
 
-fn read_into(file: &Tensors, out: &mut Tensor) -> Result<()> {
-    if out.dtype() == DType::U32 {
-        let words = file.integers(out.name())?;
-        ensure!(
-            words.len() == out.len(),
-            "{} has {} words: {} were expected",
-            out.name(),
-            words.len(),
-            out.len()
-        );
-        return out.write_u32(&words);
-    }
-    let t = file.tensor(out.name(), out.shape(), DType::F32)?;
-    out.copy_from(&t)
-}
-
 /// Removes all but the newest `keep` checkpoints.
 pub fn prune(out: &Path, keep: usize) -> Result<()> {
     let all = list(out);
@@ -260,9 +319,8 @@ pub fn prune(out: &Path, keep: usize) -> Result<()> {
 
 /// The best parameters so far.
 const BEST: &str = "best.safetensors.tmp";
-/// In a checkpoint: everything but the tensors, and the tensors.
+/// In a checkpoint: everything but the tensors.
 const STATE: &str = "state.json";
-const TENSORS: &str = "state.safetensors";
 /// A checkpoint that is being written.
 const PARTIAL: &str = "checkpoint.partial";
 /// One that is being removed.

@@ -29,7 +29,7 @@ impl Distillation<'_> {
     /// The model's; what is stored of other documents.
     pub(super) fn step(
         &self,
-        model: &Transformer,
+        model: &mut Transformer,
         step: &mut TrainStep,
         shard: &TokenShard,
         units: &[usize],

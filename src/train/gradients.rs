@@ -87,8 +87,11 @@ pub struct OverRanks<'a> {
     pub number: u64,
 }
 
-/// Runs a micro-batch, and adds what it measured.
-pub type Run<'a, B, S> = &'a mut dyn FnMut(&mut TrainStep, &B, &mut S) -> Result<()>;
+/// Measures a micro-batch, and adds it.
+pub type Measure<'a, B, S> = &'a mut dyn FnMut(&Transformer, &mut TrainStep, &B, &mut S) -> Result<()>;
+
+/// Adds a micro-batch's gradients, and what it measured.
+pub type Run<'a, B, S> = &'a mut dyn FnMut(&mut Transformer, &mut TrainStep, &B, &mut S) -> Result<()>;
 
 impl OverRanks<'_> {
     /// The units of a step that this process cuts into micro-batches.
@@ -99,24 +102,31 @@ impl OverRanks<'_> {
     /// Sets the gradients to the sum of those of all micro-batches, of which `batches` are those of [`OverRanks::own`]; what was measured of all.
     pub(super) fn gradients<B, S: Sum>(
         &self,
+        model: &mut Transformer,
         step: &mut TrainStep,
         batches: &[B],
         run: Run<B, S>,
     ) -> Result<S> {
         let how = (self.team, self.number);
         match self.fixed_order {
-            true => in_fixed_order(step, how, batches, run),
-            false => all_reduced(step, how, batches, run),
+            true => in_fixed_order(model, step, how, batches, run),
+            false => all_reduced(model, step, how, batches, run),
         }
     }
 
     /// What is measured of all micro-batches, without gradients.
-    pub(super) fn sums<B, S: Sum>(&self, step: &mut TrainStep, batches: &[B], run: Run<B, S>) -> Result<S> {
+    pub(super) fn sums<B, S: Sum>(
+        &self,
+        model: &Transformer,
+        step: &mut TrainStep,
+        batches: &[B],
+        run: Measure<B, S>,
+    ) -> Result<S> {
         if self.fixed_order {
-            return in_rounds(step, self.team, batches, run);
+            return in_rounds(model, step, self.team, batches, run);
         }
         let mut own = S::default();
-        batches.iter().try_for_each(|batch| run(step, batch, &mut own))?;
+        batches.iter().try_for_each(|batch| run(model, step, batch, &mut own))?;
         Ok(summed(gathered(self.team, own, self.number)?))
     }
 }
@@ -162,7 +172,7 @@ pub(super) fn of_step(
         (batches, weight)
     });
     let scale = scale_of(weight, number)?;
-    let loss = over.gradients(step, &batches, &mut |step, batch, sum: &mut LossSum| {
+    let loss = over.gradients(model, step, &batches, &mut |model, step, batch, sum: &mut LossSum| {
         sum.add(step.forward_backward(model, batch, scale)?);
         Ok(())
     })?;
@@ -176,25 +186,38 @@ fn scale_of(weight: f64, number: u64) -> Result<f32> {
     Ok((1.0 / weight) as f32)
 }
 
-/// Each rank's own micro-batches, then the sum over the ranks. A rank without any adds zeros.
+/// Each rank's own micro-batches; the sum over the ranks begins in the last one. A rank without any adds zeros, and one with fewer than another gathers the
+/// parts of its weights with it.
 fn all_reduced<B, S: Sum>(
+    model: &mut Transformer,
     step: &mut TrainStep,
     (team, number): (&Team, u64),
     batches: &[B],
     run: Run<B, S>,
 ) -> Result<S> {
     step.zero_grads()?;
-    let mut loss = S::default();
-    batches.iter().try_for_each(|batch| run(step, batch, &mut loss))?;
-    let losses = gathered(team, loss, number)?;
-    if team.world().size() > 1 {
-        step.gradients()?.iter_mut().try_for_each(|t| team.all_reduce(t))?;
+    let mut rounds = batches.len();
+    if model.is_in_parts() {
+        let counts = team.gather(&[rounds as f64])?;
+        rounds = counts.iter().map(|count| count[0] as usize).max().unwrap_or(rounds);
     }
-    Ok(summed(losses))
+    let mut loss = S::default();
+    for i in 0..rounds {
+        if i + 1 == rounds {
+            step.last_pass();
+        }
+        match batches.get(i) {
+            Some(batch) => run(model, step, batch, &mut loss)?,
+            None => step.idle(model, true)?,
+        }
+    }
+    step.finish_sums()?;
+    Ok(summed(gathered(team, loss, number)?))
 }
 
 /// The micro-batches of the whole step in rounds, one a rank; each gradient is computed from zero, and they are added in the order of the micro-batches.
 fn in_fixed_order<B, S: Sum>(
+    model: &mut Transformer,
     step: &mut TrainStep,
     (team, number): (&Team, u64),
     batches: &[B],
@@ -208,7 +231,10 @@ fn in_fixed_order<B, S: Sum>(
     for round in batches.chunks(size) {
         step.zero_grads()?;
         let mut own = S::default();
-        round.get(team.world().rank()).map_or(Ok(()), |batch| run(step, batch, &mut own))?;
+        match round.get(team.world().rank()) {
+            Some(batch) => run(model, step, batch, &mut own)?,
+            None => step.idle(model, true)?,
+        }
         losses.extend(gathered(team, own, number)?.into_iter().take(round.len()));
         for (sum, gradient) in sums.iter_mut().zip(&gradients) {
             for begin in (0..gradient.len()).step_by(BUCKET) {
@@ -225,15 +251,19 @@ fn in_fixed_order<B, S: Sum>(
 
 /// What is measured of all of `batches`, each of which is one rank's; the sum has one order, whatever the number of ranks.
 pub(super) fn in_rounds<B, S: Sum>(
+    model: &Transformer,
     step: &mut TrainStep,
     team: &Team,
     batches: &[B],
-    run: Run<B, S>,
+    run: Measure<B, S>,
 ) -> Result<S> {
     let mut sum = S::default();
     for round in batches.chunks(team.world().size()) {
         let mut own = S::default();
-        round.get(team.world().rank()).map_or(Ok(()), |batch| run(step, batch, &mut own))?;
+        match round.get(team.world().rank()) {
+            Some(batch) => run(model, step, batch, &mut own)?,
+            None => step.idle(model, false)?,
+        }
         all_of(team, &own)?.into_iter().take(round.len()).for_each(|one| sum.join(one));
     }
     Ok(sum)

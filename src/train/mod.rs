@@ -15,6 +15,7 @@ mod protobuf;
 mod resume;
 mod run_types;
 pub mod schedule;
+pub mod shares;
 pub mod stored;
 pub mod tensorboard;
 pub mod tracking;

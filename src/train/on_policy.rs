@@ -219,7 +219,7 @@ impl OnPolicy<'_> {
     /// The model's.
     pub(super) fn step(
         &self,
-        model: &Transformer,
+        model: &mut Transformer,
         step: &mut TrainStep,
         shard: &TokenShard,
         units: &[usize],
@@ -244,10 +244,11 @@ impl OnPolicy<'_> {
         };
         let all: Vec<usize> = (0..units.len()).collect();
         let batches = batches(&units, &over.own(&all), settings);
-        let sum = over.gradients(step, &batches, &mut |step, batch, sum: &mut DistilledSum| {
-            sum.add(step.distil(model, batch, Some((1.0 / weight) as f32))?);
-            Ok(())
-        })?;
+        let sum =
+            over.gradients(model, step, &batches, &mut |model, step, batch, sum: &mut DistilledSum| {
+                sum.add(step.distil(model, batch, Some((1.0 / weight) as f32))?);
+                Ok(())
+            })?;
         Ok(Measured { sum, answered: Some(answered) })
     }
 
@@ -268,10 +269,11 @@ impl OnPolicy<'_> {
         let units: Vec<Unit> = self.held_out.iter().enumerate().map(unit).collect();
         let all: Vec<usize> = (0..n).collect();
         let batches = batches(&units, &all, settings);
-        let sum = in_rounds(step, team, &batches, &mut |step, batch, sum: &mut DistilledSum| {
-            sum.add(step.distil(model, batch, None)?);
-            Ok(())
-        })?;
+        let sum =
+            in_rounds(model, step, team, &batches, &mut |model, step, batch, sum: &mut DistilledSum| {
+                sum.add(step.distil(model, batch, None)?);
+                Ok(())
+            })?;
         Ok(Measured { sum, answered: None })
     }
 }

@@ -36,22 +36,26 @@ pub(super) fn state(
     })
 }
 
-/// Rank 0's state, parameters and moments, on every rank: the others read no checkpoint.
+/// Rank 0's state and parameters on every rank, and its moments, unless each has a part of them: of a checkpoint the others read that part alone.
 pub(super) fn shared(
     first: Option<State>,
     params: &[Param],
     optimizer: &Optimizer,
-    team: &Team,
+    (out, team): (&Path, &Team),
 ) -> Result<State> {
     let text = first.map(|state| serde_json::to_string(&state)).transpose()?;
-    let state =
+    let state: State =
         serde_json::from_str(&team.text_of_first(text.unwrap_or_default())?).context("rank 0's state")?;
     for p in params {
         let (mut value, changes) = p.writable();
         changes.note();
         team.broadcast(&mut value)?;
     }
-    optimizer.state().iter_mut().try_for_each(|t| team.broadcast(t))?;
+    if !optimizer.is_shared() {
+        optimizer.state().iter_mut().try_for_each(|t| team.broadcast(t))?;
+    } else if !team.is_first() && state.step > 0 {
+        team.alone(|| checkpoint::load_part(out, state.step, &mut optimizer.state()))?;
+    }
     Ok(state)
 }
 

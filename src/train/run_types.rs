@@ -7,6 +7,7 @@ use super::{
     optimizer::OptimizerSettings,
     preference::{Preference, Rewards},
     schedule::Schedule,
+    shares::Shard,
 };
 
 /// What the loop needs to know.
@@ -34,6 +35,10 @@ pub struct TrainerSettings {
     pub preference: Option<Preference>,
     /// Gradients of micro-batches are summed in one order, whatever the number of ranks.
     pub fixed_order: bool,
+    /// Gradients are sent to other ranks in bf16.
+    pub narrow_sums: bool,
+    /// What ranks keep in parts.
+    pub shard: Shard,
     /// Every sentence counts the same, however long; else every token does.
     pub per_sentence: bool,
     /// Validate every so many steps; 0 is once an epoch.

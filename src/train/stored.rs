@@ -103,7 +103,7 @@ impl Stored {
     /// The model's; a teacher of other documents.
     pub(super) fn step(
         &self,
-        model: &Transformer,
+        model: &mut Transformer,
         step: &mut TrainStep,
         shard: &TokenShard,
         units: &[usize],
@@ -124,7 +124,7 @@ impl Stored {
             let of_step = |places: Vec<usize>| places.into_iter().map(|i| own[i]).collect();
             cut(shard, &of, settings).into_iter().map(of_step).map(|places| batch(&places)).collect()
         };
-        over.gradients(step, &own, &mut |step, (batch, teacher), sum: &mut DistilledSum| {
+        over.gradients(model, step, &own, &mut |model, step, (batch, teacher), sum: &mut DistilledSum| {
             let scale = Some((1.0 / weight) as f32);
             sum.add(step.distil_stored(model, (batch, teacher), self.text, scale)?);
             Ok(())
@@ -158,10 +158,11 @@ impl Stored {
             });
             let batches: Vec<(PackedBatch, TopK)> = batches.collect();
             sum.add(in_rounds(
+                model,
                 step,
                 team,
                 &batches,
-                &mut |step, (batch, teacher), sum: &mut DistilledSum| {
+                &mut |model, step, (batch, teacher), sum: &mut DistilledSum| {
                     sum.add(step.distil_stored(model, (batch, teacher), self.text, None)?);
                     Ok(())
                 },

@@ -23,10 +23,11 @@ use super::{
     optimizer::{Optimizer, first_not_finite},
     resume,
     schedule::Schedule,
+    shares::{Shard, Shares},
 };
 use crate::{
     data::{loader::Loader, token_shard::TokenShard},
-    distributed::team::Team,
+    distributed::{beside::Piece, team::Team},
     models::{
         transformer::train_step::{Param, TrainStep},
         transformer::weights::Transformer,
@@ -88,13 +89,13 @@ pub fn train<'a>(
     let first = team.is_first();
     let untrained = "nothing is trained: no module matches the LoRA targets";
     ensure!(!params.is_empty(), Error::setting("train.lora-targets", untrained));
-    let optimizer = Optimizer::new(&params, settings.optimizer)?;
+    let optimizer = together(model, step, &team, settings)?;
     let begun = if first {
         Some(resume::state(&params, &optimizer, settings, (out, &team), on_event)?)
     } else {
         None
     };
-    let state = resume::shared(begun, &params, &optimizer, &team)?;
+    let state = resume::shared(begun, &params, &optimizer, (out, &team))?;
     let log = if first { Some(Log::open(out, state.step)?) } else { None };
     checks.fit(settings.batch_tokens, on_event)?;
     let mut run = Run { settings, train, checks, out, log, optimizer, state, total, team };
@@ -128,13 +129,33 @@ pub fn train<'a>(
     Ok(run.outcome(true, model))
 }
 
+/// The optimizer, and how gradients become sums over the ranks, if there are several.
+fn together(
+    model: &Transformer,
+    step: &mut TrainStep,
+    team: &Rc<Team>,
+    settings: &TrainerSettings,
+) -> Result<Optimizer> {
+    let (params, size) = (step.params(model), team.world().size());
+    let shares = (size > 1 && settings.shard != Shard::None)
+        .then(|| Shares::new(&params, settings.optimizer.kind, size));
+    if size > 1 && !settings.fixed_order {
+        step.sum_over(model, team, settings.narrow_sums, &|i, gradient| match &shares {
+            Some(shares) => shares.pieces(i, gradient),
+            None => Ok(vec![Piece { gradient: gradient.alias(), owner: None }]),
+        })?;
+    }
+    match &shares {
+        Some(shares) => Optimizer::shared(&params, settings.optimizer, (team, shares, !settings.fixed_order)),
+        None => Optimizer::new(&params, settings.optimizer),
+    }
+}
+
 impl Run<'_> {
-    /// A checkpoint, by rank 0.
+    /// A checkpoint.
     fn save(&self, params: &[Param]) -> Result<()> {
-        if !self.team.is_first() {
-            return Ok(());
-        }
-        self.team.alone(|| checkpoint::save(self.out, &self.state, params, &self.optimizer.state()))
+        let how = (&*self.team, self.optimizer.is_shared());
+        checkpoint::save(self.out, &self.state, params, &self.optimizer.state(), how)
     }
 
     fn write(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
@@ -173,7 +194,10 @@ impl Run<'_> {
         self.check_finite("loss", loss.mean(), number)?;
         let grad_norm = info_span!("optimizer").in_scope(|| self.optimizer.step(number, lr))?;
         if !grad_norm.is_finite() {
-            let what = match first_not_finite(&step.params(model))? {
+            // With a share of the state a rank has sums in its own elements alone.
+            let whole = !self.optimizer.is_shared();
+            let first = if whole { first_not_finite(&step.params(model))? } else { None };
+            let what = match first {
                 Some(name) => format!("norm of the gradient (that of {name})"),
                 None => "norm of the gradient".into(),
             };

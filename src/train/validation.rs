@@ -103,7 +103,7 @@ pub(super) fn loss_over_ranks(
 ) -> Result<f64> {
     let documents = fitting(shard, settings.batch_tokens);
     let batches = pack(shard, &documents, settings.batch_tokens);
-    let loss = in_rounds(step, team, &batches, &mut |step, batch, sum: &mut LossSum| {
+    let loss = in_rounds(model, step, team, &batches, &mut |model, step, batch, sum: &mut LossSum| {
         sum.add(step.forward(model, &packed(shard, batch, settings.per_sentence, 1.0))?);
         Ok(())
     })?;

@@ -4,35 +4,35 @@
 // Strict where the real driver is, so that a program that passes here has no error of these kinds left: a context must be current on the calling thread,
 // dynamic shared memory above 48 KiB must be allowed first, copies stay inside one allocation, tensor maps and launches keep the hardware's limits. Work is asynchronous:
 // a launch is queued with a copy of its parameters and runs at the next call that waits; its error comes out there, and then from every call until
-// the context is gone. New memory is full of NaN. Only what this project calls is here; any other symbol is missing, which cudarc reports by name.
+// the context is gone. Streams beside the default one run as early as the events that they wait for allow, or, with SDRRL_REHEARSAL_STREAMS=late, as late: what misses an event has other
+// bits in one of the two. SDRRL_REHEARSAL_TRACE=FILE gets a line for each launch and each exchange (libnccl.cpp), in the order in which they ran. New memory is full of NaN. Only what this project calls is here; any other symbol is missing, which cudarc reports by name.
 #include <cuda.h>
 
-#include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "queues.hpp"
 #include "runtime.hpp"
+#include "workers.hpp"
 
 namespace {
-using Clock = std::chrono::steady_clock;
 constexpr int DEFAULT_SHARED = 48 * 1024;   // of a block, static and dynamic, without asking
 constexpr int OPTIN_SHARED = 227 * 1024;
 constexpr uint32_t FATBIN = 0xba55ed50;
 
 struct Function { std::string name; const emu::Kernel* kernel; int dynamic; bool asked, large_clusters; };
 struct Module { std::map<std::string, Function> functions; };
-struct Event { Clock::time_point at; bool recorded = false; };
 struct Context {
   int users = 0;
   CUresult error = CUDA_SUCCESS;           // sticky
-  std::vector<std::function<void()>> queue;
+  Queue queue;                             // of the default stream
+  std::map<CUstream, Queue> beside;
   std::map<CUdeviceptr, size_t> memory;
   size_t held = 0;
 };
@@ -57,10 +57,13 @@ CUresult enter() {
   if (!t_current || t_current->users == 0) return CUDA_ERROR_INVALID_CONTEXT;
   return t_current->error;
 }
+void fail(Context& context, const char* why) {
+  fprintf(stderr, "rehearsal driver: %s\n", why);
+  context.error = CUDA_ERROR_LAUNCH_FAILED;
+}
 CUresult drain() {
   auto& c = *t_current;
-  for (size_t i = 0; i < c.queue.size() && c.error == CUDA_SUCCESS; i++) c.queue[i]();
-  c.queue.clear();
+  if (!run_all(c.queue, c.beside, [&] { return c.error == CUDA_SUCCESS; })) fail(c, "streams wait for each other");
   return c.error;
 }
 // True if [at, at + n) lies in one allocation.
@@ -69,10 +72,6 @@ bool inside(CUdeviceptr at, size_t n) {
   if (it == t_current->memory.begin()) return false;
   --it;
   return at - it->first <= it->second && n <= it->second - (at - it->first);
-}
-void fail(Context& context, const char* why) {
-  fprintf(stderr, "rehearsal driver: %s\n", why);
-  context.error = CUDA_ERROR_LAUNCH_FAILED;
 }
 // SDRRL_REHEARSAL_FAIL=NAME or, on the GPU with that number alone, NAME@NUMBER.
 bool is_to_fail(const Context& context, const std::string& name) {
@@ -83,46 +82,6 @@ bool is_to_fail(const Context& context, const std::string& name) {
   if (planted.substr(0, at) != name) return false;
   return at == std::string::npos || &g_contexts[atoi(planted.c_str() + at + 1)] == &context;
 }
-// Threads that stay: each has stacks of its own in the emulator, which are never given back.
-class Workers {
-  std::mutex lock;
-  std::condition_variable changed;
-  std::function<void(int)> work;
-  int round = 0, busy = 0;
-
- public:
-  const int count = int(std::max(1u, std::thread::hardware_concurrency()));
-  Workers() {
-    for (int i = 1; i < count; i++) std::thread([this, i] { serve(i); }).detach();
-  }
-  // f(0) here, f(1) .. f(count - 1) in the others.
-  void run(std::function<void(int)> f) {
-    {
-      std::lock_guard<std::mutex> guard(lock);
-      work = f;
-      busy = count - 1;
-      round++;
-    }
-    changed.notify_all();
-    f(0);
-    std::unique_lock<std::mutex> guard(lock);
-    changed.wait(guard, [this] { return busy == 0; });
-  }
-
- private:
-  void serve(int i) {
-    for (int seen = 0;;) {
-      std::unique_lock<std::mutex> guard(lock);
-      changed.wait(guard, [&] { return round != seen; });
-      seen = round;
-      auto f = work;
-      guard.unlock();
-      f(i);
-      guard.lock();
-      if (--busy == 0) changed.notify_all();
-    }
-  }
-};
 // Runs a launch; blocks that are independent of each other are shared among the machine's threads.
 void launch(Context& context, const std::string& name, EmuDim grid, EmuDim block, EmuDim cluster, uint32_t shared, std::vector<void*> args, const std::vector<uint32_t>& sizes, EmuConfig how) {
   static Workers& workers = *new Workers;
@@ -133,6 +92,7 @@ void launch(Context& context, const std::string& name, EmuDim grid, EmuDim block
     own.part = i;
     if (emu_launch(name.c_str(), grid, block, cluster, shared, args.data(), sizes.data(), int(sizes.size()), &own, nullptr)) fail(context, emu_last_error());
   };
+  trace(name.c_str());
   if (is_to_fail(context, name)) return fail(context, ("kernel " + name + " fails, as SDRRL_REHEARSAL_FAIL wishes").c_str());
   if (alone) part(0);
   else workers.run(part);
@@ -274,27 +234,64 @@ EXPORT cuMemFreeAsync(CUdeviceptr at, CUstream stream) {
 
 // ---- events ----
 EXPORT cuEventCreate(CUevent* event, unsigned) { ENTER; *event = reinterpret_cast<CUevent>(new Event); return CUDA_SUCCESS; }
+// What was recorded, and who waits for it, stay.
 EXPORT cuEventDestroy(CUevent event) {
   ENTER;
-  CUresult done = drain();
   delete reinterpret_cast<Event*>(event);
-  return done;
+  return CUDA_SUCCESS;
 }
-EXPORT cuEventRecord(CUevent event, CUstream) {
+static Queue* queue_of(CUstream stream) {
+  if (!stream) return &t_current->queue;
+  auto it = t_current->beside.find(stream);
+  return it == t_current->beside.end() ? nullptr : &it->second;
+}
+EXPORT cuEventRecord(CUevent event, CUstream stream) {
   ENTER;
-  t_current->queue.push_back([=] { *reinterpret_cast<Event*>(event) = Event{Clock::now(), true}; });
+  Queue* queue = queue_of(stream);
+  if (!queue) return CUDA_ERROR_INVALID_HANDLE;
+  auto mark = std::make_shared<Mark>();
+  reinterpret_cast<Event*>(event)->mark = mark;
+  queue->push_back([=] { *mark = Mark{Clock::now(), true}; });
   return CUDA_SUCCESS;
 }
 static CUresult elapsed(float* ms, CUevent a, CUevent b) {
   ENTER;
-  auto *begin = reinterpret_cast<Event*>(a), *end = reinterpret_cast<Event*>(b);
-  if (!begin->recorded || !end->recorded) return CUDA_ERROR_NOT_READY;
-  *ms = std::chrono::duration<float, std::milli>(end->at - begin->at).count();
+  Mark begin = *reinterpret_cast<Event*>(a)->mark, end = *reinterpret_cast<Event*>(b)->mark;
+  if (!begin.happened || !end.happened) return CUDA_ERROR_NOT_READY;
+  *ms = std::chrono::duration<float, std::milli>(end.at - begin.at).count();
   return CUDA_SUCCESS;
 }
 #undef cuEventElapsedTime   // CUDA 13's header renames it; drivers export both
 EXPORT cuEventElapsedTime(float* ms, CUevent a, CUevent b) { return elapsed(ms, a, b); }
 EXPORT cuEventElapsedTime_v2(float* ms, CUevent a, CUevent b) { return elapsed(ms, a, b); }
+
+// ---- streams ----
+EXPORT cuStreamCreate(CUstream* stream, unsigned flags) {
+  ENTER;
+  // One that the default stream waits for would order what is to run beside it.
+  if (flags != CU_STREAM_NON_BLOCKING) return CUDA_ERROR_INVALID_VALUE;
+  *stream = reinterpret_cast<CUstream>(new char);
+  t_current->beside[*stream];
+  return CUDA_SUCCESS;
+}
+EXPORT cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
+  ENTER;
+  Queue* queue = queue_of(stream);
+  if (!queue) return CUDA_ERROR_INVALID_HANDLE;
+  queue->ops.push_back({nullptr, reinterpret_cast<Event*>(event)->mark});
+  return CUDA_SUCCESS;
+}
+// An exchange of libnccl.cpp, in a stream.
+extern "C" __attribute__((visibility("default"))) int sdrrlRehearsalQueue(void* stream, void (*run)(void*), void* data) {
+  ENTER;
+  Queue* queue = queue_of(static_cast<CUstream>(stream));
+  if (!queue) return CUDA_ERROR_INVALID_HANDLE;
+  queue->push_back([=] {
+    trace("exchange");
+    run(data);
+  });
+  return CUDA_SUCCESS;
+}
 
 EXPORT cuProfilerStart() { ENTER; return CUDA_SUCCESS; }
 EXPORT cuProfilerStop() { ENTER; return CUDA_SUCCESS; }

@@ -4,6 +4,8 @@
 // As in NCCL, all ranks must make the same calls in the same order, a rank that never comes leaves the others waiting, and an all-reduce gives every rank the same
 // bits, in an order of sums that differs from element to element. Stricter than NCCL: calls that do not fit together are an error on every rank, not a hang.
 //
+// On a stream of libcuda.cpp a call is queued there and runs in that stream's order, as in NCCL; on the emulated device, which has none, it has happened when it returns.
+//
 // SDRRL_REHEARSAL_NCCL=WHAT:RANK:CALL plants a fault into that rank's CALLth collective (from 1): `die` (killed with half its data sent), `hang`, `stop` (the whole process), `late` (two seconds),
 // `count` (one element too many). SDRRL_REHEARSAL_NCCL_LOG=FILE gets a line a rank with calls and bytes, when a communicator ends.
 #include <dlfcn.h>
@@ -18,19 +20,20 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <string>
 
 namespace {
 // ncclResult_t and ncclDataType_t of nccl.h.
 enum Result { SUCCESS = 0, CUDA_FAILED = 1, SYSTEM = 2, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE = 6 };
-enum Type { UINT8 = 1, FLOAT32 = 7 };
-enum Kind { ALL_REDUCE, ALL_GATHER, BROADCAST, KINDS };
-const char* const KIND_NAMES[KINDS] = {"all_reduce", "all_gather", "broadcast"};
+enum Type { UINT8 = 1, FLOAT32 = 7, BFLOAT16 = 9 };
+enum Kind { ALL_REDUCE, ALL_GATHER, BROADCAST, REDUCE, KINDS };
+const char* const KIND_NAMES[KINDS] = {"all_reduce", "all_gather", "broadcast", "reduce"};
 constexpr int MOST = 64;
 constexpr size_t CHUNK = 1 << 18;   // bytes of a rank that are in flight
 constexpr size_t TURN = 256;        // elements that are summed in one order
 
-struct Call { uint32_t kind, type; uint64_t count; };
+struct Call { uint32_t kind, type; uint64_t count; int64_t root; };
 struct Shared {
   std::atomic<uint32_t> arrived, generation, aborted;
   Call calls[MOST];
@@ -43,6 +46,7 @@ struct Comm {
   char* slots;
   size_t bytes;
   std::atomic<bool> aborted{false};
+  std::atomic<int> late{SUCCESS};   // of a call that was queued
   uint64_t made = 0, calls[KINDS] = {}, moved[KINDS] = {};
   char* slot(int r) { return slots + size_t(r) * CHUNK; }
 };
@@ -67,11 +71,50 @@ bool meet(Comm* c) {
   }
   return true;
 }
-// Work that was queued before, on the driver of libcuda.cpp; the emulated device has none.
-bool drained() {
+// Calls run in the order of their stream, if the driver of libcuda.cpp has it, or now.
+template <class Run>
+Result submit(Comm* c, void* stream, Run run) {
+  if (c->aborted || c->shared->aborted) return REMOTE;
+  if (!stream) return run();
   void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
-  auto wait = driver ? reinterpret_cast<int (*)()>(dlsym(driver, "cuCtxSynchronize")) : nullptr;
-  return !wait || wait() == 0;
+  auto queue = driver ? reinterpret_cast<int (*)(void*, void (*)(void*), void*)>(dlsym(driver, "sdrrlRehearsalQueue")) : nullptr;
+  if (!queue) return INVALID_ARGUMENT;
+  auto later = [c, run] {
+    int done = c->late == SUCCESS ? run() : SUCCESS;
+    if (done != SUCCESS) c->late = done;
+  };
+  auto* work = new std::function<void()>(later);
+  auto call = [](void* work) {
+    auto* own = static_cast<std::function<void()>*>(work);
+    (*own)();
+    delete own;
+  };
+  return queue(stream, call, work) == 0 ? SUCCESS : CUDA_FAILED;
+}
+float widened(uint16_t x) {
+  uint32_t bits = uint32_t(x) << 16;
+  float wide;
+  memcpy(&wide, &bits, 4);
+  return wide;
+}
+// To the nearest, ties to even.
+uint16_t narrowed(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  if (x != x) return uint16_t(bits >> 16 | 0x40);
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+// The sum over the slots of element i of a chunk whose first is the call's element `at`; in bf16 each sum of two is rounded.
+template <class T>
+T sum_of(Comm* c, size_t at, size_t i) {
+  int first = int((at + i) / TURN % size_t(c->size));
+  T sum = reinterpret_cast<const T*>(c->slot(first))[i];
+  for (int k = 1; k < c->size; k++) {
+    T x = reinterpret_cast<const T*>(c->slot((first + k) % c->size))[i];
+    if constexpr (sizeof(T) == 2) sum = narrowed(widened(sum) + widened(x));
+    else sum += x;
+  }
+  return sum;
 }
 // The fault that is planted into this call.
 std::string fault(const Comm* c) {
@@ -85,7 +128,6 @@ std::string fault(const Comm* c) {
 // Begins a collective: all ranks must have called the same.
 Result begin(Comm* c, Call call, size_t bytes, std::string* what) {
   if (c->aborted || c->shared->aborted) return REMOTE;
-  if (!drained()) return CUDA_FAILED;
   c->made++;
   c->calls[call.kind]++;
   c->moved[call.kind] += bytes;
@@ -98,9 +140,10 @@ Result begin(Comm* c, Call call, size_t bytes, std::string* what) {
   if (!meet(c)) return REMOTE;
   for (int r = 0; r < c->size; r++) {
     const Call& other = c->shared->calls[r];
-    if (other.kind != c->shared->calls[0].kind || other.type != c->shared->calls[0].type || other.count != c->shared->calls[0].count) {
+    const Call& first = c->shared->calls[0];
+    if (other.kind != first.kind || other.type != first.type || other.count != first.count || other.root != first.root) {
       fprintf(stderr, "rehearsal NCCL: rank %d: calls differ: rank %d %s of %llu, rank 0 %s of %llu\n", c->rank, r, KIND_NAMES[other.kind],
-              static_cast<unsigned long long>(other.count), KIND_NAMES[c->shared->calls[0].kind], static_cast<unsigned long long>(c->shared->calls[0].count));
+              static_cast<unsigned long long>(other.count), KIND_NAMES[first.kind], static_cast<unsigned long long>(first.count));
       return INVALID_USAGE;
     }
   }
@@ -175,38 +218,53 @@ EXPORT int ncclCommInitRank(Comm** made, int size, ncclUniqueId id, int rank) {
   if (rank == 0) unlink(path.c_str());
   return SUCCESS;
 }
-EXPORT int ncclAllReduce(const void* from, void* to, size_t n, int type, int op, Comm* c, void* stream) {
-  if (type != FLOAT32 || op != 0 || stream) return INVALID_ARGUMENT;
+// Sums everywhere, or on rank `root` alone: NCCL leaves what the others get undefined, here it is NaN.
+template <class T>
+static Result sums(const void* from, void* to, size_t n, Call call, Comm* c) {
   std::string what;
-  if (Result e = begin(c, {ALL_REDUCE, FLOAT32, n}, 4 * n, &what)) return e;
-  return exchange(c, static_cast<const char*>(from), 4 * n, what, [&](size_t at, size_t bytes) {
-    auto* sums = reinterpret_cast<float*>(static_cast<char*>(to) + at);
-    for (size_t i = 0; i < bytes / 4; i++) {
-      int first = int((at / 4 + i) / TURN % size_t(c->size));
-      float sum = reinterpret_cast<const float*>(c->slot(first))[i];
-      for (int k = 1; k < c->size; k++) sum += reinterpret_cast<const float*>(c->slot((first + k) % c->size))[i];
-      sums[i] = sum;
-    }
+  if (Result e = begin(c, call, sizeof(T) * n, &what)) return e;
+  return exchange(c, static_cast<const char*>(from), sizeof(T) * n, what, [&](size_t at, size_t bytes) {
+    auto* sums = reinterpret_cast<T*>(static_cast<char*>(to) + at);
+    if (call.root >= 0 && call.root != c->rank) memset(sums, 0xff, bytes);
+    else for (size_t i = 0; i < bytes / sizeof(T); i++) sums[i] = sum_of<T>(c, at / sizeof(T), i);
   });
 }
+static Result sum(const void* from, void* to, size_t n, int type, int op, Call call, Comm* c, void* stream) {
+  if ((type != FLOAT32 && type != BFLOAT16) || op != 0 || call.root >= c->size) return INVALID_ARGUMENT;
+  return submit(c, stream, [=] { return type == FLOAT32 ? sums<float>(from, to, n, call, c) : sums<uint16_t>(from, to, n, call, c); });
+}
+EXPORT int ncclAllReduce(const void* from, void* to, size_t n, int type, int op, Comm* c, void* stream) {
+  return sum(from, to, n, type, op, {ALL_REDUCE, uint32_t(type), n, -1}, c, stream);
+}
+EXPORT int ncclReduce(const void* from, void* to, size_t n, int type, int op, int root, Comm* c, void* stream) {
+  if (root < 0) return INVALID_ARGUMENT;
+  return sum(from, to, n, type, op, {REDUCE, uint32_t(type), n, root}, c, stream);
+}
 EXPORT int ncclAllGather(const void* from, void* to, size_t n, int type, Comm* c, void* stream) {
-  if (type != UINT8 || stream) return INVALID_ARGUMENT;
-  std::string what;
-  if (Result e = begin(c, {ALL_GATHER, UINT8, n}, n, &what)) return e;
-  return exchange(c, static_cast<const char*>(from), n, what, [&](size_t at, size_t bytes) {
-    for (int r = 0; r < c->size; r++) memcpy(static_cast<char*>(to) + size_t(r) * n + at, c->slot(r), bytes);
+  if (type != UINT8) return INVALID_ARGUMENT;
+  return submit(c, stream, [=] {
+    std::string what;
+    if (Result e = begin(c, {ALL_GATHER, UINT8, n, -1}, n, &what)) return e;
+    return exchange(c, static_cast<const char*>(from), n, what, [&](size_t at, size_t bytes) {
+      for (int r = 0; r < c->size; r++) memcpy(static_cast<char*>(to) + size_t(r) * n + at, c->slot(r), bytes);
+    });
   });
 }
 EXPORT int ncclBroadcast(const void* from, void* to, size_t n, int type, int root, Comm* c, void* stream) {
-  if (type != UINT8 || root < 0 || root >= c->size || stream) return INVALID_ARGUMENT;
-  std::string what;
-  if (Result e = begin(c, {BROADCAST, UINT8, n}, n, &what)) return e;
-  return exchange(c, static_cast<const char*>(from), n, what, [&](size_t at, size_t bytes) {
-    memcpy(static_cast<char*>(to) + at, c->slot(root), bytes);
+  if (type != UINT8 || root < 0 || root >= c->size) return INVALID_ARGUMENT;
+  return submit(c, stream, [=] {
+    std::string what;
+    if (Result e = begin(c, {BROADCAST, UINT8, n, root}, n, &what)) return e;
+    return exchange(c, static_cast<const char*>(from), n, what, [&](size_t at, size_t bytes) {
+      memcpy(static_cast<char*>(to) + at, c->slot(root), bytes);
+    });
   });
 }
+// Calls of a group run one after the other, which is a group's meaning.
+EXPORT int ncclGroupStart() { return SUCCESS; }
+EXPORT int ncclGroupEnd() { return SUCCESS; }
 EXPORT int ncclCommGetAsyncError(Comm* c, int* code) {
-  *code = c->aborted || c->shared->aborted ? REMOTE : SUCCESS;
+  *code = c->late != SUCCESS ? c->late.load() : c->aborted || c->shared->aborted ? REMOTE : SUCCESS;
   return SUCCESS;
 }
 // From any thread: whoever waits returns. The memory stays, since it may be in use.

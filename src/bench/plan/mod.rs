@@ -8,25 +8,21 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::{
-    models::transformer::{lora_config::LoraConfig, spec::Spec, train_step::outline::Outline},
+    models::transformer::{
+        lora_config::LoraConfig,
+        spec::Spec,
+        train_step::outline::Outline,
+        tree::{Leaf, Place},
+    },
     tensor::DType,
-    train::optimizer::{OptimizerKind, state_bytes},
+    train::{
+        optimizer::{OptimizerKind, shared_state_bytes},
+        shares::Shard,
+    },
 };
 use card::Rates;
 use network::Ranks;
 use step::{Seconds, Work, estimate, useful_flop};
-
-/// What is kept in parts, one on each rank (Rajbhandari et al. 2020).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Shard {
-    /// Nothing.
-    #[default]
-    None,
-    /// The optimizer's state (ZeRO-1).
-    Optimizer,
-    /// The base model's weights, too; a layer at a time is gathered, ahead of its use.
-    Weights,
-}
 
 /// What is to be planned.
 #[derive(Clone, Debug)]
@@ -158,21 +154,20 @@ impl Question {
         };
         let (memory, params) = outline.measure()?;
         let trained = params.iter().map(|p| p.value().len()).sum();
-        let state = state_bytes(&params, OptimizerKind::Adamw);
-        let share = |whole: usize, parted: bool| {
-            if parted { whole as f64 / ranks.all as f64 } else { whole as f64 }
-        };
-        let mut memory: Vec<(String, f64)> = memory
-            .into_iter()
-            .map(|(what, bytes)| {
-                let parted = self.shard == Shard::Weights && what == "weights";
-                (what, share(bytes, parted))
-            })
-            .collect();
-        memory.push(("state of adamw".into(), share(state, self.shard != Shard::None)));
+        let sharing = if self.shard == Shard::None { 1 } else { ranks.all };
+        let state = shared_state_bytes(&params, OptimizerKind::Adamw, sharing);
+        let mut memory: Vec<(String, f64)> = memory.into_iter().map(|(what, n)| (what, n as f64)).collect();
         if self.shard == Shard::Weights && ranks.all > 1 {
-            memory.push(("two layers' weights".into(), 2.0 * weights as f64 / self.spec.layers.len() as f64));
+            // Embedding, head and norms are whole on each.
+            let of_layers = |leaf: &Leaf| matches!(leaf.place, Place::Weight(..));
+            let leaves = self.spec.leaves().into_iter().filter(of_layers);
+            let elements: usize = leaves.map(|leaf| leaf.dims.iter().product::<usize>()).sum();
+            let layers = (elements * weights / self.spec.parameters()) as f64;
+            let part = layers / ranks.all as f64;
+            memory.iter_mut().filter(|(what, _)| what == "weights").for_each(|(_, n)| *n += part - layers);
+            memory.push(("two layers' weights".into(), 2.0 * layers / self.spec.layers.len() as f64));
         }
+        memory.push(("state of adamw".into(), state as f64));
         Ok((memory, trained))
     }
 }

@@ -97,6 +97,7 @@ impl Decoder {
         max_positions: usize,
     ) -> Result<Decoder> {
         let Adapted { model, adapters } = model.into();
+        model.needs_all("generation")?;
         let (spec, n) = (&model.spec, max_tokens);
         let (device, acts) = (model.device(), model.activation_dtype());
         let lay_out = |arena: &mut Arena| Buffers::lay_out(arena, spec, adapters, n, acts);

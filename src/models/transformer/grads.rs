@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     device::Device,
+    distributed::beside::Part,
     ops::rows::CastTable,
     tensor::{Arena, DType, Laid, Tensor},
 };
@@ -59,6 +60,8 @@ pub struct Param {
     pub(crate) grad: Tensor,
     /// Its kind.
     pub kind: ParamKind,
+    /// When its gradient is final.
+    pub(crate) part: Part,
     changes: Changes,
 }
 
@@ -95,6 +98,16 @@ pub(super) enum Grads {
     Lora(AdapterTraining),
     /// Every weight. A tied head has the embedding's.
     Full(Tree<Tensor>),
+}
+
+/// When the gradient of what stands at `place` is final in a backward pass.
+fn part_of(spec: &Spec, place: Place) -> Part {
+    match place {
+        Place::Embedding => Part::Embedding,
+        Place::Head | Place::FinalNorm => Part::Head,
+        Place::Weight(unit, _) | Place::Bias(unit, _) => Part::Layer(spec.owner(unit).0),
+        Place::Norm(l, _) => Part::Layer(l),
+    }
 }
 
 type AdapterGradients = Vec<PerLinear<Option<AdapterGrads>>>;
@@ -172,7 +185,8 @@ impl Grads {
                     Arena::measure(|own| value = Some(own.tensor(&leaf.name, DType::F32, &leaf.dims)));
                     let Some(value) = value else { continue };
                     let grad = gradient_of(&value, arena);
-                    params.push(param(&value, &grad, ParamKind::of(leaf.place), &Changes::default()));
+                    let when = (ParamKind::of(leaf.place), part_of(spec, leaf.place));
+                    params.push(param(&value, &grad, when, &Changes::default()));
                 }
             });
             return (params, bytes);
@@ -185,7 +199,7 @@ impl Grads {
         bytes += Arena::measure(|arena| grads = gradients_of(&lora, arena));
         let (parts, changes) = (vec![], Changes::default());
         let shapes = AdapterTraining { lora, grads, parts, changes, narrow: None, made_of: None };
-        (shapes.params(), bytes)
+        (shapes.params(spec), bytes)
     }
 
     /// The lowest layer with anything to train.
@@ -261,13 +275,14 @@ impl Grads {
     /// Every trained tensor with its gradient, in a fixed order.
     pub(super) fn params(&self, model: &Transformer) -> Vec<Param> {
         match self {
-            Grads::Lora(t) => t.params(),
+            Grads::Lora(t) => t.params(&model.spec),
             Grads::Full(grads) => {
                 // `for_all` saw to it that all of them are tensors.
                 let tensors = model.tensors("training all weights").unwrap_or_default();
                 let pairs = tensors.into_iter().zip(grads.leaves(&model.spec));
                 let one = |((leaf, t), (_, grad)): ((Leaf, &Tensor), (Leaf, LeafPart<&Tensor, &Tensor>))| {
-                    param(t, grad.either(), ParamKind::of(leaf.place), &Changes::default())
+                    let when = (ParamKind::of(leaf.place), part_of(&model.spec, leaf.place));
+                    param(t, grad.either(), when, &Changes::default())
                 };
                 pairs.map(one).collect()
             }
@@ -337,18 +352,20 @@ fn narrow_copies(lora: &mut Lora, device: &Device, acts: DType) -> Result<(Optio
     Ok((Some(CastTable::new(casts)?), bytes))
 }
 
-fn param(value: &Tensor, grad: &Tensor, kind: ParamKind, changes: &Changes) -> Param {
-    let changes = changes.clone();
-    Param { name: value.name().to_string(), value: value.alias(), grad: grad.alias(), kind, changes }
+fn param(value: &Tensor, grad: &Tensor, (kind, part): (ParamKind, Part), changes: &Changes) -> Param {
+    let (name, changes) = (value.name().to_string(), changes.clone());
+    Param { name, value: value.alias(), grad: grad.alias(), kind, part, changes }
 }
 
 impl AdapterTraining {
-    fn params(&self) -> Vec<Param> {
+    fn params(&self, spec: &Spec) -> Vec<Param> {
         let mut out = vec![];
         for (l, id, adapter) in self.lora.adapters() {
             let Some(grad) = &self.grads[l][id] else { continue };
-            let mut push =
-                |value: &Tensor, grad: &Tensor, kind| out.push(param(value, grad, kind, &self.changes));
+            let part = Part::Layer(spec.owner(l).0);
+            let mut push = |value: &Tensor, grad: &Tensor, kind| {
+                out.push(param(value, grad, (kind, part), &self.changes))
+            };
             push(&adapter.a, &grad.a, ParamKind::LoraA);
             push(&adapter.b, &grad.b, ParamKind::LoraB);
             if let (Some(m), Some(g)) = (&adapter.magnitude, &grad.magnitude) {

@@ -11,6 +11,7 @@ pub(crate) mod gguf_fields;
 pub(crate) mod gguf_keys;
 mod grads;
 pub mod ids;
+mod in_parts;
 pub mod linear;
 pub mod lora;
 pub mod lora_config;

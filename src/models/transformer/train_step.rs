@@ -2,9 +2,11 @@
 //!
 //! With adapters the base is frozen: backward computes input gradients through its weights and weight gradients for the adapters
 //! only, and nothing below the lowest adapted layer.
+mod beside;
 mod distilling;
 mod flat;
 mod keeping;
+mod loss_sum;
 pub mod outline;
 mod stored;
 mod weighed;
@@ -27,6 +29,7 @@ use super::{
 };
 use crate::{
     device::Device,
+    distributed::beside::{Part, Sums},
     ops::{cross_entropy::loss_of_known_weights, embedding::scaled_embedding_backward},
     tensor::{DType, Laid, Tensor},
 };
@@ -34,6 +37,8 @@ use crate::{
 pub(crate) use super::grads::Changes;
 pub use super::grads::{Param, ParamKind};
 pub use distilling::{Distilled, DistilledSum};
+pub use loss_sum::LossSum;
+use loss_sum::loss_sum;
 
 /// Documents back to back.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -89,37 +94,6 @@ pub enum Trainable {
     Full,
 }
 
-/// Σ w nll and Σ w of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LossSum {
-    /// Σ w_i nll_i, nats.
-    pub weighted_nll: f64,
-    /// Σ w_i.
-    pub weight: f64,
-    /// Tokens that were run.
-    pub tokens: usize,
-    /// Σ w_i KL_i over the rows where the base model is kept, nats, and Σ w_i of these; 0 where none is.
-    pub kept: [f64; 2],
-}
-
-impl LossSum {
-    /// Adds another batch.
-    pub fn add(&mut self, other: LossSum) {
-        self.weighted_nll += other.weighted_nll;
-        self.weight += other.weight;
-        self.tokens += other.tokens;
-        (0..2).for_each(|i| self.kept[i] += other.kept[i]);
-    }
-    /// Mean nll per unit of weight.
-    pub fn mean(&self) -> f64 {
-        self.weighted_nll / self.weight
-    }
-    /// Mean divergence per unit of weight, if the base model was kept on any row.
-    pub fn kept_mean(&self) -> Option<f64> {
-        (self.kept[1] > 0.0).then(|| self.kept[0] / self.kept[1])
-    }
-}
-
 /// Activations and gradients for batches of up to `max_tokens`.
 pub struct TrainStep {
     acts: Acts,
@@ -136,6 +110,7 @@ pub struct TrainStep {
     keeping: Option<keeping::Keeping>,
     distilling: Option<distilling::Distilling>,
     stored: Option<Tensor>, // (N): divergences from a teacher's stored distributions
+    sums: Option<Sums>,
     memory: Vec<(String, usize)>,
 }
 
@@ -178,6 +153,7 @@ impl TrainStep {
             keeping: None,
             distilling: None,
             stored: None,
+            sums: None,
             memory,
         })
     }
@@ -227,6 +203,7 @@ impl TrainStep {
     pub fn forward(&mut self, model: &Transformer, batch: &PackedBatch) -> Result<LossSum> {
         let n = self.load(model, batch)?;
         self.decoder_forward(model, n, &documents(batch, &model.device())?, None, false)?;
+        model.end_of_pass()?;
         let a = &mut self.acts;
         let mut losses = a.losses.rows(0..n)?;
         let (targets, weights) = (a.targets.rows(0..n)?, a.weights.rows(0..n)?);
@@ -324,6 +301,7 @@ impl TrainStep {
         let block = |l| Block::new(spec, l, weights, self.ropes.tables()).with_dropout(dropout);
         block(0).norm_input(&mut s, &mut x)?;
         for l in 0..weights.layers.len() {
+            model.need(l, (l + 1 < weights.layers.len()).then_some(l + 1))?;
             let attention = Attention::Packed { cu_seqlens, slots: None };
             let above = a.layers.get(l + 1).map(|above| above.rows(spec, n)).transpose()?;
             let next = match &above {
@@ -356,16 +334,22 @@ impl TrainStep {
         let dgain = self.grads.full().map(|g| &mut g.norm);
         let inp = (&a.resid_out.rows(0..n)?, &a.rstd_out.rows(0..n)?);
         norm_backward((&mut x.dresid, false), dgain, &x.dnorm, inp, &weights.norm, spec.norm)?;
+        self.is_final(Part::Head)?;
         for l in (self.lowest..weights.layers.len()).rev() {
+            let span = info_span!("backward_layer", layer = l).entered();
+            model.need(l, (l > self.lowest).then(|| l - 1))?;
             let below = l > self.lowest || self.grads.full().is_some();
             let block = Block::new(spec, l, weights, self.ropes.tables()).with_dropout(dropout);
             block.backward(&a.layers[l].rows(spec, n)?, &mut x, &mut self.grads, below)?;
+            drop(span);
+            self.is_final(Part::Layer(l))?;
         }
         if let Some(g) = self.grads.full() {
             let scale = model.embedding_scale();
             scaled_embedding_backward(&mut g.embed_tokens, &x.dresid, &a.tokens.rows(0..n)?, scale)?;
         }
-        Ok(())
+        self.is_final(Part::Embedding)?;
+        model.end_of_pass()
     }
 }
 
@@ -385,14 +369,4 @@ fn refuse_on_gpu(model: &Transformer, lora: Option<&Lora>) -> Result<()> {
         bail!("on a GPU all weights train in f32 only: use --dtype f32, or LoRA");
     }
     Ok(())
-}
-
-fn loss_sum(losses: &Tensor, batch: &PackedBatch) -> Result<LossSum> {
-    let mut sum = LossSum { tokens: batch.tokens.len(), ..LossSum::default() };
-    // A loss without a weight is nobody's.
-    for (nll, w) in losses.to_f32_vec()?.iter().zip(&batch.weights).filter(|(_, w)| **w != 0.0) {
-        sum.weighted_nll += *nll as f64 * *w as f64;
-        sum.weight += *w as f64;
-    }
-    Ok(sum)
 }

@@ -8,6 +8,7 @@ use super::{
     super::weights::{WeightSource, check_memory},
     config::Config,
     ids::LinearId,
+    in_parts::in_layer,
     linear::Rows,
     spec::{EmbeddingScale, Spec},
     tree::{LayerTree, Leaf, LeafPart, LinearTree, Linears, Place, Tree},
@@ -16,6 +17,7 @@ use super::{
 use crate::{
     data::random::RowRandom,
     device::{Device, DeviceChoice},
+    distributed::layers::Layers,
     ops::{
         activation::softcap,
         cross_entropy::Head,
@@ -49,6 +51,8 @@ pub struct Transformer {
     pub compute: ComputeType,
     /// The tensors.
     pub weights: Weights,
+    /// Where the layers' matrices come from, if this is one of several ranks that have a part of each.
+    pub(super) layers: Option<Layers>,
 }
 
 impl Transformer {
@@ -60,7 +64,7 @@ impl Transformer {
             Ok(if leaf.place.is_matrix() { LeafPart::Matrix(t.into()) } else { LeafPart::Vector(t) })
         })?;
         let compute = weights.embed_tokens.dtype().try_into()?;
-        Ok(Transformer { config, spec, compute, weights })
+        Ok(Transformer { config, spec, compute, weights, layers: None })
     }
 
     /// Loads a Hugging Face directory or a `.gguf` file; matrices as `dtype`, in place in the mapped file where possible. A tensor that the
@@ -88,7 +92,7 @@ impl Transformer {
             })
         };
         let weights = Tree::build(&spec, load).with_context(context)?;
-        Ok(Transformer { config, spec, compute, weights })
+        Ok(Transformer { config, spec, compute, weights, layers: None })
     }
 
     /// Freshly initialised in F32: matrices normal with standard deviation 0.02 (by a sum of twelve uniforms), norms scale by 1, biases 0.
@@ -144,7 +148,7 @@ impl Transformer {
         let weights = scratch.and_then(|scratch| copy(&scratch));
         let weights = weights.with_context(|| format!("copy the model to {device:?}"))?;
         let (config, spec) = (self.config.clone(), self.spec.clone());
-        Ok(Transformer { config, spec, compute: self.compute, weights })
+        Ok(Transformer { config, spec, compute: self.compute, weights, layers: None })
     }
 
     fn matrices(&self) -> Vec<&Weight> {
@@ -225,9 +229,11 @@ impl Transformer {
         self.compute.activations(&self.device())
     }
 
-    /// Bytes of the weights as they are kept (tied ones once).
+    /// Bytes of the weights as they are kept here (tied ones once).
     pub fn bytes(&self) -> usize {
-        self.named().iter().map(|(_, w)| w.bytes()).sum()
+        let Some(layers) = &self.layers else { return self.named().iter().map(|(_, w)| w.bytes()).sum() };
+        let whole = self.parts().into_iter().filter(|(leaf, _)| !in_layer(leaf));
+        layers.bytes() + whole.map(|(_, w)| w.bytes()).sum::<usize>()
     }
 
     /// Every tensor once, by its Hugging Face name; a tied head is not listed.

@@ -308,15 +308,15 @@ impl Train<'_> {
         let mixed = kept(&args.settings, &shard, &trainable)?;
         let held = [Some(&shard), validation.as_ref()];
         let sampled = Sampled::new(&args.settings, &self.model_path, (&model, &trainable), held)?;
-        let mut model = model.place(args.placement.device)?;
-        together::connect(team, &model.device())?;
+        let mut model = together::place(args, model, team)?;
         let texts = text.iter().map(|t| t.longest());
         let longest = (0..shard.len()).map(|i| shard.document_len(i)).chain(texts).max().unwrap_or(0);
         let evaluated = validation.iter().chain(&source);
         let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
         let mut step = step_of(&args.settings, &model, trainable, mixed, room.max(longest))?;
         if !args.quiet && team.is_first() {
-            print_memory(&model, &step, args.settings.optimizer);
+            let sharing = if args.settings.shard.is_usual() { 1 } else { team.world().size() };
+            print_memory(&model, &step, (args.settings.optimizer, sharing));
             amount::print_time(args, &model.config, &shard)?;
         }
         data::warn_of_few_steps(&args.settings, shard.units());

@@ -19,13 +19,13 @@ use crate::{
     },
     ops::kl_divergence::Mixed,
     pipeline::placement::Placement,
-    recipe::train::{GuardAction, KeepSource, Method, Normalize, Reduce, TrainSettings},
+    recipe::train::{GuardAction, KeepSource, Method, Normalize, Reduce, ReduceDtype, TrainSettings},
     report::out::note,
     tensor::DType,
     train::{
         guard::{GuardSettings, Reaction, is_source},
         held_out_text::{HeldOutText, texts},
-        optimizer::{OptimizerKind, OptimizerSettings, state_bytes},
+        optimizer::{OptimizerKind, OptimizerSettings, shared_state_bytes},
         schedule::Schedule,
         trainer::TrainerSettings,
     },
@@ -114,13 +114,14 @@ pub fn memory(
     let distils = s.rollouts().is_some();
     let outline = Outline { spec, weights, lora, max_tokens, acts, on_gpu, keeps_source, distils };
     let (mut memory, params) = outline.measure()?;
-    memory.push(state_of(&params, s.optimizer));
+    memory.push(state_of(&params, s.optimizer, 1));
     Ok(memory)
 }
 
-/// The optimizer's part of the memory.
-pub(super) fn state_of(params: &[Param], optimizer: OptimizerKind) -> (String, usize) {
-    (format!("state of {}", optimizer.name()), state_bytes(params, optimizer))
+/// The optimizer's part of the memory, of one rank of `ranks` that share it at the most.
+pub(super) fn state_of(params: &[Param], optimizer: OptimizerKind, ranks: usize) -> (String, usize) {
+    let share = if ranks > 1 { format!(", its share of {ranks}") } else { String::new() };
+    (format!("state of {}{share}", optimizer.name()), shared_state_bytes(params, optimizer, ranks))
 }
 
 /// New adapters as the settings have them.
@@ -196,6 +197,8 @@ pub(super) fn trainer_settings(s: &TrainSettings, identity: Value) -> TrainerSet
         // Needs the reference's log-probabilities.
         preference: None,
         fixed_order: s.reduce == Reduce::Fixed,
+        narrow_sums: s.reduce_dtype == ReduceDtype::Bf16,
+        shard: s.shard,
         per_sentence: s.normalize == Normalize::Sentences,
         eval_every: s.eval_every,
         patience: s.patience,

@@ -92,10 +92,14 @@ fn quoted(word: &str) -> String {
 }
 
 /// What the training takes, by purpose.
-pub(super) fn print_memory(model: &Transformer, step: &TrainStep, optimizer: OptimizerKind) {
+pub(super) fn print_memory(
+    model: &Transformer,
+    step: &TrainStep,
+    (optimizer, ranks): (OptimizerKind, usize),
+) {
     let params = step.params(model);
     let trained: usize = params.iter().map(|p| p.value().len()).sum();
-    let state = state_of(&params, optimizer);
+    let state = state_of(&params, optimizer, ranks);
     say!("train: {} parameters, {trained} of them trained", model.config.parameters());
     let all: Vec<_> = step.memory().iter().chain([&state]).collect();
     let mib = |bytes: usize| bytes as f64 / 1048576.0;

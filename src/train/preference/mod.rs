@@ -220,19 +220,20 @@ impl Preference {
         let batches = pack(shard, &over.own(units), batch_tokens);
         let mut whole = self.whole(shard, &self.train, units)?;
         let moved = match self.moves() {
-            true => {
-                over.sums(step, &batches, &mut |step, units, sum| whole.moved(model, step, units, sum))?
-            }
+            true => over.sums(model, step, &batches, &mut |model, step, units, sum| {
+                whole.moved(model, step, units, sum)
+            })?,
             false => Moved::default(),
         };
         whole.kl = moved.kl(whole.units);
-        let measured = over.gradients(step, &batches, &mut |step, units, measured: &mut Measured| {
-            let batch = self.batch(shard, units);
-            let mut weigh = |losses: &[f32]| self.weights(&batch, losses, &whole, measured);
-            step.forward_backward_weighed(model, &batch.packed, &mut weigh)?;
-            measured.tokens += batch.packed.tokens.len();
-            Ok(())
-        })?;
+        let measured =
+            over.gradients(model, step, &batches, &mut |model, step, units, measured: &mut Measured| {
+                let batch = self.batch(shard, units);
+                let mut weigh = |losses: &[f32]| self.weights(&batch, losses, &whole, measured);
+                step.forward_backward_weighed(model, &batch.packed, &mut weigh)?;
+                measured.tokens += batch.packed.tokens.len();
+                Ok(())
+            })?;
         Ok(self.with(measured, moved, &whole))
     }
 
@@ -251,19 +252,20 @@ impl Preference {
         let batches = pack(shard, units, batch_tokens);
         let mut whole = self.whole(shard, &self.validation, units)?;
         let moved = match self.moves() {
-            true => {
-                in_rounds(step, team, &batches, &mut |step, units, sum| whole.moved(model, step, units, sum))?
-            }
+            true => in_rounds(model, step, team, &batches, &mut |model, step, units, sum| {
+                whole.moved(model, step, units, sum)
+            })?,
             false => Moved::default(),
         };
         whole.kl = moved.kl(whole.units);
-        let measured = in_rounds(step, team, &batches, &mut |step, units, measured: &mut Measured| {
-            let batch = self.batch(shard, units);
-            let losses = step.token_losses(model, &batch.packed)?;
-            self.weights(&batch, &losses, &whole, measured);
-            measured.tokens += batch.packed.tokens.len();
-            Ok(())
-        })?;
+        let measured =
+            in_rounds(model, step, team, &batches, &mut |model, step, units, measured: &mut Measured| {
+                let batch = self.batch(shard, units);
+                let losses = step.token_losses(model, &batch.packed)?;
+                self.weights(&batch, &losses, &whole, measured);
+                measured.tokens += batch.packed.tokens.len();
+                Ok(())
+            })?;
         Ok(self.with(measured, moved, &whole))
     }
 

@@ -23,7 +23,11 @@ impl Run<'_> {
             .transpose()?;
         let budget = self.settings.batch_tokens;
         let team = self.team.clone();
-        let bits = |text: &HeldOutText| team.from_first(|| text.bits_per_byte(model, step, budget));
+        let bits = |text: &HeldOutText| match model.is_in_parts() {
+            // Every layer takes all ranks.
+            true => text.bits_per_byte(model, step, budget),
+            false => team.from_first(|| text.bits_per_byte(model, step, budget)),
+        };
         let bits = self.checks.text.map(bits).transpose()?;
         for (what, value) in [("source-language loss", loss), ("bits per byte of the guard's text", bits)] {
             value.map_or(Ok(()), |value| self.check_finite(what, value, number))?;
