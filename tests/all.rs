@@ -19,6 +19,7 @@ mod evaluation;
 mod experts;
 mod exports;
 mod families;
+mod few_shot;
 mod gemm;
 mod generation;
 mod generation_config;

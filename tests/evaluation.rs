@@ -25,15 +25,15 @@ const MODEL: &str = "assets/quickstart/model";
 /// A projection that the build has, and the name of its first axis.
 const PICTURE: (&str, &str) =
     if cfg!(feature = "tsne") { ("tsne", "t-SNE 1") } else { ("pca", "component 1 (") };
-const MKQA: &str = "tests/golden/metrics/mkqa_sample.jsonl.gz";
+pub const MKQA: &str = "tests/golden/metrics/mkqa_sample.jsonl.gz";
 
 /// A folder with a task file; OUT stands for a place in it.
-struct Place {
+pub struct Place {
     dir: tempfile::TempDir,
 }
 
 impl Place {
-    fn new(tasks: &str) -> Place {
+    pub fn new(tasks: &str) -> Place {
         let place = Place { dir: tempfile::tempdir().unwrap() };
         place.write("tasks.toml", tasks);
         place
@@ -43,7 +43,7 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) -> String {
+    pub fn write(&self, name: &str, text: &str) -> String {
         fs::write(self.at(name), text).unwrap();
         self.at(name).to_string_lossy().into_owned()
     }
@@ -55,29 +55,29 @@ impl Place {
             .into()
     }
 
-    fn eval(&self, out: &str) -> String {
+    pub fn eval(&self, out: &str) -> String {
         let arguments = self.arguments(MODEL, out);
         ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn refused(&self, parts: &[&str]) {
+    pub fn refused(&self, parts: &[&str]) {
         // The model is not even there: whatever is wrong with a task is said before it is looked for.
         let arguments = self.arguments("no/such-model", "out");
         fails(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), parts);
         assert!(!self.at("out").exists(), "something was written");
     }
 
-    fn results(&self, out: &str) -> Value {
+    pub fn results(&self, out: &str) -> Value {
         serde_json::from_str(&fs::read_to_string(self.at(out).join("results.json")).unwrap()).unwrap()
     }
 
-    fn rows(&self, path: &str) -> Vec<Value> {
+    pub fn rows(&self, path: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.at(path)).unwrap();
         text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
     }
 }
 
-fn task(name: &str, kind: &str, language: &str, file: &str, more: &str) -> String {
+pub fn task(name: &str, kind: &str, language: &str, file: &str, more: &str) -> String {
     format!("[[tasks]]\nname = {name:?}\nkind = {kind:?}\nlanguage = {language:?}\nfile = {file:?}\n{more}\n")
 }
 
@@ -86,7 +86,7 @@ fn number(value: &Value) -> f64 {
 }
 
 /// Articles of XL-Sum's form, of which the last is longer than the model's context of 256 tokens.
-fn articles(place: &Place, rows: usize) -> String {
+pub fn articles(place: &Place, rows: usize) -> String {
     let row = |i: usize| {
         let text =
             "El panadero está en la ciudad con un perro. ".repeat(if i + 1 == rows { 80 } else { 1 + i % 3 });

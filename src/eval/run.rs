@@ -28,13 +28,12 @@ use crate::pipeline::{
 };
 use crate::{
     data::{languages, row_shard::ShardWriter},
-    device::DeviceChoice,
     infer::answerer::Answerer,
     metrics::{forms, projection::Projection},
     models::weights::resolve,
     pipeline::{interrupt::interrupted, placement::Placement},
     recipe::{
-        eval::{EvalSettings, EvalTask, TaskKind},
+        eval::{ChoiceProtocol, EvalSettings, EvalTask, TaskKind},
         source, task_languages,
     },
     report::{
@@ -183,11 +182,11 @@ impl Stage for Evaluation<'_, '_> {
         // How the samples are measured changes no sample.
         let identity =
             json!({"template": self.job.template, "system": self.job.system, "task": self.task.sampled()});
-        Identity::of(&identity)?.placed(self.job.placement)
+        Identity::of(&identity)
     }
 
-    fn device(&self) -> DeviceChoice {
-        self.job.placement.device
+    fn placement(&self) -> Option<Placement> {
+        Some(self.job.placement)
     }
 
     fn inputs(&self) -> Result<Inputs> {
@@ -196,7 +195,8 @@ impl Stage for Evaluation<'_, '_> {
         let inputs = inputs
             .file("file", &task.file)
             .maybe("reference", task.reference.as_deref())
-            .maybe("few-shot-file", task.few_shot_file.as_deref());
+            .maybe("few-shot-file", task.few_shot_file.as_deref())
+            .maybe("few-shot-reference", task.few_shot_reference.as_deref());
         match job.adapter {
             Some(adapter) => inputs.model("adapter", adapter),
             None => Ok(inputs),
@@ -230,6 +230,25 @@ pub fn check(settings: &EvalSettings) -> Result<Vec<Vec<tasks::Item>>> {
         loaded.push(items.or_kind(|message| Error::bad_input(task.file.display(), message))?);
     }
     Ok(loaded)
+}
+
+/// What can be wrong with a task's solved questions apart from their rows.
+fn check_shots(task: &EvalTask) -> Result<()> {
+    let kind = task.kind();
+    let none = [TaskKind::Perplexity, TaskKind::Alignment].contains(&kind);
+    let given = task.few_shot > 0 || task.few_shot_file.is_some() || task.few_shot_reference.is_some();
+    ensure!(!none || !given, "`few-shot` is not for kind {}: nothing is asked there", kind.name());
+    let five = kind == TaskKind::MultipleChoice && task.protocol == ChoiceProtocol::Paper5shot;
+    ensure!(
+        task.few_shot > 0 || five || task.few_shot_file.is_none(),
+        "`few-shot-file` without `few-shot`: say how many solved questions are shown"
+    );
+    let lines = kind == TaskKind::Translation && task.description.is_none();
+    ensure!(
+        (lines && task.few_shot_file.is_some()) == task.few_shot_reference.is_some(),
+        "`few-shot-reference` has the translations of the lines of `few-shot-file`: it is needed there for kind translation, and only there"
+    );
+    Ok(())
 }
 
 /// What can be wrong with tasks apart from their rows.
@@ -267,6 +286,7 @@ fn check_tasks(settings: &EvalSettings) -> Result<()> {
         );
         languages::require(&task.source_language).with_context(|| format!("task {}", task.name))?;
         task.projection.map_or(Ok(()), Projection::check).with_context(|| format!("task {}", task.name))?;
+        check_shots(task).with_context(|| format!("task {}", task.name))?;
         let replies = task.kind().generates() && task.description.is_none();
         ensure!(
             !replies || task.prompt().contains("{text}"),

@@ -60,7 +60,7 @@ impl Identity {
     }
 
     /// With how a model's weights are held and the kind of device that computes.
-    pub fn placed(self, placement: Placement) -> Result<Identity> {
+    pub(super) fn placed(self, placement: Placement) -> Result<Identity> {
         self.with("placement", placement.to_string())
     }
 }

@@ -15,6 +15,7 @@ use super::{
     identity::{Identity, Inputs},
     manifest::{Counts, Manifest},
     overlap::{Pair, Parts, map_shards},
+    placement::Placement,
     stage::{Made, Open, Stage},
     work_dir::REMOTE,
 };
@@ -104,9 +105,9 @@ pub trait RowStage {
         Ok(self.rows().inputs())
     }
 
-    /// Where it computes.
-    fn device(&self) -> DeviceChoice {
-        DeviceChoice::Cpu
+    /// [`Stage::placement`].
+    fn placement(&self) -> Option<Placement> {
+        None
     }
 
     /// The work, by [`Open::map_rows`] or [`Open::map_parts`].
@@ -137,8 +138,8 @@ impl<S: RowStage> Stage for S {
         RowStage::inputs(self)
     }
 
-    fn device(&self) -> DeviceChoice {
-        RowStage::device(self)
+    fn placement(&self) -> Option<Placement> {
+        RowStage::placement(self)
     }
 
     fn run(&mut self, open: &mut Open) -> Result<Made> {

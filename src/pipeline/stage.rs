@@ -18,6 +18,7 @@ use super::{
     left_behind::{files_of, in_order_of_removal, refuse_foreign},
     lock::{self, Held},
     manifest::{FolderState, Manifest},
+    placement::Placement,
     plan,
     rows::Part,
 };
@@ -27,7 +28,7 @@ use crate::{
         language_id,
         row_shard::write_rows,
     },
-    device::{DeviceChoice, vectors::other_level},
+    device::vectors::other_level,
     report::out::{note, say},
 };
 
@@ -47,7 +48,7 @@ pub trait Stage {
     /// Its folder.
     fn out(&self) -> &Path;
 
-    /// The settings that decide its bytes.
+    /// The settings that decide its bytes, without its placement.
     fn identity(&self) -> Result<Identity>;
 
     /// The files that decide its bytes.
@@ -84,9 +85,10 @@ pub trait Stage {
         self.quiet()
     }
 
-    /// Where it computes: a device that is not there is refused before anything is begun or removed.
-    fn device(&self) -> DeviceChoice {
-        DeviceChoice::Cpu
+    /// How it holds a model's weights and where it computes, if it does: that decides its bytes, too, and a device that is not there is refused
+    /// before anything is begun or removed.
+    fn placement(&self) -> Option<Placement> {
+        None
     }
 
     /// What must be right with its folder, before anything is begun or removed; `expected` is what the stage will leave there.
@@ -245,11 +247,16 @@ pub fn run<S: Stage>(stage: &mut S) -> Result<Ran> {
 }
 
 /// What the stage will leave.
-pub(super) fn expected<S: Stage>(stage: &S, inputs: Inputs) -> Result<Manifest> {
+pub fn expected<S: Stage>(stage: &S, inputs: Inputs) -> Result<Manifest> {
     // Alarms, and so the bytes, depend on who judges languages.
     let judges = ["generate", "translate", "parallel", "eval"].contains(&S::NAME);
     let inputs = inputs.maybe("language identifier", language_id::model_file().filter(|_| judges));
-    Manifest::expected(S::NAME, &inputs, &stage.identity()?)
+    let identity = stage.identity()?;
+    let identity = match stage.placement() {
+        Some(placement) => identity.placed(placement)?,
+        None => identity,
+    };
+    Manifest::expected(S::NAME, &inputs, &identity)
 }
 
 /// Compares what is asked with what is there, and begins; `None` where nothing is to be done.
@@ -339,7 +346,9 @@ fn open_whole<S: Stage>(stage: &S, manifest: Manifest) -> Result<Option<Open>> {
 fn begin<S: Stage>(stage: &S, manifest: &Manifest, dir: &Path) -> Result<()> {
     stage.check_folder(manifest)?;
     refuse_foreign(dir, S::NAME, S::FILES)?;
-    stage.device().check_there()?;
+    if let Some(placement) = stage.placement() {
+        placement.device.check_there()?;
+    }
     let state = manifest.state(dir)?;
     let pending = Manifest::pending(dir).filter(|_| state == FolderState::Absent);
     match (&state, stage.replaces()) {

@@ -163,15 +163,18 @@ pub struct EvalTask {
     /// Multiple choice: what is scored
     #[serde(default = "letters")]
     pub choices: Choices,
-    /// Multiple choice, and any task with a description: solved questions before each (the first rows of the file)
+    /// Solved questions before each (the first rows of the file that have an answer): multiple choice, and all kinds that have replies
     #[serde(default)]
     pub few_shot: usize,
     /// Multiple choice: how the question is asked
     #[serde(default)]
     pub protocol: ChoiceProtocol,
-    /// The same: file of the solved questions [default: the task's own file]
+    /// File of the solved questions [default: the task's own file]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub few_shot_file: Option<PathBuf>,
+    /// Translation: the translations of the lines of `few-shot-file`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_shot_reference: Option<PathBuf>,
     /// BLEU: the dictionary or SentencePiece model of tokenizers that need one. ROUGE: the word list (Thai) or MeCab dictionary (Japanese)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dictionary: Option<PathBuf>,
@@ -215,6 +218,7 @@ impl EvalTask {
             few_shot: 0,
             protocol: ChoiceProtocol::default(),
             few_shot_file: None,
+            few_shot_reference: None,
             dictionary: None,
             stem: false,
             tokenizer: None,

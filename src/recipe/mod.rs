@@ -216,7 +216,12 @@ impl Recipe {
         files.into_iter().flatten().for_each(near);
         for task in &mut self.eval.tasks {
             near(&mut task.file);
-            let files = [&mut task.reference, &mut task.few_shot_file, &mut task.dictionary];
+            let files = [
+                &mut task.reference,
+                &mut task.few_shot_file,
+                &mut task.few_shot_reference,
+                &mut task.dictionary,
+            ];
             files.into_iter().flatten().for_each(near);
         }
         near_name(&mut self.model);

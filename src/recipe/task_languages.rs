@@ -55,6 +55,7 @@ fn in_language(task: &EvalTask, code: &str) -> Result<EvalTask> {
         source_language: fill(&task.source_language),
         prompt: task.prompt.as_deref().map(fill),
         few_shot_file: paths(&task.few_shot_file),
+        few_shot_reference: paths(&task.few_shot_reference),
         dictionary: paths(&task.dictionary),
         ..task.clone()
     })

@@ -16,7 +16,6 @@ use crate::{
         languages::{name, require},
         tokenizer::Tokenizer,
     },
-    device::DeviceChoice,
     error::Error,
     eval::alignment::{
         AlignmentOptions, AlignmentReport, layer_curves, measure_alignment, planes, read_pairs, table, values,
@@ -105,11 +104,11 @@ impl Stage for Align<'_> {
         let languages = [&args.source_language, &args.target_language];
         let settings = json!({"languages": languages, "limit": args.limit, "pooling": args.pooling,
             "layer": args.layer, "projection": args.projection});
-        Identity::of(&settings)?.placed(args.placement)
+        Identity::of(&settings)
     }
 
-    fn device(&self) -> DeviceChoice {
-        self.args.placement.device
+    fn placement(&self) -> Option<Placement> {
+        Some(self.args.placement)
     }
 
     fn inputs(&self) -> Result<Inputs> {

@@ -33,7 +33,6 @@ use crate::{
         standard_input,
         tally::OnBadRow,
     },
-    device::DeviceChoice,
     infer::answerer::{AnswerOptions, Answerer},
     models::{transformer::weights::Transformer, weights::resolve},
     recipe::generate::{GenerateEngine, GenerateSettings},
@@ -256,18 +255,11 @@ impl Stage for Generate<'_> {
 
     fn identity(&self) -> Result<Identity> {
         asked::check_args(self.args)?;
-        let identity = Identity::of(&self.args.settings)?;
-        match self.args.settings.engine {
-            GenerateEngine::Local => identity.placed(self.args.placement),
-            GenerateEngine::Openai => Ok(identity),
-        }
+        Identity::of(&self.args.settings)
     }
 
-    fn device(&self) -> DeviceChoice {
-        match self.args.settings.engine {
-            GenerateEngine::Local => self.args.placement.device,
-            GenerateEngine::Openai => DeviceChoice::Cpu,
-        }
+    fn placement(&self) -> Option<Placement> {
+        (self.args.settings.engine == GenerateEngine::Local).then_some(self.args.placement)
     }
 
     fn inputs(&self) -> Result<Inputs> {

@@ -85,13 +85,12 @@ impl RowStage for Score<'_> {
         let identity = self.args.rows.identity(&self.args.settings)?;
         let s = &self.args.settings;
         check(s)?;
-        let identity = identity.version_of(s.version_command.as_deref(), &s.command_env)?;
         self.args.placement.stored_if(false, "a scorer")?;
-        if self.is_model() { identity.placed(self.args.placement) } else { Ok(identity) }
+        identity.version_of(s.version_command.as_deref(), &s.command_env)
     }
 
-    fn device(&self) -> DeviceChoice {
-        if self.is_model() { self.args.placement.device } else { DeviceChoice::Cpu }
+    fn placement(&self) -> Option<Placement> {
+        self.is_model().then_some(self.args.placement)
     }
 
     fn inputs(&self) -> Result<Inputs> {
@@ -151,7 +150,7 @@ impl RowStage for Score<'_> {
             let pairs = targets.iter().map(|t| Pairs::of(&rows, t, encoder)).collect::<Result<Vec<_>>>()?;
             Ok((rows, pairs))
         };
-        let device = RowStage::device(self);
+        let device = RowStage::placement(self).map_or(DeviceChoice::Cpu, |p| p.device);
         let (mapped, ends) =
             open.map_on((&args.rows.input, chunk), device, &prepare, &work, &|(rows, scored)| {
                 Ok(with_scores(rows, scored, &targets, s.aggregate))

@@ -20,6 +20,7 @@ pub fn items(task: &EvalTask) -> Result<Vec<Item>> {
         doc: json!({"source": source, "target": target}),
         sample: Sample { doc_id, prompt: source, targets: vec![target], ..Default::default() },
         ask: Ask::Align,
+        before: String::new(),
     };
     Ok(read_pairs(&task.file, reference, task.limit)?.into_iter().map(item).collect())
 }

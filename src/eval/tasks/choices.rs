@@ -60,7 +60,7 @@ pub fn items(task: &EvalTask) -> Result<Vec<Item>> {
             lengths: super::lengths(&continuations.iter().map(|c| c.trim()).collect::<Vec<_>>()),
             ..Default::default()
         };
-        Item { sample, ask: Ask::Choose(continuations), doc }
+        Item { sample, ask: Ask::Choose(continuations), before: String::new(), doc }
     };
     Ok(rows.into_iter().enumerate().map(item).collect())
 }
@@ -77,7 +77,7 @@ fn instruction(doc_id: usize, (q, doc): Row) -> Item {
         choices.join("\n")
     );
     let sample = Sample { doc_id, prompt, targets: vec![letter(q.right)], ..Default::default() };
-    Item { sample, ask: Ask::Letter(q.choices.len()), doc }
+    Item { sample, ask: Ask::Letter(q.choices.len()), before: String::new(), doc }
 }
 
 /// The letter that a reply names: the first `(A)`, else a letter that stands first and alone, else nothing.

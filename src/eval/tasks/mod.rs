@@ -3,6 +3,7 @@ pub mod alignment;
 pub mod choices;
 pub mod described;
 mod likelihoods;
+mod shots;
 mod summaries;
 
 use std::{collections::HashSet, iter, ops::Range, path::Path};
@@ -57,27 +58,36 @@ pub struct Item {
     pub sample: Sample,
     /// What is done with it.
     pub ask: Ask,
+    /// The solved questions before its prompt, where they are not part of it.
+    pub before: String,
     /// The row as it stands in its file.
     pub doc: Value,
 }
 
 /// Every row of `task`, in the file's order. Whatever is wrong with its files is an error here.
 pub fn load(task: &EvalTask) -> Result<Vec<Item>> {
-    let mut items: Vec<Item> = match task.kind() {
-        _ if task.description.is_some() => described::items(task, description(task)?)?,
-        TaskKind::Perplexity => texts(task)?,
-        TaskKind::Translation => translations(task)?,
-        TaskKind::Qa => questions(task)?,
-        TaskKind::Mkqa => mkqa_questions(task)?,
-        TaskKind::Summary => summaries::articles(task)?,
-        TaskKind::MultipleChoice => choices::items(task)?,
-        TaskKind::Alignment => alignment::items(task)?,
-    };
+    let mut items = rows_of(task)?;
     ensure!(!items.is_empty(), "{} has no rows", task.file.display());
+    if task.description.is_none() {
+        shots::put_before(task, &mut items)?;
+    }
     if task.limit > 0 {
         items.truncate(task.limit);
     }
     Ok(items)
+}
+
+fn rows_of(task: &EvalTask) -> Result<Vec<Item>> {
+    match task.kind() {
+        _ if task.description.is_some() => described::items(task, description(task)?),
+        TaskKind::Perplexity => texts(task),
+        TaskKind::Translation => translations(task),
+        TaskKind::Qa => questions(task),
+        TaskKind::Mkqa => mkqa_questions(task),
+        TaskKind::Summary => summaries::articles(task),
+        TaskKind::MultipleChoice => choices::items(task),
+        TaskKind::Alignment => alignment::items(task),
+    }
 }
 
 fn description(task: &EvalTask) -> Result<&TaskDescription> {
@@ -177,8 +187,12 @@ fn replies(
         Some(description) => Some(described::ending(task, &description.0)?),
         None => None,
     };
+    let shown = |item: &Item| (!item.before.is_empty()).then(|| vec![shots::SEPARATOR.to_string()]);
     let options = AnswerOptions {
-        stop_strings: ending.as_ref().map(|e| e.until.clone()).unwrap_or_default(),
+        stop_strings: match &ending {
+            Some(ending) => ending.until.clone(),
+            None => items.first().and_then(shown).unwrap_or_default(),
+        },
         max_new_tokens: Some(task.reply_tokens()),
         temperature: Some(0.0),
         repetition_penalty: Some(1.0),
@@ -189,8 +203,10 @@ fn replies(
     };
     let mut samples: Vec<Sample> = items.iter().map(|i| i.sample.clone()).collect();
     if task.kind() == TaskKind::Summary {
-        samples.iter_mut().try_for_each(|s| summaries::fit_article(answerer, task, system, s))?;
+        let mut rows = samples.iter_mut().zip(items);
+        rows.try_for_each(|(s, item)| summaries::fit_article(answerer, task, (system, &item.before), s))?;
     }
+    samples.iter_mut().zip(items).for_each(|(s, item)| s.prompt.insert_str(0, &item.before));
     let ids: Vec<String> = samples.iter().map(|s| s.doc_id.to_string()).collect();
     let asked: Vec<_> =
         samples.iter().zip(&ids).map(|(s, id)| (id.as_str(), Prompt::new(None, &s.prompt, ""))).collect();
@@ -228,6 +244,7 @@ fn texts(task: &EvalTask) -> Result<Vec<Item>> {
         doc: json!({"text": prompt}),
         sample: Sample { doc_id, prompt, ..Default::default() },
         ask: Ask::Score,
+        before: String::new(),
     };
     Ok(lines.into_iter().enumerate().filter(|(_, l)| !l.trim().is_empty()).map(text).collect())
 }
@@ -323,5 +340,6 @@ fn mkqa_questions(task: &EvalTask) -> Result<Vec<Item>> {
 
 /// A row whose prompt is answered.
 fn reply(doc_id: usize, prompt: String, targets: Vec<String>, doc: Value) -> Item {
-    Item { sample: Sample { doc_id, prompt, targets, ..Default::default() }, ask: Ask::Reply, doc }
+    let sample = Sample { doc_id, prompt, targets, ..Default::default() };
+    Item { sample, ask: Ask::Reply, before: String::new(), doc }
 }

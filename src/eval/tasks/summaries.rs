@@ -25,16 +25,17 @@ pub(super) fn articles(task: &EvalTask) -> Result<Vec<Item>> {
     Ok(out)
 }
 
-/// Cuts the article, never the frame around it, until prompt and reply fit the model's context.
+/// Cuts the article, never the frame around it or the solved questions `before` it, until prompt and reply fit the model's context.
 pub(super) fn fit_article(
     answerer: &Answerer,
     task: &EvalTask,
-    system: Option<&str>,
+    (system, before): (Option<&str>, &str),
     sample: &mut Sample,
 ) -> Result<()> {
     let context = answerer.model.config.max_position_embeddings;
     let length = |prompt: &str| -> Result<usize> {
-        Ok(answerer.template.encode_prompt(&answerer.tokenizer, &Prompt::new(system, prompt, ""))?.len())
+        let whole = format!("{before}{prompt}");
+        Ok(answerer.template.encode_prompt(&answerer.tokenizer, &Prompt::new(system, &whole, ""))?.len())
     };
     let article = std::mem::take(&mut sample.prompt);
     let tokens = answerer.tokenizer.encode(&article, false)?;
@@ -62,6 +63,6 @@ pub(super) fn fit_article(
     }
 }
 
-fn summary_prompt(task: &EvalTask, article: &str) -> String {
+pub(super) fn summary_prompt(task: &EvalTask, article: &str) -> String {
     translation_prompt(task.prompt(), &task.source_language, &task.language, article)
 }

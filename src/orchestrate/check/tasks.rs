@@ -12,8 +12,8 @@ pub(super) fn check(settings: &EvalSettings, wrong: &mut Mistakes) {
     let Err(whole) = eval::run::check(settings) else { return };
     let (before, mut seen) = (wrong.0.len(), HashSet::new());
     for task in &settings.tasks {
-        let EvalTask { file, reference, few_shot_file, .. } = task;
-        let files = [Some(file), reference.as_ref(), few_shot_file.as_ref()];
+        let EvalTask { file, reference, few_shot_file, few_shot_reference, .. } = task;
+        let files = [Some(file), reference.as_ref(), few_shot_file.as_ref(), few_shot_reference.as_ref()];
         let missing: Vec<_> = files.into_iter().flatten().filter(|path| !path.exists()).collect();
         for path in missing.iter().filter(|path| seen.insert(path.to_path_buf())) {
             wrong.take("eval", exists(&format!("eval: task {}", task.name), path));

@@ -220,9 +220,8 @@ impl Stage for Train<'_> {
 
     fn identity(&self) -> Result<Identity> {
         // How a step is cut into micro-batches decides the order in which gradients are added.
-        let identity = Identity::of(&self.args.settings)?
-            .with("batch-tokens", self.args.settings.batch_tokens)?
-            .placed(self.args.placement)?;
+        let identity =
+            Identity::of(&self.args.settings)?.with("batch-tokens", self.args.settings.batch_tokens)?;
         // So do the ranks, unless sums have a fixed order.
         let counts = self.ranks > 1 && self.args.settings.reduce == Reduce::AllReduce;
         let identity = if counts { identity.with(RANKS, self.ranks)? } else { identity };
@@ -230,6 +229,10 @@ impl Stage for Train<'_> {
             Some(probe) => identity.with("probe", probe.identity()?),
             None => Ok(identity),
         }
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        Some(self.args.placement)
     }
 
     fn inputs(&self) -> Result<Inputs> {

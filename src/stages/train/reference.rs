@@ -17,6 +17,7 @@ use crate::{
         identity::{Identity, Inputs},
         interrupt::interrupted,
         manifest::Counts,
+        placement::Placement,
         stage::{self, Made, Open, Stage},
     },
     report::progress::Progress,
@@ -98,8 +99,11 @@ impl Stage for Reference<'_> {
         let s = &self.args.settings;
         Identity::of(&json!({"method": s.method, "dora": s.dora}))?
             .with("rows", s.objective.rows())?
-            .with("batch-tokens", s.batch_tokens)?
-            .placed(self.args.placement)
+            .with("batch-tokens", s.batch_tokens)
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        Some(self.args.placement)
     }
 
     fn inputs(&self) -> Result<Inputs> {

@@ -19,6 +19,7 @@ use crate::{
         identity::{Identity, Inputs},
         interrupt::interrupted,
         manifest::Counts,
+        placement::Placement,
         stage::{self, Made, Open, Stage},
     },
     report::progress::Progress,
@@ -101,9 +102,11 @@ impl Stage for Teacher<'_> {
 
     fn identity(&self) -> Result<Identity> {
         // Whatever adapter is trained, the teacher is without it.
-        Identity::of(&json!({"top-k-logits": self.k}))?
-            .with("batch-tokens", self.args.settings.batch_tokens)?
-            .placed(self.args.placement)
+        Identity::of(&json!({"top-k-logits": self.k}))?.with("batch-tokens", self.args.settings.batch_tokens)
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        Some(self.args.placement)
     }
 
     fn inputs(&self) -> Result<Inputs> {

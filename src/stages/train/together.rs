@@ -23,7 +23,10 @@ use crate::{
     },
     error::Error,
     models::weights::resolve,
-    pipeline::{manifest::Manifest, stage::Stage},
+    pipeline::{
+        manifest::Manifest,
+        stage::{Stage, expected},
+    },
     recipe::{objective::Objective, train::Reduce},
     report::out::{Mode, set_mode},
 };
@@ -126,7 +129,7 @@ fn follow(args: &Args, ranks: &Ranks) -> Result<()> {
 fn prepare<'a>(args: &'a Args, ranks: &Ranks) -> Result<(Train<'a>, Manifest, Hello)> {
     load::check_placement(args)?;
     let train = Train { ranks: ranks.world.size(), ..Train::new(args, resolve(&args.model)?, None)? };
-    let manifest = Manifest::expected(Train::NAME, &train.inputs()?, &train.identity()?)?;
+    let manifest = expected(&train, train.inputs()?)?;
     let nccl = usable(args.placement.device)?;
     let hello = hello(ranks, args.placement.device, &manifest, &nccl)?;
     Ok((train, manifest, hello))

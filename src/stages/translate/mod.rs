@@ -101,12 +101,11 @@ impl RowStage for Translate<'_> {
         self.args.placement.stored_if(self.args.settings.engine == TranslateEngine::Itself, "this engine")?;
         let s = &self.args.settings;
         check(s)?;
-        let identity = identity.version_of(s.version_command.as_deref(), &s.command_env)?;
-        if self.computes() { identity.placed(self.args.placement) } else { Ok(identity) }
+        identity.version_of(s.version_command.as_deref(), &s.command_env)
     }
 
-    fn device(&self) -> DeviceChoice {
-        if self.computes() { self.args.placement.device } else { DeviceChoice::Cpu }
+    fn placement(&self) -> Option<Placement> {
+        self.computes().then_some(self.args.placement)
     }
 
     fn inputs(&self) -> Result<Inputs> {
@@ -137,7 +136,7 @@ impl RowStage for Translate<'_> {
         };
         let (mapped, ends) = open.map_on(
             (&args.rows.input, CHUNK),
-            RowStage::device(self),
+            RowStage::placement(self).map_or(DeviceChoice::Cpu, |p| p.device),
             &|rows| prepare(rows, if is_nllb { Some(&text) } else { None }, &source),
             &work,
             &|(rows, made): (Vec<Row>, Vec<TranslatedBy>)| with_translations(rows, made, &source, &targets),

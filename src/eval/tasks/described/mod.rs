@@ -254,7 +254,7 @@ fn ask(
         ..Default::default()
     };
     let continuations = texts.iter().map(|text| format!("{}{text}", description.delimiter)).collect();
-    Ok(Item { sample, ask: Ask::Choose(continuations), doc })
+    Ok(Item { sample, ask: Ask::Choose(continuations), before: String::new(), doc })
 }
 
 /// Where replies end, and what of them is the answer.
