@@ -5,10 +5,10 @@ use tracing::info_span;
 use super::{
     batches::{packed, step_batches, step_weight},
     checkpoint::State,
-    distillation::Distillation,
     on_policy::Answered,
     preference::Rewards,
     run_types::TrainerSettings,
+    trainer::Checks,
 };
 use crate::{
     data::{loader::pack, token_shard::TokenShard},
@@ -39,12 +39,17 @@ pub(super) fn of_step(
     shard: &TokenShard,
     documents: &[usize],
     (team, settings, state): (&Team, &TrainerSettings, &State),
-    distillation: Option<&Distillation>,
+    checks: &Checks,
 ) -> Result<StepLoss> {
+    let distillation = checks.distillation.as_ref();
     step.draw(settings.seed, state.step + 1);
     let world = team.world();
-    let alone = world.size() == 1 || (distillation.is_none() && settings.preference.is_none());
-    ensure!(alone, "answers alone are learnt by several ranks");
+    let plain = distillation.is_none() && settings.preference.is_none();
+    ensure!(
+        world.size() == 1 || (plain && checks.alignment.is_none()),
+        "answers alone are learnt by several ranks"
+    );
+    ensure!(plain || checks.alignment.is_none(), "sentences are aligned beside answers alone");
     if let Some(distillation) = distillation {
         return distillation.step(model, step, shard, (documents, state.step + 1), settings);
     }
@@ -78,7 +83,11 @@ pub(super) fn of_step(
         all_reduced(model, step, team, &batches, (scale, number))?
     };
     let kept = loss.kept_mean().map(|kl| ("train/keep_source_kl", kl));
-    Ok(StepLoss { loss, values: kept.into_iter().collect(), rewards: None, answered: None })
+    let mut values: Vec<_> = kept.into_iter().collect();
+    if let Some(alignment) = checks.alignment {
+        values.extend(alignment.step(model, step, (settings.seed, state.step), settings.batch_tokens)?);
+    }
+    Ok(StepLoss { loss, values, rewards: None, answered: None })
 }
 
 /// What the loss of a token is multiplied with, for a step of this weight.

@@ -48,7 +48,7 @@ struct Given {
 pub fn for_devices(settings: &TrainSettings, placement: Placement) -> (TrainSettings, Placement) {
     let mut settings = settings.clone();
     let device = match placement.device {
-        DeviceChoice::Several(_) if settings.objective == Objective::Sft => {
+        DeviceChoice::Several(_) if settings.objective == Objective::Sft && settings.aligning().is_none() => {
             settings.batch_documents.get_or_insert(STEP_DOCUMENTS);
             placement.device
         }

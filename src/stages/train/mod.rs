@@ -1,4 +1,5 @@
 //! `sdrrl train`: LoRA, full fine-tuning or training from scratch on packed token shards (SDRRL, steps 7 and 8).
+mod aligned;
 mod amount;
 mod answers;
 pub(super) mod card;
@@ -40,13 +41,12 @@ use crate::{
     recipe::{
         eval::EvalSettings,
         pack::PackSettings,
-        train::{GuardAction, Reduce, TrainSettings},
+        train::{Reduce, TrainSettings},
     },
     stages::pack::Validation,
     train::{
         checkpoint,
         distillation::Distillation,
-        guard::is_source,
         trainer::{CHANGEABLE, Checks, RANKS, train},
         validation::largest_batch,
     },
@@ -54,6 +54,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use aligned::Aligned;
 pub use amount::Amount;
 use answers::Sampled;
 pub use data::check_headers;
@@ -63,7 +64,7 @@ use load::{load, step_of};
 use reference::{Reference, preference};
 use screen::{Screen, Seen};
 pub use settings::memory;
-use settings::{guard_text, kept, trainer_settings};
+use settings::{check_guard, guard_text, kept, trainer_settings};
 pub use summary::next_commands;
 use summary::{ending, interruption, print_memory};
 use teacher::Teacher;
@@ -124,6 +125,9 @@ pub struct Args {
     /// System prompt for those tasks
     #[arg(long)]
     pub probe_system: Option<String>,
+    /// The folder of stage `parallel`, whose pairs are aligned where a recipe names no others
+    #[arg(skip)]
+    pub parallel: Option<PathBuf>,
     /// The tasks themselves, where a recipe gives them
     #[arg(skip)]
     pub probe: Option<EvalSettings>,
@@ -239,6 +243,7 @@ impl Stage for Train<'_> {
         let args = self.args;
         let inputs = Inputs::new().model("model", &self.model_path)?.file("shards", &self.shards);
         let inputs = inputs.maybe("guard-file", args.settings.guard_file.as_deref());
+        let inputs = aligned::inputs(args, inputs);
         match &args.adapter {
             Some(adapter) => inputs.model("adapter", adapter),
             None => Ok(inputs),
@@ -298,6 +303,7 @@ impl Train<'_> {
             data::Shards::open(&self.shards, &args.settings)?;
         check_guard(&args.settings, source.as_ref(), &shard)?;
         let text = guard_text(&args.settings, &self.model_path)?;
+        let aligned = Aligned::of(args, &self.model_path)?;
         let (model, trainable) = load(args, &self.model_path)?;
         let mixed = kept(&args.settings, &shard, &trainable)?;
         let held = [Some(&shard), validation.as_ref()];
@@ -305,6 +311,7 @@ impl Train<'_> {
         let mut model = model.place(args.placement.device)?;
         together::connect(team, &model.device())?;
         let texts = text.iter().map(|t| t.longest());
+        let texts = texts.chain(aligned.iter().map(|a| a.room(args.settings.batch_tokens)));
         let longest = (0..shard.len()).map(|i| shard.document_len(i)).chain(texts).max().unwrap_or(0);
         let evaluated = validation.iter().chain(&source);
         let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
@@ -312,6 +319,7 @@ impl Train<'_> {
         if !args.quiet && team.is_first() {
             print_memory(&model, &step, args.settings.optimizer);
             amount::print_time(args, &model.config, &shard)?;
+            aligned.iter().for_each(Aligned::print);
         }
         data::warn_of_few_steps(&args.settings, shard.units());
         let mut settings = trainer_settings(&args.settings, checkpoint_identity(manifest));
@@ -330,6 +338,7 @@ impl Train<'_> {
                 source: source.as_ref(),
                 text: text.as_ref(),
                 probe: probe.is_some().then_some(&mut measure),
+                alignment: aligned.as_ref().map(|a| &a.sentences),
                 distillation: drawn.map(Distillation::OnPolicy).or(stored.map(Distillation::Stored)),
                 team: team.clone(),
             },
@@ -345,7 +354,10 @@ impl Train<'_> {
         export(args, &self.shards, &model, &step, &self.model_path, (settings.lr, &outcome))?;
         open.write(PAGE, page::page(args, &self.shards, &outcome)?.to_html().as_bytes())?;
         checkpoint::clean(&args.out)?;
-        let summary = summary::of(&outcome, &args.out)?;
+        let mut summary = summary::of(&outcome, &args.out)?;
+        if let Some(aligned) = &aligned {
+            summary["alignment"] = aligned.summary();
+        }
         Ok(Some(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out))))
     }
 }
@@ -377,26 +389,4 @@ fn differences(of_checkpoint: &Value, expected: &Manifest) -> Vec<String> {
     let inputs = old.settings.as_object_mut().and_then(|map| map.remove("inputs"));
     old.inputs = inputs.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
     expected.differences(&old)
-}
-
-/// A guard that is to react needs something to look at, and to weigh.
-fn check_guard(s: &TrainSettings, source: Option<&TokenShard>, train: &TokenShard) -> Result<()> {
-    if s.guard == GuardAction::Log {
-        return Ok(());
-    }
-    let rise = s.guard_max_rise;
-    let message = || format!("train.guard-max-rise is {rise}: nats, 0 or more, were expected");
-    ensure!(rise >= 0.0 && rise.is_finite(), Error::setting("train.guard-max-rise", message()));
-    ensure!(
-        s.guard_file.is_some() || source.is_some_and(|v| !v.is_empty()),
-        "train.guard is on, but there are no held-out source rows (source.tokens beside {}): name a guard-file, or assemble with a `validation` share above 0",
-        train.path().display()
-    );
-    let any = (0..train.len()).any(|i| is_source(&train.document(i).note));
-    ensure!(
-        s.guard != GuardAction::Reweight || any,
-        "train.guard = reweight, but {} holds no source row (pair S>S): add S>S to assemble.pairs, or use guard = stop",
-        train.path().display()
-    );
-    Ok(())
 }

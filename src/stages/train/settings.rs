@@ -46,6 +46,28 @@ pub(super) fn guard_text(s: &TrainSettings, model: &Path) -> Result<Option<HeldO
     text.context("train.guard-file").map(Some)
 }
 
+/// A guard that is to react needs something to look at, and to weigh.
+pub(super) fn check_guard(s: &TrainSettings, source: Option<&TokenShard>, train: &TokenShard) -> Result<()> {
+    if s.guard == GuardAction::Log {
+        return Ok(());
+    }
+    let rise = s.guard_max_rise;
+    let message = || format!("train.guard-max-rise is {rise}: nats, 0 or more, were expected");
+    ensure!(rise >= 0.0 && rise.is_finite(), Error::setting("train.guard-max-rise", message()));
+    ensure!(
+        s.guard_file.is_some() || source.is_some_and(|v| !v.is_empty()),
+        "train.guard is on, but there are no held-out source rows (source.tokens beside {}): name a guard-file, or assemble with a `validation` share above 0",
+        train.path().display()
+    );
+    let any = (0..train.len()).any(|i| is_source(&train.document(i).note));
+    ensure!(
+        s.guard != GuardAction::Reweight || any,
+        "train.guard = reweight, but {} holds no source row (pair S>S): add S>S to assemble.pairs, or use guard = stop",
+        train.path().display()
+    );
+    Ok(())
+}
+
 /// How source rows keep the base model, if they do.
 ///
 /// # Errors

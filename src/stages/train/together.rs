@@ -159,6 +159,8 @@ fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
     let sft =
         "several ranks learn objective sft; preferences and on-policy answers are learnt by one process";
     setting("train.objective", args.settings.objective == Objective::Sft, sft)?;
+    let aligned = "parallel sentences are aligned by one process: several ranks learn without alignment";
+    setting("train.alignment-weight", args.settings.aligning().is_none(), aligned)?;
     args.settings.batch_documents.get_or_insert(super::data::STEP_DOCUMENTS);
     args.placement.device = match args.placement.device {
         DeviceChoice::Cuda(0) => DeviceChoice::Cuda(ordinal(ranks.local)?),
