@@ -109,8 +109,9 @@ fn aligned(
         Ok(found.gradient.clone())
     })
     .unwrap();
-    let gradients = step.params(model).iter().map(|p| (p.name.clone(), p.grad().to_f32_vec().unwrap()));
-    (found, seen, gradients.collect())
+    let params = step.params(model);
+    let gradients = params.iter().map(|p| (p.name.clone(), p.grad().to_f32_vec().unwrap())).collect();
+    (found, seen, gradients)
 }
 
 fn equals_pytorch(device: &Device, (case, name, dora): (&str, &str, bool), most: usize) {

@@ -156,6 +156,7 @@ fn run_checked(
             text: None,
             probe: all_checks.then_some(&mut probe),
             distillation: None,
+            alignment: None,
             team: Default::default(),
         },
         s,

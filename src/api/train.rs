@@ -138,6 +138,7 @@ pub fn train(model: &str, data: TrainData, work: &Path, options: &TrainOptions) 
         pack: PackSettings::default(),
         replace: options.replace,
         settings: options.train.clone(),
+        parallel: None,
         probe_tasks: None,
         probe_rows: 0,
         probe_template: options.pack.template.clone(),

@@ -25,7 +25,6 @@ use std::{
 
 use crate::error::Error;
 use crate::{
-    data::token_shard::TokenShard,
     distributed::{ranks::Ranks, team::Team},
     models::{transformer::train_step::TrainStep, transformer::weights::Transformer, weights::resolve},
     pipeline::{
