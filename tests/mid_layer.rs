@@ -236,7 +236,9 @@ fn the_gradient_is_that_of_the_loss_with_dropout_and_of_all_weights() {
 /// The means are the vectors that evaluations look at, layer by layer.
 #[test]
 fn what_is_aligned_is_what_evaluations_measure() {
-    let documents = Golden::open().documents();
+    let mut documents = Golden::open().documents();
+    // Some of the models have no more words.
+    documents.iter_mut().flatten().for_each(|t| *t %= 64);
     for name in ["llama-tied", "gemma3", "olmo2"] {
         let model = load(name, DType::F32);
         let mut step = step(&model, lora(false));

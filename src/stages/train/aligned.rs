@@ -9,7 +9,7 @@ use crate::{
     data::{parallel::Sentences, tokenizer::Tokenizer},
     error::Error,
     models::{transformer::config::Config, weights::WeightSource},
-    pipeline::identity::Inputs,
+    pipeline::{identity::Inputs, manifest::Manifest},
     recipe::train::Method,
     report::out::say,
     train::middle_layer::MiddleLayer,
@@ -34,12 +34,9 @@ pub(super) fn inputs(args: &Args, inputs: Inputs) -> Inputs {
     if s.aligning().is_none() {
         return inputs;
     }
-    match &s.alignment_file {
-        Some(file) => inputs
-            .file("alignment-file", file)
-            .maybe("alignment-target-file", s.alignment_target_file.as_deref()),
-        None => inputs.maybe("parallel sentences", args.parallel.as_deref()),
-    }
+    let Some(file) = s.alignment_file.as_ref().or(args.parallel.as_ref()) else { return inputs };
+    let name = if s.alignment_file.is_some() { "alignment-file" } else { "parallel sentences" };
+    inputs.beside(name, file).maybe("alignment-target-file", s.alignment_target_file.as_deref())
 }
 
 impl Aligned {
@@ -62,6 +59,7 @@ impl Aligned {
         let found =
             how.sentences(file, s.alignment_target_file.as_deref()).context("train.alignment-file")?;
         let Sentences { pairs, empty, repeated } = found;
+        all_there(file, pairs.len() + empty + repeated)?;
         let tokenizer = Tokenizer::load(path)?;
         let (mut kept, mut long, mut first_long) = (vec![], 0, None);
         for (place, [a, b]) in pairs {
@@ -104,12 +102,22 @@ impl Aligned {
             self.first_long.as_ref().map_or(String::new(), |place| format!(" (the first: {place})"))
         );
     }
+}
 
-    /// The same for the manifest.
-    pub fn summary(&self) -> Value {
-        json!({
-            "pairs": self.sentences.pairs.len(), "layer": self.sentences.layer, "empty": self.empty, "repeated": self.repeated,
-            "too-long": self.long
-        })
+/// An error if a stage has finished `file` with another number of rows than were read.
+fn all_there(file: &Path, read: usize) -> Result<()> {
+    let written = if file.is_dir() { Manifest::load(file)?.and_then(|m| m.rows) } else { None };
+    let (n, path) = (written.unwrap_or(read), file.display());
+    ensure!(n == read, "{path} was finished with {n} rows, and {read} are there: make it again");
+    Ok(())
+}
+
+/// The manifest's summary with the same.
+pub(super) fn summary(mut summary: Value, aligned: Option<&Aligned>) -> Value {
+    if let Some(Aligned { sentences, empty, repeated, long, .. }) = aligned {
+        summary["alignment"] = json!({
+            "pairs": sentences.pairs.len(), "layer": sentences.layer, "empty": empty, "repeated": repeated, "too-long": long
+        });
     }
+    summary
 }

@@ -47,7 +47,6 @@ use crate::{
         checkpoint,
         distillation::Distillation,
         trainer::{CHANGEABLE, Checks, RANKS, train},
-        validation::largest_batch,
     },
 };
 use anyhow::{Context, Result, ensure};
@@ -311,10 +310,9 @@ impl Train<'_> {
         together::connect(team, &model.device())?;
         let texts = text.iter().map(|t| t.longest());
         let texts = texts.chain(aligned.iter().map(|a| a.room(args.settings.batch_tokens)));
-        let longest = (0..shard.len()).map(|i| shard.document_len(i)).chain(texts).max().unwrap_or(0);
-        let evaluated = validation.iter().chain(&source);
-        let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
-        let mut step = step_of(&args.settings, &model, trainable, mixed, room.max(longest))?;
+        let all = [Some(&shard), validation.as_ref(), source.as_ref()];
+        let room = load::room(all, args.settings.batch_tokens).max(texts.max().unwrap_or(0));
+        let mut step = step_of(&args.settings, &model, trainable, mixed, room)?;
         if !args.quiet && team.is_first() {
             print_memory(&model, &step, args.settings.optimizer);
             amount::print_time(args, &model.config, &shard)?;
@@ -353,10 +351,7 @@ impl Train<'_> {
         export(args, &self.shards, &model, &step, &self.model_path, (settings.lr, &outcome))?;
         open.write(PAGE, page::page(args, &self.shards, &outcome)?.to_html().as_bytes())?;
         checkpoint::clean(&args.out)?;
-        let mut summary = summary::of(&outcome, &args.out)?;
-        if let Some(aligned) = &aligned {
-            summary["alignment"] = aligned.summary();
-        }
+        let summary = aligned::summary(summary::of(&outcome, &args.out)?, aligned.as_ref());
         Ok(Some(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out))))
     }
 }
