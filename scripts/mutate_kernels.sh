@@ -103,6 +103,10 @@ plant() {
 }
 
 [ -n "$fatbins" ] || { echo "| fault | found by |"; echo "| --- | --- |"; }
+plant "segment mean: the last row is left out" segment_mean.cu 'for (uint32_t i = s.begin; i < s.end; i++) sum' 'for (uint32_t i = s.begin; i + 1 < s.end; i++) sum' \
+  segment_mean.cu kernels::table::segment_mean
+plant "segment mean: a row of the next document" segment_mean.cu 'for (uint32_t i = s.begin; i < s.end; i++) dinp' 'for (uint32_t i = s.begin; i <= s.end; i++) dinp' \
+  segment_mean.cu kernels::table::segment_mean
 plant "maximum: no barrier before the scratch is used again" include/reduce.cuh $'scratch[lane] : -INFINITY);\n  __syncthreads();' \
   'scratch[lane] : -INFINITY);' cross_entropy.cu kernels::training::loss
 plant "sum: shuffles of half a warp" include/reduce.cuh 'v += __shfl_xor_sync(FULL_MASK, v, o)' 'v += __shfl_xor_sync(0xffffu, v, o)' \

@@ -271,6 +271,29 @@ class Peers:
         inputs = [self.normal(n, c, dtype=torch.float32), self.normal(m, c, dtype=t), self.ids(m, n)]
         return self.both(inputs, lambda y, x, i: y + 0.3 * x[i], "add_ of rows", lambda y, x, i: y.add_(x[i], alpha=0.3))
 
+    # Means of documents, as long as tests/kernels/table/segment_mean.rs has them.
+
+    def segments(self, d):
+        lengths = [d[1] - i * 5 % (d[1] // 2 + 2) for i in range(d[0])]
+        return lengths, torch.tensor(lengths, device=self.device)
+
+    def segment_mean_forward(self, d, t):
+        lengths, counts = self.segments(d)
+
+        def plain(x):
+            return torch.stack([rows.mean(0) if len(rows) else torch.zeros_like(x[0]) for rows in x.split(lengths)])
+
+        def f(x):
+            return torch.segment_reduce(x.float(), "mean", lengths=counts, axis=0, initial=0.0)
+        return Peer([self.normal(sum(lengths), d[2], dtype=t)], plain, {"segment_reduce of float()": f})
+
+    def segment_mean_backward(self, d, t):
+        lengths, counts = self.segments(d)
+        inputs = [self.normal(d[0], d[2], dtype=torch.float32)]
+        divided = lambda dy: dy / counts.clamp(min=1)[:, None]
+        return Peer(inputs, lambda dy: divided(dy).repeat_interleave(counts, 0),
+                    {"repeat_interleave": lambda dy: divided(dy).to(t).repeat_interleave(counts, 0, output_size=sum(lengths))})
+
     # A mixture of experts. Shares sum to 1 where the number of experts is even, as in the rows.
 
     def route_forward(self, d, t):

@@ -38,6 +38,7 @@ mod lm_eval_tasks;
 mod m2m100;
 mod memory_plan;
 mod metrics;
+mod mid_layer;
 mod mistakes;
 mod model_files;
 mod models;

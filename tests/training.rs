@@ -158,6 +158,7 @@ fn run_checked(
             text: None,
             probe: all_checks.then_some(&mut probe),
             distillation: None,
+            alignment: None,
             team: Default::default(),
         },
         s,

@@ -99,8 +99,7 @@ pub struct Trained {
 pub fn train(model: &str, data: TrainData, work: &Path, options: &TrainOptions) -> Result<Trained> {
     check_settings("train", &options.train)?;
     check_settings("pack", &options.pack)?;
-    let work = WorkDir::new(work);
-    let mut dropped = BTreeMap::new();
+    let (work, mut dropped) = (WorkDir::new(work), BTreeMap::new());
     let (examples, packed) = (work.root().join("examples"), work.room(Room::Pack(None)));
     let shards = match data {
         TrainData::Packed(folder) => folder.to_path_buf(),
@@ -138,6 +137,7 @@ pub fn train(model: &str, data: TrainData, work: &Path, options: &TrainOptions) 
         pack: PackSettings::default(),
         replace: options.replace,
         settings: options.train.clone(),
+        parallel: None,
         probe_tasks: None,
         probe_rows: 0,
         probe_template: options.pack.template.clone(),

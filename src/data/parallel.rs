@@ -12,8 +12,10 @@ use super::{
     text_file::lines,
 };
 
+mod sentences;
 mod shift;
 
+pub use sentences::{Sentences, sentences};
 pub use shift::Shift;
 
 /// Which pairs are used.
@@ -107,12 +109,15 @@ pub fn read(
     Ok((found.into_iter().map(|(_, pair)| pair).collect(), counts))
 }
 
-fn each_pair(source: &Path, target: Option<&Path>, f: &mut dyn FnMut(usize, &str, &str)) -> Result<()> {
+/// Calls `f` with the number of each line and its two sides; the number of blank lines, which a tab-separated file may have.
+fn each_pair(source: &Path, target: Option<&Path>, f: &mut dyn FnMut(usize, &str, &str)) -> Result<usize> {
     let mut left = lines(source)?;
     let Some(target) = target else {
+        let mut blank = 0;
         while let Some(line) = left.next() {
             let line = line?;
             if line.is_empty() {
+                blank += 1;
                 continue;
             }
             let mut fields = line.split('\t');
@@ -126,7 +131,7 @@ fn each_pair(source: &Path, target: Option<&Path>, f: &mut dyn FnMut(usize, &str
             }
         }
         ensure!(left.number() > 0, "{} is empty", source.display());
-        return Ok(());
+        return Ok(blank);
     };
     let mut right = lines(target)?;
     loop {
@@ -146,7 +151,7 @@ fn each_pair(source: &Path, target: Option<&Path>, f: &mut dyn FnMut(usize, &str
         }
     }
     ensure!(left.number() > 0, "{} is empty", source.display());
-    Ok(())
+    Ok(0)
 }
 
 /// Whether each side is surely in the other's language; of a language that no identifier knows, only that the other is not in its own.

@@ -151,6 +151,7 @@ fn protocol(task: &EvalTask, samples: &[Sample]) -> Result<String> {
             looked("", task, samples)?.layer,
             name(serde_json::to_value(task.pooling.unwrap_or_default())?)
         ),
+        _ if task.few_shot > 0 => format!("shots:{}", task.few_shot),
         _ => String::new(),
     })
 }

@@ -40,6 +40,7 @@ pub mod rmsnorm;
 pub mod rope;
 pub mod rows;
 pub mod sampling;
+pub mod segment_mean;
 pub(crate) mod simd;
 pub mod swiglu;
 pub mod top_k;

@@ -92,11 +92,14 @@ pub(super) fn mistakes(r: &Recipe, placement: Placement) -> Vec<anyhow::Error> {
     }
     let asked = r.questions.iter().all(|path| path.exists());
     wrong.take("train", r.train.check());
+    wrong.take("train", r.check_alignment());
     wrong.take("pack", r.pack.check(r.train.objective.rows()));
     if let Some(model) = wrong.take("model", model(r)) {
         wrong.take("base-dtype", blocks(r, placement));
         wrong.take("memory", room::memory(r, placement));
         wrong.take("train", room::answers(r, &model));
+        let aligned = r.train.aligning().map(|a| a.layer_of(model.num_hidden_layers));
+        wrong.take("train", aligned.transpose());
         if asked {
             wrong.take("template", templates(r, &model));
         }

@@ -112,10 +112,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The folders of token shards and of what was trained on them.
+    /// The folders of token shards and of what was trained on them, beside `parallel` sentences where those are aligned.
     pub(super) fn pack_and_train(
         &self,
         examples: &Path,
+        parallel: Option<&Path>,
         variant: Option<&str>,
     ) -> Result<(PathBuf, PathBuf)> {
         let r = self.recipe;
@@ -130,10 +131,14 @@ impl<'a> Run<'a> {
             })
         })?;
         let probed = (r.eval.while_training > 0).then_some(&r.eval);
-        let placement = self.placement.in_f32();
-        let settings = train::for_devices(&r.train, placement);
+        let (settings, placement) = train::for_devices(&r.train, self.placement.in_f32());
+        if placement.device != self.placement.device && !planning() {
+            say!("train: this is learnt by one process, on {}", placement.device);
+        }
         let named = json!([r.model, settings, placement.to_string(), probed]);
-        let trained = self.stage(Room::Train(variant), &[&packed], &named, &|out| {
+        let parallel = parallel.filter(|_| r.aligns_its_own());
+        let inputs: Vec<&Path> = [packed.as_path()].into_iter().chain(parallel).collect();
+        let trained = self.stage(Room::Train(variant), &inputs, &named, &|out| {
             train::run(&train::Args {
                 adapter: None,
                 model: r.model.clone(),
@@ -148,6 +153,7 @@ impl<'a> Run<'a> {
                 pack: PackSettings::default(),
                 replace: true,
                 settings: settings.clone(),
+                parallel: parallel.map(Path::to_path_buf),
                 probe_tasks: None,
                 probe_rows: 0,
                 probe_template: r.generate.template.clone(),
@@ -273,7 +279,7 @@ impl<'a> Run<'a> {
                 settings: settings.clone(),
             })
         })?;
-        self.pack_and_train(&examples, Some(variant.name()))
+        self.pack_and_train(&examples, data.parallel.as_deref(), Some(variant.name()))
     }
 
     /// The model as it was; the folder of its results.

@@ -109,7 +109,7 @@ impl Run<'_> {
     fn ready_examples(&self, folder: Option<ResultsFolder>) -> Result<()> {
         let r = self.recipe;
         let examples = r.examples.clone().context("`examples` is missing")?;
-        let (_, trained) = self.pack_and_train(&examples, None)?;
+        let (_, trained) = self.pack_and_train(&examples, None, None)?;
         let out = match r.eval.tasks.is_empty() {
             true => None,
             false => Some(self.evaluate_trained(&trained, Room::Eval(None), "eval")?),

@@ -10,10 +10,11 @@ use super::{
 };
 use crate::data::row_shard::RowSet;
 
-/// The rows that the stages before wrote into the folders of `inputs`; `None` where no input is such a folder.
+/// The rows that the stages before wrote into the folders of `inputs`, but those beside its own; `None` where no input is such a folder.
 pub(super) fn came_in(inputs: &Inputs) -> Result<Option<usize>> {
     let mut sum = None;
-    for (_, path) in inputs.0.iter().filter(|(_, path)| path.is_dir()) {
+    let Inputs(all, beside) = inputs;
+    for (_, path) in all.iter().filter(|(_, path)| path.is_dir() && !beside.contains(path)) {
         if let Some(rows) = Manifest::load(path)?.and_then(|m| m.rows) {
             sum = Some(sum.unwrap_or(0) + rows);
         }

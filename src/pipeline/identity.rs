@@ -83,7 +83,7 @@ pub fn without_place(settings: &mut Value) {
 
 /// The files whose content decides a stage's bytes, by name.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Inputs(pub(super) Vec<(String, PathBuf)>);
+pub struct Inputs(pub(super) Vec<(String, PathBuf)>, pub(super) Vec<PathBuf>);
 
 impl Inputs {
     /// None yet.
@@ -97,7 +97,13 @@ impl Inputs {
         self
     }
 
-    /// The same, where there is one.
+    /// A file, or a folder of rows that are none of the stage's own: what became of them it says apart, and it makes sure itself that none is missing.
+    pub fn beside(mut self, name: &str, path: &Path) -> Inputs {
+        self.1.push(path.to_path_buf());
+        self.file(name, path)
+    }
+
+    /// A file or a folder, where there is one.
     pub fn maybe(self, name: &str, path: Option<&Path>) -> Inputs {
         match path {
             Some(path) => self.file(name, path),

@@ -1,6 +1,7 @@
 //! The TOML recipe: one settings struct per stage, the same structs that the command line flattens in.
 pub mod ablate;
 pub mod aliases;
+pub mod aligning;
 pub mod assemble;
 pub mod code_switch;
 pub mod description;
@@ -213,6 +214,8 @@ impl Recipe {
             &mut self.parallel.file,
             &mut self.parallel.target_file,
             &mut self.train.guard_file,
+            &mut self.train.alignment_file,
+            &mut self.train.alignment_target_file,
         ];
         files.into_iter().flatten().for_each(near);
         for task in &mut self.eval.tasks {

@@ -180,7 +180,7 @@ impl TrainSettings {
     ///
     /// # Errors
     /// Those of another objective; what preferences are not trained with.
-    pub(super) fn check_objective(&self) -> Result<()> {
+    pub(in crate::recipe) fn check_objective(&self) -> Result<()> {
         let objective = self.objective;
         let only = |is_set: bool, key: &str, of: &[Objective]| {
             let names: Vec<&str> = of.iter().map(|o| o.name()).collect();
@@ -200,6 +200,7 @@ impl TrainSettings {
         only(self.kl_clip.is_some(), "kl-clip", &[Objective::OnPolicy])?;
         only(self.top_k_logits.is_some(), "top-k-logits", &[Objective::TopK])?;
         only(self.cross_entropy_weight.is_some(), "cross-entropy-weight", &[Objective::TopK])?;
+        only(self.aligning().is_some(), "alignment-weight", &[Objective::Sft])?;
         self.check_kto()?;
         let kind = self.loss_type.unwrap_or_default();
         let message =

@@ -63,6 +63,10 @@ const MANY: f64 = 1e12;
 
 /// Every numeric setting.
 pub const RANGES: &[Range] = &[
+    from("alignment-batch", 2.0, 65536.0),
+    from("alignment-layer", 1.0, 1e6),
+    positive("alignment-temperature", 1e3),
+    from("alignment-weight", 0.0, 1e6),
     from("attention", 1e-3, 1e9),
     from("bandwidth", 1e-3, 1e9),
     from("batch-documents", 1.0, MANY),

@@ -1,17 +1,15 @@
 //! Settings of `train`.
+mod check;
+
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::objective::Objective;
 pub use super::reduce::{Reduce, ReduceDtype};
 use crate::{
-    error::Error,
     models::weights::stored::Stored,
-    train::{
-        held_out_text, optimizer::OptimizerKind, preference::PairLoss, schedule::ScheduleKind, shares::Shard,
-    },
+    train::{optimizer::OptimizerKind, preference::PairLoss, schedule::ScheduleKind, shares::Shard},
 };
 
 /// What is trained.
@@ -259,6 +257,31 @@ pub struct TrainSettings {
     #[arg(long, default_value_t = 1.0)]
     #[serde(skip_serializing_if = "is_whole")]
     pub keep_source_weight: f64,
+    /// Parallel sentences that are aligned in the middle of the model beside the task (arXiv 2502.14830): a tab-separated file, the source side of a Moses pair, or a folder of `parallel`. In recipes
+    /// the sentences of [parallel] unless given
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alignment_file: Option<PathBuf>,
+    /// Target side of a Moses pair
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alignment_target_file: Option<PathBuf>,
+    /// Factor of the alignment loss, nats a pair, beside the task's; in recipes a number above 0 begins alignment [default: 1 with alignment-file, else 0]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alignment_weight: Option<f64>,
+    /// Layers below the hidden states that are aligned, 1 to the model's number of them [default: half of them]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alignment_layer: Option<usize>,
+    /// What cosines are divided by in the alignment loss [default: 0.1]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alignment_temperature: Option<f64>,
+    /// Pairs of sentences an optimizer step: each other's negatives [default: 32]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alignment_batch: Option<usize>,
     /// How gradients of micro-batches and ranks are summed (all-reduce unless given)
     #[arg(long, value_enum, default_value = "all-reduce")]
     #[serde(skip_serializing_if = "Reduce::is_usual")]
@@ -331,6 +354,12 @@ impl Default for TrainSettings {
             guard_max_bits: MAX_BITS,
             keep_source: KeepSource::CrossEntropy,
             keep_source_weight: 1.0,
+            alignment_file: None,
+            alignment_target_file: None,
+            alignment_weight: None,
+            alignment_layer: None,
+            alignment_temperature: None,
+            alignment_batch: None,
             reduce: Reduce::AllReduce,
             reduce_dtype: ReduceDtype::F32,
             shard: Shard::None,
@@ -338,49 +367,5 @@ impl Default for TrainSettings {
             keep_checkpoints: 2,
             seed: 42,
         }
-    }
-}
-
-impl TrainSettings {
-    /// Settings that say nothing beside the others.
-    ///
-    /// # Errors
-    /// A share of decay where the schedule has none, dropout where there are no adapters, AdamW's numbers for an optimizer that has none of them; a file of the guard
-    /// that cannot be read or holds no text, a limit for it without the file; a source that is kept where the base model is not, or whose weight says nothing; settings of
-    /// another objective.
-    pub fn check(&self) -> Result<()> {
-        let unused = !is_usual_decay(&self.decay_ratio) && self.schedule != ScheduleKind::Wsd;
-        let message = "decay-ratio belongs to schedule wsd: choose it, or leave decay-ratio out";
-        ensure!(!unused, Error::setting("train.decay-ratio", message));
-        let none = "lora-dropout drops inputs of adapters: it goes with method lora, or leave it out";
-        let adapters = self.method == Method::Lora || self.lora_dropout == 0.0;
-        ensure!(adapters, Error::setting("train.lora-dropout", none));
-        let usual = TrainSettings::default();
-        let moments = [
-            ("beta1", self.beta1, usual.beta1),
-            ("beta2", self.beta2, usual.beta2),
-            ("eps", self.eps, usual.eps),
-        ];
-        for (key, own, usual) in moments {
-            let used = own == usual || self.optimizer != OptimizerKind::Adafactor;
-            let message =
-                format!("{key} is a number of AdamW, which optimizer adafactor does not use: leave it out");
-            ensure!(used, Error::setting(format!("train.{key}"), message));
-        }
-        let alone = "guard-max-bits belongs to guard-file: name one, or use guard-max-rise";
-        let given = self.guard_file.is_some() || is_usual_rise(&self.guard_max_bits);
-        ensure!(given, Error::setting("train.guard-max-bits", alone));
-        let adapters = self.method == Method::Lora || self.keep_source == KeepSource::CrossEntropy;
-        let changed = "keep-source compares with the base model, which method full or scratch changes: it goes with method lora";
-        ensure!(adapters, Error::setting("train.keep-source", changed));
-        let weighs = self.keep_source != KeepSource::CrossEntropy
-            || self.keep_source_weight == usual.keep_source_weight;
-        let unused = "keep-source-weight belongs to keep-source kl or both: choose one, or leave it out";
-        ensure!(weighs, Error::setting("train.keep-source-weight", unused));
-        self.check_sums()?;
-        self.check_objective()?;
-        self.guard_file
-            .as_ref()
-            .map_or(Ok(()), |file| held_out_text::texts(file).map(drop).context("train.guard-file"))
     }
 }

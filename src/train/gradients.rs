@@ -5,10 +5,10 @@ use tracing::info_span;
 use super::{
     batches::{packed, step_batches, step_weight},
     checkpoint::State,
-    distillation::Distillation,
     on_policy::Answered,
     preference::Rewards,
     run_types::TrainerSettings,
+    trainer::Checks,
 };
 use crate::{
     data::{loader::pack, token_shard::TokenShard},
@@ -138,10 +138,14 @@ pub(super) fn of_step(
     shard: &TokenShard,
     documents: &[usize],
     (team, settings, state): (&Team, &TrainerSettings, &State),
-    distillation: Option<&Distillation>,
+    checks: &Checks,
 ) -> Result<StepLoss> {
+    let distillation = checks.distillation.as_ref();
     let number = state.step + 1;
     step.draw(settings.seed, number);
+    let plain = distillation.is_none() && settings.preference.is_none();
+    let alone = "sentences are aligned beside answers alone, by one process";
+    ensure!(checks.alignment.is_none() || (plain && team.world().size() == 1), alone);
     let over = OverRanks { team, fixed_order: settings.fixed_order, number };
     if let Some(distillation) = distillation {
         return distillation.step(model, step, shard, documents, (settings, over));
@@ -177,7 +181,11 @@ pub(super) fn of_step(
         Ok(())
     })?;
     let kept = loss.kept_mean().map(|kl| ("train/keep_source_kl", kl));
-    Ok(StepLoss { loss, values: kept.into_iter().collect(), rewards: None, answered: None })
+    let mut values: Vec<_> = kept.into_iter().collect();
+    if let Some(alignment) = checks.alignment {
+        values.extend(alignment.step(model, step, (settings.seed, state.step), settings.batch_tokens)?);
+    }
+    Ok(StepLoss { loss, values, rewards: None, answered: None })
 }
 
 /// What the loss of a token is multiplied with, for a step of this weight.

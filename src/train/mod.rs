@@ -7,6 +7,7 @@ pub mod gradients;
 pub mod guard;
 pub mod held_out_text;
 pub mod log;
+pub mod middle_layer;
 pub mod on_policy;
 pub mod optimizer;
 pub mod preference;

@@ -20,6 +20,7 @@ use super::{
     gradients::{self, StepLoss},
     held_out_text::HeldOutText,
     log::Log,
+    middle_layer::MiddleLayer,
     optimizer::{Optimizer, first_not_finite},
     resume,
     schedule::Schedule,
@@ -37,7 +38,7 @@ use crate::{
 /// Measures a model in training, without changing it: values by name, for the logs.
 pub type Probe<'a> = dyn FnMut(&Transformer, &TrainStep) -> Result<Vec<(String, f64)>> + 'a;
 
-/// What a model in training is measured on. None of it changes a bit of the training, unless the guard reacts; but for `distillation`, which says what is learnt, and `team`, which says with whom.
+/// What a model in training is measured on. None of it changes a bit of the training, unless the guard reacts; but for `distillation` and `alignment`, which say what is learnt, and `team`, which says with whom.
 #[derive(Default)]
 pub struct Checks<'a> {
     /// Decides which parameters are the best.
@@ -50,6 +51,8 @@ pub struct Checks<'a> {
     pub probe: Option<&'a mut Probe<'a>>,
     /// Where a teacher is learnt from: `train` and `validation` hold what it is shown, too.
     pub distillation: Option<Distillation<'a>>,
+    /// Parallel sentences that are aligned beside the task, by one process.
+    pub alignment: Option<&'a MiddleLayer>,
     /// The processes that train together; one alone by default.
     pub team: Rc<Team>,
 }
@@ -185,9 +188,8 @@ impl Run<'_> {
         let _span = info_span!("train_step", step = self.state.step + 1).entered();
         let documents = loader.documents(self.state.step as usize);
         let how = (&*self.team, self.settings, &self.state);
-        let distillation = self.checks.distillation.as_ref();
         let StepLoss { loss, values, rewards, answered } =
-            gradients::of_step(model, step, self.train, &documents, how, distillation)?;
+            gradients::of_step(model, step, self.train, &documents, how, &self.checks)?;
         let lr = self.settings.lr * self.schedule().factor(self.state.step);
         let number = self.state.step + 1;
         // Checked before the update: the parameters of the last sound step stay.

@@ -1,4 +1,5 @@
 //! The promises of the stage engine: parts and runs started at once, settings changed between kills, locks, identity, output that nobody reads.
+mod aligned;
 mod commands;
 mod foreign;
 mod gold;

@@ -8,6 +8,8 @@ mod flat;
 mod keeping;
 mod loss_sum;
 pub mod outline;
+mod passes;
+mod pooled;
 mod stored;
 mod weighed;
 
@@ -16,21 +18,13 @@ use outline::states_of;
 use tracing::info_span;
 
 use super::{
-    super::weights::check_memory,
-    acts::Acts,
-    block::{Attention, Block, Next, norm_backward},
-    dropout::{Draws, Dropout},
-    experts::say_unbalanced,
-    grads::Grads,
-    linear::Rows,
-    lora::Lora,
-    rope_table::RopeTables,
-    weights::Transformer,
+    super::weights::check_memory, acts::Acts, dropout::Draws, experts::say_unbalanced, grads::Grads,
+    lora::Lora, rope_table::RopeTables, weights::Transformer,
 };
 use crate::{
     device::Device,
-    distributed::beside::{Part, Sums},
-    ops::{cross_entropy::loss_of_known_weights, embedding::scaled_embedding_backward},
+    distributed::beside::Sums,
+    ops::cross_entropy::loss_of_known_weights,
     tensor::{DType, Laid, Tensor},
 };
 
@@ -282,74 +276,6 @@ impl TrainStep {
         a.weights.rows(0..n)?.write_f32(&batch.weights)?;
         self.grads.refresh(model)?;
         Ok(n)
-    }
-
-    /// The final hidden states, of the model in training or, without the adapters, of its base, which has a place of its own for them.
-    fn decoder_forward(
-        &mut self,
-        model: &Transformer,
-        n: usize,
-        cu_seqlens: &Tensor,
-        dropout: Option<&Dropout>,
-        base: bool,
-    ) -> Result<()> {
-        let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
-        let top = self.base.as_ref().filter(|_| base).unwrap_or(&a.hidden);
-        let mut x = a.forward_scratch(n)?;
-        let mut s = a.layers[0].rows(spec, n)?;
-        model.embed(&mut s.resid_in, &a.tokens.rows(0..n)?)?;
-        let block = |l| Block::new(spec, l, weights, self.ropes.tables()).with_dropout(dropout);
-        block(0).norm_input(&mut s, &mut x)?;
-        for l in 0..weights.layers.len() {
-            model.need(l, (l + 1 < weights.layers.len()).then_some(l + 1))?;
-            let attention = Attention::Packed { cu_seqlens, slots: None };
-            let above = a.layers.get(l + 1).map(|above| above.rows(spec, n)).transpose()?;
-            let next = match &above {
-                Some(above) => {
-                    let (resid, rstd, norm) = (above.resid_in.alias(), above.rstd_in.alias(), x.norm.alias());
-                    Next { resid, rstd, norm, gain: block(l + 1).input_gain() }
-                }
-                None => {
-                    let (resid, rstd) = (a.resid_out.rows(0..n)?, a.rstd_out.rows(0..n)?);
-                    Next { resid, rstd, norm: top.rows(0..n)?, gain: Some(&weights.norm) }
-                }
-            };
-            let adapters = self.grads.all_adapters().filter(|_| !base);
-            block(l).forward(&mut s, &mut x, attention, adapters, Rows::Many, next)?;
-            let Some(above) = above else { break };
-            s = above;
-        }
-        Ok(())
-    }
-
-    fn decoder_backward(
-        &mut self,
-        model: &Transformer,
-        n: usize,
-        cu_seqlens: Tensor,
-        dropout: Option<&Dropout>,
-    ) -> Result<()> {
-        let (spec, weights, a) = (&model.spec, &model.weights, &self.acts);
-        let mut x = a.backward_scratch(n, cu_seqlens)?;
-        let dgain = self.grads.full().map(|g| &mut g.norm);
-        let inp = (&a.resid_out.rows(0..n)?, &a.rstd_out.rows(0..n)?);
-        norm_backward((&mut x.dresid, false), dgain, &x.dnorm, inp, &weights.norm, spec.norm)?;
-        self.is_final(Part::Head)?;
-        for l in (self.lowest..weights.layers.len()).rev() {
-            let span = info_span!("backward_layer", layer = l).entered();
-            model.need(l, (l > self.lowest).then(|| l - 1))?;
-            let below = l > self.lowest || self.grads.full().is_some();
-            let block = Block::new(spec, l, weights, self.ropes.tables()).with_dropout(dropout);
-            block.backward(&a.layers[l].rows(spec, n)?, &mut x, &mut self.grads, below)?;
-            drop(span);
-            self.is_final(Part::Layer(l))?;
-        }
-        if let Some(g) = self.grads.full() {
-            let scale = model.embedding_scale();
-            scaled_embedding_backward(&mut g.embed_tokens, &x.dresid, &a.tokens.rows(0..n)?, scale)?;
-        }
-        self.is_final(Part::Embedding)?;
-        model.end_of_pass()
     }
 }
 

@@ -220,7 +220,9 @@ fn training(f: &Facts, before: &Before) -> Result<Expected> {
     let [least, most] = amounts.map(|a| a.steps);
     let steps = if least == most { format!("{most:.0}") } else { format!("{least:.0} to {most:.0}") };
     let early = if s.patience > 0 { ", fewer if it stops early" } else { "" };
-    let room = shard.map_or(s.batch_tokens, |shard| shard.tokens().min(s.batch_tokens));
+    // Sentences that are aligned come in batches of their own.
+    let alone = shard.filter(|_| s.aligning().is_none());
+    let room = alone.map_or(s.batch_tokens, |shard| shard.tokens().min(s.batch_tokens));
     let each = (tokens[0] + tokens[1]) / 2.0;
     let work = format!("{steps} steps{early}, documents of about {each:.0} tokens, batches of {room}");
     let memory = training_memory(r, f.placement, room)?;

@@ -156,6 +156,14 @@ impl Card<'_> {
             s.seed,
             o.train_loss
         );
+        if let Some(a) = s.aligning() {
+            let layer = a.layer.map_or("in its middle".into(), |layer| format!("behind layer {layer}"));
+            let _ = writeln!(
+                out,
+                "Beside the task, mean hidden states of parallel sentences were aligned {layer} ([arXiv 2502.14830](https://arxiv.org/abs/2502.14830)): {} pairs a step, temperature {}, weight {}.",
+                a.batch, a.temperature, a.weight
+            );
+        }
         if let Some((loss, step)) = o.best {
             let _ = writeln!(
                 out,
@@ -232,6 +240,10 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+        let aligned = TrainSettings { alignment_weight: Some(0.5), ..TrainSettings::default() };
+        card.settings = &aligned;
+        assert!(card.text().contains("in its middle ([arXiv 2502.14830]") && !text.contains("2502.14830"));
+        card.settings = &settings;
         // A path is no name of the hub.
         card.on_hub = false;
         card.base = "/models/name";

@@ -53,10 +53,14 @@ struct Given {
 /// A recipe's settings of a training where several devices may be named: those of several ranks.
 pub fn for_devices(settings: &TrainSettings, placement: Placement) -> TrainSettings {
     let mut settings = settings.clone();
-    if let DeviceChoice::Several(_) = placement.device {
-        settings.batch_documents.get_or_insert(STEP_DOCUMENTS);
-    }
-    settings
+    let device = match placement.device {
+        DeviceChoice::Several(_) if settings.aligning().is_none() => {
+            settings.batch_documents.get_or_insert(STEP_DOCUMENTS);
+            placement.device
+        }
+        device => device.first(),
+    };
+    (settings, Placement { device, ..placement })
 }
 
 /// Refuses several devices that cannot train together, before anything is done.

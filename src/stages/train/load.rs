@@ -8,6 +8,7 @@ use super::{
     settings::{lora_config, says_dropout},
 };
 use crate::{
+    data::token_shard::TokenShard,
     error::Error,
     models::transformer::{
         config::Config,
@@ -20,6 +21,7 @@ use crate::{
     recipe::train::{Method, TrainSettings},
     report::out::note,
     tensor::DType,
+    train::validation::largest_batch,
 };
 
 /// Refuses what training reads of no base model.
@@ -64,6 +66,13 @@ pub(super) fn load(args: &Args, path: &Path) -> Result<(Transformer, Trainable)>
     }
     let lora = Lora::init(&model, lora_config(s), s.seed)?;
     Ok((model, Trainable::Lora(lora)))
+}
+
+/// Tokens of the longest batch of these shards, the first of which is trained on, and of its longest document.
+pub(super) fn room([train, validation, source]: [Option<&TokenShard>; 3], batch_tokens: usize) -> usize {
+    let longest = |shard: &TokenShard| (0..shard.len()).map(|i| shard.document_len(i)).max();
+    let all = [train, validation, source].into_iter().flatten();
+    largest_batch(all, batch_tokens).max(train.and_then(longest).unwrap_or(0))
 }
 
 /// What a training step needs, for documents of up to `longest` tokens.

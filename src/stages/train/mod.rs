@@ -1,4 +1,5 @@
 //! `sdrrl train`: LoRA, full fine-tuning or training from scratch on packed token shards (SDRRL, steps 7 and 8).
+mod aligned;
 mod amount;
 mod answers;
 pub(super) mod card;
@@ -46,12 +47,12 @@ use crate::{
         checkpoint,
         distillation::Distillation,
         trainer::{CHANGEABLE, Checks, RANKS, train},
-        validation::largest_batch,
     },
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use aligned::Aligned;
 pub use amount::Amount;
 use answers::Sampled;
 pub use data::check_headers;
@@ -122,6 +123,9 @@ pub struct Args {
     /// System prompt for those tasks
     #[arg(long)]
     pub probe_system: Option<String>,
+    /// The folder of stage `parallel`, whose pairs are aligned where a recipe names no others
+    #[arg(skip)]
+    pub parallel: Option<PathBuf>,
     /// The tasks themselves, where a recipe gives them
     #[arg(skip)]
     pub probe: Option<EvalSettings>,
@@ -245,6 +249,7 @@ impl Stage for Train<'_> {
     fn inputs(&self) -> Result<Inputs> {
         let inputs = Inputs::new().model("model", &self.model_path)?.file("shards", &self.shards);
         let inputs = inputs.maybe("guard-file", self.args.settings.guard_file.as_deref());
+        let inputs = aligned::inputs(self.args, inputs);
         match &self.args.adapter {
             Some(adapter) => inputs.model("adapter", adapter),
             None => Ok(inputs),
@@ -304,20 +309,22 @@ impl Train<'_> {
         let data::Shards { train: shard, validation, source } = opened?;
         check_guard(&args.settings, source.as_ref(), &shard)?;
         let text = guard_text(&args.settings, &self.model_path)?;
+        let aligned = Aligned::of(args, &self.model_path)?;
         let (model, trainable) = load(args, &self.model_path)?;
         let mixed = kept(&args.settings, &shard, &trainable)?;
         let held = [Some(&shard), validation.as_ref()];
         let sampled = Sampled::new(&args.settings, &self.model_path, (&model, &trainable), held)?;
         let mut model = together::place(args, model, team)?;
         let texts = text.iter().map(|t| t.longest());
-        let longest = (0..shard.len()).map(|i| shard.document_len(i)).chain(texts).max().unwrap_or(0);
-        let evaluated = validation.iter().chain(&source);
-        let room = largest_batch([&shard].into_iter().chain(evaluated), args.settings.batch_tokens);
-        let mut step = step_of(&args.settings, &model, trainable, mixed, room.max(longest))?;
+        let texts = texts.chain(aligned.iter().map(|a| a.room(args.settings.batch_tokens)));
+        let all = [Some(&shard), validation.as_ref(), source.as_ref()];
+        let room = load::room(all, args.settings.batch_tokens).max(texts.max().unwrap_or(0));
+        let mut step = step_of(&args.settings, &model, trainable, mixed, room)?;
         if !args.quiet && team.is_first() {
             let sharing = if args.settings.shard.is_usual() { 1 } else { team.world().size() };
             print_memory(&model, &step, (args.settings.optimizer, sharing));
             amount::print_time(args, &model.config, &shard)?;
+            aligned.iter().for_each(Aligned::print);
         }
         data::warn_of_few_steps(&args.settings, shard.units());
         let mut settings = trainer_settings(&args.settings, checkpoint_identity(manifest));
@@ -338,6 +345,7 @@ impl Train<'_> {
                 source: source.as_ref(),
                 text: text.as_ref(),
                 probe: probe.is_some().then_some(&mut measure),
+                alignment: aligned.as_ref().map(|a| &a.sentences),
                 distillation: drawn.map(Distillation::OnPolicy).or(stored.map(Distillation::Stored)),
                 team: team.clone(),
             },
@@ -353,7 +361,7 @@ impl Train<'_> {
         export(args, &self.shards, &model, &step, &self.model_path, (settings.lr, &outcome))?;
         open.write(PAGE, page::page(args, &self.shards, &outcome)?.to_html().as_bytes())?;
         checkpoint::clean(&args.out)?;
-        let summary = summary::of(&outcome, &args.out)?;
+        let summary = aligned::summary(summary::of(&outcome, &args.out)?, aligned.as_ref());
         Ok(Some(Made::new(summary)?.counting(Counts::all(shard.len())).saying(ending(&outcome, &args.out))))
     }
 }

@@ -115,7 +115,7 @@ pub fn curves(runs: &[Named]) -> Result<Vec<Block>> {
         ("Speed", "minutes of training", "tokens per second", Scale::Zero, timed(|t| &t.rate), ""),
         ("Memory", "minutes of training", "MiB of the process", Scale::Zero, timed(|t| &t.memory), ""),
     ];
-    let plots = losses.into_iter().chain(rewards(margins, &of)?).chain(others);
+    let plots = losses.into_iter().chain(rewards(margins, &of)?).chain(aligned(&of)?).chain(others);
     let drawn = plots.filter(|plot| plot.4.iter().any(|s| s.points.iter().any(|p| p.1.is_finite())));
     Ok(drawn
         .map(|(title, x, y, scale, series, caption)| Block::Svg {
@@ -155,6 +155,28 @@ fn rewards(margins: Vec<Series>, of: &dyn Fn(&str) -> Result<Vec<Series>>) -> Re
             Scale::Zero,
             of("eval/rewards/accuracies")?,
             "Held-out pairs whose chosen reply has the higher reward.",
+        ),
+    ])
+}
+
+/// What trainings that align sentences have beside the others.
+fn aligned(of: &dyn Fn(&str) -> Result<Vec<Series>>) -> Result<[Plot<'static>; 2]> {
+    Ok([
+        (
+            "Alignment loss",
+            "step",
+            "nats per pair",
+            Scale::Zero,
+            of("train/alignment_loss")?,
+            "Of the parallel sentences of a step, behind a layer in the middle of the model.",
+        ),
+        (
+            "Translations found",
+            "step",
+            "share of sentences",
+            Scale::Zero,
+            of("train/alignment_retrieval")?,
+            "Sentences whose translation is the nearest of all translations of the step, by the same hidden states.",
         ),
     ])
 }

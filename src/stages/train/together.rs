@@ -175,6 +175,8 @@ fn own(args: &Args, ranks: &Ranks) -> Result<Args> {
     let stored = "shard weights parts weights in f32 or bf16, not the blocks of a .gguf file: leave base-dtype stored out";
     let dense = args.settings.shard != Shard::Weights || !args.placement.keeps_blocks();
     setting("train.shard", dense, stored)?;
+    let aligned = "parallel sentences are aligned by one process: several ranks learn without alignment";
+    setting("train.alignment-weight", args.settings.aligning().is_none(), aligned)?;
     args.settings.batch_documents.get_or_insert(super::data::STEP_DOCUMENTS);
     args.placement.device = match args.placement.device {
         DeviceChoice::Cuda(0) => DeviceChoice::Cuda(ordinal(ranks.local)?),

@@ -63,6 +63,7 @@ table! {
     casts,
     kl_divergence,
     top_k_divergence,
+    segment_mean,
 }
 
 /// One row of the table.
