@@ -187,7 +187,7 @@ fn activations_in_integers_are_read_or_refused_or_it_is_said_where_not() {
         fails(&args.iter().map(String::as_str).collect::<Vec<_>>(), parts);
     };
     let stored = "base-dtype=stored";
-    check("assets/quickstart/model", &[stored], &["base-dtype", ".gguf file, which this is not"]);
+    check("assets/quickstart/model", &[stored], &["base-dtype", "here are neither"]);
     check(MODEL, &[stored, "activations=int8"], &["blk.1.attn_v.weight is F16"]);
     check(MODEL, &[stored, "train.method=full"], &["training of all weights"]);
 }

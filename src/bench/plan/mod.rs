@@ -162,7 +162,7 @@ impl Question {
             let of_layers = |leaf: &Leaf| matches!(leaf.place, Place::Weight(..));
             let leaves = self.spec.leaves().into_iter().filter(of_layers);
             let elements: usize = leaves.map(|leaf| leaf.dims.iter().product::<usize>()).sum();
-            let layers = (elements * weights / self.spec.parameters()) as f64;
+            let layers = elements as f64 * (weights as f64 / self.spec.parameters() as f64);
             let part = layers / ranks.all as f64;
             memory.iter_mut().filter(|(what, _)| what == "weights").for_each(|(_, n)| *n += part - layers);
             memory.push(("two layers' weights".into(), 2.0 * layers / self.spec.layers.len() as f64));

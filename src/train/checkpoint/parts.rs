@@ -17,7 +17,7 @@ pub(super) fn file_of(rank: usize) -> String {
 /// Whether [`file_of`] gives such a name.
 pub(super) fn is_file(name: &str) -> bool {
     let rank = name.strip_prefix("state.").and_then(|name| name.strip_suffix(".safetensors"));
-    name == file_of(0) || rank.is_some_and(|r| !r.starts_with('0') && r.bytes().all(|b| b.is_ascii_digit()))
+    name == file_of(0) || rank.and_then(|r| r.parse().ok()).is_some_and(|rank: usize| name == file_of(rank))
 }
 
 /// A tensor's name, the whole's name, and the place of its first entry in the whole.
