@@ -50,8 +50,8 @@ struct Given {
     probe: Option<EvalSettings>,
 }
 
-/// A recipe's settings of a training where several devices may be named: those of several ranks.
-pub fn for_devices(settings: &TrainSettings, placement: Placement) -> TrainSettings {
+/// A recipe's settings and placement of a training where several devices may be named: those of several ranks, or one device for what one process learns.
+pub fn for_devices(settings: &TrainSettings, placement: Placement) -> (TrainSettings, Placement) {
     let mut settings = settings.clone();
     let device = match placement.device {
         DeviceChoice::Several(_) if settings.aligning().is_none() => {
