@@ -1,5 +1,5 @@
-//! Arrays made element by element, always inlined. The standard library's `array::from_fn` and `map` are a call for each element wherever their instance lies in another codegen unit, and the
-//! release profile optimises across none: with them the tile unit's packing took two to five times as long.
+//! Arrays made element by element, always inlined. The standard library's `array::from_fn` and `map` are a call for each element wherever their instance lies in another codegen unit and the
+//! profile optimises across none: with them the tile unit's packing took two to five times as long.
 
 /// [f(0), f(1), ...]
 #[inline(always)]
