@@ -80,7 +80,7 @@ impl Work {
         args.extend(["--lora-rank", "2", "--lora-targets", "q_proj", "--batch-documents", "4"]);
         let usual = [("--batch-tokens", "96"), ("--lr", "0.01"), ("--epochs", "1"), ("--shards", &shards)];
         let packs = more.contains(&"--data");
-        let left = |name: &str| !more.contains(&name) && !(name == "--shards" && packs);
+        let left = |name: &str| !(more.contains(&name) || name == "--shards" && packs);
         args.extend(usual.iter().filter(|(name, _)| left(name)).flat_map(|(name, value)| [*name, *value]));
         args.extend(more);
         args.into_iter().map(String::from).chain(self.objective.iter().cloned()).collect()

@@ -40,6 +40,8 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ("src/ops/checks.rs", "outputs_that_share_memory_with_another_operand_are_refused"),
     ("src/ops/gemm/amx/mod.rs", "dot_task"),
     ("src/orchestrate/ablate/report.rs", "build"),
+    // A row per setting.
+    ("src/recipe/train.rs", "default"),
     ("src/stages/assemble.rs", "from_row"),
     ("tests/cli.rs", "bad_input_is_named_with_what_to_do"),
     ("tests/cli.rs", "evaluation_runs_every_kind_of_task_and_compares"),

@@ -258,7 +258,7 @@ pub struct TrainSettings {
     #[serde(skip_serializing_if = "is_whole")]
     pub keep_source_weight: f64,
     /// Parallel sentences that are aligned in the middle of the model beside the task (arXiv 2502.14830): a tab-separated file, the source side of a Moses pair, or a folder of `parallel`. In recipes
-    /// the sentences of [parallel] unless given
+    /// those of its `parallel` table unless given
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alignment_file: Option<PathBuf>,

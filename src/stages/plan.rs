@@ -127,6 +127,8 @@ pub fn run(args: &Args) -> Result<()> {
         || format!("--gpus {}: whole machines of {} (--per-node) were expected", args.gpus, args.per_node);
     let ranks = |all| Ranks { all, per_node: args.per_node };
     ensure!(ranks(args.gpus).are_whole(), Error::setting("gpus", whole()));
+    let frozen = "shard weights parts a frozen base, and goes with adapters: leave --full out, or use --shard optimizer";
+    ensure!(!args.full || args.shard != Shard::Weights, Error::setting("shard", frozen.to_string()));
     let config = match (&args.model, &args.shape) {
         (Some(model), _) => config_of(model)?,
         (None, Some(shape)) => models::config(shape)?,

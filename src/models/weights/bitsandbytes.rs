@@ -29,7 +29,7 @@ struct State {
 /// How a matrix is quantised, and the tensors beside it.
 pub(super) enum Packed {
     /// Two values a byte, the first in the upper half; blocks of `size` values, row by row, share a scale.
-    Four { size: usize, map: Entry, absmax: Entry, nested: Option<Nested> },
+    Four { size: usize, map: Entry, absmax: Entry, nested: Option<Box<Nested>> },
     /// A value a byte; each row has a scale, which is 127 times a step.
     Eight { scales: Entry },
 }
@@ -96,7 +96,7 @@ fn fold_four(entries: &mut HashMap<String, Entry>, maps: &Maps, name: &str) -> R
             let absmax = part("absmax", blocks, Dtype::U8)?;
             let map = part("nested_quant_map", 256, Dtype::F32)?;
             let of_blocks = part("nested_absmax", blocks.div_ceil(size), Dtype::F32)?;
-            (absmax, Some(Nested { size, offset, map, absmax: of_blocks }))
+            (absmax, Some(Box::new(Nested { size, offset, map, absmax: of_blocks })))
         }
         (None, None) => (part("absmax", blocks, Dtype::F32)?, None),
         _ => bail!("its double quantisation is said by halves"),
@@ -137,7 +137,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// The scale of each block: quantised ones are their code times the scale of 256 of them, plus their mean.
-fn scales(maps: &Maps, absmax: &Entry, nested: &Option<Nested>) -> Vec<f32> {
+fn scales(maps: &Maps, absmax: &Entry, nested: Option<&Nested>) -> Vec<f32> {
     let Some(Nested { size, offset, map, absmax: of_blocks }) = nested else {
         return floats(maps.bytes(absmax));
     };
@@ -153,7 +153,7 @@ impl Packed {
         let (codes, mut out) = (maps.bytes(entry), vec![0.0; rows * cols]);
         match self {
             Packed::Four { size, map, absmax, nested } => {
-                let (map, scales) = (floats(maps.bytes(map)), scales(maps, absmax, nested));
+                let (map, scales) = (floats(maps.bytes(map)), scales(maps, absmax, nested.as_deref()));
                 out.par_chunks_mut(*size).zip(&scales).enumerate().for_each(|(block, (out, scale))| {
                     for (i, out) in out.iter_mut().enumerate() {
                         let at = block * size + i;
@@ -184,7 +184,7 @@ impl Packed {
         let (values, bytes) = GgmlType::Nf4.block();
         self.check_blocks(entry, maps)?;
         let Packed::Four { size, absmax, nested, .. } = self else { bail!("not of 4 bits") };
-        let (cols, scales) = (entry.shape[1], scales(maps, absmax, nested));
+        let (cols, scales) = (entry.shape[1], scales(maps, absmax, nested.as_deref()));
         let codes = &maps.bytes(entry)[first * cols / 2..(first + rows) * cols / 2];
         let mut out = vec![0u8; rows * cols / values * bytes];
         out.par_chunks_mut(bytes).zip(codes.par_chunks(values / 2)).enumerate().for_each(

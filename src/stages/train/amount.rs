@@ -1,11 +1,11 @@
 //! How much a training has to do, and about how long that takes here.
 use anyhow::Result;
 
-use super::Args;
+use super::{Args, summary::print_memory};
 use crate::{
     bench::calibrate,
     data::token_shard::TokenShard,
-    models::transformer::config::Config,
+    models::transformer::{config::Config, train_step::TrainStep, weights::Transformer},
     recipe::{
         objective::Objective,
         train::{KeepSource, Method, TrainSettings},
@@ -63,8 +63,23 @@ const SENTENCE: f64 = 30.0;
 /// FLOP of a training that is over before its time is worth measuring.
 const LITTLE: f64 = 1e12;
 
+/// Prints the memory and the time that training takes on `ranks` devices.
+///
+/// # Errors
+/// A speed that could not be measured.
+pub(super) fn print(
+    args: &Args,
+    (model, step): (&Transformer, &TrainStep),
+    shard: &TokenShard,
+    ranks: usize,
+) -> Result<()> {
+    let sharing = if args.settings.shard.is_usual() { 1 } else { ranks };
+    print_memory(model, step, (args.settings.optimizer, sharing));
+    print_time(args, &model.config, shard)
+}
+
 /// Says about how long the training will take, if it is more than seconds.
-pub(super) fn print_time(args: &Args, config: &Config, shard: &TokenShard) -> Result<()> {
+fn print_time(args: &Args, config: &Config, shard: &TokenShard) -> Result<()> {
     let each = shard.tokens() as f64 / shard.units().max(1) as f64;
     let amount = Amount::of(&args.settings, shard.units() as f64, each);
     // Nobody knows how long the answers that are drawn between steps will be.

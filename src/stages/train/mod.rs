@@ -64,7 +64,7 @@ use screen::{Screen, Seen};
 pub use settings::memory;
 use settings::{check_guard, guard_text, kept, trainer_settings};
 pub use summary::next_commands;
-use summary::{ending, interruption, print_memory};
+use summary::{ending, interruption};
 use teacher::Teacher;
 
 /// Arguments of `train`.
@@ -321,9 +321,7 @@ impl Train<'_> {
         let room = load::room(all, args.settings.batch_tokens).max(texts.max().unwrap_or(0));
         let mut step = step_of(&args.settings, &model, trainable, mixed, room)?;
         if !args.quiet && team.is_first() {
-            let sharing = if args.settings.shard.is_usual() { 1 } else { team.world().size() };
-            print_memory(&model, &step, (args.settings.optimizer, sharing));
-            amount::print_time(args, &model.config, &shard)?;
+            amount::print(args, (&model, &step), &shard, team.world().size())?;
             aligned.iter().for_each(Aligned::print);
         }
         data::warn_of_few_steps(&args.settings, shard.units());
