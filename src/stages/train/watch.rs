@@ -70,7 +70,7 @@ impl Watch {
         }
         if loss < COLLAPSED && !std::mem::replace(&mut self.collapsed, true) {
             return Some(format!(
-                "step {step}: the training loss is {loss:.1e}: the documents have been memorised; look at the validation loss, or train less"
+                "step {step}: the training loss is {loss:.1e}: little is left to learn from these documents; look at the validation loss, or train less"
             ));
         }
         let jumped = n >= FIRST && loss > mean + JUMP.max(6.0 * variance.sqrt());
@@ -102,6 +102,6 @@ mod tests {
         let told = all(&noisy, 0.0);
         assert!(told.len() == 1 && told[0].contains("gradient is 0"), "once: {told:?}");
         let told = all(&[1.0, 0.1, 1e-4, 1e-5], 1.0);
-        assert!(told.len() == 1 && told[0].contains("memorised"), "{told:?}");
+        assert!(told.len() == 1 && told[0].contains("little is left to learn"), "{told:?}");
     }
 }
