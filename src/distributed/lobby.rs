@@ -13,7 +13,7 @@ use super::{
     patience,
     ranks::Ranks,
 };
-use crate::{device::nccl::ID_BYTES, report::out::note};
+use crate::{device::nccl::ID_BYTES, error::Error, report::out::note};
 
 pub use super::frames::Hello;
 
@@ -22,6 +22,8 @@ const FIRST: Duration = Duration::from_secs(10);
 /// How long those that have not come yet are awaited, to be sent home.
 const LEAVE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
+/// How many of the missing ranks are named.
+const NAMED: usize = 8;
 
 /// Ranks that have met: open connections, by rank (rank 0 has one to each, the others one to rank 0).
 pub struct Met {
@@ -58,18 +60,19 @@ impl Lobby {
     /// Waits for all others, compares what they show with `own` (`differs` names differences of the work), and lets them begin with NCCL's `id`.
     ///
     /// # Errors
-    /// Ranks that have not come in time; ranks that cannot train, or that would train something else: each by name. All that came are sent home.
+    /// Ranks that have not come in time; a signal (`interrupted`); ranks that cannot train, or that would train something else: each by name. All that came are sent home.
     pub fn meet(
         &self,
         own: Hello,
         differs: &dyn Fn(&Value) -> Vec<String>,
         id: impl FnOnce() -> Result<[u8; ID_BYTES]>,
+        interrupted: &dyn Fn() -> bool,
     ) -> Result<Met> {
         let patience = patience()?;
         let (size, until) = (self.ranks.world.size(), Instant::now() + patience);
         let mut hellos = vec![own];
         let mut streams: Vec<(usize, TcpStream)> = vec![];
-        while hellos.len() < size && Instant::now() < until {
+        while hellos.len() < size && Instant::now() < until && !interrupted() {
             match self.next()? {
                 Some((stream, hello)) => {
                     streams.push((hello.rank, stream));
@@ -80,16 +83,23 @@ impl Lobby {
         }
         let begin = || {
             let Ranks { address, port, .. } = &self.ranks;
-            let missing: Vec<String> =
-                (0..size).filter(|r| hellos.iter().all(|h| h.rank != *r)).map(|r| r.to_string()).collect();
+            ensure!(!interrupted(), Error::interrupted("interrupted while other ranks were awaited"));
+            let missing = (0..size).filter(|r| hellos.iter().all(|h| h.rank != *r));
+            let first: Vec<String> = missing.take(NAMED).map(|r| r.to_string()).collect();
+            let more = size.saturating_sub(hellos.len() + first.len());
             ensure!(
-                missing.is_empty() || hellos.len() >= size,
-                "of {size} ranks, {} did not come to {address}:{port} within {} s: start them, or look at what they said when they ended (SDRRL_RANK_TIMEOUT sets the time)",
-                missing.join(", "),
+                first.is_empty() || hellos.len() >= size,
+                "of {size} ranks, {}{} did not come to {address}:{port} within {} s: start them, or look at what they said when they ended (SDRRL_RANK_TIMEOUT sets the time)",
+                first.join(", "),
+                if more > 0 { format!(" and {more} more") } else { String::new() },
                 patience.as_secs()
             );
             let wrong = mistakes(&hellos, differs);
-            ensure!(wrong.is_empty(), "the ranks do not belong together: {}", wrong.join("; "));
+            ensure!(
+                wrong.is_empty(),
+                "the ranks do not belong together (all of them need the same files, settings and version): {}",
+                wrong.join("; ")
+            );
             id()
         };
         let id = begin().inspect_err(|_| tell(&streams, &Message::End))?;
@@ -158,7 +168,9 @@ fn mistakes(hellos: &[Hello], differs: &dyn Fn(&Value) -> Vec<String>) -> Vec<St
         let why = h.failed.iter().map(|why| format!("{who}: {why}"));
         wrong.extend(why);
         if h.failed.is_none() {
-            wrong.extend(differs(&h.work).into_iter().map(|d| format!("{who} differs from rank 0 in {d}")));
+            let changed = differs(&h.work);
+            let plain = changed.iter().map(|d| d.strip_suffix(" changed").unwrap_or(d));
+            wrong.extend(plain.map(|d| format!("{who} differs from rank 0 in {d}")));
         }
         for other in &hellos[..i] {
             if other.rank == h.rank {
@@ -251,6 +263,13 @@ mod tests {
         };
         for (text, part) in [
             (other(&|h| h.work = json!(2)), "rank 1 on h differs from rank 0 in lr: 1 -> 2"),
+            (
+                mistakes(&[hello(0), Hello { work: json!(2), ..hello(1) }], &|_: &Value| {
+                    vec!["the token shards changed".into()]
+                })
+                .join("; "),
+                "rank 1 on h differs from rank 0 in the token shards",
+            ),
             (other(&|h| h.device[1] = "2".into()), "ranks 2 and 1 on h use the same GPU"),
             (other(&|h| h.rank = 2), "take themselves for rank 2"),
             (other(&|h| h.size = 4), "one of 4, rank 0 for one of 3"),

@@ -257,6 +257,7 @@ mod tests {
     fn what_is_missing_or_contradicts_is_named() {
         for (variables, parts) in [
             ("RANK=1", ["torchrun", "WORLD_SIZE is not set"]),
+            ("RANK=1 WORLD_SIZE=4000000000", ["WORLD_SIZE is 4000000000", "65536 at most"]),
             ("RANK=1 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=1", ["torchrun", "LOCAL_RANK is not set"]),
             ("RANK=1 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_PORT=1", ["MASTER_ADDR", "not set"]),
             ("RANK=1 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=a", ["MASTER_PORT", "not set"]),

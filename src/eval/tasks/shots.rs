@@ -8,7 +8,7 @@ use crate::recipe::eval::{EvalTask, TaskKind};
 /// What stands between two solved questions; a reply ends where the model writes it.
 pub(super) const SEPARATOR: &str = "\n\n";
 
-/// Gives every item its solved questions: the first of `few-shot-file`, or of the task's own file; no row is shown before itself.
+/// Gives every item its solved questions: the first of `few-shot-file`, or of the task's own file; no question is shown before itself, from whichever file.
 ///
 /// # Errors
 /// Fewer rows with an answer than `few-shot`.
@@ -25,28 +25,35 @@ pub(super) fn put_before(task: &EvalTask, items: &mut [Item]) -> Result<()> {
         }
         None => None,
     };
-    let own = others.is_none();
     let solved = others.as_deref().unwrap_or(items);
     let asked = |item: &Item| match task.kind() {
         TaskKind::Summary => super::summaries::summary_prompt(task, &item.sample.prompt),
         _ => item.sample.prompt.clone(),
     };
-    let answered = solved.iter().filter_map(|item| {
-        let answer = item.sample.targets.iter().find(|t| !t.trim().is_empty())?;
-        Some((item.sample.doc_id, format!("{}\n{}{SEPARATOR}", asked(item), answer.trim())))
-    });
-    let shots: Vec<(usize, String)> = answered.take(task.few_shot + usize::from(own)).collect();
-    ensure!(
-        shots.len() >= task.few_shot + usize::from(own),
-        "few-shot is {}, but {} has {} rows with an answer{}",
-        task.few_shot,
-        task.few_shot_file.as_ref().unwrap_or(&task.file).display(),
-        shots.len(),
-        if own { ", and a row is not shown before itself" } else { "" }
-    );
+    // One more than is shown, each of another question, so that whoever asks one of them has enough.
+    let mut shots: Vec<(String, String)> = vec![];
+    for item in solved {
+        let answer = item.sample.targets.iter().find(|t| !t.trim().is_empty());
+        let Some(answer) = answer.filter(|_| shots.len() <= task.few_shot) else { continue };
+        let question = asked(item);
+        if shots.iter().all(|(q, _)| *q != question) {
+            let text = format!("{question}\n{}{SEPARATOR}", answer.trim());
+            shots.push((question, text));
+        }
+    }
     for item in items {
-        let others = shots.iter().filter(|(id, _)| !own || *id != item.sample.doc_id);
-        item.before = others.take(task.few_shot).map(|(_, text)| text.as_str()).collect();
+        let question = asked(item);
+        let others: Vec<&str> =
+            shots.iter().filter(|(q, _)| *q != question).map(|(_, text)| text.as_str()).collect();
+        ensure!(
+            others.len() >= task.few_shot,
+            "few-shot is {}, but {} has {} rows with an answer{}",
+            task.few_shot,
+            task.few_shot_file.as_ref().unwrap_or(&task.file).display(),
+            shots.len(),
+            if others.len() < shots.len() { ", and a row is not shown before itself" } else { "" }
+        );
+        item.before = others[..task.few_shot].concat();
     }
     Ok(())
 }

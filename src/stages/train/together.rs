@@ -26,6 +26,7 @@ use crate::{
     error::Error,
     models::{transformer::weights::Transformer, weights::resolve},
     pipeline::{
+        interrupt::interrupted,
         manifest::Manifest,
         stage::{self, Ran, Stage, expected},
     },
@@ -61,7 +62,8 @@ impl First {
         // The others have come for nothing.
         let (own, nccl) = own.inspect_err(|_| self.lobby.dismiss(true))?;
         let work = own.work.clone();
-        let met = self.lobby.meet(own, &|theirs| differences(&work, theirs), || nccl.unique_id())?;
+        let differs = |theirs: &Value| differences(&work, theirs);
+        let met = self.lobby.meet(own, &differs, || nccl.unique_id(), &interrupted)?;
         *self.team.borrow_mut() = Some(Team::begin(&self.ranks, met)?);
         Ok(())
     }
