@@ -291,7 +291,7 @@ fn ranks_that_do_not_belong_together_are_named_before_anything_is_trained() {
     work.pack("other", "20");
     let other = ["--shards", &work.path("other")];
     let said = work.failed(&[&[], &other, &["--lr", "0.5"]], &[]);
-    for part in ["rank 1 on", "shards changed", "rank 2 on", "settings.lr", "0.5"] {
+    for part in ["rank 1 on", "rank 0 in the token shards", "rank 2 on", "settings.lr", "0.5"] {
         assert!(said.contains(part), "{part}: {said}");
     }
     let none_left = || assert!(!work.dir.path().join("failed").exists(), "something was begun");

@@ -253,7 +253,7 @@ fn rows_are_packed_by_every_rank_and_compared() {
     let done = ends(start_ranks(&[work.args("other", &data), second], &[]));
     let said: String = done.iter().map(|end| text(&end.stderr)).collect();
     assert!(done.iter().all(|end| !end.status.success()), "{said}");
-    assert!(said.contains("rank 1 on ") && said.contains("shards changed"), "{said}");
+    assert!(said.contains("rank 1 on ") && said.contains("rank 0 in the token shards"), "{said}");
     assert!(!work.dir.path().join("other/metrics.jsonl").exists() && !said.contains("step"), "{said}");
     let read = ends(work.start("read", 2, &["--data", "-", "--reduce", "fixed"], &[]));
     assert!(text(&read[0].stderr).contains("standard input has one reader"), "{}", text(&read[0].stderr));
