@@ -176,3 +176,14 @@ fn a_plan_of_documents_beyond_the_models_positions_says_so() {
     assert_eq!(plan("256"), "");
     assert!(plan("257").contains("longer than the 256 positions of the model"), "{}", plan("257"));
 }
+
+#[test]
+fn a_plan_that_training_would_refuse_is_refused() {
+    let plan = |more: &[&str]| {
+        let args = ["plan", "--model", "assets/quickstart/model", "--gpus", "8", "--shard", "weights"];
+        program().args(args).args(more).output().unwrap()
+    };
+    assert!(plan(&[]).status.success());
+    let full = plan(&["--full"]);
+    assert!(!full.status.success() && text(&full.stderr).contains("shard weights"), "{full:?}");
+}

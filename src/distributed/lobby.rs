@@ -83,17 +83,23 @@ impl Lobby {
         }
         let begin = || {
             let Ranks { address, port, .. } = &self.ranks;
-            ensure!(!interrupted(), Error::interrupted("interrupted while other ranks were awaited"));
-            let missing = (0..size).filter(|r| hellos.iter().all(|h| h.rank != *r));
-            let first: Vec<String> = missing.take(NAMED).map(|r| r.to_string()).collect();
-            let more = size.saturating_sub(hellos.len() + first.len());
-            ensure!(
-                first.is_empty() || hellos.len() >= size,
-                "of {size} ranks, {}{} did not come to {address}:{port} within {} s: start them, or look at what they said when they ended (SDRRL_RANK_TIMEOUT sets the time)",
-                first.join(", "),
-                if more > 0 { format!(" and {more} more") } else { String::new() },
-                patience.as_secs()
-            );
+            if hellos.len() < size {
+                ensure!(!interrupted(), Error::interrupted("interrupted while other ranks were awaited"));
+                let missing: Vec<String> = (0..size)
+                    .filter(|r| hellos.iter().all(|h| h.rank != *r))
+                    .map(|r| r.to_string())
+                    .collect();
+                let named = &missing[..missing.len().min(NAMED)];
+                let more = match missing.len() - named.len() {
+                    0 => String::new(),
+                    n => format!(" and {n} more"),
+                };
+                bail!(
+                    "of {size} ranks, {}{more} did not come to {address}:{port} within {} s: start them, or look at what they said when they ended (SDRRL_RANK_TIMEOUT sets the time)",
+                    named.join(", "),
+                    patience.as_secs()
+                );
+            }
             let wrong = mistakes(&hellos, differs);
             ensure!(
                 wrong.is_empty(),
@@ -250,6 +256,16 @@ mod tests {
     fn hello(rank: usize) -> Hello {
         let device = ["H".into(), rank.to_string()];
         Hello { rank, size: 3, host: "h".into(), device, work: json!(1), failed: None }
+    }
+
+    #[test]
+    fn a_signal_ends_the_waiting_for_ranks() {
+        let world = World::new(0, 2).unwrap();
+        let ranks = Ranks { world, local: 0, address: "127.0.0.1".into(), port: 0 };
+        let own = Hello { size: 2, ..hello(0) };
+        let met = Lobby::open(&ranks).unwrap().meet(own, &|_| vec![], || Ok([0; ID_BYTES]), &|| true);
+        let error = met.err().unwrap();
+        assert!(matches!(error.downcast_ref(), Some(Error::Interrupted { .. })), "{error:#}");
     }
 
     #[test]

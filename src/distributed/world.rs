@@ -17,11 +17,11 @@ impl Default for World {
     }
 }
 
-/// Ranks of a world at most: more than any machine has, and what is counted by rank stays small.
+/// Ranks of a world at most: more GPUs than any cluster has.
 const MOST: usize = 1 << 16;
 
 impl World {
-    /// Process `rank`, counted from 0, of `size`. Errors if there is no such process.
+    /// Process `rank`, counted from 0, of `size`. Errors if there is no such process, or if they are too many.
     pub fn new(rank: usize, size: usize) -> Result<World> {
         ensure!(size <= MOST, "a world of {size} ranks: {MOST} at most");
         ensure!(rank < size, "there is no rank {rank} in a world of {size}");

@@ -11,7 +11,7 @@ pub(super) const SEPARATOR: &str = "\n\n";
 /// Gives every item its solved questions: the first of `few-shot-file`, or of the task's own file; no question is shown before itself, from whichever file.
 ///
 /// # Errors
-/// Fewer rows with an answer than `few-shot`.
+/// Fewer rows with an answer, each to another question than the item's, than `few-shot`.
 pub(super) fn put_before(task: &EvalTask, items: &mut [Item]) -> Result<()> {
     let replies = [TaskKind::Translation, TaskKind::Qa, TaskKind::Mkqa, TaskKind::Summary];
     if task.few_shot == 0 || !replies.contains(&task.kind()) {

@@ -1,6 +1,4 @@
 //! How much a training has to do, and about how long that takes here.
-use anyhow::Result;
-
 use super::{Args, summary::print_memory};
 use crate::{
     bench::calibrate,
@@ -64,27 +62,24 @@ const SENTENCE: f64 = 30.0;
 const LITTLE: f64 = 1e12;
 
 /// Prints the memory and the time that training takes on `ranks` devices.
-///
-/// # Errors
-/// A speed that could not be measured.
 pub(super) fn print(
     args: &Args,
     (model, step): (&Transformer, &TrainStep),
     shard: &TokenShard,
     ranks: usize,
-) -> Result<()> {
+) {
     let sharing = if args.settings.shard.is_usual() { 1 } else { ranks };
     print_memory(model, step, (args.settings.optimizer, sharing));
-    print_time(args, &model.config, shard)
+    print_time(args, &model.config, shard);
 }
 
 /// Says about how long the training will take, if it is more than seconds.
-fn print_time(args: &Args, config: &Config, shard: &TokenShard) -> Result<()> {
+fn print_time(args: &Args, config: &Config, shard: &TokenShard) {
     let each = shard.tokens() as f64 / shard.units().max(1) as f64;
     let amount = Amount::of(&args.settings, shard.units() as f64, each);
     // Nobody knows how long the answers that are drawn between steps will be.
     if args.settings.rollouts().is_some() || 6.0 * config.parameters() as f64 * amount.tokens < LITTLE {
-        return Ok(());
+        return;
     }
     let length = shard.tokens() / shard.len().max(1);
     match calibrate::decoder(config, args.placement, length, args.settings.lora_rank.max(1), 1) {
@@ -96,5 +91,4 @@ fn print_time(args: &Args, config: &Config, shard: &TokenShard) -> Result<()> {
         }
         Err(e) => note!("train: how long it will take is not known: {e:#}"),
     }
-    Ok(())
 }

@@ -321,7 +321,7 @@ impl Train<'_> {
         let room = load::room(all, args.settings.batch_tokens).max(texts.max().unwrap_or(0));
         let mut step = step_of(&args.settings, &model, trainable, mixed, room)?;
         if !args.quiet && team.is_first() {
-            amount::print(args, (&model, &step), &shard, team.world().size())?;
+            amount::print(args, (&model, &step), &shard, team.world().size());
             aligned.iter().for_each(Aligned::print);
         }
         data::warn_of_few_steps(&args.settings, shard.units());
