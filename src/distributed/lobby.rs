@@ -85,18 +85,9 @@ impl Lobby {
             let Ranks { address, port, .. } = &self.ranks;
             if hellos.len() < size {
                 ensure!(!interrupted(), Error::interrupted("interrupted while other ranks were awaited"));
-                let missing: Vec<String> = (0..size)
-                    .filter(|r| hellos.iter().all(|h| h.rank != *r))
-                    .map(|r| r.to_string())
-                    .collect();
-                let named = &missing[..missing.len().min(NAMED)];
-                let more = match missing.len() - named.len() {
-                    0 => String::new(),
-                    n => format!(" and {n} more"),
-                };
                 bail!(
-                    "of {size} ranks, {}{more} did not come to {address}:{port} within {} s: start them, or look at what they said when they ended (SDRRL_RANK_TIMEOUT sets the time)",
-                    named.join(", "),
+                    "of {size} ranks, {} did not come to {address}:{port} within {} s: start them, or look at what they said when they ended (SDRRL_RANK_TIMEOUT sets the time)",
+                    missing(&hellos, size),
                     patience.as_secs()
                 );
             }
@@ -160,6 +151,17 @@ impl Lobby {
 fn tell(streams: &[(usize, TcpStream)], message: &Message) {
     // Whoever does not hear it sees the connection closed.
     streams.iter().for_each(|(_, stream)| drop(send(stream, message)));
+}
+
+/// Which of `size` ranks have not come.
+fn missing(hellos: &[Hello], size: usize) -> String {
+    let absent = (0..size).filter(|r| hellos.iter().all(|h| h.rank != *r));
+    let absent: Vec<String> = absent.map(|r| r.to_string()).collect();
+    let named = &absent[..absent.len().min(NAMED)];
+    match absent.len() - named.len() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
 }
 
 /// What does not belong together, by rank.
@@ -256,6 +258,13 @@ mod tests {
     fn hello(rank: usize) -> Hello {
         let device = ["H".into(), rank.to_string()];
         Hello { rank, size: 3, host: "h".into(), device, work: json!(1), failed: None }
+    }
+
+    #[test]
+    fn the_first_of_many_missing_ranks_are_named() {
+        assert_eq!(missing(&[hello(0), hello(2)], 4), "1, 3");
+        assert_eq!(missing(&[hello(0)], 9), "1, 2, 3, 4, 5, 6, 7, 8");
+        assert_eq!(missing(&[hello(1)], 65_536), "0, 2, 3, 4, 5, 6, 7, 8 and 65527 more");
     }
 
     #[test]
